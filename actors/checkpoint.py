@@ -1,0 +1,230 @@
+"""Checkpoints: every module's state, outputs and messages on disk, and the manifest that makes them a commit.
+
+A commit's files are written first, each by the process of the module that they belong to; the manifest, which names
+them with their digests, is written last and appears in one step (rename). A directory without a manifest is no commit.
+Files are safetensors (states and outputs) and message documents; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save as pack_arrays
+
+from actors.messages import Array, Message, MessageError, decode, encode, unpack_header
+from actors.module import State
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+_SCALARS = "__scalars__"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged or of another version; names the file."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of a commit: its path below the checkpoints' root, its size in bytes and its SHA-256."""
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """What a commit holds of one module; ``files`` by label: ``state``, ``outputs``, ``message:<slot>``."""
+
+    round: int
+    files: Mapping[str, FileRecord]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A commit.
+
+    Parameters
+    ----------
+    name : str
+        Its directory, ``round-003`` after a whole round, ``round-003-step-01`` within one.
+    run : str
+    seed, round, sequence : int
+        Where the run stood: the round, and the number of updates so far.
+    modules : mapping of str to ModuleRecord
+    module_seconds : mapping of str to float
+        Seconds spent inside each module since the run began.
+    """
+
+    name: str
+    run: str
+    seed: int
+    round: int
+    sequence: int
+    modules: Mapping[str, ModuleRecord]
+    module_seconds: Mapping[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class SaveRequest:
+    """What is to be written of one module: the objects are its state, its outputs, then a message a header."""
+
+    root: str
+    directory: str
+    module: str
+    slots: tuple[str, ...] = ()
+    headers: tuple[bytes, ...] = ()
+
+
+def save(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
+    """Write a module's part of a commit; may be done again, by another process too, with the same result.
+
+    Returns
+    -------
+    dict of str to FileRecord
+        By label.
+    """
+    state, outputs, *messages = objects
+    stem = request.module
+    files = {"state": (f"{stem}.state.safetensors", pack_state(state))}
+    files["outputs"] = (f"{stem}.outputs.safetensors", pack_state(outputs))
+    for slot, head, arrays in zip(request.slots, request.headers, messages, strict=True):
+        files[f"message:{slot}"] = (f"{stem}.{slot}.message", encode(Message(unpack_header(head), arrays)))
+    directory = Path(request.root) / request.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    records = {}
+    for label, (name, data) in files.items():
+        _write(directory / name, data)
+        records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
+    return records
+
+
+def pack_state(state: Mapping[str, Any]) -> bytes:
+    """Return a flat dict of arrays and plain scalars as a safetensors document (the scalars in its metadata)."""
+    arrays = {name: np.ascontiguousarray(value) for name, value in state.items() if isinstance(value, np.ndarray)}
+    scalars = {name: value for name, value in state.items() if name not in arrays}
+    return bytes(pack_arrays(arrays, metadata={_SCALARS: json.dumps(scalars)}))
+
+
+def unpack_state(data: bytes, where: str) -> State:
+    """Read what :func:`pack_state` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the bytes are no such document.
+    """
+    try:
+        arrays: dict[str, Any] = dict(load(data))
+        size = int.from_bytes(data[:8], "little")
+        scalars = json.loads(json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(_SCALARS, "{}"))
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{where}: no readable state ({error})") from error
+    return {**arrays, **scalars}
+
+
+class Checkpoints:
+    """The commits of one run.
+
+    Parameters
+    ----------
+    root : path
+        The run's ``checkpoints`` directory.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make the files that `manifest` names a commit, in one step."""
+        directory = self.root / manifest.name
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+
+    def names(self) -> list[str]:
+        """Return the names of all commits, oldest first."""
+        return [path.parent.name for path in sorted(self.root.glob(f"*/{MANIFEST}"))]
+
+    def manifest(self, name: str) -> Manifest:
+        """Read the manifest of the commit `name`.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, unreadable or of another version.
+        """
+        path = self.root / name / MANIFEST
+        try:
+            found = json.loads(path.read_bytes())
+            modules = {
+                module: ModuleRecord(
+                    **{**record, "files": {label: FileRecord(**file) for label, file in record["files"].items()}}
+                )
+                for module, record in found.pop("modules").items()
+            }
+            manifest = Manifest(modules=modules, **found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: no readable manifest ({error})") from error
+        if manifest.schema != SCHEMA:
+            raise CheckpointError(f"{path}: written with schema {manifest.schema}, schema {SCHEMA} is read here")
+        return manifest
+
+    def latest(self) -> Manifest | None:
+        """Return the newest commit, or None where there is none yet."""
+        manifests = [self.manifest(name) for name in self.names()]
+        return max(manifests, key=lambda manifest: manifest.sequence, default=None)
+
+    def state(self, manifest: Manifest, module: str) -> State:
+        """Return the state of `module` in a commit."""
+        return self._read_state(manifest, module, "state")
+
+    def outputs(self, manifest: Manifest, module: str) -> dict[str, Array]:
+        """Return the outputs of `module` in a commit."""
+        return self._read_state(manifest, module, "outputs")
+
+    def messages(self, manifest: Manifest, module: str) -> dict[str, Message]:
+        """Return the messages that `module` had sent at a commit, by slot."""
+        found: dict[str, Message] = {}
+        for label, record in manifest.modules[module].files.items():
+            if label.startswith("message:"):
+                try:
+                    found[label.removeprefix("message:")] = decode(self._read(record))
+                except MessageError as error:
+                    raise CheckpointError(f"{self.root / record.path}: {error}") from error
+        return found
+
+    def _read_state(self, manifest: Manifest, module: str, label: str) -> State:
+        record = manifest.modules[module].files[label]
+        return unpack_state(self._read(record), str(self.root / record.path))
+
+    def _read(self, record: FileRecord) -> bytes:
+        path = self.root / record.path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        if hashlib.sha256(data).hexdigest() != record.digest:
+            raise CheckpointError(f"{path}: damaged, its contents are not what the manifest says")
+        return data
+
+
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: what carries its final name has reached the disk."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,211 @@
+"""The host of one module: turns a coordinator's call into an update, and what the update gives into checked messages.
+
+Both transports reach modules through it, so that what a module sees does not depend on where it lives.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+from actors.graph import ModuleSpec, Slot
+from actors.messages import Array, Header, Message, MessageError, make_message, pack_header, unpack_header, validate
+from actors.module import Context, Inbox, Outbox, Outgoing, State
+from actors.registry import make
+
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the coordinator asks of a module: when (the context's fields) and with what (its inbox).
+
+    The headers are msgpack bytes and lie beside the call's arrays, one for one.
+    """
+
+    run: str
+    seed: int
+    round: int
+    step: int
+    sequence: int
+    receivers: Mapping[str, tuple[str, ...]]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    exchange: int = 0
+    chain: int = 0
+    temperature: float = 1.0
+    ordered: bool = True
+    headers: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a module answers besides arrays: a header a slot (None where it sent nothing), figures, seconds."""
+
+    headers: tuple[bytes | None, ...]
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer of a host. The arrays of one message are one object, None where the slot stayed empty."""
+
+    answer: Answer
+    state: State
+    outputs: Arrays
+    messages: tuple[Arrays | None, ...]
+
+
+class Host:
+    """Holds one module and runs its updates.
+
+    Parameters
+    ----------
+    spec : ModuleSpec
+    slots : sequence of Slot
+        The messages that an update gives, in this order.
+    """
+
+    def __init__(self, spec: ModuleSpec, slots: Sequence[Slot]) -> None:
+        self.spec = spec
+        self.slots = tuple(slots)
+        self.module = make(spec.type, spec.parameters)
+        self.device = "cpu"
+        self._doing: dict[str, Any] = {"doing": "waiting"}
+        self._lock = threading.Lock()
+
+    def prepare(self, device: str) -> str:
+        """Prepare the module on `device`; returns the device that it really uses."""
+        self._note(doing="preparing")
+        with limited_threads(self.spec.threads):
+            self.module.prepare(device, self.spec.threads)
+        self.device = str(getattr(self.module, "device", "cpu"))
+        self._note(doing="waiting")
+        return self.device
+
+    def update(self, call: Call, arrays: Sequence[Arrays]) -> Reply:
+        """Let the module learn; see :class:`Reply`.
+
+        Raises
+        ------
+        MessageError
+            If a message of the inbox or of the module's answer is not valid.
+        """
+        return self._answer(call, arrays, learn=True)
+
+    def recognize(self, call: Call, arrays: Sequence[Arrays]) -> Reply:
+        """Let the module answer for new data; its state stays as it was."""
+        return self._answer(call, arrays, learn=False)
+
+    def load_state(self, state: State) -> None:
+        """Give the module a state that it returned before."""
+        self.module.load_state(state)
+
+    def status(self) -> dict[str, Any]:
+        """Return what the module does now: ``doing`` and, in an update, ``done``, ``total`` and its figures."""
+        with self._lock:
+            return dict(self._doing)
+
+    def _note(self, **doing: Any) -> None:
+        with self._lock:
+            self._doing = doing
+
+    def _answer(self, call: Call, arrays: Sequence[Arrays], *, learn: bool) -> Reply:
+        inbox = Inbox([self._open(head, body) for head, body in zip(call.headers, arrays, strict=True)])
+        doing = "learning" if learn else "recognizing"
+        context = Context(
+            module=self.spec.name,
+            seed=call.seed,
+            run=call.run,
+            round=call.round,
+            step=call.step,
+            exchange=call.exchange,
+            chain=call.chain,
+            temperature=call.temperature,
+            receivers=call.receivers,
+            overrides=call.overrides,
+            ordered=call.ordered,
+            reporter=lambda done, total, metrics: self._note(doing=doing, done=done, total=total, **metrics),
+        )
+        self._note(doing=doing)
+        started = time.perf_counter()
+        try:
+            with limited_threads(self.spec.threads):
+                outbox = self.module.update(inbox, context) if learn else self.module.recognize(inbox, context)
+        finally:
+            self._note(doing="waiting")
+        seconds = time.perf_counter() - started
+        messages = [self._seal(slot, outbox, call) for slot in self.slots]
+        return Reply(
+            answer=Answer(
+                headers=tuple(message and pack_header(message.header) for message in messages),
+                metrics={name: float(value) for name, value in outbox.metrics.items()},
+                seconds=seconds,
+            ),
+            state=self.module.state() if learn else {},
+            outputs=dict(outbox.outputs),
+            messages=tuple(message and message.arrays for message in messages),
+        )
+
+    def _open(self, head: bytes, body: Arrays) -> Message:
+        message = Message(unpack_header(head), {name: _read_only(array) for name, array in body.items()})
+        port = next((port for port in self.module.ports if port.name == message.header.port), None)
+        if port is None or port.direction != "in" or port.kind != message.header.kind:
+            raise MessageError(f"{message.header.route}: {self.spec.name} has no such port for this kind")
+        validate(message)
+        return message
+
+    def _seal(self, slot: Slot, outbox: Outbox, call: Call) -> Message | None:
+        outgoing = _for_slot(slot, outbox)
+        if outgoing is None:
+            return None
+        header = Header(
+            kind=slot.kind,
+            sender=self.spec.name,
+            port=slot.port,
+            receiver=slot.receiver,
+            run=call.run,
+            round=call.round,
+            step=call.step,
+            sequence=call.sequence,
+        )
+        return make_message(header, outgoing.arrays)
+
+
+def _for_slot(slot: Slot, outbox: Outbox) -> Outgoing | None:
+    candidates = [outgoing for outgoing in outbox.messages if outgoing.port == slot.port]
+    own = [outgoing for outgoing in candidates if outgoing.receiver == slot.receiver]
+    return next(iter(own or [outgoing for outgoing in candidates if not outgoing.receiver]), None)
+
+
+def _read_only(array: Array) -> Array:
+    """Return a view that cannot be written through: in one process too, as Ray gives it."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+class limited_threads:  # noqa: N801 (reads as the statement that it is)
+    """Within it, BLAS, OpenMP and torch use exactly `threads` threads: the bits of their sums depend on it."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def __enter__(self) -> None:
+        self._pools = ThreadpoolController().limit(limits=self.threads)
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            self._torch_threads = torch.get_num_threads()
+            torch.set_num_threads(self.threads)
+
+    def __exit__(self, *_: object) -> None:
+        self._pools.restore_original_limits()
+        torch = sys.modules.get("torch")
+        if torch is not None and hasattr(self, "_torch_threads"):
+            torch.set_num_threads(self._torch_threads)
