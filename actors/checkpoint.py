@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save as pack_arrays
+from safetensors.numpy import load
+from safetensors.numpy import save as pack_arrays
 
 from actors.messages import Array, Message, MessageError, decode, encode, unpack_header
 from actors.module import State
@@ -216,8 +217,6 @@ class Checkpoints:
         if hashlib.sha256(data).hexdigest() != record.digest:
             raise CheckpointError(f"{path}: damaged, its contents are not what the manifest says")
         return data
-
-
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -15,6 +15,7 @@ from actors.checkpoint import Checkpoints, FileRecord, Manifest, ModuleRecord, S
 from actors.graph import Graph, Step
 from actors.host import Call
 from actors.messages import Header, pack_header, unpack_header
+from actors.module import Mode
 from actors.transport import Ref, Task, Transport
 
 Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
@@ -111,12 +112,14 @@ class Coordinator:
         self._learn([(step, Step(module))])
         self.commit(f"round-{round:03d}-step-{step:02d}")
 
-    def recognize(self, states: Mapping[str, Ref], *, ordered: bool) -> dict[str, Ref]:
-        """Answer for new data: once upwards through all modules, then down again through those that have a prior.
+    def recognize(self, learnt: Mapping[str, Ref], data: Mapping[str, Ref], *, ordered: bool) -> dict[str, Ref]:
+        """Answer for new data: once up through all modules, then down again, so that priors reach what they bear on.
 
         Parameters
         ----------
-        states : mapping of str to reference
+        learnt : mapping of str to reference
+            The modules' states.
+        data : mapping of str to reference
             The sources' new data.
         ordered : bool
             Whether the rows come in the order in which they happened.
@@ -126,18 +129,26 @@ class Coordinator:
         dict of str to reference
             The outputs of each module.
         """
-        for name, state in states.items():
-            self._transport.load(name, state)
-        for ledger in self._ledgers.values():
-            ledger.letters.clear()  # messages about other rows
-        upwards = list(self.graph.modules)
-        for name in [*upwards, *reversed(upwards[:-1])]:
-            if name in self.graph.sources and self._ledgers[name].letters:
-                continue
+        self._transport.start(self.graph)
+        for name, state in {**learnt, **data}.items():
             self._await_ready(name)
-            task = self._submit(0, Step(name), learn=False, ordered=ordered)
-            self._take(name, task, learn=False)
+            self._transport.load(name, state)
+        upwards = list(self.graph.modules)
+        downwards = [name for name in reversed(upwards[:-1]) if name not in self.graph.sources]
+        for name in [*upwards, *downwards]:
+            self._take(name, self._submit(0, Step(name), "recognize", ordered=ordered), "recognize")
         return {name: ledger.outputs for name, ledger in self._ledgers.items()}
+
+    def generate(self, module: str) -> Ref:
+        """Show what the latest messages to `module` from above look like in its own data.
+
+        Returns
+        -------
+        reference
+            To the outputs of the module's ``generate``.
+        """
+        task = self._submit(0, Step(module), "generate")
+        return self._transport.collect(module, task).outputs
 
     def status(self) -> dict[str, Any]:
         """Say where the run stands and what the active modules do now."""
@@ -174,7 +185,7 @@ class Coordinator:
             fields = {"module": module, "device": device, "seconds": time.perf_counter() - started}
             self._emit("prepared", fields)
 
-    def _submit(self, index: int, step: Step, *, learn: bool = True, ordered: bool = True) -> Task:
+    def _submit(self, index: int, step: Step, mode: Mode = "update", *, ordered: bool = True) -> Task:
         self._sequence += 1
         letters = self._inbox(step.module)
         call = Call(
@@ -188,7 +199,7 @@ class Coordinator:
             ordered=ordered,
             headers=tuple(pack_header(letter.header) for letter in letters),
         )
-        return self._transport.submit(step.module, call, [letter.arrays for letter in letters], learn=learn)
+        return self._transport.submit(step.module, call, [letter.arrays for letter in letters], mode)
 
     def _inbox(self, module: str) -> list[Letter]:
         """Return the latest message on every way to `module`, addressed to it."""
@@ -200,16 +211,14 @@ class Coordinator:
                 letters.append(replace(letter, header=letter.header.addressed(module, route.in_port)))
         return letters
 
-    def _take(self, module: str, task: Task, *, learn: bool = True) -> None:
+    def _take(self, module: str, task: Task, mode: Mode = "update") -> None:
         result = self._transport.collect(module, task)
         ledger = self._ledgers[module]
-        for slot, head, arrays in zip(
-            self.graph.slots(module), result.answer.headers, result.messages, strict=True
-        ):
+        for slot, head, arrays in zip(self.graph.slots(module), result.answer.headers, result.messages, strict=True):
             if head is not None:
                 ledger.letters[slot.name] = Letter(unpack_header(head), arrays)
         ledger.outputs = result.outputs
-        if learn:
+        if mode == "update":
             ledger.state = result.state
             ledger.unsaved = True
             ledger.seconds += result.answer.seconds

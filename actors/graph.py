@@ -132,7 +132,9 @@ class Graph:
         self._slots = {name: self._slots_of(name, cls) for name, cls in classes.items()}
         self.uses_gpu = {name: cls.uses_gpu for name, cls in classes.items()}
         self.sources = tuple(
-            name for name, cls in classes.items() if not any(p.direction == "in" and p.path == "forward" for p in cls.ports)
+            name
+            for name, cls in classes.items()
+            if not any(p.direction == "in" and p.path == "forward" for p in cls.ports)
         )
         learners = tuple(Step(name) for name in self.modules if name not in self.sources)
         self.schedule = schedule or Schedule(1, learners)
@@ -184,10 +186,12 @@ class Graph:
             for port in cls.ports:
                 if port.direction == "out":
                     continue
-                senders = [route.sender for route in self.routes if (route.receiver, route.in_port) == (name, port.name)]
+                senders = [
+                    route.sender for route in self.routes if (route.receiver, route.in_port) == (name, port.name)
+                ]
                 if not senders and not port.optional:
                     raise GraphError(f"module {name!r}: nothing sends {port.kind} to its port {port.name!r}")
-                if len(senders) > 1 and not KINDS[port.kind].multiplies:
+                if len(senders) > 1 and not (KINDS[port.kind].multiplies or port.several):
                     raise GraphError(
                         f"module {name!r}: {' and '.join(senders)} all send to port {port.name!r}, "
                         f"but {port.kind} of several senders cannot be joined"

@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from actors.graph import ModuleSpec, Slot
 from actors.messages import Array, Header, Message, MessageError, make_message, pack_header, unpack_header, validate
-from actors.module import Context, Inbox, Outbox, Outgoing, State
+from actors.module import Context, Inbox, Mode, Outbox, Outgoing, State
 from actors.registry import make
 
 Arrays = Mapping[str, Array]
@@ -89,19 +89,36 @@ class Host:
         self._note(doing="waiting")
         return self.device
 
-    def update(self, call: Call, arrays: Sequence[Arrays]) -> Reply:
-        """Let the module learn; see :class:`Reply`.
+    def ask(self, mode: Mode, call: Call, arrays: Sequence[Arrays]) -> Reply:
+        """Let the module learn (``update``) or answer (``recognize``, ``generate``); see :class:`Reply`.
 
         Raises
         ------
         MessageError
             If a message of the inbox or of the module's answer is not valid.
         """
-        return self._answer(call, arrays, learn=True)
-
-    def recognize(self, call: Call, arrays: Sequence[Arrays]) -> Reply:
-        """Let the module answer for new data; its state stays as it was."""
-        return self._answer(call, arrays, learn=False)
+        inbox = Inbox([self._open(head, body) for head, body in zip(call.headers, arrays, strict=True)])
+        doing = {"update": "learning", "recognize": "recognizing", "generate": "generating"}[mode]
+        context = self._context(call, doing)
+        self._note(doing=doing)
+        started = time.perf_counter()
+        try:
+            with limited_threads(self.spec.threads):
+                outbox: Outbox = getattr(self.module, mode)(inbox, context)
+        finally:
+            self._note(doing="waiting")
+        seconds = time.perf_counter() - started
+        messages = [self._seal(slot, outbox, call) for slot in self.slots]
+        return Reply(
+            answer=Answer(
+                headers=tuple(pack_header(message.header) if message else None for message in messages),
+                metrics={name: float(value) for name, value in outbox.metrics.items()},
+                seconds=seconds,
+            ),
+            state=self.module.state() if mode == "update" else {},
+            outputs=dict(outbox.outputs),
+            messages=tuple(message.arrays if message else None for message in messages),
+        )
 
     def load_state(self, state: State) -> None:
         """Give the module a state that it returned before."""
@@ -116,10 +133,8 @@ class Host:
         with self._lock:
             self._doing = doing
 
-    def _answer(self, call: Call, arrays: Sequence[Arrays], *, learn: bool) -> Reply:
-        inbox = Inbox([self._open(head, body) for head, body in zip(call.headers, arrays, strict=True)])
-        doing = "learning" if learn else "recognizing"
-        context = Context(
+    def _context(self, call: Call, doing: str) -> Context:
+        return Context(
             module=self.spec.name,
             seed=call.seed,
             run=call.run,
@@ -132,25 +147,6 @@ class Host:
             overrides=call.overrides,
             ordered=call.ordered,
             reporter=lambda done, total, metrics: self._note(doing=doing, done=done, total=total, **metrics),
-        )
-        self._note(doing=doing)
-        started = time.perf_counter()
-        try:
-            with limited_threads(self.spec.threads):
-                outbox = self.module.update(inbox, context) if learn else self.module.recognize(inbox, context)
-        finally:
-            self._note(doing="waiting")
-        seconds = time.perf_counter() - started
-        messages = [self._seal(slot, outbox, call) for slot in self.slots]
-        return Reply(
-            answer=Answer(
-                headers=tuple(message and pack_header(message.header) for message in messages),
-                metrics={name: float(value) for name, value in outbox.metrics.items()},
-                seconds=seconds,
-            ),
-            state=self.module.state() if learn else {},
-            outputs=dict(outbox.outputs),
-            messages=tuple(message and message.arrays for message in messages),
         )
 
     def _open(self, head: bytes, body: Arrays) -> Message:

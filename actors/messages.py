@@ -89,9 +89,7 @@ KINDS: dict[str, Kind] = {
             "class_means",
             (ArraySpec("means", ("K", "D")), ArraySpec("responsibilities", ("N", "K"), "distribution"), *_ROWS),
         ),
-        Kind(
-            "transition_prior", (ArraySpec("log_prob", ("N", "K"), "log_distribution"), *_ROWS), multiplies=True
-        ),
+        Kind("transition_prior", (ArraySpec("log_prob", ("N", "K"), "log_distribution"), *_ROWS), multiplies=True),
         Kind("reconstructions", (ArraySpec("values", ("N", "...")), *_ROWS)),
     )
 }
@@ -301,7 +299,7 @@ def _fault(spec: ArraySpec, array: Array) -> str | None:
 
 
 def _first_bad_row(bad: Array, what: str) -> str | None:
-    rows = np.flatnonzero(bad.reshape(bad.shape[0], -1).any(axis=1)) if bad.size else ()
+    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)) if bad.size else np.empty(0, np.intp)
     return f"{what} in row {int(rows[0])} ({len(rows)} such rows)" if len(rows) else None
 
 
@@ -410,7 +408,7 @@ def _read_header(fields: Any) -> Header:
         raise MessageError(f"header: fields missing or unknown: {', '.join(odd[:10])}")
     for name, kind in _FIELDS.items():
         value = fields[name]
-        if type(value) is not kind or (kind is int and value < 0):
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
             raise MessageError(f"header: {name} is {str(value)[:40]!r}, expected a {kind.__name__} of 0 or above")
     if not isinstance(fields["arrays"], list):
         raise MessageError("header: arrays is not a list")

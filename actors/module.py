@@ -24,6 +24,8 @@ Path = Literal["forward", "backward"]
 Scalar: TypeAlias = bool | int | float | str | None
 State: TypeAlias = dict[str, Any]
 """A flat dict of arrays and plain scalars (:data:`Scalar`)."""
+Mode = Literal["update", "recognize", "generate"]
+"""What a module can be asked for; see the methods of these names."""
 Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -49,6 +51,9 @@ class Port:
         For an input: the module learns without it too.
     per_receiver : bool
         For an output: every receiver gets a message of its own instead of all getting the same.
+    several : bool
+        For an input: several senders are welcome, and the module tells them apart. Kinds that multiply (log_prob)
+        may always have several.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Port:
     kind: str
     optional: bool = False
     per_receiver: bool = False
+    several: bool = False
 
 
 class Inbox:
@@ -231,7 +237,7 @@ class Module(ABC, Generic[P]):
         """Return the parameters for this step: the module's own, with the step's overrides."""
         return replace(self.parameters, **context.overrides) if context.overrides else self.parameters  # type: ignore[type-var]
 
-    def prepare(self, device: str, threads: int) -> None:  # noqa: B027 (a module without preparation is fine)
+    def prepare(self, device: str, threads: int) -> None:
         """Get ready once, before the first update: compile, allocate, move to `device` (``cpu`` or ``cuda``)."""
 
     @abstractmethod
@@ -241,6 +247,10 @@ class Module(ABC, Generic[P]):
     @abstractmethod
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Answer for new data with what was learnt; learns nothing, changes no state."""
+
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (a module may have nothing to show)
+        """Answer on the way down: what the messages from above look like in the module's own data; learns nothing."""
+        return Outbox()
 
     @abstractmethod
     def state(self) -> State:

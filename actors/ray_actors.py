@@ -19,6 +19,7 @@ from actors.checkpoint import Checkpoints, FileRecord, SaveRequest, save
 from actors.coordinator import Coordinator
 from actors.graph import Graph, ModuleSpec, Slot
 from actors.host import Answer, Call, Host
+from actors.module import Mode
 from actors.transport import Ref, Result, Task, TransportError
 
 COORDINATOR = "coordinator"
@@ -26,7 +27,12 @@ STATUS_TIMEOUT = 2.0
 _START_TIMEOUT = 300.0
 
 
-class ModuleFailed(RuntimeError):
+def namespace_of(run: str) -> str:
+    """Return the Ray namespace in which the actors of `run` have their names."""
+    return f"serket:{run}"
+
+
+class ModuleFailedError(RuntimeError):
     """A module raised or died; the text names it and holds its own traceback."""
 
 
@@ -47,9 +53,9 @@ class ModuleActor:
         """Prepare the module on the device that Ray gave this actor; return the one that it really uses."""
         return self._host.prepare(str(self.place()["device"]))
 
-    def update(self, call: Call, learn: bool, *arrays: Any) -> tuple[Any, ...]:
+    def ask(self, mode: Mode, call: Call, *arrays: Any) -> tuple[Any, ...]:
         """Return answer, state, outputs, and the arrays of one message a slot."""
-        reply = (self._host.update if learn else self._host.recognize)(call, arrays)
+        reply = self._host.ask(mode, call, arrays)
         return (reply.answer, reply.state, reply.outputs, *reply.messages)
 
     def load(self, state: Any) -> None:
@@ -74,11 +80,14 @@ class RayTransport:
 
     Parameters
     ----------
+    namespace : str
+        The Ray namespace of the actors' names.
     log : callable, optional
         Receives a sentence where a choice was made (GPU or CPU).
     """
 
-    def __init__(self, log: Callable[[str], None] | None = None) -> None:
+    def __init__(self, namespace: str, log: Callable[[str], None] | None = None) -> None:
+        self._namespace = namespace
         self._actors: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
         self._prepared: dict[str, Any] = {}
@@ -89,11 +98,18 @@ class RayTransport:
         gpus = allot(graph, ray.cluster_resources(), [node["Resources"] for node in ray.nodes() if node["Alive"]])
         for name, share in gpus.items():
             if graph.modules[name].resources.num_gpus == "auto" and graph.uses_gpu[name]:
-                self._log(f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU")
+                self._log(
+                    f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
+                )
         for name, spec in graph.modules.items():
             slots = graph.slots(name)
-            options = {"name": name, "num_cpus": spec.resources.num_cpus, "num_gpus": gpus[name], "max_restarts": 0}
-            self._actors[name] = _RemoteModule.options(**options).remote(spec, slots)
+            self._actors[name] = _RemoteModule.options(
+                name=name,
+                namespace=self._namespace,
+                num_cpus=spec.resources.num_cpus,
+                num_gpus=gpus[name],
+                max_restarts=0,
+            ).remote(spec, slots)
             self._slots[name] = len(slots)
         places = {name: actor.place.remote() for name, actor in self._actors.items()}
         self._prepared = {name: actor.prepare.remote() for name, actor in self._actors.items()}
@@ -108,10 +124,10 @@ class RayTransport:
         """Give `module` a state."""
         self._get(module, self._actors[module].load.remote(state))
 
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], *, learn: bool = True) -> Task:
-        """Ask `module` for an update; returns one reference a returned object."""
-        method = self._actors[module].update.options(num_returns=3 + self._slots[module])
-        return method.remote(call, learn, *arrays)
+    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
+        """Ask `module`; returns one reference a returned object."""
+        method = self._actors[module].ask.options(num_returns=3 + self._slots[module])
+        return method.remote(mode, call, *arrays)
 
     def collect(self, module: str, task: Task) -> Result:
         """Wait for the answer; the objects beside it stay where they are."""
@@ -147,16 +163,14 @@ class RayTransport:
         try:
             return ray.get(reference, timeout=timeout)
         except RayTaskError as error:
-            raise ModuleFailed(f"module {module!r} raised an error\n{error}") from None
+            raise ModuleFailedError(f"module {module!r} raised an error\n{error}") from None
         except RayActorError as error:
-            raise ModuleFailed(f"module {module!r} died\n{error}") from None
+            raise ModuleFailedError(f"module {module!r} died\n{error}") from None
         except GetTimeoutError:
             raise TransportError(f"module {module!r} did not start within {timeout:g} seconds") from None
 
 
-def allot(
-    graph: Graph, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
-) -> dict[str, float]:
+def allot(graph: Graph, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return how many GPUs each module gets, having checked that the cluster can hold all modules.
 
     Parameters
@@ -188,12 +202,10 @@ def allot(
                 raise TransportError(
                     f"module {name!r} asks for {amount:g} {resource}, but the largest node has {largest:g}"
                 )
-        total = sum(by_module.values())
-        if total > cluster.get(resource, 0.0):
+        total, whole = sum(by_module.values()), cluster.get(resource, 0.0)
+        if total > whole:
             wishes = ", ".join(f"{name} {amount:g}" for name, amount in by_module.items() if amount)
-            raise TransportError(
-                f"the modules ask for {total:g} {resource} ({wishes}), but the cluster has {cluster.get(resource, 0.0):g}"
-            )
+            raise TransportError(f"the modules ask for {total:g} {resource} ({wishes}), but the cluster has {whole:g}")
     return gpus
 
 
@@ -203,7 +215,7 @@ class CoordinatorActor:
     def __init__(self, graph: Graph, run: str, seed: int, checkpoints: str | None) -> None:
         self._events: list[tuple[str, float, dict[str, Any]]] = []
         self._places: dict[str, dict[str, Any]] = {}
-        self._transport = RayTransport(log=lambda sentence: self._emit("log", {"message": sentence}))
+        self._transport = RayTransport(namespace_of(run), log=lambda sentence: self._emit("log", {"message": sentence}))
         self._coordinator = Coordinator(
             graph,
             self._transport,
@@ -224,6 +236,10 @@ class CoordinatorActor:
     def update(self, module: str, round: int, step: int) -> None:
         """Let one module learn, and commit."""
         self._coordinator.update(module, round, step)
+
+    def generate(self, module: str) -> list[Any]:
+        """Ask `module` for a generation; its outputs as a reference in a list, so that it leaves as a reference."""
+        return [self._coordinator.generate(module)]
 
     def stop(self) -> None:
         """End the modules' actors."""

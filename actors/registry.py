@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -56,6 +57,18 @@ def make_parameters(cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
     return _adapter(cls).validate_python(dict(given))
 
 
+def canonical_parameters(type_name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all parameters of a module type, as `given` sets them, under their own names (``itr`` is ``epochs``).
+
+    Raises
+    ------
+    ModuleError
+        If there is no such type or a parameter is wrong.
+    """
+    made = _checked(type_name, find(type_name), given)
+    return {parameter.name: getattr(made, parameter.name) for parameter in fields(made)}
+
+
 def make(type_name: str, given: Mapping[str, Any]) -> Module[Any]:
     """Return a new module of type `type_name` with the parameters `given`.
 
@@ -65,8 +78,12 @@ def make(type_name: str, given: Mapping[str, Any]) -> Module[Any]:
         If there is no such type or a parameter is wrong.
     """
     cls = find(type_name)
+    return cls(_checked(type_name, cls, given))
+
+
+def _checked(type_name: str, cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
     try:
-        return cls(make_parameters(cls, given))
+        return make_parameters(cls, given)
     except ValidationError as error:
         fault = error.errors()[0]
         path = ".".join(str(part) for part in fault["loc"])

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from actors.checkpoint import FileRecord, SaveRequest, save
 from actors.graph import Graph
 from actors.host import Answer, Call, Host
+from actors.module import Mode
 
 Ref: TypeAlias = Any
 """Stands for an object that the coordinator passes on without looking into it."""
@@ -49,8 +50,8 @@ class Transport(Protocol):
     def load(self, module: str, state: Ref) -> None:
         """Give `module` a state."""
 
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], *, learn: bool = True) -> Task:
-        """Ask `module` for an update (or, unless `learn`, a recognition)."""
+    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
+        """Ask `module` for an update, a recognition or a generation."""
 
     def collect(self, module: str, task: Task) -> Result:
         """Wait for what :meth:`submit` asked for; raises what the module raised."""
@@ -88,10 +89,9 @@ class InProcess:
         """Give `module` a state."""
         self._hosts[module].load_state(state)
 
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], *, learn: bool = True) -> Task:
-        """Run the update here and now."""
-        host = self._hosts[module]
-        return (host.update if learn else host.recognize)(call, arrays)
+    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
+        """Run it here and now."""
+        return self._hosts[module].ask(mode, call, arrays)
 
     def collect(self, module: str, task: Task) -> Result:  # noqa: ARG002 (the protocol's)
         """Return what :meth:`submit` gave."""

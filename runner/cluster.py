@@ -20,7 +20,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.graph import Graph
 from actors.module import State
-from actors.ray_actors import COORDINATOR, ModuleFailed, RemoteCoordinator
+from actors.ray_actors import COORDINATOR, ModuleFailedError, RemoteCoordinator, namespace_of
 from actors.transport import TransportError
 
 Event = tuple[str, float, dict[str, Any]]
@@ -34,14 +34,11 @@ class ClusterError(RuntimeError):
     """There is no such cluster, or it cannot give what was asked."""
 
 
-def namespace_of(run: str) -> str:
-    """Return the Ray namespace in which the actors of `run` have their names."""
-    return f"serket:{run}"
-
-
 @contextmanager
-def cluster(address: str | None, run: str) -> Iterator[str]:
+def cluster(address: str | None) -> Iterator[str]:
     """Join the cluster at `address`, or start one on this machine for as long as the context lasts.
+
+    A process that is in a cluster already stays in that one, and leaves it as it was.
 
     Yields
     ------
@@ -53,8 +50,11 @@ def cluster(address: str | None, run: str) -> Iterator[str]:
     ClusterError
         If nothing answers at `address`.
     """
+    if ray.is_initialized():
+        yield str(ray.get_runtime_context().gcs_address)
+        return
     os.environ.update(_WORKER_ENVIRONMENT)
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": namespace_of(run)}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, **quiet)
@@ -83,11 +83,12 @@ class RunningModel:
     @classmethod
     def launch(cls, graph: Graph, run: str, seed: int, checkpoints: str | None) -> RunningModel:
         """Start the coordinator's actor on the cluster that this process has joined."""
-        return cls(RemoteCoordinator.options(name=COORDINATOR).remote(graph, run, seed, checkpoints))
+        options = {"name": COORDINATOR, "namespace": namespace_of(run)}
+        return cls(RemoteCoordinator.options(**options).remote(graph, run, seed, checkpoints))
 
     @classmethod
-    def find(cls) -> RunningModel:
-        """Find the coordinator of the namespace that this process has joined.
+    def find(cls, run: str) -> RunningModel:
+        """Find the coordinator of `run` on the cluster that this process has joined.
 
         Raises
         ------
@@ -95,7 +96,7 @@ class RunningModel:
             If the run is not there (any more).
         """
         try:
-            return cls(ray.get_actor(COORDINATOR))
+            return cls(ray.get_actor(COORDINATOR, namespace_of(run)))
         except ValueError as error:
             raise ClusterError("the run's coordinator is not on this cluster (any more)") from error
 
@@ -111,6 +112,11 @@ class RunningModel:
     def update(self, module: str, round: int, step: int) -> Iterator[tuple[list[Event], dict[str, Any]]]:
         """Let one module learn."""
         yield from self._follow(self.coordinator.update.remote(module, round, step))
+
+    def generate(self, module: str) -> dict[str, Any]:
+        """Return the outputs of `module` on the way down."""
+        outputs: dict[str, Any] = _get(_get(self.coordinator.generate.remote(module))[0])
+        return outputs
 
     def describe(self) -> dict[str, Any]:
         """Say where every module lives and what it does now."""
@@ -138,7 +144,7 @@ def _get(reference: Any, timeout: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, ModuleFailed | TransportError):
+        if isinstance(cause, ModuleFailedError | TransportError):
             raise cause from None
         raise
     except RayActorError as error:

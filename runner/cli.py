@@ -1,0 +1,179 @@
+"""The command ``serket``: exit status 0 done, 1 failed in running, 2 bad usage or config."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+_STARTED = psutil.Process().create_time()
+
+app = typer.Typer(
+    name="serket",
+    help="Train models of probabilistic modules that run as actors and learn as one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Address = Annotated[str | None, typer.Option(help="A Ray cluster's address; by default one is started here.")]
+Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The model file.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")] = None,
+    address: Address = None,
+    runs: Runs = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="The run's name; by default the model file's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the model of a model file."""
+    with user_errors():
+        from runner.config import load_config
+        from runner.progress import make_progress
+        from runner.run import Clock
+        from runner.run import run as train
+
+        clock = Clock(_STARTED)
+        loaded = load_config(config, settings or [])
+        clock.mark("imports and config")
+        progress = make_progress(loaded.graph())
+        try:
+            directory, result = train(loaded, clock=clock, progress=progress, runs=runs, name=name, address=address)
+        finally:
+            progress.close()
+        _print_result(result, as_json)
+        if not as_json:
+            typer.echo(f"results in {directory.path}/")
+
+
+@app.command()
+def recognize(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")],
+    data: Annotated[str, typer.Argument(help="A data file, or mnist or digits for the rows after those learnt from.")],
+    categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to measure by.")] = None,
+    unordered: Annotated[bool, typer.Option(help="The rows do not come in the order in which they happened.")] = False,
+    count: Annotated[int | None, typer.Option(help="How many rows; by default all.")] = None,
+    offset: Annotated[int, typer.Option(help="Rows of each class (mnist, digits) or of the file to pass over.")] = 0,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Let a trained run answer for new data, learning nothing."""
+    with user_errors():
+        from runner import datasets
+        from runner.recognition import recognize as answer
+        from runner.rundir import find_run
+
+        path = find_run(run, runs)
+        if data in ("mnist", "digits"):
+            order = "shuffled" if unordered else "cyclic"
+            loaded = datasets.load(data, count=count, offset=offset, order=order, root=Path())
+        else:
+            loaded = datasets.load(
+                "files", observations=data, categories=categories, count=count, offset=offset, root=Path()
+            )
+        _, result = answer(path, loaded, ordered=not unordered)
+        _print_result(result, as_json)
+        if not as_json:
+            typer.echo(f"answers in {path}/module*/*_recog.*")
+
+
+@app.command()
+def inspect(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")],
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show where a run stands; while it runs, where each actor lives and what it does now."""
+    with user_errors():
+        from runner.inspection import inspect_run, show
+        from runner.rundir import find_run
+
+        found = inspect_run(find_run(run, runs))
+        show(found)
+        if as_json:
+            typer.echo(json.dumps(found))
+
+
+@app.command()
+def modules() -> None:
+    """List the module types with their ports and parameters."""
+    with user_errors():
+        from runner.inspection import show_modules
+
+        show_modules()
+
+
+@app.command()
+def doctor() -> None:
+    """Report versions, cores, memory, GPUs and whether everything that a run needs works."""
+    from runner.doctor import examine
+
+    healthy = examine()
+    raise typer.Exit(0 if healthy else 1)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
+    from actors.graph import GraphError
+    from actors.module import ModuleError
+    from runner.config import ConfigError
+    from runner.readers import DataError
+    from runner.rundir import RunDirectoryError
+
+    try:
+        yield
+    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
+        _fail(error, 2)
+    except KeyboardInterrupt:
+        _fail("stopped; the rounds that are committed are in the run's directory", 1)
+    except Exception as error:
+        from actors.checkpoint import CheckpointError
+        from actors.ray_actors import ModuleFailedError
+        from actors.transport import TransportError
+        from runner.cluster import ClusterError
+
+        if isinstance(error, TransportError | ClusterError):
+            _fail(error, 2)
+        if isinstance(error, ModuleFailedError | CheckpointError):
+            _fail(error, 1)
+        raise
+
+
+def _fail(reason: object, status: int) -> None:
+    typer.echo(f"serket: {reason}", err=True)
+    raise typer.Exit(status)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {figure:.2f} s" for key, figure in value.items())
+        elif isinstance(value, float):
+            value = (
+                f"{value:.1%}" if name == "overhead_share" else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+            )
+        typer.echo(f"{name.replace('_', ' '):>15}  {'–' if value is None else value}")
+
+
+def main() -> None:
+    """Run the command."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    app()
+
+
+if __name__ == "__main__":
+    main()

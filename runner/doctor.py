@@ -1,0 +1,83 @@
+"""``serket doctor``: checks that everything that a run needs works here."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+Check = Callable[[], str]
+
+
+class UnwellError(RuntimeError):
+    """A check that failed; says what to do."""
+
+
+def _python() -> str:
+    return f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _memory() -> str:
+    total, free = psutil.virtual_memory().total / 2**30, psutil.virtual_memory().available / 2**30
+    if free < 2:
+        raise UnwellError(f"{free:.1f} of {total:.1f} GiB memory are free; a run of the default model needs about 2")
+    return f"{free:.1f} of {total:.1f} GiB memory are free"
+
+
+def _shared_memory() -> str:
+    path = Path("/dev/shm")
+    if not path.exists():
+        return "no /dev/shm: Ray's object store lies in /tmp"
+    free = psutil.disk_usage(str(path)).free / 2**30
+    if free < 0.5:
+        raise UnwellError(f"/dev/shm has {free:.2f} GiB free; Ray's object store wants more (docker: --shm-size)")
+    return f"/dev/shm has {free:.1f} GiB free for Ray's object store"
+
+
+def _torch() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"torch {torch.__version__} with {torch.cuda.device_count()} GPU ({torch.cuda.get_device_name(0)})"
+    return f"torch {torch.__version__}, no GPU: networks learn on the CPU"
+
+
+def _kernels() -> str:
+    from actors.kernels import gibbs, jit
+
+    gibbs.compile_kernels()
+    return f"kernels compiled by numba {version('numba')}, cached in {jit.cache_directory()}"
+
+
+def _ray() -> str:
+    from runner.cluster import cluster
+
+    with cluster(None) as address:
+        return f"Ray {version('ray')} starts a cluster (it answered at {address})"
+
+
+CHECKS: tuple[Check, ...] = (_python, _memory, _shared_memory, _torch, _kernels, _ray)
+
+
+def examine(console: Console | None = None, checks: tuple[Check, ...] = CHECKS) -> bool:
+    """Run every check and print what it says.
+
+    Returns
+    -------
+    bool
+        Whether all is well.
+    """
+    console = console or Console()
+    healthy = True
+    for check in checks:
+        try:
+            console.print(f"[green]ok[/green]    {check()}", highlight=False)
+        except Exception as error:
+            healthy = False
+            console.print(f"[red]wrong[/red] {check.__name__.strip('_')}: {error}", highlight=False)
+    return healthy

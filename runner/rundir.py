@@ -1,0 +1,264 @@
+"""The run directory: what a run leaves behind, derived from its commits.
+
+Everything that a person reads (text files, figures by round, accuracy) is made from the checkpoints by the driver.
+Labels stay here: no module and no coordinator ever sees them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.checkpoint import Checkpoints, Manifest
+from actors.graph import Graph
+from actors.messages import Array
+from runner.metrics import Scores, score
+
+TEXT_COLUMNS = 200
+"""Wider arrays are written as .npy, narrower ones as text that ``numpy.loadtxt`` reads."""
+
+METRICS = ("round", "evidence", "accuracy", "ari", "nmi")
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that is not there, not a run's, or in the way; says which and what to do."""
+
+
+@dataclass(frozen=True)
+class RoundScores:
+    """What a commit amounts to.
+
+    Parameters
+    ----------
+    round : int
+    evidence : float or None
+        Of the most abstract module that reports one.
+    scores : Scores or None
+        None without categories.
+    """
+
+    round: int
+    evidence: float | None
+    scores: Scores | None
+
+    def fields(self) -> dict[str, Any]:
+        """Return round, evidence, accuracy, ari and nmi; None where unknown."""
+        found: dict[str, Any] = {"round": self.round, "evidence": self.evidence}
+        found.update({name: getattr(self.scores, name, None) for name in ("accuracy", "ari", "nmi")})
+        return found
+
+
+@dataclass
+class RunDirectory:
+    """One run's directory.
+
+    Parameters
+    ----------
+    path : Path
+    graph : Graph
+    categories : mapping of str to ndarray
+        Labels by module, for measuring alone; ``""`` stands for all modules.
+    outputs : Path, optional
+        Where the ``moduleNNN_name`` directories go; by default into the run's directory.
+    """
+
+    path: Path
+    graph: Graph
+    categories: Mapping[str, Array] = field(default_factory=dict)
+    outputs: Path | None = None
+
+    @classmethod
+    def create(cls, runs: Path, name: str, graph: Graph, *, exact: bool = False, **kwargs: Any) -> RunDirectory:
+        """Make the directory of a new run below `runs`: `name`, or `name`-2, -3, … where that is taken.
+
+        Raises
+        ------
+        RunDirectoryError
+            If `exact` and the name is taken, or nothing can be written there.
+        """
+        for attempt in range(1, 10_000):
+            path = runs / (name if attempt == 1 else f"{name}-{attempt}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError as error:
+                if exact:
+                    raise RunDirectoryError(f"{path}: there is a run of this name; choose another --name") from error
+                continue
+            except OSError as error:
+                raise RunDirectoryError(f"{path}: cannot be made ({error.strerror}); choose other --runs") from error
+            return cls(path, graph, **kwargs)
+        raise RunDirectoryError(f"{runs}: there are too many runs called {name}; choose another --name")
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's commits."""
+        return Checkpoints((self.path / "checkpoints").resolve())
+
+    def module_directory(self, module: str) -> Path:
+        """Return where the outputs of `module` lie, ``module001_vae`` for the first above the observation."""
+        return (self.outputs or self.path) / f"module{self.graph.number(module):03d}_{module}"
+
+    def write_environment(self, address: str) -> None:
+        """Write ``environment.json``: versions and machine, and where the cluster is while the run lasts."""
+        packages = ("serket-actors", "ray", "torch", "numpy", "numba", "scipy", "msgpack")
+        environment = {
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in packages},
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "address": address,
+            "pid": os.getpid(),
+        }
+        self.write_json("environment.json", environment)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file into the run's directory."""
+        (self.path / name).write_text(json.dumps(content, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run's directory.
+
+        Raises
+        ------
+        RunDirectoryError
+            If it is not there or not JSON.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"{self.path / name}: cannot be read; is {self.path} a run's directory?") from error
+        return content
+
+    def append_events(self, events: Sequence[tuple[str, float, Mapping[str, Any]]]) -> None:
+        """Append events to ``events.jsonl``, one object a line."""
+        if events:
+            with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+                for name, when, fields in events:
+                    file.write(json.dumps({"time": round(when, 3), "event": name, **fields}) + "\n")
+
+    def record(self, commit: str) -> RoundScores:
+        """Write what a person looks for after a commit: the modules' outputs, and a line of ``metrics.csv``."""
+        manifest = self.checkpoints.manifest(commit)
+        for module in manifest.modules:
+            if module not in self.graph.sources and manifest.modules[module].round == manifest.round:
+                self.write_outputs(module, self.checkpoints.outputs(manifest, module), "learn")
+        scores = self.scores(manifest)
+        path = self.path / "metrics.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, METRICS)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(scores.fields())
+        return scores
+
+    def scores(self, manifest: Manifest) -> RoundScores:
+        """Return what a commit amounts to."""
+        evidence = None
+        classes: Scores | None = None
+        for module in self.graph.modules:  # the last one, the most abstract, has the say
+            record = manifest.modules.get(module)
+            if record is None:
+                continue
+            evidence = record.metrics.get("evidence", evidence)
+            categories = self.categories_of(module)
+            if categories is not None and "outputs" in record.files:
+                found = self.checkpoints.outputs(manifest, module).get("class")
+                classes = score(found, categories) if found is not None else classes
+        return RoundScores(manifest.round, evidence, classes)
+
+    def categories_of(self, module: str) -> Array | None:
+        """Return the labels that the classes of `module` are measured by."""
+        return self.categories.get(module, self.categories.get(""))
+
+    def write_outputs(
+        self, module: str, outputs: Mapping[str, Array], phase: str, categories: Array | None = None
+    ) -> None:
+        """Write a module's outputs as ``<name>_<phase>.txt`` (or .npy), its classes' accuracy beside them.
+
+        Parameters
+        ----------
+        module : str
+        outputs : mapping of str to ndarray
+        phase : {"learn", "recog"}
+        categories : ndarray (N,), optional
+            Labels; by default the run's own when learning.
+        """
+        directory = self.module_directory(module)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, array in outputs.items():
+            # The curve of a quantity over the training belongs to no phase; the tutorial's users know it as loss.txt.
+            stem = name if name == "loss" else f"{name}_{phase}"
+            if array.ndim > 2 or (array.ndim == 2 and array.shape[1] > TEXT_COLUMNS):
+                np.save(directory / f"{stem}.npy", array)
+            else:
+                np.savetxt(directory / f"{stem}.txt", array, fmt="%d" if array.dtype.kind in "iub" else "%.8g")
+        labels = self.categories_of(module) if categories is None and phase == "learn" else categories
+        if labels is not None and "class" in outputs:
+            accuracy = score(outputs["class"], labels).accuracy
+            (directory / f"acc_{phase}.txt").write_text(f"{accuracy:.6f}\n", encoding="utf-8")
+
+    def write_models(self) -> None:
+        """Copy each module's last state beside its outputs, as ``model.safetensors``."""
+        manifest = self.checkpoints.latest()
+        for module, record in manifest.modules.items() if manifest else ():
+            if module not in self.graph.sources:
+                data = (self.checkpoints.root / record.files["state"].path).read_bytes()
+                self.module_directory(module).mkdir(parents=True, exist_ok=True)
+                (self.module_directory(module) / "model.safetensors").write_bytes(data)
+
+    def metrics(self) -> list[dict[str, float | None]]:
+        """Return ``metrics.csv``, a dict a line, None where a figure is unknown."""
+        with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            return [{name: float(text) if text else None for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def find_run(run: str, runs: Path) -> Path:
+    """Return the directory of `run`: a path, or a name below `runs`.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is none; names those that there are.
+    """
+    for path in (Path(run), runs / run):
+        if (path / "config.yaml").is_file():
+            return path
+    there = sorted(path.parent.name for path in runs.glob("*/config.yaml"))
+    known = f"the runs in {runs} are {', '.join(there)}" if there else f"there are none in {runs}"
+    raise RunDirectoryError(f"{run}: no such run; {known}")
+
+
+def result_of(scores: RoundScores, run: str, seconds: float, module_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return what ``result.json`` and ``--json`` say."""
+    return {
+        "run": run,
+        "rounds": scores.round,
+        "seconds": round(seconds, 3),
+        **{name: value for name, value in scores.fields().items() if name != "round"},
+        "module_seconds": {name: round(value, 3) for name, value in module_seconds.items()},
+    }
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor()

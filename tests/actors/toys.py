@@ -1,0 +1,123 @@
+"""Small modules for tests of whatever drives modules: quick, deterministic, and able to misbehave on demand."""
+
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.module import Module, Outbox, Outgoing, Port, rows_of
+
+
+class Source(Module):
+    """Sends what it was given."""
+
+    ports = (
+        Port("observations", "out", "forward", "observations"),
+        Port("reconstructions", "in", "backward", "reconstructions", optional=True, several=True),
+    )
+
+    @dataclass(frozen=True)
+    class Parameters:
+        pass
+
+    values = None
+
+    def update(self, inbox, context):
+        return Outbox([Outgoing("observations", {"values": self.values})])
+
+    recognize = update
+
+    def state(self):
+        return {"values": self.values}
+
+    def load_state(self, state):
+        self.values = state["values"]
+
+
+class Encoder(Module):
+    """A random walk of projections; `step` and `size` make its steps and messages as large as a test wants them."""
+
+    ports = (
+        Port("observations", "in", "forward", "observations"),
+        Port("class_means", "in", "backward", "class_means", optional=True),
+        Port("latents", "out", "forward", "latent_vectors"),
+        Port("reconstructions", "out", "backward", "reconstructions"),
+    )
+
+    @dataclass(frozen=True)
+    class Parameters:
+        dim: int = 3
+        step: float = 1.0
+        seconds: float = 0.0
+        fail_in_round: int = 0
+        die_in_round: int = 0
+
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.weights = None
+        self.updates = 0
+
+    def update(self, inbox, context):
+        parameters = self.at(context)
+        if context.round and context.round == parameters.fail_in_round:
+            raise ArithmeticError("as the test asked")
+        if context.round and context.round == parameters.die_in_round:
+            os._exit(1)
+        message = inbox.require("observations")
+        values = message["values"]
+        if self.weights is None:
+            self.weights = context.generator.normal(size=(values.shape[1], parameters.dim))
+        self.weights += parameters.step * context.generator.normal(size=self.weights.shape)
+        context.report(1, 2, loss=0.5)
+        time.sleep(parameters.seconds)
+        self.updates += 1
+        return self._answer(message)
+
+    def recognize(self, inbox, context):
+        return self._answer(inbox.require("observations"))
+
+    def _answer(self, message):
+        latents = message["values"] @ self.weights
+        return Outbox(
+            [Outgoing("latents", {"mean": latents, **rows_of(message)})],
+            {"evidence": float(latents.sum())},
+            {"z": latents},
+        )
+
+    def state(self):
+        return {"weights": self.weights.copy(), "updates": self.updates}
+
+    def load_state(self, state):
+        self.weights = state["weights"].copy()
+        self.updates = state["updates"]
+
+
+class Mirror(Module):
+    """Receives latent vectors and sends the means of their two halves back down."""
+
+    ports = (
+        Port("latents", "in", "forward", "latent_vectors"),
+        Port("class_means", "out", "backward", "class_means"),
+    )
+
+    @dataclass(frozen=True)
+    class Parameters:
+        pass
+
+    def update(self, inbox, context):
+        mean = inbox.require("latents")["mean"]
+        order = context.generator.permutation(len(mean))
+        first = np.zeros(len(mean), bool)
+        first[order[: len(mean) // 2]] = True
+        responsibilities = np.stack([first, ~first], axis=1).astype(float)
+        means = responsibilities.T @ mean / responsibilities.sum(0)[:, None]
+        return Outbox([Outgoing("class_means", {"means": means, "responsibilities": responsibilities})])
+
+    recognize = update
+
+    def state(self):
+        return {}
+
+    def load_state(self, state):
+        pass

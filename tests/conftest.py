@@ -1,0 +1,44 @@
+"""One Ray cluster a test session, started when the first test asks for it."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A local cluster of two cores without a dashboard; its address."""
+    import ray
+
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=1 << 30,
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+def wait_until(condition, seconds: float = 30.0):
+    """Return the first true value of `condition()`, asked again and again."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"did not become true within {seconds} s")
+
+
+def private_bytes(pid: int) -> int:
+    """Return the memory that a process shares with nobody."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

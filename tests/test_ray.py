@@ -1,0 +1,174 @@
+"""The same model on actors: same bits, arrays that pass the coordinator by, names, resources, failures."""
+
+import threading
+
+import numpy as np
+import pytest
+import ray
+
+from actors.checkpoint import Checkpoints
+from actors.graph import Connection, Graph, ModuleSpec, Resources, Schedule, Step
+from actors.ray_actors import ModuleFailedError, allot
+from actors.transport import TransportError
+from runner.cluster import RunningModel
+from tests.actors.test_coordinator import ROWS, TOYS, learn, model
+from tests.conftest import private_bytes, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def drain(stream):
+    return [event for events, _ in stream for event in events]
+
+
+def run_on_actors(graph, name, checkpoints=None, seed=0, values=ROWS):
+    running = RunningModel.launch(graph, name, seed, None if checkpoints is None else str(checkpoints.root))
+    try:
+        return drain(running.start({"data": {"values": values}})) + drain(running.run_rounds())
+    finally:
+        running.stop()
+
+
+def test_both_transports_give_the_same_bits(tmp_path):
+    here, there = Checkpoints(tmp_path / "here"), Checkpoints(tmp_path / "there")
+    learn(model(rounds=3), here, seed=5)
+    run_on_actors(model(rounds=3), "run", there, seed=5)
+    for name in here.names():
+        digests = [
+            {
+                m: {label: file.digest for label, file in record.files.items()}
+                for m, record in run.manifest(name).modules.items()
+            }
+            for run in (here, there)
+        ]
+        assert digests[0] == digests[1]
+    assert here.names() == there.names()
+
+
+def test_arrays_pass_the_coordinator_by():
+    values = np.ones((50_000, 500))  # 200 MB
+    graph = model(rounds=2, dim=500)
+    running = RunningModel.launch(graph, "large", 0, None)
+    try:
+        pid = running.describe()["coordinator"]["pid"]
+        before = private_bytes(pid)
+        peak = [before]
+        done = threading.Event()
+
+        def watch():
+            while not done.wait(0.01):
+                peak.append(private_bytes(pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        drain(running.start({"data": {"values": values}}))
+        drain(running.run_rounds())
+        done.set()
+        watcher.join()
+    finally:
+        running.stop()
+    assert max(peak) - before < 30e6
+
+
+def test_the_actors_have_the_modules_names_and_say_what_they_do():
+    running = RunningModel.launch(model(rounds=1, seconds=3.0), "named", 0, None)
+    try:
+        drain(running.start({"data": {"values": ROWS}}))
+        stream = running.run_rounds()
+        wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("doing") == "learning")
+        names = {
+            actor["name"]
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if actor["namespace"] == "serket:named"
+        }
+        assert names == {"coordinator", "data", "encoder", "mirror"}
+        described = running.describe()
+        encoder = described["modules"]["encoder"]
+        assert (encoder["doing"], encoder["done"], encoder["total"], encoder["loss"]) == ("learning", 1, 2, 0.5)
+        assert len({described["coordinator"]["pid"], *(m["pid"] for m in described["modules"].values())}) == 4
+        assert RunningModel.find("named").describe()["coordinator"]["round"] == 1
+        drain(stream)
+    finally:
+        running.stop()
+
+
+def test_neighbours_that_exchange_no_message_learn_at_the_same_time():
+    graph = Graph(
+        [
+            ModuleSpec("data", f"{TOYS}:Source"),
+            ModuleSpec("left", f"{TOYS}:Encoder", {"seconds": 1.0}),
+            ModuleSpec("right", f"{TOYS}:Encoder", {"seconds": 1.0}),
+        ],
+        [Connection("data", "left"), Connection("data", "right")],
+        Schedule(1, (Step("left"), Step("right"))),
+    )
+    events = run_on_actors(graph, "branches")
+    order = [
+        (name, fields["module"]) for name, _, fields in events if name in ("update", "updated") and fields["round"]
+    ]
+    assert order == [("update", "left"), ("update", "right"), ("updated", "left"), ("updated", "right")]
+    times = {(name, fields["module"]): when for name, when, fields in events if name in ("update", "updated")}
+    assert times["update", "right"] < times["updated", "left"]
+
+
+def test_a_module_that_raises_is_named_with_its_own_traceback():
+    with pytest.raises(ModuleFailedError, match="(?s)module 'encoder' raised.*as the test asked") as failure:
+        run_on_actors(model(fail_in_round=1), "raising")
+    assert "toys.py" in str(failure.value)
+
+
+def test_a_module_whose_process_dies_is_named():
+    with pytest.raises(ModuleFailedError, match="module 'encoder' died"):
+        run_on_actors(model(die_in_round=1), "dying")
+
+
+def test_a_request_that_the_cluster_cannot_meet_is_an_error_at_once():
+    graph = model()
+    graph.modules["encoder"] = ModuleSpec("encoder", f"{TOYS}:Encoder", {}, 1, Resources(num_cpus=64))
+    with pytest.raises(TransportError, match="'encoder' asks for 64 CPU, but the largest node has 2"):
+        run_on_actors(graph, "greedy")
+
+
+def asking(**resources):
+    graph = model()
+    for name, wish in resources.items():
+        graph.modules[name] = ModuleSpec(name, graph.modules[name].type, {}, 1, wish)
+        graph.uses_gpu[name] = True
+    return graph
+
+
+def test_modules_reserve_no_cores_so_that_they_start_on_any_machine():
+    assert allot(model(), {"CPU": 1.0}, [{"CPU": 1.0}]) == {"data": 0.0, "encoder": 0.0, "mirror": 0.0}
+
+
+def test_auto_is_a_gpu_where_there_is_one_and_none_elsewhere():
+    graph = asking(encoder=Resources(num_gpus="auto"))
+    assert allot(graph, {"CPU": 2.0}, [{"CPU": 2.0}])["encoder"] == 0.0
+    assert allot(graph, {"CPU": 2.0, "GPU": 2.0}, [{"GPU": 2.0}])["encoder"] == 1.0
+
+
+def test_modules_that_would_like_a_gpu_share_the_only_one():
+    graph = asking(encoder=Resources(num_gpus="auto"), mirror=Resources(num_gpus="auto"))
+    gpus = allot(graph, {"CPU": 2.0, "GPU": 1.0}, [{"GPU": 1.0}])
+    assert gpus["encoder"] == gpus["mirror"] == 0.5
+
+
+def test_more_in_all_than_the_cluster_has_is_refused_with_what_was_asked():
+    graph = asking(encoder=Resources(num_cpus=2), mirror=Resources(num_cpus=1))
+    with pytest.raises(TransportError, match=r"ask for 3 CPU \(encoder 2, mirror 1\), but the cluster has 2"):
+        allot(graph, {"CPU": 2.0}, [{"CPU": 2.0}])
+
+
+def test_a_gpu_that_was_demanded_must_be_there():
+    with pytest.raises(TransportError, match="'encoder' asks for 1 GPU, but the largest node has 0"):
+        allot(asking(encoder=Resources(num_gpus=1)), {"CPU": 2.0}, [{"CPU": 2.0}])
+
+
+def test_the_driver_process_holds_no_run_after_it_ended():
+    run_on_actors(model(rounds=1), "ended")
+    names = [
+        actor["name"]
+        for actor in ray.util.list_named_actors(all_namespaces=True)
+        if actor["namespace"] == "serket:ended"
+    ]
+    assert names == []
