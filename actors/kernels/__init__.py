@@ -1,0 +1,1 @@
+"""The numerics beneath the modules: plain functions on arrays."""

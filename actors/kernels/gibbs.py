@@ -1,0 +1,135 @@
+"""Collapsed Gibbs sampling of the labels of a Gaussian mixture with a normal-inverse-Wishart prior.
+
+Row i, left out of its class, gets label k with probability proportional to
+
+    exp(log_bias[i, k]) · StudentT(x_i | the other rows of k)^temperature · (n_k without i + alpha, if counts are used)
+
+(Murphy 2007; R. M. Neal, "Markov chain sampling methods for Dirichlet process mixture models", 2000, algorithm 3 with a
+fixed number of classes.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from actors.kernels.niw import Factors, Floats, Integers, Prior, as_labels, as_rows, build_factors, log_predictive
+from actors.kernels.sweep import Tables, make_tables, sweep
+
+__all__ = ["REBUILD_EVERY", "Tables", "compile_kernels", "gibbs", "make_tables", "sweep"]
+
+REBUILD_EVERY = 25
+"""Sweeps after which the factors are computed from scratch, so that rounding errors don't add up."""
+
+
+def gibbs(
+    X: ArrayLike,
+    z: ArrayLike,
+    classes: int,
+    prior: Prior,
+    alpha: float,
+    iterations: int,
+    generator: np.random.Generator,
+    *,
+    log_bias: ArrayLike | None = None,
+    use_counts: bool = True,
+    temperature: float = 1.0,
+    mask: ArrayLike | None = None,
+    on_sweep: Callable[[int, int], object] | None = None,
+) -> tuple[Integers, Factors]:
+    """Run sweeps over all rows.
+
+    Parameters
+    ----------
+    X : array_like, shape (N, D)
+        Rows.
+    z : array_like of int, shape (N,)
+        Labels to start from, not changed; -1 for a row that is in no class yet.
+    classes : int
+        K.
+    prior : Prior
+        Prior of the classes.
+    alpha : float
+        Added to the counts.
+    iterations : int
+        Sweeps. With 0 the factors of z are returned.
+    generator : numpy.random.Generator
+        Asked for N uniforms per sweep.
+    log_bias : array_like, shape (N, K), optional
+        Added to the scores, typically the log of a prior over the classes of each row. -inf forbids a class.
+    use_counts : bool
+        Whether the classes' counts weigh in.
+    temperature : float
+        The power of the likelihood.
+    mask : array_like of bool, shape (N,), optional
+        True for missing rows: they are in no class, and their values (NaN, say) are never looked at.
+    on_sweep : callable, optional
+        Called with (sweeps done, rows moved in the last one), with the GIL.
+
+    Returns
+    -------
+    z : ndarray of int64, shape (N,)
+        New labels, -1 for missing rows. Unless there were 0 sweeps, every other row has one.
+    factors : Factors
+        Computed from scratch from these labels.
+
+    Raises
+    ------
+    ValueError
+        If shapes or labels don't fit, a row that isn't missing is not finite, log_bias has NaN, +inf or a row without
+        any possible class, alpha is not positive though counts are used, or a class's scale gets singular in float64.
+    """
+    rows = as_rows(X, prior.mean.size)
+    N: int = rows.shape[0]
+    labels = as_labels(z, N, classes)
+    missing = np.zeros(N, dtype=np.bool_) if mask is None else np.array(mask, dtype=np.bool_)
+    if missing.shape != (N,):
+        raise ValueError(f"the mask must have the shape ({N},), its is {missing.shape}")
+    labels[missing] = -1
+    _check_finite(rows, missing)
+    bias = _check_bias(log_bias, N, classes, missing)
+    tables = make_tables(prior, N, alpha, use_counts, temperature)
+    factors = build_factors(rows, labels, classes, prior)
+    for done in range(1, iterations + 1):
+        moved = sweep(rows, bias, labels, generator.random(N), missing, factors, tables)
+        if moved < 0:
+            raise ValueError(f"the scale of class {-1 - moved} is singular: the prior's scale is too small for data")
+        if done % REBUILD_EVERY == 0 or done == iterations:
+            factors = build_factors(rows, labels, classes, prior)
+        if on_sweep is not None:
+            on_sweep(done, int(moved))
+    return labels, factors
+
+
+def _check_finite(rows: Floats, missing: NDArray[np.bool_]) -> None:
+    """Refuse rows that are neither missing nor finite."""
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) & ~missing)
+    if bad.size:
+        raise ValueError(f"row {bad[0]} is not finite")
+
+
+def _check_bias(log_bias: ArrayLike | None, rows: int, classes: int, missing: NDArray[np.bool_]) -> Floats:
+    """Return the bias as a float64 array, refusing what would end in NaN."""
+    if log_bias is None:
+        return np.zeros((rows, classes))
+    bias = np.ascontiguousarray(log_bias, dtype=np.float64)
+    if bias.shape != (rows, classes):
+        raise ValueError(f"log_bias must have the shape ({rows}, {classes}), its is {bias.shape}")
+    # The largest of a row is NaN if one is, and infinite if the row has +inf or nothing but -inf.
+    bad = np.flatnonzero(~np.isfinite(bias.max(axis=1)) & ~missing)
+    if bad.size:
+        raise ValueError(f"row {bad[0]} of log_bias has NaN, +inf, or no possible class")
+    return bias
+
+
+def compile_kernels() -> None:
+    """Compile the kernels of this module and of `niw`, or load them from the cache, for the types they get.
+
+    The public functions bring their arguments to one type, so that each kernel is compiled once.
+    """
+    X = np.array([[0.0], [1.0]])
+    prior = Prior(np.zeros(1), 1.0, 3.0, np.eye(1))
+    _, factors = gibbs(X, [0, 1], 2, prior, 1.0, 1, np.random.default_rng(0))
+    log_predictive(X, factors, prior)

@@ -1,0 +1,91 @@
+"""How long the kernels take: python tests/benchmarks/kernels.py [--rows 3000] [--dimension 18] [--classes 10].
+
+Run it with OMP_NUM_THREADS=1 and little else on the machine. Every figure is the best of several repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from actors.kernels import gibbs, hmm, niw
+
+
+def best(run: Callable[[], object], repetitions: int = 5) -> float:
+    """Return the shortest time in seconds."""
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def sweeps(X: np.ndarray, prior: niw.Prior, z: np.ndarray, classes: int, count: int) -> tuple[float, float]:
+    """Run sweeps from a copy of z; return seconds per sweep and the share of rows that moved."""
+    rng = np.random.default_rng(1)
+    labels, N = z.copy(), len(X)
+    factors, tables = niw.build_factors(X, labels, classes, prior), gibbs.make_tables(prior, N)
+    bias, mask = np.zeros((N, classes)), np.zeros(N, dtype=bool)
+    moved, start = 0, time.perf_counter()
+    for _ in range(count):
+        moved += gibbs.sweep(X, bias, labels, rng.random(N), mask, factors, tables)
+    return (time.perf_counter() - start) / count, moved / count / N
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--dimension", type=int, default=18)
+    parser.add_argument("--classes", type=int, default=10)
+    options = parser.parse_args()
+    N, D, K = options.rows, options.dimension, options.classes
+
+    start = time.perf_counter()
+    gibbs.compile_kernels()
+    mixture = time.perf_counter() - start
+    start = time.perf_counter()
+    hmm.compile_kernels()
+    print(f"compiled or loaded: gibbs {mixture:.2f} s, hmm {time.perf_counter() - start:.2f} s")
+
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, K, N)
+    X = rng.normal(size=(K, D))[true] * 0.8 + rng.normal(size=(N, D))
+    prior = niw.Prior(X.mean(axis=0), 1.0, D + 2.0, np.full(D, 0.1))
+    settled, factors = gibbs.gibbs(X, true, K, prior, 1.0, 50, rng)
+    chance = rng.integers(0, K, N)
+    runs = {
+        "sweep, converged": [sweeps(X, prior, settled, K, 50) for _ in range(5)],
+        "sweep, first from random labels": [sweeps(X, prior, chance, K, 1) for _ in range(9)],
+        "sweep, first 10 from random labels": [sweeps(X, prior, chance, K, 10) for _ in range(5)],
+    }
+    unit = min(runs["sweep, converged"])[0]
+    print(f"{N} rows, {D} dimensions, {K} classes")
+    print(f"{'what':<36}{'ms':>9}{'× sweep':>9}{'moved':>8}")
+    for name, results in runs.items():
+        seconds, moved = min(results)
+        print(f"{name:<36}{seconds * 1e3:>9.3f}{seconds / unit:>9.2f}{moved:>8.1%}")
+
+    evidence = niw.log_predictive_loo(X, settled, factors, prior)
+    P = np.exp(evidence - evidence.max(axis=1, keepdims=True))
+    P /= P.sum(axis=1, keepdims=True)
+    T, initial = hmm.transition_probabilities(hmm.expected_counts(P), 0.1), np.full(K, 1.0 / K)
+    others: dict[str, Callable[[], object]] = {
+        "factors from scratch": lambda: niw.build_factors(X, settled, K, prior),
+        "leave-one-out densities": lambda: niw.log_predictive_loo(X, settled, factors, prior),
+        "forward-backward": lambda: hmm.forward_backward(evidence, T, initial),
+        "viterbi": lambda: hmm.viterbi(evidence, T, initial),
+        "sampled counts, 100 a pair": lambda: hmm.sampled_counts(P, 100, rng),
+        "one-step message": lambda: hmm.one_step_message(P, T),
+    }
+    for name, run in others.items():
+        seconds = best(run, 20)
+        print(f"{name:<36}{seconds * 1e3:>9.3f}{seconds / unit:>9.2f}")
+
+
+if __name__ == "__main__":
+    main()
