@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 from safetensors.numpy import save as pack_arrays
 
-from actors.messages import Array, Message, MessageError, decode, encode, unpack_header
+from actors.kinds import Array
+from actors.messages import Message, MessageError, decode, encode, unpack_header
 from actors.module import State
 
 SCHEMA = 1

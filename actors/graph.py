@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
-from actors.messages import KINDS
+from actors.kinds import KINDS
 from actors.module import Module, Port
 from actors.registry import find
 

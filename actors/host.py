@@ -15,7 +15,8 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from actors.graph import ModuleSpec, Slot
-from actors.messages import Array, Header, Message, MessageError, make_message, pack_header, unpack_header, validate
+from actors.kinds import Array
+from actors.messages import Header, Message, MessageError, make_message, pack_header, unpack_header, validate
 from actors.module import Context, Inbox, Mode, Outbox, Outgoing, State
 from actors.registry import make
 

@@ -1,6 +1,6 @@
 """Messages: what modules say to each other, and the one format in which they say it.
 
-A message is a :class:`Header` and its arrays. :data:`KINDS` lists what can be said; :func:`validate` holds a
+A message is a :class:`Header` and its arrays. :data:`actors.kinds.KINDS` lists what can be said; :func:`validate` holds a
 message against its kind; :func:`encode` and :func:`decode` turn it into one msgpack document and back. Between Ray
 actors the arrays travel through the object store and only the header is packed (:func:`pack_header`).
 
@@ -9,90 +9,31 @@ Nothing here unpickles, and :func:`decode` trusts nothing that it reads.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from actors.kinds import KINDS as KINDS
+from actors.kinds import Array as Array
+from actors.kinds import ArraySpec as ArraySpec
+from actors.kinds import Kind as Kind
+from actors.kinds import fault, lengths_fault
+
 SCHEMA = 1
 """Version of the header's layout; another one is refused."""
 
-MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 8 * 1024
+MAX_TEXT_BYTES = 1024
 MAX_DIMENSIONS = 8
-
-Array = npt.NDArray[Any]
-Semantics = Literal["real", "log", "log_distribution", "distribution", "lengths", "mask"]
 
 
 class MessageError(ValueError):
     """A message, or the bytes of one, that is not what it should be; says what is wrong and where."""
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """What one array of a message kind must look like.
-
-    Parameters
-    ----------
-    name : str
-    dims : tuple of str
-        A letter a dimension, equal letters being equal sizes within the message; ``...`` stands for any further ones.
-    semantics : str
-        ``real`` and ``log`` are finite; rows of ``log_distribution`` and ``distribution`` sum to one;
-        ``lengths`` are positive and add up to N; ``mask`` is true where a row is missing.
-    optional : bool
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    semantics: Semantics = "real"
-    optional: bool = False
-
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """Dtypes that this array may have, as numpy's little-endian codes."""
-        return {"lengths": ("<i8",), "mask": ("|b1",)}.get(self.semantics, ("<f4", "<f8"))
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of message: its name and its arrays. ``multiplies``: several senders on one port multiply."""
-
-    name: str
-    arrays: tuple[ArraySpec, ...]
-    multiplies: bool = False
-
-    def spec(self, name: str) -> ArraySpec | None:
-        """Return the spec of the array called `name`, or None."""
-        return next((spec for spec in self.arrays if spec.name == name), None)
-
-
-# Lengths of sequences and the mask of missing rows may accompany the rows of any kind.
-_ROWS = (ArraySpec("lengths", ("S",), "lengths", True), ArraySpec("mask", ("N",), "mask", True))
-
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("observations", (ArraySpec("values", ("N", "...")), *_ROWS)),
-        Kind(
-            "latent_vectors", (ArraySpec("mean", ("N", "D")), ArraySpec("variance", ("N", "D"), optional=True), *_ROWS)
-        ),
-        Kind(
-            "class_posteriors",
-            (ArraySpec("log_prob", ("N", "K"), "log_distribution"), ArraySpec("log_norm", ("N",), "log"), *_ROWS),
-            multiplies=True,
-        ),
-        Kind(
-            "class_means",
-            (ArraySpec("means", ("K", "D")), ArraySpec("responsibilities", ("N", "K"), "distribution"), *_ROWS),
-        ),
-        Kind("transition_prior", (ArraySpec("log_prob", ("N", "K"), "log_distribution"), *_ROWS), multiplies=True),
-        Kind("reconstructions", (ArraySpec("values", ("N", "...")), *_ROWS)),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -189,7 +130,12 @@ def make_message(header: Header, arrays: Mapping[str, npt.ArrayLike]) -> Message
     MessageError
         If the arrays do not fit the header's kind.
     """
-    wire = {name: as_wire(array) for name, array in arrays.items()}
+    wire: dict[str, Array] = {}
+    for name, array in arrays.items():
+        try:
+            wire[name] = as_wire(array)
+        except (TypeError, ValueError) as error:  # a ragged list, say
+            raise MessageError(f"{header.route}: {name} is no array ({str(error)[:200]})") from error
     message = Message(replace(header, arrays=describe(wire)), wire)
     validate(message)
     return message
@@ -205,12 +151,15 @@ def validate_header(header: Header) -> None:
     ------
     MessageError
     """
+    for name in _FIELDS:
+        if said := _field_fault(name, getattr(header, name)):
+            raise MessageError(f"header: {said}")
     where = header.route
     if header.schema != SCHEMA:
         raise MessageError(f"{where}: schema {header.schema} came, schema {SCHEMA} is spoken here")
     kind = KINDS.get(header.kind)
     if kind is None:
-        raise MessageError(f"{where}: unknown kind {header.kind!r}; known are {', '.join(sorted(KINDS))}")
+        raise MessageError(f"{where}: unknown kind {header.kind[:40]!r}; known are {', '.join(sorted(KINDS))}")
     names = [array.name for array in header.arrays]
     if len(set(names)) != len(names):
         raise MessageError(f"{where}: an array is named twice in {names}")
@@ -232,8 +181,11 @@ def _check_array_header(where: str, kind: Kind, array: ArrayHeader, sizes: dict[
     open_ended = spec.dims[-1] == "..."
     fixed = spec.dims[:-1] if open_ended else spec.dims
     shape = "×".join(spec.dims)
-    if len(array.shape) < len(fixed) or (len(array.shape) > len(fixed) and not open_ended):
-        raise MessageError(f"{where}: {array.name} has shape {array.shape}, expected {shape}")
+    most = MAX_DIMENSIONS if open_ended else len(fixed)
+    if not len(fixed) <= len(array.shape) <= most:
+        raise MessageError(f"{where}: {array.name} has shape {array.shape}, expected {shape}, {most} at most")
+    if 0 in array.shape:  # also keeps out (2^60, 0), which no bytes back
+        raise MessageError(f"{where}: {array.name} has shape {array.shape}, expected {shape} with none of them 0")
     for letter, size in zip(fixed, array.shape, strict=False):
         if sizes.setdefault(letter, size) != size:
             raise MessageError(
@@ -252,55 +204,25 @@ def validate(message: Message) -> None:
     header = message.header
     validate_header(header)
     kind = KINDS[header.kind]
-    for described in header.arrays:
-        array = message.arrays.get(described.name)
+    described = {array.name: array for array in header.arrays}
+    for name in message.arrays:
+        if name not in described:
+            raise MessageError(f"{header.route}: array {name!r} came, only {', '.join(described)} are announced")
+    rows = next(described[spec.name].shape[0] for spec in kind.arrays if spec.dims[0] == "N")
+    for name, announced in described.items():
+        array = message.arrays.get(name)
         if array is None:
-            raise MessageError(f"{header.route}: {described.name} is announced and did not come")
-        if array.dtype.str != described.dtype or array.shape != described.shape:
+            raise MessageError(f"{header.route}: {name} is announced and did not come")
+        if array.dtype.str != announced.dtype or array.shape != announced.shape:
             raise MessageError(
-                f"{header.route}: {described.name} is announced as {described.dtype} {described.shape}, "
+                f"{header.route}: {name} is announced as {announced.dtype} {announced.shape}, "
                 f"{array.dtype.str} {array.shape} came"
             )
-        spec = kind.spec(described.name)
+        spec = kind.spec(name)
         assert spec is not None  # validate_header has seen to it
-        fault = _lengths_fault(kind, array, message) if spec.semantics == "lengths" else _fault(spec, array)
-        if fault:
-            raise MessageError(f"{header.route}: {described.name} {fault}")
-
-
-def _lengths_fault(kind: Kind, lengths: Array, message: Message) -> str | None:
-    with_rows = next(spec.name for spec in kind.arrays if spec.dims[0] == "N" and spec.name in message.arrays)
-    rows = len(message.arrays[with_rows])
-    if (lengths <= 0).any():
-        return "has a sequence without rows"
-    total = sum(int(length) for length in lengths)  # Python integers: hostile lengths cannot wrap around
-    return None if total == rows else f"adds up to {total}, but there are {rows} rows"
-
-
-def _fault(spec: ArraySpec, array: Array) -> str | None:
-    """Say what is wrong with what `array` says, or None."""
-    if spec.semantics == "mask":
-        return None
-    if spec.semantics in ("real", "log"):
-        return _first_bad_row(~np.isfinite(array), "is not finite")
-    if np.isnan(array).any():
-        return _first_bad_row(np.isnan(array), "holds NaN")
-    tolerance = 1e-3 if array.dtype.itemsize == 4 else 1e-6
-    if spec.semantics == "log_distribution":
-        if (array == np.inf).any():
-            return _first_bad_row(array == np.inf, "holds +inf")
-        with np.errstate(over="ignore"):
-            sums = np.exp(array).sum(axis=1)
-    else:
-        if (array < 0).any():
-            return _first_bad_row(array < 0, "holds a negative probability")
-        sums = array.sum(axis=1)
-    return _first_bad_row(~(np.abs(sums - 1.0) <= tolerance), "does not sum to one")
-
-
-def _first_bad_row(bad: Array, what: str) -> str | None:
-    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)) if bad.size else np.empty(0, np.intp)
-    return f"{what} in row {int(rows[0])} ({len(rows)} such rows)" if len(rows) else None
+        said = lengths_fault(array, rows) if spec.semantics == "lengths" else fault(spec, array)
+        if said:
+            raise MessageError(f"{header.route}: {name} {said}")
 
 
 # --- codec --------------------------------------------------------------------------------------------------------
@@ -329,6 +251,20 @@ def _header_map(header: Header) -> dict[str, Any]:
     return fields
 
 
+def _field_fault(name: str, value: object) -> str | None:
+    """Say why `value` cannot be the header's field `name`, or None."""
+    expected = _FIELDS[name]
+    if isinstance(value, bool) or not isinstance(value, expected):
+        return f"{name} is {reprlib.repr(value)}, expected {'text' if expected is str else 'an integer'}"
+    if isinstance(value, int):
+        return None if 0 <= value < 2**63 else f"{name} is {value}, expected 0 or above, below 2^63"
+    try:
+        size = len(str(value).encode())
+    except UnicodeEncodeError:
+        return f"{name} is {reprlib.repr(value)}, which is no Unicode text"
+    return None if size <= MAX_TEXT_BYTES else f"{name} has {size} bytes, at most {MAX_TEXT_BYTES} are allowed"
+
+
 def unpack_header(data: bytes) -> Header:
     """Read a header from msgpack bytes.
 
@@ -337,13 +273,15 @@ def unpack_header(data: bytes) -> Header:
     MessageError
         If the bytes are no header of a known schema and kind.
     """
-    header = _read_header(_unpack(data, "header", 0))
-    validate_header(header)
+    view = memoryview(data)
+    header, end = _read_header(view, 0)
+    if end != len(view):
+        raise MessageError(f"{header.route}: {len(view) - end} bytes follow the header")
     return header
 
 
 def encode(message: Message) -> bytes:
-    """Return the whole message as one msgpack document: a map of the header and the raw arrays.
+    """Return the whole message as one msgpack document: a map of the header and, after it, the raw arrays.
 
     Raises
     ------
@@ -356,67 +294,95 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """Read one message from the document that :func:`encode` wrote; the arrays are read-only views of `data`'s parts.
+    """Read one message from the document that :func:`encode` wrote; the arrays are read-only.
 
     Raises
     ------
     MessageError
         For anything that is not exactly such a document. Never allocates more than a small multiple of ``len(data)``.
     """
-    document = _unpack(data, "message", len(data))
-    if not isinstance(document, dict) or set(document) != {"header", "arrays"}:
-        raise MessageError("message: expected a map of 'header' and 'arrays'")
-    header = _read_header(document["header"])
-    validate_header(header)
-    blobs = document["arrays"]
-    if not isinstance(blobs, list) or len(blobs) != len(header.arrays):
-        raise MessageError(f"{header.route}: the header announces {len(header.arrays)} arrays, others came")
+    # msgpack reads the header alone, of bounded size: a tree of a million empty maps would take 70 times its bytes.
+    view = memoryview(data)
+    if bytes(view[:8]) != b"\x82\xa6header":
+        raise MessageError("message: expected a map of 'header' and 'arrays', the header first")
+    header, at = _read_header(view, 8)
+    count = len(header.arrays)
+    if bytes(view[at : at + 8]) != b"\xa6arrays" + bytes([0x90 | count]):
+        raise MessageError(f"{header.route}: after the header, 'arrays' with a list of {count} arrays was expected")
+    at += 8
     arrays: dict[str, Array] = {}
-    for described, blob in zip(header.arrays, blobs, strict=True):
-        if not isinstance(blob, bytes) or len(blob) != described.nbytes:
-            came = len(blob) if isinstance(blob, bytes) else type(blob).__name__
-            raise MessageError(
-                f"{header.route}: {described.name} announces {described.nbytes} bytes for shape {described.shape}, "
-                f"{came} came"
-            )
+    for described in header.arrays:
+        blob, at = _read_blob(view, at, header, described)
         if described.dtype == "|b1" and blob.translate(None, b"\0\1"):
             raise MessageError(f"{header.route}: {described.name} holds bytes that are neither true nor false")
         arrays[described.name] = np.frombuffer(blob, dtype=described.dtype).reshape(described.shape)
+    if at != len(view):
+        raise MessageError(f"{header.route}: {len(view) - at} bytes follow the message")
     message = Message(header, arrays)
     validate(message)
     return message
 
 
-def _unpack(data: bytes, what: str, max_bin: int) -> Any:
-    if max_bin == 0 and len(data) > MAX_HEADER_BYTES:
-        raise MessageError(f"{what}: {len(data)} bytes, at most {MAX_HEADER_BYTES} are read")
-    try:
-        # The bounds on arrays and maps keep a hostile document from reserving memory for items that never come.
-        return msgpack.unpackb(
-            data, max_bin_len=max_bin, max_str_len=1024, max_array_len=64, max_map_len=32, max_ext_len=0
+_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+"""msgpack's marks of bytes → how many bytes say the length."""
+
+
+def _read_blob(view: memoryview, at: int, header: Header, described: ArrayHeader) -> tuple[bytes, int]:
+    """Return the array's bytes (copied, so that they are aligned) and where they end."""
+    where = f"{header.route}: {described.name}"
+    width = _LENGTH_BYTES.get(view[at]) if at < len(view) else None
+    if width is None:
+        raise MessageError(f"{where}: bytes were expected, {'something else' if at < len(view) else 'nothing'} came")
+    start = at + 1 + width
+    length = int.from_bytes(view[at + 1 : start], "big")
+    came = max(0, min(length, len(view) - start))
+    if start > len(view) or length != described.nbytes or came < length:
+        raise MessageError(
+            f"{where} announces {described.nbytes} bytes for shape {described.shape}, {length} are marked, {came} came"
         )
+    return bytes(view[start : start + length]), start + length
+
+
+def _read_header(view: memoryview, at: int) -> tuple[Header, int]:
+    """Return the checked header that starts at `at`, and where it ends."""
+    limits = {"max_bin_len": 0, "max_ext_len": 0, "max_str_len": MAX_TEXT_BYTES, "max_array_len": 64, "max_map_len": 32}
+    unpacker = msgpack.Unpacker(object_pairs_hook=_map, max_buffer_size=MAX_HEADER_BYTES, **limits)
+    unpacker.feed(view[at : at + MAX_HEADER_BYTES])
+    try:
+        fields = unpacker.unpack()
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
-        raise MessageError(f"{what}: not readable as msgpack ({type(error).__name__}: {str(error)[:200]})") from error
+        came = f"{len(view) - at} bytes, at most {MAX_HEADER_BYTES} of them read"
+        what = f"{type(error).__name__}: {str(error)[:200]}"
+        raise MessageError(f"header: not readable as msgpack ({what}; {came})") from error
+    header = _header_of(fields)
+    validate_header(header)
+    return header, at + int(unpacker.tell())
 
 
-def _read_header(fields: Any) -> Header:
+def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key came twice")
+    return made
+
+
+def _header_of(fields: Any) -> Header:
     if not isinstance(fields, dict):
         raise MessageError("header: expected a map")
     expected = {*_FIELDS, "arrays"}
     if set(fields) != expected:
         odd = sorted(str(name)[:40] for name in set(fields) ^ expected)
         raise MessageError(f"header: fields missing or unknown: {', '.join(odd[:10])}")
-    for name, kind in _FIELDS.items():
-        value = fields[name]
-        if type(value) is not kind or (isinstance(value, int) and value < 0):
-            raise MessageError(f"header: {name} is {str(value)[:40]!r}, expected a {kind.__name__} of 0 or above")
+    for name in _FIELDS:
+        if said := _field_fault(name, fields[name]):
+            raise MessageError(f"header: {said}")
     if not isinstance(fields["arrays"], list):
         raise MessageError("header: arrays is not a list")
-    arrays = tuple(_read_array_header(item) for item in fields["arrays"])
+    arrays = tuple(_array_header_of(item) for item in fields["arrays"])
     return Header(**{name: fields[name] for name in _FIELDS}, arrays=arrays)
 
 
-def _read_array_header(item: Any) -> ArrayHeader:
+def _array_header_of(item: Any) -> ArrayHeader:
     if not (isinstance(item, list) and len(item) == 3):
         raise MessageError("header: an array is described by name, dtype and shape")
     name, dtype, shape = item
@@ -427,5 +393,5 @@ def _read_array_header(item: Any) -> ArrayHeader:
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise MessageError(f"header: the shape of {name[:40]} is no list of at most {MAX_DIMENSIONS} lengths")
     if any(type(length) is not int or length < 0 for length in shape):
-        raise MessageError(f"header: the shape of {name[:40]} is {str(shape)[:80]}, lengths are integers of 0 or above")
+        raise MessageError(f"header: the shape of {name[:40]} is {reprlib.repr(shape)}, expected integers above 0")
     return ArrayHeader(name, dtype, tuple(shape))

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from actors.messages import Array, Message
+from actors.kinds import Array
+from actors.messages import Message
 
 Direction = Literal["in", "out"]
 Path = Literal["forward", "backward"]
@@ -46,7 +47,7 @@ class Port:
         Forward is up, from the data; backward is down, from the more abstract module. A connection ``a -> b`` joins
         a's forward outputs to b's forward inputs and b's backward outputs to a's backward inputs, kind by kind.
     kind : str
-        One of :data:`actors.messages.KINDS`.
+        One of :data:`actors.kinds.KINDS`.
     optional : bool
         For an input: the module learns without it too.
     per_receiver : bool

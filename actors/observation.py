@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actors.messages import Array
+from actors.kinds import Array
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
 
 _OPTIONAL = {"lengths": np.int64, "mask": np.bool_}

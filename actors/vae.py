@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
-from actors.messages import Array, Message
+from actors.kinds import Array
+from actors.messages import Message
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class VAEParameters:
 class VAE(Module[VAEParameters]):
     """A variational auto-encoder.
 
-    Maximises E_q[log p(o | z1)] - kl_weight · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the mean
-    that the class means and responsibilities from above give to each row, zeros before the first message.
+    Maximises E_q[log p(o | z1)] - kl_weight · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the
+    mean that the class means and responsibilities from above give to each row, zeros before the first message.
 
     Parameters
     ----------
@@ -74,9 +75,10 @@ class VAE(Module[VAEParameters]):
         learning_rate : float
             Adam's step size.
         encoder, decoder : str, optional
-            ``package.module:callable`` that makes the network instead of the default: ``encoder(input_dim, latent_dim)``,
-            a torch module that gives (mean, log_variance) of (N, input_dim); ``decoder(latent_dim, input_dim)``, one that
-            gives logits (N, input_dim) of (N, latent_dim).
+            ``package.module:callable`` that makes the network instead of the default.
+            ``encoder(input_dim, latent_dim)`` gives a torch module that answers (N, input_dim) with mean and
+            log-variance, (N, latent_dim) each; ``decoder(latent_dim, input_dim)`` one that answers (N, latent_dim)
+            with logits (N, input_dim).
 
     Attributes
     ----------
@@ -164,6 +166,17 @@ class VAE(Module[VAEParameters]):
         prior_mean = self._prior_mean(inbox, len(values), parameters.latent_dim)
         encoded = kernels.encode(self._networks, self._tensor(values[seen]))
         return self._outbox(message, prior_mean, seen, encoded, None, parameters, {})
+
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (nothing is drawn)
+        """Show what the class means from above look like: output ``mu_hat`` (K, …); nothing where none came.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet or the means have another dimension.
+        """
+        message = inbox.first("class_means")
+        return Outbox() if message is None else Outbox(outputs={"mu_hat": self.decode(message["means"])})
 
     def decode(self, latents: npt.ArrayLike) -> Floats:
         """Return what latent vectors look like.

@@ -1,0 +1,284 @@
+"""The GMM: classifies latent vectors by a Gaussian mixture, under priors over each row's class that come from above."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AliasChoices, Field
+
+from actors.kernels.gibbs import compile_kernels, gibbs
+from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_loo
+from actors.kinds import Array
+from actors.messages import Message
+from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+SMALLEST_VARIANCE = 1e-6
+"""Of the largest: a latent dimension that collapsed must not make the prior's scale singular."""
+
+
+@dataclass(frozen=True)
+class GMMParameters:
+    """See :class:`GMM`."""
+
+    classes: Annotated[int, Field(ge=1)] = 10
+    iterations: Annotated[int, Field(ge=0, validation_alias=AliasChoices("iterations", "itr"))] = 100
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    prior_count: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    degrees: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    prior_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["data"] = 0.1
+    rule: Literal["extrinsic", "tutorial"] = "extrinsic"
+    burn_in: Annotated[int, Field(ge=0)] = 0
+
+
+class GMM(Module[GMMParameters]):
+    """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling.
+
+    With ``rule: extrinsic`` a prior that came replaces the mixture's weights; upwards goes the likelihood of each row
+    as if it were left out, times every prior but the receiver's own. With ``rule: tutorial`` weights and prior
+    multiply, and the posterior goes upwards as it is.
+
+    Parameters
+    ----------
+    parameters : GMMParameters
+        classes : int
+            K.
+        iterations (or itr) : int
+            Sweeps an update. With 0 nothing is learnt: labels stay, the factors are rebuilt from them, messages are
+            composed anew.
+        alpha : float
+            Added to the count of each class.
+        prior_count : float
+            r0, how many rows the prior mean counts for.
+        degrees : float, optional
+            ν0, more than D - 1; D + 2 by default.
+        prior_scale : float or "data"
+            S0 is so many times the identity; ``data`` takes the variances of the data times K^(-2/D), the size of
+            a class if K classes share the volume.
+        rule : {"extrinsic", "tutorial"}
+            What is sampled and sent; see above.
+        burn_in : int
+            Further sweeps in the very first update.
+    """
+
+    Parameters: ClassVar[type[Any]] = GMMParameters
+    ports = (
+        Port("latent_vectors", "in", "forward", "latent_vectors"),
+        Port("transition_prior", "in", "backward", "transition_prior", optional=True),
+        Port("class_posteriors", "out", "forward", "class_posteriors", per_receiver=True),
+        Port("class_means", "out", "backward", "class_means"),
+    )
+
+    def __init__(self, parameters: GMMParameters) -> None:
+        super().__init__(parameters)
+        self._labels: Integers | None = None
+        self._factors: Factors | None = None
+        self._prior: Prior | None = None
+
+    def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
+        """Compile the kernels, or load them from their cache."""
+        compile_kernels()
+
+    def update(self, inbox: Inbox, context: Context) -> Outbox:
+        """Sample labels; send class posteriors up, class means and responsibilities down.
+
+        Raises
+        ------
+        ModuleError
+            If the messages don't fit the parameters or the labels carried over.
+        """
+        parameters, message = self._at(context), inbox.require("latent_vectors")
+        X, missing = _rows(message)
+        log_prior = _log_prior(inbox, len(X), parameters.classes)
+        prior = self._make_prior(X[~missing], parameters)
+        sweeps = parameters.iterations + (parameters.burn_in if self._labels is None else 0)
+        labels = self._start(len(X), parameters.classes, context)
+        # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
+        temperature = 1.0 if log_prior is None else context.temperature
+        try:
+            labels, factors = gibbs(
+                X,
+                labels,
+                parameters.classes,
+                prior,
+                parameters.alpha,
+                sweeps,
+                context.generator,
+                log_bias=log_prior,
+                use_counts=log_prior is None or parameters.rule == "tutorial",
+                temperature=temperature,
+                mask=missing,
+                on_sweep=lambda done, moved: context.report(done, sweeps, moved=float(moved)),
+            )
+            left_out = log_predictive_loo(X, labels, factors, prior)
+            likelihood = log_predictive(X, factors, prior) if parameters.rule == "tutorial" else left_out
+        except ValueError as error:
+            raise ModuleError(f"module {context.module!r}: {error}") from error
+        self._labels, self._factors, self._prior = labels, factors, prior
+        left_out[missing] = 0.0
+        likelihood[missing] = 0.0
+        # The mixture's own weights sum to one here, so that evidence with and without a prior is a density both times.
+        log_weights = _log_weights(factors, parameters.alpha)
+        evidence = _normalised(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
+        return self._outbox(inbox, context, likelihood, missing, {"evidence": float(evidence)})
+
+    def recognize(self, inbox: Inbox, context: Context) -> Outbox:
+        """Classify new rows by the factors that were learnt.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet or the messages don't fit.
+        """
+        if self._factors is None or self._prior is None:
+            raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
+        X, missing = _rows(inbox.require("latent_vectors"))
+        try:
+            likelihood = log_predictive(X, self._factors, self._prior)
+        except ValueError as error:
+            raise ModuleError(f"module {context.module!r}: {error}") from error
+        likelihood[missing] = 0.0
+        return self._outbox(inbox, context, likelihood, missing, {})
+
+    def state(self) -> State:
+        """Return copies of the labels, the factors and the prior they were built with."""
+        if self._labels is None or self._factors is None or self._prior is None:
+            return {}
+        prior = self._prior
+        return {
+            "labels": self._labels.copy(),
+            **{name: value.copy() for name, value in self._factors._asdict().items()},
+            "prior_mean": prior.mean.copy(),
+            "prior_scale": prior.scale.copy(),
+            "prior_count": prior.r0,
+            "degrees": prior.nu0,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; an empty one is that of a GMM that has learnt nothing.
+
+        Raises
+        ------
+        ModuleError
+            If it is that of another number of classes.
+        """
+        self._labels, self._factors, self._prior = None, None, None
+        if not state:
+            return
+        factors = Factors(*(np.array(state[name]) for name in Factors._fields))
+        if factors.counts.size != self.parameters.classes:
+            raise ModuleError(f"the state has {factors.counts.size} classes, this GMM {self.parameters.classes}")
+        self._labels, self._factors = np.array(state["labels"], dtype=np.int64), factors
+        self._prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+
+    # --- pieces ---------------------------------------------------------------------------------------------------
+
+    def _at(self, context: Context) -> GMMParameters:
+        parameters = self.at(context)
+        if parameters.classes != self.parameters.classes:
+            raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
+        return parameters
+
+    def _start(self, rows: int, classes: int, context: Context) -> Integers:
+        """Return the labels carried over, or at the first update labels drawn uniformly."""
+        if self._labels is None:
+            return context.generator.integers(0, classes, rows)
+        if len(self._labels) != rows:
+            raise ModuleError(
+                f"module {context.module!r} has labels of {len(self._labels)} rows, {rows} rows came: start a new run"
+            )
+        return self._labels
+
+    def _make_prior(self, seen: Floats, parameters: GMMParameters) -> Prior:
+        if len(seen) == 0:
+            raise ModuleError("every row of the latent vectors is missing: there is nothing to learn from")
+        D = seen.shape[1]
+        scale = np.full(D, 0.1)
+        if parameters.prior_scale == "data":
+            variance = seen.var(axis=0)
+            floor = SMALLEST_VARIANCE * max(float(variance.max()), SMALLEST_VARIANCE)
+            scale = np.maximum(variance, floor) * parameters.classes ** (-2.0 / D)
+        else:
+            scale[:] = parameters.prior_scale
+        degrees = D + 2.0 if parameters.degrees is None else parameters.degrees
+        try:
+            return Prior(seen.mean(axis=0), parameters.prior_count, degrees, scale)
+        except ValueError as error:
+            raise ModuleError(f"the prior of {D} latent dimensions is not possible: {error}") from error
+
+    def _outbox(
+        self,
+        inbox: Inbox,
+        context: Context,
+        likelihood: Floats,
+        missing: npt.NDArray[np.bool_],
+        metrics: dict[str, float],
+    ) -> Outbox:
+        """Compose `likelihood` (N, K), zeros where rows are missing, with the priors that came, and address it."""
+        assert self._factors is not None
+        parameters, of_rows = self._at(context), rows_of(inbox.require("latent_vectors"))
+        rows, classes = likelihood.shape
+        log_prior = _log_prior(inbox, rows, classes)
+        scores = likelihood if log_prior is None else likelihood + log_prior
+        if log_prior is None or parameters.rule == "tutorial":
+            scores = scores + _log_weights(self._factors, parameters.alpha)
+        log_posterior, log_norm = _normalised(scores)
+        posterior = np.exp(log_posterior)
+        best = log_posterior.argmax(axis=1)
+        responsibilities = posterior
+        messages = []
+        for receiver in context.receivers.get("class_posteriors", ()):
+            if parameters.rule == "extrinsic":
+                # What came from the receiver is known to it; sent back, it would count twice.
+                others = _log_prior(inbox, rows, classes, without=receiver)
+                up, up_norm = _normalised(likelihood if others is None else likelihood + others)
+            else:
+                up, up_norm = log_posterior.copy(), log_norm.copy()
+                up[missing] = -np.log(classes)
+            up_norm[missing] = 0.0  # a row that is not there says nothing
+            messages.append(Outgoing("class_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
+        if parameters.rule == "tutorial":
+            responsibilities = np.eye(classes)[best]
+        means = self._factors.mean.copy()
+        messages.append(Outgoing("class_means", {"means": means, "responsibilities": responsibilities, **of_rows}))
+        outputs: dict[str, Array] = {"class": best, "Pdz": posterior, "mu": means}
+        return Outbox(messages=messages, metrics=metrics, outputs=outputs)
+
+
+def _rows(message: Message) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return the latent vectors as float64 and which rows are missing."""
+    X = np.asarray(message["mean"], dtype=np.float64)
+    return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
+
+
+def _log_prior(inbox: Inbox, rows: int, classes: int, without: str | None = None) -> Floats | None:
+    """Return the product of the priors that came, all but that of `without`; None where there is none."""
+    for message in inbox.all("transition_prior").values():
+        if message["log_prob"].shape != (rows, classes):
+            shape = message["log_prob"].shape
+            raise ModuleError(f"{message.header.route}: log_prob of shape {shape} came, expected {(rows, classes)}")
+    with np.errstate(invalid="ignore"):
+        product = inbox.log_product("transition_prior", without=without)
+    if product is not None and np.isnan(product).any():
+        row = int(np.flatnonzero(np.isnan(product).any(axis=1))[0])
+        raise ModuleError(f"the priors of {', '.join(inbox.all('transition_prior'))} exclude each other in row {row}")
+    return product
+
+
+def _log_weights(factors: Factors, alpha: float) -> Floats:
+    """Return log((N_k + alpha) / (N + K alpha)), (K,)."""
+    weights = factors.counts + alpha
+    log_weights: Floats = np.log(weights / weights.sum())
+    return log_weights
+
+
+def _normalised(scores: Floats) -> tuple[Floats, Floats]:
+    """Return rows of `scores` as log-distributions, and the log-normalisers (N,) that this took away."""
+    log_norm = np.logaddexp.reduce(scores, axis=1)
+    return scores - log_norm[:, None], log_norm

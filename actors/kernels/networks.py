@@ -1,0 +1,373 @@
+"""The networks of the VAE, its bound, and the loop that trains them: plain functions on torch tensors.
+
+Source: D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2014, section 3 and appendix B; the prior's mean is
+not zero but a given one for each row.
+
+Throughout, N is the number of rows, P the pixels of a row, L the latent dimensions. All tensors are float32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+
+Likelihood = Literal["bce", "mse"]
+
+CHUNK = 4096
+"""Rows that are looked at together without learning; a constant, because the bits of a product depend on it."""
+
+
+class Encoder(nn.Module):
+    """The default encoder: one hidden layer of rectified linear units.
+
+    Parameters
+    ----------
+    pixels, hidden, latent_dim : int
+        Widths of the three layers.
+    """
+
+    def __init__(self, pixels: int, hidden: int, latent_dim: int) -> None:
+        super().__init__()
+        self.hidden = _linear(pixels, hidden)
+        # One layer for both heads: one product instead of two.
+        self.heads = _linear(hidden, 2 * latent_dim)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, (N, L) each, of q(z | row) for `rows` (N, P)."""
+        mean, log_variance = self.heads(relu(self.hidden(rows))).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class Decoder(nn.Module):
+    """The default decoder: one hidden layer of rectified linear units.
+
+    Parameters
+    ----------
+    latent_dim, hidden, pixels : int
+        Widths of the three layers.
+    """
+
+    def __init__(self, latent_dim: int, hidden: int, pixels: int) -> None:
+        super().__init__()
+        self.hidden = _linear(latent_dim, hidden)
+        self.out = _linear(hidden, pixels)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return the logits (N, P) for `latents` (N, L)."""
+        logits: Tensor = self.out(relu(self.hidden(latents)))
+        return logits
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a layer whose weights `initialise` fills: it draws nothing from the process's generator."""
+    return cast("nn.Linear", nn.utils.skip_init(nn.Linear, inputs, outputs))  # type: ignore[no-untyped-call]
+
+
+def initialise(layers: nn.Module, generator: torch.Generator) -> None:
+    """Fill all linear layers as torch does by default, uniformly within 1/sqrt(inputs), but from `generator`."""
+    for layer in layers.modules():
+        if isinstance(layer, nn.Linear):
+            bound = 1.0 / math.sqrt(layer.in_features)
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it the process's generators are seeded, after it they are as before: for networks that draw from them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def build(
+    pixels: int, hidden: int, latent_dim: int, seed: int, encoder: str | None = None, decoder: str | None = None
+) -> nn.ModuleDict:
+    """Return new networks ``encoder`` and ``decoder`` on the CPU; equal seeds give equal weights in every process.
+
+    Parameters
+    ----------
+    pixels, hidden, latent_dim : int
+        Widths; `hidden` is for the default networks.
+    seed : int
+        Of the weights.
+    encoder, decoder : str, optional
+        ``package.module:callable``, called with (pixels, latent_dim) and (latent_dim, pixels); return torch modules
+        that answer like `Encoder` and `Decoder`.
+
+    Raises
+    ------
+    ValueError
+        If a dotted name leads to no torch module.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, nn.Module] = {}
+    with seeded(seed):
+        for name, dotted, default, inputs, outputs in (
+            ("encoder", encoder, Encoder, pixels, latent_dim),
+            ("decoder", decoder, Decoder, latent_dim, pixels),
+        ):
+            if dotted is not None:
+                parts[name] = _plugged_in(dotted, inputs, outputs)
+            else:
+                parts[name] = default(inputs, hidden, outputs)
+                initialise(parts[name], generator)
+    return nn.ModuleDict(parts)
+
+
+def _plugged_in(dotted: str, inputs: int, outputs: int) -> nn.Module:
+    package, _, name = dotted.partition(":")
+    try:
+        made = getattr(importlib.import_module(package), name)(inputs, outputs)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"network {dotted!r} cannot be made: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"network {dotted!r} gives {type(made).__name__}, expected a torch.nn.Module")
+    return made
+
+
+# --- the bound ----------------------------------------------------------------------------------------------------
+
+
+class _BernoulliLoss(torch.autograd.Function):
+    """Negative log-probability of values in [0, 1] under logits, summed.
+
+    torch's own gives the same, but its gradient takes several passes over (N, P), and this is where the time goes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, values)
+        return softplus(logits).sum() - torch.dot(logits.reshape(-1), values.reshape(-1))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, values = ctx.saved_tensors
+        return torch.sigmoid(logits).sub_(values).mul_(gradient), None
+
+
+def reconstruction_loss(logits: Tensor, values: Tensor, likelihood: Likelihood) -> Tensor:
+    """Return -log p(values | logits), summed over rows and pixels.
+
+    Parameters
+    ----------
+    logits, values : Tensor, shape (N, P)
+        Decoder's answer and what it should be.
+    likelihood : {"bce", "mse"}
+        Bernoulli, or Gaussian of unit variance around the decoder's answer without the constant P/2 log(2 pi).
+    """
+    if likelihood == "bce":
+        loss: Tensor = _BernoulliLoss.apply(logits, values)  # type: ignore[no-untyped-call]
+        return loss
+    return 0.5 * (logits - values).square().sum()
+
+
+def divergence(mean: Tensor, log_variance: Tensor, prior_mean: Tensor) -> Tensor:
+    """Return KL(N(mean, exp(log_variance)) ‖ N(prior_mean, I)), summed over rows and dimensions (all (N, L))."""
+    return 0.5 * ((mean - prior_mean).square() + log_variance.exp() - log_variance - 1.0).sum()
+
+
+def reconstruct(networks: nn.ModuleDict, latents: Tensor, likelihood: Likelihood) -> Tensor:
+    """Return the expected values (N, P) for `latents` (N, L); learns nothing."""
+    networks.eval()
+    with torch.no_grad():
+        parts = [networks["decoder"](part) for part in torch.split(latents, CHUNK)]
+        logits = torch.cat(parts)
+        return torch.sigmoid(logits) if likelihood == "bce" else logits
+
+
+def encode(networks: nn.ModuleDict, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and log-variance, (N, L) each, of q(z | row) for `rows` (N, P); learns nothing."""
+    networks.eval()
+    with torch.no_grad():
+        means, log_variances = zip(*(networks["encoder"](part) for part in torch.split(rows, CHUNK)), strict=True)
+        return torch.cat(means), torch.cat(log_variances)
+
+
+class Bound(NamedTuple):
+    """The parts of the bound, means over rows: ``reconstruction`` - ``kl`` is the bound; ``entropy`` is q's."""
+
+    reconstruction: float
+    kl: float
+    entropy: float
+
+
+def bound(
+    networks: nn.ModuleDict,
+    rows: Tensor,
+    prior_mean: Tensor,
+    encoded: tuple[Tensor, Tensor],
+    likelihood: Likelihood,
+    generator: torch.Generator,
+) -> Bound:
+    """Return the evidence lower bound, the expectation over q taken by one sample a row.
+
+    Parameters
+    ----------
+    networks : ModuleDict
+    rows, prior_mean : Tensor, shapes (N, P), (N, L)
+    encoded : tuple of Tensor
+        What `encode` gave for the rows.
+    likelihood : {"bce", "mse"}
+    generator : torch.Generator
+    """
+    mean, log_variance = encoded
+    networks.eval()
+    with torch.no_grad():
+        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), _normal(mean.shape, generator))
+        parts = zip(torch.split(latents, CHUNK), torch.split(rows, CHUNK), strict=True)
+        loss = sum(float(reconstruction_loss(networks["decoder"](z), row, likelihood)) for z, row in parts)
+        kl = float(divergence(mean, log_variance, prior_mean))
+        entropy = 0.5 * float((log_variance + math.log(2 * math.pi * math.e)).sum())
+    count = len(rows)
+    return Bound(-loss / count, kl / count, entropy / count)
+
+
+def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train: passes over the rows, rows a step, the weight of the divergence, the step size."""
+
+    epochs: int
+    batch_size: int
+    kl_weight: float
+    learning_rate: float
+    likelihood: Likelihood
+
+
+def make_optimiser(networks: nn.ModuleDict) -> torch.optim.Adam:
+    """Return a fresh Adam over all weights; `train` sets its step size."""
+    # Fused: one kernel for all weights; the loop over tensors costs a tenth of a step.
+    return torch.optim.Adam(networks.parameters(), fused=True)
+
+
+def train(
+    networks: nn.ModuleDict,
+    optimiser: torch.optim.Adam,
+    rows: Tensor,
+    prior_mean: Tensor,
+    training: Training,
+    generator: torch.Generator,
+    on_epoch: Callable[[int, float], None],
+) -> list[float]:
+    """Maximise E_q[log p(row | z)] - kl_weight · KL(q(z | row) ‖ N(prior_mean, I)), in place.
+
+    Parameters
+    ----------
+    networks : ModuleDict
+        Changed in place, like `optimiser`.
+    optimiser : torch.optim.Adam
+    rows, prior_mean : Tensor, shapes (N, P), (N, L)
+        On the networks' device.
+    training : Training
+    generator : torch.Generator
+        Of the order of rows and the noise; on the same device.
+    on_epoch : callable
+        Called with the epochs done and the last one's loss.
+
+    Returns
+    -------
+    list of float
+        The loss of each epoch, mean over rows.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite; says in which epoch and which part of it.
+    """
+    networks.train()
+    for group in optimiser.param_groups:
+        group["lr"] = training.learning_rate
+    losses: list[float] = []
+    for epoch in range(training.epochs):
+        order = torch.randperm(len(rows), generator=generator, device=generator.device)
+        batches = zip(
+            torch.split(rows.index_select(0, order), training.batch_size),
+            torch.split(prior_mean.index_select(0, order), training.batch_size),
+            torch.split(_normal(prior_mean.shape, generator), training.batch_size),
+            strict=True,
+        )
+        sums = sum(_step(networks, optimiser, *batch, training) for batch in batches)
+        # The only synchronisation with the device in an epoch.
+        reconstruction, kl = (cast("Tensor", sums) / len(rows)).tolist()
+        for name, value in (("reconstruction", reconstruction), ("KL divergence", kl)):
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the {name} is {value} in epoch {epoch + 1}")
+        losses.append(reconstruction + training.kl_weight * kl)
+        on_epoch(epoch + 1, losses[-1])
+    return losses
+
+
+def _step(
+    networks: nn.ModuleDict,
+    optimiser: torch.optim.Adam,
+    rows: Tensor,
+    prior_mean: Tensor,
+    noise: Tensor,
+    training: Training,
+) -> Tensor:
+    """Take one step on a batch; return its reconstruction loss and divergence, both summed, as one tensor (2,)."""
+    mean, log_variance = networks["encoder"](rows)
+    latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
+    reconstruction = reconstruction_loss(networks["decoder"](latents), rows, training.likelihood)
+    kl = divergence(mean, log_variance, prior_mean)
+    optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward((reconstruction + training.kl_weight * kl) / len(rows))
+    optimiser.step()
+    return torch.stack((reconstruction.detach(), kl.detach()))
+
+
+# --- state --------------------------------------------------------------------------------------------------------
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save(networks: nn.ModuleDict, optimiser: torch.optim.Adam) -> dict[str, npt.NDArray[Any]]:
+    """Return copies of all weights (``weights.NAME``) and of Adam's moments and step count (``adam.….NAME``)."""
+    arrays = {f"weights.{name}": _snapshot(value) for name, value in networks.state_dict().items()}
+    for name, weight in networks.named_parameters():
+        moments = optimiser.state.get(weight, {})
+        arrays.update({f"adam.{key}.{name}": _snapshot(value) for key, value in moments.items()})
+    return arrays
+
+
+def restore(networks: nn.ModuleDict, optimiser: torch.optim.Adam, arrays: Mapping[str, Any]) -> None:
+    """Put the arrays that `save` gave into `networks` and its fresh `optimiser`; copies them.
+
+    Raises
+    ------
+    ValueError
+        If they don't fit.
+    """
+    weights = {key.removeprefix("weights."): value for key, value in arrays.items() if key.startswith("weights.")}
+    try:
+        networks.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(f"the weights fit other networks: {error}") from error
+    for name, weight in networks.named_parameters():
+        if f"adam.step.{name}" not in arrays:
+            continue
+        # Adam keeps its step count as a float32 tensor beside the weight.
+        keys = ("step", *_MOMENTS)
+        moments = {key: torch.from_numpy(np.array(arrays[f"adam.{key}.{name}"])).to(weight.device) for key in keys}
+        optimiser.state[weight] = moments
+
+
+def _snapshot(value: Tensor) -> npt.NDArray[Any]:
+    return np.array(value.detach().cpu().numpy())

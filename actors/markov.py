@@ -1,0 +1,295 @@
+"""The Markov model (MM): learns in which order the classes come, and tells each row what its neighbours say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from actors.kernels.hmm import (
+    Smoothed,
+    compile_kernels,
+    expected_counts,
+    forward_backward,
+    one_step_message,
+    sampled_counts,
+    transition_probabilities,
+    viterbi,
+)
+from actors.kinds import Array
+from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
+
+Floats = npt.NDArray[np.float64]
+
+FLOOR = 1e-10
+"""Probability that a message leaves to every class: a transition not seen yet must not forbid what a row shows."""
+
+
+@dataclass(frozen=True)
+class MarkovParameters:
+    """See :class:`MarkovModel`."""
+
+    rule: Literal["smoothed", "tutorial"] = "smoothed"
+    num_samp: Annotated[int, Field(ge=1)] = 100
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    inner_iterations: Annotated[int, Field(ge=0)] = 5
+    initial: Literal["uniform", "learnt"] = "uniform"
+
+    @property
+    def pseudo_count(self) -> float:
+        """α of the rule, where none was given."""
+        return self.alpha if self.alpha is not None else {"tutorial": 1.0, "smoothed": 0.1}[self.rule]
+
+
+class _Evidence(NamedTuple):
+    """What came from below: the product of all senders (N, K) as log-distributions, each sender's own, Σ log_norm."""
+
+    log_prob: Floats
+    by_sender: dict[str, Floats]
+    log_norm: float
+    lengths: Array | None
+    mask: Array | None
+
+    @property
+    def rows(self) -> dict[str, Array]:
+        """Lengths and mask, to be sent on."""
+        found = {"lengths": self.lengths, "mask": self.mask}
+        return {name: array for name, array in found.items() if array is not None}
+
+
+class MarkovModel(Module[MarkovParameters]):
+    """A first-order Markov chain over classes.
+
+    Parameters
+    ----------
+    parameters : MarkovParameters
+        rule : {"smoothed", "tutorial"}
+            ``smoothed``: transitions are expected counts of forward-backward, and the message is the cavity, all that
+            the other rows say about a row's class. ``tutorial``: transitions are counted in samples, and the message is
+            one step of prediction times the message of the update before.
+        num_samp : int
+            Samples per pair of neighbours (``tutorial``).
+        alpha : float, optional
+            Added to the count of each transition; 1 for ``tutorial``, 0.1 for ``smoothed`` by default.
+        inner_iterations : int
+            Passes of forward-backward and re-estimation an update (``smoothed``). With 0 the transitions stay.
+        initial : {"uniform", "learnt"}
+            Distribution of the first class of a sequence (``smoothed``).
+    """
+
+    Parameters: ClassVar[type[Any]] = MarkovParameters
+    ports = (
+        Port("class_posteriors", "in", "forward", "class_posteriors"),
+        Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
+    )
+
+    def __init__(self, parameters: MarkovParameters) -> None:
+        super().__init__(parameters)
+        self._transitions: Floats | None = None  # expected counts, (K, K)
+        self._trans_prob: Floats | None = None  # (K, K)
+        self._initial: Floats | None = None  # (K,)
+        self._log_message: Floats | None = None  # (N, K), of the tutorial's rule
+
+    def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
+        """Compile the kernels, or load them from their cache."""
+        compile_kernels()
+
+    def update(self, inbox: Inbox, context: Context) -> Outbox:
+        """Learn the transitions; send each row what they say about its class.
+
+        Raises
+        ------
+        ModuleError
+            If the messages don't fit what was learnt before.
+        """
+        parameters, evidence = self.at(context), self._evidence(inbox, context)
+        tempered = _tempered(evidence.log_prob, context.temperature)
+        try:
+            if parameters.rule == "tutorial":
+                log_message = self._count(tempered, evidence, parameters, context)
+            else:
+                log_message = self._smooth(tempered, evidence, parameters, context)
+            fit = self._infer(evidence.log_prob, evidence)
+            path, _ = viterbi(evidence.log_prob, self._learnt[0], self._learnt[1], evidence.lengths, evidence.mask)
+        except ValueError as error:
+            raise ModuleError(f"module {context.module!r}: {error}") from error
+        return Outbox(
+            messages=_addressed(log_message, evidence, context, extrinsic=parameters.rule == "smoothed"),
+            # Always of the untempered rows, so that updates at different temperatures compare.
+            metrics={"evidence": evidence.log_norm + fit.log_likelihood},
+            outputs={
+                "trans_prob": self._learnt[0].copy(),
+                "msg": np.exp(log_message),
+                "Pdz": fit.posterior,
+                "viterbi": path,
+            },
+        )
+
+    def recognize(self, inbox: Inbox, context: Context) -> Outbox:
+        """Say what the learnt transitions make of new rows; of rows out of order, only how frequent each class is.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet or the messages don't fit.
+        """
+        if self._trans_prob is None:
+            raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
+        evidence = self._evidence(inbox, context)
+        if not context.ordered:
+            log_message = np.tile(self._log_marginal(), (len(evidence.log_prob), 1))
+            messages = _addressed(log_message, evidence, context, extrinsic=True)
+            return Outbox(
+                messages=messages, outputs={"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
+            )
+        tempered = _tempered(evidence.log_prob, context.temperature)
+        try:
+            found = self._infer(tempered, evidence)
+            path, _ = viterbi(tempered, *self._learnt, evidence.lengths, evidence.mask)
+        except ValueError as error:
+            raise ModuleError(f"module {context.module!r}: {error}") from error
+        log_message = _floored(found.log_cavity)
+        return Outbox(
+            messages=_addressed(log_message, evidence, context, extrinsic=True),
+            outputs={
+                "trans_prob": self._trans_prob.copy(),
+                "msg": np.exp(log_message),
+                "filtered": found.filtered,
+                "smoothed": found.posterior,
+                "viterbi": path,
+            },
+        )
+
+    def state(self) -> State:
+        """Return copies of the expected transitions, the probabilities and (tutorial) the last message."""
+        held = {
+            "transitions": self._transitions,
+            "trans_prob": self._trans_prob,
+            "initial": self._initial,
+            "log_message": self._log_message,
+        }
+        return {name: array.copy() for name, array in held.items() if array is not None}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; an empty one is that of a model that has learnt nothing."""
+        held = {name: np.array(array, dtype=np.float64) for name, array in state.items()}
+        self._transitions, self._trans_prob = held.get("transitions"), held.get("trans_prob")
+        self._initial, self._log_message = held.get("initial"), held.get("log_message")
+
+    # --- learning -------------------------------------------------------------------------------------------------
+
+    def _smooth(self, tempered: Floats, evidence: _Evidence, parameters: MarkovParameters, context: Context) -> Floats:
+        """Re-estimate the transitions by forward-backward; return the cavity message."""
+        K, alpha = tempered.shape[1], parameters.pseudo_count
+        if self._trans_prob is None:
+            self._transitions = expected_counts(np.exp(tempered), evidence.lengths)
+            self._trans_prob = transition_probabilities(self._transitions, alpha)
+        if self._initial is None or parameters.initial == "uniform":
+            self._initial = np.full(K, 1.0 / K)
+        for done in range(parameters.inner_iterations):
+            found = self._infer(tempered, evidence)
+            self._trans_prob = transition_probabilities(found.transitions, alpha)
+            if parameters.initial == "learnt":
+                self._initial = transition_probabilities(found.initial, alpha)
+            context.report(done + 1, parameters.inner_iterations, log_likelihood=found.log_likelihood)
+        found = self._infer(tempered, evidence)
+        self._transitions = found.transitions
+        return _floored(found.log_cavity)
+
+    def _count(self, tempered: Floats, evidence: _Evidence, parameters: MarkovParameters, context: Context) -> Floats:
+        """Count sampled transitions; return the tutorial's message, which remembers the one before."""
+        P, previous = np.exp(tempered), self._log_message
+        if previous is not None and previous.shape != P.shape:
+            raise ModuleError(
+                f"module {context.module!r} has a message of shape {previous.shape}, {P.shape} came: start a new run"
+            )
+        counts = sampled_counts(P, parameters.num_samp, context.generator, evidence.lengths)
+        self._transitions = counts / parameters.num_samp
+        self._trans_prob = transition_probabilities(counts, parameters.pseudo_count)
+        self._initial = np.full(P.shape[1], 1.0 / P.shape[1])
+        message = one_step_message(P, self._trans_prob, previous, evidence.lengths)
+        # A posterior that underflowed would forbid its class for good, since each message multiplies the next one.
+        self._log_message = np.maximum(message, np.log(np.finfo(np.float64).tiny))
+        return self._log_message
+
+    # --- pieces ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _learnt(self) -> tuple[Floats, Floats]:
+        """Transition probabilities and initial distribution."""
+        assert self._trans_prob is not None
+        assert self._initial is not None
+        return self._trans_prob, self._initial
+
+    def _infer(self, log_prob: Floats, evidence: _Evidence) -> Smoothed:
+        return forward_backward(log_prob, *self._learnt, evidence.lengths, evidence.mask)
+
+    def _log_marginal(self) -> Floats:
+        """Return how frequent the classes are, (K,): the normalised columns of the expected transitions."""
+        assert self._transitions is not None
+        columns = self._transitions.sum(axis=0) + FLOOR
+        marginal: Floats = np.log(columns / columns.sum())
+        return marginal
+
+    def _evidence(self, inbox: Inbox, context: Context) -> _Evidence:
+        """Return the product of what came from below."""
+        first = inbox.require("class_posteriors")
+        messages = inbox.all("class_posteriors")
+        by_sender: dict[str, Floats] = {}
+        for sender, message in messages.items():
+            log_prob = np.asarray(message["log_prob"], dtype=np.float64)
+            # The density of a row that a sender missed is 1 whatever the class, not 1/K.
+            by_sender[sender] = log_prob if message.mask is None else np.where(message.mask[:, None], 0.0, log_prob)
+        shape = first["log_prob"].shape
+        for sender, log_prob in by_sender.items():
+            if log_prob.shape != shape:
+                raise ModuleError(f"{messages[sender].header.route}: {log_prob.shape} came, others sent {shape}")
+        if self._trans_prob is not None and len(self._trans_prob) != shape[1]:
+            raise ModuleError(
+                f"{first.header.route}: {shape[1]} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
+            )
+        log_norm = sum(float(m["log_norm"].sum()) for m in messages.values())
+        product = np.sum(list(by_sender.values()), axis=0)
+        if not np.isfinite(product.max(axis=1)).all():
+            row = int(np.flatnonzero(~np.isfinite(product.max(axis=1)))[0])
+            raise ModuleError(f"the posteriors of {', '.join(messages)} exclude each other in row {row}")
+        norms = np.logaddexp.reduce(product, axis=1)
+        masks = [m.mask for m in messages.values() if m.mask is not None]
+        # A row is missing if nobody saw it; whoever alone missed it has sent flat evidence.
+        mask = np.logical_and.reduce(masks) if len(masks) == len(messages) else None
+        present = norms if mask is None else norms[~mask]
+        lengths = next((m.lengths for m in messages.values() if m.lengths is not None), None)
+        return _Evidence(product - norms[:, None], by_sender, log_norm + float(present.sum()), lengths, mask)
+
+
+def _tempered(log_prob: Floats, temperature: float) -> Floats:
+    """Return log_prob to the power `temperature`, as log-distributions again."""
+    if temperature == 1.0:
+        return log_prob
+    powered = temperature * log_prob
+    raised: Floats = powered - np.logaddexp.reduce(powered, axis=1, keepdims=True)
+    return raised
+
+
+def _floored(log_message: Floats) -> Floats:
+    """Return the message with :data:`FLOOR` added to every probability, as log-distributions again."""
+    raised = np.logaddexp(log_message, np.log(FLOOR))
+    floored: Floats = raised - np.logaddexp.reduce(raised, axis=1, keepdims=True)
+    return floored
+
+
+def _addressed(log_message: Floats, evidence: _Evidence, context: Context, *, extrinsic: bool) -> list[Outgoing]:
+    """Return the message to each receiver: `log_message`, if `extrinsic` times what other senders saw of the row."""
+    messages = []
+    for receiver in context.receivers.get("transition_prior", ()):
+        others = [log_prob for sender, log_prob in evidence.by_sender.items() if sender != receiver]
+        log_prob = log_message
+        if extrinsic and others:
+            product = np.sum([log_message, *others], axis=0)
+            log_prob = product - np.logaddexp.reduce(product, axis=1, keepdims=True)
+        messages.append(Outgoing("transition_prior", {"log_prob": log_prob, **evidence.rows}, receiver))
+    return messages
