@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.messages import Array
+from actors.kinds import Array
 from runner import report
 from runner.metrics import confusion, match
 from runner.rundir import RunDirectory

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
-from actors.messages import Array
+from actors.kinds import Array
 from actors.registry import canonical_parameters
 from runner.datasets import Dataset
 from runner.progress import make_progress

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.coordinator import Coordinator
-from actors.messages import Array
+from actors.kinds import Array
 from actors.transport import InProcess
 from runner.config import load_config
 from runner.datasets import Dataset

@@ -21,7 +21,7 @@ import numpy as np
 
 from actors.checkpoint import Checkpoints, Manifest
 from actors.graph import Graph
-from actors.messages import Array
+from actors.kinds import Array
 from runner.metrics import Scores, score
 
 TEXT_COLUMNS = 200

@@ -112,7 +112,7 @@ def test_neighbours_that_exchange_no_message_learn_at_the_same_time():
 
 
 def test_a_module_that_raises_is_named_with_its_own_traceback():
-    with pytest.raises(ModuleFailedError, match="(?s)module 'encoder' raised.*as the test asked") as failure:
+    with pytest.raises(ModuleFailedError, match=r"(?s)module 'encoder' raised.*as the test asked") as failure:
         run_on_actors(model(fail_in_round=1), "raising")
     assert "toys.py" in str(failure.value)
 
