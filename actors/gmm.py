@@ -41,7 +41,8 @@ class GMM(Module[GMMParameters]):
     """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling.
 
     With ``rule: extrinsic`` a prior that came replaces the mixture's weights; upwards goes the likelihood of each row
-    as if it were left out, times every prior but the receiver's own. With ``rule: tutorial`` weights and prior
+    as if it were left out, times every prior but the receiver's own. Without a module that sends latent vectors it takes
+    the observations themselves for them. With ``rule: tutorial`` weights and prior
     multiply, and the posterior goes upwards as it is.
 
     Parameters
@@ -69,7 +70,8 @@ class GMM(Module[GMMParameters]):
 
     Parameters: ClassVar[type[Any]] = GMMParameters
     ports = (
-        Port("latent_vectors", "in", "forward", "latent_vectors"),
+        Port("latent_vectors", "in", "forward", "latent_vectors", optional=True),
+        Port("observations", "in", "forward", "observations", optional=True),
         Port("transition_prior", "in", "backward", "transition_prior", optional=True),
         Port("class_posteriors", "out", "forward", "class_posteriors", per_receiver=True),
         Port("class_means", "out", "backward", "class_means"),
@@ -93,8 +95,8 @@ class GMM(Module[GMMParameters]):
         ModuleError
             If the messages don't fit the parameters or the labels carried over.
         """
-        parameters, message = self._at(context), inbox.require("latent_vectors")
-        X, missing = _rows(message)
+        parameters = self._at(context)
+        X, missing = _rows(_received(inbox))
         log_prior = _log_prior(inbox, len(X), parameters.classes)
         prior = self._make_prior(X[~missing], parameters)
         sweeps = parameters.iterations + (parameters.burn_in if self._labels is None else 0)
@@ -138,7 +140,7 @@ class GMM(Module[GMMParameters]):
         """
         if self._factors is None or self._prior is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
-        X, missing = _rows(inbox.require("latent_vectors"))
+        X, missing = _rows(_received(inbox))
         try:
             likelihood = log_predictive(X, self._factors, self._prior)
         except ValueError as error:
@@ -222,7 +224,7 @@ class GMM(Module[GMMParameters]):
     ) -> Outbox:
         """Compose `likelihood` (N, K), zeros where rows are missing, with the priors that came, and address it."""
         assert self._factors is not None
-        parameters, of_rows = self._at(context), rows_of(inbox.require("latent_vectors"))
+        parameters, of_rows = self._at(context), rows_of(_received(inbox))
         rows, classes = likelihood.shape
         log_prior = _log_prior(inbox, rows, classes)
         scores = likelihood if log_prior is None else likelihood + log_prior
@@ -251,9 +253,15 @@ class GMM(Module[GMMParameters]):
         return Outbox(messages=messages, metrics=metrics, outputs=outputs)
 
 
+def _received(inbox: Inbox) -> Message:
+    """Return the message whose rows are to be classified: latent vectors, or observations taken as such."""
+    return inbox.first("latent_vectors") or inbox.require("observations")
+
+
 def _rows(message: Message) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return the latent vectors as float64 and which rows are missing."""
-    X = np.asarray(message["mean"], dtype=np.float64)
+    """Return the rows (N, D) as float64 and which of them are missing."""
+    given = message["mean" if message.header.kind == "latent_vectors" else "values"]
+    X = np.asarray(given, dtype=np.float64).reshape(len(given), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
 
 

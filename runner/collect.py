@@ -106,10 +106,9 @@ def _draw_means(directory: RunDirectory, collected: Collected) -> list[Path]:
     """Draw the class means as the module below decoded them at the end of the run."""
     drawn = []
     for module in directory.graph.modules:
-        decoded = directory.module_directory(module) / "mu_hat_learn.npy"
-        if not decoded.exists():
+        images = directory.read_output(module, "mu_hat", "learn")
+        if images is None:
             continue
-        images = np.load(decoded)
         matched: dict[int, int] = {}
         if collected.classes is not None and collected.categories is not None:
             matched = match(collected.classes, collected.categories)

@@ -93,7 +93,7 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """What to learn from; the arguments of :func:`runner.datasets.load`."""
 
-    source: Literal["mnist", "digits", "files"]
+    source: Literal["mnist", "digits", "cycle", "files"]
     count: Annotated[int, Field(ge=1)] | None = None
     offset: Annotated[int, Field(ge=0)] = 0
     order: Literal["cyclic", "given", "shuffled"] = "given"

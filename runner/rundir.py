@@ -214,6 +214,14 @@ class RunDirectory:
             accuracy = score(outputs["class"], labels).accuracy
             (directory / f"acc_{phase}.txt").write_text(f"{accuracy:.6f}\n", encoding="utf-8")
 
+    def read_output(self, module: str, name: str, phase: str) -> Array | None:
+        """Return an output that :meth:`write_outputs` wrote, or None where there is none."""
+        stem = self.module_directory(module) / f"{name}_{phase}"
+        if stem.with_suffix(".npy").exists():
+            array: Array = np.load(stem.with_suffix(".npy"))
+            return array
+        return np.loadtxt(stem.with_suffix(".txt"), ndmin=2) if stem.with_suffix(".txt").exists() else None
+
     def write_models(self) -> None:
         """Copy each module's last state beside its outputs, as ``model.safetensors``."""
         manifest = self.checkpoints.latest()

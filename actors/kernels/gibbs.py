@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from actors.kernels.jit import as_input
 from actors.kernels.niw import Factors, Floats, Integers, Prior, as_labels, as_rows, build_factors, log_predictive
 from actors.kernels.sweep import Tables, make_tables, sweep
 
@@ -114,7 +115,7 @@ def _check_bias(log_bias: ArrayLike | None, rows: int, classes: int, missing: ND
     """Return the bias as a float64 array, refusing what would end in NaN."""
     if log_bias is None:
         return np.zeros((rows, classes))
-    bias = np.ascontiguousarray(log_bias, dtype=np.float64)
+    bias = as_input(log_bias)
     if bias.shape != (rows, classes):
         raise ValueError(f"log_bias must have the shape ({rows}, {classes}), its is {bias.shape}")
     # The largest of a row is NaN if one is, and infinite if the row has +inf or nothing but -inf.

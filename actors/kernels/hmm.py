@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.kernels.chain import Floats, Integers, Messages, best_path, log_passes, scaled_passes
+from actors.kernels.jit import as_input
 
 PAIRS_AT_ONCE = 1_000_000
 """Numbers held at once by `sampled_counts`."""
@@ -89,7 +90,7 @@ def boundaries(rows: int, lengths: ArrayLike | None) -> Integers:
 
 def _pairs(P: ArrayLike, lengths: ArrayLike | None) -> tuple[Floats, Integers]:
     """Return the distributions as float64 and the rows that have a successor in their sequence."""
-    rows = np.ascontiguousarray(P, dtype=np.float64)
+    rows = as_input(P)
     if rows.ndim != 2:
         raise ValueError(f"distributions must have the shape (N, K), theirs is {rows.shape}")
     _check_distributions(rows, "row {} of P")
@@ -225,7 +226,7 @@ def one_step_message(
     message = _log(rows)
     message[before + 1] = _log(rows[before] @ _check_transitions(T, rows.shape[1]))
     if previous_log_message is not None:
-        previous = np.asarray(previous_log_message, dtype=np.float64)
+        previous = as_input(previous_log_message)
         if previous.shape != rows.shape:
             raise ValueError(f"the previous message must have the shape {rows.shape}, its is {previous.shape}")
         message[before + 1] += previous[before + 1]
@@ -353,11 +354,11 @@ def _check_evidence(
     log_evidence: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[Floats, Integers]:
     """Return the evidence as float64 with missing rows flattened, and the boundaries."""
-    evidence = np.ascontiguousarray(log_evidence, dtype=np.float64)
+    evidence = as_input(log_evidence)
     if evidence.ndim != 2:
         raise ValueError(f"log evidence must have the shape (N, K), its is {evidence.shape}")
     if mask is not None:
-        missing = np.asarray(mask, dtype=np.bool_)
+        missing = as_input(mask, np.bool_)
         if missing.shape != evidence.shape[:1]:
             raise ValueError(f"the mask must have the shape {evidence.shape[:1]}, its is {missing.shape}")
         evidence = np.where(missing[:, None], 0.0, evidence)
@@ -369,7 +370,7 @@ def _check_evidence(
 
 def _check_transitions(T: ArrayLike, classes: int) -> Floats:
     """Return T as float64, rows normalised exactly."""
-    matrix = np.ascontiguousarray(T, dtype=np.float64)
+    matrix = as_input(T)
     if matrix.shape != (classes, classes):
         raise ValueError(f"T must have the shape ({classes}, {classes}), its is {matrix.shape}")
     _check_distributions(matrix, "row {} of T")
@@ -378,7 +379,7 @@ def _check_transitions(T: ArrayLike, classes: int) -> Floats:
 
 def _check_initial(initial: ArrayLike, classes: int) -> Floats:
     """Return the initial distribution as float64, normalised exactly."""
-    first = np.ascontiguousarray(initial, dtype=np.float64)
+    first = as_input(initial)
     if first.shape != (classes,):
         raise ValueError(f"initial must have the shape ({classes},), its is {first.shape}")
     _check_distributions(first[None, :], "initial")

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
+import numpy.typing as npt
 from numba.core.caching import CacheImpl, FunctionCache, _CacheLocator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -149,6 +151,14 @@ def _install_locator() -> None:
         names = [locator.__name__ for locator in CacheImpl._locator_classes]
     if _LOCATOR not in names:
         _CONFIG.CACHE_LOCATOR_CLASSES = ",".join([_LOCATOR, *names])
+
+
+def as_input(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
+    """Return `array` as kernels take it: of one dtype, C-contiguous and writeable; a copy only where it is not.
+
+    Messages arrive read-only, and to numba a read-only array is of another type: every kernel would compile again.
+    """
+    return np.require(array, dtype, ["C", "W"])
 
 
 def kernel(function: Function) -> Function:

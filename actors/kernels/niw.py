@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, multigammaln
 
-from actors.kernels.jit import kernel
+from actors.kernels.jit import as_input, kernel
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -105,7 +105,7 @@ def as_rows(X: ArrayLike, dimension: int) -> Floats:
     ValueError
         If the shape is another.
     """
-    rows = np.ascontiguousarray(X, dtype=np.float64)
+    rows = as_input(X)
     if rows.ndim != 2 or rows.shape[1] != dimension:
         raise ValueError(f"rows must have the shape (N, {dimension}), theirs is {rows.shape}")
     return rows

@@ -1,5 +1,6 @@
 """Compiled kernels are kept on disk, and found again wherever the package lies."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
 import actors.kernels
@@ -95,6 +97,7 @@ def test_several_processes_may_compile_at_once(tmp_path):
 
 
 def test_functions_of_others_are_kept_where_numba_keeps_them():
+    importlib.import_module("actors.kernels.cholesky")  # a kernel installs the locator
     names = numba.config.CACHE_LOCATOR_CLASSES.split(",")
     assert names[0] == "actors.kernels.jit.DigestLocator"
     assert "InTreeCacheLocator" in names
@@ -116,3 +119,33 @@ def test_the_folder_follows_the_environment(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert jit.cache_directory() == Path(expected) / jit.source_digest()
+
+
+def test_a_read_only_message_compiles_nothing_anew() -> None:
+    from actors.kernels import gibbs, hmm, niw, sweep
+
+    gibbs.compile_kernels()
+    hmm.compile_kernels()
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    labels, log_prob = np.zeros(60, np.int64), np.full((60, 3), -np.log(3.0))
+    mask, lengths = np.zeros(60, np.bool_), np.array([20, 40])
+    for array in (X, labels, log_prob, mask, lengths):
+        array.flags.writeable = False
+    prior = niw.Prior(X.mean(0), 1.0, 4.0, np.ones(2))
+    labels, factors = gibbs.gibbs(
+        X, labels, 3, prior, 0.1, 2, np.random.default_rng(0), log_bias=log_prob, use_counts=False, mask=mask
+    )
+    niw.log_predictive(X, factors, prior)
+    niw.log_predictive_loo(X, labels, factors, prior)
+    T = np.full((3, 3), 1 / 3)
+    hmm.forward_backward(log_prob, T, np.full(3, 1 / 3), lengths, mask)
+    hmm.viterbi(log_prob, T, np.full(3, 1 / 3), lengths, mask)
+    hmm.one_step_message(np.exp(log_prob), T, log_prob, lengths)
+    compiled = [
+        kernel
+        for module in (gibbs, hmm, niw, sweep)
+        for kernel in vars(module).values()
+        if hasattr(kernel, "signatures")
+    ]
+    assert compiled
+    assert [kernel.__name__ for kernel in compiled if len(kernel.signatures) > 1] == []
