@@ -89,7 +89,7 @@ def load(
     _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
     labels, spans, name = None, None, source
     if observations is None:
-        rows, labels = {"mnist": _mnist, "digits": _digits, "cycle": lambda: _cycle(seed)}[source]()
+        rows, labels = _cycle(seed) if source == "cycle" else _mnist() if source == "mnist" else _digits()
     else:
         rows, name = load_array(observations, root=root), Path(observations).name
         labels = None if categories is None else load_categories(categories, len(rows), root=root)

@@ -80,5 +80,5 @@ def test_a_run_is_found_by_path_or_by_name_and_else_those_there_are_are_named(di
     (directory.path / "config.yaml").write_text("name: toy\n")
     assert find_run(str(directory.path), tmp_path / "elsewhere") == directory.path
     assert find_run("toy", tmp_path) == directory.path
-    with pytest.raises(RunDirectoryError, match="other: no such run; the runs in .* are toy"):
+    with pytest.raises(RunDirectoryError, match=r"other: no such run; the runs in .* are toy"):
         find_run("other", tmp_path)

@@ -1,0 +1,142 @@
+"""What is checked across the sections of a model file: names, connections, and parameters against module types.
+
+These checks see the file before its sections are made, so anything may stand anywhere; what a section itself refuses
+they pass over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields as dataclass_fields
+from itertools import pairwise
+from typing import Any
+
+from pydantic import ValidationError
+
+from actors.module import ModuleError
+from actors.registry import BUILT_IN, find, make_parameters
+from runner.faults import Fault, aliases_of, did_you_mean, explain, fields_of, shown, unknown
+
+DATA = "data"
+"""The module that every model has and no model file lists: the observation."""
+
+_RESERVED = {DATA: "the observation's name", "coordinator": "the coordinator's name"}
+
+
+def check_parameters(
+    type_name: str, given: Mapping[str, Any], *, base: Mapping[str, Any] | None = None, known: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Check parameters against a module type.
+
+    Parameters
+    ----------
+    type_name : str
+    given : mapping
+        Under their own names or aliases.
+    base : mapping, optional
+        The module's own parameters, which `given` changes for a step.
+    known : sequence of str
+        Further keys to suggest.
+
+    Returns
+    -------
+    dict
+        Valid values under the parameters' own names: of all of them, or (with `base`) of those in `given`.
+    list of Fault
+        What is wrong with `given`.
+    """
+    try:
+        cls = find(type_name)
+    except ModuleError as error:
+        return {}, [(("type",), f"{error}{did_you_mean(type_name, BUILT_IN)}")]
+    fields = fields_of(cls.Parameters)
+    aliases = aliases_of(fields)
+    written: dict[str, str] = {}
+    faults: list[Fault] = []
+    for key in map(str, given):
+        name = aliases.get(key, key)
+        if name in written:
+            faults.append(((key,), f"is the same parameter as {written[name]!r}; give one of them"))
+        elif name not in fields:
+            faults.append(((key,), unknown(f"parameter of module type {type_name}", key, [*fields, *aliases, *known])))
+        else:
+            written[name] = key
+    chosen = {name: given[key] for name, key in written.items()}
+    try:
+        made = make_parameters(cls, {**(base or {}), **chosen})
+    except ValidationError as error:
+        found = explain(error, fields, chosen)
+        mine = [(loc, text) for loc, text in found if base is None or not loc or loc[0] in chosen]
+        return {}, faults + [((written.get(str(loc[0]), loc[0]), *loc[1:]) if loc else (), text) for loc, text in mine]
+    wanted = [field.name for field in dataclass_fields(made) if base is None or field.name in chosen]
+    return {name: getattr(made, name) for name in wanted}, faults
+
+
+def check_step(index: int, step: Any, modules: Mapping[Any, Any], keys: Collection[str]) -> tuple[Any, list[Fault]]:
+    """Return the step with its parameters checked against its module's, and what is wrong.
+
+    Parameters
+    ----------
+    index : int
+        The step's place in the schedule.
+    step, modules
+        As they stand in the model file.
+    keys : collection of str
+        A module's keys that are no parameters.
+    """
+    name = step.get("module") if isinstance(step, dict) else step
+    if not isinstance(name, str):
+        return step, []  # the step's own section says so
+    where = ("schedule", "steps", index)
+    if name != DATA and name not in modules:
+        return step, [(where, unknown("module", name, [str(module) for module in modules]))]
+    changes = step.get("set") if isinstance(step, dict) else None
+    module = as_map(modules.get(name))
+    if not changes or not isinstance(changes, dict) or not isinstance(module.get("type"), str):
+        return step, []
+    own = {key: value for key, value in module.items() if key not in keys}
+    base, wrong = check_parameters(module["type"], own)
+    values, faults = check_parameters(module["type"], changes, base={} if wrong else base)
+    if wrong and any(loc == ("type",) for loc, _ in wrong):
+        return step, []  # the module's own section says so
+    return {**step, "set": values}, [((*where, "set", *loc), text) for loc, text in faults]
+
+
+def check_names(given: Mapping[str, Any]) -> list[Fault]:
+    """Say what is wrong with the names of the run and of its modules."""
+    faults: list[Fault] = []
+    name = given.get("name")
+    if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+        expected = "expected a plain directory name of letters, digits, '.', '_' and '-'"
+        faults.append((("name",), f"{expected}, got {shown(name)}"))
+    for module in as_map(given.get("modules")):
+        if module in _RESERVED:
+            faults.append((("modules", module), f"is {_RESERVED[module]}; choose another for this module"))
+        elif not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,99}", str(module)):
+            faults.append((("modules", module), "expected a name of letters, digits, '_' and '-', first a letter"))
+    return faults
+
+
+def cut_chains(connections: list[Any], names: Sequence[str]) -> tuple[list[str], list[Fault]]:
+    """Cut chains of connections into single ones."""
+    pairs: list[str] = []
+    faults: list[Fault] = []
+    for index, text in enumerate(connections):
+        chain = [part.strip() for part in text.split("->")] if isinstance(text, str) else []
+        if len(chain) < 2 or not all(chain):
+            faults.append((("connections", index), f"expected 'a -> b', the names of two modules, got {shown(text)}"))
+            continue
+        strangers = [name for name in dict.fromkeys(chain) if name not in names]
+        faults += [(("connections", index), unknown("module", name, names)) for name in strangers]
+        for lower, upper in pairwise(chain):
+            pair = f"{lower} -> {upper}"
+            if pair in pairs:
+                faults.append((("connections", index), f"{pair} stands here twice; leave one out"))
+            pairs.append(pair)
+    return pairs, faults
+
+
+def as_map(value: Any) -> dict[Any, Any]:
+    """Return a map as it is, and an empty one for anything else."""
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,48 @@
+"""What the runner's tests share: two small files of data, a cache of the digits, and modules without numerics."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors import registry
+from runner.datasets import DataError, load
+from tests.runner.model_files import FAKES
+
+ROWS = np.arange(12, dtype=np.float64).reshape(6, 2)
+LABELS = np.array([1, 1, 0, 0, 2, 2])
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of a model file without the numerics behind them."""
+    for name, cls in FAKES.items():
+        monkeypatch.setitem(registry.BUILT_IN, name, f"{cls.__module__}:{cls.__name__}")
+
+
+@pytest.fixture(scope="session")
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cached(cache_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digits are parsed once a session, and the cache of whoever runs the tests stays as it is."""
+    monkeypatch.setenv("SERKET_CACHE_DIR", str(cache_directory))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    np.savetxt(tmp_path / "data.txt", ROWS)
+    np.savetxt(tmp_path / "category.txt", LABELS)  # as floats, like the tutorial's
+    return tmp_path
+
+
+def refused(path: Path, *, match: str | None, **arguments: Any) -> None:
+    """Load a file that must be refused, in one sentence on one line."""
+    with pytest.raises(DataError, match=match) as caught:
+        load("files", observations=path, **arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert path.name in message
