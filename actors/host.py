@@ -84,10 +84,12 @@ class Host:
     def prepare(self, device: str) -> str:
         """Prepare the module on `device`; returns the device that it really uses."""
         self._note(doing="preparing")
-        with limited_threads(self.spec.threads):
-            self.module.prepare(device, self.spec.threads)
+        try:
+            with limited_threads(self.spec.threads):
+                self.module.prepare(device, self.spec.threads)
+        finally:
+            self._note(doing="waiting")
         self.device = str(getattr(self.module, "device", "cpu"))
-        self._note(doing="waiting")
         return self.device
 
     def ask(self, mode: Mode, call: Call, arrays: Sequence[Arrays]) -> Reply:
@@ -109,6 +111,7 @@ class Host:
         finally:
             self._note(doing="waiting")
         seconds = time.perf_counter() - started
+        self._check_ports(outbox)
         messages = [self._seal(slot, outbox, call) for slot in self.slots]
         return Reply(
             answer=Answer(
@@ -147,7 +150,9 @@ class Host:
             receivers=call.receivers,
             overrides=call.overrides,
             ordered=call.ordered,
-            reporter=lambda done, total, metrics: self._note(doing=doing, done=done, total=total, **metrics),
+            reporter=lambda done, total, metrics: self._note(
+                **{**metrics, "doing": doing, "done": done, "total": total}
+            ),
         )
 
     def _open(self, head: bytes, body: Arrays) -> Message:
@@ -157,6 +162,32 @@ class Host:
             raise MessageError(f"{message.header.route}: {self.spec.name} has no such port for this kind")
         validate(message)
         return message
+
+    def _check_ports(self, outbox: Outbox) -> None:
+        """Refuse what would otherwise be lost without a word.
+
+        A misspelt port or receiver, a receiver of a shared message, a second message where there is room for one.
+        """
+        ports = {port.name: port for port in self.module.ports if port.direction == "out"}
+        ways: set[tuple[str, str]] = set()
+        for outgoing in outbox.messages:
+            port = ports.get(outgoing.port)
+            if port is None:
+                raise MessageError(
+                    f"{self.spec.name}.{outgoing.port}: no such output port, only {', '.join(ports) or 'none'}"
+                )
+            if outgoing.receiver and not port.per_receiver:
+                raise MessageError(
+                    f"{self.spec.name}.{port.name}: a message of its own came for {outgoing.receiver}, "
+                    f"but the port is not per_receiver"
+                )
+            receivers = [slot.receiver for slot in self.slots if slot.port == port.name]
+            where = f"{self.spec.name}.{port.name}{outgoing.receiver and f' to {outgoing.receiver}'}"
+            if outgoing.receiver and outgoing.receiver not in receivers:
+                raise MessageError(f"{where}: no such receiver, only {', '.join(receivers) or 'none'}")
+            if (port.name, outgoing.receiver) in ways:
+                raise MessageError(f"{where}: two messages came, one can be sent")
+            ways.add((port.name, outgoing.receiver))
 
     def _seal(self, slot: Slot, outbox: Outbox, call: Call) -> Message | None:
         outgoing = _for_slot(slot, outbox)
@@ -195,14 +226,14 @@ class limited_threads:  # noqa: N801 (reads as the statement that it is)
         self.threads = threads
 
     def __enter__(self) -> None:
+        self._torch = sys.modules.get("torch")
+        if self._torch is not None:
+            self._torch_threads = self._torch.get_num_threads()  # before the pools: it looks at OpenMP's
         self._pools = ThreadpoolController().limit(limits=self.threads)
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            self._torch_threads = torch.get_num_threads()
-            torch.set_num_threads(self.threads)
+        if self._torch is not None:
+            self._torch.set_num_threads(self.threads)
 
     def __exit__(self, *_: object) -> None:
+        if self._torch is not None:
+            self._torch.set_num_threads(self._torch_threads)
         self._pools.restore_original_limits()
-        torch = sys.modules.get("torch")
-        if torch is not None and hasattr(self, "_torch_threads"):
-            torch.set_num_threads(self._torch_threads)

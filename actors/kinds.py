@@ -103,10 +103,12 @@ def lengths_fault(lengths: Array, rows: int) -> str | None:
     """Say why `lengths` cannot be those of sequences that have `rows` rows together, or None."""
     if (lengths <= 0).any():
         return "has a sequence without rows"
-    total = sum(int(length) for length in lengths)  # Python integers: hostile lengths cannot wrap around
+    # Halves are summed apart and joined as Python integers: hostile lengths cannot wrap around.
+    total = (int((lengths >> 32).sum()) << 32) + int((lengths & 0xFFFFFFFF).sum())
     return None if total == rows else f"adds up to {total}, but there are {rows} rows"
 
 
 def _first_bad_row(bad: Array, what: str) -> str | None:
-    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)) if bad.size else np.empty(0, np.intp)
-    return f"{what} in row {int(rows[0])} ({len(rows)} such rows)" if len(rows) else None
+    rows = bad.reshape(len(bad), -1).any(axis=1) if bad.size else bad
+    many = int(np.count_nonzero(rows))
+    return f"{what} in row {int(rows.argmax())} ({many} such rows)" if many else None

@@ -1,8 +1,8 @@
 """Messages: what modules say to each other, and the one format in which they say it.
 
-A message is a :class:`Header` and its arrays. :data:`actors.kinds.KINDS` lists what can be said; :func:`validate` holds a
-message against its kind; :func:`encode` and :func:`decode` turn it into one msgpack document and back. Between Ray
-actors the arrays travel through the object store and only the header is packed (:func:`pack_header`).
+A message is a :class:`Header` and its arrays. :data:`actors.kinds.KINDS` lists what can be said; :func:`validate`
+holds a message against its kind; :func:`encode` and :func:`decode` turn it into one msgpack document and back.
+Between Ray actors the arrays travel through the object store and only the header is packed (:func:`pack_header`).
 
 Nothing here unpickles, and :func:`decode` trusts nothing that it reads.
 """
@@ -134,7 +134,7 @@ def make_message(header: Header, arrays: Mapping[str, npt.ArrayLike]) -> Message
     for name, array in arrays.items():
         try:
             wire[name] = as_wire(array)
-        except (TypeError, ValueError) as error:  # a ragged list, say
+        except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor with a gradient
             raise MessageError(f"{header.route}: {name} is no array ({str(error)[:200]})") from error
     message = Message(replace(header, arrays=describe(wire)), wire)
     validate(message)
@@ -153,7 +153,7 @@ def validate_header(header: Header) -> None:
     """
     for name in _FIELDS:
         if said := _field_fault(name, getattr(header, name)):
-            raise MessageError(f"header: {said}")
+            raise MessageError(f"{'header' if _FIELDS[name] is str else header.route}: {said}")
     where = header.route
     if header.schema != SCHEMA:
         raise MessageError(f"{where}: schema {header.schema} came, schema {SCHEMA} is spoken here")
@@ -345,7 +345,7 @@ def _read_blob(view: memoryview, at: int, header: Header, described: ArrayHeader
 
 def _read_header(view: memoryview, at: int) -> tuple[Header, int]:
     """Return the checked header that starts at `at`, and where it ends."""
-    limits = {"max_bin_len": 0, "max_ext_len": 0, "max_str_len": MAX_TEXT_BYTES, "max_array_len": 64, "max_map_len": 32}
+    limits = {"max_bin_len": 0, "max_ext_len": 0, "max_str_len": MAX_TEXT_BYTES, "max_array_len": 16, "max_map_len": 32}
     unpacker = msgpack.Unpacker(object_pairs_hook=_map, max_buffer_size=MAX_HEADER_BYTES, **limits)
     unpacker.feed(view[at : at + MAX_HEADER_BYTES])
     try:
@@ -369,29 +369,31 @@ def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 def _header_of(fields: Any) -> Header:
     if not isinstance(fields, dict):
         raise MessageError("header: expected a map")
+    said = {name: fields[name] for name in ("kind", "sender", "port", "receiver") if type(fields.get(name)) is str}
+    where = Header(**{"kind": "", "sender": "", "port": "", **said}).route
+    schema = fields.get("schema")
+    if type(schema) is int and schema != SCHEMA:  # before the fields, which may be others there
+        raise MessageError(f"{where}: schema {schema} came, schema {SCHEMA} is spoken here")
     expected = {*_FIELDS, "arrays"}
     if set(fields) != expected:
         odd = sorted(str(name)[:40] for name in set(fields) ^ expected)
-        raise MessageError(f"header: fields missing or unknown: {', '.join(odd[:10])}")
-    for name in _FIELDS:
-        if said := _field_fault(name, fields[name]):
-            raise MessageError(f"header: {said}")
+        raise MessageError(f"{where}: header fields missing or unknown: {', '.join(odd[:10])}")
     if not isinstance(fields["arrays"], list):
-        raise MessageError("header: arrays is not a list")
-    arrays = tuple(_array_header_of(item) for item in fields["arrays"])
+        raise MessageError(f"{where}: arrays is not a list")
+    arrays = tuple(_array_header_of(where, item) for item in fields["arrays"])
     return Header(**{name: fields[name] for name in _FIELDS}, arrays=arrays)
 
 
-def _array_header_of(item: Any) -> ArrayHeader:
+def _array_header_of(where: str, item: Any) -> ArrayHeader:
     if not (isinstance(item, list) and len(item) == 3):
-        raise MessageError("header: an array is described by name, dtype and shape")
+        raise MessageError(f"{where}: an array is described by name, dtype and shape")
     name, dtype, shape = item
     if not (isinstance(name, str) and isinstance(dtype, str)):
-        raise MessageError("header: an array's name and dtype are text")
+        raise MessageError(f"{where}: an array's name and dtype are text")
     if dtype not in ("<f4", "<f8", "<i8", "|b1"):
-        raise MessageError(f"header: {name[:40]} has dtype {dtype[:40]!r}, which no message has")
+        raise MessageError(f"{where}: {name[:40]} has dtype {dtype[:40]!r}, which no message has")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
-        raise MessageError(f"header: the shape of {name[:40]} is no list of at most {MAX_DIMENSIONS} lengths")
+        raise MessageError(f"{where}: the shape of {name[:40]} is no list of at most {MAX_DIMENSIONS} lengths")
     if any(type(length) is not int or length < 0 for length in shape):
-        raise MessageError(f"header: the shape of {name[:40]} is {reprlib.repr(shape)}, expected integers above 0")
+        raise MessageError(f"{where}: the shape of {name[:40]} is {reprlib.repr(shape)}, expected integers above 0")
     return ArrayHeader(name, dtype, tuple(shape))

@@ -118,14 +118,25 @@ class Inbox:
         -------
         ndarray (N, K) float64, or None where no message came
             Rows are log-distributions.
+
+        Raises
+        ------
+        ModuleError
+            If the messages are not of one shape, or exclude each other: a row of their product is zero throughout.
         """
-        factors = [message["log_prob"] for sender, message in self.all(port).items() if sender != without]
+        factors = {sender: message["log_prob"] for sender, message in self.all(port).items() if sender != without}
         if not factors:
             return None
-        product = np.zeros(factors[0].shape)
-        for factor in factors:
-            product += factor
-        return product - np.logaddexp.reduce(product, axis=1, keepdims=True)
+        if len({factor.shape for factor in factors.values()}) > 1:
+            came = " and ".join(f"{factor.shape} from {sender}" for sender, factor in factors.items())
+            raise ModuleError(f"the messages on port {port!r} cannot be multiplied: {came}")
+        product = np.sum([factor.astype(np.float64) for factor in factors.values()], axis=0)
+        norm = np.logaddexp.reduce(product, axis=1, keepdims=True)
+        excluded = np.flatnonzero(norm == -np.inf)
+        if len(excluded):
+            raise ModuleError(f"the messages of {', '.join(factors)} exclude each other in row {excluded[0]}")
+        result: npt.NDArray[np.float64] = product - norm
+        return result
 
 
 @dataclass(frozen=True)

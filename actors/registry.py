@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -39,10 +39,15 @@ def find(type_name: str) -> type[Module[Any]]:
         raise ModuleError(f"unknown module type {type_name!r}: one of {', '.join(BUILT_IN)}, or package.module:Class")
     try:
         found = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError) as error:
-        raise ModuleError(f"module type {type_name!r} cannot be loaded: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the import of somebody's file raises, from its syntax on
+        what = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise ModuleError(f"module type {type_name!r} cannot be loaded: {what}") from error
     if not (isinstance(found, type) and issubclass(found, Module)):
         raise ModuleError(f"module type {type_name!r} is no subclass of actors.module.Module")
+    if found.__abstractmethods__:
+        raise ModuleError(f"module type {type_name!r} does not define {', '.join(sorted(found.__abstractmethods__))}")
+    if not is_dataclass(getattr(found, "Parameters", None)):
+        raise ModuleError(f"module type {type_name!r} has no dataclass called Parameters")
     return found
 
 
@@ -86,7 +91,7 @@ def _checked(type_name: str, cls: type[Module[Any]], given: Mapping[str, Any]) -
         return make_parameters(cls, given)
     except ValidationError as error:
         fault = error.errors()[0]
-        path = ".".join(str(part) for part in fault["loc"])
+        path = "".join(f"{part}." for part in fault["loc"])[:-1] or "parameters"
         raise ModuleError(f"module type {type_name!r}: {path}: {fault['msg']}") from error
 
 
