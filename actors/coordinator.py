@@ -7,15 +7,16 @@ array as a reference that it never looks into.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from actors.checkpoint import Checkpoints, FileRecord, Manifest, ModuleRecord, SaveRequest
-from actors.graph import Graph, Step
+from actors.graph import Graph
 from actors.host import Call
 from actors.messages import Header, pack_header, unpack_header
 from actors.module import Mode
+from actors.schedule import Block, Item, Schedule, Step
 from actors.transport import Ref, Task, Transport
 
 Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
@@ -39,7 +40,22 @@ class _Ledger:
     letters: dict[str, Letter] = field(default_factory=dict)
     record: ModuleRecord = field(default_factory=lambda: ModuleRecord(0, {}))
     unsaved: bool = False
+    saving: Task = None
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Position:
+    """Where in the schedule a step stands: how many steps come before, and what the blocks around it say."""
+
+    first: int = 0
+    inside: bool = False
+    exchange: int = 0
+    temperature: float = 1.0
+
+    def fields(self) -> dict[str, Any]:
+        """Return what events say of it: nothing outside of blocks."""
+        return {"exchange": self.exchange, "temperature": self.temperature} if self.inside else {}
 
 
 class Coordinator:
@@ -56,7 +72,7 @@ class Coordinator:
     checkpoints : Checkpoints, optional
         Where rounds are committed; without it they are not.
     emit : callable, optional
-        Receives the events ``placed``, ``prepared``, ``round``, ``update``, ``updated`` and ``commit``.
+        Receives the events ``placed``, ``prepared``, ``round``, ``update``, ``updated``, ``block`` and ``commit``.
     """
 
     def __init__(
@@ -94,7 +110,7 @@ class Coordinator:
         for name, state in states.items():
             self._transport.load(name, state)
         for index, name in enumerate(self.graph.sources):
-            self._learn([(index, Step(name))])
+            self._learn([(index, Step(name))], _Position())
         self.commit("round-000")
 
     def run_rounds(self) -> None:
@@ -102,14 +118,13 @@ class Coordinator:
         while self.round < self.graph.schedule.rounds:
             self.round += 1
             self._emit("round", {"round": self.round})
-            for batch in self.graph.batches(self.graph.schedule.steps):
-                self._learn(batch)
-            self.commit(f"round-{self.round:03d}")
+            self._follow(self.graph.schedule.steps, _Position())
+            self.commit(self._commit_name)
 
     def update(self, module: str, round: int, step: int) -> None:
         """Let one module learn outside of any schedule, as step `step` of round `round`, and commit."""
         self.round = round
-        self._learn([(step, Step(module))])
+        self._learn([(step, Step(module))], _Position())
         self.commit(f"round-{round:03d}-step-{step:02d}")
 
     def recognize(self, learnt: Mapping[str, Ref], data: Mapping[str, Ref], *, ordered: bool) -> dict[str, Ref]:
@@ -136,7 +151,7 @@ class Coordinator:
         upwards = list(self.graph.modules)
         downwards = [name for name in reversed(upwards[:-1]) if name not in self.graph.sources]
         for name in [*upwards, *downwards]:
-            self._take(name, self._submit(0, Step(name), "recognize", ordered=ordered), "recognize")
+            self._take(name, self._submit(0, Step(name), _Position(), "recognize", ordered=ordered), "recognize")
         return {name: ledger.outputs for name, ledger in self._ledgers.items()}
 
     def generate(self, module: str) -> Ref:
@@ -147,7 +162,7 @@ class Coordinator:
         reference
             To the outputs of the module's ``generate``.
         """
-        task = self._submit(0, Step(module), "generate")
+        task = self._submit(0, Step(module), _Position(), "generate")
         return self._transport.collect(module, task).outputs
 
     def status(self) -> dict[str, Any]:
@@ -160,20 +175,68 @@ class Coordinator:
             "module_seconds": {name: ledger.seconds for name, ledger in self._ledgers.items()},
         }
 
-    def _learn(self, batch: list[tuple[int, Step]]) -> None:
+    @property
+    def _commit_name(self) -> str:
+        return f"round-{self.round:03d}"
+
+    def _is_last(self, index: int, module: str, position: _Position) -> bool:
+        """Say whether a step of the schedule is the round's last update of `module`."""
+        later = self.graph.schedule.leaves()[index + 1 :]
+        return not position.inside and all(step.module != module for step in later)
+
+    def _follow(self, steps: Sequence[Item], position: _Position) -> None:
+        """Take the steps in written order."""
+        for batch in self.graph.batches(steps, position.first):
+            index, item = batch[0]
+            if isinstance(item, Block):
+                self._repeat(item, replace(position, first=index))
+            else:
+                self._learn([(index, step) for index, step in batch if isinstance(step, Step)], position)
+                for number, step in batch:
+                    if isinstance(step, Step) and self._is_last(number, step.module, position):
+                        self._save(step.module, self._commit_name)  # while the others go on learning
+
+    def _repeat(self, block: Block, position: _Position) -> None:
+        """Take the block's steps again and again, until its exchanges are done or change nothing any more."""
+        evidence, before, exchange = float("nan"), float("nan"), 0
+        for exchange in range(block.repeat):
+            inside = replace(
+                position,
+                inside=True,
+                exchange=position.exchange * block.repeat + exchange,
+                temperature=position.temperature * block.temperature(exchange),
+            )
+            self._follow(block.steps, inside)
+            before, evidence = evidence, self._evidence(block)
+            settled = block.tolerance is not None and abs(evidence - before) < block.tolerance
+            if settled and block.temperature(exchange) == block.anneal[1]:
+                break
+        fields = {"round": self.round, "step": position.first, "exchanges": exchange + 1, "evidence": evidence}
+        self._emit("block", fields)
+
+    def _evidence(self, block: Block) -> float:
+        """Return the evidence of the block's last module that reports one, NaN where none does."""
+        for step in reversed(Schedule(1, block.steps).leaves()):
+            found = self._ledgers[step.module].record.metrics.get("evidence")
+            if found is not None:
+                return found
+        return float("nan")
+
+    def _learn(self, batch: list[tuple[int, Step]], position: _Position) -> None:
         """Let modules that exchange no message learn at the same time."""
         for _, step in batch:
             self._await_ready(step.module)
         self.active = tuple(step.module for _, step in batch)
         tasks = []
         for index, step in batch:
-            self._emit("update", {"round": self.round, "step": index, "module": step.module})
-            tasks.append(self._submit(index, step))
+            where = {"round": self.round, "step": index, "module": step.module, **position.fields()}
+            self._emit("update", where)
+            tasks.append(self._submit(index, step, position))
         for (index, step), task in zip(batch, tasks, strict=True):
             self._take(step.module, task)
             ledger = self._ledgers[step.module]
-            fields = {"round": self.round, "step": index, "module": step.module, **ledger.record.metrics}
-            self._emit("updated", {**fields, "total_seconds": ledger.seconds})
+            where = {"round": self.round, "step": index, "module": step.module, **position.fields()}
+            self._emit("updated", {**where, **ledger.record.metrics, "total_seconds": ledger.seconds})
         self.active = ()
 
     def _await_ready(self, module: str) -> None:
@@ -185,7 +248,9 @@ class Coordinator:
             fields = {"module": module, "device": device, "seconds": time.perf_counter() - started}
             self._emit("prepared", fields)
 
-    def _submit(self, index: int, step: Step, mode: Mode = "update", *, ordered: bool = True) -> Task:
+    def _submit(
+        self, index: int, step: Step, position: _Position, mode: Mode = "update", *, ordered: bool = True
+    ) -> Task:
         self._sequence += 1
         letters = self._inbox(step.module)
         call = Call(
@@ -196,6 +261,8 @@ class Coordinator:
             sequence=self._sequence,
             receivers=self.graph.receivers(step.module),
             overrides=step.overrides,
+            exchange=position.exchange,
+            temperature=position.temperature,
             ordered=ordered,
             headers=tuple(pack_header(letter.header) for letter in letters),
         )
@@ -220,7 +287,7 @@ class Coordinator:
         ledger.outputs = result.outputs
         if mode == "update":
             ledger.state = result.state
-            ledger.unsaved = True
+            ledger.unsaved, ledger.saving = True, None
             ledger.seconds += result.answer.seconds
             ledger.record = replace(ledger.record, round=self.round, metrics=dict(result.answer.metrics))
 
@@ -229,12 +296,15 @@ class Coordinator:
         if self._checkpoints is None:
             return
         started = time.perf_counter()
-        tasks = {module: self._save(module, name) for module, ledger in self._ledgers.items() if ledger.unsaved}
-        for module, task in tasks.items():
-            files: Mapping[str, FileRecord] = self._transport.saved(task)
+        unsaved = [module for module, ledger in self._ledgers.items() if ledger.unsaved]
+        for module in unsaved:
+            if self._ledgers[module].saving is None:
+                self._save(module, name)
+        for module in unsaved:
             ledger = self._ledgers[module]
+            files: Mapping[str, FileRecord] = self._transport.saved(ledger.saving)
             ledger.record = replace(ledger.record, files=dict(files))
-            ledger.unsaved = False
+            ledger.unsaved, ledger.saving = False, None
         manifest = Manifest(
             name=name,
             run=self.run,
@@ -248,8 +318,10 @@ class Coordinator:
         seconds = time.perf_counter() - started
         self._emit("commit", {"round": self.round, "name": name, "seconds": seconds})
 
-    def _save(self, module: str, name: str) -> Task:
-        assert self._checkpoints is not None
+    def _save(self, module: str, name: str) -> None:
+        """Begin to write what `module` gave last into the commit `name`."""
+        if self._checkpoints is None:
+            return
         ledger = self._ledgers[module]
         request = SaveRequest(
             root=str(self._checkpoints.root),
@@ -259,4 +331,4 @@ class Coordinator:
             headers=tuple(pack_header(letter.header) for letter in ledger.letters.values()),
         )
         objects = [ledger.state, ledger.outputs, *(letter.arrays for letter in ledger.letters.values())]
-        return self._transport.save(module, request, objects)
+        ledger.saving = self._transport.save(module, request, objects)

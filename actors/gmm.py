@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.kernels.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.gibbs import compile_kernels, gibbs
 from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_loo
+from actors.kernels.sequence import labels_from_sequence
 from actors.kinds import Array
 from actors.messages import Message
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
@@ -21,6 +23,9 @@ Integers = npt.NDArray[np.int64]
 
 SMALLEST_VARIANCE = 1e-6
 """Of the largest: a latent dimension that collapsed must not make the prior's scale singular."""
+
+FIRST_LAPSE = 0.01
+"""The share of rows that the likelihood is taken to be wrong about before anything else is known."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,25 @@ class GMMParameters:
     prior_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["data"] = 0.1
     rule: Literal["extrinsic", "tutorial"] = "extrinsic"
     burn_in: Annotated[int, Field(ge=0)] = 0
+    start: Literal["random", "sequence"] = "random"
+    calibrate: bool = False
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """How far the likelihood is trusted, and the mean posterior (K,) under that trust of the rows learnt from."""
+
+    temperature: float
+    lapse: float
+    mean: Floats
 
 
 class GMM(Module[GMMParameters]):
     """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling.
 
     With ``rule: extrinsic`` a prior that came replaces the mixture's weights; upwards goes the likelihood of each row
-    as if it were left out, times every prior but the receiver's own. Without a module that sends latent vectors it takes
-    the observations themselves for them. With ``rule: tutorial`` weights and prior
+    as if it were left out, times every prior but the receiver's own. Without a module that sends latent vectors it
+    takes the observations themselves for them. With ``rule: tutorial`` weights and prior
     multiply, and the posterior goes upwards as it is.
 
     Parameters
@@ -66,6 +82,13 @@ class GMM(Module[GMMParameters]):
             What is sampled and sent; see above.
         burn_in : int
             Further sweeps in the very first update.
+        start : {"random", "sequence"}
+            Labels of the very first update: drawn uniformly, or by what each row shares with its neighbours in the
+            sequence (:mod:`actors.kernels.sequence`).
+        calibrate : bool
+            Whether the likelihood is tempered, and allowed to lapse, as far as the priors from above say that it is
+            over-confident (:mod:`actors.kernels.calibration`); it then goes upwards relative to the rows' density, and
+            the evidence of the model above counts what the order explains.
     """
 
     Parameters: ClassVar[type[Any]] = GMMParameters
@@ -82,6 +105,7 @@ class GMM(Module[GMMParameters]):
         self._labels: Integers | None = None
         self._factors: Factors | None = None
         self._prior: Prior | None = None
+        self._calibration: _Calibration | None = None
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
@@ -96,13 +120,15 @@ class GMM(Module[GMMParameters]):
             If the messages don't fit the parameters or the labels carried over.
         """
         parameters = self._at(context)
-        X, missing = _rows(_received(inbox))
+        message = _received(inbox)
+        X, missing = _rows(message)
         log_prior = _log_prior(inbox, len(X), parameters.classes)
         prior = self._make_prior(X[~missing], parameters)
         sweeps = parameters.iterations + (parameters.burn_in if self._labels is None else 0)
-        labels = self._start(len(X), parameters.classes, context)
+        labels = self._start(X, message.lengths, context)
         # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
-        temperature = 1.0 if log_prior is None else context.temperature
+        trust = 1.0 if self._calibration is None else self._calibration.temperature
+        temperature = 1.0 if log_prior is None else context.temperature * trust
         try:
             labels, factors = gibbs(
                 X,
@@ -125,6 +151,10 @@ class GMM(Module[GMMParameters]):
         self._labels, self._factors, self._prior = labels, factors, prior
         left_out[missing] = 0.0
         likelihood[missing] = 0.0
+        if parameters.calibrate:
+            self._calibration = self._calibrate(left_out[~missing], factors, parameters, log_prior, missing)
+            likelihood = self._trusted(likelihood, factors, parameters)
+            likelihood[missing] = 0.0
         # The mixture's own weights sum to one here, so that evidence with and without a prior is a density both times.
         log_weights = _log_weights(factors, parameters.alpha)
         evidence = _normalised(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
@@ -145,6 +175,8 @@ class GMM(Module[GMMParameters]):
             likelihood = log_predictive(X, self._factors, self._prior)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
+        if self._calibration is not None:
+            likelihood = self._trusted(likelihood, self._factors, self.parameters)
         likelihood[missing] = 0.0
         return self._outbox(inbox, context, likelihood, missing, {})
 
@@ -152,8 +184,14 @@ class GMM(Module[GMMParameters]):
         """Return copies of the labels, the factors and the prior they were built with."""
         if self._labels is None or self._factors is None or self._prior is None:
             return {}
-        prior = self._prior
+        prior, trust = self._prior, self._calibration
+        calibration = (
+            {}
+            if trust is None
+            else {"temperature": trust.temperature, "lapse": trust.lapse, "mean_posterior": trust.mean.copy()}
+        )
         return {
+            **calibration,
             "labels": self._labels.copy(),
             **{name: value.copy() for name, value in self._factors._asdict().items()},
             "prior_mean": prior.mean.copy(),
@@ -170,7 +208,7 @@ class GMM(Module[GMMParameters]):
         ModuleError
             If it is that of another number of classes.
         """
-        self._labels, self._factors, self._prior = None, None, None
+        self._labels, self._factors, self._prior, self._calibration = None, None, None, None
         if not state:
             return
         factors = Factors(*(np.array(state[name]) for name in Factors._fields))
@@ -178,6 +216,9 @@ class GMM(Module[GMMParameters]):
             raise ModuleError(f"the state has {factors.counts.size} classes, this GMM {self.parameters.classes}")
         self._labels, self._factors = np.array(state["labels"], dtype=np.int64), factors
         self._prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+        if "temperature" in state:
+            mean = np.array(state["mean_posterior"])
+            self._calibration = _Calibration(float(state["temperature"]), float(state["lapse"]), mean)
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
@@ -187,8 +228,11 @@ class GMM(Module[GMMParameters]):
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
         return parameters
 
-    def _start(self, rows: int, classes: int, context: Context) -> Integers:
-        """Return the labels carried over, or at the first update labels drawn uniformly."""
+    def _start(self, X: Floats, lengths: Array | None, context: Context) -> Integers:
+        """Return the labels carried over, or those of the first update."""
+        rows, classes = len(X), self.parameters.classes
+        if self._labels is None and self.parameters.start == "sequence":
+            return labels_from_sequence(X, classes, context.generator, lengths=lengths)
         if self._labels is None:
             return context.generator.integers(0, classes, rows)
         if len(self._labels) != rows:
@@ -213,6 +257,27 @@ class GMM(Module[GMMParameters]):
             return Prior(seen.mean(axis=0), parameters.prior_count, degrees, scale)
         except ValueError as error:
             raise ModuleError(f"the prior of {D} latent dimensions is not possible: {error}") from error
+
+    def _calibrate(
+        self,
+        left_out: Floats,
+        factors: Factors,
+        parameters: GMMParameters,
+        log_prior: Floats | None,
+        missing: npt.NDArray[np.bool_],
+    ) -> _Calibration:
+        """Return how far the rows that are there (M, K) can be trusted; almost wholly until a prior judges it."""
+        weights = np.exp(_log_weights(factors, parameters.alpha))
+        trust, lapse = (1.0, FIRST_LAPSE) if log_prior is None else calibrate(left_out, weights, log_prior[~missing])
+        return _Calibration(trust, lapse, calibrated_posterior(left_out, weights, trust, lapse).mean(axis=0))
+
+    def _trusted(self, likelihood: Floats, factors: Factors, parameters: GMMParameters) -> Floats:
+        """Return the likelihood (N, K) as far as it is trusted, relative to the rows' density."""
+        trust = self._calibration
+        assert trust is not None
+        weights = np.exp(_log_weights(factors, parameters.alpha))
+        posterior = calibrated_posterior(likelihood, weights, trust.temperature, trust.lapse)
+        return scaled_likelihood(posterior, trust.mean)
 
     def _outbox(
         self,

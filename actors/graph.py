@@ -14,6 +14,7 @@ from typing import Any, Literal
 from actors.kinds import KINDS
 from actors.module import Module, Port
 from actors.registry import find
+from actors.schedule import Block, Item, Schedule, Step, numbered
 
 
 class GraphError(ValueError):
@@ -48,22 +49,6 @@ class Connection:
 
     def __str__(self) -> str:
         return f"{self.lower} -> {self.upper}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One update of one module, with parameters set for this step alone."""
-
-    module: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How many rounds, and the steps of a round in written order."""
-
-    rounds: int
-    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -120,12 +105,13 @@ class Graph:
     def __init__(
         self, modules: Iterable[ModuleSpec], connections: Iterable[Connection], schedule: Schedule | None = None
     ) -> None:
-        given = {spec.name: spec for spec in modules}
+        given: dict[str, ModuleSpec] = {}
+        for spec in modules:
+            if spec.name in given:
+                raise GraphError(f"two modules are called {spec.name!r}")
+            given[spec.name] = spec
         self.connections = tuple(connections)
-        for connection in self.connections:
-            for name in (connection.lower, connection.upper):
-                if name not in given:
-                    raise GraphError(f"connection {connection}: there is no module {name!r}, only {', '.join(given)}")
+        self._check_names(given)
         self.modules = {name: given[name] for name in self._order(given)}
         classes = {name: find(spec.type) for name, spec in self.modules.items()}
         self.routes = self._resolve(classes)
@@ -138,10 +124,18 @@ class Graph:
         )
         learners = tuple(Step(name) for name in self.modules if name not in self.sources)
         self.schedule = schedule or Schedule(1, learners)
-        for step in self.schedule.steps:
+        for step in self.schedule.leaves():
             if step.module not in self.modules:
                 raise GraphError(f"step {step.module!r}: there is no such module, only {', '.join(self.modules)}")
         self._check_inputs(classes)
+
+    def _check_names(self, given: Mapping[str, ModuleSpec]) -> None:
+        for index, connection in enumerate(self.connections):
+            for name in (connection.lower, connection.upper):
+                if name not in given:
+                    raise GraphError(f"connection {connection}: there is no module {name!r}, only {', '.join(given)}")
+            if connection in self.connections[:index]:
+                raise GraphError(f"connection {connection} is there twice")
 
     def _order(self, given: Mapping[str, ModuleSpec]) -> list[str]:
         sorter: TopologicalSorter[str] = TopologicalSorter()
@@ -184,6 +178,8 @@ class Graph:
     def _check_inputs(self, classes: Mapping[str, type[Module[Any]]]) -> None:
         for name, cls in classes.items():
             for port in cls.ports:
+                if port.kind not in KINDS:
+                    raise GraphError(f"module {name!r}: port {port.name!r} is of unknown kind {port.kind!r}")
                 if port.direction == "out":
                     continue
                 senders = [
@@ -191,11 +187,21 @@ class Graph:
                 ]
                 if not senders and not port.optional:
                     raise GraphError(f"module {name!r}: nothing sends {port.kind} to its port {port.name!r}")
+                twice = next((sender for sender in senders if senders.count(sender) > 1), None)
+                if twice is not None:
+                    raise GraphError(
+                        f"module {name!r}: {twice} sends {port.kind} from two ports to port {port.name!r}, "
+                        f"which keeps one message of each sender"
+                    )
                 if len(senders) > 1 and not (KINDS[port.kind].multiplies or port.several):
                     raise GraphError(
                         f"module {name!r}: {' and '.join(senders)} all send to port {port.name!r}, "
                         f"but {port.kind} of several senders cannot be joined"
                     )
+        connected = {name for connection in self.connections for name in (connection.lower, connection.upper)}
+        alone = [name for name in self.modules if name not in connected]
+        if alone and len(self.modules) > 1:
+            raise GraphError(f"module {alone[0]!r}: nothing is connected to it")
 
     def slots(self, name: str) -> tuple[Slot, ...]:
         """Return the messages that an update of module `name` gives, in the order of its ports."""
@@ -206,7 +212,8 @@ class Graph:
         found: dict[str, tuple[str, ...]] = {}
         for route in self.routes:
             if route.sender == name:
-                found[route.out_port] = (*found.get(route.out_port, ()), route.receiver)
+                # Once, however many of its ports hear it: the message is the same.
+                found[route.out_port] = tuple(dict.fromkeys((*found.get(route.out_port, ()), route.receiver)))
         return found
 
     def routes_to(self, name: str) -> tuple[Route, ...]:
@@ -217,26 +224,29 @@ class Graph:
         """Return the module's number from the observation (000) upwards, in order of connection."""
         return list(self.modules).index(name)
 
-    def batches(self, steps: Sequence[Step]) -> list[list[tuple[int, Step]]]:
+    def batches(self, steps: Sequence[Item], first: int = 0) -> list[list[tuple[int, Item]]]:
         """Cut `steps` into runs of neighbours that exchange no message and so may learn at the same time.
 
         Returns
         -------
-        list of list of (int, Step)
-            Each step with its index in `steps`.
+        list of list of (int, Step or Block)
+            Each with the number of its first step, counted from `first`; a block stands alone.
         """
         talks = {frozenset((route.sender, route.receiver)) for route in self.routes}
-        batches: list[list[tuple[int, Step]]] = []
-        for item in enumerate(steps):
-            name = item[1].module
-            apart = batches and all(
-                other.module != name and frozenset((name, other.module)) not in talks for _, other in batches[-1]
-            )
-            if apart:
-                batches[-1].append(item)
+        batches: list[list[tuple[int, Item]]] = []
+        for index, item in numbered(steps, first):
+            together = batches and all(_apart(item, other, talks) for _, other in batches[-1])
+            if together:
+                batches[-1].append((index, item))
             else:
-                batches.append([item])
+                batches.append([(index, item)])
         return batches
+
+
+def _apart(one: Item, other: Item, talks: set[frozenset[str]]) -> bool:
+    if isinstance(one, Block) or isinstance(other, Block) or one.module == other.module:
+        return False
+    return frozenset((one.module, other.module)) not in talks
 
 
 def _join(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -20,6 +20,9 @@ from runner.faults import Fault, aliases_of, did_you_mean, explain, fields_of, s
 
 DATA = "data"
 """The module that every model has and no model file lists: the observation."""
+
+Location: TypeAlias = tuple[Any, ...]
+"""Where something stands in a model file."""
 
 _RESERVED = {DATA: "the observation's name", "coordinator": "the coordinator's name"}
 
@@ -73,23 +76,42 @@ def check_parameters(
     return {name: getattr(made, name) for name in wanted}, faults
 
 
-def check_step(index: int, step: Any, modules: Mapping[Any, Any], keys: Collection[str]) -> tuple[Any, list[Fault]]:
-    """Return the step with its parameters checked against its module's, and what is wrong.
+def check_steps(
+    where: Location, steps: list[Any], modules: Mapping[Any, Any], keys: Collection[str]
+) -> tuple[list[Any], list[Fault]]:
+    """Return the steps, in blocks too, with their parameters checked against their modules', and what is wrong.
 
     Parameters
     ----------
-    index : int
-        The step's place in the schedule.
-    step, modules
-        As they stand in the model file.
+    where : tuple
+        Where the steps stand in the model file.
+    steps, modules
+        As they stand there.
     keys : collection of str
         A module's keys that are no parameters.
     """
+    checked: list[Any] = []
+    faults: list[Fault] = []
+    for index, step in enumerate(steps):
+        if isinstance(step, dict) and "module" not in step and isinstance(step.get("steps"), list):
+            inner, found = check_steps((*where, index, "steps"), step["steps"], modules, keys)
+            step = {**step, "steps": inner}
+        else:
+            step, found = _check_step((*where, index), step, modules, keys)
+        checked.append(step)
+        faults += found
+    return checked, faults
+
+
+def _check_step(
+    where: Location, step: Any, modules: Mapping[Any, Any], keys: Collection[str]
+) -> tuple[Any, list[Fault]]:
     name = step.get("module") if isinstance(step, dict) else step
     if not isinstance(name, str):
         return step, []  # the step's own section says so
-    where = ("schedule", "steps", index)
-    if name != DATA and name not in modules:
+    if name == DATA:
+        return step, [(where, f"{name!r} gives observations and learns nothing; leave it out")]
+    if name not in modules:
         return step, [(where, unknown("module", name, [str(module) for module in modules]))]
     changes = step.get("set") if isinstance(step, dict) else None
     module = as_map(modules.get(name))

@@ -40,7 +40,7 @@ def explain(error: ValidationError, fields: Mapping[str, FieldInfo], given: Any)
         cause = found.get("ctx", {}).get("error")
         field = fields.get(str(loc[0])) if loc else None
         if isinstance(cause, Faults):
-            faults.update({(*loc, *inner): text for inner, text in cause.faults})
+            faults.update({(*(loc and _place(loc, given)), *inner): text for inner, text in cause.faults})
         elif found["type"] == "missing":
             faults[loc] = f"is missing, expected {described(field)}"
         elif found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

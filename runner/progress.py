@@ -79,7 +79,10 @@ class PlainProgress(Progress):
         line: list[str] = []
         if name == "placed":
             line = ["placed", fields["module"], f"node {fields['node']}", f"process {fields['pid']}", fields["device"]]
-        elif name == "updated" and fields["round"] > 0:
+        elif name == "block":
+            exchanges = f"{fields['exchanges']} exchanges"
+            line = [self._round(fields["round"]), "block", exchanges, *figures(fields, ("evidence",))]
+        elif name == "updated" and fields["round"] > 0 and "exchange" not in fields:
             line = [self._round(fields["round"]), fields["module"], duration(self._seconds(fields)), *figures(fields)]
         elif name == "updated":
             self._seconds(fields)
@@ -142,6 +145,8 @@ class RichProgress(Progress):
         elif name == "updated":
             self._active.pop(fields["module"], None)
             self._finished[fields["module"]] = (self._seconds(fields), dict(fields))
+            self._steps_done += "exchange" not in fields
+        elif name == "block":
             self._steps_done += 1
         elif name == "scores":
             self._scores = dict(fields)

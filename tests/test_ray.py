@@ -7,8 +7,9 @@ import pytest
 import ray
 
 from actors.checkpoint import Checkpoints
-from actors.graph import Connection, Graph, ModuleSpec, Resources, Schedule, Step
+from actors.graph import Connection, Graph, ModuleSpec, Resources
 from actors.ray_actors import ModuleFailedError, allot
+from actors.schedule import Schedule, Step
 from actors.transport import TransportError
 from runner.cluster import RunningModel
 from tests.actors.test_coordinator import ROWS, TOYS, learn, model

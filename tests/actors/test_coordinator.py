@@ -5,7 +5,8 @@ import pytest
 
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator
-from actors.graph import Connection, Graph, ModuleSpec, Schedule, Step
+from actors.graph import Connection, Graph, ModuleSpec
+from actors.schedule import Schedule, Step
 from actors.transport import InProcess
 
 TOYS = "tests.actors.toys"
@@ -20,7 +21,7 @@ def model(rounds=2, steps=("encoder", "mirror"), **encoder):
             ModuleSpec("mirror", f"{TOYS}:Mirror"),
         ],
         [Connection("data", "encoder"), Connection("encoder", "mirror")],
-        Schedule(rounds, tuple(step if isinstance(step, Step) else Step(step) for step in steps)),
+        Schedule(rounds, tuple(Step(step) if isinstance(step, str) else step for step in steps)),
     )
 
 

@@ -98,8 +98,24 @@ class TestFaults:
             ),
             ("schedule.steps=[{module: gmm, set: 3}]", "schedule.steps.0.set: expected a map of names, got 3"),
             (
-                "schedule.steps=[{steps: [gmm, mm], repeat: 20}]",
-                "schedule.steps.0: blocks of steps (steps, repeat) are not known yet; expected a module's name, or",
+                "schedule.steps=[{steps: [gmm, mm], repeat: 0}]",
+                "schedule.steps.0.repeat: expected an integer of at least 1, got 0",
+            ),
+            (
+                "schedule.steps=[vae, {steps: [{steps: [{module: gmm, set: {iter: 0}}]}]}]",
+                "schedule.steps.1.steps.0.steps.0.set.iter: unknown parameter of module type gmm",
+            ),
+            (
+                "schedule.steps=[{steps: [gmm], anneal: [0.3, 2]}]",
+                "schedule.steps.0.anneal.1: expected",
+            ),
+            (
+                "schedule.steps=[{steps: [gmm], chians: 2}]",
+                "schedule.steps.0.chians: unknown key",
+            ),
+            (
+                "schedule.steps=[{steps: []}]",
+                "schedule.steps.0.steps: expected",
             ),
         ],
     )

@@ -1,0 +1,114 @@
+"""A start from the sequence: classes are what a row and its neighbours have in common.
+
+If each row's class depends on the classes before and after it, the directions in which a row is correlated with its
+neighbours are those in which the classes differ, whatever else varies. Canonical correlation analysis finds them in
+one step (Bach and Jordan 2005, "A probabilistic interpretation of canonical correlation analysis", section 4: the
+posterior mean of what two views share); k-means in the space they span gives labels to start from.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.vq import kmeans2
+
+from actors.kernels.hmm import boundaries
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+RIDGE = 1e-3
+"""Added to every variance, in shares of the mean one: collapsed dimensions must not be blown up to noise."""
+
+
+def whitened(X: Floats) -> Floats:
+    """Return the centred rows (N, D) with covariance close to the identity (see :data:`RIDGE`)."""
+    centred = X - X.mean(axis=0)
+    covariance = centred.T @ centred / len(X)
+    ridge = RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float64).tiny
+    variances, axes = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
+    white: Floats = centred @ (axes / np.sqrt(variances))
+    return white
+
+
+def neighbours(X: Floats, window: int, lengths: npt.ArrayLike | None = None) -> Floats:
+    """Return beside each row its `window` predecessors and successors, (N, 2·window·D); zeros beyond a sequence's ends.
+
+    Parameters
+    ----------
+    X : ndarray (N, D) float64
+    window : int
+    lengths : array_like of int (S,), optional
+        Lengths of the sequences, N in all.
+    """
+    N = len(X)
+    starts = boundaries(N, lengths)
+    sequence = np.searchsorted(starts, np.arange(N), side="right")
+    shifted = []
+    for offset in (*range(-window, 0), *range(1, window + 1)):
+        source = np.arange(N) + offset
+        inside = (source >= 0) & (source < N)
+        inside[inside] = sequence[source[inside]] == sequence[inside]
+        view = np.zeros_like(X)
+        view[inside] = X[source[inside]]
+        shifted.append(view)
+    return np.concatenate(shifted, axis=1)
+
+
+def shared_with_neighbours(X: Floats, dimensions: int, window: int, lengths: npt.ArrayLike | None = None) -> Floats:
+    """Return the posterior means of what each row shares with its neighbours, at most (N, `dimensions`).
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows.
+    """
+    if len(X) < 2:
+        raise ValueError(f"{len(X)} rows: a sequence has at least two")
+    here = whitened(X)
+    around = whitened(neighbours(here, window, lengths))
+    U, correlations, Vt = np.linalg.svd(here.T @ around / len(X), full_matrices=False)
+    rho = np.clip(correlations[:dimensions], 0.0, 0.999)
+    # E[shared | both views] ∝ √ρ / (1 + ρ) · (Uᵀ here + Vᵀ around)
+    shared: Floats = (here @ U[:, : len(rho)] + around @ Vt[: len(rho)].T) * np.sqrt(rho) / (1.0 + rho)
+    return shared
+
+
+def labels_from_sequence(
+    X: Floats,
+    classes: int,
+    generator: np.random.Generator,
+    *,
+    window: int = 3,
+    restarts: int = 10,
+    lengths: npt.ArrayLike | None = None,
+) -> Integers:
+    """Return labels (N,) int64 to start from: k-means in the space that rows share with their neighbours.
+
+    Parameters
+    ----------
+    X : ndarray (N, D) float64
+        Rows in the order in which they happened.
+    classes : int
+    generator : numpy.random.Generator
+    window : int
+        How many neighbours on either side.
+    restarts : int
+        Of k-means; the one with the smallest distances is taken.
+    lengths : array_like of int (S,), optional
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than classes.
+    """
+    if len(X) < classes:
+        raise ValueError(f"{len(X)} rows cannot start {classes} classes")
+    shared = shared_with_neighbours(X, max(1, classes - 1), window, lengths)
+    best, smallest = np.zeros(len(X), np.int64), np.inf
+    for _ in range(restarts):
+        centres, labels = kmeans2(shared, classes, minit="++", rng=generator)
+        distance = float(((shared - centres[labels]) ** 2).sum())
+        if distance < smallest:
+            best, smallest = np.asarray(labels, np.int64), distance
+    return best

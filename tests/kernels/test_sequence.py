@@ -1,0 +1,78 @@
+"""Labels to start from, by what rows share with their neighbours."""
+
+import numpy as np
+import pytest
+from sklearn.cross_decomposition import CCA
+from sklearn.metrics import adjusted_rand_score
+
+from actors.kernels.sequence import labels_from_sequence, neighbours, shared_with_neighbours, whitened
+
+
+def cycle(rows=1200, classes=4, noise=1.0, seed=0):
+    """A cycle of classes whose means differ in two dimensions, among six of much larger variance that mean nothing."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(rows) % classes
+    angle = 2 * np.pi * labels / classes
+    X = generator.normal(size=(rows, 8)) * np.array([noise, noise, 9, 9, 9, 9, 9, 9])
+    X[:, 0] += 3 * np.cos(angle)
+    X[:, 1] += 3 * np.sin(angle)
+    return X, labels
+
+
+def test_whitened_rows_are_centred_and_uncorrelated():
+    X, _ = cycle()
+    white = whitened(X)
+    np.testing.assert_allclose(white.mean(0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(8), atol=0.02)
+
+
+def test_a_dimension_that_collapsed_stays_small():
+    X, _ = cycle()
+    X[:, 3] = 1e-9 * X[:, 3]
+    X[:, 4] = 7.0
+    white = whitened(X)
+    assert np.isfinite(white).all()
+    assert (white.var(0) < 1.01).all()
+
+
+def test_neighbours_stand_beside_their_row_and_stop_at_a_sequences_end():
+    X = np.arange(1.0, 7.0)[:, None]
+    np.testing.assert_array_equal(
+        neighbours(X, 2, [4, 2]),
+        [[0, 0, 2, 3], [0, 1, 3, 4], [1, 2, 4, 0], [2, 3, 0, 0], [0, 0, 6, 0], [0, 5, 0, 0]],
+    )
+
+
+def test_the_shared_space_is_that_of_canonical_correlation_analysis():
+    X, _ = cycle()
+    ours = shared_with_neighbours(X, 2, 1)
+    reference = CCA(n_components=2, max_iter=5000).fit(X, neighbours(X, 1))
+    theirs = np.hstack(reference.transform(X, neighbours(X, 1)))
+    explained = 1 - ((ours - theirs @ np.linalg.lstsq(theirs, ours, rcond=None)[0]) ** 2).sum() / (ours**2).sum()
+    assert explained > 0.99
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_that_follow_an_order_are_found_beneath_louder_variation(seed):
+    X, labels = cycle(seed=seed)
+    found = labels_from_sequence(X, 4, np.random.default_rng(seed))
+    assert adjusted_rand_score(labels, found) > 0.95
+
+
+def test_rows_without_order_get_some_labels_all_the_same():
+    X, _ = cycle()
+    shuffled = np.random.default_rng(0).permutation(X)
+    found = labels_from_sequence(shuffled, 4, np.random.default_rng(0))
+    assert set(found) == {0, 1, 2, 3}
+
+
+def test_one_generator_state_gives_the_same_labels():
+    X, _ = cycle()
+    first, second = (labels_from_sequence(X, 4, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (3, 4)])
+def test_too_few_rows_are_refused(rows, classes):
+    with pytest.raises(ValueError, match=f"{rows} rows"):
+        labels_from_sequence(np.zeros((rows, 2)), classes, np.random.default_rng(0))
