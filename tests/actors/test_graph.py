@@ -10,6 +10,7 @@ import pytest
 
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Route, Slot
 from actors.module import Module, ModuleError, Outbox, Port
+from actors.schedule import Block
 from actors.schedule import Schedule, Step
 
 HERE = "tests.actors.test_graph"
@@ -217,6 +218,12 @@ class TestSchedule:
         with pytest.raises(GraphError, match="step 'vea': there is no such module, only data, vae"):
             graph("data vae", ["data -> vae"], ["vea"])
 
+    def test_a_step_of_no_module_is_refused_inside_a_block_too(self):
+        specs = [ModuleSpec("data", f"{HERE}:Data"), ModuleSpec("vae", f"{HERE}:Features")]
+        schedule = Schedule(1, (Step("vae"), Block((Block((Step("vea"),)),), repeat=2)))
+        with pytest.raises(GraphError, match="step 'vea': there is no such module"):
+            Graph(specs, [Connection("data", "vae")], schedule)
+
 
 class TestBatches:
     MODEL = ("data vae1 vae2 gmm1 gmm2", ["data -> vae1", "data -> vae2", "vae1 -> gmm1", "vae2 -> gmm2"])
@@ -249,6 +256,16 @@ class TestBatches:
     def test_modules_that_talk_through_a_third_may_learn_at_the_same_time(self):
         model = hidden_markov()
         assert [len(batch) for batch in model.batches([Step("vae"), Step("mm")])] == [2]
+
+    def test_a_block_stands_alone_and_its_steps_count(self):
+        block = Block((Step("vae2"), Step("gmm2")), repeat=9)
+        model = graph(*self.MODEL)
+        assert model.batches([Step("vae1"), block, Step("gmm1")]) == [
+            [(0, Step("vae1"))],
+            [(1, block)],
+            [(3, Step("gmm1"))],
+        ]
+        assert model.batches(block.steps, first=1) == [[(1, Step("vae2"))], [(2, Step("gmm2"))]]
 
     def test_a_step_keeps_its_overrides(self):
         step = Step("vae1", {"epochs": 0})
