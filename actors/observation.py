@@ -31,7 +31,7 @@ class Observation(Module[ObservationParameters]):
     Parameters: ClassVar[type[Any]] = ObservationParameters
     ports = (
         Port("observations", "out", "forward", "observations"),
-        Port("reconstructions", "in", "backward", "reconstructions", optional=True),
+        Port("reconstructions", "in", "backward", "reconstructions", optional=True, several=True),
     )
 
     def __init__(self, parameters: ObservationParameters) -> None:

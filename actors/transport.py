@@ -95,7 +95,9 @@ class InProcess:
 
     def collect(self, module: str, task: Task) -> Result:  # noqa: ARG002 (the protocol's)
         """Return what :meth:`submit` gave."""
-        return Result(task.answer, task.state, task.outputs, task.messages)
+        # Copies, as between actors: a module may change in place what it sent.
+        messages = tuple(sent and {name: array.copy() for name, array in sent.items()} for sent in task.messages)
+        return Result(task.answer, task.state, task.outputs, messages)
 
     def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:  # noqa: ARG002 (the protocol's)
         """Write the objects here and now."""

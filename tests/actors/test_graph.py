@@ -10,8 +10,7 @@ import pytest
 
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Route, Slot
 from actors.module import Module, ModuleError, Outbox, Port
-from actors.schedule import Block
-from actors.schedule import Schedule, Step
+from actors.schedule import Block, Schedule, Step
 
 HERE = "tests.actors.test_graph"
 
@@ -378,3 +377,11 @@ class TestPickled:
         )
         assert done.returncode == 0, done.stderr.decode()
         assert done.stdout.split() == [b"class_posteriors.mm1", b"class_posteriors.mm2", b"class_means"]
+
+
+def test_two_models_of_one_observation_are_kept_apart():
+    graph = Graph(
+        [ModuleSpec("data", "observation"), ModuleSpec("left", "vae"), ModuleSpec("right", "vae")],
+        [Connection("data", "left"), Connection("data", "right")],
+    )
+    assert {route.sender for route in graph.routes_to("data")} == {"left", "right"}

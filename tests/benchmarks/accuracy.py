@@ -1,7 +1,7 @@
 """Accuracy and seconds of whole runs, and of what they are compared with: ``python tests/benchmarks/accuracy.py``.
 
-Every row of the table is a set of runs of ``serket run`` over seeds; the honesty controls show what the figures would be
-if the order of the rows did the work alone.
+Every row of the table is a set of runs of ``serket run`` over seeds; the honesty controls show what the figures would
+be if the order of the rows did the work alone.
 """
 
 from __future__ import annotations
@@ -119,9 +119,8 @@ def main() -> None:
             table.setdefault(name, []).append(result)
             print(f"{name:<24} seed {seed}  accuracy {result['accuracy']:.4f}  nmi {result['nmi']:.4f}  "
                   f"{result['seconds']:.1f} s", flush=True)  # fmt: skip
-    print(
-        "\n| what | seeds | accuracy: least | median | NMI: least | seconds: median |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("\n| what | seeds | accuracy: least | median | NMI: least | seconds: median |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, results in table.items():
         accuracy, nmi, seconds = (
             np.array([result[key] for result in results], float) for key in ("accuracy", "nmi", "seconds")
