@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -113,8 +115,9 @@ def save(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
 
 def pack_state(state: Mapping[str, Any]) -> bytes:
     """Return a flat dict of arrays and plain scalars as a safetensors document (the scalars in its metadata)."""
-    arrays = {name: np.ascontiguousarray(value) for name, value in state.items() if isinstance(value, np.ndarray)}
-    scalars = {name: value for name, value in state.items() if name not in arrays}
+    # ascontiguousarray makes a row of an array without dimensions.
+    arrays = {n: np.ascontiguousarray(v).reshape(v.shape) for n, v in state.items() if isinstance(v, np.ndarray)}
+    scalars = {n: v.item() if isinstance(v, np.generic) else v for n, v in state.items() if n not in arrays}
     return bytes(pack_arrays(arrays, metadata={_SCALARS: json.dumps(scalars)}))
 
 
@@ -155,7 +158,8 @@ class Checkpoints:
 
     def names(self) -> list[str]:
         """Return the names of all commits, oldest first."""
-        return [path.parent.name for path in sorted(self.root.glob(f"*/{MANIFEST}"))]
+        names = [path.parent.name for path in self.root.glob(f"*/{MANIFEST}")]
+        return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
     def manifest(self, name: str) -> Manifest:
         """Read the manifest of the commit `name`.
@@ -222,9 +226,14 @@ class Checkpoints:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: what carries its final name has reached the disk."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     with part.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # or the new name may not survive a power cut
+    finally:
+        os.close(directory)

@@ -6,6 +6,7 @@ array as a reference that it never looks into.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -211,8 +212,8 @@ class Coordinator:
             settled = block.tolerance is not None and abs(evidence - before) < block.tolerance
             if settled and block.temperature(exchange) == block.anneal[1]:
                 break
-        fields = {"round": self.round, "step": position.first, "exchanges": exchange + 1, "evidence": evidence}
-        self._emit("block", fields)
+        fields = {"round": self.round, "step": position.first, "exchanges": exchange + 1}
+        self._emit("block", fields if math.isnan(evidence) else {**fields, "evidence": evidence})
 
     def _evidence(self, block: Block) -> float:
         """Return the evidence of the block's last module that reports one, NaN where none does."""

@@ -125,14 +125,13 @@ class GMM(Module[GMMParameters]):
         log_prior = _log_prior(inbox, len(X), parameters.classes)
         prior = self._make_prior(X[~missing], parameters)
         sweeps = parameters.iterations + (parameters.burn_in if self._labels is None else 0)
-        labels = self._start(X, message.lengths, context)
         # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
         temperature = 1.0 if log_prior is None else context.temperature * trust
         try:
             labels, factors = gibbs(
                 X,
-                labels,
+                self._start(X, missing, message.lengths, context),
                 parameters.classes,
                 prior,
                 parameters.alpha,
@@ -146,7 +145,7 @@ class GMM(Module[GMMParameters]):
             )
             left_out = log_predictive_loo(X, labels, factors, prior)
             likelihood = log_predictive(X, factors, prior) if parameters.rule == "tutorial" else left_out
-        except ValueError as error:
+        except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._labels, self._factors, self._prior = labels, factors, prior
         left_out[missing] = 0.0
@@ -228,11 +227,13 @@ class GMM(Module[GMMParameters]):
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
         return parameters
 
-    def _start(self, X: Floats, lengths: Array | None, context: Context) -> Integers:
+    def _start(self, X: Floats, missing: npt.NDArray[np.bool_], lengths: Array | None, context: Context) -> Integers:
         """Return the labels carried over, or those of the first update."""
         rows, classes = len(X), self.parameters.classes
         if self._labels is None and self.parameters.start == "sequence":
-            return labels_from_sequence(X, classes, context.generator, lengths=lengths)
+            # A missing row is put where it can say nothing: in the middle of those that are there.
+            filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
+            return labels_from_sequence(filled, classes, context.generator, lengths=lengths)
         if self._labels is None:
             return context.generator.integers(0, classes, rows)
         if len(self._labels) != rows:
@@ -336,12 +337,7 @@ def _log_prior(inbox: Inbox, rows: int, classes: int, without: str | None = None
         if message["log_prob"].shape != (rows, classes):
             shape = message["log_prob"].shape
             raise ModuleError(f"{message.header.route}: log_prob of shape {shape} came, expected {(rows, classes)}")
-    with np.errstate(invalid="ignore"):
-        product = inbox.log_product("transition_prior", without=without)
-    if product is not None and np.isnan(product).any():
-        row = int(np.flatnonzero(np.isnan(product).any(axis=1))[0])
-        raise ModuleError(f"the priors of {', '.join(inbox.all('transition_prior'))} exclude each other in row {row}")
-    return product
+    return inbox.log_product("transition_prior", without=without)
 
 
 def _log_weights(factors: Factors, alpha: float) -> Floats:

@@ -7,6 +7,7 @@ top-level arguments, which Ray resolves where the module is. The coordinator rea
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,8 @@ from actors.checkpoint import Checkpoints, FileRecord, SaveRequest, save
 from actors.coordinator import Coordinator
 from actors.graph import Graph, ModuleSpec, Slot
 from actors.host import Answer, Call, Host
-from actors.module import Mode
+from actors.messages import MessageError
+from actors.module import Mode, ModuleError
 from actors.transport import Ref, Result, Task, TransportError
 
 COORDINATOR = "coordinator"
@@ -163,11 +165,15 @@ class RayTransport:
         try:
             return ray.get(reference, timeout=timeout)
         except RayTaskError as error:
+            if isinstance(error.cause, ModuleError | MessageError):  # they say all that there is to say
+                raise ModuleFailedError(f"module {module!r}: {error.cause}") from None
             raise ModuleFailedError(f"module {module!r} raised an error\n{error}") from None
         except RayActorError as error:
             raise ModuleFailedError(f"module {module!r} died\n{error}") from None
         except GetTimeoutError:
-            raise TransportError(f"module {module!r} did not start within {timeout:g} seconds") from None
+            raise ModuleFailedError(
+                f"module {module!r} did not start within {timeout:g} seconds (are its resources taken by another run?)"
+            ) from None
 
 
 def allot(graph: Graph, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -187,13 +193,11 @@ def allot(graph: Graph, cluster: Mapping[str, float], nodes: Sequence[Mapping[st
         Says what was asked and what there is; a request that cannot be met would wait for ever.
     """
     hopeful = [n for n, s in graph.modules.items() if s.resources.num_gpus == "auto" and graph.uses_gpu[n]]
-    there = cluster.get("GPU", 0.0)
-    gpus = {
-        name: (min(1.0, there / len(hopeful)) if name in hopeful else 0.0)
-        if spec.resources.num_gpus == "auto"
-        else float(spec.resources.num_gpus)
-        for name, spec in graph.modules.items()
-    }
+    demanded = {n: float(s.resources.num_gpus) for n, s in graph.modules.items() if s.resources.num_gpus != "auto"}
+    free = int(cluster.get("GPU", 0.0) - sum(demanded.values()))
+    # So many to a GPU, evenly, that whole GPUs hold them all.
+    share = 1.0 / math.ceil(len(hopeful) / free) if hopeful and free > 0 else 0.0
+    gpus = {name: demanded.get(name, share if name in hopeful else 0.0) for name in graph.modules}
     asked = {"CPU": {n: s.resources.num_cpus for n, s in graph.modules.items()}, "GPU": gpus}
     for resource, by_module in asked.items():
         largest = max((node.get(resource, 0.0) for node in nodes), default=0.0)
@@ -253,7 +257,7 @@ class CoordinatorActor:
     @ray.method(concurrency_group="status")
     def describe(self) -> dict[str, Any]:
         """Say where every module lives and what it does now (:func:`serket inspect`)."""
-        modules = {name: {**place, **self._transport.status(name)} for name, place in self._places.items()}
+        modules = {name: {**place, **self._transport.status(name)} for name, place in list(self._places.items())}
         own = {"node": ray.util.get_node_ip_address(), "pid": os.getpid(), "device": "cpu"}
         return {COORDINATOR: {**own, **self._coordinator.status()}, "modules": modules}
 

@@ -24,6 +24,9 @@ DATA = "data"
 Location: TypeAlias = tuple[Any, ...]
 """Where something stands in a model file."""
 
+RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+"""What a run may be called: a plain directory name."""
+
 _RESERVED = {DATA: "the observation's name", "coordinator": "the coordinator's name"}
 
 
@@ -129,7 +132,7 @@ def check_names(given: Mapping[str, Any]) -> list[Fault]:
     """Say what is wrong with the names of the run and of its modules."""
     faults: list[Fault] = []
     name = given.get("name")
-    if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+    if isinstance(name, str) and not re.fullmatch(RUN_NAME, name):
         expected = "expected a plain directory name of letters, digits, '.', '_' and '-'"
         faults.append((("name",), f"{expected}, got {shown(name)}"))
     for module in as_map(given.get("modules")):

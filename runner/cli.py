@@ -70,11 +70,14 @@ def recognize(
     """Let a trained run answer for new data, learning nothing."""
     with user_errors():
         from runner import datasets
+        from runner.readers import DataError
         from runner.recognition import recognize as answer
         from runner.rundir import find_run
 
         path = find_run(run, runs)
-        if data in ("mnist", "digits"):
+        if data in datasets.SOURCES and data != "files":
+            if categories is not None:
+                raise DataError(f"--categories goes with a data file; {data} has its own")
             order = "shuffled" if unordered else "cyclic"
             loaded = datasets.load(data, count=count, offset=offset, order=order, root=Path())
         else:
@@ -136,16 +139,17 @@ def user_errors() -> Iterator[None]:
     except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
-        _fail("stopped; the rounds that are committed are in the run's directory", 1)
+        _fail("stopped; what a run had committed is in its directory", 1)
     except Exception as error:
         from actors.checkpoint import CheckpointError
+        from actors.messages import MessageError
         from actors.ray_actors import ModuleFailedError
         from actors.transport import TransportError
         from runner.cluster import ClusterError
 
         if isinstance(error, TransportError | ClusterError):
             _fail(error, 2)
-        if isinstance(error, ModuleFailedError | CheckpointError):
+        if isinstance(error, ModuleFailedError | CheckpointError | MessageError | OSError):
             _fail(error, 1)
         raise
 

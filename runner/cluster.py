@@ -16,7 +16,7 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from actors.graph import Graph
 from actors.module import State
@@ -60,8 +60,9 @@ def cluster(address: str | None) -> Iterator[str]:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, runtime_env={"env_vars": _WORKER_ENVIRONMENT}, **quiet)
-    except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster could be reached at {address or 'this machine'}: {error}") from error
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        where = f"reached at {address}" if address else "started on this machine"
+        raise ClusterError(f"no Ray cluster could be {where}: {error}") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
@@ -84,7 +85,10 @@ class RunningModel:
     def launch(cls, graph: Graph, run: str, seed: int, checkpoints: str | None) -> RunningModel:
         """Start the coordinator's actor on the cluster that this process has joined."""
         options = {"name": COORDINATOR, "namespace": namespace_of(run)}
-        return cls(RemoteCoordinator.options(**options).remote(graph, run, seed, checkpoints))
+        try:
+            return cls(RemoteCoordinator.options(**options).remote(graph, run, seed, checkpoints))
+        except ValueError as error:
+            raise ClusterError(f"a run called {run} is on this cluster already; choose another --name") from error
 
     @classmethod
     def find(cls, run: str) -> RunningModel:
@@ -144,10 +148,10 @@ def _get(reference: Any, timeout: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, ModuleFailedError | TransportError):
+        if isinstance(cause, ModuleFailedError | TransportError | OSError):
             raise cause from None
         raise
     except RayActorError as error:
-        raise ClusterError(f"the coordinator died: {error}") from error
+        raise ModuleFailedError(f"the coordinator died\n{error}") from error
     except GetTimeoutError as error:
-        raise ClusterError(f"the coordinator did not answer within {timeout:g} seconds") from error
+        raise ModuleFailedError(f"the coordinator did not answer within {timeout:g} seconds") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 Check = Callable[[], str]
 
@@ -76,8 +77,8 @@ def examine(console: Console | None = None, checks: tuple[Check, ...] = CHECKS) 
     healthy = True
     for check in checks:
         try:
-            console.print(f"[green]ok[/green]    {check()}", highlight=False)
+            console.print(f"[green]ok[/green]    {escape(check())}", highlight=False)
         except Exception as error:
             healthy = False
-            console.print(f"[red]wrong[/red] {check.__name__.strip('_')}: {error}", highlight=False)
+            console.print(f"[red]wrong[/red] {check.__name__.strip('_')}: {escape(str(error))}", highlight=False)
     return healthy

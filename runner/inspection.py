@@ -36,7 +36,9 @@ def inspect_run(path: Path) -> dict[str, Any]:
     elif (path / "environment.json").exists():
         environment = directory.read_json("environment.json")
         if _alive(environment):
-            found["actors"] = _describe(environment["address"], directory.name)
+            described = _describe(environment["address"], directory.name)
+            if described is not None:
+                found["actors"] = described
     return found
 
 
@@ -44,11 +46,14 @@ def _alive(environment: dict[str, Any]) -> bool:
     return bool(psutil.pid_exists(int(environment.get("pid", 0))))
 
 
-def _describe(address: str, run: str) -> dict[str, Any]:
-    from runner.cluster import RunningModel, cluster
+def _describe(address: str, run: str) -> dict[str, Any] | None:
+    from runner.cluster import ClusterError, RunningModel, cluster
 
-    with cluster(address):
-        return RunningModel.find(run).describe()
+    try:
+        with cluster(address):
+            return RunningModel.find(run).describe()
+    except ClusterError:  # the process of that number is another one by now
+        return None
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
@@ -59,7 +64,9 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     result = found.get("result")
     if result:
         figures = ("accuracy", "ari", "nmi", "evidence", "seconds")
-        console.print("done: " + ", ".join(f"{name} {result[name]:.4g}" for name in figures if result.get(name)))
+        console.print(
+            "done: " + ", ".join(f"{name} {result[name]:.4g}" for name in figures if result.get(name) is not None)
+        )
         return
     if "actors" not in found:
         console.print("not running (its driver is gone)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -97,7 +98,7 @@ class Handle:
         return {} if self._model is None else self._model.outputs(self)
 
     def _connected(self) -> list[Handle]:
-        """Return every handle that can be reached from this one, lower ones first."""
+        """Return every handle that can be reached from this one."""
         found: list[Handle] = []
         waiting = [self]
         while waiting:
@@ -141,7 +142,7 @@ class Observation(Handle):
         self.data = Dataset(values, None, None if lengths is None else np.asarray(lengths, np.int64), "script")
         self.seed = seed
         self.address = address or os.environ.get("RAY_ADDRESS")
-        self.run = run or Path(sys.argv[0] or "script").stem or "script"
+        self.run = run or re.sub(r"[^A-Za-z0-9._-]", "_", Path(sys.argv[0]).stem) or "script"
 
 
 class VAE(Handle):

@@ -79,7 +79,10 @@ class Follower:
                 self.progress.event("scores", self.scores.fields())
 
     def overhead_share(self, sources: Iterable[str]) -> float | None:
-        """Return the share of the time from the first update to the last commit not spent inside modules."""
+        """Return the share of the time from the first update to the last commit not spent inside modules.
+
+        Below zero where modules learnt at the same time.
+        """
         if self.first_update is None or self.last_commit is None or self.last_commit <= self.first_update:
             return None
         inside = sum(seconds for name, seconds in self.module_seconds.items() if name not in set(sources))
@@ -87,7 +90,7 @@ class Follower:
 
 
 def source_states(graph: Graph, data: Dataset) -> dict[str, State]:
-    """Return what the model's sources start from: the data, their sequences' lengths, and their missing rows."""
+    """Return what the model's sources start from: the data and their sequences' lengths."""
     state: State = {"values": data.observations}
     if data.lengths is not None:
         state["lengths"] = np.asarray(data.lengths, np.int64)
@@ -125,26 +128,30 @@ def run(
     graph = config.graph()
     data = config.load_data()
     clock.mark("data")
-    directory = RunDirectory.create(
-        runs, name or config.name, graph, exact=name is not None, categories=config.categories(data)
-    )
-    (directory.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    categories = config.categories(data)
     with cluster(address) as joined:
         clock.mark("ray")
+        directory = RunDirectory.create(runs, name or config.name, graph, exact=name is not None, categories=categories)
+        (directory.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         directory.write_environment(joined)
         follower = Follower(directory, progress)
         model = RunningModel.launch(graph, directory.name, config.seed, str(directory.checkpoints.root))
-        follower.follow(model.start(source_states(graph, data)))
-        clock.mark("actors")
-        follower.follow(model.run_rounds())
-        clock.mark("rounds")
-        for module in graph.modules:
-            if module not in graph.sources:
-                directory.write_outputs(module, model.generate(module), "learn")
-        model.stop()
+        try:
+            follower.follow(model.start(source_states(graph, data)))
+            clock.mark("actors")
+            follower.follow(model.run_rounds())
+            clock.mark("rounds")
+            for module in graph.modules:
+                if module not in graph.sources:
+                    directory.write_outputs(module, model.generate(module), "learn")
+        finally:
+            model.stop()
     clock.mark("stop")
     directory.write_models()
-    collect.draw(directory)
+    try:
+        collect.draw(directory)
+    except (ValueError, OSError) as error:  # a picture that cannot be drawn must not cost a finished run
+        progress.event("log", {"message": f"not every picture could be drawn: {error}"})
     clock.mark("pictures")
     result = result_of(follower.scores, directory.name, time.time() - clock.started, follower.module_seconds)
     result["overhead_share"] = follower.overhead_share(graph.sources)

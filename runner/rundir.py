@@ -22,6 +22,7 @@ import numpy as np
 from actors.checkpoint import Checkpoints, Manifest
 from actors.graph import Graph
 from actors.kinds import Array
+from runner.checks import RUN_NAME
 from runner.metrics import Scores, score
 
 TEXT_COLUMNS = 200
@@ -84,8 +85,10 @@ class RunDirectory:
         Raises
         ------
         RunDirectoryError
-            If `exact` and the name is taken, or nothing can be written there.
+            If the name is none for a directory, if `exact` and it is taken, or if nothing can be written there.
         """
+        if not re.fullmatch(RUN_NAME, name):
+            raise RunDirectoryError(f"{name!r} cannot be a run's name: use letters, digits, '.', '_' and '-'")
         for attempt in range(1, 10_000):
             path = runs / (name if attempt == 1 else f"{name}-{attempt}")
             try:

@@ -11,7 +11,7 @@ from actors.graph import Connection, Graph, ModuleSpec, Resources
 from actors.ray_actors import ModuleFailedError, allot
 from actors.schedule import Schedule, Step
 from actors.transport import TransportError
-from runner.cluster import RunningModel
+from runner.cluster import ClusterError, RunningModel
 from tests.actors.test_coordinator import ROWS, TOYS, learn, model
 from tests.conftest import private_bytes, wait_until
 
@@ -165,11 +165,27 @@ def test_a_gpu_that_was_demanded_must_be_there():
         allot(asking(encoder=Resources(num_gpus=1)), {"CPU": 2.0}, [{"CPU": 2.0}])
 
 
-def test_the_driver_process_holds_no_run_after_it_ended():
+def test_no_actor_outlives_its_run():
     run_on_actors(model(rounds=1), "ended")
-    names = [
-        actor["name"]
-        for actor in ray.util.list_named_actors(all_namespaces=True)
-        if actor["namespace"] == "serket:ended"
-    ]
-    assert names == []
+    wait_until(lambda: "serket:ended" not in {a["namespace"] for a in ray.util.list_named_actors(all_namespaces=True)})
+
+
+def test_hopeful_modules_are_packed_so_that_whole_gpus_hold_them():
+    wishes = {name: Resources(num_gpus="auto") for name in ("data", "encoder", "mirror")}
+    gpus = allot(asking(**wishes), {"CPU": 2.0, "GPU": 2.0}, [{"GPU": 1.0}, {"GPU": 1.0}])
+    assert set(gpus.values()) == {0.5}
+
+
+def test_what_was_demanded_comes_before_what_was_hoped_for():
+    graph = asking(encoder=Resources(num_gpus=1), mirror=Resources(num_gpus="auto"))
+    gpus = allot(graph, {"CPU": 2.0, "GPU": 1.0}, [{"GPU": 1.0}])
+    assert (gpus["encoder"], gpus["mirror"]) == (1.0, 0.0)
+
+
+def test_two_runs_of_one_name_on_one_cluster_are_refused():
+    first = RunningModel.launch(model(), "twice", 0, None)
+    try:
+        with pytest.raises(ClusterError, match="a run called twice is on this cluster already"):
+            RunningModel.launch(model(), "twice", 0, None)
+    finally:
+        first.stop()

@@ -31,7 +31,7 @@ def test_a_state_of_arrays_and_scalars_comes_back_as_it_was():
     assert back.keys() == state.keys()
     for name, value in state.items():
         if isinstance(value, np.ndarray):
-            assert back[name].dtype == value.dtype
+            assert (back[name].dtype, back[name].shape) == (value.dtype, value.shape)
             np.testing.assert_array_equal(back[name], value)
         else:
             assert back[name] == value

@@ -82,3 +82,10 @@ def test_a_run_is_found_by_path_or_by_name_and_else_those_there_are_are_named(di
     assert find_run("toy", tmp_path) == directory.path
     with pytest.raises(RunDirectoryError, match=r"other: no such run; the runs in .* are toy"):
         find_run("other", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 200])
+def test_a_name_that_is_no_plain_directory_is_refused(tmp_path, name):
+    with pytest.raises(RunDirectoryError, match="cannot be a run's name"):
+        RunDirectory.create(tmp_path / "runs", name, model())
+    assert not list(tmp_path.iterdir())
