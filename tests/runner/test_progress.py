@@ -187,3 +187,8 @@ def test_duration(seconds: float, said: str) -> None:
 def test_figures() -> None:
     fields = {"round": 1, "a": 0.00001234, "b": -12345678.9, "c": "text", "d": None, "e": 3, "f": float("nan")}
     assert figures(fields) == ["a=1.234e-05", "b=-12345678.9", "e=3", "f=nan"]
+
+
+def test_a_place_in_a_block_is_no_figure():
+    fields = {"round": 1, "step": 2, "module": "mm", "exchange": 3, "temperature": 0.5, "evidence": 12.5}
+    assert figures(fields) == ["evidence=12.5"]
