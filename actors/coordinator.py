@@ -166,6 +166,10 @@ class Coordinator:
         task = self._submit(0, Step(module), _Position(), "generate")
         return self._transport.collect(module, task).outputs
 
+    def outputs(self, module: str) -> Ref:
+        """Return the outputs of a module's last update, as a reference."""
+        return self._ledgers[module].outputs
+
     def status(self) -> dict[str, Any]:
         """Say where the run stands and what the active modules do now."""
         return {

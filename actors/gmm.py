@@ -68,7 +68,7 @@ class GMM(Module[GMMParameters]):
             K.
         iterations (or itr) : int
             Sweeps an update. With 0 nothing is learnt: labels stay, the factors are rebuilt from them, messages are
-            composed anew.
+            composed anew (and the calibration is renewed under the latest prior).
         alpha : float
             Added to the count of each class.
         prior_count : float

@@ -1,0 +1,105 @@
+"""GMM and MM as one: a start from the sequence, a calibrated likelihood, and what both do where there is no order."""
+
+import numpy as np
+import pytest
+
+from actors.coordinator import Coordinator
+from actors.graph import Connection, Graph, ModuleSpec
+from actors.messages import Header, make_message
+from actors.module import Context, Inbox, ModuleError
+from actors.registry import make
+from actors.schedule import Block, Schedule, Step
+from actors.transport import InProcess
+from runner.metrics import accuracy
+
+K = 4
+BOTH = {"start": "sequence", "calibrate": True}
+
+
+def four_cycle(spread, rows=400, seed=0, louder=4):
+    """A cycle of four clusters in the plane, beside `louder` dimensions of larger variance that mean nothing."""
+    generator = np.random.default_rng(seed)
+    classes = np.arange(rows) % K
+    corners = np.array([[-2.0, -2.0], [2.0, -2.0], [2.0, 2.0], [-2.0, 2.0]])
+    plane = corners[classes] + spread * generator.normal(size=(rows, 2))
+    return np.hstack([plane, 5.0 * generator.normal(size=(rows, louder))]), classes
+
+
+def learn(X, seed=0, exchanges=10, **parameters):
+    graph = Graph(
+        [
+            ModuleSpec("data", "observation"),
+            ModuleSpec("gmm", "gmm", {"classes": K, "iterations": 2, "prior_scale": "data", **parameters}),
+            ModuleSpec("mm", "markov"),
+        ],
+        [Connection("data", "gmm"), Connection("gmm", "mm")],
+        Schedule(1, (Block((Step("gmm"), Step("mm")), repeat=exchanges), Step("gmm", {"iterations": 0}))),
+    )
+    events = []
+    coordinator = Coordinator(graph, InProcess(), seed=seed, emit=lambda name, fields: events.append((name, fields)))
+    coordinator.start({"data": {"values": X}})
+    coordinator.run_rounds()
+    evidence = [fields["evidence"] for name, fields in events if name == "block"][-1]
+    return coordinator, evidence
+
+
+def classes_of(coordinator):
+    return coordinator.outputs("gmm")["class"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_seed_finds_the_cycle_beneath_louder_dimensions(seed):
+    X, truth = four_cycle(1.0, seed=seed)
+    coordinator, _ = learn(X, seed, **BOTH)
+    assert accuracy(classes_of(coordinator), truth) >= 0.99
+    successors = coordinator.outputs("mm")["trans_prob"].argmax(1)
+    k, seen = 0, set()
+    for _ in range(K):
+        seen.add(k)
+        k = int(successors[k])
+    assert (k, len(seen)) == (0, K)
+
+
+def test_the_evidence_is_what_the_order_explains():
+    X, _ = four_cycle(1.0)
+    _, ordered = learn(X, **BOTH)
+    _, shuffled = learn(np.random.default_rng(0).permutation(X), **BOTH)
+    assert ordered > 0.5 * len(X) * np.log(K)  # at most log K nats a row can be explained
+    assert shuffled < 0.1 * len(X) * np.log(K)
+
+
+def test_calibration_goes_on_bit_for_bit_after_a_load_and_with_recognition():
+    X, _ = four_cycle(1.0)
+    generator = np.random.default_rng(0)
+    latents = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": X})
+    log_prob = np.log(generator.dirichlet(np.ones(K), len(X)))
+    prior = make_message(Header("transition_prior", "mm", "transition_prior", "gmm"), {"log_prob": log_prob})
+    inbox = Inbox([latents, prior])
+    receivers = {"class_posteriors": ("mm",)}
+    first = make("gmm", {"classes": K, "iterations": 2, **BOTH})
+    first.update(inbox, Context("gmm", receivers=receivers))
+    second = make("gmm", {"classes": K, "iterations": 2, **BOTH})
+    second.load_state(first.state())
+    for gmm in (first, second):
+        gmm.recognize(inbox, Context("gmm", receivers=receivers))
+        gmm.update(inbox, Context("gmm", round=1, receivers=receivers))
+    assert first.state().keys() == second.state().keys()
+    for name, value in first.state().items():
+        np.testing.assert_array_equal(value, second.state()[name])
+    assert 0 < first.state()["temperature"] <= 1
+
+
+def test_missing_rows_do_not_break_a_start_from_the_sequence():
+    X, truth = four_cycle(0.5)
+    mask = np.random.default_rng(1).random(len(X)) < 0.1
+    X[mask] = 1e6
+    message = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": X, "mask": mask})
+    gmm = make("gmm", {"classes": K, "iterations": 2, **BOTH})
+    found = gmm.update(Inbox([message]), Context("gmm", receivers={"class_posteriors": ("mm",)})).outputs["class"]
+    assert accuracy(found[~mask], truth[~mask]) >= 0.95
+
+
+def test_too_few_rows_for_a_start_from_the_sequence_are_refused_in_a_sentence():
+    message = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": np.zeros((3, 2))})
+    with pytest.raises(ModuleError, match="3 rows cannot start 4 classes"):
+        make("gmm", {"classes": K, **BOTH}).update(Inbox([message]), Context("gmm"))
