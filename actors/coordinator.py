@@ -128,6 +128,33 @@ class Coordinator:
         self._learn([(step, Step(module))], _Position())
         self.commit(f"round-{round:03d}-step-{step:02d}")
 
+    def make_up(self, learnt: Mapping[str, Ref], rows: int) -> dict[str, Ref]:
+        """Have rows made up, from the most abstract module down.
+
+        Parameters
+        ----------
+        learnt : mapping of str to reference
+            The modules' states.
+        rows : int
+
+        Returns
+        -------
+        dict of str to reference
+            The outputs of each module but the sources.
+        """
+        self._begin(learnt)
+        downwards = [name for name in reversed(self.graph.modules) if name not in self.graph.sources]
+        for name in downwards:
+            self._take(name, self._submit(0, Step(name), _Position(), "generate", rows=rows), "generate")
+        return {name: self._ledgers[name].outputs for name in downwards}
+
+    def _begin(self, states: Mapping[str, Ref]) -> None:
+        """Bring the modules to life with the states that they once had."""
+        self._transport.start(self.graph)
+        for name, state in states.items():
+            self._await_ready(name)
+            self._transport.load(name, state)
+
     def recognize(self, learnt: Mapping[str, Ref], data: Mapping[str, Ref], *, ordered: bool) -> dict[str, Ref]:
         """Answer for new data: once up through all modules, then down again, so that priors reach what they bear on.
 
@@ -145,10 +172,7 @@ class Coordinator:
         dict of str to reference
             The outputs of each module.
         """
-        self._transport.start(self.graph)
-        for name, state in {**learnt, **data}.items():
-            self._await_ready(name)
-            self._transport.load(name, state)
+        self._begin({**learnt, **data})
         upwards = list(self.graph.modules)
         downwards = [name for name in reversed(upwards[:-1]) if name not in self.graph.sources]
         for name in [*upwards, *downwards]:
@@ -169,6 +193,10 @@ class Coordinator:
     def outputs(self, module: str) -> Ref:
         """Return the outputs of a module's last update, as a reference."""
         return self._ledgers[module].outputs
+
+    def state(self, module: str) -> Ref:
+        """Return the state of a module after its last update, as a reference."""
+        return self._ledgers[module].state
 
     def status(self) -> dict[str, Any]:
         """Say where the run stands and what the active modules do now."""
@@ -254,7 +282,14 @@ class Coordinator:
             self._emit("prepared", fields)
 
     def _submit(
-        self, index: int, step: Step, position: _Position, mode: Mode = "update", *, ordered: bool = True
+        self,
+        index: int,
+        step: Step,
+        position: _Position,
+        mode: Mode = "update",
+        *,
+        ordered: bool = True,
+        rows: int = 0,
     ) -> Task:
         self._sequence += 1
         letters = self._inbox(step.module)
@@ -269,6 +304,7 @@ class Coordinator:
             exchange=position.exchange,
             temperature=position.temperature,
             ordered=ordered,
+            rows=rows,
             headers=tuple(pack_header(letter.header) for letter in letters),
         )
         return self._transport.submit(step.module, call, [letter.arrays for letter in letters], mode)

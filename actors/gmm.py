@@ -179,6 +179,28 @@ class GMM(Module[GMMParameters]):
         likelihood[missing] = 0.0
         return self._outbox(inbox, context, likelihood, missing, {})
 
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:
+        """Send the means of the classes that the priors from above give, or that the weights draw; output ``class``.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet.
+        """
+        if self._factors is None:
+            raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
+        if not context.rows:
+            return Outbox()
+        log_prior = _log_prior(inbox, context.rows, self.parameters.classes)
+        if log_prior is None:
+            weights = np.exp(_log_weights(self._factors, self.parameters.alpha))
+            drawn = context.generator.choice(len(weights), context.rows, p=weights)
+            responsibilities = np.eye(len(weights))[drawn]
+        else:
+            responsibilities = np.exp(log_prior)
+        arrays = {"means": self._factors.mean.copy(), "responsibilities": responsibilities}
+        return Outbox([Outgoing("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
+
     def state(self) -> State:
         """Return copies of the labels, the factors and the prior they were built with."""
         if self._labels is None or self._factors is None or self._prior is None:

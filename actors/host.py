@@ -41,6 +41,7 @@ class Call:
     chain: int = 0
     temperature: float = 1.0
     ordered: bool = True
+    rows: int = 0
     headers: tuple[bytes, ...] = ()
 
 
@@ -150,6 +151,7 @@ class Host:
             receivers=call.receivers,
             overrides=call.overrides,
             ordered=call.ordered,
+            rows=call.rows,
             reporter=lambda done, total, metrics: self._note(
                 **{**metrics, "doing": doing, "done": done, "total": total}
             ),

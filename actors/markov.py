@@ -164,6 +164,33 @@ class MarkovModel(Module[MarkovParameters]):
             },
         )
 
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (what is below has no say)
+        """Draw a sequence of classes from the learnt transitions; output ``class`` (N,), and certain priors downwards.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet.
+        """
+        if self._trans_prob is None or self._initial is None:
+            raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
+        if not context.rows:
+            return Outbox()
+        cumulated = np.cumsum(self._trans_prob, axis=1)
+        draws = context.generator.random(context.rows)
+        classes = np.empty(context.rows, np.int64)
+        reached = np.cumsum(self._initial)
+        for t, draw in enumerate(draws):  # each class hangs on the one before
+            classes[t] = min(int(np.searchsorted(reached, draw * reached[-1], side="right")), len(cumulated) - 1)
+            reached = cumulated[classes[t]]
+        certain = np.full((context.rows, len(cumulated)), -np.inf)
+        certain[np.arange(context.rows), classes] = 0.0
+        messages = [
+            Outgoing("transition_prior", {"log_prob": certain}, receiver)
+            for receiver in context.receivers.get("transition_prior", ())
+        ]
+        return Outbox(messages, outputs={"class": classes})
+
     def state(self) -> State:
         """Return copies of the expected transitions, the probabilities and (tutorial) the last message."""
         held = {

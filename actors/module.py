@@ -160,6 +160,8 @@ class Context:
         Parameters set for this step alone.
     ordered : bool
         At recognition: whether the rows come in the order in which they happened.
+    rows : int
+        At generation: how many rows to make up; 0 for none.
     reporter : callable, optional
         Where :meth:`report` goes.
     """
@@ -175,6 +177,7 @@ class Context:
     receivers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     ordered: bool = True
+    rows: int = 0
     reporter: Report | None = None
 
     @cached_property
@@ -261,7 +264,10 @@ class Module(ABC, Generic[P]):
         """Answer for new data with what was learnt; learns nothing, changes no state."""
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (a module may have nothing to show)
-        """Answer on the way down: what the messages from above look like in the module's own data; learns nothing."""
+        """Answer on the way down: what the messages from above look like in the module's own data; learns nothing.
+
+        With ``context.rows``, so many rows are made up: the most abstract module draws them, those below follow.
+        """
         return Outbox()
 
     @abstractmethod

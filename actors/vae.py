@@ -167,8 +167,10 @@ class VAE(Module[VAEParameters]):
         encoded = kernels.encode(self._networks, self._tensor(values[seen]))
         return self._outbox(message, prior_mean, seen, encoded, None, parameters, {})
 
-    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (nothing is drawn)
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Show what the class means from above look like: output ``mu_hat`` (K, …); nothing where none came.
+
+        With ``context.rows`` also what their rows look like: output ``x_hat`` (N, …), each decoded from its mean μ.
 
         Raises
         ------
@@ -176,7 +178,12 @@ class VAE(Module[VAEParameters]):
             If nothing was learnt yet or the means have another dimension.
         """
         message = inbox.first("class_means")
-        return Outbox() if message is None else Outbox(outputs={"mu_hat": self.decode(message["means"])})
+        if message is None:
+            return Outbox()
+        outputs = {"mu_hat": self.decode(message["means"])}
+        if context.rows:
+            outputs["x_hat"] = self.decode(message["responsibilities"] @ message["means"])
+        return Outbox(outputs=outputs)
 
     def decode(self, latents: npt.ArrayLike) -> Floats:
         """Return what latent vectors look like.

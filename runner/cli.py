@@ -91,6 +91,26 @@ def recognize(
 
 
 @app.command()
+def generate(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")],
+    length: Annotated[int, typer.Option(min=1, max=256, help="How many rows.")] = 20,
+    out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("generated.png"),
+    seed: Annotated[int | None, typer.Option(help="Of the draw; by default the run's.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Let a trained run make up a sequence: classes drawn from the learnt transitions, decoded to pictures."""
+    with user_errors():
+        from runner.recognition import generate as make_up
+        from runner.rundir import find_run
+
+        outputs = make_up(find_run(run, runs), length, out, seed)
+        classes = next((found["class"] for found in outputs.values() if "class" in found), None)
+        if classes is not None:
+            typer.echo("classes " + " ".join(map(str, classes)))
+        typer.echo(f"pictures in {out}" if out.exists() else "no module of this model decodes pictures")
+
+
+@app.command()
 def inspect(
     run: Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")],
     runs: Runs = Path("runs"),

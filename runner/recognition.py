@@ -1,4 +1,4 @@
-"""Recognition: what a trained run says of new data, learning nothing."""
+"""What a trained run says of new data (recognition) and makes up by itself (generation), learning nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 from actors.coordinator import Coordinator
 from actors.kinds import Array
+from actors.module import State
 from actors.transport import InProcess
 from runner.config import load_config
 from runner.datasets import Dataset
 from runner.metrics import score
+from runner.report import draw_images
 from runner.run import source_states
 from runner.rundir import RunDirectory, RunDirectoryError
 
@@ -38,14 +40,8 @@ def recognize(path: Path, data: Dataset, *, ordered: bool) -> tuple[dict[str, di
     RunDirectoryError
         If the run has no commit yet.
     """
-    config = load_config(path / "config.yaml")
-    graph = config.graph()
-    directory = RunDirectory(path, graph)
-    manifest = directory.checkpoints.latest()
-    if manifest is None:
-        raise RunDirectoryError(f"{path}: nothing was learnt yet (no round is committed)")
-    states = {name: directory.checkpoints.state(manifest, name) for name in graph.modules if name not in graph.sources}
-    coordinator = Coordinator(graph, InProcess(), run=directory.name, seed=config.seed)
+    directory, coordinator, states = _load(path)
+    graph = directory.graph
     answers = coordinator.recognize(states, source_states(graph, data), ordered=ordered)
     outputs = {name: found for name, found in answers.items() if name not in graph.sources}
     result: dict[str, Any] = {"run": directory.name, "rows": len(data.observations)}
@@ -55,3 +51,51 @@ def recognize(path: Path, data: Dataset, *, ordered: bool) -> tuple[dict[str, di
             scores = score(found["class"], data.categories)
             result.update(accuracy=scores.accuracy, ari=scores.ari, nmi=scores.nmi)
     return outputs, result
+
+
+def generate(
+    path: Path, rows: int, picture: Path | None = None, seed: int | None = None
+) -> dict[str, dict[str, Array]]:
+    """Let a run make up rows: classes drawn from the learnt transitions, and what they look like.
+
+    Parameters
+    ----------
+    path : Path
+        The run's directory.
+    rows : int
+        N.
+    picture : Path, optional
+        Where a contact sheet of the rows is drawn (PNG), if the model has a module that decodes them.
+    seed : int, optional
+        By default the run's.
+
+    Returns
+    -------
+    dict of str to dict of str to ndarray
+        By module: ``class`` (N,), ``x_hat`` (N, …).
+
+    Raises
+    ------
+    RunDirectoryError
+        If the run has no commit yet.
+    """
+    _, coordinator, states = _load(path, seed)
+    outputs: dict[str, dict[str, Array]] = coordinator.make_up(states, rows)
+    decoded = next((found["x_hat"] for found in outputs.values() if "x_hat" in found), None)
+    classes = next((found["class"] for found in outputs.values() if "class" in found), None)
+    if picture is not None and decoded is not None and classes is not None:
+        draw_images(decoded, picture, [f"class {k}" for k in classes])
+    return outputs
+
+
+def _load(path: Path, seed: int | None = None) -> tuple[RunDirectory, Coordinator, dict[str, State]]:
+    """Return a run's directory, a coordinator in this process, and the states of the last commit."""
+    config = load_config(path / "config.yaml")
+    graph = config.graph()
+    directory = RunDirectory(path, graph)
+    manifest = directory.checkpoints.latest()
+    if manifest is None:
+        raise RunDirectoryError(f"{path}: nothing was learnt yet (no round is committed)")
+    states = {name: directory.checkpoints.state(manifest, name) for name in graph.modules if name not in graph.sources}
+    coordinator = Coordinator(graph, InProcess(), run=directory.name, seed=config.seed if seed is None else seed)
+    return directory, coordinator, states

@@ -103,3 +103,25 @@ def test_too_few_rows_for_a_start_from_the_sequence_are_refused_in_a_sentence():
     message = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": np.zeros((3, 2))})
     with pytest.raises(ModuleError, match="3 rows cannot start 4 classes"):
         make("gmm", {"classes": K, **BOTH}).update(Inbox([message]), Context("gmm"))
+
+
+def test_made_up_rows_follow_the_learnt_transitions():
+    X, _ = four_cycle(1.0)
+    learnt, _ = learn(X, **BOTH)
+    states = {name: learnt.state(name) for name in ("gmm", "mm")}
+    made = Coordinator(learnt.graph, InProcess(), seed=1).make_up(states, 200)
+    classes = made["mm"]["class"]
+    np.testing.assert_array_equal(classes, made["gmm"]["class"])
+    successors = states["mm"]["trans_prob"].argmax(1)
+    assert (successors[classes[:-1]] == classes[1:]).mean() > 0.9
+
+
+def test_without_a_markov_model_classes_are_drawn_by_their_frequency():
+    X, truth = four_cycle(0.3, louder=0)
+    rare = X[(truth > 0) | (np.arange(len(X)) < 80)]
+    message = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": rare})
+    gmm = make("gmm", {"classes": K, "iterations": 20, "start": "sequence"})
+    gmm.update(Inbox([message]), Context("gmm"))
+    drawn = gmm.generate(Inbox(), Context("gmm", rows=20_000)).outputs["class"]
+    counts = np.bincount(gmm.state()["labels"], minlength=K)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=K) / 20_000, counts / counts.sum(), atol=0.02)

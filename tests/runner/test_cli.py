@@ -165,3 +165,16 @@ def test_a_data_file_that_is_not_there_is_named(tmp_path):
     done = serket("run", tmp_path / "mine.yaml", "--runs", tmp_path / "runs", code=2)
     assert "gone.txt: there is no such file" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.ray
+def test_a_trained_run_makes_up_a_sequence_and_draws_it(trained, tmp_path):
+    path, _ = trained
+    done = serket("generate", path, "--length", 12, "--out", tmp_path / "sheet.png")
+    classes = [int(word) for word in done.stdout.splitlines()[0].split()[1:]]
+    assert len(classes) == 12
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    again = serket("generate", path, "--length", 12, "--out", tmp_path / "again.png")
+    assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+    other = serket("generate", path, "--length", 12, "--out", tmp_path / "other.png", "--seed", 99)
+    assert other.stdout.splitlines()[0] != done.stdout.splitlines()[0]
