@@ -245,8 +245,9 @@ class CoordinatorActor:
         """Ask `module` for a generation; its outputs as a reference in a list, so that it leaves as a reference."""
         return [self._coordinator.generate(module)]
 
+    @ray.method(concurrency_group="status")
     def stop(self) -> None:
-        """End the modules' actors."""
+        """End the modules' actors, in the middle of an update too."""
         self._transport.stop()
 
     @ray.method(concurrency_group="status")

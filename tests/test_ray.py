@@ -189,3 +189,14 @@ def test_two_runs_of_one_name_on_one_cluster_are_refused():
             RunningModel.launch(model(), "twice", 0, None)
     finally:
         first.stop()
+
+
+def test_a_run_can_be_stopped_in_the_middle_of_an_update():
+    running = RunningModel.launch(model(rounds=1, seconds=120.0), "stopped", 0, None)
+    drain(running.start({"data": {"values": ROWS}}))
+    stream = running.run_rounds()
+    wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("doing") == "learning")
+    running.stop()  # does not wait for the two minutes: the suite's own limit would show
+    wait_until(
+        lambda: "serket:stopped" not in {a["namespace"] for a in ray.util.list_named_actors(all_namespaces=True)}
+    )
