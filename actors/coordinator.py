@@ -17,7 +17,7 @@ from actors.graph import Graph
 from actors.host import Call
 from actors.messages import Header, pack_header, unpack_header
 from actors.module import Mode
-from actors.schedule import Block, Item, Schedule, Step
+from actors.schedule import Block, Item, Step, leaves
 from actors.transport import Ref, Task, Transport
 
 Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
@@ -249,7 +249,7 @@ class Coordinator:
 
     def _evidence(self, block: Block) -> float:
         """Return the evidence of the block's last module that reports one, NaN where none does."""
-        for step in reversed(Schedule(1, block.steps).leaves()):
+        for step in reversed(leaves(block.steps)):
             found = self._ledgers[step.module].record.metrics.get("evidence")
             if found is not None:
                 return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -53,7 +53,7 @@ class Schedule:
 
     def leaves(self) -> tuple[Step, ...]:
         """Return all steps in written order, those inside blocks once each."""
-        return tuple(_leaves(self.steps))
+        return leaves(self.steps)
 
 
 def numbered(steps: Sequence[Item], first: int = 0) -> list[tuple[int, Item]]:
@@ -61,13 +61,10 @@ def numbered(steps: Sequence[Item], first: int = 0) -> list[tuple[int, Item]]:
     items = []
     for item in steps:
         items.append((first, item))
-        first += len(list(_leaves([item])))
+        first += len(leaves([item]))
     return items
 
 
-def _leaves(steps: Sequence[Item]) -> Iterator[Step]:
-    for item in steps:
-        if isinstance(item, Step):
-            yield item
-        else:
-            yield from _leaves(item.steps)
+def leaves(steps: Iterable[Item]) -> tuple[Step, ...]:
+    """Return all steps in written order, those inside blocks once each."""
+    return tuple(step for item in steps for step in ([item] if isinstance(item, Step) else leaves(item.steps)))

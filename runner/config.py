@@ -29,7 +29,7 @@ from pydantic import (
 
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
 from actors.module import ModuleError
-from actors.schedule import Block, Schedule, Step
+from actors.schedule import Block, Schedule, Step, leaves
 from runner import datasets
 from runner.checks import DATA, as_map, check_names, check_parameters, check_steps, cut_chains
 from runner.faults import ConfigError, Fault, Faults, explain, fields_of, shown, unknown
@@ -252,11 +252,11 @@ class RunConfig(_Section):
             return [(("connections",), str(error))]
         if not self.schedule.steps:
             self.schedule.steps = [StepConfig(module=step.module) for step in graph.schedule.leaves()]
-        leaves = Schedule(1, tuple(step.item() for step in self.schedule.steps)).leaves()
+        learning = {step.module for step in leaves(step.item() for step in self.schedule.steps)}
         return [
             (("schedule", "steps"), f"{name!r} gives observations and learns nothing; leave it out")
             for name in graph.sources
-            if any(step.module == name for step in leaves)
+            if name in learning
         ]
 
     def graph(self) -> Graph:

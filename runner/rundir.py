@@ -11,8 +11,9 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,11 @@ class RunDirectory:
     def record(self, commit: str) -> RoundScores:
         """Write what a person looks for after a commit: the modules' outputs, and a line of ``metrics.csv``."""
         manifest = self.checkpoints.manifest(commit)
+        outputs = cache(lambda module: self.checkpoints.outputs(manifest, module))  # read and digested once
         for module in manifest.modules:
             if module not in self.graph.sources and manifest.modules[module].round == manifest.round:
-                self.write_outputs(module, self.checkpoints.outputs(manifest, module), "learn")
-        scores = self.scores(manifest)
+                self.write_outputs(module, outputs(module), "learn")
+        scores = self._scores(manifest, outputs)
         path = self.path / "metrics.csv"
         fresh = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
@@ -171,8 +173,8 @@ class RunDirectory:
             writer.writerow(scores.fields())
         return scores
 
-    def scores(self, manifest: Manifest) -> RoundScores:
-        """Return what a commit amounts to."""
+    def _scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
+        """Return what a commit amounts to, `outputs` giving those of a module."""
         evidence = None
         classes: Scores | None = None
         for module in self.graph.modules:  # the last one, the most abstract, has the say
@@ -182,7 +184,7 @@ class RunDirectory:
             evidence = record.metrics.get("evidence", evidence)
             categories = self.categories_of(module)
             if categories is not None and "outputs" in record.files:
-                found = self.checkpoints.outputs(manifest, module).get("class")
+                found = outputs(module).get("class")
                 classes = score(found, categories) if found is not None else classes
         return RoundScores(manifest.round, evidence, classes)
 

@@ -34,6 +34,10 @@ def calibrated_posterior(log_likelihood: Floats, weights: Floats, temperature: f
         Rows sum to one; no class is ever impossible.
     """
     sharp: Floats = softmax(temperature * log_likelihood + np.log(weights), axis=1)
+    return _lapsed(sharp, weights, lapse)
+
+
+def _lapsed(sharp: Floats, weights: Floats, lapse: float) -> Floats:
     return (1.0 - lapse) * sharp + lapse * weights
 
 
@@ -73,7 +77,7 @@ def calibrate(log_likelihood: Floats, weights: Floats, log_cavity: Floats) -> tu
     for temperature in TEMPERATURES:
         sharp = softmax(temperature * log_likelihood + np.log(weights), axis=1)
         for lapse in LAPSES:
-            posterior = (1.0 - lapse) * sharp + lapse * weights
+            posterior = _lapsed(sharp, weights, lapse)
             score = logsumexp(log_cavity + scaled_likelihood(posterior, posterior.mean(axis=0)), axis=1).sum()
             best = max(best, (float(score), temperature, lapse))
     return best[1], best[2]
