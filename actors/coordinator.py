@@ -1,62 +1,35 @@
-"""The round driver: lets modules learn in the schedule's order, routes their messages, commits every round.
+"""The round driver: brings modules to life, lets them learn in the schedule's order, and commits every round.
 
-Plain Python over a :class:`actors.transport.Transport`; it knows neither Ray nor any module's code, and holds every
-array as a reference that it never looks into.
+Plain Python over a :class:`actors.transport.Transport`; it knows neither Ray nor any module's code. Messages are
+carried by :mod:`actors.routing`, chains are run by :mod:`actors.chains`.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from actors.chains import ChainRouter
 from actors.checkpoint import Checkpoints, FileRecord, Manifest, ModuleRecord, SaveRequest
 from actors.graph import Graph
-from actors.host import Call
-from actors.messages import Header, pack_header, unpack_header
+from actors.messages import pack_header
 from actors.module import Mode
-from actors.schedule import Block, Item, Step, leaves
+from actors.routing import Emit, Held
+from actors.schedule import Position, Step
 from actors.transport import Ref, Task, Transport
 
-Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
-"""Where events go: a name and its fields."""
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A message as the coordinator holds it: its header, and a reference to its arrays."""
-
-    header: Header
-    arrays: Ref
+__all__ = ["Coordinator", "Emit"]
 
 
 @dataclass
 class _Ledger:
-    """What the coordinator keeps of one module: its last answer, and what of it is committed."""
+    """What is committed of one module: its record, and what is being written or was written of it last."""
 
-    state: Ref = None
-    outputs: Ref = None
-    letters: dict[str, Letter] = field(default_factory=dict)
     record: ModuleRecord = field(default_factory=lambda: ModuleRecord(0, {}))
-    unsaved: bool = False
+    written: Held | None = None
     saving: Task = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Position:
-    """Where in the schedule a step stands: how many steps come before, and what the blocks around it say."""
-
-    first: int = 0
-    inside: bool = False
-    exchange: int = 0
-    temperature: float = 1.0
-
-    def fields(self) -> dict[str, Any]:
-        """Return what events say of it: nothing outside of blocks."""
-        return {"exchange": self.exchange, "temperature": self.temperature} if self.inside else {}
 
 
 class Coordinator:
@@ -73,7 +46,7 @@ class Coordinator:
     checkpoints : Checkpoints, optional
         Where rounds are committed; without it they are not.
     emit : callable, optional
-        Receives the events ``placed``, ``prepared``, ``round``, ``update``, ``updated``, ``block`` and ``commit``.
+        Receives the events ``placed``, ``round``, ``commit``, and those of :class:`actors.chains.ChainRouter`.
     """
 
     def __init__(
@@ -90,13 +63,11 @@ class Coordinator:
         self.run = run
         self.seed = seed
         self.round = 0
-        self.active: tuple[str, ...] = ()
         self._transport = transport
         self._checkpoints = checkpoints
         self._emit = emit or (lambda _event, _fields: None)
+        self._router = ChainRouter(graph, transport, run=run, seed=seed, emit=self._emit, on_step=self._stepped)
         self._ledgers = {name: _Ledger() for name in graph.modules}
-        self._ready: set[str] = set()
-        self._sequence = 0
 
     def start(self, states: Mapping[str, Ref]) -> None:
         """Bring the modules to life, give them what they start from, and let the sources speak.
@@ -111,7 +82,7 @@ class Coordinator:
         for name, state in states.items():
             self._transport.load(name, state)
         for index, name in enumerate(self.graph.sources):
-            self._learn([(index, Step(name))], _Position())
+            self._router.learn([(index, Step(name))], Position())
         self.commit("round-000")
 
     def run_rounds(self) -> None:
@@ -119,13 +90,13 @@ class Coordinator:
         while self.round < self.graph.schedule.rounds:
             self.round += 1
             self._emit("round", {"round": self.round})
-            self._follow(self.graph.schedule.steps, _Position())
+            self._router.follow(self.graph.schedule.steps, Position(self.round))
             self.commit(self._commit_name)
 
     def update(self, module: str, round: int, step: int) -> None:
         """Let one module learn outside of any schedule, as step `step` of round `round`, and commit."""
         self.round = round
-        self._learn([(step, Step(module))], _Position())
+        self._router.learn([(step, Step(module))], Position(round))
         self.commit(f"round-{round:03d}-step-{step:02d}")
 
     def make_up(self, learnt: Mapping[str, Ref], rows: int) -> dict[str, Ref]:
@@ -144,16 +115,7 @@ class Coordinator:
         """
         self._begin(learnt)
         downwards = [name for name in reversed(self.graph.modules) if name not in self.graph.sources]
-        for name in downwards:
-            self._take(name, self._submit(0, Step(name), _Position(), "generate", rows=rows), "generate")
-        return {name: self._ledgers[name].outputs for name in downwards}
-
-    def _begin(self, states: Mapping[str, Ref]) -> None:
-        """Bring the modules to life with the states that they once had."""
-        self._transport.start(self.graph)
-        for name, state in states.items():
-            self._await_ready(name)
-            self._transport.load(name, state)
+        return {name: self._ask("generate", name, rows=rows) for name in downwards}
 
     def recognize(self, learnt: Mapping[str, Ref], data: Mapping[str, Ref], *, ordered: bool) -> dict[str, Ref]:
         """Answer for new data: once up through all modules, then down again, so that priors reach what they bear on.
@@ -175,9 +137,7 @@ class Coordinator:
         self._begin({**learnt, **data})
         upwards = list(self.graph.modules)
         downwards = [name for name in reversed(upwards[:-1]) if name not in self.graph.sources]
-        for name in [*upwards, *downwards]:
-            self._take(name, self._submit(0, Step(name), _Position(), "recognize", ordered=ordered), "recognize")
-        return {name: ledger.outputs for name, ledger in self._ledgers.items()}
+        return {name: self._ask("recognize", name, ordered=ordered) for name in [*upwards, *downwards]}
 
     def generate(self, module: str) -> Ref:
         """Show what the latest messages to `module` from above look like in its own data.
@@ -187,16 +147,15 @@ class Coordinator:
         reference
             To the outputs of the module's ``generate``.
         """
-        task = self._submit(0, Step(module), _Position(), "generate")
-        return self._transport.collect(module, task).outputs
+        return self._router.ask("generate", module).outputs
 
     def outputs(self, module: str) -> Ref:
         """Return the outputs of a module's last update, as a reference."""
-        return self._ledgers[module].outputs
+        return self._router.held[module].outputs
 
     def state(self, module: str) -> Ref:
         """Return the state of a module after its last update, as a reference."""
-        return self._ledgers[module].state
+        return self._router.held[module].state
 
     def status(self) -> dict[str, Any]:
         """Say where the run stands and what the active modules do now."""
@@ -204,156 +163,52 @@ class Coordinator:
             "run": self.run,
             "round": self.round,
             "rounds": self.graph.schedule.rounds,
-            "active": {name: self._transport.status(name) for name in self.active},
-            "module_seconds": {name: ledger.seconds for name, ledger in self._ledgers.items()},
+            "active": {name: self._transport.status(name) for name in self._router.active},
+            "module_seconds": dict(self._router.seconds),
         }
+
+    def _begin(self, states: Mapping[str, Ref]) -> None:
+        """Bring the modules to life with the states that they once had."""
+        self._transport.start(self.graph)
+        self._router.load(states)
+
+    def _ask(self, mode: Mode, module: str, **details: Any) -> Ref:
+        """Ask a module, and let its messages be the latest; return its outputs."""
+        self._router.held[module] = held = self._router.ask(mode, module, **details)
+        return held.outputs
 
     @property
     def _commit_name(self) -> str:
         return f"round-{self.round:03d}"
 
-    def _is_last(self, index: int, module: str, position: _Position) -> bool:
-        """Say whether a step of the schedule is the round's last update of `module`."""
+    def _stepped(self, index: int, step: Step, position: Position) -> None:
+        """After a module's last update of a round, begin to write it while the others go on learning."""
         later = self.graph.schedule.leaves()[index + 1 :]
-        return not position.inside and all(step.module != module for step in later)
-
-    def _follow(self, steps: Sequence[Item], position: _Position) -> None:
-        """Take the steps in written order."""
-        for batch in self.graph.batches(steps, position.first):
-            index, item = batch[0]
-            if isinstance(item, Block):
-                self._repeat(item, replace(position, first=index))
-            else:
-                self._learn([(index, step) for index, step in batch if isinstance(step, Step)], position)
-                for number, step in batch:
-                    if isinstance(step, Step) and self._is_last(number, step.module, position):
-                        self._save(step.module, self._commit_name)  # while the others go on learning
-
-    def _repeat(self, block: Block, position: _Position) -> None:
-        """Take the block's steps again and again, until its exchanges are done or change nothing any more."""
-        evidence, before, exchange = float("nan"), float("nan"), 0
-        for exchange in range(block.repeat):
-            inside = replace(
-                position,
-                inside=True,
-                exchange=position.exchange * block.repeat + exchange,
-                temperature=position.temperature * block.temperature(exchange),
-            )
-            self._follow(block.steps, inside)
-            before, evidence = evidence, self._evidence(block)
-            settled = block.tolerance is not None and abs(evidence - before) < block.tolerance
-            if settled and block.temperature(exchange) == block.anneal[1]:
-                break
-        fields = {"round": self.round, "step": position.first, "exchanges": exchange + 1}
-        self._emit("block", fields if math.isnan(evidence) else {**fields, "evidence": evidence})
-
-    def _evidence(self, block: Block) -> float:
-        """Return the evidence of the block's last module that reports one, NaN where none does."""
-        for step in reversed(leaves(block.steps)):
-            found = self._ledgers[step.module].record.metrics.get("evidence")
-            if found is not None:
-                return found
-        return float("nan")
-
-    def _learn(self, batch: list[tuple[int, Step]], position: _Position) -> None:
-        """Let modules that exchange no message learn at the same time."""
-        for _, step in batch:
-            self._await_ready(step.module)
-        self.active = tuple(step.module for _, step in batch)
-        tasks = []
-        for index, step in batch:
-            where = {"round": self.round, "step": index, "module": step.module, **position.fields()}
-            self._emit("update", where)
-            tasks.append(self._submit(index, step, position))
-        for (index, step), task in zip(batch, tasks, strict=True):
-            self._take(step.module, task)
-            ledger = self._ledgers[step.module]
-            where = {"round": self.round, "step": index, "module": step.module, **position.fields()}
-            self._emit("updated", {**where, **ledger.record.metrics, "total_seconds": ledger.seconds})
-        self.active = ()
-
-    def _await_ready(self, module: str) -> None:
-        """Before a module's first update, wait until it is prepared (the others prepare meanwhile)."""
-        if module not in self._ready:
-            started = time.perf_counter()
-            device = self._transport.ready(module)
-            self._ready.add(module)
-            fields = {"module": module, "device": device, "seconds": time.perf_counter() - started}
-            self._emit("prepared", fields)
-
-    def _submit(
-        self,
-        index: int,
-        step: Step,
-        position: _Position,
-        mode: Mode = "update",
-        *,
-        ordered: bool = True,
-        rows: int = 0,
-    ) -> Task:
-        self._sequence += 1
-        letters = self._inbox(step.module)
-        call = Call(
-            run=self.run,
-            seed=self.seed,
-            round=self.round,
-            step=index,
-            sequence=self._sequence,
-            receivers=self.graph.receivers(step.module),
-            overrides=step.overrides,
-            exchange=position.exchange,
-            temperature=position.temperature,
-            ordered=ordered,
-            rows=rows,
-            headers=tuple(pack_header(letter.header) for letter in letters),
-        )
-        return self._transport.submit(step.module, call, [letter.arrays for letter in letters], mode)
-
-    def _inbox(self, module: str) -> list[Letter]:
-        """Return the latest message on every way to `module`, addressed to it."""
-        letters = []
-        for route in self.graph.routes_to(module):
-            sent = self._ledgers[route.sender].letters
-            letter = sent.get(f"{route.out_port}.{module}") or sent.get(route.out_port)
-            if letter is not None:
-                letters.append(replace(letter, header=letter.header.addressed(module, route.in_port)))
-        return letters
-
-    def _take(self, module: str, task: Task, mode: Mode = "update") -> None:
-        result = self._transport.collect(module, task)
-        ledger = self._ledgers[module]
-        for slot, head, arrays in zip(self.graph.slots(module), result.answer.headers, result.messages, strict=True):
-            if head is not None:
-                ledger.letters[slot.name] = Letter(unpack_header(head), arrays)
-        ledger.outputs = result.outputs
-        if mode == "update":
-            ledger.state = result.state
-            ledger.unsaved, ledger.saving = True, None
-            ledger.seconds += result.answer.seconds
-            ledger.record = replace(ledger.record, round=self.round, metrics=dict(result.answer.metrics))
+        if not position.inside and all(other.module != step.module for other in later):
+            self._save(step.module, self._commit_name)
 
     def commit(self, name: str) -> None:
         """Write what changed since the last commit, each module's part by its own process, then the manifest."""
         if self._checkpoints is None:
             return
         started = time.perf_counter()
-        unsaved = [module for module, ledger in self._ledgers.items() if ledger.unsaved]
-        for module in unsaved:
-            if self._ledgers[module].saving is None:
+        for module, ledger in self._ledgers.items():
+            held = self._router.held[module]
+            if held is not ledger.written and held.state is not None:
                 self._save(module, name)
-        for module in unsaved:
-            ledger = self._ledgers[module]
-            files: Mapping[str, FileRecord] = self._transport.saved(ledger.saving)
-            ledger.record = replace(ledger.record, files=dict(files))
-            ledger.unsaved, ledger.saving = False, None
+        for ledger in self._ledgers.values():
+            if ledger.saving is not None and ledger.written is not None:
+                files: Mapping[str, FileRecord] = self._transport.saved(ledger.saving)
+                ledger.record = ModuleRecord(self.round, dict(files), dict(ledger.written.metrics))
+                ledger.saving = None
         manifest = Manifest(
             name=name,
             run=self.run,
             seed=self.seed,
             round=self.round,
-            sequence=self._sequence,
+            sequence=self._router.sequence,
             modules={module: ledger.record for module, ledger in self._ledgers.items() if ledger.record.files},
-            module_seconds={module: ledger.seconds for module, ledger in self._ledgers.items()},
+            module_seconds=dict(self._router.seconds),
         )
         self._checkpoints.commit(manifest)
         seconds = time.perf_counter() - started
@@ -363,13 +218,13 @@ class Coordinator:
         """Begin to write what `module` gave last into the commit `name`."""
         if self._checkpoints is None:
             return
-        ledger = self._ledgers[module]
+        held = self._ledgers[module].written = self._router.held[module]
         request = SaveRequest(
             root=str(self._checkpoints.root),
             directory=name,
             module=module,
-            slots=tuple(ledger.letters),
-            headers=tuple(pack_header(letter.header) for letter in ledger.letters.values()),
+            slots=tuple(held.letters),
+            headers=tuple(pack_header(letter.header) for letter in held.letters.values()),
         )
-        objects = [ledger.state, ledger.outputs, *(letter.arrays for letter in ledger.letters.values())]
-        ledger.saving = self._transport.save(module, request, objects)
+        objects = [held.state, held.outputs, *(letter.arrays for letter in held.letters.values())]
+        self._ledgers[module].saving = self._transport.save(module, request, objects)

@@ -124,7 +124,7 @@ class GMM(Module[GMMParameters]):
         X, missing = _rows(message)
         log_prior = _log_prior(inbox, len(X), parameters.classes)
         prior = self._make_prior(X[~missing], parameters)
-        sweeps = parameters.iterations + (parameters.burn_in if self._labels is None else 0)
+        sweeps = (parameters.iterations + (parameters.burn_in if self._labels is None else 0)) if context.learn else 0
         # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
         temperature = 1.0 if log_prior is None else context.temperature * trust

@@ -90,6 +90,8 @@ class Graph:
     modules : dict of str to ModuleSpec
         In order of connection: a module comes after all that it receives forward messages from.
     routes : tuple of Route
+    proposers : tuple of str
+        Modules that propose moves.
     sources : tuple of str
         Modules without inputs from below; they speak once, before the first round.
 
@@ -117,6 +119,7 @@ class Graph:
         self.routes = self._resolve(classes)
         self._slots = {name: self._slots_of(name, cls) for name, cls in classes.items()}
         self.uses_gpu = {name: cls.uses_gpu for name, cls in classes.items()}
+        self.proposers = tuple(name for name, cls in classes.items() if cls.propose is not Module.propose)
         self.sources = tuple(
             name
             for name, cls in classes.items()

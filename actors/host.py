@@ -22,6 +22,8 @@ from actors.registry import make
 
 Arrays = Mapping[str, Array]
 
+_DOING = {"update": "learning", "recognize": "recognizing", "generate": "generating", "propose": "proposing"}
+
 
 @dataclass(frozen=True)
 class Call:
@@ -40,6 +42,8 @@ class Call:
     exchange: int = 0
     chain: int = 0
     temperature: float = 1.0
+    learn: bool = True
+    proposal: int = 0
     ordered: bool = True
     rows: int = 0
     headers: tuple[bytes, ...] = ()
@@ -94,7 +98,7 @@ class Host:
         return self.device
 
     def ask(self, mode: Mode, call: Call, arrays: Sequence[Arrays]) -> Reply:
-        """Let the module learn (``update``) or answer (``recognize``, ``generate``); see :class:`Reply`.
+        """Let the module learn (``update``) or answer (``recognize``, ``generate``, ``propose``); see :class:`Reply`.
 
         Raises
         ------
@@ -102,7 +106,7 @@ class Host:
             If a message of the inbox or of the module's answer is not valid.
         """
         inbox = Inbox([self._open(head, body) for head, body in zip(call.headers, arrays, strict=True)])
-        doing = {"update": "learning", "recognize": "recognizing", "generate": "generating"}[mode]
+        doing = _DOING[mode]
         context = self._context(call, doing)
         self._note(doing=doing)
         started = time.perf_counter()
@@ -148,6 +152,8 @@ class Host:
             exchange=call.exchange,
             chain=call.chain,
             temperature=call.temperature,
+            learn=call.learn,
+            proposal=call.proposal,
             receivers=call.receivers,
             overrides=call.overrides,
             ordered=call.ordered,

@@ -20,6 +20,7 @@ from actors.kernels.hmm import (
     transition_probabilities,
     viterbi,
 )
+from actors.kernels.moves import split_and_merge
 from actors.kinds import Array
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
 
@@ -183,13 +184,34 @@ class MarkovModel(Module[MarkovParameters]):
         for t, draw in enumerate(draws):  # each class hangs on the one before
             classes[t] = min(int(np.searchsorted(reached, draw * reached[-1], side="right")), len(cumulated) - 1)
             reached = cumulated[classes[t]]
-        certain = np.full((context.rows, len(cumulated)), -np.inf)
-        certain[np.arange(context.rows), classes] = 0.0
+        certain = _certain(classes, len(cumulated))
         messages = [
             Outgoing("transition_prior", {"log_prob": certain}, receiver)
             for receiver in context.receivers.get("transition_prior", ())
         ]
         return Outbox(messages, outputs={"class": classes})
+
+    def propose(self, inbox: Inbox, context: Context) -> Outbox:
+        """Return certain priors: the classes after one split-and-merge move (:mod:`actors.kernels.moves`).
+
+        Raises
+        ------
+        ModuleError
+            If the messages don't fit what was learnt.
+        """
+        if self._trans_prob is None:
+            return Outbox()
+        evidence = self._evidence(inbox, context)
+        found = self._infer(evidence.log_prob, evidence)
+        labels = split_and_merge(found.posterior, found.transitions, context.proposal, evidence.lengths)
+        if labels is None:
+            return Outbox()
+        log_prior = _certain(labels, found.posterior.shape[1])
+        if evidence.mask is not None:
+            log_prior[evidence.mask] = -np.log(log_prior.shape[1])
+        receivers = context.receivers.get("transition_prior", ())
+        arrays = {"log_prob": log_prior, **evidence.rows}
+        return Outbox([Outgoing("transition_prior", arrays, receiver) for receiver in receivers])
 
     def state(self) -> State:
         """Return copies of the expected transitions, the probabilities and (tutorial) the last message."""
@@ -217,7 +239,7 @@ class MarkovModel(Module[MarkovParameters]):
             self._trans_prob = transition_probabilities(self._transitions, alpha)
         if self._initial is None or parameters.initial == "uniform":
             self._initial = np.full(K, 1.0 / K)
-        for done in range(parameters.inner_iterations):
+        for done in range(parameters.inner_iterations if context.learn else 0):
             found = self._infer(tempered, evidence)
             self._trans_prob = transition_probabilities(found.transitions, alpha)
             if parameters.initial == "learnt":
@@ -234,10 +256,11 @@ class MarkovModel(Module[MarkovParameters]):
             raise ModuleError(
                 f"module {context.module!r} has a message of shape {previous.shape}, {P.shape} came: start a new run"
             )
-        counts = sampled_counts(P, parameters.num_samp, context.generator, evidence.lengths)
-        self._transitions = counts / parameters.num_samp
-        self._trans_prob = transition_probabilities(counts, parameters.pseudo_count)
-        self._initial = np.full(P.shape[1], 1.0 / P.shape[1])
+        if context.learn or self._trans_prob is None:
+            counts = sampled_counts(P, parameters.num_samp, context.generator, evidence.lengths)
+            self._transitions = counts / parameters.num_samp
+            self._trans_prob = transition_probabilities(counts, parameters.pseudo_count)
+            self._initial = np.full(P.shape[1], 1.0 / P.shape[1])
         message = one_step_message(P, self._trans_prob, previous, evidence.lengths)
         # A posterior that underflowed would forbid its class for good, since each message multiplies the next one.
         self._log_message = np.maximum(message, np.log(np.finfo(np.float64).tiny))
@@ -300,6 +323,13 @@ def _tempered(log_prob: Floats, temperature: float) -> Floats:
     powered = temperature * log_prob
     raised: Floats = powered - np.logaddexp.reduce(powered, axis=1, keepdims=True)
     return raised
+
+
+def _certain(classes: npt.NDArray[np.int64], K: int) -> Floats:
+    """Return log-distributions (N, K) that know the class of each row."""
+    certain = np.full((len(classes), K), -np.inf)
+    certain[np.arange(len(classes)), classes] = 0.0
+    return certain
 
 
 def _floored(log_message: Floats) -> Floats:

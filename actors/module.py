@@ -25,7 +25,7 @@ Path = Literal["forward", "backward"]
 Scalar: TypeAlias = bool | int | float | str | None
 State: TypeAlias = dict[str, Any]
 """A flat dict of arrays and plain scalars (:data:`Scalar`)."""
-Mode = Literal["update", "recognize", "generate"]
+Mode = Literal["update", "recognize", "generate", "propose"]
 """What a module can be asked for; see the methods of these names."""
 Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
@@ -154,6 +154,11 @@ class Context:
         Where in the schedule; together with seed and module they determine every random draw.
     temperature : float
         The power τ to which a receiver raises likelihoods, 0 < τ ≤ 1.
+    learn : bool
+        False in an update that only asks what has been learnt means for what comes in now (an incumbent whose
+        evidence is to be known again): what follows from the inbox is rebuilt and sent, the rest stays as it is.
+    proposal : int
+        Which proposal is asked for, counted from 0.
     receivers : mapping of str to tuple of str
         Who receives from each output port.
     overrides : mapping
@@ -174,6 +179,8 @@ class Context:
     exchange: int = 0
     chain: int = 0
     temperature: float = 1.0
+    learn: bool = True
+    proposal: int = 0
     receivers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     ordered: bool = True
@@ -267,6 +274,15 @@ class Module(ABC, Generic[P]):
         """Answer on the way down: what the messages from above look like in the module's own data; learns nothing.
 
         With ``context.rows``, so many rows are made up: the most abstract module draws them, those below follow.
+        """
+        return Outbox()
+
+    def propose(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (most modules have none)
+        """Return the `context.proposal`-th of other messages to start from than those sent last; none by default.
+
+        A chain starts from each (:class:`actors.schedule.Block`, ``moves``): the receivers with what they have learnt,
+        this module with nothing. Proposals are asked for one by one, the most promising first; an empty outbox says
+        that there is none of this number. Changes no state.
         """
         return Outbox()
 

@@ -16,13 +16,15 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from actors.chains import run_chain
 from actors.checkpoint import Checkpoints, FileRecord, SaveRequest, save
 from actors.coordinator import Coordinator
 from actors.graph import Graph, ModuleSpec, Slot
 from actors.host import Answer, Call, Host
+from actors.in_process import InProcess
 from actors.messages import MessageError
 from actors.module import Mode, ModuleError
-from actors.transport import Ref, Result, Task, TransportError
+from actors.transport import ChainCall, Ref, Result, Task, TransportError
 
 COORDINATOR = "coordinator"
 STATUS_TIMEOUT = 2.0
@@ -77,6 +79,14 @@ class ModuleActor:
 _RemoteModule: Any = ray.remote(concurrency_groups={"status": 1})(ModuleActor)
 
 
+@ray.remote
+def _run_chain(call: ChainCall, *objects: Any) -> tuple[Any, ...]:
+    """Return the answers by module, then state, outputs and the arrays of one message a slot of each."""
+    results = run_chain(call, objects, InProcess(call.block.modules))
+    given = [part for result in results.values() for part in (result.state, result.outputs, *result.messages)]
+    return ({name: result.answer for name, result in results.items()}, *given)
+
+
 class RayTransport:
     """Reaches every module through an actor of its own, named as the module is.
 
@@ -93,6 +103,7 @@ class RayTransport:
         self._actors: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
         self._prepared: dict[str, Any] = {}
+        self._chain_cpus = 1.0
         self._log = log or (lambda _sentence: None)
 
     def start(self, graph: Graph) -> list[dict[str, Any]]:
@@ -103,6 +114,9 @@ class RayTransport:
                 self._log(
                     f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
                 )
+        reserved = sum(spec.resources.num_cpus for spec in graph.modules.values())
+        # Where the modules hold every core, chains would wait for one for ever.
+        self._chain_cpus = 1.0 if ray.cluster_resources().get("CPU", 0.0) - reserved >= 1.0 else 0.0
         for name, spec in graph.modules.items():
             slots = graph.slots(name)
             self._actors[name] = _RemoteModule.options(
@@ -115,16 +129,16 @@ class RayTransport:
             self._slots[name] = len(slots)
         places = {name: actor.place.remote() for name, actor in self._actors.items()}
         self._prepared = {name: actor.prepare.remote() for name, actor in self._actors.items()}
-        return [self._get(name, place, timeout=_START_TIMEOUT) for name, place in places.items()]
+        return [self._get(_module(name), place, timeout=_START_TIMEOUT) for name, place in places.items()]
 
     def ready(self, module: str) -> str:
         """Wait until `module` is prepared; say which device it uses."""
-        device: str = self._get(module, self._prepared[module])
+        device: str = self._get(_module(module), self._prepared[module])
         return device
 
     def load(self, module: str, state: Ref) -> None:
         """Give `module` a state."""
-        self._get(module, self._actors[module].load.remote(state))
+        self._get(_module(module), self._actors[module].load.remote(state))
 
     def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
         """Ask `module`; returns one reference a returned object."""
@@ -134,8 +148,31 @@ class RayTransport:
     def collect(self, module: str, task: Task) -> Result:
         """Wait for the answer; the objects beside it stay where they are."""
         answer, state, outputs, *messages = task
-        found: Answer = self._get(module, answer)
+        found: Answer = self._get(_module(module), answer)
         return Result(found, state, outputs, tuple(messages))
+
+    def chain(self, call: ChainCall, objects: Sequence[Ref]) -> Task:
+        """Have a chain run on whichever core of the cluster is free next.
+
+        A chain is a task, not an actor: Ray keeps the processes, spreads them over the nodes, and runs the chain again
+        where its node dies.
+        """
+        sizes = {name: 2 + len(call.graph.slots(name)) for name in call.block.modules}
+        given = _run_chain.options(
+            num_returns=1 + sum(sizes.values()), num_cpus=self._chain_cpus, scheduling_strategy="SPREAD"
+        ).remote(call, *objects)
+        return sizes, given
+
+    def chained(self, task: Task) -> Mapping[str, Result]:
+        """Wait for the answers; the objects beside them stay where they are."""
+        sizes, (answers, *objects) = task
+        found: Mapping[str, Answer] = self._get("a chain", answers)
+        results, first = {}, 0
+        for name, size in sizes.items():
+            state, outputs, *messages = objects[first : first + size]
+            results[name] = Result(found[name], state, outputs, tuple(messages))
+            first += size
+        return results
 
     def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
         """Have the objects of `module` written by its own actor."""
@@ -144,7 +181,7 @@ class RayTransport:
     def saved(self, task: Task) -> Mapping[str, FileRecord]:
         """Wait for what :meth:`save` asked for."""
         module, reference = task
-        records: Mapping[str, FileRecord] = self._get(module, reference)
+        records: Mapping[str, FileRecord] = self._get(_module(module), reference)
         return records
 
     def status(self, module: str) -> dict[str, Any]:
@@ -161,19 +198,23 @@ class RayTransport:
             ray.kill(actor)
         self._actors.clear()
 
-    def _get(self, module: str, reference: Any, timeout: float | None = None) -> Any:
+    def _get(self, who: str, reference: Any, timeout: float | None = None) -> Any:
         try:
             return ray.get(reference, timeout=timeout)
         except RayTaskError as error:
             if isinstance(error.cause, ModuleError | MessageError):  # they say all that there is to say
-                raise ModuleFailedError(f"module {module!r}: {error.cause}") from None
-            raise ModuleFailedError(f"module {module!r} raised an error\n{error}") from None
+                raise ModuleFailedError(f"{who}: {error.cause}") from None
+            raise ModuleFailedError(f"{who} raised an error\n{error}") from None
         except RayActorError as error:
-            raise ModuleFailedError(f"module {module!r} died\n{error}") from None
+            raise ModuleFailedError(f"{who} died\n{error}") from None
         except GetTimeoutError:
             raise ModuleFailedError(
-                f"module {module!r} did not start within {timeout:g} seconds (are its resources taken by another run?)"
+                f"{who} did not start within {timeout:g} seconds (are its resources taken by another run?)"
             ) from None
+
+
+def _module(name: str) -> str:
+    return f"module {name!r}"
 
 
 def allot(graph: Graph, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:

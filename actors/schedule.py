@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 
@@ -28,12 +28,31 @@ class Block:
         The temperature τ of the first exchange and of the last; it climbs evenly between them.
     tolerance : float, optional
         Once τ has reached its last value, exchanges end early when one changed the evidence by less than this.
+    chains : int
+        So many copies of the block's modules start afresh, side by side; the one with the highest evidence stays. What
+        the modules had learnt before (the *incumbent*) competes twice: as it is, and continued. With 0 the modules
+        themselves go through the exchanges, and nothing is chosen.
+    moves : int
+        At most so many times the block's modules propose other starts from where the best chain ended; each is a chain,
+        and the best of them stays if the evidence rises.
     """
 
     steps: tuple[Step | Block, ...]
     repeat: int = 1
     anneal: tuple[float, float] = (1.0, 1.0)
     tolerance: float | None = None
+    chains: int = 0
+    moves: int = 0
+
+    @property
+    def competes(self) -> bool:
+        """Whether several chains are run and the best is chosen."""
+        return self.chains > 0 or self.moves > 0
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that learn in the block, once each, in the order of their first steps."""
+        return tuple(dict.fromkeys(step.module for step in leaves([self])))
 
     def temperature(self, exchange: int) -> float:
         """Return τ of an exchange, counted from 0."""
@@ -42,6 +61,49 @@ class Block:
 
 
 Item: TypeAlias = Step | Block
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in a run a step stands: its round, how many steps come before, and what the blocks around it say.
+
+    Parameters
+    ----------
+    round : int
+    first : int
+        The number of the first of the steps that are taken here.
+    inside : bool
+        Whether a block is around them.
+    exchange : int
+        Counted through nested blocks.
+    temperature : float
+        τ, the product of the blocks' around.
+    chain : int
+    learn : bool
+        Whether modules learn, or only say what they have learnt means for what they receive now.
+    """
+
+    round: int = 0
+    first: int = 0
+    inside: bool = False
+    exchange: int = 0
+    temperature: float = 1.0
+    chain: int = 0
+    learn: bool = True
+
+    def within(self, block: Block, exchange: int) -> Position:
+        """Return the position of the steps in an exchange of `block`, which stands here."""
+        return replace(
+            self,
+            inside=True,
+            exchange=self.exchange * block.repeat + exchange,
+            temperature=self.temperature * block.temperature(exchange),
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return what events say of it: round, and exchange and temperature inside of blocks."""
+        inside = {"exchange": self.exchange, "temperature": self.temperature} if self.inside else {}
+        return {"round": self.round, **inside}
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
-"""How the coordinator reaches modules: the protocol, and the transport that calls them in its own process."""
+"""How a coordinator reaches modules, and has chains run beside them: what it asks of a transport."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from actors.checkpoint import FileRecord, SaveRequest, save
+from actors.checkpoint import FileRecord, SaveRequest
 from actors.graph import Graph
-from actors.host import Answer, Call, Host
+from actors.host import Answer, Call
 from actors.module import Mode
+from actors.schedule import Block, Position
 
 Ref: TypeAlias = Any
 """Stands for an object that the coordinator passes on without looking into it."""
@@ -32,6 +32,35 @@ class Result:
     messages: tuple[Ref, ...]
 
 
+@dataclass(frozen=True)
+class ChainCall:
+    """A block for a chain to go through, over copies of the block's modules.
+
+    Beside it lie its objects: a state for each of the block's modules, None for one that starts afresh, then the arrays
+    of one message a head.
+
+    Parameters
+    ----------
+    graph : Graph
+    block : Block
+    position : Position
+        Where the block stands, and the chain's number.
+    run : str
+    seed, sequence : int
+        As in :class:`actors.host.Call`; the sequence before the chain's first update.
+    heads : tuple of (str, str, bytes)
+        Sender, slot and header of the messages that the block's modules had received before.
+    """
+
+    graph: Graph
+    block: Block
+    position: Position
+    run: str
+    seed: int
+    sequence: int
+    heads: tuple[tuple[str, str, bytes], ...] = ()
+
+
 class Transport(Protocol):
     """What a coordinator asks of a transport."""
 
@@ -51,10 +80,16 @@ class Transport(Protocol):
         """Give `module` a state."""
 
     def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
-        """Ask `module` for an update, a recognition or a generation."""
+        """Ask `module` for an update, a recognition, a generation or a proposal."""
 
     def collect(self, module: str, task: Task) -> Result:
         """Wait for what :meth:`submit` asked for; raises what the module raised."""
+
+    def chain(self, call: ChainCall, objects: Sequence[Ref]) -> Task:
+        """Have a chain run (:func:`actors.chains.run_chain`), beside whatever else goes on."""
+
+    def chained(self, task: Task) -> Mapping[str, Result]:
+        """Wait for what :meth:`chain` asked for; the last answer of each of the block's modules."""
 
     def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
         """Have the objects of `module` written to a checkpoint."""
@@ -67,51 +102,3 @@ class Transport(Protocol):
 
     def stop(self) -> None:
         """End everything that :meth:`start` made."""
-
-
-class InProcess:
-    """Calls the modules directly: for tests and debugging, and the yardstick for what actors cost."""
-
-    def __init__(self) -> None:
-        self._hosts: dict[str, Host] = {}
-
-    def start(self, graph: Graph) -> list[dict[str, Any]]:
-        """Make the modules in this process."""
-        for name, spec in graph.modules.items():
-            self._hosts[name] = Host(spec, graph.slots(name))
-        return [{"module": name, "node": "local", "pid": os.getpid(), "device": "cpu"} for name in self._hosts]
-
-    def ready(self, module: str) -> str:
-        """Prepare `module`."""
-        return self._hosts[module].prepare("cpu")
-
-    def load(self, module: str, state: Ref) -> None:
-        """Give `module` a state."""
-        self._hosts[module].load_state(state)
-
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
-        """Run it here and now."""
-        return self._hosts[module].ask(mode, call, arrays)
-
-    def collect(self, module: str, task: Task) -> Result:  # noqa: ARG002 (the protocol's)
-        """Return what :meth:`submit` gave."""
-        # Copies, as between actors: a module may change in place what it sent.
-        messages = tuple(sent and {name: array.copy() for name, array in sent.items()} for sent in task.messages)
-        return Result(task.answer, task.state, task.outputs, messages)
-
-    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:  # noqa: ARG002 (the protocol's)
-        """Write the objects here and now."""
-        return save(request, objects)
-
-    def saved(self, task: Task) -> Mapping[str, FileRecord]:
-        """Return what :meth:`save` gave."""
-        records: Mapping[str, FileRecord] = task
-        return records
-
-    def status(self, module: str) -> dict[str, Any]:
-        """Say what `module` does now."""
-        return self._hosts[module].status()
-
-    def stop(self) -> None:
-        """Forget the modules."""
-        self._hosts.clear()

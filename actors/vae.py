@@ -139,7 +139,8 @@ class VAE(Module[VAEParameters]):
         assert net is not None
         rows, means = self._tensor(values[seen]), self._tensor(prior_mean[seen])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
-        self._train(rows, means, generator, parameters, context)
+        if context.learn:
+            self._train(rows, means, generator, parameters, context)
         encoded = kernels.encode(net, rows)
         parts = kernels.bound(net, rows, means, encoded, parameters.likelihood, generator)
         metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl}

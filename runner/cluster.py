@@ -18,7 +18,7 @@ if "ray" not in sys.modules:
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from actors.graph import Graph
+from actors.graph import Graph, GraphError
 from actors.module import State
 from actors.ray_actors import COORDINATOR, ModuleFailedError, RemoteCoordinator, namespace_of
 from actors.transport import TransportError
@@ -148,7 +148,7 @@ def _get(reference: Any, timeout: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, ModuleFailedError | TransportError | OSError):
+        if isinstance(cause, ModuleFailedError | GraphError | TransportError | OSError):
             raise cause from None
         raise
     except RayActorError as error:

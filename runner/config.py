@@ -181,17 +181,20 @@ class StepConfig(_Section):
 class BlockConfig(_Section):
     """Steps that are repeated within a round; see :class:`actors.schedule.Block`."""
 
-    expected: ClassVar[str] = "a map with steps, repeat, anneal and tolerance"
+    expected: ClassVar[str] = "a map with steps, repeat, anneal, tolerance, chains, moves and select"
 
     steps: Annotated[list[ItemConfig], Field(min_length=1)]
     repeat: Annotated[int, Field(ge=1)] = 1
     anneal: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)] = [1.0, 1.0]
     tolerance: Annotated[float, Field(gt=0)] | None = None
+    chains: Annotated[int, Field(ge=0)] = 0
+    moves: Annotated[int, Field(ge=0)] = 0
+    select: Literal["evidence"] = "evidence"
 
     def item(self) -> Block:
         """Return what the schedule holds of it."""
         steps = tuple(step.item() for step in self.steps)
-        return Block(steps, self.repeat, (self.anneal[0], self.anneal[1]), self.tolerance)
+        return Block(steps, self.repeat, (self.anneal[0], self.anneal[1]), self.tolerance, self.chains, self.moves)
 
 
 def _is_block(given: Any) -> str:

@@ -82,6 +82,10 @@ class PlainProgress(Progress):
         elif name == "block":
             exchanges = f"{fields['exchanges']} exchanges"
             line = [self._round(fields["round"]), "block", exchanges, *figures(fields, ("evidence",))]
+        elif name == "selected":
+            best = f"best: {fields['origin']} (chain {fields['chain']})"
+            moves = f"{fields['moves']} moves kept"
+            line = [self._round(fields["round"]), "chains", best, moves, *figures(fields, ("evidence",))]
         elif name == "updated" and fields["round"] > 0 and "exchange" not in fields:
             line = [self._round(fields["round"]), fields["module"], duration(self._seconds(fields)), *figures(fields)]
         elif name == "updated":

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.coordinator import Coordinator
+from actors.in_process import InProcess
 from actors.kinds import Array
 from actors.module import State
-from actors.transport import InProcess
 from runner.config import load_config
 from runner.datasets import Dataset
 from runner.metrics import score

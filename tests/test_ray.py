@@ -9,7 +9,7 @@ import ray
 from actors.checkpoint import Checkpoints
 from actors.graph import Connection, Graph, ModuleSpec, Resources
 from actors.ray_actors import ModuleFailedError, allot
-from actors.schedule import Schedule, Step
+from actors.schedule import Block, Schedule, Step
 from actors.transport import TransportError
 from runner.cluster import ClusterError, RunningModel
 from tests.actors.test_coordinator import ROWS, TOYS, learn, model
@@ -30,10 +30,16 @@ def run_on_actors(graph, name, checkpoints=None, seed=0, values=ROWS):
         running.stop()
 
 
-def test_both_transports_give_the_same_bits(tmp_path):
+def competing():
+    chains = Block((Step("encoder"), Step("mirror")), repeat=2, chains=3, moves=2)
+    return model(2, (chains, Step("mirror")))
+
+
+@pytest.mark.parametrize("graph", [model(rounds=3), competing()], ids=["plain", "chains and moves"])
+def test_both_transports_give_the_same_bits(tmp_path, graph):
     here, there = Checkpoints(tmp_path / "here"), Checkpoints(tmp_path / "there")
-    learn(model(rounds=3), here, seed=5)
-    run_on_actors(model(rounds=3), "run", there, seed=5)
+    learn(graph, here, seed=5)
+    run_on_actors(graph, "run", there, seed=5)
     for name in here.names():
         digests = [
             {

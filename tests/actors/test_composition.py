@@ -5,11 +5,11 @@ import pytest
 
 from actors.coordinator import Coordinator
 from actors.graph import Connection, Graph, ModuleSpec
+from actors.in_process import InProcess
 from actors.messages import Header, make_message
 from actors.module import Context, Inbox, ModuleError
 from actors.registry import make
 from actors.schedule import Block, Schedule, Step
-from actors.transport import InProcess
 from runner.metrics import accuracy
 
 K = 4

@@ -6,8 +6,8 @@ import pytest
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator
 from actors.graph import Connection, Graph, ModuleSpec
+from actors.in_process import InProcess
 from actors.schedule import Schedule, Step
-from actors.transport import InProcess
 
 TOYS = "tests.actors.toys"
 ROWS = np.random.default_rng(0).normal(size=(40, 5))

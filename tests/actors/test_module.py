@@ -50,7 +50,7 @@ class TestRandomness:
         assert draws(other) == draws(replace(CONTEXT))
         assert other.torch_seed == CONTEXT.torch_seed
         chosen = {"module", "seed", "round", "step", "exchange", "chain"}
-        rest = {"run", "temperature", "receivers", "overrides", "ordered", "rows", "reporter"}
+        rest = {"run", "temperature", "receivers", "overrides", "learn", "proposal", "ordered", "rows", "reporter"}
         assert {field.name for field in fields(Context)} == chosen | rest
 
     def test_numbers_in_another_place_are_another_position(self):

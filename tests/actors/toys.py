@@ -116,6 +116,9 @@ class Mirror(Module):
 
     recognize = update
 
+    def propose(self, inbox, context):
+        return Outbox() if context.proposal > 1 else self.update(inbox, context)
+
     def state(self):
         return {}
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator
-from actors.transport import InProcess
+from actors.in_process import InProcess
 from runner.config import load_config
 from runner.datasets import load
 from runner.run import source_states

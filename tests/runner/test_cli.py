@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator
-from actors.transport import InProcess
+from actors.in_process import InProcess
 from runner.cli import app
 from runner.config import load_config
 from runner.run import source_states

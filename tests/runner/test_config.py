@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from actors.graph import Connection, Resources
-from actors.schedule import Step
+from actors.schedule import Block, Step
 from runner.config import RunConfig, load_config
 from tests.runner.model_files import MODEL, faults, load, write
 
@@ -95,6 +95,14 @@ class TestResolving:
         config = load(tmp_path, "modules.gmm.classes=4", text=text)
         assert [config.modules[name].parameters["classes"] for name in ("gmm", "g2")] == [4, 10]
         assert "&" not in config.to_yaml()
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_block_with_chains_and_moves(tmp_path: Path) -> None:
+    block = "{steps: [gmm], repeat: 3, anneal: [0.3, 1], chains: 4, moves: 2, select: evidence}"
+    config = load(tmp_path, f"schedule.steps=[vae, {block}]")
+    assert config.graph().schedule.steps[1] == Block((Step("gmm"),), 3, (0.3, 1.0), None, 4, 2)
+    assert load(tmp_path, text=config.to_yaml()) == config
 
 
 @pytest.mark.usefixtures("fakes")

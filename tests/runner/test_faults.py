@@ -114,6 +114,18 @@ class TestFaults:
                 "schedule.steps.0.chians: unknown key",
             ),
             (
+                "schedule.steps=[{steps: [gmm, mm], chains: -1}]",
+                "schedule.steps.0.chains: expected an integer of at least 0, got -1",
+            ),
+            (
+                "schedule.steps=[{steps: [gmm, mm], moves: many}]",
+                "schedule.steps.0.moves: expected an integer of at least 0, got 'many'",
+            ),
+            (
+                "schedule.steps=[{steps: [gmm, mm], chains: 2, select: accuracy}]",
+                "schedule.steps.0.select: expected 'evidence', got 'accuracy'",
+            ),
+            (
                 "schedule.steps=[{steps: []}]",
                 "schedule.steps.0.steps: expected",
             ),

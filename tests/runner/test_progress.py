@@ -77,6 +77,13 @@ class TestPlain:
         plain.event(*updated("vae", 2, 2.0))
         assert stream.getvalue() == "round 1  vae  1.0 s\nround 2  vae  1.0 s\n"
 
+    def test_which_chain_was_selected(self) -> None:
+        stream = io.StringIO()
+        fields = {"round": 2, "step": 1, "chain": 3, "origin": "afresh", "evidence": 41.25, "moves": 2}
+        PlainProgress(graph(), stream).event("selected", fields)
+        line = "round 2/5  chains  best: afresh (chain 3)  2 moves kept  evidence=41.25\n"
+        assert stream.getvalue() == line
+
     def test_heartbeat_of_a_long_update(self) -> None:
         stream, clock = io.StringIO(), Clock()
         plain = PlainProgress(graph(), stream, clock)

@@ -1,0 +1,78 @@
+"""The in-process transport: calls the modules directly, and runs chains one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from actors.chains import run_chain
+from actors.checkpoint import FileRecord, SaveRequest, save
+from actors.graph import Graph
+from actors.host import Call, Host
+from actors.module import Mode
+from actors.transport import ChainCall, Ref, Result, Task
+
+
+class InProcess:
+    """Calls the modules directly: for tests and debugging, and the yardstick for what actors cost.
+
+    Parameters
+    ----------
+    modules : collection of str, optional
+        Those to make; by default all.
+    """
+
+    def __init__(self, modules: Collection[str] | None = None) -> None:
+        self._modules = modules
+        self._hosts: dict[str, Host] = {}
+
+    def start(self, graph: Graph) -> list[dict[str, Any]]:
+        """Make the modules in this process."""
+        for name in graph.modules if self._modules is None else self._modules:
+            self._hosts[name] = Host(graph.modules[name], graph.slots(name))
+        return [{"module": name, "node": "local", "pid": os.getpid(), "device": "cpu"} for name in self._hosts]
+
+    def ready(self, module: str) -> str:
+        """Prepare `module`."""
+        return self._hosts[module].prepare("cpu")
+
+    def load(self, module: str, state: Ref) -> None:
+        """Give `module` a state."""
+        self._hosts[module].load_state(state)
+
+    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
+        """Run it here and now."""
+        return self._hosts[module].ask(mode, call, arrays)
+
+    def collect(self, module: str, task: Task) -> Result:  # noqa: ARG002 (the protocol's)
+        """Return what :meth:`submit` gave."""
+        # Copies, as between actors: a module may change in place what it sent.
+        messages = tuple(sent and {name: array.copy() for name, array in sent.items()} for sent in task.messages)
+        return Result(task.answer, task.state, task.outputs, messages)
+
+    def chain(self, call: ChainCall, objects: Sequence[Ref]) -> Task:
+        """Run it here and now, over modules of its own."""
+        return run_chain(call, objects, InProcess(call.block.modules))
+
+    def chained(self, task: Task) -> Mapping[str, Result]:
+        """Return what :meth:`chain` gave."""
+        results: Mapping[str, Result] = task
+        return results
+
+    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:  # noqa: ARG002 (the protocol's)
+        """Write the objects here and now."""
+        return save(request, objects)
+
+    def saved(self, task: Task) -> Mapping[str, FileRecord]:
+        """Return what :meth:`save` gave."""
+        records: Mapping[str, FileRecord] = task
+        return records
+
+    def status(self, module: str) -> dict[str, Any]:
+        """Say what `module` does now."""
+        return self._hosts[module].status()
+
+    def stop(self) -> None:
+        """Forget the modules."""
+        self._hosts.clear()

@@ -1,0 +1,219 @@
+"""Routing: lets modules learn step by step over a transport, and carries the messages of each to its receivers.
+
+A :class:`Router` holds headers and references and never looks into an array. The coordinator drives one over all
+modules of a run; each chain of a block (:mod:`actors.chains`) has one of its own, over copies of the block's modules.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from actors.graph import Graph, Route
+from actors.host import Call
+from actors.messages import Header, pack_header, unpack_header
+from actors.module import Mode
+from actors.schedule import Block, Item, Position, Step, leaves
+from actors.transport import Ref, Result, Task, Transport
+
+Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
+"""Where events go: a name and its fields."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message as a router holds it: its header, and a reference to its arrays."""
+
+    header: Header
+    arrays: Ref
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What is held of a module: references to its state and outputs, its latest messages by slot, its figures."""
+
+    state: Ref = None
+    outputs: Ref = None
+    letters: Mapping[str, Letter] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Router:
+    """Lets modules learn and routes their messages.
+
+    Parameters
+    ----------
+    graph : Graph
+    transport : Transport
+    run : str
+        The run's name.
+    seed : int
+        Every random draw follows from it.
+    emit : callable, optional
+        Receives the events ``prepared``, ``update``, ``updated`` and ``block``.
+    on_step : callable, optional
+        Called with (number, step, position) after each step of a schedule.
+
+    Attributes
+    ----------
+    held : dict of str to Held
+    seconds : dict of str to float
+        Spent inside each module.
+    sequence : int
+        How often modules were asked for something; headers carry it.
+    active : tuple of str
+        The modules that learn now.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        transport: Transport,
+        *,
+        run: str,
+        seed: int,
+        emit: Emit | None = None,
+        on_step: Callable[[int, Step, Position], None] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.run = run
+        self.seed = seed
+        self.held = {name: Held() for name in graph.modules}
+        self.seconds = dict.fromkeys(graph.modules, 0.0)
+        self.sequence = 0
+        self.active: tuple[str, ...] = ()
+        self._transport = transport
+        self._emit = emit or (lambda _event, _fields: None)
+        self._on_step = on_step or (lambda _number, _step, _position: None)
+        self._ready: set[str] = set()
+
+    def load(self, states: Mapping[str, Ref]) -> None:
+        """Give modules states that they once had."""
+        for name, state in states.items():
+            self.await_ready(name)
+            self._transport.load(name, state)
+
+    def follow(self, steps: Sequence[Item], position: Position) -> None:
+        """Take the steps in written order."""
+        for batch in self.graph.batches(steps, position.first):
+            index, item = batch[0]
+            if isinstance(item, Block):
+                self.walk(item, replace(position, first=index))
+            else:
+                steps_here = [(index, step) for index, step in batch if isinstance(step, Step)]
+                self.learn(steps_here, position)
+                for number, step in steps_here:
+                    self._on_step(number, step, position)
+
+    def walk(self, block: Block, position: Position) -> None:
+        """Take the block's steps again and again, until its exchanges are done or change nothing any more."""
+        evidence, before, exchange = math.nan, math.nan, 0
+        for exchange in range(block.repeat):
+            self.follow(block.steps, position.within(block, exchange))
+            before, evidence = evidence, evidence_of(block, self.held)
+            settled = block.tolerance is not None and abs(evidence - before) < block.tolerance
+            if settled and block.temperature(exchange) == block.anneal[1]:
+                break
+        fields = {"round": position.round, "step": position.first, "exchanges": exchange + 1}
+        self._emit("block", fields if math.isnan(evidence) else {**fields, "evidence": evidence})
+
+    def learn(self, batch: Sequence[tuple[int, Step]], position: Position) -> None:
+        """Let modules that exchange no message learn at the same time."""
+        for _, step in batch:
+            self.await_ready(step.module)
+        self.active = tuple(step.module for _, step in batch)
+        tasks = []
+        for index, step in batch:
+            self._emit("update", {"step": index, "module": step.module, **position.fields()})
+            tasks.append(self.submit("update", step, replace(position, first=index)))
+        for (index, step), task in zip(batch, tasks, strict=True):
+            held = self.held[step.module] = self.take("update", step.module, task)
+            fields = {**held.metrics, "total_seconds": self.seconds[step.module]}
+            self._emit("updated", {"step": index, "module": step.module, **position.fields(), **fields})
+        self.active = ()
+
+    def ask(self, mode: Mode, module: str, **details: Any) -> Held:
+        """Ask one module; return what it answers beside what is held of it (see :meth:`submit`)."""
+        return self.take(mode, module, self.submit(mode, Step(module), Position(), **details))
+
+    def await_ready(self, module: str) -> None:
+        """Before a module is first asked for something, wait until it is prepared (the others prepare meanwhile)."""
+        if module not in self._ready:
+            started = time.perf_counter()
+            device = self._transport.ready(module)
+            self._ready.add(module)
+            fields = {"module": module, "device": device, "seconds": time.perf_counter() - started}
+            self._emit("prepared", fields)
+
+    def submit(self, mode: Mode, step: Step, position: Position, **details: Any) -> Task:
+        """Ask a module for what it does in `mode`, with the latest messages to it.
+
+        Parameters
+        ----------
+        mode : Mode
+        step : Step
+        position : Position
+            ``first`` is the step's own number.
+        **details
+            Further fields of the :class:`actors.host.Call`.
+        """
+        self.sequence += 1
+        letters = self._inbox(step.module)
+        call = Call(
+            run=self.run,
+            seed=self.seed,
+            round=position.round,
+            step=position.first,
+            sequence=self.sequence,
+            receivers=self.graph.receivers(step.module),
+            overrides=step.overrides,
+            exchange=position.exchange,
+            chain=position.chain,
+            temperature=position.temperature,
+            learn=position.learn,
+            headers=tuple(pack_header(letter.header) for letter in letters),
+            **details,
+        )
+        return self._transport.submit(step.module, call, [letter.arrays for letter in letters], mode)
+
+    def take(self, mode: Mode, module: str, task: Task) -> Held:
+        """Wait for what was asked for; return what is held of the module then."""
+        result, before = self._transport.collect(module, task), self.held[module]
+        held = held_of(self.graph, module, result)
+        letters = {**before.letters, **held.letters}
+        if mode != "update":
+            return replace(before, outputs=held.outputs, letters=letters)
+        self.seconds[module] += result.answer.seconds
+        return replace(held, letters=letters)
+
+    def letter(self, route: Route, start: Mapping[str, Held] | None = None) -> tuple[str, Letter] | None:
+        """Return the latest message on a route with the name of its slot, None where there was none yet.
+
+        What `start` holds of a module stands for what is held of it here.
+        """
+        sent = {**self.held, **(start or {})}[route.sender].letters
+        slots = (f"{route.out_port}.{route.receiver}", route.out_port)
+        return next(((slot, sent[slot]) for slot in slots if slot in sent), None)
+
+    def _inbox(self, module: str) -> list[Letter]:
+        """Return the latest message on every way to `module`, addressed to it."""
+        found = ((route, self.letter(route)) for route in self.graph.routes_to(module))
+        return [
+            replace(sent[1], header=sent[1].header.addressed(module, route.in_port)) for route, sent in found if sent
+        ]
+
+
+def held_of(graph: Graph, module: str, result: Result) -> Held:
+    """Return a module's answer as it is held."""
+    slots = zip(graph.slots(module), result.answer.headers, result.messages, strict=True)
+    letters = {slot.name: Letter(unpack_header(head), arrays) for slot, head, arrays in slots if head is not None}
+    return Held(result.state, result.outputs, letters, dict(result.answer.metrics))
+
+
+def evidence_of(block: Block, held: Mapping[str, Held]) -> float:
+    """Return the evidence of the block's last module that reports one, NaN where none does."""
+    reported = (held[step.module].metrics.get("evidence") for step in reversed(leaves([block])))
+    return next((evidence for evidence in reported if evidence is not None), math.nan)
