@@ -107,7 +107,7 @@ class VAE(Module[VAEParameters]):
         """Import torch and choose the device; the CPU where there is no GPU."""
         import torch
 
-        import actors.kernels.networks  # noqa: F401 (so that the first update doesn't wait for it)
+        import actors.kernels.training  # noqa: F401 (so that the first update doesn't wait for it)
 
         self.device = "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
         if device != self.device:
@@ -217,7 +217,7 @@ class VAE(Module[VAEParameters]):
         """Return copies of the weights, of the optimiser's state, of the losses and the shape of an observation."""
         if self._networks is None or self._optimiser is None or self._shape is None:
             return {}
-        from actors.kernels import networks as kernels
+        from actors.kernels import training as kernels
 
         return {
             **kernels.save(self._networks, self._optimiser),
@@ -236,7 +236,7 @@ class VAE(Module[VAEParameters]):
         if not state:
             self._networks, self._optimiser, self._shape, self._loss = None, None, None, []
             return
-        from actors.kernels import networks as kernels
+        from actors.kernels import training as kernels
 
         self._shape = tuple(int(length) for length in state["shape"])
         self._loss = [float(loss) for loss in state["loss"]]
@@ -253,6 +253,7 @@ class VAE(Module[VAEParameters]):
     def _start(self, pixels: int, seed: int) -> None:
         """Make new networks and a new optimiser."""
         from actors.kernels import networks as kernels
+        from actors.kernels.training import make_optimiser
 
         own = self.parameters
         try:
@@ -260,7 +261,7 @@ class VAE(Module[VAEParameters]):
         except ValueError as error:
             raise ModuleError(str(error)) from error
         self._networks = net.to(self.device)
-        self._optimiser = kernels.make_optimiser(self._networks)
+        self._optimiser = make_optimiser(self._networks)
 
     def _train(
         self,
@@ -271,7 +272,8 @@ class VAE(Module[VAEParameters]):
         context: Context,
     ) -> None:
         """Train the networks in place and note the losses."""
-        from actors.kernels import networks as kernels
+        from actors.kernels import training as kernels
+        from actors.kernels.networks import seeded
 
         assert self._networks is not None
         assert self._optimiser is not None
@@ -287,7 +289,7 @@ class VAE(Module[VAEParameters]):
             context.report(done, training.epochs, loss=loss)
 
         try:
-            with kernels.seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
+            with seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
                 losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
         except FloatingPointError as error:
             raise ModuleError(f"training failed: {error}; try a smaller learning_rate") from error
