@@ -40,6 +40,7 @@ class VAEParameters:
     send_variance: bool = False
     restart_weights: bool = False
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    kl_warmup: Annotated[int, Field(ge=0)] = 0
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     encoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     decoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
@@ -48,7 +49,7 @@ class VAEParameters:
 class VAE(Module[VAEParameters]):
     """A variational auto-encoder.
 
-    Maximises E_q[log p(o | z1)] - kl_weight · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the
+    Maximises E_q[log p(o | z1)] - β · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the
     mean that the class means and responsibilities from above give to each row, zeros before the first message.
 
     Parameters
@@ -69,9 +70,13 @@ class VAE(Module[VAEParameters]):
         send_variance : bool
             Whether q's variance goes with it.
         restart_weights : bool
-            Whether every update starts from new weights instead of the last ones.
+            Whether every update starts from new weights instead of the last ones. The losses start anew with them.
         kl_weight : float
             β.
+        kl_warmup : int
+            Epochs of the weights' life, over all updates since they were new, in which β climbs linearly from 0 to
+            `kl_weight`: with W of them it is kl_weight · e/W in epoch e = 0, 1, …, W. Keeps latent dimensions from
+            collapsing before the decoder can use them.
         learning_rate : float
             Adam's step size.
         encoder, decoder : str, optional
@@ -134,7 +139,7 @@ class VAE(Module[VAEParameters]):
             raise ModuleError("every row of the observations is missing: there is nothing to learn from")
         if self._networks is None or parameters.restart_weights:
             self._start(values.shape[1], context.torch_seed)
-            self._shape = message["values"].shape[1:]
+            self._shape, self._loss = message["values"].shape[1:], []
         net = self._networks
         assert net is not None
         rows, means = self._tensor(values[seen]), self._tensor(prior_mean[seen])
@@ -214,7 +219,7 @@ class VAE(Module[VAEParameters]):
         return decoded
 
     def state(self) -> State:
-        """Return copies of the weights, of the optimiser's state, of the losses and the shape of an observation."""
+        """Return copies of the weights, of the optimiser's state, of their losses and the shape of an observation."""
         if self._networks is None or self._optimiser is None or self._shape is None:
             return {}
         from actors.kernels import training as kernels
@@ -283,6 +288,8 @@ class VAE(Module[VAEParameters]):
             kl_weight=parameters.kl_weight,
             learning_rate=parameters.learning_rate,
             likelihood=parameters.likelihood,
+            kl_warmup=parameters.kl_warmup,
+            age=len(self._loss),
         )
 
         def on_epoch(done: int, loss: float) -> None:

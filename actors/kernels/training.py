@@ -20,13 +20,37 @@ from actors.kernels.networks import Likelihood, divergence, normal, reconstructi
 
 @dataclass(frozen=True)
 class Training:
-    """How to train: passes over the rows, rows a step, the weight of the divergence, the step size."""
+    """How to train.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the rows.
+    batch_size : int
+        Rows a step.
+    kl_weight : float
+        β, the weight of the divergence.
+    learning_rate : float
+        Adam's step size.
+    likelihood : {"bce", "mse"}
+    kl_warmup : int
+        Epochs of the networks' life over which β climbs linearly from 0 to `kl_weight`.
+    age : int
+        Epochs of the networks' life that came before.
+    """
 
     epochs: int
     batch_size: int
     kl_weight: float
     learning_rate: float
     likelihood: Likelihood
+    kl_warmup: int = 0
+    age: int = 0
+
+    def beta(self, epoch: int) -> float:
+        """Return β in an epoch of this training, the first being 0."""
+        lived = self.age + epoch
+        return self.kl_weight if lived >= self.kl_warmup else self.kl_weight * lived / self.kl_warmup
 
 
 def make_optimiser(networks: nn.ModuleDict) -> torch.optim.Adam:
@@ -44,7 +68,7 @@ def train(
     generator: torch.Generator,
     on_epoch: Callable[[int, float], None],
 ) -> list[float]:
-    """Maximise E_q[log p(row | z)] - kl_weight · KL(q(z | row) ‖ N(prior_mean, I)), in place.
+    """Maximise E_q[log p(row | z)] - β · KL(q(z | row) ‖ N(prior_mean, I)), in place.
 
     Parameters
     ----------
@@ -62,7 +86,7 @@ def train(
     Returns
     -------
     list of float
-        The loss of each epoch, mean over rows.
+        The loss of each epoch under its own β, mean over rows.
 
     Raises
     ------
@@ -74,6 +98,7 @@ def train(
         group["lr"] = training.learning_rate
     losses: list[float] = []
     for epoch in range(training.epochs):
+        beta = training.beta(epoch)
         order = torch.randperm(len(rows), generator=generator, device=generator.device)
         batches = zip(
             torch.split(rows.index_select(0, order), training.batch_size),
@@ -81,13 +106,13 @@ def train(
             torch.split(normal(prior_mean.shape, generator), training.batch_size),
             strict=True,
         )
-        sums = sum(_step(networks, optimiser, *batch, training) for batch in batches)
+        sums = sum(_step(networks, optimiser, *batch, beta, training.likelihood) for batch in batches)
         # The only synchronisation with the device in an epoch.
         reconstruction, kl = (cast("Tensor", sums) / len(rows)).tolist()
         for name, value in (("reconstruction", reconstruction), ("KL divergence", kl)):
             if not math.isfinite(value):
                 raise FloatingPointError(f"the {name} is {value} in epoch {epoch + 1}")
-        losses.append(reconstruction + training.kl_weight * kl)
+        losses.append(reconstruction + beta * kl)
         on_epoch(epoch + 1, losses[-1])
     return losses
 
@@ -98,15 +123,16 @@ def _step(
     rows: Tensor,
     prior_mean: Tensor,
     noise: Tensor,
-    training: Training,
+    beta: float,
+    likelihood: Likelihood,
 ) -> Tensor:
     """Take one step on a batch; return its reconstruction loss and divergence, both summed, as one tensor (2,)."""
     mean, log_variance = networks["encoder"](rows)
     latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
-    reconstruction = reconstruction_loss(networks["decoder"](latents), rows, training.likelihood)
+    reconstruction = reconstruction_loss(networks["decoder"](latents), rows, likelihood)
     kl = divergence(mean, log_variance, prior_mean)
     optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward((reconstruction + training.kl_weight * kl) / len(rows))
+    torch.autograd.backward((reconstruction + beta * kl) / len(rows))
     optimiser.step()
     return torch.stack((reconstruction.detach(), kl.detach()))
 

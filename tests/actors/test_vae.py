@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.kernels import networks
+from actors.kernels import networks, training
 from actors.messages import Header, make_message
 from actors.module import Context, Inbox, ModuleError
 from actors.registry import make
@@ -124,6 +124,38 @@ def test_without_weight_the_divergence_is_free():
     assert free["kl"] > heavy["kl"]
 
 
+def test_the_divergence_weighs_more_from_epoch_to_epoch_of_a_warm_up(monkeypatch):
+    weights = []
+    step = training._step
+
+    def noted(networks, optimiser, rows, prior_mean, noise, beta, likelihood):
+        weights.append(beta)
+        return step(networks, optimiser, rows, prior_mean, noise, beta, likelihood)
+
+    monkeypatch.setattr(training, "_step", noted)
+    vae = make_vae(kl_weight=2.0, kl_warmup=4, epochs=3, batch_size=N)
+    update(vae, observations(pictures()))
+    assert weights == [0.0, 0.5, 1.0]
+    update(vae, observations(pictures()), round=1)
+    assert weights[3:] == [1.5, 2.0, 2.0]
+    update(vae, observations(pictures()), round=2, overrides={"restart_weights": True})
+    assert weights[6:] == [0.0, 0.5, 1.0]
+    update(vae, observations(pictures()), round=3)  # the weights' life is counted, not the module's
+    assert weights[9:] == [1.5, 2.0, 2.0]
+
+
+def test_the_loss_is_that_of_the_warmed_up_weight():
+    # One step: the first epoch's loss is that of weights which nobody has trained yet.
+    losses = [
+        update(make_vae(kl_weight=weight, kl_warmup=warmup, epochs=2, batch_size=N), observations(pictures())).outputs[
+            "loss"
+        ]
+        for weight, warmup in ((3.0, 0), (0.0, 0), (3.0, 5))
+    ]
+    assert losses[2][0] == losses[1][0] < losses[0][0]
+    assert losses[1][1] < losses[2][1] < losses[0][1]
+
+
 def test_reports_every_epoch_and_no_more():
     said = []
     update(make_vae(epochs=4), observations(pictures()), reporter=lambda *report: said.append(report))
@@ -200,9 +232,9 @@ def test_shows_what_class_means_look_like():
 # --- state --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoder", [None, f"{__name__}:Halved"])
-def test_continues_bit_for_bit_after_a_load(encoder):
-    one, other = make_vae(encoder=encoder), make_vae(encoder=encoder)
+@pytest.mark.parametrize("given", [{}, {"encoder": f"{__name__}:Halved"}, {"kl_warmup": 8}])
+def test_continues_bit_for_bit_after_a_load(given):
+    one, other = make_vae(**given), make_vae(**given)
     update(one, observations(pictures()))
     state = one.state()
     state = {name: np.array(value) for name, value in state.items()}
@@ -233,6 +265,7 @@ def test_restarted_weights_forget():
     again = update(vae, observations(pictures()), round=1)
     fresh = update(make_vae(), observations(pictures()), round=1)
     assert np.array_equal(again.outputs["z"], fresh.outputs["z"])
+    assert np.array_equal(again.outputs["loss"], fresh.outputs["loss"])
 
 
 def test_other_seeds_give_other_weights():
