@@ -41,6 +41,7 @@ class VAEParameters:
     restart_weights: bool = False
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     kl_warmup: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     encoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     decoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
@@ -77,6 +78,9 @@ class VAE(Module[VAEParameters]):
             Epochs of the weights' life, over all updates since they were new, in which β climbs linearly from 0 to
             `kl_weight`: with W of them it is kl_weight · e/W in epoch e = 0, 1, …, W. Keeps latent dimensions from
             collapsing before the decoder can use them.
+        patience : int, optional
+            An update ends before `epochs` when its best loss has not improved by more than half a percent within the
+            last so many epochs, those of a warm-up not counted; never by default. The weights are the last epoch's.
         learning_rate : float
             Adam's step size.
         encoder, decoder : str, optional
@@ -144,10 +148,10 @@ class VAE(Module[VAEParameters]):
         assert net is not None
         rows, means = self._tensor(values[seen]), self._tensor(prior_mean[seen])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
-        self._train(rows, means, generator, parameters, context)
+        epochs = self._train(rows, means, generator, parameters, context)
         encoded = kernels.encode(net, rows)
         parts = kernels.bound(net, rows, means, encoded, parameters.likelihood, generator)
-        metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl}
+        metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl, "epochs": float(epochs)}
         if self._loss:
             metrics["loss"] = self._loss[-1]
         noise = torch.randn(encoded[0].shape, generator=generator, device=self.device)
@@ -275,8 +279,8 @@ class VAE(Module[VAEParameters]):
         generator: torch.Generator,
         parameters: VAEParameters,
         context: Context,
-    ) -> None:
-        """Train the networks in place and note the losses."""
+    ) -> int:
+        """Train the networks in place and note the losses; return how many epochs it took."""
         from actors.kernels import training as kernels
         from actors.kernels.networks import seeded
 
@@ -290,10 +294,11 @@ class VAE(Module[VAEParameters]):
             likelihood=parameters.likelihood,
             kl_warmup=parameters.kl_warmup,
             age=len(self._loss),
+            patience=parameters.patience,
         )
 
-        def on_epoch(done: int, loss: float) -> None:
-            context.report(done, training.epochs, loss=loss)
+        def on_epoch(done: int, total: int, loss: float) -> None:
+            context.report(done, total, loss=loss)
 
         try:
             with seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
@@ -301,6 +306,7 @@ class VAE(Module[VAEParameters]):
         except FloatingPointError as error:
             raise ModuleError(f"training failed: {error}; try a smaller learning_rate") from error
         self._loss += losses
+        return len(losses)
 
     def _rows(self, message: Message, parameters: VAEParameters) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return the observations as rows (N, P) float32, and which rows are there (N,)."""

@@ -6,7 +6,7 @@ Throughout, N is the number of rows, P the pixels of a row, L the latent dimensi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from actors.kernels.networks import Likelihood, divergence, normal, reconstruction_loss
+
+MARGIN = 0.005
+"""Share of its best loss by which a training must improve within its patience: well above the noise of an epoch's loss
+(0.0007 of it on 3,000 digits)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Training:
         Epochs of the networks' life over which β climbs linearly from 0 to `kl_weight`.
     age : int
         Epochs of the networks' life that came before.
+    patience : int, optional
+        The training ends when the best loss has not improved by more than :data:`MARGIN` of itself within the last so
+        many epochs; never by default. Losses of a warm-up do not count.
     """
 
     epochs: int
@@ -46,11 +53,20 @@ class Training:
     likelihood: Likelihood
     kl_warmup: int = 0
     age: int = 0
+    patience: int | None = None
 
     def beta(self, epoch: int) -> float:
         """Return β in an epoch of this training, the first being 0."""
         lived = self.age + epoch
         return self.kl_weight if lived >= self.kl_warmup else self.kl_weight * lived / self.kl_warmup
+
+    def settled(self, losses: Sequence[float]) -> bool:
+        """Say whether patience is at its end after the epochs of which `losses` are."""
+        compared = losses[max(self.kl_warmup - self.age, 0) :]  # losses of different β do not compare
+        if self.patience is None or len(compared) <= self.patience:
+            return False
+        before = min(compared[: -self.patience])
+        return min(compared) >= before - MARGIN * abs(before)
 
 
 def make_optimiser(networks: nn.ModuleDict) -> torch.optim.Adam:
@@ -66,7 +82,7 @@ def train(
     prior_mean: Tensor,
     training: Training,
     generator: torch.Generator,
-    on_epoch: Callable[[int, float], None],
+    on_epoch: Callable[[int, int, float], None],
 ) -> list[float]:
     """Maximise E_q[log p(row | z)] - β · KL(q(z | row) ‖ N(prior_mean, I)), in place.
 
@@ -81,12 +97,12 @@ def train(
     generator : torch.Generator
         Of the order of rows and the noise; on the same device.
     on_epoch : callable
-        Called with the epochs done and the last one's loss.
+        Called with the epochs done, those that there will be as far as is known, and the last one's loss.
 
     Returns
     -------
     list of float
-        The loss of each epoch under its own β, mean over rows.
+        The loss of each epoch under its own β, mean over rows; fewer than `training.epochs` where patience ended.
 
     Raises
     ------
@@ -113,7 +129,10 @@ def train(
             if not math.isfinite(value):
                 raise FloatingPointError(f"the {name} is {value} in epoch {epoch + 1}")
         losses.append(reconstruction + beta * kl)
-        on_epoch(epoch + 1, losses[-1])
+        settled = training.settled(losses)
+        on_epoch(epoch + 1, epoch + 1 if settled else training.epochs, losses[-1])
+        if settled:
+            break
     return losses
 
 

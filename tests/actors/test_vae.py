@@ -163,6 +163,55 @@ def test_reports_every_epoch_and_no_more():
     assert all(np.isfinite(figures["loss"]) for _, _, figures in said)
 
 
+def settled_after(losses, **training_of):
+    """Return after how many epochs patience is at its end; None: never."""
+    rest = {"epochs": 1000, "batch_size": 1, "kl_weight": 1.0, "learning_rate": 1e-3, "likelihood": "bce"}
+    how = training.Training(**rest, **training_of)
+    return next((done for done in range(1, len(losses) + 1) if how.settled(losses[:done])), None)
+
+
+def test_patience_ends_when_the_best_loss_does_not_improve_by_the_margin():
+    less = 1 - 1.1 * training.MARGIN
+    steady = 100 * less ** np.arange(50)
+    assert settled_after(steady, patience=1) is None
+    assert settled_after([*steady[:5], *[steady[4]] * 5], patience=3) == 8
+    assert settled_after([100.0] * 9) is None
+    assert settled_after([100.0, 120.0, 120.0, 90.0, 90.0, 90.0], patience=3) is None  # the third epoch was the better
+    assert settled_after([100.0, 99.9, 99.8, 99.7], patience=3) == 4  # less than the margin, all together
+    assert settled_after([-100.0, -100.1], patience=1) == 2
+
+
+def test_patience_begins_after_the_warm_up():
+    rising = [10.0, 20.0, 30.0, 40.0, 40.0, 40.0, 40.0]  # each epoch under a larger weight
+    assert settled_after(rising, patience=2) == 3
+    assert settled_after(rising, patience=2, kl_warmup=4) == 7
+    assert settled_after(rising, patience=2, kl_warmup=6, age=2) == 7
+    assert settled_after(rising, patience=2, kl_warmup=4, age=4) == 3
+
+
+def test_an_update_ends_early_always_at_the_same_epoch_and_says_so():
+    def learn(**given):
+        said = []
+        vae = make_vae(epochs=500, learning_rate=1e-2, **given)
+        outbox = update(vae, observations(pictures()), reporter=lambda done, total, _: said.append((done, total)))
+        return outbox, said
+
+    outbox, said = learn(patience=3)
+    run = int(outbox.metrics["epochs"])
+    assert 3 < run < 500
+    assert len(outbox.outputs["loss"]) == run
+    assert said == [*((done, 500) for done in range(1, run)), (run, run)]
+    assert same(learn(patience=3)[0].outputs, outbox.outputs)
+    assert np.array_equal(learn()[0].outputs["loss"][:run], outbox.outputs["loss"])
+
+
+def test_every_update_has_a_patience_of_its_own():
+    vae = make_vae(epochs=500, learning_rate=1e-2, patience=3)
+    first = update(vae, observations(pictures())).metrics["epochs"]
+    second = update(vae, observations(pictures()), round=1).metrics["epochs"]
+    assert 3 < second < first
+
+
 def test_no_epochs_learn_nothing():
     vae = make_vae()
     update(vae, observations(pictures()))
@@ -232,7 +281,7 @@ def test_shows_what_class_means_look_like():
 # --- state --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [{}, {"encoder": f"{__name__}:Halved"}, {"kl_warmup": 8}])
+@pytest.mark.parametrize("given", [{}, {"encoder": f"{__name__}:Halved"}, {"kl_warmup": 8, "patience": 4}])
 def test_continues_bit_for_bit_after_a_load(given):
     one, other = make_vae(**given), make_vae(**given)
     update(one, observations(pictures()))
