@@ -40,6 +40,8 @@ class VAEParameters:
     send_variance: bool = False
     restart_weights: bool = False
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    kl_warmup: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     encoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     decoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
@@ -48,7 +50,7 @@ class VAEParameters:
 class VAE(Module[VAEParameters]):
     """A variational auto-encoder.
 
-    Maximises E_q[log p(o | z1)] - kl_weight · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the
+    Maximises E_q[log p(o | z1)] - β · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the
     mean that the class means and responsibilities from above give to each row, zeros before the first message.
 
     Parameters
@@ -69,9 +71,16 @@ class VAE(Module[VAEParameters]):
         send_variance : bool
             Whether q's variance goes with it.
         restart_weights : bool
-            Whether every update starts from new weights instead of the last ones.
+            Whether every update starts from new weights instead of the last ones. The losses start anew with them.
         kl_weight : float
             β.
+        kl_warmup : int
+            Epochs of the weights' life, over all updates since they were new, in which β climbs linearly from 0 to
+            `kl_weight`: with W of them it is kl_weight · e/W in epoch e = 0, 1, …, W. Keeps latent dimensions from
+            collapsing before the decoder can use them.
+        patience : int, optional
+            An update ends before `epochs` when its best loss has not improved by more than half a percent within the
+            last so many epochs, those of a warm-up not counted; never by default. The weights are the last epoch's.
         learning_rate : float
             Adam's step size.
         encoder, decoder : str, optional
@@ -107,7 +116,7 @@ class VAE(Module[VAEParameters]):
         """Import torch and choose the device; the CPU where there is no GPU."""
         import torch
 
-        import actors.kernels.networks  # noqa: F401 (so that the first update doesn't wait for it)
+        import actors.kernels.training  # noqa: F401 (so that the first update doesn't wait for it)
 
         self.device = "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
         if device != self.device:
@@ -134,16 +143,15 @@ class VAE(Module[VAEParameters]):
             raise ModuleError("every row of the observations is missing: there is nothing to learn from")
         if self._networks is None or parameters.restart_weights:
             self._start(values.shape[1], context.torch_seed)
-            self._shape = message["values"].shape[1:]
+            self._shape, self._loss = message["values"].shape[1:], []
         net = self._networks
         assert net is not None
         rows, means = self._tensor(values[seen]), self._tensor(prior_mean[seen])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
-        if context.learn:
-            self._train(rows, means, generator, parameters, context)
+        epochs = self._train(rows, means, generator, parameters, context) if context.learn else 0
         encoded = kernels.encode(net, rows)
         parts = kernels.bound(net, rows, means, encoded, parameters.likelihood, generator)
-        metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl}
+        metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl, "epochs": float(epochs)}
         if self._loss:
             metrics["loss"] = self._loss[-1]
         noise = torch.randn(encoded[0].shape, generator=generator, device=self.device)
@@ -215,10 +223,10 @@ class VAE(Module[VAEParameters]):
         return decoded
 
     def state(self) -> State:
-        """Return copies of the weights, of the optimiser's state, of the losses and the shape of an observation."""
+        """Return copies of the weights, of the optimiser's state, of their losses and the shape of an observation."""
         if self._networks is None or self._optimiser is None or self._shape is None:
             return {}
-        from actors.kernels import networks as kernels
+        from actors.kernels import training as kernels
 
         return {
             **kernels.save(self._networks, self._optimiser),
@@ -237,7 +245,7 @@ class VAE(Module[VAEParameters]):
         if not state:
             self._networks, self._optimiser, self._shape, self._loss = None, None, None, []
             return
-        from actors.kernels import networks as kernels
+        from actors.kernels import training as kernels
 
         self._shape = tuple(int(length) for length in state["shape"])
         self._loss = [float(loss) for loss in state["loss"]]
@@ -254,6 +262,7 @@ class VAE(Module[VAEParameters]):
     def _start(self, pixels: int, seed: int) -> None:
         """Make new networks and a new optimiser."""
         from actors.kernels import networks as kernels
+        from actors.kernels.training import make_optimiser
 
         own = self.parameters
         try:
@@ -261,7 +270,7 @@ class VAE(Module[VAEParameters]):
         except ValueError as error:
             raise ModuleError(str(error)) from error
         self._networks = net.to(self.device)
-        self._optimiser = kernels.make_optimiser(self._networks)
+        self._optimiser = make_optimiser(self._networks)
 
     def _train(
         self,
@@ -270,9 +279,10 @@ class VAE(Module[VAEParameters]):
         generator: torch.Generator,
         parameters: VAEParameters,
         context: Context,
-    ) -> None:
-        """Train the networks in place and note the losses."""
-        from actors.kernels import networks as kernels
+    ) -> int:
+        """Train the networks in place and note the losses; return how many epochs it took."""
+        from actors.kernels import training as kernels
+        from actors.kernels.networks import seeded
 
         assert self._networks is not None
         assert self._optimiser is not None
@@ -282,17 +292,21 @@ class VAE(Module[VAEParameters]):
             kl_weight=parameters.kl_weight,
             learning_rate=parameters.learning_rate,
             likelihood=parameters.likelihood,
+            kl_warmup=parameters.kl_warmup,
+            age=len(self._loss),
+            patience=parameters.patience,
         )
 
-        def on_epoch(done: int, loss: float) -> None:
-            context.report(done, training.epochs, loss=loss)
+        def on_epoch(done: int, total: int, loss: float) -> None:
+            context.report(done, total, loss=loss)
 
         try:
-            with kernels.seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
+            with seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
                 losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
         except FloatingPointError as error:
             raise ModuleError(f"training failed: {error}; try a smaller learning_rate") from error
         self._loss += losses
+        return len(losses)
 
     def _rows(self, message: Message, parameters: VAEParameters) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return the observations as rows (N, P) float32, and which rows are there (N,)."""

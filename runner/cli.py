@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 import typer
+
+if TYPE_CHECKING:
+    from runner.datasets import Dataset
 
 _STARTED = psutil.Process().create_time()
 
@@ -25,6 +28,10 @@ app = typer.Typer(
 Address = Annotated[str | None, typer.Option(help="A Ray cluster's address; by default one is started here.")]
 Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+RunName = Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")]
+Data = Annotated[str, typer.Argument(help="A data file, or mnist or digits for the rows after those learnt from.")]
+Count = Annotated[int | None, typer.Option(help="How many rows; by default all.")]
+Offset = Annotated[int, typer.Option(help="Rows of each class (mnist, digits) or of the file to pass over.")]
 
 
 @app.command()
@@ -58,41 +65,57 @@ def run(
 
 @app.command()
 def recognize(
-    run: Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")],
-    data: Annotated[str, typer.Argument(help="A data file, or mnist or digits for the rows after those learnt from.")],
+    run: RunName,
+    data: Data,
     categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to measure by.")] = None,
     unordered: Annotated[bool, typer.Option(help="The rows do not come in the order in which they happened.")] = False,
-    count: Annotated[int | None, typer.Option(help="How many rows; by default all.")] = None,
-    offset: Annotated[int, typer.Option(help="Rows of each class (mnist, digits) or of the file to pass over.")] = 0,
+    count: Count = None,
+    offset: Offset = 0,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Let a trained run answer for new data, learning nothing."""
     with user_errors():
-        from runner import datasets
-        from runner.readers import DataError
         from runner.recognition import recognize as answer
         from runner.rundir import find_run
 
         path = find_run(run, runs)
-        if data in datasets.SOURCES and data != "files":
-            if categories is not None:
-                raise DataError(f"--categories goes with a data file; {data} has its own")
-            order = "shuffled" if unordered else "cyclic"
-            loaded = datasets.load(data, count=count, offset=offset, order=order, root=Path())
-        else:
-            loaded = datasets.load(
-                "files", observations=data, categories=categories, count=count, offset=offset, root=Path()
-            )
-        _, result = answer(path, loaded, ordered=not unordered)
+        rows = _load_rows(data, categories, count, offset, ordered=not unordered)
+        _, result = answer(path, rows, ordered=not unordered)
         _print_result(result, as_json)
         if not as_json:
             typer.echo(f"answers in {path}/module*/*_recog.*")
 
 
 @app.command()
+def predict(
+    run: RunName,
+    data: Data,
+    steps: Annotated[int, typer.Option(min=1, max=256, help="How many rows ahead.")] = 1,
+    out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("predicted.png"),
+    categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to name the classes by.")] = None,
+    count: Count = None,
+    offset: Offset = 0,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Let a trained run say what comes after rows in order: the next classes, and what they look like."""
+    with user_errors():
+        from runner.prediction import predict as foretell
+        from runner.rundir import find_run
+
+        found = foretell(find_run(run, runs), _load_rows(data, categories, count, offset, ordered=True), steps)
+        drawn = found.draw(out)
+        if as_json:
+            typer.echo(json.dumps(found.result()))
+            return
+        found.show()
+        typer.echo(f"pictures in {out}" if drawn else "no module of this model decodes pictures")
+
+
+@app.command()
 def generate(
-    run: Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")],
+    run: RunName,
     length: Annotated[int, typer.Option(min=1, max=256, help="How many rows.")] = 20,
     out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("generated.png"),
     seed: Annotated[int | None, typer.Option(help="Of the draw; by default the run's.")] = None,
@@ -112,7 +135,7 @@ def generate(
 
 @app.command()
 def inspect(
-    run: Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")],
+    run: RunName,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -172,6 +195,18 @@ def user_errors() -> Iterator[None]:
         if isinstance(error, ModuleFailedError | CheckpointError | MessageError | OSError):
             _fail(error, 1)
         raise
+
+
+def _load_rows(data: str, categories: Path | None, count: int | None, offset: int, *, ordered: bool) -> Dataset:
+    """Return new rows for a trained run: those of a data set by its name, or of a file."""
+    from runner import datasets
+    from runner.readers import DataError
+
+    if data not in datasets.SOURCES or data == "files":
+        return datasets.load("files", observations=data, categories=categories, count=count, offset=offset)
+    if categories is not None:
+        raise DataError(f"--categories goes with a data file; {data} has its own")
+    return datasets.load(data, count=count, offset=offset, order="cyclic" if ordered else "shuffled")
 
 
 def _fail(reason: object, status: int) -> None:

@@ -40,7 +40,7 @@ def recognize(path: Path, data: Dataset, *, ordered: bool) -> tuple[dict[str, di
     RunDirectoryError
         If the run has no commit yet.
     """
-    directory, coordinator, states = _load(path)
+    directory, coordinator, states = load_run(path)
     graph = directory.graph
     answers = coordinator.recognize(states, source_states(graph, data), ordered=ordered)
     outputs = {name: found for name, found in answers.items() if name not in graph.sources}
@@ -79,7 +79,7 @@ def generate(
     RunDirectoryError
         If the run has no commit yet.
     """
-    _, coordinator, states = _load(path, seed)
+    _, coordinator, states = load_run(path, seed)
     outputs: dict[str, dict[str, Array]] = coordinator.make_up(states, rows)
     decoded = next((found["x_hat"] for found in outputs.values() if "x_hat" in found), None)
     classes = next((found["class"] for found in outputs.values() if "class" in found), None)
@@ -88,8 +88,21 @@ def generate(
     return outputs
 
 
-def _load(path: Path, seed: int | None = None) -> tuple[RunDirectory, Coordinator, dict[str, State]]:
-    """Return a run's directory, a coordinator in this process, and the states of the last commit."""
+def load_run(path: Path, seed: int | None = None) -> tuple[RunDirectory, Coordinator, dict[str, State]]:
+    """Return a run's directory, a coordinator in this process, and the states of the last commit.
+
+    Parameters
+    ----------
+    path : Path
+        The run's directory.
+    seed : int, optional
+        Of what the modules draw; by default the run's.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the run has no commit yet.
+    """
     config = load_config(path / "config.yaml")
     graph = config.graph()
     directory = RunDirectory(path, graph)

@@ -1,4 +1,4 @@
-"""The networks of the VAE, its bound, and the loop that trains them: plain functions on torch tensors.
+"""The networks of the VAE and its bound: plain functions on torch tensors.
 
 Source: D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2014, section 3 and appendix B; the prior's mean is
 not zero but a given one for each row.
@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
@@ -224,7 +221,7 @@ def bound(
     mean, log_variance = encoded
     networks.eval()
     with torch.no_grad():
-        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), _normal(mean.shape, generator))
+        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), normal(mean.shape, generator))
         parts = zip(torch.split(latents, CHUNK), torch.split(rows, CHUNK), strict=True)
         loss = sum(float(reconstruction_loss(networks["decoder"](z), row, likelihood)) for z, row in parts)
         kl = float(divergence(mean, log_variance, prior_mean))
@@ -233,141 +230,6 @@ def bound(
     return Bound(-loss / count, kl / count, entropy / count)
 
 
-def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+def normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Return standard normal noise on the generator's device."""
     return torch.randn(shape, generator=generator, device=generator.device)
-
-
-# --- training -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to train: passes over the rows, rows a step, the weight of the divergence, the step size."""
-
-    epochs: int
-    batch_size: int
-    kl_weight: float
-    learning_rate: float
-    likelihood: Likelihood
-
-
-def make_optimiser(networks: nn.ModuleDict) -> torch.optim.Adam:
-    """Return a fresh Adam over all weights; `train` sets its step size."""
-    # Fused: one kernel for all weights; the loop over tensors costs a tenth of a step.
-    return torch.optim.Adam(networks.parameters(), fused=True)
-
-
-def train(
-    networks: nn.ModuleDict,
-    optimiser: torch.optim.Adam,
-    rows: Tensor,
-    prior_mean: Tensor,
-    training: Training,
-    generator: torch.Generator,
-    on_epoch: Callable[[int, float], None],
-) -> list[float]:
-    """Maximise E_q[log p(row | z)] - kl_weight · KL(q(z | row) ‖ N(prior_mean, I)), in place.
-
-    Parameters
-    ----------
-    networks : ModuleDict
-        Changed in place, like `optimiser`.
-    optimiser : torch.optim.Adam
-    rows, prior_mean : Tensor, shapes (N, P), (N, L)
-        On the networks' device.
-    training : Training
-    generator : torch.Generator
-        Of the order of rows and the noise; on the same device.
-    on_epoch : callable
-        Called with the epochs done and the last one's loss.
-
-    Returns
-    -------
-    list of float
-        The loss of each epoch, mean over rows.
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss is not finite; says in which epoch and which part of it.
-    """
-    networks.train()
-    for group in optimiser.param_groups:
-        group["lr"] = training.learning_rate
-    losses: list[float] = []
-    for epoch in range(training.epochs):
-        order = torch.randperm(len(rows), generator=generator, device=generator.device)
-        batches = zip(
-            torch.split(rows.index_select(0, order), training.batch_size),
-            torch.split(prior_mean.index_select(0, order), training.batch_size),
-            torch.split(_normal(prior_mean.shape, generator), training.batch_size),
-            strict=True,
-        )
-        sums = sum(_step(networks, optimiser, *batch, training) for batch in batches)
-        # The only synchronisation with the device in an epoch.
-        reconstruction, kl = (cast("Tensor", sums) / len(rows)).tolist()
-        for name, value in (("reconstruction", reconstruction), ("KL divergence", kl)):
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the {name} is {value} in epoch {epoch + 1}")
-        losses.append(reconstruction + training.kl_weight * kl)
-        on_epoch(epoch + 1, losses[-1])
-    return losses
-
-
-def _step(
-    networks: nn.ModuleDict,
-    optimiser: torch.optim.Adam,
-    rows: Tensor,
-    prior_mean: Tensor,
-    noise: Tensor,
-    training: Training,
-) -> Tensor:
-    """Take one step on a batch; return its reconstruction loss and divergence, both summed, as one tensor (2,)."""
-    mean, log_variance = networks["encoder"](rows)
-    latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
-    reconstruction = reconstruction_loss(networks["decoder"](latents), rows, training.likelihood)
-    kl = divergence(mean, log_variance, prior_mean)
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward((reconstruction + training.kl_weight * kl) / len(rows))
-    optimiser.step()
-    return torch.stack((reconstruction.detach(), kl.detach()))
-
-
-# --- state --------------------------------------------------------------------------------------------------------
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def save(networks: nn.ModuleDict, optimiser: torch.optim.Adam) -> dict[str, npt.NDArray[Any]]:
-    """Return copies of all weights (``weights.NAME``) and of Adam's moments and step count (``adam.….NAME``)."""
-    arrays = {f"weights.{name}": _snapshot(value) for name, value in networks.state_dict().items()}
-    for name, weight in networks.named_parameters():
-        moments = optimiser.state.get(weight, {})
-        arrays.update({f"adam.{key}.{name}": _snapshot(value) for key, value in moments.items()})
-    return arrays
-
-
-def restore(networks: nn.ModuleDict, optimiser: torch.optim.Adam, arrays: Mapping[str, Any]) -> None:
-    """Put the arrays that `save` gave into `networks` and its fresh `optimiser`; copies them.
-
-    Raises
-    ------
-    ValueError
-        If they don't fit.
-    """
-    weights = {key.removeprefix("weights."): value for key, value in arrays.items() if key.startswith("weights.")}
-    try:
-        networks.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
-    except RuntimeError as error:
-        raise ValueError(f"the weights fit other networks: {error}") from error
-    for name, weight in networks.named_parameters():
-        if f"adam.step.{name}" not in arrays:
-            continue
-        # Adam keeps its step count as a float32 tensor beside the weight.
-        keys = ("step", *_MOMENTS)
-        moments = {key: torch.from_numpy(np.array(arrays[f"adam.{key}.{name}"])).to(weight.device) for key in keys}
-        optimiser.state[weight] = moments
-
-
-def _snapshot(value: Tensor) -> npt.NDArray[Any]:
-    return np.array(value.detach().cpu().numpy())
