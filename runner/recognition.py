@@ -109,6 +109,7 @@ def load_run(path: Path, seed: int | None = None) -> tuple[RunDirectory, Coordin
     manifest = directory.checkpoints.latest()
     if manifest is None:
         raise RunDirectoryError(f"{path}: nothing was learnt yet (no round is committed)")
-    states = {name: directory.checkpoints.state(manifest, name) for name in graph.modules if name not in graph.sources}
+    learnt = [name for name in manifest.modules if name not in graph.sources]  # the others say so themselves
+    states = {name: directory.checkpoints.state(manifest, name) for name in learnt}
     coordinator = Coordinator(graph, InProcess(), run=directory.name, seed=config.seed if seed is None else seed)
     return directory, coordinator, states

@@ -141,8 +141,9 @@ def run(
             clock.mark("actors")
             follower.follow(model.run_rounds())
             clock.mark("rounds")
-            for module in graph.modules:
-                if module not in graph.sources:
+            committed = directory.checkpoints.latest()
+            for module in committed.modules if committed else ():
+                if module not in graph.sources:  # one that is in no step of the schedule has learnt nothing to show
                     directory.write_outputs(module, model.generate(module), "learn")
         finally:
             model.stop()

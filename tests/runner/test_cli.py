@@ -178,3 +178,13 @@ def test_a_trained_run_makes_up_a_sequence_and_draws_it(trained, tmp_path):
     assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
     other = serket("generate", path, "--length", 12, "--out", tmp_path / "other.png", "--seed", 99)
     assert other.stdout.splitlines()[0] != done.stdout.splitlines()[0]
+
+
+@pytest.mark.ray
+def test_a_module_in_no_step_learns_nothing_and_does_no_harm(ray_cluster, tmp_path):
+    alone = "schedule.steps=[{steps: [gmm], repeat: 2}]"
+    serket("run", CONFIGS / "hmm.yaml", "--set", alone, "--runs", tmp_path)
+    assert not (tmp_path / "hmm" / "module002_mm").exists()
+    np.save(tmp_path / "rows.npy", np.zeros((3, 2)))
+    done = serket("recognize", tmp_path / "hmm", tmp_path / "rows.npy", code=2)
+    assert "'mm' has learnt nothing yet" in done.output

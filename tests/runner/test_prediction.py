@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator
 from actors.registry import make
-from actors.transport import InProcess
+from actors.in_process import InProcess
 from runner import datasets, prediction
 from runner.cli import app
 from runner.config import load_config
