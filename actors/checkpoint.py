@@ -67,6 +67,8 @@ class Manifest:
     modules : mapping of str to ModuleRecord
     module_seconds : mapping of str to float
         Seconds spent inside each module since the run began.
+    score : float, optional
+        What rounds are compared by, where modules report it.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Manifest:
     sequence: int
     modules: Mapping[str, ModuleRecord]
     module_seconds: Mapping[str, float] = field(default_factory=dict)
+    score: float | None = None
     schema: int = SCHEMA
 
 

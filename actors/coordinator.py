@@ -6,6 +6,7 @@ carried by :mod:`actors.routing`, chains are run by :mod:`actors.chains`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Coordinator:
     checkpoints : Checkpoints, optional
         Where rounds are committed; without it they are not.
     emit : callable, optional
-        Receives the events ``placed``, ``round``, ``commit``, and those of :class:`actors.chains.ChainRouter`.
+        Receives the events ``placed``, ``round``, ``commit`` and ``settled``, and those of the router.
     """
 
     def __init__(
@@ -86,12 +87,28 @@ class Coordinator:
         self.commit("round-000")
 
     def run_rounds(self) -> None:
-        """Run the schedule's rounds that are still to come, each followed by a commit."""
-        while self.round < self.graph.schedule.rounds:
+        """Run the schedule's rounds that are still to come, each followed by a commit, as long as they help."""
+        schedule, score = self.graph.schedule, self.score()
+        while self.round < schedule.rounds:
             self.round += 1
             self._emit("round", {"round": self.round})
-            self._router.follow(self.graph.schedule.steps, Position(self.round))
+            self._router.follow(schedule.steps, Position(self.round))
             self.commit(self._commit_name)
+            before, score = score, self.score()
+            if schedule.tolerance is not None and score - before < schedule.tolerance:  # never where one is NaN
+                self._emit("settled", {"round": self.round, "score": score, "rise": score - before})
+                break
+
+    def score(self) -> float:
+        """Return the evidence of the most abstract module that reports one, plus what modules report as ``score``.
+
+        It is about a bound of the log-density of the observations. Between rounds the latent vectors change, so that
+        evidences alone do not compare. NaN where no module reports either.
+        """
+        reported = [held.metrics for held in self._router.held.values()]
+        evidence = [metrics["evidence"] for metrics in reported if "evidence" in metrics]
+        parts = [metrics["score"] for metrics in reported if "score" in metrics]
+        return sum(parts) + sum(evidence[-1:]) if evidence or parts else math.nan
 
     def update(self, module: str, round: int, step: int) -> None:
         """Let one module learn outside of any schedule, as step `step` of round `round`, and commit."""
@@ -201,6 +218,7 @@ class Coordinator:
                 files: Mapping[str, FileRecord] = self._transport.saved(ledger.saving)
                 ledger.record = ModuleRecord(self.round, dict(files), dict(ledger.written.metrics))
                 ledger.saving = None
+        score = self.score()
         manifest = Manifest(
             name=name,
             run=self.run,
@@ -209,6 +227,7 @@ class Coordinator:
             sequence=self._router.sequence,
             modules={module: ledger.record for module, ledger in self._ledgers.items() if ledger.record.files},
             module_seconds=dict(self._router.seconds),
+            score=None if math.isnan(score) else score,
         )
         self._checkpoints.commit(manifest)
         seconds = time.perf_counter() - started

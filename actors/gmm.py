@@ -157,7 +157,11 @@ class GMM(Module[GMMParameters]):
         # The mixture's own weights sum to one here, so that evidence with and without a prior is a density both times.
         log_weights = _log_weights(factors, parameters.alpha)
         evidence = _normalised(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
-        return self._outbox(inbox, context, likelihood, missing, {"evidence": float(evidence)})
+        metrics = {"evidence": float(evidence)}
+        if parameters.calibrate and context.receivers.get("class_posteriors"):
+            # What goes up is relative to the rows' density, so the evidence above is short of just that.
+            metrics["score"] = float(_normalised(left_out + log_weights)[1].sum())
+        return self._outbox(inbox, context, likelihood, missing, metrics)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Classify new rows by the factors that were learnt.

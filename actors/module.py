@@ -225,7 +225,8 @@ class Outbox:
     ----------
     messages : sequence of Outgoing
     metrics : mapping of str to float
-        Figures of this update; ``evidence`` is what chains are selected by.
+        Figures of this update. ``evidence`` (nats) is what chains are selected by; ``score`` (nats) is what a module
+        adds to the evidence of the module above it when rounds are compared.
     outputs : mapping of str to array
         Named results for the run directory (``z``, ``class``, ``trans_prob``, …).
     """

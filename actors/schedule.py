@@ -108,10 +108,21 @@ class Position:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many rounds, and the steps of a round in written order."""
+    """The steps of a round in written order, and how many rounds there are.
+
+    Parameters
+    ----------
+    rounds : int
+        At most so many.
+    steps : tuple of Step or Block
+    tolerance : float, optional
+        The run ends early with a round that did not raise its score by this much, in nats
+        (:meth:`actors.coordinator.Coordinator.score`).
+    """
 
     rounds: int
     steps: tuple[Item, ...]
+    tolerance: float | None = None
 
     def leaves(self) -> tuple[Step, ...]:
         """Return all steps in written order, those inside blocks once each."""

@@ -152,6 +152,7 @@ class VAE(Module[VAEParameters]):
         encoded = kernels.encode(net, rows)
         parts = kernels.bound(net, rows, means, encoded, parameters.likelihood, generator)
         metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl, "epochs": float(epochs)}
+        metrics["score"] = len(rows) * (parts.reconstruction + parts.entropy)
         if self._loss:
             metrics["loss"] = self._loss[-1]
         noise = torch.randn(encoded[0].shape, generator=generator, device=self.device)

@@ -208,9 +208,13 @@ ItemConfig: TypeAlias = Annotated[
 
 
 class ScheduleConfig(_Section):
-    """How many rounds, and the steps of a round; by default every module in order of connection."""
+    """How many rounds, and the steps of a round; by default every module in order of connection.
+
+    See :class:`actors.schedule.Schedule`.
+    """
 
     rounds: Annotated[int, Field(ge=1)]
+    tolerance: Annotated[float, Field(allow_inf_nan=False)] | None = None
     steps: Annotated[list[ItemConfig], Field(min_length=1)] = Field(default_factory=list)
 
 
@@ -265,7 +269,8 @@ class RunConfig(_Section):
     def graph(self) -> Graph:
         """Return the model, resolved."""
         steps = tuple(step.item() for step in self.schedule.steps)
-        return Graph(self._specs(), self._connections(), Schedule(self.schedule.rounds, steps))
+        schedule = Schedule(self.schedule.rounds, steps, self.schedule.tolerance)
+        return Graph(self._specs(), self._connections(), schedule)
 
     def load_data(
         self, *, count: int | None = None, offset: int | None = None, order: str | None = None

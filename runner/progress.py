@@ -92,6 +92,8 @@ class PlainProgress(Progress):
             self._seconds(fields)
         elif name == "scores":
             line = [self._round(fields["round"]), "committed", *figures(fields, ("evidence", "accuracy"))]
+        elif name == "settled":
+            line = [self._round(fields["round"]), f"settled: the score rose by {fields['rise']:.1f} nats"]
         elif name == "log":
             line = [fields["message"]]
         if line:

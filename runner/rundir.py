@@ -29,7 +29,7 @@ from runner.metrics import Scores, score
 TEXT_COLUMNS = 200
 """Wider arrays are written as .npy, narrower ones as text that ``numpy.loadtxt`` reads."""
 
-METRICS = ("round", "evidence", "accuracy", "ari", "nmi")
+METRICS = ("round", "evidence", "score", "accuracy", "ari", "nmi")
 
 
 class RunDirectoryError(ValueError):
@@ -47,15 +47,18 @@ class RoundScores:
         Of the most abstract module that reports one.
     scores : Scores or None
         None without categories.
+    score : float or None
+        What the run's rounds are compared by.
     """
 
     round: int
     evidence: float | None
     scores: Scores | None
+    score: float | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Return round, evidence, accuracy, ari and nmi; None where unknown."""
-        found: dict[str, Any] = {"round": self.round, "evidence": self.evidence}
+        """Return round, evidence, score, accuracy, ari and nmi; None where unknown."""
+        found: dict[str, Any] = {"round": self.round, "evidence": self.evidence, "score": self.score}
         found.update({name: getattr(self.scores, name, None) for name in ("accuracy", "ari", "nmi")})
         return found
 
@@ -186,7 +189,7 @@ class RunDirectory:
             if categories is not None and "outputs" in record.files:
                 found = outputs(module).get("class")
                 classes = score(found, categories) if found is not None else classes
-        return RoundScores(manifest.round, evidence, classes)
+        return RoundScores(manifest.round, evidence, classes, manifest.score)
 
     def categories_of(self, module: str) -> Array | None:
         """Return the labels that the classes of `module` are measured by."""

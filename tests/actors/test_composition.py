@@ -68,6 +68,15 @@ def test_the_evidence_is_what_the_order_explains():
     assert shuffled < 0.1 * len(X) * np.log(K)
 
 
+def test_the_score_is_the_log_density_with_what_the_order_explains_also_where_the_evidence_is_relative():
+    X, _ = four_cycle(0.3, louder=0)
+    absolute, evidence = learn(X)
+    relative, explained = learn(X, **BOTH)
+    assert absolute.score() == evidence
+    assert relative.score() != explained
+    assert relative.score() == pytest.approx(absolute.score(), abs=0.05 * len(X))
+
+
 def test_calibration_goes_on_bit_for_bit_after_a_load_and_with_recognition():
     X, _ = four_cycle(1.0)
     generator = np.random.default_rng(0)

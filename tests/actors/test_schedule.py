@@ -2,6 +2,7 @@
 
 import pytest
 
+from actors.checkpoint import Checkpoints
 from actors.schedule import Block, Schedule, Step, numbered
 from tests.actors.test_coordinator import learn, model
 
@@ -59,3 +60,27 @@ def test_exchanges_do_not_end_before_the_temperature_is_there():
 def test_events_outside_of_blocks_say_nothing_of_exchanges():
     _, events = learn(model(1))
     assert all("exchange" not in fields for fields in updates(events))
+
+
+def still(rounds, tolerance, **encoder):
+    graph = model(rounds, ("encoder",), **encoder)
+    graph.schedule = Schedule(rounds, graph.schedule.steps, tolerance)
+    return graph
+
+
+def test_a_run_ends_with_the_round_that_does_not_raise_the_score():
+    coordinator, events = learn(still(9, 0.5, step=0.0))
+    assert coordinator.round == 2
+    assert [fields["rise"] for name, fields in events if name == "settled"] == [0.0]
+
+
+def test_rounds_go_on_as_long_as_the_score_rises_or_nothing_is_said_about_it():
+    assert learn(still(5, -1e9))[0].round == 5
+    assert learn(still(5, None, step=0.0))[0].round == 5
+
+
+def test_the_score_is_committed_with_the_round(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    coordinator, _ = learn(still(3, None), checkpoints)
+    evidence = checkpoints.latest().modules["encoder"].metrics["evidence"]
+    assert checkpoints.latest().score == coordinator.score() == evidence

@@ -91,6 +91,8 @@ def test_learns_to_reconstruct(likelihood, kl_weight):
     assert losses[-1] < losses[0]
     assert outbox.metrics["loss"] == losses[-1]
     assert outbox.metrics["bound"] == pytest.approx(outbox.metrics["reconstruction"] - outbox.metrics["kl"])
+    nats_a_row = outbox.metrics["reconstruction"] + outbox.metrics["entropy"]
+    assert outbox.metrics["score"] == pytest.approx(N * nats_a_row)
     assert np.array_equal(arrays(outbox, "latent_vectors")["mean"], outbox.outputs["z"])
     assert np.array_equal(arrays(outbox, "reconstructions")["values"], x_hat)
 

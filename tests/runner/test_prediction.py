@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator
-from actors.registry import make
 from actors.in_process import InProcess
+from actors.registry import make
 from runner import datasets, prediction
 from runner.cli import app
 from runner.config import load_config
