@@ -17,7 +17,7 @@ from actors.checkpoint import Checkpoints, FileRecord, Manifest, ModuleRecord, S
 from actors.graph import Graph
 from actors.messages import pack_header
 from actors.module import Mode
-from actors.routing import Emit, Held
+from actors.routing import Emit, Held, score_of
 from actors.schedule import Position, Step
 from actors.transport import Ref, Task, Transport
 
@@ -100,15 +100,11 @@ class Coordinator:
                 break
 
     def score(self) -> float:
-        """Return the evidence of the most abstract module that reports one, plus what modules report as ``score``.
+        """Return what rounds are compared by (:func:`actors.routing.score_of`).
 
-        It is about a bound of the log-density of the observations. Between rounds the latent vectors change, so that
-        evidences alone do not compare. NaN where no module reports either.
+        Between rounds the latent vectors change, so that evidences alone do not compare.
         """
-        reported = [held.metrics for held in self._router.held.values()]
-        evidence = [metrics["evidence"] for metrics in reported if "evidence" in metrics]
-        parts = [metrics["score"] for metrics in reported if "score" in metrics]
-        return sum(parts) + sum(evidence[-1:]) if evidence or parts else math.nan
+        return score_of(self._router.held.values())
 
     def update(self, module: str, round: int, step: int) -> None:
         """Let one module learn outside of any schedule, as step `step` of round `round`, and commit."""

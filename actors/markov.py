@@ -21,6 +21,7 @@ from actors.kernels.hmm import (
     viterbi,
 )
 from actors.kernels.moves import split_and_merge
+from actors.kernels.order import cost_of_order, fit_frequencies
 from actors.kinds import Array
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
 
@@ -39,6 +40,7 @@ class MarkovParameters:
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     inner_iterations: Annotated[int, Field(ge=0)] = 5
     initial: Literal["uniform", "learnt"] = "uniform"
+    test_order: bool = False
 
     @property
     def pseudo_count(self) -> float:
@@ -80,6 +82,10 @@ class MarkovModel(Module[MarkovParameters]):
             Passes of forward-backward and re-estimation an update (``smoothed``). With 0 the transitions stay.
         initial : {"uniform", "learnt"}
             Distribution of the first class of a sequence (``smoothed``).
+        test_order : bool
+            Whether transitions have a say only if they explain more of the rows than their parameters cost
+            (:mod:`actors.kernels.order`). Where they don't, no message goes down: the model is the one without this
+            module (``smoothed``).
     """
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
@@ -93,6 +99,7 @@ class MarkovModel(Module[MarkovParameters]):
         self._transitions: Floats | None = None  # expected counts, (K, K)
         self._trans_prob: Floats | None = None  # (K, K)
         self._initial: Floats | None = None  # (K,)
+        self._frequencies: Floats | None = None  # (K,), where the rows are found to come in no order
         self._log_message: Floats | None = None  # (N, K), of the tutorial's rule
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
@@ -115,13 +122,17 @@ class MarkovModel(Module[MarkovParameters]):
             else:
                 log_message = self._smooth(tempered, evidence, parameters, context)
             fit = self._infer(evidence.log_prob, evidence)
+            log_likelihood = fit.log_likelihood
+            if parameters.test_order and parameters.rule == "smoothed":
+                log_likelihood = self._test_order(fit, evidence)
             path, _ = viterbi(evidence.log_prob, self._learnt[0], self._learnt[1], evidence.lengths, evidence.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
+        messages = _addressed(log_message, evidence, context, extrinsic=parameters.rule == "smoothed")
         return Outbox(
-            messages=_addressed(log_message, evidence, context, extrinsic=parameters.rule == "smoothed"),
+            messages=messages if self._frequencies is None else (),
             # Always of the untempered rows, so that updates at different temperatures compare.
-            metrics={"evidence": evidence.log_norm + fit.log_likelihood},
+            metrics={"evidence": evidence.log_norm + log_likelihood},
             outputs={
                 "trans_prob": self._learnt[0].copy(),
                 "msg": np.exp(log_message),
@@ -141,8 +152,8 @@ class MarkovModel(Module[MarkovParameters]):
         if self._trans_prob is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         evidence = self._evidence(inbox, context)
-        if not context.ordered:
-            log_message = np.tile(self._log_marginal(), (len(evidence.log_prob), 1))
+        if not context.ordered or self._frequencies is not None:
+            log_message = self._of_any_row(evidence.log_prob)
             messages = _addressed(log_message, evidence, context, extrinsic=True)
             return Outbox(
                 messages=messages, outputs={"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
@@ -219,6 +230,7 @@ class MarkovModel(Module[MarkovParameters]):
             "transitions": self._transitions,
             "trans_prob": self._trans_prob,
             "initial": self._initial,
+            "frequencies": self._frequencies,
             "log_message": self._log_message,
         }
         return {name: array.copy() for name, array in held.items() if array is not None}
@@ -228,6 +240,7 @@ class MarkovModel(Module[MarkovParameters]):
         held = {name: np.array(array, dtype=np.float64) for name, array in state.items()}
         self._transitions, self._trans_prob = held.get("transitions"), held.get("trans_prob")
         self._initial, self._log_message = held.get("initial"), held.get("log_message")
+        self._frequencies = held.get("frequencies")
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -278,12 +291,23 @@ class MarkovModel(Module[MarkovParameters]):
     def _infer(self, log_prob: Floats, evidence: _Evidence) -> Smoothed:
         return forward_backward(log_prob, *self._learnt, evidence.lengths, evidence.mask)
 
-    def _log_marginal(self) -> Floats:
-        """Return how frequent the classes are, (K,): the normalised columns of the expected transitions."""
+    def _test_order(self, fit: Smoothed, evidence: _Evidence) -> float:
+        """Note whether the transitions explain more than they cost; return the log-likelihood of what is believed."""
+        seen = evidence.log_prob if evidence.mask is None else evidence.log_prob[~evidence.mask]
+        frequencies, independent = fit_frequencies(seen, fit.posterior.mean(axis=0))
+        ordered = fit.log_likelihood - independent > cost_of_order(*seen.shape)
+        self._frequencies = None if ordered else frequencies
+        return fit.log_likelihood if ordered else independent
+
+    def _of_any_row(self, rows: Floats) -> Floats:
+        """Return for each of `rows` (N, K) how frequent the classes are, in the log domain: all that is known of it.
+
+        The columns of the expected transitions, where the rows learnt from come in an order.
+        """
         assert self._transitions is not None
-        columns = self._transitions.sum(axis=0) + FLOOR
-        marginal: Floats = np.log(columns / columns.sum())
-        return marginal
+        counts = self._transitions.sum(axis=0) if self._frequencies is None else self._frequencies
+        log_frequencies = np.log((counts + FLOOR) / (counts + FLOOR).sum())
+        return np.tile(log_frequencies, (len(rows), 1))
 
     def _evidence(self, inbox: Inbox, context: Context) -> _Evidence:
         """Return the product of what came from below."""

@@ -224,9 +224,10 @@ class Outbox:
     Parameters
     ----------
     messages : sequence of Outgoing
+        An update's replace those of the update before: what is not sent again is withdrawn.
     metrics : mapping of str to float
         Figures of this update. ``evidence`` (nats) is what chains are selected by; ``score`` (nats) is what a module
-        adds to the evidence of the module above it when rounds are compared.
+        adds to the evidence of the module above it when exchanges or rounds are compared.
     outputs : mapping of str to array
         Named results for the run directory (``z``, ``class``, ``trans_prob``, …).
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -110,13 +110,14 @@ class Router:
 
     def walk(self, block: Block, position: Position) -> None:
         """Take the block's steps again and again, until its exchanges are done or change nothing any more."""
-        evidence, before, exchange = math.nan, math.nan, 0
+        score, exchange = math.nan, 0
         for exchange in range(block.repeat):
             self.follow(block.steps, position.within(block, exchange))
-            before, evidence = evidence, evidence_of(block, self.held)
-            settled = block.tolerance is not None and abs(evidence - before) < block.tolerance
+            before, score = score, score_of(self.held[name] for name in self.graph.modules if name in block.modules)
+            settled = block.tolerance is not None and abs(score - before) < block.tolerance
             if settled and block.temperature(exchange) == block.anneal[1]:
                 break
+        evidence = evidence_of(block, self.held)
         fields = {"round": position.round, "step": position.first, "exchanges": exchange + 1}
         self._emit("block", fields if math.isnan(evidence) else {**fields, "evidence": evidence})
 
@@ -183,11 +184,10 @@ class Router:
         """Wait for what was asked for; return what is held of the module then."""
         result, before = self._transport.collect(module, task), self.held[module]
         held = held_of(self.graph, module, result)
-        letters = {**before.letters, **held.letters}
         if mode != "update":
-            return replace(before, outputs=held.outputs, letters=letters)
+            return replace(before, outputs=held.outputs, letters={**before.letters, **held.letters})
         self.seconds[module] += result.answer.seconds
-        return replace(held, letters=letters)
+        return held
 
     def letter(self, route: Route, start: Mapping[str, Held] | None = None) -> tuple[str, Letter] | None:
         """Return the latest message on a route with the name of its slot, None where there was none yet.
@@ -217,3 +217,22 @@ def evidence_of(block: Block, held: Mapping[str, Held]) -> float:
     """Return the evidence of the block's last module that reports one, NaN where none does."""
     reported = (held[step.module].metrics.get("evidence") for step in reversed(leaves([block])))
     return next((evidence for evidence in reported if evidence is not None), math.nan)
+
+
+def score_of(held: Iterable[Held]) -> float:
+    """Return what exchanges and rounds are compared by: about the log-density of what came into the lowest module.
+
+    The evidence of the most abstract module that reports one, plus what the others report as ``score``; NaN where
+    nobody reports either.
+
+    Parameters
+    ----------
+    held : iterable of Held
+        In order of connection.
+    """
+    reported = [each.metrics for each in held]
+    upmost = next((metrics for metrics in reversed(reported) if "evidence" in metrics), None)
+    parts = [metrics["score"] for metrics in reported if metrics is not upmost and "score" in metrics]
+    if upmost is None and not parts:
+        return math.nan
+    return sum(parts) + (0.0 if upmost is None else upmost["evidence"])

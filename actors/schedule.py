@@ -27,7 +27,8 @@ class Block:
     anneal : (float, float)
         The temperature τ of the first exchange and of the last; it climbs evenly between them.
     tolerance : float, optional
-        Once τ has reached its last value, exchanges end early when one changed the evidence by less than this.
+        Once τ has reached its last value, exchanges end early when one changed the score of the block's modules by
+        less than this, in nats (:func:`actors.routing.score_of`).
     chains : int
         So many copies of the block's modules start afresh, side by side; the one with the highest evidence stays. What
         the modules had learnt before (the *incumbent*) competes twice: as it is, and continued. With 0 the modules

@@ -25,12 +25,12 @@ def four_cycle(spread, rows=400, seed=0, louder=4):
     return np.hstack([plane, 5.0 * generator.normal(size=(rows, louder))]), classes
 
 
-def learn(X, seed=0, exchanges=10, **parameters):
+def learn(X, seed=0, exchanges=10, mm=None, **parameters):
     graph = Graph(
         [
             ModuleSpec("data", "observation"),
             ModuleSpec("gmm", "gmm", {"classes": K, "iterations": 2, "prior_scale": "data", **parameters}),
-            ModuleSpec("mm", "markov"),
+            ModuleSpec("mm", "markov", mm or {}),
         ],
         [Connection("data", "gmm"), Connection("gmm", "mm")],
         Schedule(1, (Block((Step("gmm"), Step("mm")), repeat=exchanges), Step("gmm", {"iterations": 0}))),
@@ -134,3 +134,44 @@ def test_without_a_markov_model_classes_are_drawn_by_their_frequency():
     drawn = gmm.generate(Inbox(), Context("gmm", rows=20_000)).outputs["class"]
     counts = np.bincount(gmm.state()["labels"], minlength=K)
     np.testing.assert_allclose(np.bincount(drawn, minlength=K) / 20_000, counts / counts.sum(), atol=0.02)
+
+
+def without_markov_model(X, **parameters):
+    graph = Graph(
+        [
+            ModuleSpec("data", "observation"),
+            ModuleSpec("gmm", "gmm", {"classes": K, "iterations": 2, "prior_scale": "data", **parameters}),
+        ],
+        [Connection("data", "gmm")],
+        Schedule(1, (Block((Step("gmm"),), repeat=10),)),
+    )
+    coordinator = Coordinator(graph, InProcess())
+    coordinator.start({"data": {"values": X}})
+    coordinator.run_rounds()
+    return classes_of(coordinator)
+
+
+@pytest.mark.parametrize("parameters", [{}, BOTH], ids=["plain", "calibrated"])
+def test_where_no_order_is_found_the_model_is_the_one_without_a_markov_model(parameters):
+    X = np.random.default_rng(3).permutation(four_cycle(1.0)[0])
+    tested, _ = learn(X, mm={"test_order": True}, **parameters)
+    np.testing.assert_array_equal(classes_of(tested), without_markov_model(X, **parameters))
+    believed, _ = learn(X, **parameters)
+    assert (classes_of(believed) != classes_of(tested)).any()
+
+
+def test_where_an_order_is_found_the_test_changes_nothing():
+    X, _ = four_cycle(1.0)
+    believed, _ = learn(X, **BOTH)
+    tested, _ = learn(X, mm={"test_order": True}, **BOTH)
+    np.testing.assert_array_equal(classes_of(believed), classes_of(tested))
+
+
+def test_that_no_order_was_found_is_kept_and_holds_for_new_rows():
+    X = np.random.default_rng(3).permutation(four_cycle(1.0)[0])
+    learnt, _ = learn(X, mm={"test_order": True}, **BOTH)
+    states = {name: learnt.state(name) for name in ("gmm", "mm")}
+    assert states["mm"]["frequencies"].sum() == pytest.approx(1.0)
+    outputs = Coordinator(learnt.graph, InProcess()).recognize(states, {"data": {"values": X[:50]}}, ordered=True)
+    np.testing.assert_allclose(outputs["mm"]["msg"], np.tile(states["mm"]["frequencies"], (50, 1)), atol=1e-8)
+    assert "viterbi" not in outputs["mm"]
