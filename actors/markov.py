@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from scipy.special import softmax
 
 from actors.kernels.hmm import (
     Smoothed,
@@ -155,9 +156,9 @@ class MarkovModel(Module[MarkovParameters]):
         if not context.ordered or self._frequencies is not None:
             log_message = self._of_any_row(evidence.log_prob)
             messages = _addressed(log_message, evidence, context, extrinsic=True)
-            return Outbox(
-                messages=messages, outputs={"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
-            )
+            posterior = softmax(evidence.log_prob + log_message, axis=1)
+            outputs = {"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
+            return Outbox(messages, outputs={**outputs, "filtered": posterior, "smoothed": posterior})
         tempered = _tempered(evidence.log_prob, context.temperature)
         try:
             found = self._infer(tempered, evidence)

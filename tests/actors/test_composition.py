@@ -174,4 +174,5 @@ def test_that_no_order_was_found_is_kept_and_holds_for_new_rows():
     assert states["mm"]["frequencies"].sum() == pytest.approx(1.0)
     outputs = Coordinator(learnt.graph, InProcess()).recognize(states, {"data": {"values": X[:50]}}, ordered=True)
     np.testing.assert_allclose(outputs["mm"]["msg"], np.tile(states["mm"]["frequencies"], (50, 1)), atol=1e-8)
+    np.testing.assert_allclose(outputs["mm"]["smoothed"].sum(axis=1), 1.0)
     assert "viterbi" not in outputs["mm"]
