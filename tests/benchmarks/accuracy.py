@@ -1,7 +1,7 @@
 """Accuracy and seconds of whole runs, and of what they are compared with: ``python tests/benchmarks/accuracy.py``.
 
 Every row of the table is a set of runs of ``serket run`` over seeds; the honesty controls show what the figures would
-be if the order of the rows did the work alone.
+be if the order of the rows did the work alone. ``--curve PNG`` draws accuracy against seconds.
 """
 
 from __future__ import annotations
@@ -11,123 +11,150 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from runner.datasets import load
+from runner.metrics import match, score
+from tests.benchmarks import others
+from tests.benchmarks.orders import ORDERS, ROWS, rows_for
 
 ROOT = Path(__file__).parent.parent.parent
-ROWS = 3000
+CONFIGS = ("mnist.yaml", "vae_gmm.yaml", "tutorial.yaml", "digits.yaml")
+SHUFFLED = ("shuffled", "shuffled, without MM")
+OTHERS = tuple(others.METHODS)
+UNSEEN = ("2,000 others in order", "2,000 others out of order")
 
 
-def cyclic(_seed: int) -> np.ndarray:
-    """0, 1, …, 9, 0, 1, …"""
-    return np.arange(ROWS) % 10
-
-
-def noisy(seed: int) -> np.ndarray:
-    """The cycle, but one transition in ten goes anywhere."""
-    generator = np.random.default_rng(seed)
-    classes = np.zeros(ROWS, np.int64)
-    for t in range(1, ROWS):
-        classes[t] = generator.integers(10) if generator.random() < 0.1 else (classes[t - 1] + 1) % 10
-    return classes
-
-
-def uneven(seed: int) -> np.ndarray:
-    """A Markov chain of three successors a class (and a little of all) whose classes are 0.03 to 0.2 frequent."""
-    generator = np.random.default_rng(seed)
-    while True:
-        T = np.full((10, 10), 0.003)
-        for k in range(10):
-            T[k, generator.choice(10, 3, replace=False)] += generator.dirichlet(np.ones(3))
-        T /= T.sum(1, keepdims=True)
-        classes = np.zeros(ROWS, np.int64)
-        for t in range(1, ROWS):
-            classes[t] = generator.choice(10, p=T[classes[t - 1]])
-        shares = np.bincount(classes, minlength=10) / ROWS
-        if shares.min() >= 0.03 and shares.max() <= 0.2:
-            return classes
-
-
-def nine(_seed: int) -> np.ndarray:
-    """A cycle of the digits 0 to 8, learnt with ten classes."""
-    return np.arange(ROWS) % 9
-
-
-ORDERS: dict[str, Callable[[int], np.ndarray]] = {
-    "in order": cyclic, "10 % random transitions": noisy, "uneven chain": uneven, "nine digits": nine,
-}  # fmt: skip
-
-
-def rows_for(classes: np.ndarray, seed: int) -> np.ndarray:
-    """Return real digits of these classes; the 500 of each are used again once they are used up."""
-    digits = load("mnist", count=5000, order="given")
-    generator = np.random.default_rng(seed)
-    pools = {k: np.flatnonzero(digits.categories == k) for k in range(10)}
-    chosen = np.empty(len(classes), np.int64)
-    for k, pool in pools.items():
-        where = np.flatnonzero(classes == k)
-        repeats = -(-len(where) // len(pool)) if len(where) else 0
-        mixed = [generator.permutation(pool) for _ in range(repeats)]
-        chosen[where] = np.concatenate([*mixed, np.empty(0, np.int64)])[: len(where)]
-    return digits.observations[chosen]
-
-
-def run(config: str, settings: list[str], runs: Path) -> dict[str, object]:
-    """Train and return the result."""
-    words = [sys.executable, "-m", "runner.cli", "run", str(ROOT / "configs" / config), "--runs", str(runs), "--json"]
-    for setting in settings:
-        words += ["--set", setting]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+def serket(*words: object) -> dict[str, Any]:
+    """Run the command and return its result."""
+    command = [sys.executable, "-m", "runner.cli", *map(str, words), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def cases(seeds: int, names: list[str]) -> Iterator[tuple[str, int, str, list[str]]]:
-    """Yield what to run: a name, a seed, a config and its settings."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            for seed in range(seeds):
-                if name == "shuffled":
-                    yield name, seed, "mnist.yaml", [f"seed={seed}", "data.order=shuffled"]
-                elif name == "shuffled, without MM":
-                    steps = "schedule.steps=[vae, {steps: [gmm], repeat: 10, tolerance: 5.0}]"  # mm never speaks
-                    yield name, seed, "mnist.yaml", [f"seed={seed}", "data.order=shuffled", steps]
-                elif name.endswith(".yaml"):
-                    yield name, seed, name, [f"seed={seed}"]
-                else:
-                    classes = ORDERS[name](seed)
-                    np.save(Path(folder, "rows.npy"), rows_for(classes, seed))
-                    np.save(Path(folder, "classes.npy"), classes)
-                    data = f"data={{source: files, observations: {folder}/rows.npy, categories: {folder}/classes.npy}}"
-                    yield name, seed, "mnist.yaml", [f"seed={seed}", data]
+def train(config: str, settings: list[str], runs: Path) -> dict[str, Any]:
+    """Train and return the result."""
+    return serket("run", ROOT / "configs" / config, "--runs", runs, *(word for s in settings for word in ("--set", s)))
+
+
+def one_cycle(transitions: np.ndarray, classes: np.ndarray, categories: np.ndarray) -> bool:
+    """Say whether each class's likeliest successor is the next digit."""
+    digit = match(classes, categories)
+    successors = transitions.argmax(axis=1)
+    return len(digit) == len(successors) and all(digit[int(successors[k])] == (d + 1) % 10 for k, d in digit.items())
+
+
+def in_order(seed: int, runs: Path, config: str = "mnist.yaml") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the result of the reference task, and of recognising other digits with what was learnt."""
+    result = train(config, [f"seed={seed}"], runs)
+    path = runs / result["run"]
+    if config == "mnist.yaml":
+        labels = load("mnist", count=ROWS, order="cyclic").categories
+        transitions = np.loadtxt(path / "module003_mm" / "trans_prob_learn.txt")
+        result["cycle"] = one_cycle(transitions, np.loadtxt(path / "module002_gmm" / "class_learn.txt"), labels)
+    yield config, result
+    if config == "mnist.yaml":
+        for name, words in zip(UNSEEN, ([], ["--unordered"]), strict=True):
+            started = time.time()
+            found = serket("recognize", path, "mnist", "--offset", 300, *words)
+            yield name, {**found, "seconds": time.time() - started}
+
+
+def results(name: str, seed: int, runs: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what comes of one case with one seed: names of rows of the table, and results."""
+    if name in CONFIGS:
+        yield from in_order(seed, runs, name)
+    elif name in SHUFFLED:
+        settings = [f"seed={seed}", "data.order=shuffled"]
+        if name != "shuffled":  # the same start and the same sweeps, but mm never speaks
+            settings.append("schedule.steps.1={steps: [gmm], repeat: 10, tolerance: 5.0}")
+        yield name, train("mnist.yaml", settings, runs)
+    elif name in OTHERS:
+        found = train("mnist.yaml", [f"seed={seed}", "schedule.steps=[vae]"], runs)
+        Z = np.loadtxt(runs / found["run"] / "module001_vae" / "z_learn.txt")
+        started = time.time()
+        scores = score(others.METHODS[name](Z), load("mnist", count=ROWS, order="cyclic").categories)
+        seconds = found["seconds"] + time.time() - started
+        yield name, {"accuracy": scores.accuracy, "nmi": scores.nmi, "seconds": seconds}
+    else:
+        classes = ORDERS[name](seed)
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(Path(folder, "rows.npy"), rows_for(classes, seed))
+            np.save(Path(folder, "classes.npy"), classes)
+            data = f"data={{source: files, observations: {folder}/rows.npy, categories: {folder}/classes.npy}}"
+            yield name, train("mnist.yaml", [f"seed={seed}", data], runs)
+
+
+def print_table(table: dict[str, list[dict[str, Any]]]) -> None:
+    """Print a line a case, and the interval of the paired difference on shuffled rows."""
+    print("\n| what | seeds | accuracy: least | median | NMI: least | seconds: median | most |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, found in table.items():
+        accuracy, nmi, seconds = (np.array([f[key] for f in found], float) for key in ("accuracy", "nmi", "seconds"))
+        print(f"| {name} | {len(found)} | {accuracy.min():.4f} | {np.median(accuracy):.4f} | {nmi.min():.4f} "
+              f"| {np.median(seconds):.1f} | {seconds.max():.1f} |")  # fmt: skip
+    cycles = [found["cycle"] for found in table.get("mnist.yaml", ())]
+    if cycles:
+        print(f"\nthe transitions' argmax is the ten-cycle in {sum(cycles)} of {len(cycles)} seeds")
+    pairs = [[f["accuracy"] for f in table[name]] for name in SHUFFLED if name in table]
+    if len(pairs) == 2 and len(pairs[0]) > 1:
+        difference = np.subtract(*pairs)
+        half = student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
+        print(f"\nshuffled, with MM less without: {difference.mean():+.4f} ± {half:.4f} (95 %)")
+
+
+def curve_of(path: Path, seconds: float) -> list[tuple[float, float]]:
+    """Return (seconds since the process began, accuracy) of each round of a run that took `seconds` in all."""
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    ended = (path / "result.json").stat().st_mtime
+    return [(e["time"] - (ended - seconds), e["accuracy"]) for e in events if e["event"] == "scores"]
+
+
+def draw_curves(curves: dict[str, list[list[tuple[float, float]]]], path: Path) -> None:
+    """Draw accuracy against seconds, a line a run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="seconds since the command was given", ylabel="accuracy", ylim=(0.4, 1.02))
+    for colour, (name, runs) in enumerate(curves.items()):
+        for number, points in enumerate(runs):
+            label = f"{name}, {len(runs)} seeds" if number == 0 else None
+            axes.plot(*zip(*points, strict=True), "o-", ms=3, lw=1, alpha=0.7, color=f"C{colour}", label=label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     """Run the cases and print a line each, then the table."""
-    every = [*ORDERS, "shuffled", "shuffled, without MM", "mnist.yaml", "vae_gmm.yaml", "tutorial.yaml", "digits.yaml"]
+    every = [*CONFIGS, *ORDERS, *SHUFFLED, *OTHERS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", nargs="*", choices=every, default=every)
+    parser.add_argument("--curve", type=Path, help="where to draw accuracy against seconds (PNG)")
     arguments = parser.parse_args()
-    table: dict[str, list[dict[str, object]]] = {}
-    with tempfile.TemporaryDirectory() as runs:
-        for name, seed, config, settings in cases(arguments.seeds, arguments.only):
-            result = run(config, settings, Path(runs))
-            table.setdefault(name, []).append(result)
-            print(f"{name:<24} seed {seed}  accuracy {result['accuracy']:.4f}  nmi {result['nmi']:.4f}  "
-                  f"{result['seconds']:.1f} s", flush=True)  # fmt: skip
-    print("\n| what | seeds | accuracy: least | median | NMI: least | seconds: median |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, results in table.items():
-        accuracy, nmi, seconds = (
-            np.array([result[key] for result in results], float) for key in ("accuracy", "nmi", "seconds")
-        )
-        print(f"| {name} | {len(results)} | {accuracy.min():.4f} | {np.median(accuracy):.4f} | {nmi.min():.4f} "
-              f"| {np.median(seconds):.1f} |")  # fmt: skip
+    table: dict[str, list[dict[str, Any]]] = {}
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder)
+        for case in arguments.only:
+            for seed in range(arguments.seeds):
+                for name, result in results(case, seed, runs):
+                    table.setdefault(name, []).append(result)
+                    if name in CONFIGS:
+                        curves.setdefault(name, []).append(curve_of(runs / result["run"], result["seconds"]))
+                    print(f"{name:<42} seed {seed}  accuracy {result['accuracy']:.4f}  nmi {result['nmi']:.4f}  "
+                          f"{result['seconds']:.1f} s", flush=True)  # fmt: skip
+    print_table(table)
+    if arguments.curve and curves:
+        draw_curves(curves, arguments.curve)
 
 
 if __name__ == "__main__":
