@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 def four_cycle(order: str, side: float, seed: int, rows: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (N, 2) around a square's corners in turn, with deviation 1, and their classes (N,), 0, 1, 2, 3, 0, …"""
+    """Return rows (N, 2) around a square's corners in turn, with deviation 1, and their classes (N,), 0, 1, 2, 3, …"""
     classes = np.arange(rows) % K
     corners = side * CORNERS[ORDERS[order]]
     return corners[classes] + np.random.default_rng(seed).normal(size=(rows, 2)), classes
@@ -104,7 +104,9 @@ METHODS: dict[str, Callable[[np.ndarray, int], Found]] = {
 
 def table(order: str, side: float, seeds: int, methods: dict[str, Callable[[np.ndarray, int], Found]]) -> None:
     """Print a difficulty's table, and where hmmlearn succeeds and the project's model does not."""
-    print(f"\n{order} a square of side {side:g}:\n\n| method | cycle | accuracy ≥ {ENOUGH} | accuracy: least | median |")
+    print(
+        f"\n{order} a square of side {side:g}:\n\n| method | cycle | accuracy ≥ {ENOUGH} | accuracy: least | median |"
+    )
     print("| --- | --- | --- | --- | --- |")
     right: dict[str, set[int]] = {}
     for name, method in methods.items():
