@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from actors.kernels.dirichlet import geometric_mean, transition_gain
 from actors.kernels.hmm import (
     Smoothed,
     compile_kernels,
@@ -38,6 +39,7 @@ class MarkovParameters:
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     inner_iterations: Annotated[int, Field(ge=0)] = 5
     initial: Literal["uniform", "learnt"] = "uniform"
+    estimate: Literal["mean", "variational"] = "mean"
 
     @property
     def pseudo_count(self) -> float:
@@ -79,6 +81,9 @@ class MarkovModel(Module[MarkovParameters]):
             Passes of forward-backward and re-estimation an update (``smoothed``). With 0 the transitions stay.
         initial : {"uniform", "learnt"}
             Distribution of the first class of a sequence (``smoothed``).
+        estimate : {"mean", "variational"}
+            Transitions are the mean of their posterior, or its geometric mean; the evidence is then a bound that counts
+            what the transitions cost (``smoothed``; :mod:`actors.kernels.dirichlet`). Best where an order is strict.
     """
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
@@ -117,10 +122,13 @@ class MarkovModel(Module[MarkovParameters]):
             path, _ = viterbi(evidence.log_prob, self._learnt[0], self._learnt[1], evidence.lengths, evidence.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
+        # Always of the untempered rows, so that updates at different temperatures compare.
+        total = evidence.log_norm + fit.log_likelihood
+        if parameters.rule == "smoothed" and parameters.estimate == "variational":
+            total += transition_gain(fit.transitions, self._learnt[0], parameters.pseudo_count)
         return Outbox(
             messages=_addressed(log_message, evidence, context, extrinsic=parameters.rule == "smoothed"),
-            # Always of the untempered rows, so that updates at different temperatures compare.
-            metrics={"evidence": evidence.log_norm + fit.log_likelihood},
+            metrics={"evidence": total},
             outputs={
                 "trans_prob": self._learnt[0].copy(),
                 "msg": np.exp(log_message),
@@ -212,14 +220,15 @@ class MarkovModel(Module[MarkovParameters]):
     def _smooth(self, tempered: Floats, evidence: _Evidence, parameters: MarkovParameters, context: Context) -> Floats:
         """Re-estimate the transitions by forward-backward; return the cavity message."""
         K, alpha = tempered.shape[1], parameters.pseudo_count
+        estimated = geometric_mean if parameters.estimate == "variational" else transition_probabilities
         if self._trans_prob is None:
             self._transitions = expected_counts(np.exp(tempered), evidence.lengths)
-            self._trans_prob = transition_probabilities(self._transitions, alpha)
+            self._trans_prob = estimated(self._transitions, alpha)
         if self._initial is None or parameters.initial == "uniform":
             self._initial = np.full(K, 1.0 / K)
         for done in range(parameters.inner_iterations):
             found = self._infer(tempered, evidence)
-            self._trans_prob = transition_probabilities(found.transitions, alpha)
+            self._trans_prob = estimated(found.transitions, alpha)
             if parameters.initial == "learnt":
                 self._initial = transition_probabilities(found.initial, alpha)
             context.report(done + 1, parameters.inner_iterations, log_likelihood=found.log_likelihood)
