@@ -1,4 +1,4 @@
-"""GMM + MM on small four-cycles whose clusters overlap, beside hmmlearn: ``python tests/benchmarks/hmm.py``.
+"""GMM + MM on small four-cycles whose clusters overlap, beside hmmlearn: ``python -m tests.benchmarks.hmm``.
 
 The project's models run in this process, where the coordinator gives the same bits as on Ray. A table a difficulty
 says in how many seeds each method finds the cycle (each class's likeliest successor, once around) and has at least
@@ -30,6 +30,7 @@ ORDERS = {"around": [0, 1, 2, 3], "across": [0, 2, 1, 3]}
 DIFFICULTIES = [("around", 5.0), ("around", 4.0), ("around", 3.5), ("around", 3.0), ("around", 2.5), ("across", 3.5),
                 ("across", 3.0)]  # fmt: skip
 
+# Both do worse with the default prior scale than with the data's, so they get that.
 TUTORIAL = [
     "modules.gmm={type: gmm, classes: 4, rule: tutorial, prior_scale: data}",
     "modules.mm={type: markov, rule: tutorial}",
