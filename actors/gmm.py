@@ -13,7 +13,7 @@ from pydantic import AliasChoices, Field
 from actors.kernels.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.gibbs import compile_kernels, gibbs
 from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_loo
-from actors.kernels.sequence import labels_from_sequence
+from actors.kernels.sequence import STARTS, labels_from_sequence
 from actors.kinds import Array
 from actors.messages import Message
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
@@ -84,7 +84,7 @@ class GMM(Module[GMMParameters]):
             Further sweeps in the very first update.
         start : {"random", "sequence"}
             Labels of the very first update: drawn uniformly, or by what each row shares with its neighbours in the
-            sequence (:mod:`actors.kernels.sequence`).
+            sequence (:mod:`actors.kernels.sequence`); of several chains each looks at it in another way.
         calibrate : bool
             Whether the likelihood is tempered, and allowed to lapse, as far as the priors from above say that it is
             over-confident (:mod:`actors.kernels.calibration`); it then goes upwards relative to the rows' density, and
@@ -259,7 +259,10 @@ class GMM(Module[GMMParameters]):
         if self._labels is None and self.parameters.start == "sequence":
             # A missing row is put where it can say nothing: in the middle of those that are there.
             filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
-            return labels_from_sequence(filled, classes, context.generator, lengths=lengths)
+            window, products = STARTS[context.chain % len(STARTS)]
+            return labels_from_sequence(
+                filled, classes, context.generator, window=window, products=products, lengths=lengths
+            )
         if self._labels is None:
             return context.generator.integers(0, classes, rows)
         if len(self._labels) != rows:

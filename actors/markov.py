@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy.special import softmax
 
+from actors.kernels.dirichlet import geometric_mean, transition_gain
 from actors.kernels.hmm import (
     Smoothed,
     compile_kernels,
@@ -42,6 +43,7 @@ class MarkovParameters:
     inner_iterations: Annotated[int, Field(ge=0)] = 5
     initial: Literal["uniform", "learnt"] = "uniform"
     test_order: bool = False
+    estimate: Literal["mean", "variational"] = "mean"
 
     @property
     def pseudo_count(self) -> float:
@@ -87,6 +89,9 @@ class MarkovModel(Module[MarkovParameters]):
             Whether transitions have a say only if they explain more of the rows than their parameters cost
             (:mod:`actors.kernels.order`). Where they don't, no message goes down: the model is the one without this
             module (``smoothed``).
+        estimate : {"mean", "variational"}
+            Transitions are the mean of their posterior, or its geometric mean; the evidence is then a bound that counts
+            what the transitions cost (``smoothed``; :mod:`actors.kernels.dirichlet`). Best where an order is strict.
     """
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
@@ -117,19 +122,16 @@ class MarkovModel(Module[MarkovParameters]):
         """
         parameters, evidence = self.at(context), self._evidence(inbox, context)
         tempered = _tempered(evidence.log_prob, context.temperature)
+        smoothed = parameters.rule == "smoothed"
+        learn = self._smooth if smoothed else self._count
         try:
-            if parameters.rule == "tutorial":
-                log_message = self._count(tempered, evidence, parameters, context)
-            else:
-                log_message = self._smooth(tempered, evidence, parameters, context)
+            log_message = learn(tempered, evidence, parameters, context)
             fit = self._infer(evidence.log_prob, evidence)
-            log_likelihood = fit.log_likelihood
-            if parameters.test_order and parameters.rule == "smoothed":
-                log_likelihood = self._test_order(fit, evidence)
+            log_likelihood = self._judge(fit, evidence, parameters) if smoothed else fit.log_likelihood
             path, _ = viterbi(evidence.log_prob, self._learnt[0], self._learnt[1], evidence.lengths, evidence.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        messages = _addressed(log_message, evidence, context, extrinsic=parameters.rule == "smoothed")
+        messages = _addressed(log_message, evidence, context, extrinsic=smoothed)
         return Outbox(
             messages=messages if self._frequencies is None else (),
             # Always of the untempered rows, so that updates at different temperatures compare.
@@ -248,14 +250,15 @@ class MarkovModel(Module[MarkovParameters]):
     def _smooth(self, tempered: Floats, evidence: _Evidence, parameters: MarkovParameters, context: Context) -> Floats:
         """Re-estimate the transitions by forward-backward; return the cavity message."""
         K, alpha = tempered.shape[1], parameters.pseudo_count
+        estimated = geometric_mean if parameters.estimate == "variational" else transition_probabilities
         if self._trans_prob is None:
             self._transitions = expected_counts(np.exp(tempered), evidence.lengths)
-            self._trans_prob = transition_probabilities(self._transitions, alpha)
+            self._trans_prob = estimated(self._transitions, alpha)
         if self._initial is None or parameters.initial == "uniform":
             self._initial = np.full(K, 1.0 / K)
         for done in range(parameters.inner_iterations if context.learn else 0):
             found = self._infer(tempered, evidence)
-            self._trans_prob = transition_probabilities(found.transitions, alpha)
+            self._trans_prob = estimated(found.transitions, alpha)
             if parameters.initial == "learnt":
                 self._initial = transition_probabilities(found.initial, alpha)
             context.report(done + 1, parameters.inner_iterations, log_likelihood=found.log_likelihood)
@@ -292,13 +295,18 @@ class MarkovModel(Module[MarkovParameters]):
     def _infer(self, log_prob: Floats, evidence: _Evidence) -> Smoothed:
         return forward_backward(log_prob, *self._learnt, evidence.lengths, evidence.mask)
 
-    def _test_order(self, fit: Smoothed, evidence: _Evidence) -> float:
-        """Note whether the transitions explain more than they cost; return the log-likelihood of what is believed."""
+    def _judge(self, fit: Smoothed, evidence: _Evidence, parameters: MarkovParameters) -> float:
+        """Return the log-likelihood of what is believed about the order; note where it is that there is none."""
+        log_likelihood = fit.log_likelihood
+        if parameters.estimate == "variational":
+            log_likelihood += transition_gain(fit.transitions, self._learnt[0], parameters.pseudo_count)
+        if not parameters.test_order:
+            return log_likelihood
         seen = evidence.log_prob if evidence.mask is None else evidence.log_prob[~evidence.mask]
         frequencies, independent = fit_frequencies(seen, fit.posterior.mean(axis=0))
         ordered = fit.log_likelihood - independent > cost_of_order(*seen.shape)
         self._frequencies = None if ordered else frequencies
-        return fit.log_likelihood if ordered else independent
+        return log_likelihood if ordered else independent
 
     def _of_any_row(self, rows: Floats) -> Floats:
         """Return for each of `rows` (N, K) how frequent the classes are, in the log domain: all that is known of it.

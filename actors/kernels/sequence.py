@@ -4,6 +4,9 @@ If each row's class depends on the classes before and after it, the directions i
 neighbours are those in which the classes differ, whatever else varies. Canonical correlation analysis finds them in
 one step (Bach and Jordan 2005, "A probabilistic interpretation of canonical correlation analysis", section 4: the
 posterior mean of what two views share); k-means in the space they span gives labels to start from.
+
+How far to look, and whether products of columns help, depends on the data. So there are several such starts
+(:data:`STARTS`), for as many chains.
 """
 
 from __future__ import annotations
@@ -20,15 +23,40 @@ Integers = npt.NDArray[np.int64]
 RIDGE = 1e-3
 """Added to every variance, in shares of the mean one: collapsed dimensions must not be blown up to noise."""
 
+STARTS = ((3, False), (1, True), (1, False), (3, True))
+"""Window and products of the starts that chains take in turn: one that fails is rarely like the one after it."""
+
+ROWS_A_COLUMN = 10
+"""With fewer, products would be correlated with anything by chance."""
+
+MOST_AXES = 20
+"""Products are made of so many axes at most: their number grows with the square."""
+
 
 def whitened(X: Floats) -> Floats:
-    """Return the centred rows (N, D) with covariance close to the identity (see :data:`RIDGE`)."""
+    """Return the centred rows (N, D) on their principal axes, covariance close to the identity (see :data:`RIDGE`)."""
     centred = X - X.mean(axis=0)
     covariance = centred.T @ centred / len(X)
     ridge = RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float64).tiny
     variances, axes = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
     white: Floats = centred @ (axes / np.sqrt(variances))
     return white
+
+
+def with_products(X: Floats) -> Floats:
+    """Return the whitened rows (N, D) beside products of two of their columns each, (N, D + P).
+
+    Where means say nothing about the neighbours, spreads and diagonals may. The products are those of the axes of
+    largest variance, so few that there are :data:`ROWS_A_COLUMN` rows a column; of none, where rows are too few.
+    """
+    N, D = X.shape
+    axes = min(D, MOST_AXES)
+    while axes and D + axes * (axes + 1) // 2 > N / ROWS_A_COLUMN:
+        axes -= 1
+    white = whitened(X)
+    i, j = np.triu_indices(axes)
+    largest = white[:, D - axes :]  # variances ascend
+    return np.concatenate([white, largest[:, i] * largest[:, j]], axis=1)
 
 
 def neighbours(X: Floats, window: int, lengths: npt.ArrayLike | None = None) -> Floats:
@@ -79,7 +107,8 @@ def labels_from_sequence(
     classes: int,
     generator: np.random.Generator,
     *,
-    window: int = 3,
+    window: int = STARTS[0][0],
+    products: bool = STARTS[0][1],
     restarts: int = 10,
     lengths: npt.ArrayLike | None = None,
 ) -> Integers:
@@ -93,6 +122,8 @@ def labels_from_sequence(
     generator : numpy.random.Generator
     window : int
         How many neighbours on either side.
+    products : bool
+        Whether products of columns are looked at too (:func:`with_products`).
     restarts : int
         Of k-means; the one with the smallest distances is taken.
     lengths : array_like of int (S,), optional
@@ -104,7 +135,7 @@ def labels_from_sequence(
     """
     if len(X) < classes:
         raise ValueError(f"{len(X)} rows cannot start {classes} classes")
-    shared = shared_with_neighbours(X, max(1, classes - 1), window, lengths)
+    shared = shared_with_neighbours(with_products(X) if products else X, max(1, classes - 1), window, lengths)
     best, smallest = np.zeros(len(X), np.int64), np.inf
     for _ in range(restarts):
         centres, labels = kmeans2(shared, classes, minit="++", rng=generator)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 from actors.coordinator import Coordinator
 from actors.graph import Connection, Graph, ModuleSpec
@@ -106,6 +107,20 @@ def test_missing_rows_do_not_break_a_start_from_the_sequence():
     gmm = make("gmm", {"classes": K, "iterations": 2, **BOTH})
     found = gmm.update(Inbox([message]), Context("gmm", receivers={"class_posteriors": ("mm",)})).outputs["class"]
     assert accuracy(found[~mask], truth[~mask]) >= 0.95
+
+
+def test_chains_start_from_the_sequence_each_in_another_way():
+    X, _ = four_cycle(1.5, rows=200)
+    message = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": X})
+
+    def started(chain):
+        gmm = make("gmm", {"classes": K, "iterations": 0, **BOTH})
+        gmm.update(Inbox([message]), Context("gmm", chain=chain))
+        return gmm.state()["labels"]
+
+    alike = [adjusted_rand_score(started(a), started(b)) for a in range(4) for b in range(a)]
+    assert max(alike) < 0.95
+    np.testing.assert_array_equal(started(1), started(1))
 
 
 def test_too_few_rows_for_a_start_from_the_sequence_are_refused_in_a_sentence():

@@ -5,7 +5,14 @@ import pytest
 from sklearn.cross_decomposition import CCA
 from sklearn.metrics import adjusted_rand_score
 
-from actors.kernels.sequence import labels_from_sequence, neighbours, shared_with_neighbours, whitened
+from actors.kernels.sequence import (
+    STARTS,
+    labels_from_sequence,
+    neighbours,
+    shared_with_neighbours,
+    whitened,
+    with_products,
+)
 
 
 def cycle(rows=1200, classes=4, noise=1.0, seed=0):
@@ -50,6 +57,48 @@ def test_the_shared_space_is_that_of_canonical_correlation_analysis():
     theirs = np.hstack(reference.transform(X, neighbours(X, 1)))
     explained = 1 - ((ours - theirs @ np.linalg.lstsq(theirs, ours, rcond=None)[0]) ** 2).sum() / (ours**2).sum()
     assert explained > 0.99
+
+
+def alternating_spreads(rows=600, seed=0):
+    """Two classes in turn of the same mean: one is near to it, the other on either side of it."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(rows) % 2
+    X = generator.normal(size=(rows, 3)) * np.array([0.3, 9, 9])
+    X[:, 0] += 3 * labels * generator.choice([-1, 1], rows)
+    return X, labels
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_products_find_an_order_that_the_columns_themselves_do_not_follow(window):
+    X, labels = alternating_spreads()
+    generator = np.random.default_rng(0)
+    plain = labels_from_sequence(X, 2, generator, window=window)
+    found = labels_from_sequence(X, 2, generator, window=window, products=True)
+    assert abs(adjusted_rand_score(labels, plain)) < 0.2
+    assert adjusted_rand_score(labels, found) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns"), [((60, 2), 5), ((50, 2), 5), ((40, 2), 3), ((10, 2), 2), ((9000, 30), 240)]
+)
+def test_products_are_as_many_as_the_rows_can_bear(shape, columns):
+    assert with_products(np.random.default_rng(0).normal(size=shape)).shape == (shape[0], columns)
+
+
+def test_products_are_those_of_the_axes_of_largest_variance():
+    X, _ = cycle()
+    X = X[:120]  # 8 columns and 4 more
+    white = whitened(X)
+    np.testing.assert_allclose(
+        with_products(X)[:, 8:], np.stack([white[:, -2] ** 2, white[:, -2] * white[:, -1], white[:, -1] ** 2], axis=1)
+    )
+
+
+@pytest.mark.parametrize(("window", "products"), STARTS)
+def test_every_start_finds_an_order_that_is_plain(window, products):
+    X, labels = cycle()
+    found = labels_from_sequence(X, 4, np.random.default_rng(0), window=window, products=products)
+    assert adjusted_rand_score(labels, found) > 0.95
 
 
 @pytest.mark.parametrize("seed", range(5))
