@@ -52,6 +52,25 @@ def test_both_transports_give_the_same_bits(tmp_path, graph):
     assert here.names() == there.names()
 
 
+def meeting(place, chains, expected):
+    guest = ModuleSpec("guest", f"{TOYS}:Guest", {"place": str(place), "expected": expected})
+    block = Block((Step("guest"),), chains=chains)
+    return Graph([ModuleSpec("data", f"{TOYS}:Source"), guest], [Connection("data", "guest")], Schedule(1, (block,)))
+
+
+def test_chains_run_side_by_side_each_in_a_process_of_its_own(tmp_path):
+    events = run_on_actors(meeting(tmp_path, chains=3, expected=3), "meeting")
+    assert len({file.read_text() for file in tmp_path.iterdir()}) == 3
+    assert next(fields["chain"] for name, _, fields in events if name == "selected") == 2
+
+
+def test_a_chain_that_raises_is_told_with_its_own_traceback(tmp_path):
+    (tmp_path / "1").mkdir()  # where chain 1 would write a file
+    with pytest.raises(ModuleFailedError, match=r"(?s)a chain raised.*IsADirectoryError") as failure:
+        run_on_actors(meeting(tmp_path, chains=2, expected=2), "astray")
+    assert "toys.py" in str(failure.value)
+
+
 def test_arrays_pass_the_coordinator_by():
     values = np.ones((50_000, 500))  # 200 MB
     graph = model(rounds=2, dim=500)

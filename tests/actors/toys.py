@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -118,6 +119,35 @@ class Mirror(Module):
 
     def propose(self, inbox, context):
         return Outbox() if context.proposal > 1 else self.update(inbox, context)
+
+    def state(self):
+        return {}
+
+    def load_state(self, state):
+        pass
+
+
+class Guest(Module):
+    """Comes to `place`, and learns only once as many chains as are `expected` are there too."""
+
+    ports = (Port("observations", "in", "forward", "observations"),)
+
+    @dataclass(frozen=True)
+    class Parameters:
+        place: str = ""
+        expected: int = 2
+
+    def update(self, inbox, context):
+        place = Path(self.parameters.place)
+        (place / f"{context.chain}").write_text(str(os.getpid()))
+        until = time.monotonic() + 60.0
+        while len(list(place.iterdir())) < self.parameters.expected:
+            if time.monotonic() > until:
+                raise TimeoutError("nobody else came")
+            time.sleep(0.01)
+        return Outbox(metrics={"evidence": float(context.chain)})
+
+    recognize = update
 
     def state(self):
         return {}
