@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.gmm_engines import ENGINES, Assignment, Engine, Task
 from actors.kernels.calibration import calibrate, calibrated_posterior, scaled_likelihood
-from actors.kernels.gibbs import compile_kernels, gibbs
-from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_loo
+from actors.kernels.gibbs import compile_kernels
+from actors.kernels.niw import Factors, Prior, log_predictive
 from actors.kernels.sequence import labels_from_sequence
 from actors.kinds import Array
 from actors.messages import Message
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
 
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 SMALLEST_VARIANCE = 1e-6
 """Of the largest: a latent dimension that collapsed must not make the prior's scale singular."""
@@ -42,6 +42,11 @@ class GMMParameters:
     burn_in: Annotated[int, Field(ge=0)] = 0
     start: Literal["random", "sequence"] = "random"
     calibrate: bool = False
+    engine: Engine = "gibbs"
+
+    def __post_init__(self) -> None:
+        if self.engine == "vb" and self.rule == "tutorial":
+            raise ValueError("rule 'tutorial' is defined by sampling: it goes with engine 'gibbs', not with 'vb'")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class _Calibration:
 
 
 class GMM(Module[GMMParameters]):
-    """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling.
+    """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling or variational Bayes.
 
     With ``rule: extrinsic`` a prior that came replaces the mixture's weights; upwards goes the likelihood of each row
     as if it were left out, times every prior but the receiver's own. Without a module that sends latent vectors it
@@ -67,8 +72,8 @@ class GMM(Module[GMMParameters]):
         classes : int
             K.
         iterations (or itr) : int
-            Sweeps an update. With 0 nothing is learnt: labels stay, the factors are rebuilt from them, messages are
-            composed anew (and the calibration is renewed under the latest prior).
+            Sweeps (with ``vb`` iterations, at most) an update. With 0 nothing is learnt: labels stay, the factors are
+            rebuilt from them, messages are composed anew (and the calibration is renewed under the latest prior).
         alpha : float
             Added to the count of each class.
         prior_count : float
@@ -89,6 +94,9 @@ class GMM(Module[GMMParameters]):
             Whether the likelihood is tempered, and allowed to lapse, as far as the priors from above say that it is
             over-confident (:mod:`actors.kernels.calibration`); it then goes upwards relative to the rows' density, and
             the evidence of the model above counts what the order explains.
+        engine : {"gibbs", "vb"}
+            Sampled labels, or responsibilities by variational Bayes: deterministic but for the start, with the metric
+            ``bound``, a lower bound of the log evidence of the rows under the priors that came. Not with ``tutorial``.
     """
 
     Parameters: ClassVar[type[Any]] = GMMParameters
@@ -102,7 +110,7 @@ class GMM(Module[GMMParameters]):
 
     def __init__(self, parameters: GMMParameters) -> None:
         super().__init__(parameters)
-        self._labels: Integers | None = None
+        self._assignment: Assignment | None = None
         self._factors: Factors | None = None
         self._prior: Prior | None = None
         self._calibration: _Calibration | None = None
@@ -112,7 +120,7 @@ class GMM(Module[GMMParameters]):
         compile_kernels()
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
-        """Sample labels; send class posteriors up, class means and responsibilities down.
+        """Learn the classes; send class posteriors up, class means and responsibilities down.
 
         Raises
         ------
@@ -124,30 +132,26 @@ class GMM(Module[GMMParameters]):
         X, missing = _rows(message)
         log_prior = _log_prior(inbox, len(X), parameters.classes)
         prior = self._make_prior(X[~missing], parameters)
-        sweeps = parameters.iterations + (parameters.burn_in if self._labels is None else 0)
         # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
-        temperature = 1.0 if log_prior is None else context.temperature * trust
+        task = Task(
+            rows=X,
+            missing=missing,
+            log_prior=log_prior,
+            prior=prior,
+            classes=parameters.classes,
+            alpha=parameters.alpha,
+            iterations=parameters.iterations + (parameters.burn_in if self._assignment is None else 0),
+            use_counts=log_prior is None or parameters.rule == "tutorial",
+            temperature=1.0 if log_prior is None else context.temperature * trust,
+        )
         try:
-            labels, factors = gibbs(
-                X,
-                self._start(X, missing, message.lengths, context),
-                parameters.classes,
-                prior,
-                parameters.alpha,
-                sweeps,
-                context.generator,
-                log_bias=log_prior,
-                use_counts=log_prior is None or parameters.rule == "tutorial",
-                temperature=temperature,
-                mask=missing,
-                on_sweep=lambda done, moved: context.report(done, sweeps, moved=float(moved)),
-            )
-            left_out = log_predictive_loo(X, labels, factors, prior)
+            start = self._start(X, missing, message.lengths, context)
+            assignment, factors, left_out, metrics = ENGINES[parameters.engine](task, start, context)
             likelihood = log_predictive(X, factors, prior) if parameters.rule == "tutorial" else left_out
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        self._labels, self._factors, self._prior = labels, factors, prior
+        self._assignment, self._factors, self._prior = assignment, factors, prior
         left_out[missing] = 0.0
         likelihood[missing] = 0.0
         if parameters.calibrate:
@@ -157,7 +161,7 @@ class GMM(Module[GMMParameters]):
         # The mixture's own weights sum to one here, so that evidence with and without a prior is a density both times.
         log_weights = _log_weights(factors, parameters.alpha)
         evidence = _normalised(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
-        return self._outbox(inbox, context, likelihood, missing, {"evidence": float(evidence)})
+        return self._outbox(inbox, context, likelihood, missing, {"evidence": float(evidence), **metrics})
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Classify new rows by the factors that were learnt.
@@ -202,8 +206,8 @@ class GMM(Module[GMMParameters]):
         return Outbox([Outgoing("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
 
     def state(self) -> State:
-        """Return copies of the labels, the factors and the prior they were built with."""
-        if self._labels is None or self._factors is None or self._prior is None:
+        """Return copies of the labels (and responsibilities), the factors and the prior they were built with."""
+        if self._assignment is None or self._factors is None or self._prior is None:
             return {}
         prior, trust = self._prior, self._calibration
         calibration = (
@@ -213,7 +217,7 @@ class GMM(Module[GMMParameters]):
         )
         return {
             **calibration,
-            "labels": self._labels.copy(),
+            **{name: value.copy() for name, value in self._assignment._asdict().items() if value is not None},
             **{name: value.copy() for name, value in self._factors._asdict().items()},
             "prior_mean": prior.mean.copy(),
             "prior_scale": prior.scale.copy(),
@@ -229,13 +233,14 @@ class GMM(Module[GMMParameters]):
         ModuleError
             If it is that of another number of classes.
         """
-        self._labels, self._factors, self._prior, self._calibration = None, None, None, None
+        self._assignment, self._factors, self._prior, self._calibration = None, None, None, None
         if not state:
             return
         factors = Factors(*(np.array(state[name]) for name in Factors._fields))
         if factors.counts.size != self.parameters.classes:
             raise ModuleError(f"the state has {factors.counts.size} classes, this GMM {self.parameters.classes}")
-        self._labels, self._factors = np.array(state["labels"], dtype=np.int64), factors
+        soft = np.array(state["responsibilities"]) if "responsibilities" in state else None
+        self._assignment, self._factors = Assignment(np.array(state["labels"], dtype=np.int64), soft), factors
         self._prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
         if "temperature" in state:
             mean = np.array(state["mean_posterior"])
@@ -249,20 +254,20 @@ class GMM(Module[GMMParameters]):
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
         return parameters
 
-    def _start(self, X: Floats, missing: npt.NDArray[np.bool_], lengths: Array | None, context: Context) -> Integers:
-        """Return the labels carried over, or those of the first update."""
-        rows, classes = len(X), self.parameters.classes
-        if self._labels is None and self.parameters.start == "sequence":
+    def _start(self, X: Floats, missing: npt.NDArray[np.bool_], lengths: Array | None, context: Context) -> Assignment:
+        """Return the assignment carried over, or that of the first update."""
+        rows, classes, carried = len(X), self.parameters.classes, self._assignment
+        if carried is None and self.parameters.start == "sequence":
             # A missing row is put where it can say nothing: in the middle of those that are there.
             filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
-            return labels_from_sequence(filled, classes, context.generator, lengths=lengths)
-        if self._labels is None:
-            return context.generator.integers(0, classes, rows)
-        if len(self._labels) != rows:
+            return Assignment(labels_from_sequence(filled, classes, context.generator, lengths=lengths))
+        if carried is None:
+            return Assignment(context.generator.integers(0, classes, rows))
+        if len(carried.labels) != rows:
             raise ModuleError(
-                f"module {context.module!r} has labels of {len(self._labels)} rows, {rows} rows came: start a new run"
+                f"module {context.module!r} has labels of {len(carried.labels)} rows, {rows} rows came: start a new run"
             )
-        return self._labels
+        return carried
 
     def _make_prior(self, seen: Floats, parameters: GMMParameters) -> Prior:
         if len(seen) == 0:
