@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.gmm_engines import ENGINES, Assignment, Engine, Start, Task, first_assignment
 from actors.kernels.calibration import calibrate, calibrated_posterior, scaled_likelihood
-from actors.kernels.gibbs import compile_kernels, gibbs
-from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_loo
-from actors.kernels.sequence import STARTS, labels_from_sequence
+from actors.kernels.gibbs import compile_kernels
+from actors.kernels.niw import Factors, Prior, log_predictive
 from actors.kinds import Array
 from actors.messages import Message
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
 
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 SMALLEST_VARIANCE = 1e-6
 """Of the largest: a latent dimension that collapsed must not make the prior's scale singular."""
@@ -40,8 +39,13 @@ class GMMParameters:
     prior_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["data"] = 0.1
     rule: Literal["extrinsic", "tutorial"] = "extrinsic"
     burn_in: Annotated[int, Field(ge=0)] = 0
-    start: Literal["random", "sequence"] = "random"
+    start: Start = "random"
     calibrate: bool = False
+    engine: Engine = "gibbs"
+
+    def __post_init__(self) -> None:
+        if self.engine == "vb" and self.rule == "tutorial":
+            raise ValueError("rule 'tutorial' is defined by sampling: it goes with engine 'gibbs', not with 'vb'")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class _Calibration:
 
 
 class GMM(Module[GMMParameters]):
-    """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling.
+    """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling or variational Bayes.
 
     With ``rule: extrinsic`` a prior that came replaces the mixture's weights; upwards goes the likelihood of each row
     as if it were left out, times every prior but the receiver's own. Without a module that sends latent vectors it
@@ -67,8 +71,8 @@ class GMM(Module[GMMParameters]):
         classes : int
             K.
         iterations (or itr) : int
-            Sweeps an update. With 0 nothing is learnt: labels stay, the factors are rebuilt from them, messages are
-            composed anew (and the calibration is renewed under the latest prior).
+            Sweeps (with ``vb`` iterations, at most) an update. With 0 nothing is learnt: labels stay, the factors are
+            rebuilt from them, messages are composed anew (and the calibration is renewed under the latest prior).
         alpha : float
             Added to the count of each class.
         prior_count : float
@@ -82,13 +86,16 @@ class GMM(Module[GMMParameters]):
             What is sampled and sent; see above.
         burn_in : int
             Further sweeps in the very first update.
-        start : {"random", "sequence"}
-            Labels of the very first update: drawn uniformly, or by what each row shares with its neighbours in the
-            sequence (:mod:`actors.kernels.sequence`); of several chains each looks at it in another way.
+        start : {"random", "kmeans", "sequence"}
+            Labels of the very first update: drawn uniformly, by k-means, or by what each row shares with its neighbours
+            in the sequence (:mod:`actors.kernels.sequence`); of several chains each looks at it in another way.
         calibrate : bool
             Whether the likelihood is tempered, and allowed to lapse, as far as the priors from above say that it is
             over-confident (:mod:`actors.kernels.calibration`); it then goes upwards relative to the rows' density, and
             the evidence of the model above counts what the order explains.
+        engine : {"gibbs", "vb"}
+            Sampled labels, or responsibilities by variational Bayes: deterministic but for the start, with the metric
+            ``bound``, a lower bound of the log evidence of the rows under the priors that came. Not with ``tutorial``.
     """
 
     Parameters: ClassVar[type[Any]] = GMMParameters
@@ -102,7 +109,7 @@ class GMM(Module[GMMParameters]):
 
     def __init__(self, parameters: GMMParameters) -> None:
         super().__init__(parameters)
-        self._labels: Integers | None = None
+        self._assignment: Assignment | None = None
         self._factors: Factors | None = None
         self._prior: Prior | None = None
         self._calibration: _Calibration | None = None
@@ -112,7 +119,7 @@ class GMM(Module[GMMParameters]):
         compile_kernels()
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
-        """Sample labels; send class posteriors up, class means and responsibilities down.
+        """Learn the classes; send class posteriors up, class means and responsibilities down.
 
         Raises
         ------
@@ -124,30 +131,27 @@ class GMM(Module[GMMParameters]):
         X, missing = _rows(message)
         log_prior = _log_prior(inbox, len(X), parameters.classes)
         prior = self._make_prior(X[~missing], parameters)
-        sweeps = (parameters.iterations + (parameters.burn_in if self._labels is None else 0)) if context.learn else 0
+        iterations = parameters.iterations + (parameters.burn_in if self._assignment is None else 0)
         # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
-        temperature = 1.0 if log_prior is None else context.temperature * trust
+        task = Task(
+            rows=X,
+            missing=missing,
+            log_prior=log_prior,
+            prior=prior,
+            classes=parameters.classes,
+            alpha=parameters.alpha,
+            iterations=iterations if context.learn else 0,
+            use_counts=log_prior is None or parameters.rule == "tutorial",
+            temperature=1.0 if log_prior is None else context.temperature * trust,
+        )
         try:
-            labels, factors = gibbs(
-                X,
-                self._start(X, missing, message.lengths, context),
-                parameters.classes,
-                prior,
-                parameters.alpha,
-                sweeps,
-                context.generator,
-                log_bias=log_prior,
-                use_counts=log_prior is None or parameters.rule == "tutorial",
-                temperature=temperature,
-                mask=missing,
-                on_sweep=lambda done, moved: context.report(done, sweeps, moved=float(moved)),
-            )
-            left_out = log_predictive_loo(X, labels, factors, prior)
+            start = self._start(X, missing, message.lengths, context)
+            assignment, factors, left_out, metrics = ENGINES[parameters.engine](task, start, context)
             likelihood = log_predictive(X, factors, prior) if parameters.rule == "tutorial" else left_out
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        self._labels, self._factors, self._prior = labels, factors, prior
+        self._assignment, self._factors, self._prior = assignment, factors, prior
         left_out[missing] = 0.0
         likelihood[missing] = 0.0
         if parameters.calibrate:
@@ -157,7 +161,7 @@ class GMM(Module[GMMParameters]):
         # The mixture's own weights sum to one here, so that evidence with and without a prior is a density both times.
         log_weights = _log_weights(factors, parameters.alpha)
         evidence = _normalised(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
-        metrics = {"evidence": float(evidence)}
+        metrics = {"evidence": float(evidence), **metrics}
         if parameters.calibrate and context.receivers.get("class_posteriors"):
             # What goes up is relative to the rows' density, so the evidence above is short of just that.
             metrics["score"] = float(_normalised(left_out + log_weights)[1].sum())
@@ -206,8 +210,8 @@ class GMM(Module[GMMParameters]):
         return Outbox([Outgoing("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
 
     def state(self) -> State:
-        """Return copies of the labels, the factors and the prior they were built with."""
-        if self._labels is None or self._factors is None or self._prior is None:
+        """Return copies of the labels (and responsibilities), the factors and the prior they were built with."""
+        if self._assignment is None or self._factors is None or self._prior is None:
             return {}
         prior, trust = self._prior, self._calibration
         calibration = (
@@ -217,7 +221,7 @@ class GMM(Module[GMMParameters]):
         )
         return {
             **calibration,
-            "labels": self._labels.copy(),
+            **{name: value.copy() for name, value in self._assignment._asdict().items() if value is not None},
             **{name: value.copy() for name, value in self._factors._asdict().items()},
             "prior_mean": prior.mean.copy(),
             "prior_scale": prior.scale.copy(),
@@ -233,13 +237,14 @@ class GMM(Module[GMMParameters]):
         ModuleError
             If it is that of another number of classes.
         """
-        self._labels, self._factors, self._prior, self._calibration = None, None, None, None
+        self._assignment, self._factors, self._prior, self._calibration = None, None, None, None
         if not state:
             return
         factors = Factors(*(np.array(state[name]) for name in Factors._fields))
         if factors.counts.size != self.parameters.classes:
             raise ModuleError(f"the state has {factors.counts.size} classes, this GMM {self.parameters.classes}")
-        self._labels, self._factors = np.array(state["labels"], dtype=np.int64), factors
+        soft = np.array(state["responsibilities"]) if "responsibilities" in state else None
+        self._assignment, self._factors = Assignment(np.array(state["labels"], dtype=np.int64), soft), factors
         self._prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
         if "temperature" in state:
             mean = np.array(state["mean_posterior"])
@@ -253,23 +258,19 @@ class GMM(Module[GMMParameters]):
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
         return parameters
 
-    def _start(self, X: Floats, missing: npt.NDArray[np.bool_], lengths: Array | None, context: Context) -> Integers:
-        """Return the labels carried over, or those of the first update."""
-        rows, classes = len(X), self.parameters.classes
-        if self._labels is None and self.parameters.start == "sequence":
+    def _start(self, X: Floats, missing: npt.NDArray[np.bool_], lengths: Array | None, context: Context) -> Assignment:
+        """Return the assignment carried over, or that of the first update."""
+        carried = self._assignment
+        if carried is None:
             # A missing row is put where it can say nothing: in the middle of those that are there.
             filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
-            window, products = STARTS[context.chain % len(STARTS)]
-            return labels_from_sequence(
-                filled, classes, context.generator, window=window, products=products, lengths=lengths
-            )
-        if self._labels is None:
-            return context.generator.integers(0, classes, rows)
-        if len(self._labels) != rows:
+            return first_assignment(self.parameters.start, filled, self.parameters.classes, lengths, context)
+        if len(carried.labels) != len(X):
             raise ModuleError(
-                f"module {context.module!r} has labels of {len(self._labels)} rows, {rows} rows came: start a new run"
+                f"module {context.module!r} has labels of {len(carried.labels)} rows, {len(X)} rows came: "
+                "start a new run"
             )
-        return self._labels
+        return carried
 
     def _make_prior(self, seen: Floats, parameters: GMMParameters) -> Prior:
         if len(seen) == 0:

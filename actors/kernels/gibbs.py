@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from actors.kernels.jit import as_input
-from actors.kernels.niw import Factors, Floats, Integers, Prior, as_labels, as_rows, build_factors, log_predictive
+from actors.kernels.inputs import Integers, as_bias, as_labels, as_mask, as_rows, check_finite
+from actors.kernels.niw import Factors, Prior, build_factors, log_predictive
 from actors.kernels.sweep import Tables, make_tables, sweep
 
 __all__ = ["REBUILD_EVERY", "Tables", "compile_kernels", "gibbs", "make_tables", "sweep"]
@@ -85,12 +85,10 @@ def gibbs(
     rows = as_rows(X, prior.mean.size)
     N: int = rows.shape[0]
     labels = as_labels(z, N, classes)
-    missing = np.zeros(N, dtype=np.bool_) if mask is None else np.array(mask, dtype=np.bool_)
-    if missing.shape != (N,):
-        raise ValueError(f"the mask must have the shape ({N},), its is {missing.shape}")
+    missing = as_mask(mask, N)
     labels[missing] = -1
-    _check_finite(rows, missing)
-    bias = _check_bias(log_bias, N, classes, missing)
+    check_finite(rows, missing)
+    bias = np.zeros((N, classes)) if log_bias is None else as_bias(log_bias, N, classes, missing)
     tables = make_tables(prior, N, alpha, use_counts, temperature)
     factors = build_factors(rows, labels, classes, prior)
     for done in range(1, iterations + 1):
@@ -102,27 +100,6 @@ def gibbs(
         if on_sweep is not None:
             on_sweep(done, int(moved))
     return labels, factors
-
-
-def _check_finite(rows: Floats, missing: NDArray[np.bool_]) -> None:
-    """Refuse rows that are neither missing nor finite."""
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) & ~missing)
-    if bad.size:
-        raise ValueError(f"row {bad[0]} is not finite")
-
-
-def _check_bias(log_bias: ArrayLike | None, rows: int, classes: int, missing: NDArray[np.bool_]) -> Floats:
-    """Return the bias as a float64 array, refusing what would end in NaN."""
-    if log_bias is None:
-        return np.zeros((rows, classes))
-    bias = as_input(log_bias)
-    if bias.shape != (rows, classes):
-        raise ValueError(f"log_bias must have the shape ({rows}, {classes}), its is {bias.shape}")
-    # The largest of a row is NaN if one is, and infinite if the row has +inf or nothing but -inf.
-    bad = np.flatnonzero(~np.isfinite(bias.max(axis=1)) & ~missing)
-    if bad.size:
-        raise ValueError(f"row {bad[0]} of log_bias has NaN, +inf, or no possible class")
-    return bias
 
 
 def compile_kernels() -> None:

@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, multigammaln
 
-from actors.kernels.jit import as_input, kernel
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from actors.kernels.inputs import Floats, Integers, as_labels, as_rows
+from actors.kernels.jit import kernel
 
 BLOCK = 32
 """Rows that are solved for side by side. A constant, so that the innermost loops become vector instructions."""
@@ -79,7 +77,8 @@ class Factors(NamedTuple):
     Attributes
     ----------
     counts : ndarray of int64, shape (K,)
-        Rows in the class, n. The posterior has r = r0 + n and nu = nu0 + n.
+        Rows in the class, n. The posterior has r = r0 + n and nu = nu0 + n. Soft classes (see `variational`) have
+        float64, the sum of their rows' weights; the sampler takes integers alone.
     mean : ndarray of float64, shape (K, D)
         Posterior means m.
     scale : ndarray of float64, shape (K, D, D)
@@ -90,41 +89,11 @@ class Factors(NamedTuple):
         log |S|.
     """
 
-    counts: Integers
+    counts: Integers | Floats
     mean: Floats
     scale: Floats
     chol: Floats
     log_det: Floats
-
-
-def as_rows(X: ArrayLike, dimension: int) -> Floats:
-    """Return X as a C-contiguous float64 array of shape (N, dimension); one type, so that kernels compile once.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another.
-    """
-    rows = as_input(X)
-    if rows.ndim != 2 or rows.shape[1] != dimension:
-        raise ValueError(f"rows must have the shape (N, {dimension}), theirs is {rows.shape}")
-    return rows
-
-
-def as_labels(z: ArrayLike, rows: int, classes: int) -> Integers:
-    """Return z as a fresh C-contiguous int64 array of shape (rows,) with values in -1..classes-1 (-1: in no class).
-
-    Raises
-    ------
-    ValueError
-        If the shape or a value is another.
-    """
-    labels = np.array(z, dtype=np.int64, order="C")
-    if labels.shape != (rows,):
-        raise ValueError(f"labels must have the shape ({rows},), theirs is {labels.shape}")
-    if rows and (labels.min() < -1 or labels.max() >= classes):
-        raise ValueError(f"labels must lie in -1..{classes - 1}, they span {labels.min()}..{labels.max()}")
-    return labels
 
 
 def build_factors(X: ArrayLike, z: ArrayLike, classes: int, prior: Prior) -> Factors:
@@ -167,6 +136,17 @@ def build_factors(X: ArrayLike, z: ArrayLike, classes: int, prior: Prior) -> Fac
         # m = (r0 m0 + n x̄) / r;  S = S0 + Σ (x - x̄)(x - x̄)ᵀ + r0 n / r (x̄ - m0)(x̄ - m0)ᵀ        (Murphy 251, 254)
         mean[k] += n / r * offset
         scale[k] += centred.T @ centred + prior.r0 * n / r * np.outer(offset, offset)
+    return factorized(counts, mean, scale)
+
+
+def factorized(counts: Integers | Floats, mean: Floats, scale: Floats) -> Factors:
+    """Return the factors of classes of which counts (K,), mean (K, D) and scale (K, D, D) are known.
+
+    Raises
+    ------
+    ValueError
+        If a scale is not positive definite in float64.
+    """
     try:
         chol = np.ascontiguousarray(np.linalg.cholesky(scale))
     except np.linalg.LinAlgError as error:
@@ -183,23 +163,29 @@ def predictive_constants(prior: Prior, largest: int) -> Floats:
     ndarray of float64, shape (largest + 1,)
         gammaln((nu+1)/2) - gammaln((nu+1-D)/2) - D/2 log(pi) + D/2 log(r/(r+1)).
     """
+    return _constants(np.arange(largest + 1, dtype=np.float64), prior)
+
+
+def _constants(n: Floats, prior: Prior) -> Floats:
+    """Return what `predictive_constants` says, for counts n of any shape, whole or not."""
     D = prior.mean.size
-    n = np.arange(largest + 1, dtype=np.float64)
     nu, r = prior.nu0 + n, prior.r0 + n
     gammas = gammaln((nu + 1.0) / 2.0) - gammaln((nu + 1.0 - D) / 2.0)
     constants: Floats = gammas + D / 2.0 * (np.log(r / (r + 1.0)) - math.log(math.pi))
     return constants
 
 
-def _log_student_t(q: Floats, n: NDArray[Any], log_det: Floats, prior: Prior) -> Floats:
+def log_student_t(q: Floats, n: NDArray[Any], log_det: Floats, prior: Prior) -> Floats:
     """Return the log predictive density from the quadratic forms q (Murphy 258); the arguments broadcast.
 
     The multivariate Student t with nu - D + 1 degrees of freedom and scale S (r+1) / (r (nu - D + 1)):
     constants(n) - 1/2 log|S| - (nu+1)/2 log(1 + r/(r+1) q).
     """
-    constants = predictive_constants(prior, int(n.max(initial=0)))
+    # Whole counts are few: looking them up saves the evaluation of gammaln for every row and class.
+    whole = np.issubdtype(n.dtype, np.integer)
+    constants = predictive_constants(prior, int(n.max(initial=0)))[n] if whole else _constants(n, prior)
     r, nu = prior.r0 + n, prior.nu0 + n
-    density: Floats = constants[n] - 0.5 * log_det - 0.5 * (nu + 1.0) * np.log1p(r / (r + 1.0) * q)
+    density: Floats = constants - 0.5 * log_det - 0.5 * (nu + 1.0) * np.log1p(r / (r + 1.0) * q)
     return density
 
 
@@ -226,7 +212,7 @@ def log_predictive(X: ArrayLike, factors: Factors, prior: Prior) -> Floats:
         If the rows' shape doesn't fit.
     """
     q = quadratic_forms(as_rows(X, prior.mean.size), factors.mean, factors.chol)
-    return _log_student_t(q, factors.counts, factors.log_det, prior)
+    return log_student_t(q, factors.counts, factors.log_det, prior)
 
 
 def log_predictive_loo(X: ArrayLike, z: ArrayLike, factors: Factors, prior: Prior) -> Floats:
@@ -257,7 +243,7 @@ def log_predictive_loo(X: ArrayLike, z: ArrayLike, factors: Factors, prior: Prio
     rows = as_rows(X, prior.mean.size)
     labels = as_labels(z, rows.shape[0], factors.counts.size)
     q = quadratic_forms(rows, factors.mean, factors.chol)
-    out = _log_student_t(q, factors.counts, factors.log_det, prior)
+    out = log_student_t(q, factors.counts, factors.log_det, prior)
     counted = np.flatnonzero(labels >= 0)
     own = labels[counted]
     n = factors.counts[own]
@@ -265,7 +251,7 @@ def log_predictive_loo(X: ArrayLike, z: ArrayLike, factors: Factors, prior: Prio
     left = np.maximum(1.0 - c * q[counted, own], EPSILON)
     without = c * c * q[counted, own] / left  # q' = c² q / (1 - c q)
     log_det = factors.log_det[own] + np.log(left)  # |S'| = |S| (1 - c q)
-    out[counted, own] = _log_student_t(without, n - 1, log_det, prior)
+    out[counted, own] = log_student_t(without, n - 1, log_det, prior)
     return out
 
 

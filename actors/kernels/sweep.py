@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.kernels.cholesky import factorize, rank_one
+from actors.kernels.inputs import Floats, Integers
 from actors.kernels.jit import kernel
-from actors.kernels.niw import BLOCK, EPSILON, Factors, Floats, Integers, Prior, predictive_constants, solve_block
+from actors.kernels.niw import BLOCK, EPSILON, Factors, Prior, predictive_constants, solve_block
 
 NEGLIGIBLE = -45.0
 """Scores this far below the best have no chance: e^-45 is 3e-20, and uniforms come in steps of 1e-16."""

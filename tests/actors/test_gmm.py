@@ -266,3 +266,11 @@ def test_says_what_it_cannot_classify():
 def test_refuses_wrong_parameters(given):
     with pytest.raises(ModuleError):
         make_gmm(**given)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_k_means_finds_separated_classes_before_the_first_sweep(seed):
+    X = clusters()
+    gmm = make_gmm(start="kmeans", itr=0)
+    found = update(gmm, latent_vectors(X), seed=seed)
+    assert agrees(found.outputs["class"])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from actors.kernels import gibbs, hmm, niw
+from actors.kernels import gibbs, hmm, niw, variational
 
 
 def best(run: Callable[[], object], repetitions: int = 5) -> float:
@@ -74,9 +74,12 @@ def main() -> None:
     P = np.exp(evidence - evidence.max(axis=1, keepdims=True))
     P /= P.sum(axis=1, keepdims=True)
     T, initial = hmm.transition_probabilities(hmm.expected_counts(P), 0.1), np.full(K, 1.0 / K)
+    one_hot = variational.responsibilities_of(settled, K)
     others: dict[str, Callable[[], object]] = {
+        "variational iteration": lambda: variational.variational_bayes(X, one_hot, prior, 1.0, 1),
         "factors from scratch": lambda: niw.build_factors(X, settled, K, prior),
         "leave-one-out densities": lambda: niw.log_predictive_loo(X, settled, factors, prior),
+        "leave-one-out densities, soft": lambda: variational.soft_log_predictive_loo(X, one_hot, factors, prior),
         "forward-backward": lambda: hmm.forward_backward(evidence, T, initial),
         "viterbi": lambda: hmm.viterbi(evidence, T, initial),
         "sampled counts, 100 a pair": lambda: hmm.sampled_counts(P, 100, rng),
