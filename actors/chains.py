@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from actors.graph import GraphError
 from actors.host import Answer
 from actors.messages import pack_header, unpack_header
-from actors.routing import Held, Letter, Router, evidence_of, held_of
+from actors.routing import Held, Letter, Router, evidence_of, held_of, score_of
 from actors.schedule import Block, Position, Step
 from actors.transport import ChainCall, Ref, Result, Task, Transport
 
 PROPOSALS = 4
 """So many proposals of a module are tried side by side in one move."""
+
+ALIKE = 1.0
+"""Evidences that differ by less (in nats) say nothing about which chain is the better one; the score does."""
 
 MOVE_EXCHANGES = 8
 MOVE_TEMPERATURE = 0.5
@@ -27,12 +30,13 @@ MOVE_TEMPERATURE = 0.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """Where a chain ended: its number, how it began, what is held of the block's modules, and its evidence."""
+    """Where a chain ended: its number, how it began, what is held of the block's modules, and what that is worth."""
 
     chain: int
     origin: str
     held: Mapping[str, Held]
     evidence: float
+    score: float
 
 
 class ChainRouter(Router):
@@ -50,10 +54,10 @@ class ChainRouter(Router):
         best, accepted = self._best_of_chains(block, position), 0
         for move in range(block.moves):
             challengers = self._challengers(block, position, best, move)
-            challenger = max(challengers, key=lambda candidate: candidate.evidence, default=best)
-            if challenger.evidence <= best.evidence:
+            helpful = [challenger for challenger in challengers if challenger.evidence > best.evidence]
+            if not helpful:
                 break
-            best, accepted = self._adopt(challenger), accepted + 1
+            best, accepted = self._adopt(_best_of(helpful)), accepted + 1
         fields = {"round": position.round, "step": position.first, "chain": best.chain, "origin": best.origin}
         self._emit("selected", {**fields, "evidence": best.evidence, "moves": accepted})
 
@@ -76,7 +80,7 @@ class ChainRouter(Router):
         candidates = [self._candidate(block, position, n, origin, self._receive(task)) for n, origin, task in tasks]
         routed = self._candidate(block, position, 0, "continued" if known else "afresh", here)
         candidates.insert(int(known), routed)
-        best = max(candidates, key=lambda candidate: candidate.evidence)
+        best = _best_of(candidates)
         return best if best is routed else self._adopt(best)
 
     def _challengers(self, block: Block, position: Position, best: Candidate, move: int) -> list[Candidate]:
@@ -121,7 +125,8 @@ class ChainRouter(Router):
             )
         fields = {"round": position.round, "step": position.first, "chain": chain, "origin": origin}
         self._emit("chain", {**fields, "evidence": evidence})
-        return Candidate(chain, origin, held, evidence)
+        score = score_of(held[name] for name in self.graph.modules if name in held)
+        return Candidate(chain, origin, held, evidence, score)
 
     def _send(self, block: Block, position: Position, start: Mapping[str, Held]) -> Task:
         """Have a chain of the block begin from what is held in `start`, and from the latest messages from outside."""
@@ -150,6 +155,13 @@ class ChainRouter(Router):
             sent = (letter.header.sequence for letter in held.letters.values())
             self.sequence = max(self.sequence, *sent, 0)
         return candidate
+
+
+def _best_of(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the candidate with the most evidence; of those that are alike in it, the one with the highest score."""
+    most = max(candidate.evidence for candidate in candidates)
+    alike = [candidate for candidate in candidates if candidate.evidence > most - ALIKE]
+    return max(alike, key=lambda candidate: candidate.score)
 
 
 def _numbered(position: Position, block: Block, number: int) -> Position:

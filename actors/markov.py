@@ -213,7 +213,7 @@ class MarkovModel(Module[MarkovParameters]):
         ModuleError
             If the messages don't fit what was learnt.
         """
-        if self._trans_prob is None:
+        if self._trans_prob is None or self._frequencies is not None:  # no order, no sign of what is wrong
             return Outbox()
         evidence = self._evidence(inbox, context)
         found = self._infer(evidence.log_prob, evidence)

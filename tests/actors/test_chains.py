@@ -42,7 +42,8 @@ class Walker(Module):
             )
             self.path = np.append(self.path, here + self.parameters.stride * context.generator.normal())
         self.notes = np.vstack([self.notes, [context.chain, context.temperature, context.learn]])
-        return Outbox([Outgoing("latents", {"mean": self.path[-1:, None]})], outputs={"path": self.path})
+        outgoing = Outgoing("latents", {"mean": self.path[-1:, None]})
+        return Outbox([outgoing], metrics={"score": -self.path[-1]}, outputs={"path": self.path})
 
     recognize = update
 
@@ -66,6 +67,7 @@ class Judge(Module):
         goal: float = 1000.0
         proposals: int = 0
         says: bool = True
+        scale: float = 1.0
 
     def __init__(self, parameters):
         super().__init__(parameters)
@@ -75,9 +77,8 @@ class Judge(Module):
         place = inbox.require("latents")["mean"][0, 0]
         self.heard += 1
         distance = abs(place - self.parameters.goal)
-        return Outbox(
-            metrics={"evidence": -distance} if self.parameters.says else {}, outputs={"heard": np.array([self.heard])}
-        )
+        metrics = {"evidence": -self.parameters.scale * distance} if self.parameters.says else {}
+        return Outbox(metrics=metrics, outputs={"heard": np.array([self.heard])})
 
     recognize = update
 
@@ -147,6 +148,12 @@ def test_the_module_itself_goes_on_from_where_the_best_chain_ended(seed):
     first, _ = learn(model(chains), seed=seed)
     further, _ = learn(model(chains, Step("walker")), seed=seed)
     np.testing.assert_array_equal(further.state("walker")["path"][:-1], first.state("walker")["path"])
+
+
+def test_of_chains_that_are_alike_in_evidence_the_one_with_the_highest_score_stays():
+    coordinator, events = learn(model(block(chains=5), scale=1e-6))
+    places = [1000.0 + 1e6 * fields["evidence"] for fields in fields_of(events, "chain")]
+    assert coordinator.state("walker")["path"][-1] == pytest.approx(min(places))  # which scores by how little it is
 
 
 def test_the_first_of_the_fresh_chains_is_what_a_block_without_chains_does():
