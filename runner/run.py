@@ -141,10 +141,7 @@ def run(
             clock.mark("actors")
             follower.follow(model.run_rounds())
             clock.mark("rounds")
-            committed = directory.checkpoints.latest()
-            for module in committed.modules if committed else ():
-                if module not in graph.sources:  # one that is in no step of the schedule has learnt nothing to show
-                    directory.write_outputs(module, model.generate(module), "learn")
+            _write_generated(model, directory)
         finally:
             model.stop()
     clock.mark("stop")
@@ -159,3 +156,11 @@ def run(
     result["phases"] = clock.marks
     directory.write_json("result.json", result)
     return directory, result
+
+
+def _write_generated(model: RunningModel, directory: RunDirectory) -> None:
+    """Write what the modules' last messages look like further down; a module in no step has learnt nothing to show."""
+    committed = directory.checkpoints.latest()
+    for module in committed.modules if committed else ():
+        if module not in directory.graph.sources:
+            directory.write_outputs(module, model.generate(module), "learn")

@@ -1,6 +1,7 @@
 """Chains and moves: many starts side by side, the one with most evidence stays, and modules may propose others."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from actors.graph import Connection, Graph, GraphError, ModuleSpec
 from actors.in_process import InProcess
 from actors.module import Module, Outbox, Outgoing, Port
 from actors.schedule import Block, Schedule, Step
+from tests.actors import test_coordinator
 
 ROWS = np.zeros((1, 1))
 HERE = "tests.actors.test_chains"
@@ -112,18 +114,7 @@ def block(**options):
     return Block((Step("walker"), Step("judge")), **options)
 
 
-def learn(graph, checkpoints=None, seed=0):
-    events = []
-    coordinator = Coordinator(
-        graph,
-        InProcess(),
-        seed=seed,
-        checkpoints=checkpoints,
-        emit=lambda name, fields: events.append((name, dict(fields))),
-    )
-    coordinator.start({"data": {"values": ROWS}})
-    coordinator.run_rounds()
-    return coordinator, events
+learn = partial(test_coordinator.learn, values=ROWS)
 
 
 def fields_of(events, wanted, round=None):
