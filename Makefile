@@ -37,7 +37,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/python tests/benchmarks/kernels.py
+	$(BIN)/python -m tests.benchmarks.kernels
 
 clean:
 	rm -rf $(VENV) .ci-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

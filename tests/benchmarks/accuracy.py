@@ -1,4 +1,4 @@
-"""Accuracy and seconds of whole runs, and of what they are compared with: ``python tests/benchmarks/accuracy.py``.
+"""Accuracy and seconds of whole runs, and of what they are compared with: ``python -m tests.benchmarks.accuracy``.
 
 Every row of the table is a set of runs of ``serket run`` over seeds; the honesty controls show what the figures would
 be if the order of the rows did the work alone. ``--curve PNG`` draws accuracy against seconds.

@@ -1,4 +1,4 @@
-"""How often a chain ends in the right optimum, and what a second is worth: ``python tests/benchmarks/moves.py``.
+"""How often a chain ends in the right optimum, and what a second is worth: ``python -m tests.benchmarks.moves``.
 
 GMM + MM on the latent vectors of VAEs that were trained alone; a chain is right with an accuracy of at least
 :data:`RIGHT`. In one process, so that the seconds are those of the numerics.
