@@ -20,7 +20,7 @@ from actors.transport import ChainCall, Ref, Result, Task, Transport
 PROPOSALS = 4
 """So many proposals of a module are tried side by side in one move."""
 
-ALIKE = 1.0
+ALIKE = 0.01
 """Evidences that differ by less (in nats) say nothing about which chain is the better one; the score does."""
 
 MOVE_EXCHANGES = 8
