@@ -21,8 +21,6 @@ from actors.routing import Emit, Held, score_of
 from actors.schedule import Position, Step
 from actors.transport import Ref, Task, Transport
 
-__all__ = ["Coordinator", "Emit"]
-
 
 @dataclass
 class _Ledger:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,13 @@ def in_order(seed: int, runs: Path, config: str = "mnist.yaml") -> Iterator[tupl
             yield name, {**found, "seconds": time.time() - started}
 
 
+@cache
+def latents(seed: int, runs: Path) -> tuple[np.ndarray, float]:
+    """Return the latent vectors of the reference model's VAE trained alone, and how long that took."""
+    found = train("mnist.yaml", [f"seed={seed}", "schedule.steps=[vae]"], runs)
+    return np.loadtxt(runs / found["run"] / "module001_vae" / "z_learn.txt"), found["seconds"]
+
+
 def results(name: str, seed: int, runs: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what comes of one case with one seed: names of rows of the table, and results."""
     if name in CONFIGS:
@@ -95,11 +103,10 @@ def results(name: str, seed: int, runs: Path) -> Iterator[tuple[str, dict[str, A
             where = "shuffled" if order == "shuffled" else "cyclic"
             yield name, train("mnist.yaml", [f"seed={seed}", f"data.order={where}", *settings], runs)
     elif name in OTHERS:
-        found = train("mnist.yaml", [f"seed={seed}", "schedule.steps=[vae]"], runs)
-        Z = np.loadtxt(runs / found["run"] / "module001_vae" / "z_learn.txt")
+        Z, seconds = latents(seed, runs)
         started = time.time()
         scores = score(others.METHODS[name](Z), load("mnist", count=ROWS, order="cyclic").categories)
-        seconds = found["seconds"] + time.time() - started
+        seconds += time.time() - started
         yield name, {"accuracy": scores.accuracy, "nmi": scores.nmi, "seconds": seconds}
     else:
         yield name, train_on(name, seed, [], runs)
