@@ -23,10 +23,10 @@ from safetensors.numpy import load
 from safetensors.numpy import save as pack_arrays
 
 from actors.kinds import Array
-from actors.messages import Message, MessageError, decode, encode, unpack_header
+from actors.messages import Message, MessageError, decode, encode, pack_header, unpack_header
 from actors.module import State
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 _SCALARS = "__scalars__"
 
@@ -68,7 +68,15 @@ class Manifest:
     module_seconds : mapping of str to float
         Seconds spent inside each module since the run began.
     score : float, optional
-        What rounds are compared by, where modules report it.
+        What rounds are compared by, where modules report it: the last whole round's.
+    step : int, optional
+        How many steps of the round were done; None where all were.
+    settled : bool
+        Whether the run ended with this round because the score did not rise any more.
+    seconds : float
+        How long the run has taken so far, its interruptions left out.
+    config : mapping
+        What whoever drives the run wants to find again; nobody here looks into it.
     """
 
     name: str
@@ -79,6 +87,10 @@ class Manifest:
     modules: Mapping[str, ModuleRecord]
     module_seconds: Mapping[str, float] = field(default_factory=dict)
     score: float | None = None
+    step: int | None = None
+    settled: bool = False
+    seconds: float = 0.0
+    config: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
@@ -91,6 +103,20 @@ class SaveRequest:
     module: str
     slots: tuple[str, ...] = ()
     headers: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What is to be read of one module: its record in a commit below `root`."""
+
+    root: str
+    module: str
+    record: ModuleRecord
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots of the messages that the module had sent."""
+        return tuple(label.removeprefix("message:") for label in self.record.files if label.startswith("message:"))
 
 
 def save(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
@@ -114,6 +140,29 @@ def save(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
         _write(directory / name, data)
         records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
     return records
+
+
+def load_part(request: LoadRequest) -> tuple[Any, ...]:
+    """Read what :func:`save` wrote of a module.
+
+    Returns
+    -------
+    heads : tuple of bytes
+        The messages' headers, one a slot of the request.
+    state, outputs : dict
+    *messages : dict of str to ndarray
+        The arrays of one message a slot.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing or damaged; names it.
+    """
+    checkpoints, record = Checkpoints(request.root), request.record
+    sent = [checkpoints.message(record, slot) for slot in request.slots]
+    heads = tuple(pack_header(message.header) for message in sent)
+    state, outputs = (checkpoints.part(record, label) for label in ("state", "outputs"))
+    return (heads, state, outputs, *(message.arrays for message in sent))
 
 
 def pack_state(state: Mapping[str, Any]) -> bytes:
@@ -195,26 +244,30 @@ class Checkpoints:
 
     def state(self, manifest: Manifest, module: str) -> State:
         """Return the state of `module` in a commit."""
-        return self._read_state(manifest, module, "state")
+        return self.part(manifest.modules[module], "state")
 
     def outputs(self, manifest: Manifest, module: str) -> dict[str, Array]:
         """Return the outputs of `module` in a commit."""
-        return self._read_state(manifest, module, "outputs")
+        return self.part(manifest.modules[module], "outputs")
 
     def messages(self, manifest: Manifest, module: str) -> dict[str, Message]:
         """Return the messages that `module` had sent at a commit, by slot."""
-        found: dict[str, Message] = {}
-        for label, record in manifest.modules[module].files.items():
-            if label.startswith("message:"):
-                try:
-                    found[label.removeprefix("message:")] = decode(self._read(record))
-                except MessageError as error:
-                    raise CheckpointError(f"{self.root / record.path}: {error}") from error
-        return found
+        record = manifest.modules[module]
+        slots = LoadRequest(str(self.root), module, record).slots
+        return {slot: self.message(record, slot) for slot in slots}
 
-    def _read_state(self, manifest: Manifest, module: str, label: str) -> State:
-        record = manifest.modules[module].files[label]
-        return unpack_state(self._read(record), str(self.root / record.path))
+    def part(self, record: ModuleRecord, label: str) -> State:
+        """Return a module's ``state`` or ``outputs``."""
+        file = record.files[label]
+        return unpack_state(self._read(file), str(self.root / file.path))
+
+    def message(self, record: ModuleRecord, slot: str) -> Message:
+        """Return the message that a module had sent from `slot`."""
+        file = record.files[f"message:{slot}"]
+        try:
+            return decode(self._read(file))
+        except MessageError as error:
+            raise CheckpointError(f"{self.root / file.path}: {error}") from error
 
     def _read(self, record: FileRecord) -> bytes:
         path = self.root / record.path

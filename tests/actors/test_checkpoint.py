@@ -75,6 +75,6 @@ def test_a_manifest_that_cannot_be_read_is_named(run, content):
 
 def test_a_manifest_of_another_schema_is_refused(run):
     path = run.root / "round-002" / "manifest.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 99'))
     with pytest.raises(CheckpointError, match="schema 99"):
         run.manifest("round-002")
