@@ -30,6 +30,7 @@ from actors.manifest import (
     FileRecord,
     Manifest,
     ModuleRecord,
+    commits_among,
     needed,
     pack_manifest,
     position,
@@ -207,12 +208,11 @@ class Checkpoints:
             self._delete_manifests(name for name in self.names() if position(name) > where)
         self._last = where
         if self.keep is not None:
-            self._prune(manifest.name, self.keep)
+            self._prune(manifest, self.keep)
 
     def names(self) -> list[str]:
         """Return the names of all commits, oldest first; those within a round come before the whole round."""
-        names = (path.partition("/")[0] for path in self._storage.files(MANIFEST))
-        return sorted((name for name in names if NAME.fullmatch(name)), key=position)
+        return commits_among(self._storage.files(MANIFEST))
 
     def manifest(self, name: str) -> Manifest:
         """Read the manifest of the commit `name`.
@@ -332,31 +332,33 @@ class Checkpoints:
     def _delete_manifests(self, names: Iterable[str]) -> None:
         self._storage.delete([f"{name}/{MANIFEST}" for name in names])
 
-    def _prune(self, newest: str, keep: int) -> None:
+    def _prune(self, newest: Manifest, keep: int) -> None:
         """Delete all but the newest commits and what they need, and what a pruning that was stopped had left.
 
         What is newer than the newest commit is being written, and stays.
         """
 
         def passed(name: str) -> bool:
-            return bool(NAME.fullmatch(name)) and position(name) < position(newest)
+            return bool(NAME.fullmatch(name)) and position(name) < position(newest.name)
 
-        kept, dropped = [newest], []
-        files = set(needed(self.manifest(newest)))
+        there = self._storage.files()
+        kept, dropped, files = 1, [], set(needed(newest))
         unreadable: set[str] = set()
-        for name in reversed([name for name in self.names() if passed(name)]):
-            if len(kept) == keep:
+        for name in reversed([name for name in commits_among(there) if passed(name)]):
+            if kept == keep:
                 dropped.append(name)
                 continue
             try:
                 files.update(needed(self.manifest(name)))
-                kept.append(name)
+                kept += 1
             except CheckpointError:
                 unreadable.add(name)  # none to count on, and what it needs nobody knows; whoever resumes is told of it
         self._delete_manifests(dropped)  # first of all, for half a commit with a manifest would be a damaged one
         unneeded, used = [], set()
-        for path in self._storage.files():
+        for path in there:
             directory, _, file = path.partition("/")
+            if file == MANIFEST and directory in dropped:
+                continue
             if not passed(directory) or directory in unreadable or path in files or file == MANIFEST:
                 used.add(directory)
             else:

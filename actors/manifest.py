@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -136,6 +136,13 @@ def position(name: str) -> tuple[int, float]:
     if found is None:
         raise ValueError(f"{name!r} is no commit's name: round-003 or round-003-step-01 would be")
     return int(found[1]), math.inf if found[2] is None else int(found[2])
+
+
+def commits_among(files: Iterable[str]) -> list[str]:
+    """Return the names of the commits whose manifests are among `files`, oldest first."""
+    found = (path.partition("/") for path in files)
+    names = [directory for directory, _, file in found if file == MANIFEST and NAME.fullmatch(directory)]
+    return sorted(names, key=position)
 
 
 def needed(manifest: Manifest) -> dict[str, FileRecord]:
