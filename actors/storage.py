@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 S3_EXTRA = "pip install 'serket-actors[s3]'"
+_settled: set[Path] = set()
+"""The directories whose names this process knows to be on the disk."""
 
 
 class StorageError(ValueError):
@@ -97,7 +99,6 @@ class LocalStorage:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
-        self._settled: set[Path] = set()
 
     def where(self, path: str) -> str:
         """Return the full path."""
@@ -114,7 +115,7 @@ class LocalStorage:
         target = self.root / path
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
         try:
-            self._settle(target.parent)
+            _settle(target.parent.absolute())
             try:
                 _write_through(part, data)
                 os.replace(part, target)
@@ -155,19 +156,6 @@ class LocalStorage:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 raise
-
-    def _settle(self, directory: Path) -> None:
-        """Make a directory, and see to it that it survives a power cut.
-
-        One that is there may have been made by a process that has not synced its name yet, or that died before it
-        could; so each process syncs the names from the root downwards once, whoever made them.
-        """
-        made = _make(directory)
-        for path in (directory, *directory.parents):
-            within = path == self.root or self.root in path.parents
-            if path in made or (within and path not in self._settled):
-                _sync(path.parent)
-                self._settled.add(path)
 
 
 class ObjectStorage:
@@ -247,6 +235,25 @@ class ObjectStorage:
 
     def delete_directory(self, name: str) -> None:
         """Do nothing: a directory goes with its last file."""
+
+
+def _settle(directory: Path) -> None:
+    """Make a directory, and see to it that it survives a power cut.
+
+    One that is there may have been made by a process that has not synced its name yet, or that died before it could;
+    so each process syncs the names on the way to it once, whoever made them.
+    """
+    made = _make(directory)
+    for path in (directory, *directory.parents[:-1]):
+        if path in made:
+            _sync(path.parent)
+        elif path not in _settled:
+            try:
+                _sync(path.parent)
+            except OSError as error:  # a directory high up, which may be neither ours to read nor one that is synced
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP):
+                    raise
+        _settled.add(path)
 
 
 def _make(directory: Path) -> list[Path]:

@@ -38,10 +38,14 @@ class Directory:
 
 
 class Disk:
-    """What ``os`` is to :mod:`actors.storage`, below `root`; ends with a :class:`PowerCut` at operation `cut`."""
+    """What ``os`` is to :mod:`actors.storage`, below `root`; ends with a :class:`PowerCut` at operation `cut`.
+
+    `root` is there, made if need be, and what is in it has been there for long.
+    """
 
     def __init__(self, root, cut=None):
         self.root, self.cut = Path(root), cut
+        self.root.mkdir(exist_ok=True)
         self.operations = 0
         self.tree = self._found(self.root)
         self._open = {}
@@ -50,13 +54,14 @@ class Disk:
         return getattr(os, name)
 
     def _found(self, path):
-        """What is there at the start has been there for long."""
         if path.is_dir():
             entries = {child.name: self._found(child) for child in path.iterdir()}
             return Directory(entries, entries)
         return File(path.read_bytes(), path.read_bytes())
 
     def _at(self, path):
+        if not Path(path).is_relative_to(self.root):
+            return Directory()
         node = self.tree
         for name in Path(path).relative_to(self.root).parts:
             node = node.entries[name]
@@ -141,15 +146,15 @@ def _garbled(file):
 
 
 @contextmanager
-def power(root, cut=None):
-    """Let :mod:`actors.storage` write to a disk whose power goes off at operation `cut`; gives the :class:`Disk`.
+def power(disk):
+    """Let :mod:`actors.storage` write to a :class:`Disk`; its :class:`PowerCut` ends the context quietly.
 
-    A :class:`PowerCut` ends the context quietly. Directories above `root`, and what lies in it before, survive.
+    It may be entered again with ``disk.cut = None``: then it was the process that died, and the machine went on.
     """
-    disk = Disk(root, cut)
     storage.os = disk
+    storage._settled.clear()  # a process of its own
     try:
-        yield disk
+        yield
     except PowerCut:
         pass
     finally:
