@@ -1,8 +1,9 @@
 """Checkpoints: every module's state, outputs and messages on disk, and the manifest that makes them a commit.
 
 A commit's files are written first, each by the process of the module that they belong to; the manifest, which names
-them with their digests, is written last and appears in one step (rename). A directory without a manifest is no commit.
-Files are safetensors (states and outputs) and message documents; nothing is pickled.
+them with their digests, is written last and appears in one step. A directory without a manifest is no commit. Files are
+safetensors (states and outputs) and message documents; nothing is pickled. Where they lie is the storage's business
+(:mod:`actors.storage`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,80 +22,48 @@ from safetensors.numpy import load
 from safetensors.numpy import save as pack_arrays
 
 from actors.kinds import Array
+from actors.manifest import (
+    MANIFEST,
+    NAME,
+    SCHEMA,
+    CheckpointError,
+    FileRecord,
+    Manifest,
+    ModuleRecord,
+    needed,
+    pack_manifest,
+    position,
+    unpack_manifest,
+)
 from actors.messages import Message, MessageError, decode, encode, pack_header, unpack_header
 from actors.module import State
+from actors.storage import storage_at
 
-SCHEMA = 2
-MANIFEST = "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "CheckpointError",
+    "Checkpoints",
+    "FileRecord",
+    "LoadRequest",
+    "Manifest",
+    "ModuleRecord",
+    "SaveRequest",
+    "load_part",
+    "pack_state",
+    "save",
+    "unpack_state",
+]
+
 _SCALARS = "__scalars__"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged or of another version; names the file."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file of a commit: its path below the checkpoints' root, its size in bytes and its SHA-256."""
-
-    path: str
-    size: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class ModuleRecord:
-    """What a commit holds of one module; ``files`` by label: ``state``, ``outputs``, ``message:<slot>``."""
-
-    round: int
-    files: Mapping[str, FileRecord]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A commit.
-
-    Parameters
-    ----------
-    name : str
-        Its directory, ``round-003`` after a whole round, ``round-003-step-01`` within one.
-    run : str
-    seed, round, sequence : int
-        Where the run stood: the round, and the number of updates so far.
-    modules : mapping of str to ModuleRecord
-    module_seconds : mapping of str to float
-        Seconds spent inside each module since the run began.
-    score : float, optional
-        What rounds are compared by, where modules report it: the last whole round's.
-    step : int, optional
-        How many steps of the round were done; None where all were.
-    settled : bool
-        Whether the run ended with this round because the score did not rise any more.
-    seconds : float
-        How long the run has taken so far, its interruptions left out.
-    config : mapping
-        What whoever drives the run wants to find again; nobody here looks into it.
-    """
-
-    name: str
-    run: str
-    seed: int
-    round: int
-    sequence: int
-    modules: Mapping[str, ModuleRecord]
-    module_seconds: Mapping[str, float] = field(default_factory=dict)
-    score: float | None = None
-    step: int | None = None
-    settled: bool = False
-    seconds: float = 0.0
-    config: Mapping[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
 
 
 @dataclass(frozen=True)
 class SaveRequest:
-    """What is to be written of one module: the objects are its state, its outputs, then a message a header."""
+    """What is to be written of one module: the objects are its state, its outputs, then a message a header.
+
+    `root` is a path or a URL.
+    """
 
     root: str
     directory: str
@@ -107,7 +74,7 @@ class SaveRequest:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What is to be read of one module: its record in a commit below `root`."""
+    """What is to be read of one module: its record in a commit below `root`, a path or a URL."""
 
     root: str
     module: str
@@ -126,6 +93,11 @@ def save(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
     -------
     dict of str to FileRecord
         By label.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written; names it.
     """
     state, outputs, *messages = objects
     stem = request.module
@@ -133,12 +105,10 @@ def save(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
     files["outputs"] = (f"{stem}.outputs.safetensors", pack_state(outputs))
     for slot, head, arrays in zip(request.slots, request.headers, messages, strict=True):
         files[f"message:{slot}"] = (f"{stem}.{slot}.message", encode(Message(unpack_header(head), arrays)))
-    directory = Path(request.root) / request.directory
-    directory.mkdir(parents=True, exist_ok=True)
-    records = {}
+    storage, records = storage_at(request.root), {}
     for label, (name, data) in files.items():
-        _write(directory / name, data)
         records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
+        storage.write(records[label].path, data)
     return records
 
 
@@ -195,23 +165,54 @@ class Checkpoints:
 
     Parameters
     ----------
-    root : path
-        The run's ``checkpoints`` directory.
+    root : path or str
+        The run's ``checkpoints`` directory, or a URL (:func:`actors.storage.storage_at`).
+    keep : int, optional
+        How many of the newest commits stay; all of them by default.
+
+    Raises
+    ------
+    StorageError
+        If the URL cannot be used here.
+    ValueError
+        If `keep` is less than one.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | os.PathLike[str], keep: int | None = None) -> None:
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep={keep}: at least the newest commit has to be kept")
+        self.keep = keep
+        self._storage = storage_at(root)
+        self._last: tuple[int, float] | None = None
+
+    @property
+    def root(self) -> Path | str:
+        """Where the commits lie: a path where they are local, else a URL."""
+        return self._storage.root
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the files that `manifest` names a commit, in one step."""
-        directory = self.root / manifest.name
-        directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        """Make the files that `manifest` names a commit, in one step; then delete what is not to be kept.
+
+        Raises
+        ------
+        OSError
+            If the storage cannot write or delete; names the file.
+        ValueError
+            If the manifest's name is none of a commit.
+        """
+        where = position(manifest.name)
+        self._storage.write(f"{manifest.name}/{MANIFEST}", pack_manifest(manifest))
+        if self._last is None or where <= self._last:
+            # The run may have gone back behind commits that were damaged; the one just made is the newest.
+            self._delete_manifests(name for name in self.names() if position(name) > where)
+        self._last = where
+        if self.keep is not None:
+            self._prune(manifest.name, self.keep)
 
     def names(self) -> list[str]:
-        """Return the names of all commits, oldest first."""
-        names = [path.parent.name for path in self.root.glob(f"*/{MANIFEST}")]
-        return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+        """Return the names of all commits, oldest first; those within a round come before the whole round."""
+        names = (path.partition("/")[0] for path in self._storage.files(MANIFEST))
+        return sorted((name for name in names if NAME.fullmatch(name)), key=position)
 
     def manifest(self, name: str) -> Manifest:
         """Read the manifest of the commit `name`.
@@ -219,28 +220,68 @@ class Checkpoints:
         Raises
         ------
         CheckpointError
-            If it is missing, unreadable or of another version.
+            If it is missing, damaged or of another version.
         """
-        path = self.root / name / MANIFEST
+        where = self._storage.where(f"{name}/{MANIFEST}")
         try:
-            found = json.loads(path.read_bytes())
-            modules = {
-                module: ModuleRecord(
-                    **{**record, "files": {label: FileRecord(**file) for label, file in record["files"].items()}}
-                )
-                for module, record in found.pop("modules").items()
-            }
-            manifest = Manifest(modules=modules, **found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: no readable manifest ({error})") from error
-        if manifest.schema != SCHEMA:
-            raise CheckpointError(f"{path}: written with schema {manifest.schema}, schema {SCHEMA} is read here")
+            data = self._storage.read(f"{name}/{MANIFEST}")
+        except OSError as error:
+            raise CheckpointError(f"{where}: no readable manifest ({error.strerror})") from error
+        manifest = unpack_manifest(data, where)
+        if manifest.name != name:
+            raise CheckpointError(f"{where}: the manifest of another commit, {manifest.name}")
         return manifest
 
     def latest(self) -> Manifest | None:
-        """Return the newest commit, or None where there is none yet."""
-        manifests = [self.manifest(name) for name in self.names()]
-        return max(manifests, key=lambda manifest: manifest.sequence, default=None)
+        """Return the newest commit, or None where there is none yet; its files are not looked at.
+
+        Raises
+        ------
+        CheckpointError
+            If its manifest is damaged.
+        """
+        names = self.names()
+        return self.manifest(names[-1]) if names else None
+
+    def newest_whole(self, tell: Callable[[str], None]) -> Manifest | None:
+        """Return the newest commit of which every file is whole, or None where there is no commit at all.
+
+        Parameters
+        ----------
+        tell : callable
+            Receives a sentence for each newer commit: which of its files is damaged, and where the run goes back to.
+
+        Raises
+        ------
+        CheckpointError
+            If there are commits and none is whole; says what is wrong with each.
+        """
+        damaged: dict[str, str] = {}
+        names = self.names()
+        for name in reversed(names):
+            try:
+                manifest = self.manifest(name)
+                self.verify(manifest)
+            except CheckpointError as error:
+                damaged[name] = str(error)
+                continue
+            for newer, what in damaged.items():
+                tell(f"{what}; the run goes back from commit {newer} to {name}")
+            return manifest
+        if names:
+            raise CheckpointError(f"{self.root}: no commit is whole: {'; '.join(dict.fromkeys(damaged.values()))}")
+        return None
+
+    def verify(self, manifest: Manifest) -> None:
+        """Read every file that a manifest names.
+
+        Raises
+        ------
+        CheckpointError
+            If one is missing or damaged; names it.
+        """
+        for file in needed(manifest).values():
+            self.read(file)
 
     def state(self, manifest: Manifest, module: str) -> State:
         """Return the state of `module` in a commit."""
@@ -259,37 +300,68 @@ class Checkpoints:
     def part(self, record: ModuleRecord, label: str) -> State:
         """Return a module's ``state`` or ``outputs``."""
         file = record.files[label]
-        return unpack_state(self._read(file), str(self.root / file.path))
+        return unpack_state(self.read(file), self._storage.where(file.path))
 
     def message(self, record: ModuleRecord, slot: str) -> Message:
         """Return the message that a module had sent from `slot`."""
         file = record.files[f"message:{slot}"]
         try:
-            return decode(self._read(file))
+            return decode(self.read(file))
         except MessageError as error:
-            raise CheckpointError(f"{self.root / file.path}: {error}") from error
+            raise CheckpointError(f"{self._storage.where(file.path)}: {error}") from error
 
-    def _read(self, record: FileRecord) -> bytes:
-        path = self.root / record.path
+    def read(self, record: FileRecord) -> bytes:
+        """Return the contents of a file.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, or not what its record says; names it.
+        """
+        where = self._storage.where(record.path)
         try:
-            data = path.read_bytes()
+            data = self._storage.read(record.path)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+            raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
+        if len(data) != record.size:
+            raise CheckpointError(f"{where}: damaged, it has {len(data)} bytes and the manifest says {record.size}")
         if hashlib.sha256(data).hexdigest() != record.digest:
-            raise CheckpointError(f"{path}: damaged, its contents are not what the manifest says")
+            raise CheckpointError(f"{where}: damaged, its contents are not what the manifest says")
         return data
 
+    def _delete_manifests(self, names: Iterable[str]) -> None:
+        self._storage.delete([f"{name}/{MANIFEST}" for name in names])
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: what carries its final name has reached the disk."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # or the new name may not survive a power cut
-    finally:
-        os.close(directory)
+    def _prune(self, newest: str, keep: int) -> None:
+        """Delete all but the newest commits and what they need, and what a pruning that was stopped had left.
+
+        What is newer than the newest commit is being written, and stays.
+        """
+
+        def passed(name: str) -> bool:
+            return bool(NAME.fullmatch(name)) and position(name) < position(newest)
+
+        kept, dropped = [newest], []
+        files = set(needed(self.manifest(newest)))
+        unreadable: set[str] = set()
+        for name in reversed([name for name in self.names() if passed(name)]):
+            if len(kept) == keep:
+                dropped.append(name)
+                continue
+            try:
+                files.update(needed(self.manifest(name)))
+                kept.append(name)
+            except CheckpointError:
+                unreadable.add(name)  # none to count on, and what it needs nobody knows; whoever resumes is told of it
+        self._delete_manifests(dropped)  # first of all, for half a commit with a manifest would be a damaged one
+        unneeded, used = [], set()
+        for path in self._storage.files():
+            directory, _, file = path.partition("/")
+            if not passed(directory) or directory in unreadable or path in files or file == MANIFEST:
+                used.add(directory)
+            else:
+                unneeded.append(path)
+        self._storage.delete(unneeded)
+        for directory in self._storage.directories():
+            if passed(directory) and directory not in used:
+                self._storage.delete_directory(directory)

@@ -307,7 +307,7 @@ class RunDirectory:
         manifest = self.checkpoints.latest()
         for module, record in manifest.modules.items() if manifest else ():
             if module not in self.graph.sources:
-                data = (self.checkpoints.root / record.files["state"].path).read_bytes()
+                data = self.checkpoints.read(record.files["state"])
                 self.module_directory(module).mkdir(parents=True, exist_ok=True)
                 (self.module_directory(module) / "model.safetensors").write_bytes(data)
 
