@@ -4,18 +4,18 @@ A fault is written ``who:phase:round`` or ``who:phase:round:times``; who is a mo
 ``chain``. A run that asks for none meets nothing of this: hosts, transport and checkpoints are wrapped only where
 there are faults.
 
-===========  ==========================================================  ================================================
-phase        a module dies                                               the coordinator dies
-===========  ==========================================================  ================================================
-before       before its update                                           before it asks for an update
-inside       in its update (when it first reports, or at its end)        while a module learns
-after        having learnt, before it has answered                       having the answer, before the commit
-answered     having answered                                             having made the commit
-save         before it writes its part of a commit                       when all parts are written, before the manifest
-recovery     once more, while it is brought back                         once more, while it takes the run up
-reviving                                                                 while it brings a module back
+===========  ======================================================  ================================================
+phase        a module dies                                           the coordinator dies
+===========  ======================================================  ================================================
+before       before its update                                       before it asks for an update
+inside       in its update (when it first reports, or at its end)    while a module learns
+after        having learnt, before it has answered                   having the answer, before the commit
+answered     having answered                                         having made the commit
+save         before it writes its part of a commit                   all parts being written, before the manifest
+recovery     once more, while it is brought back                     once more, while it takes the run up
+reviving                                                             while it brings a module back
 hang         never: it stops answering, in its update
-===========  ==========================================================  ================================================
+===========  ======================================================  ================================================
 """
 
 from __future__ import annotations
