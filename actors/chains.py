@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from actors.graph import GraphError
 from actors.host import Answer
 from actors.messages import pack_header, unpack_header
+from actors.recovery import ModuleFailedError, ModuleLostError
 from actors.routing import Held, Letter, Router, evidence_of, held_of, score_of
 from actors.schedule import Block, Position, Step
 from actors.transport import ChainCall, Ref, Result, Task, Transport
@@ -37,6 +39,15 @@ class Candidate:
     held: Mapping[str, Held]
     evidence: float
     score: float
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A chain that runs, such that it can be run again."""
+
+    call: ChainCall
+    objects: Sequence[Ref]
+    task: Task
 
 
 class ChainRouter(Router):
@@ -93,7 +104,7 @@ class ChainRouter(Router):
             repeat=min(block.repeat, MOVE_EXCHANGES),
             anneal=(max(first, min(last, MOVE_TEMPERATURE)), last),
         )
-        tasks: list[tuple[int, Task]] = []
+        tasks: list[tuple[int, Sent]] = []
         for module, letters in self._proposals(block, position):
             number = block.chains + 1 + move * PROPOSALS + len(tasks)
             proposed = Held(letters={**best.held[module].letters, **letters})
@@ -107,9 +118,8 @@ class ChainRouter(Router):
         proposers = [name for name in block.modules if name in self.graph.proposers]
         left = PROPOSALS
         for module in proposers:
-            tasks = [self.submit("propose", Step(module), position, proposal=n) for n in range(left)]
-            for task in tasks:
-                letters = held_of(self.graph, module, self._transport.collect(module, task)).letters
+            for asked in [self.submit("propose", Step(module), position, proposal=n) for n in range(left)]:
+                letters = self.receive(asked).letters
                 if letters:
                     left -= 1
                     yield module, dict(letters)
@@ -128,7 +138,7 @@ class ChainRouter(Router):
         score = score_of(held[name] for name in self.graph.modules if name in held)
         return Candidate(chain, origin, held, evidence, score)
 
-    def _send(self, block: Block, position: Position, start: Mapping[str, Held]) -> Task:
+    def _send(self, block: Block, position: Position, start: Mapping[str, Held]) -> Sent:
         """Have a chain of the block begin from what is held in `start`, and from the latest messages from outside."""
         letters: dict[tuple[str, str], Letter] = {}
         for route in (route for name in block.modules for route in self.graph.routes_to(name)):
@@ -138,11 +148,22 @@ class ChainRouter(Router):
         heads = tuple((*way, pack_header(letter.header)) for way, letter in letters.items())
         call = ChainCall(self.graph, block, position, self.run, self.seed, self.sequence, heads)
         states = [start[name].state for name in block.modules]
-        return self._transport.chain(call, [*states, *(letter.arrays for letter in letters.values())])
+        objects = [*states, *(letter.arrays for letter in letters.values())]
+        return Sent(call, objects, self._transport.chain(call, objects))
 
-    def _receive(self, task: Task) -> dict[str, Held]:
-        """Wait for a chain."""
-        results = self._transport.chained(task)
+    def _receive(self, sent: Sent) -> dict[str, Held]:
+        """Wait for a chain; where its process dies, have it run again."""
+        task = sent.task
+        for lost in count(1):
+            try:
+                results = self._transport.chained(task)
+                break
+            except ModuleLostError as error:
+                who = f"chain {sent.call.position.chain} (round {sent.call.position.round})"
+                self._emit("lost", {"module": who, "doing": "its exchanges", "times": lost, "reason": str(error)})
+                if lost >= self.recovery.tries:
+                    raise ModuleFailedError(f"{who} died {lost} times: {error}") from error
+                task = self._transport.chain(sent.call, sent.objects)
         for name, result in results.items():
             self.seconds[name] += result.answer.seconds
         return {name: held_of(self.graph, name, result) for name, result in results.items()}
@@ -151,7 +172,7 @@ class ChainRouter(Router):
         """Let the modules themselves go on from where a chain ended."""
         for name, held in candidate.held.items():
             self.held[name] = held
-            self._transport.load(name, held.state)
+            self.hand_over(name)
             sent = (letter.header.sequence for letter in held.letters.values())
             self.sequence = max(self.sequence, *sent, 0)
         return candidate
@@ -192,7 +213,6 @@ def run_chain(call: ChainCall, objects: Sequence[Ref], transport: Transport) -> 
     states, bodies = objects[: len(modules)], objects[len(modules) :]
     known = {name: state for name, state in zip(modules, states, strict=True) if state is not None}
     router.load(known)
-    router.held.update({name: Held(state) for name, state in known.items()})
     for (sender, slot, head), arrays in zip(call.heads, bodies, strict=True):
         held = router.held[sender]
         router.held[sender] = replace(held, letters={**held.letters, slot: Letter(unpack_header(head), arrays)})

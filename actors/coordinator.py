@@ -9,26 +9,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from actors.chains import ChainRouter
-from actors.checkpoint import Checkpoints, FileRecord, Manifest, ModuleRecord, SaveRequest
+from actors.checkpoint import CheckpointError, Checkpoints, Manifest
+from actors.commits import Commits
 from actors.graph import Graph
-from actors.messages import pack_header
 from actors.module import Mode
-from actors.routing import Emit, Held, score_of
-from actors.schedule import Position, Step
-from actors.transport import Ref, Task, Transport
+from actors.recovery import ModuleFailedError, ObjectsLostError, Recovery
+from actors.routing import Emit, score_of
+from actors.schedule import Position, Step, leaves
+from actors.transport import Ref, Transport
 
-
-@dataclass
-class _Ledger:
-    """What is committed of one module: its record, and what is being written or was written of it last."""
-
-    record: ModuleRecord = field(default_factory=lambda: ModuleRecord(0, {}))
-    written: Held | None = None
-    saving: Task = None
+Halt: TypeAlias = Literal["step", "round"]
+"""After what a run stops that was asked to."""
 
 
 class Coordinator:
@@ -45,7 +39,21 @@ class Coordinator:
     checkpoints : Checkpoints, optional
         Where rounds are committed; without it they are not.
     emit : callable, optional
-        Receives the events ``placed``, ``round``, ``commit`` and ``settled``, and those of the router.
+        Receives the events ``placed``, ``round``, ``commit``, ``settled``, ``resumed``, ``replay`` and ``log``, and
+        those of the router.
+    recovery : Recovery, optional
+        What is done about modules that die.
+    config : mapping, optional
+        Kept in every manifest, for whoever drives the run.
+
+    Attributes
+    ----------
+    round : int
+        The last one begun.
+    settled : bool
+        Whether the last round did not raise the score any more.
+    committed : str
+        The name of the last commit.
     """
 
     def __init__(
@@ -57,16 +65,27 @@ class Coordinator:
         seed: int = 0,
         checkpoints: Checkpoints | None = None,
         emit: Emit | None = None,
+        recovery: Recovery | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.graph = graph
         self.run = run
         self.seed = seed
         self.round = 0
+        self.settled = False
+        self.committed = ""
+        self._step: int | None = None  # how many of the round's steps are done; None: all
+        self._score = math.nan
+        self._halt: Halt | None = None
+        self._replays = 0
+        self._began, self._seconds = time.monotonic(), 0.0
         self._transport = transport
-        self._checkpoints = checkpoints
+        self._config = config or {}
         self._emit = emit or (lambda _event, _fields: None)
-        self._router = ChainRouter(graph, transport, run=run, seed=seed, emit=self._emit, on_step=self._stepped)
-        self._ledgers = {name: _Ledger() for name in graph.modules}
+        self._router = ChainRouter(
+            graph, transport, run=run, seed=seed, emit=self._emit, recovery=recovery, on_step=self._stepped
+        )
+        self._commits = Commits(checkpoints, transport, self._router) if checkpoints else None
 
     def start(self, states: Mapping[str, Ref]) -> None:
         """Bring the modules to life, give them what they start from, and let the sources speak.
@@ -78,24 +97,88 @@ class Coordinator:
         """
         for place in self._transport.start(self.graph):
             self._emit("placed", place)
-        for name, state in states.items():
-            self._transport.load(name, state)
+        self._router.load(states)
         for index, name in enumerate(self.graph.sources):
             self._router.learn([(index, Step(name))], Position())
         self.commit("round-000")
 
+    def resume(self) -> None:
+        """Bring the modules to life with what the newest whole commit holds, and stand where it stood.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no whole commit.
+        """
+        for place in self._transport.start(self.graph):
+            self._emit("placed", place)
+        manifest = self._restore()
+        self._emit("resumed", {"round": self.round, "step": self._step, "name": manifest.name})
+
     def run_rounds(self) -> None:
-        """Run the schedule's rounds that are still to come, each followed by a commit, as long as they help."""
-        schedule, score = self.graph.schedule, self.score()
-        while self.round < schedule.rounds:
-            self.round += 1
+        """Run what is still to come of the schedule, each round followed by a commit, as long as rounds help."""
+        while not self.ended:
+            try:
+                self._run_round()
+            except ObjectsLostError as error:
+                self._replay(error)
+
+    @property
+    def ended(self) -> str:
+        """``done`` after the schedule's last round or the one that settled it, ``stopped`` once halted, or empty."""
+        if self._step is None and (self.settled or self.round >= self.graph.schedule.rounds):
+            return "done"
+        halted = self._halt == "step" or (self._halt == "round" and self._step is None)
+        return "stopped" if halted else ""
+
+    def halt(self, when: Halt) -> None:
+        """Have :meth:`run_rounds` commit and return after the step, or the round, that is being taken."""
+        self._halt = when
+
+    def _run_round(self) -> None:
+        """Take the steps of the next round, or those that are left of the one begun, and commit."""
+        schedule = self.graph.schedule
+        if self._step is None:
+            self.round, self._step = self.round + 1, 0
             self._emit("round", {"round": self.round})
-            self._router.follow(schedule.steps, Position(self.round))
-            self.commit(self._commit_name)
-            before, score = score, self.score()
-            if schedule.tolerance is not None and score - before < schedule.tolerance:  # never where one is NaN
-                self._emit("settled", {"round": self.round, "score": score, "rise": score - before})
-                break
+        for batch in self.graph.batches(schedule.steps):
+            number, item = batch[-1]
+            done = number + len(leaves([item]))
+            if done > self._step:
+                self._router.follow_batch(batch, Position(self.round))
+                self._step = done
+                if self._halt == "step" and done < len(schedule.leaves()):
+                    self.commit(self._step_name(done - 1))
+                    return
+        before, self._score, self._step = self._score, self.score(), None
+        rise = self._score - before  # NaN where one is
+        self.settled = schedule.tolerance is not None and rise < schedule.tolerance
+        self.commit(self._round_name)
+        if self.settled:
+            self._emit("settled", {"round": self.round, "score": self._score, "rise": rise})
+
+    def _replay(self, error: ObjectsLostError) -> None:
+        """Go back to the last commit, since what the run stood on is gone."""
+        self._replays += 1
+        self._emit("replay", {"round": self.round, "reason": str(error)})
+        if self._replays > self._router.recovery.tries or self._commits is None:
+            raise ModuleFailedError(f"run {self.run} lost what it stood on {self._replays} times: {error}") from error
+        self._restore()
+
+    def _restore(self) -> Manifest:
+        """Stand where the newest whole commit stands."""
+        if self._commits is None:
+            raise CheckpointError(f"run {self.run}: nothing was committed, so nothing can be taken up again")
+        manifest, told = self._commits.newest()
+        for sentence in told:
+            self._emit("log", {"message": sentence})
+        self._router.active = ()
+        self._commits.restore(manifest)
+        self._began, self._seconds = time.monotonic(), manifest.seconds
+        self.round, self._step, self.settled = manifest.round, manifest.step, manifest.settled
+        self._score = math.nan if manifest.score is None else manifest.score
+        self.committed = manifest.name
+        return manifest
 
     def score(self) -> float:
         """Return what rounds are compared by (:func:`actors.routing.score_of`).
@@ -105,10 +188,18 @@ class Coordinator:
         return score_of(self._router.held.values())
 
     def update(self, module: str, round: int, step: int) -> None:
-        """Let one module learn outside of any schedule, as step `step` of round `round`, and commit."""
-        self.round = round
-        self._router.learn([(step, Step(module))], Position(round))
-        self.commit(f"round-{round:03d}-step-{step:02d}")
+        """Let one module learn outside of any schedule, as step `step` of round `round`, and commit.
+
+        Where that is committed already, nothing is done.
+        """
+        while self.committed != self._step_name(step, round):
+            try:
+                self.round, self._step = round, step + 1
+                self._router.learn([(step, Step(module))], Position(round))
+                self._score = self.score()
+                self.commit(self._step_name(step))
+            except ObjectsLostError as error:
+                self._replay(error)
 
     def make_up(self, learnt: Mapping[str, Ref], rows: int) -> dict[str, Ref]:
         """Have rows made up, from the most abstract module down.
@@ -189,55 +280,39 @@ class Coordinator:
         return held.outputs
 
     @property
-    def _commit_name(self) -> str:
+    def _round_name(self) -> str:
         return f"round-{self.round:03d}"
+
+    def _step_name(self, step: int, round: int | None = None) -> str:
+        return f"round-{self.round if round is None else round:03d}-step-{step:02d}"
 
     def _stepped(self, index: int, step: Step, position: Position) -> None:
         """After a module's last update of a round, begin to write it while the others go on learning."""
         later = self.graph.schedule.leaves()[index + 1 :]
-        if not position.inside and all(other.module != step.module for other in later):
-            self._save(step.module, self._commit_name)
+        if self._commits and not position.inside and all(other.module != step.module for other in later):
+            self._commits.begin(step.module, self._round_name)
 
     def commit(self, name: str) -> None:
-        """Write what changed since the last commit, each module's part by its own process, then the manifest."""
-        if self._checkpoints is None:
+        """Write what changed since the last commit."""
+        if self._commits is None:
+            self.committed = name
             return
         started = time.perf_counter()
-        for module, ledger in self._ledgers.items():
-            held = self._router.held[module]
-            if held is not ledger.written and held.state is not None:
-                self._save(module, name)
-        for ledger in self._ledgers.values():
-            if ledger.saving is not None and ledger.written is not None:
-                files: Mapping[str, FileRecord] = self._transport.saved(ledger.saving)
-                ledger.record = ModuleRecord(self.round, dict(files), dict(ledger.written.metrics))
-                ledger.saving = None
-        score = self.score()
         manifest = Manifest(
             name=name,
             run=self.run,
             seed=self.seed,
             round=self.round,
             sequence=self._router.sequence,
-            modules={module: ledger.record for module, ledger in self._ledgers.items() if ledger.record.files},
+            modules={},
             module_seconds=dict(self._router.seconds),
-            score=None if math.isnan(score) else score,
+            score=None if math.isnan(self._score) else self._score,
+            step=self._step,
+            settled=self.settled,
+            seconds=self._seconds + time.monotonic() - self._began,
+            config=self._config,
         )
-        self._checkpoints.commit(manifest)
+        self._commits.write(manifest)
+        self.committed, self._replays = name, 0
         seconds = time.perf_counter() - started
-        self._emit("commit", {"round": self.round, "name": name, "seconds": seconds})
-
-    def _save(self, module: str, name: str) -> None:
-        """Begin to write what `module` gave last into the commit `name`."""
-        if self._checkpoints is None:
-            return
-        held = self._ledgers[module].written = self._router.held[module]
-        request = SaveRequest(
-            root=str(self._checkpoints.root),
-            directory=name,
-            module=module,
-            slots=tuple(held.letters),
-            headers=tuple(pack_header(letter.header) for letter in held.letters.values()),
-        )
-        objects = [held.state, held.outputs, *(letter.arrays for letter in held.letters.values())]
-        self._ledgers[module].saving = self._transport.save(module, request, objects)
+        self._emit("commit", {"round": self.round, "name": name, "whole": self._step is None, "seconds": seconds})

@@ -14,6 +14,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from actors.checkpoint import FileRecord, LoadRequest, SaveRequest, load_part, save
 from actors.graph import ModuleSpec, Slot
 from actors.kinds import Array
 from actors.messages import Header, Message, MessageError, make_message, pack_header, unpack_header, validate
@@ -83,12 +84,14 @@ class Host:
         self.slots = tuple(slots)
         self.module = make(spec.type, spec.parameters)
         self.device = "cpu"
+        self._prepared_on = ""
         self._doing: dict[str, Any] = {"doing": "waiting"}
         self._lock = threading.Lock()
 
     def prepare(self, device: str) -> str:
         """Prepare the module on `device`; returns the device that it really uses."""
         self._note(doing="preparing")
+        self._prepared_on = device
         try:
             with limited_threads(self.spec.threads):
                 self.module.prepare(device, self.spec.threads)
@@ -132,6 +135,20 @@ class Host:
     def load_state(self, state: State) -> None:
         """Give the module a state that it returned before."""
         self.module.load_state(state)
+
+    def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
+        """Write the module's part of a commit."""
+        return save(request, objects)
+
+    def read(self, request: LoadRequest) -> tuple[Any, ...]:
+        """Read the module's part of a commit (:func:`actors.checkpoint.load_part`)."""
+        return load_part(request)
+
+    def renew(self) -> None:
+        """Put a module that has learnt nothing in the place of this one."""
+        self.module = make(self.spec.type, self.spec.parameters)
+        if self._prepared_on:
+            self.prepare(self._prepared_on)
 
     def status(self) -> dict[str, Any]:
         """Return what the module does now: ``doing`` and, in an update, ``done``, ``total`` and its figures."""

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from actors.chains import run_chain
-from actors.checkpoint import FileRecord, SaveRequest, save
+from actors.checkpoint import FileRecord, LoadRequest, SaveRequest
 from actors.graph import Graph
 from actors.host import Call, Host
 from actors.module import Mode
-from actors.transport import ChainCall, Ref, Result, Task
+from actors.transport import ChainCall, Part, Ref, Result, Task
 
 
 class InProcess:
@@ -31,15 +31,23 @@ class InProcess:
         """Make the modules in this process."""
         for name in graph.modules if self._modules is None else self._modules:
             self._hosts[name] = Host(graph.modules[name], graph.slots(name))
-        return [{"module": name, "node": "local", "pid": os.getpid(), "device": "cpu"} for name in self._hosts]
+        return [self._place(name) for name in self._hosts]
 
     def ready(self, module: str) -> str:
         """Prepare `module`."""
         return self._hosts[module].prepare("cpu")
 
-    def load(self, module: str, state: Ref) -> None:
-        """Give `module` a state."""
-        self._hosts[module].load_state(state)
+    def load(self, module: str, state: Ref | None) -> None:
+        """Give `module` a state, or make it anew."""
+        if state is None:
+            self._hosts[module].renew()
+        else:
+            self._hosts[module].load_state(state)
+
+    def revive(self, module: str) -> dict[str, Any]:
+        """Make `module` anew."""
+        self._hosts[module].renew()
+        return self._place(module)
 
     def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
         """Run it here and now."""
@@ -60,14 +68,19 @@ class InProcess:
         results: Mapping[str, Result] = task
         return results
 
-    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:  # noqa: ARG002 (the protocol's)
+    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
         """Write the objects here and now."""
-        return save(request, objects)
+        return self._hosts[module].save(request, objects)
 
     def saved(self, task: Task) -> Mapping[str, FileRecord]:
         """Return what :meth:`save` gave."""
         records: Mapping[str, FileRecord] = task
         return records
+
+    def read(self, module: str, request: LoadRequest) -> Part:
+        """Read it here and now."""
+        heads, state, outputs, *messages = self._hosts[module].read(request)
+        return Part(dict(zip(request.slots, heads, strict=True)), state, outputs, tuple(messages))
 
     def status(self, module: str) -> dict[str, Any]:
         """Say what `module` does now."""
@@ -76,3 +89,6 @@ class InProcess:
     def stop(self) -> None:
         """Forget the modules."""
         self._hosts.clear()
+
+    def _place(self, module: str) -> dict[str, Any]:
+        return {"module": module, "node": "local", "pid": os.getpid(), "device": "cpu"}

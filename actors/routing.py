@@ -9,18 +9,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from actors.graph import Graph, Route
 from actors.host import Call
 from actors.messages import Header, pack_header, unpack_header
 from actors.module import Mode
+from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
 from actors.schedule import Block, Item, Position, Step, leaves
 from actors.transport import Ref, Result, Task, Transport
 
 Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 """Where events go: a name and its fields."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,25 @@ class Held:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a module was asked for, such that it can be asked again."""
+
+    module: str
+    mode: Mode
+    call: Call
+    arrays: Sequence[Ref]
+    task: Task
+
+    @property
+    def doing(self) -> str:
+        """What the module does, for people."""
+        call = self.call
+        exchange = f", exchange {call.exchange}" if call.exchange else ""
+        place = f" (round {call.round}, step {call.step}{exchange})" if self.mode == "update" else ""
+        return f"{self.mode}{place}"
+
+
 class Router:
     """Lets modules learn and routes their messages.
 
@@ -53,7 +76,10 @@ class Router:
     seed : int
         Every random draw follows from it.
     emit : callable, optional
-        Receives the events ``prepared``, ``update``, ``updated`` and ``block``.
+        Receives the events ``prepared``, ``update``, ``updated``, ``block``, and ``lost``, ``placed`` and ``recovered``
+        where a module dies.
+    recovery : Recovery, optional
+        What is done about modules that die.
     on_step : callable, optional
         Called with (number, step, position) after each step of a schedule.
 
@@ -76,11 +102,13 @@ class Router:
         run: str,
         seed: int,
         emit: Emit | None = None,
+        recovery: Recovery | None = None,
         on_step: Callable[[int, Step, Position], None] | None = None,
     ) -> None:
         self.graph = graph
         self.run = run
         self.seed = seed
+        self.recovery = recovery or Recovery()
         self.held = {name: Held() for name in graph.modules}
         self.seconds = dict.fromkeys(graph.modules, 0.0)
         self.sequence = 0
@@ -94,19 +122,29 @@ class Router:
         """Give modules states that they once had."""
         for name, state in states.items():
             self.await_ready(name)
-            self._transport.load(name, state)
+            self.held[name] = replace(self.held[name], state=state)
+            self.hand_over(name)
+
+    def hand_over(self, module: str) -> None:
+        """Give a module the state that is held of it."""
+        state = self.held[module].state
+        self.insist(module, lambda: self._transport.load(module, state), "taking over its state")
 
     def follow(self, steps: Sequence[Item], position: Position) -> None:
         """Take the steps in written order."""
         for batch in self.graph.batches(steps, position.first):
-            index, item = batch[0]
-            if isinstance(item, Block):
-                self.walk(item, replace(position, first=index))
-            else:
-                steps_here = [(index, step) for index, step in batch if isinstance(step, Step)]
-                self.learn(steps_here, position)
-                for number, step in steps_here:
-                    self._on_step(number, step, position)
+            self.follow_batch(batch, position)
+
+    def follow_batch(self, batch: Sequence[tuple[int, Item]], position: Position) -> None:
+        """Take neighbouring steps that exchange no message, or a block (:meth:`actors.graph.Graph.batches`)."""
+        index, item = batch[0]
+        if isinstance(item, Block):
+            self.walk(item, replace(position, first=index))
+        else:
+            steps_here = [(index, step) for index, step in batch if isinstance(step, Step)]
+            self.learn(steps_here, position)
+            for number, step in steps_here:
+                self._on_step(number, step, position)
 
     def walk(self, block: Block, position: Position) -> None:
         """Take the block's steps again and again, until its exchanges are done or change nothing any more."""
@@ -131,25 +169,64 @@ class Router:
             self._emit("update", {"step": index, "module": step.module, **position.fields()})
             tasks.append(self.submit("update", step, replace(position, first=index)))
         for (index, step), task in zip(batch, tasks, strict=True):
-            held = self.held[step.module] = self.take("update", step.module, task)
+            held = self.held[step.module] = self.take(task)
             fields = {**held.metrics, "total_seconds": self.seconds[step.module]}
             self._emit("updated", {"step": index, "module": step.module, **position.fields(), **fields})
         self.active = ()
 
     def ask(self, mode: Mode, module: str, **details: Any) -> Held:
         """Ask one module; return what it answers beside what is held of it (see :meth:`submit`)."""
-        return self.take(mode, module, self.submit(mode, Step(module), Position(), **details))
+        return self.take(self.submit(mode, Step(module), Position(), **details))
 
     def await_ready(self, module: str) -> None:
         """Before a module is first asked for something, wait until it is prepared (the others prepare meanwhile)."""
         if module not in self._ready:
             started = time.perf_counter()
-            device = self._transport.ready(module)
+            device = self.insist(module, lambda: self._transport.ready(module), "being prepared")
             self._ready.add(module)
             fields = {"module": module, "device": device, "seconds": time.perf_counter() - started}
             self._emit("prepared", fields)
 
-    def submit(self, mode: Mode, step: Step, position: Position, **details: Any) -> Task:
+    def insist(self, module: str, action: Callable[[], T], doing: str) -> T:
+        """Have a module do something; where its process dies, bring it back with what it had learnt and begin again.
+
+        Whatever it does follows from its state, its inbox and the seeds, so that the second time gives the same bits.
+
+        Parameters
+        ----------
+        module : str
+        action : callable
+            Raises :class:`actors.recovery.ModuleLostError` where the module dies.
+        doing : str
+            What the module does, for people.
+
+        Raises
+        ------
+        ModuleFailedError
+            If the module dies as often as the run's recovery allows.
+        """
+        lost = 0
+        while True:
+            try:
+                if lost:
+                    self._revive(module)
+                return action()
+            except ModuleLostError as error:
+                lost += 1
+                self._emit("lost", {"module": module, "doing": doing, "times": lost, "reason": str(error)})
+                if lost >= self.recovery.tries:
+                    often = "" if lost == 1 else f" {lost} times"
+                    raise ModuleFailedError(f"module {module!r} died{often} in {doing}: {error}") from error
+
+    def _revive(self, module: str) -> None:
+        started = time.perf_counter()
+        self._emit("placed", self._transport.revive(module))
+        self._transport.ready(module)
+        if self.held[module].state is not None:
+            self._transport.load(module, self.held[module].state)
+        self._emit("recovered", {"module": module, "seconds": time.perf_counter() - started})
+
+    def submit(self, mode: Mode, step: Step, position: Position, **details: Any) -> Asked:
         """Ask a module for what it does in `mode`, with the latest messages to it.
 
         Parameters
@@ -178,16 +255,37 @@ class Router:
             headers=tuple(pack_header(letter.header) for letter in letters),
             **details,
         )
-        return self._transport.submit(step.module, call, [letter.arrays for letter in letters], mode)
+        arrays = [letter.arrays for letter in letters]
+        return Asked(step.module, mode, call, arrays, self._transport.submit(step.module, call, arrays, mode))
 
-    def take(self, mode: Mode, module: str, task: Task) -> Held:
+    def take(self, asked: Asked) -> Held:
         """Wait for what was asked for; return what is held of the module then."""
-        result, before = self._transport.collect(module, task), self.held[module]
-        held = held_of(self.graph, module, result)
-        if mode != "update":
-            return replace(before, outputs=held.outputs, letters={**before.letters, **held.letters})
-        self.seconds[module] += result.answer.seconds
-        return held
+        before, held = self.held[asked.module], self.receive(asked)
+        if asked.mode == "update":
+            return held
+        return replace(before, outputs=held.outputs, letters={**before.letters, **held.letters})
+
+    def receive(self, asked: Asked) -> Held:
+        """Wait for what was asked for; return the answer alone.
+
+        A module that raises keeps what it had learnt before.
+        """
+        module, tasks = asked.module, [asked.task]
+
+        def answer() -> Result:
+            task = tasks.pop() if tasks else self._transport.submit(module, asked.call, asked.arrays, asked.mode)
+            return self._transport.collect(module, task)
+
+        try:
+            result = self.insist(module, answer, asked.doing)
+        except (ModuleLostError, ObjectsLostError):
+            raise
+        except Exception:
+            with suppress(Exception):  # what the module raised is what matters
+                self._transport.load(module, self.held[module].state)
+            raise
+        self.seconds[module] += result.answer.seconds if asked.mode == "update" else 0.0
+        return held_of(self.graph, module, result)
 
     def letter(self, route: Route, start: Mapping[str, Held] | None = None) -> tuple[str, Letter] | None:
         """Return the latest message on a route with the name of its slot, None where there was none yet.

@@ -55,6 +55,12 @@ class Block:
         """The modules that learn in the block, once each, in the order of their first steps."""
         return tuple(dict.fromkeys(step.module for step in leaves([self])))
 
+    @property
+    def updates(self) -> int:
+        """How many updates going through it takes at most."""
+        inner = (1 if isinstance(item, Step) else item.updates for item in self.steps)
+        return self.repeat * sum(inner)
+
     def temperature(self, exchange: int) -> float:
         """Return τ of an exchange, counted from 0."""
         first, last = self.anneal

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from actors.checkpoint import FileRecord, SaveRequest
+from actors.checkpoint import FileRecord, LoadRequest, SaveRequest
 from actors.graph import Graph
 from actors.host import Answer, Call
 from actors.module import Mode
@@ -61,8 +61,22 @@ class ChainCall:
     heads: tuple[tuple[str, str, bytes], ...] = ()
 
 
+@dataclass(frozen=True)
+class Part:
+    """What was committed of a module: the headers of its messages by slot, and references to the rest."""
+
+    heads: Mapping[str, bytes]
+    state: Ref
+    outputs: Ref
+    messages: tuple[Ref, ...]
+
+
 class Transport(Protocol):
-    """What a coordinator asks of a transport."""
+    """What a coordinator asks of a transport.
+
+    Any of these raises :class:`actors.recovery.ModuleLostError` where the module's process is gone, and
+    :class:`actors.recovery.ObjectsLostError` where an object is.
+    """
 
     def start(self, graph: Graph) -> list[dict[str, Any]]:
         """Bring every module to life and begin to prepare it; say where each lives (name, node, pid, device).
@@ -76,8 +90,17 @@ class Transport(Protocol):
     def ready(self, module: str) -> str:
         """Wait until `module` is prepared; say which device it uses."""
 
-    def load(self, module: str, state: Ref) -> None:
-        """Give `module` a state."""
+    def load(self, module: str, state: Ref | None) -> None:
+        """Give `module` a state; None makes it as it was before it learnt anything."""
+
+    def revive(self, module: str) -> dict[str, Any]:
+        """Put a new process in the place of a lost one, and begin to prepare it; say where it lives.
+
+        Raises
+        ------
+        ModuleFailedError
+            If no node can hold it, or if it cannot be made.
+        """
 
     def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
         """Ask `module` for an update, a recognition, a generation or a proposal."""
@@ -96,6 +119,15 @@ class Transport(Protocol):
 
     def saved(self, task: Task) -> Mapping[str, FileRecord]:
         """Wait for what :meth:`save` asked for."""
+
+    def read(self, module: str, request: LoadRequest) -> Part:
+        """Have `module` read what was committed of it.
+
+        Raises
+        ------
+        CheckpointError
+            If a file is missing or damaged.
+        """
 
     def status(self, module: str) -> dict[str, Any]:
         """Say what `module` does now."""

@@ -13,7 +13,11 @@ import psutil
 import typer
 
 if TYPE_CHECKING:
+    from actors.graph import Graph
+    from runner.clock import Clock
     from runner.datasets import Dataset
+    from runner.progress import Progress
+    from runner.rundir import RunDirectory
 
 _STARTED = psutil.Process().create_time()
 
@@ -25,7 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Address = Annotated[str | None, typer.Option(help="A Ray cluster's address; by default one is started here.")]
+Address = Annotated[
+    str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster's address; by default one is started here.")
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
 Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 RunName = Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")]
@@ -37,30 +44,79 @@ Offset = Annotated[int, typer.Option(help="Rows of each class (mnist, digits) or
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="The model file.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")] = None,
+    settings: Settings = None,
     address: Address = None,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's name; by default the model file's.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave once the run has begun; it goes on.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train the model of a model file."""
     with user_errors():
         from runner.config import load_config
-        from runner.progress import make_progress
-        from runner.run import Clock
-        from runner.run import run as train
 
-        clock = Clock(_STARTED)
-        loaded = load_config(config, settings or [])
-        clock.mark("imports and config")
-        progress = make_progress(loaded.graph())
-        try:
-            directory, result = train(loaded, clock=clock, progress=progress, runs=runs, name=name, address=address)
-        finally:
-            progress.close()
-        _print_result(result, as_json)
-        if not as_json:
-            typer.echo(f"results in {directory.path}/")
+        with _clock() as clock:
+            loaded = load_config(config, settings or [])
+        with _progress(loaded.graph()) as progress:
+            from runner.run import run as train
+
+            directory, result = train(
+                loaded, clock=clock, progress=progress, runs=runs, name=name, address=address, detach=detach
+            )
+        _print_end(directory, result, as_json)
+
+
+@app.command()
+def resume(
+    run: RunName,
+    settings: Settings = None,
+    address: Address = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that was interrupted, or with --set schedule.rounds=N for more rounds."""
+    with user_errors():
+        from runner.rundir import find_run, open_run
+
+        path = find_run(run, runs)
+        with _clock() as clock:
+            graph = open_run(path, settings or [])[1].graph
+        with _progress(graph) as progress:
+            from runner.resume import resume as take_up
+
+            directory, result = take_up(path, settings=settings or [], clock=clock, progress=progress, address=address)
+        _print_end(directory, result, as_json)
+
+
+@app.command()
+def attach(run: RunName, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Follow a run that was detached; Ctrl-C leaves it alone again."""
+    with user_errors():
+        from runner.rundir import find_run, open_run
+
+        path = find_run(run, runs)
+        with _clock() as clock:
+            graph = open_run(path)[1].graph
+        with _progress(graph) as progress:
+            from runner.resume import attach as follow
+
+            directory, result = follow(path, clock=clock, progress=progress)
+        _print_end(directory, result, as_json)
+
+
+@app.command()
+def stop(
+    run: RunName,
+    now: Annotated[bool, typer.Option("--now", help="At once, without another commit.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """End a run after its round, with a commit."""
+    with user_errors():
+        from runner.resume import stop as end
+        from runner.rundir import find_run
+
+        commit = end(find_run(run, runs), now=now)
+        typer.echo(f"{run} stands at {commit}; go on with serket resume {run}")
 
 
 @app.command()
@@ -169,6 +225,28 @@ def doctor() -> None:
 
 
 @contextmanager
+def _clock() -> Iterator[Clock]:
+    """Give a clock that has run since the process began, and note on it how long the block took."""
+    from runner.clock import Clock
+
+    clock = Clock(_STARTED)
+    yield clock
+    clock.mark("imports and config")
+
+
+@contextmanager
+def _progress(graph: Graph) -> Iterator[Progress]:
+    """Show a run on stderr as long as the block lasts."""
+    from runner.progress import make_progress
+
+    progress = make_progress(graph)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+@contextmanager
 def user_errors() -> Iterator[None]:
     """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
     from actors.graph import GraphError
@@ -182,17 +260,18 @@ def user_errors() -> Iterator[None]:
     except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
-        _fail("stopped; what a run had committed is in its directory", 1)
+        _fail("ended at once; what a run had committed is whole, and serket resume goes on from there", 1)
     except Exception as error:
         from actors.checkpoint import CheckpointError
         from actors.messages import MessageError
-        from actors.ray_actors import ModuleFailedError
+        from actors.recovery import ModuleFailedError
         from actors.transport import TransportError
         from runner.cluster import ClusterError
+        from runner.follow import StoppedError
 
         if isinstance(error, TransportError | ClusterError):
             _fail(error, 2)
-        if isinstance(error, ModuleFailedError | CheckpointError | MessageError | OSError):
+        if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
             _fail(error, 1)
         raise
 
@@ -212,6 +291,19 @@ def _load_rows(data: str, categories: Path | None, count: int | None, offset: in
 def _fail(reason: object, status: int) -> None:
     typer.echo(f"serket: {reason}", err=True)
     raise typer.Exit(status)
+
+
+def _print_end(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
+    """Print a run's result; of one that goes on, how to see it again."""
+    name = directory.name
+    if result is None and as_json:
+        typer.echo(json.dumps({"run": name, "detached": True}))
+    elif result is None:
+        typer.echo(f"{name} goes on; see it with serket attach {name}, end it with serket stop {name}")
+    else:
+        _print_result(result, as_json)
+        if not as_json:
+            typer.echo(f"results in {directory.path}/")
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 # Ray reads its environment when it is imported. A local cluster asks for a token by itself; a driver that joins one
 # must say beforehand that it brings a token.
@@ -16,14 +17,17 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from actors.graph import Graph, GraphError
+from actors.checkpoint import CheckpointError
+from actors.coordinator import Halt
+from actors.graph import GraphError
 from actors.module import State
-from actors.ray_actors import COORDINATOR, ModuleFailedError, RemoteCoordinator, namespace_of
+from actors.ray_coordinator import COORDINATOR, RemoteCoordinator, namespace_of
+from actors.recovery import ModuleFailedError, Recovery
+from actors.session import Event, Plan, update_job
 from actors.transport import TransportError
 
-Event = tuple[str, float, dict[str, Any]]
 POLL_SECONDS = 0.2
 
 # Spinning OpenMP threads beside another busy process were seen to be 3 to 30 times slower than sleeping ones.
@@ -69,6 +73,10 @@ def cluster(address: str | None) -> Iterator[str]:
         ray.shutdown()
 
 
+Stream: TypeAlias = Iterator[tuple[list[Event], dict[str, Any]]]
+"""New events, and where the run stands, several times a second."""
+
+
 @dataclass
 class RunningModel:
     """A run's coordinator, seen from the driver.
@@ -76,19 +84,43 @@ class RunningModel:
     Parameters
     ----------
     coordinator : actor handle
+    wait : float
+        Seconds for which the coordinator may be away while Ray starts it again.
     """
 
     coordinator: Any
+    wait: float = Recovery().wait
+    _life: str = ""
     _seen: int = 0
 
     @classmethod
-    def launch(cls, graph: Graph, run: str, seed: int, checkpoints: str | None) -> RunningModel:
-        """Start the coordinator's actor on the cluster that this process has joined."""
-        options = {"name": COORDINATOR, "namespace": namespace_of(run)}
-        try:
-            return cls(RemoteCoordinator.options(**options).remote(graph, run, seed, checkpoints))
-        except ValueError as error:
-            raise ClusterError(f"a run called {run} is on this cluster already; choose another --name") from error
+    def launch(cls, plan: Plan, *, patience: float = 0.0) -> RunningModel:
+        """Start the coordinator's actor on the cluster that this process has joined.
+
+        Parameters
+        ----------
+        plan : Plan
+        patience : float
+            Seconds to wait for the end of a coordinator of this name.
+
+        Raises
+        ------
+        ClusterError
+            If the run is on the cluster already.
+        """
+        lifetime = "detached" if plan.detached else None
+        options = {"name": COORDINATOR, "namespace": namespace_of(plan.run), "lifetime": lifetime}
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return cls(RemoteCoordinator.options(**options).remote(plan), plan.recovery.wait)
+            except ValueError as error:
+                if time.monotonic() > until:
+                    raise ClusterError(
+                        f"a run called {plan.run} is on this cluster already; choose another --name, "
+                        f"or look at it with serket attach {plan.run}"
+                    ) from error
+                time.sleep(POLL_SECONDS)
 
     @classmethod
     def find(cls, run: str) -> RunningModel:
@@ -104,18 +136,24 @@ class RunningModel:
         except ValueError as error:
             raise ClusterError("the run's coordinator is not on this cluster (any more)") from error
 
-    def start(self, states: Mapping[str, State]) -> Iterator[tuple[list[Event], dict[str, Any]]]:
-        """Bring the modules to life; `states` hold the sources' data."""
+    def begin(self, states: Mapping[str, State], *, scheduled: bool = True) -> Stream:
+        """Begin a run, and follow it; `states` hold the sources' data."""
         references = {name: [ray.put(state)] for name, state in states.items()}
-        yield from self._follow(self.coordinator.start.remote(references))
+        job = "rounds" if scheduled else "start"
+        yield from self._follow(job, lambda: self.coordinator.begin.remote(references))
 
-    def run_rounds(self) -> Iterator[tuple[list[Event], dict[str, Any]]]:
-        """Run all rounds; yields the new events and where the run stands, several times a second, until it is done."""
-        yield from self._follow(self.coordinator.run_rounds.remote())
+    def follow(self) -> Stream:
+        """Follow a run that goes on by itself."""
+        yield from self._follow("rounds")
 
-    def update(self, module: str, round: int, step: int) -> Iterator[tuple[list[Event], dict[str, Any]]]:
+    def update(self, module: str, round: int, step: int) -> Stream:
         """Let one module learn."""
-        yield from self._follow(self.coordinator.update.remote(module, round, step))
+        job = update_job(module, round, step)
+        yield from self._follow(job, lambda: self.coordinator.update.remote(module, round, step))
+
+    def halt(self, when: Halt) -> None:
+        """Have the run stop, with a commit, after the step or the round that is being taken."""
+        _get(self.coordinator.halt.remote(when), timeout=60)
 
     def generate(self, module: str) -> dict[str, Any]:
         """Return the outputs of `module` on the way down."""
@@ -129,17 +167,45 @@ class RunningModel:
 
     def stop(self) -> None:
         """End the modules' actors and the coordinator's."""
-        _get(self.coordinator.stop.remote())
+        with suppress(ModuleFailedError):  # where it is gone already
+            _get(self.coordinator.stop.remote(), timeout=60)
         ray.kill(self.coordinator)
 
-    def _follow(self, done: Any) -> Iterator[tuple[list[Event], dict[str, Any]]]:
-        finished = False
-        while not finished:
-            finished = bool(ray.wait([done], timeout=POLL_SECONDS)[0])
-            events, status = _get(self.coordinator.poll.remote(self._seen), timeout=60)
-            self._seen += len(events)
+    def _follow(self, job: str, ask: Callable[[], Any] | None = None) -> Stream:
+        """Follow `job` to its end; `ask` for it, and again where a coordinator that was restarted knows nothing of it.
+
+        Raises
+        ------
+        ModuleFailedError
+            What ended the run; or if the coordinator does not come back.
+        """
+        seen = time.monotonic()
+        if ask:
+            self._send(ask)
+        while True:
+            try:
+                poll = self.coordinator.poll.remote(self._seen, self._life, POLL_SECONDS)
+                life, events, status = ray.get(poll, timeout=self.wait)
+            except (ActorUnavailableError, GetTimeoutError) as error:
+                if time.monotonic() - seen > self.wait:
+                    raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
+                time.sleep(POLL_SECONDS)
+                continue
+            except RayActorError as error:
+                raise ModuleFailedError(f"the coordinator was ended\n{error}") from error
+            seen = time.monotonic()
+            self._seen = len(events) + (self._seen if life == self._life else 0)
+            self._life = life
             yield events, status
-        _get(done)
+            if status["ended"] and ask and status["job"] != job:
+                self._send(ask)
+            elif status["ended"]:
+                _get(self.coordinator.outcome.remote())
+                return
+
+    def _send(self, ask: Callable[[], Any]) -> None:
+        with suppress(ActorUnavailableError, GetTimeoutError):  # it will be asked again
+            ray.get(ask(), timeout=self.wait)
 
 
 def _get(reference: Any, timeout: float | None = None) -> Any:
@@ -148,7 +214,7 @@ def _get(reference: Any, timeout: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, ModuleFailedError | GraphError | TransportError | OSError):
+        if isinstance(cause, ModuleFailedError | GraphError | TransportError | CheckpointError | OSError):
             raise cause from None
         raise
     except RayActorError as error:

@@ -11,20 +11,16 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy.typing as npt
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
-    ModelWrapValidatorHandler,
     Tag,
     ValidationError,
-    ValidationInfo,
     model_serializer,
-    model_validator,
 )
 
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
@@ -32,7 +28,8 @@ from actors.module import ModuleError
 from actors.schedule import Block, Schedule, Step, leaves
 from runner import datasets
 from runner.checks import DATA, as_map, check_names, check_parameters, check_steps, cut_chains
-from runner.faults import ConfigError, Fault, Faults, explain, fields_of, shown, unknown
+from runner.faults import ConfigError, Fault, Faults, explain, unknown
+from runner.sections import CheckpointsConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
 from runner.yaml_source import dump, parse, set_at, split_override
 
 __all__ = [
@@ -48,90 +45,7 @@ __all__ = [
 ]
 
 
-class _Section(BaseModel):
-    """A part of a model file that gathers all its faults."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
-    expected: ClassVar[str] = "a map"
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _gather(cls, given: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        if isinstance(given, cls):
-            return given
-        plain = cls._from_short(given)
-        if not isinstance(plain, dict):
-            raise Faults([((), f"expected {cls.expected}, got {shown(given)}")])
-        root = (info.context or {}).get("root", Path.cwd())
-        plain, faults = cls._prepare(plain, root)
-        try:
-            made = handler(plain)
-        except ValidationError as error:
-            raise Faults([*faults, *explain(error, fields_of(cls), plain)]) from error
-        faults = faults or made._finish()
-        if faults:
-            raise Faults(faults)
-        return made
-
-    @classmethod
-    def _from_short(cls, given: Any) -> Any:
-        """Return the map that a section's short form stands for."""
-        return given
-
-    @classmethod
-    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
-        """Return the section with everything resolved that depends on more than one key, and what is wrong."""
-        return given, []
-
-    def _finish(self) -> list[Fault]:
-        """Check what can only be checked on a section without other faults."""
-        return []
-
-
-class DataConfig(_Section):
-    """What to learn from; the arguments of :func:`runner.datasets.load`."""
-
-    source: Literal["mnist", "digits", "cycle", "files"]
-    count: Annotated[int, Field(ge=1)] | None = None
-    offset: Annotated[int, Field(ge=0)] = 0
-    order: Literal["cyclic", "given", "shuffled"] = "given"
-    observations: Path | None = None
-    categories: Path | dict[str, Path] | None = None
-    lengths: Path | list[Annotated[int, Field(ge=1)]] | None = None
-
-    @classmethod
-    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
-        plain = dict(given)
-        for key in ("observations", "categories", "lengths"):
-            value = plain.get(key)
-            if isinstance(value, dict) and key == "categories":
-                plain[key] = {name: _resolved(path, root) for name, path in value.items()}
-            elif value is not None:
-                plain[key] = _resolved(value, root)
-        return plain, []
-
-    def _finish(self) -> list[Fault]:
-        faults: list[Fault] = []
-        files = [key for key in ("observations", "categories", "lengths") if getattr(self, key) is not None]
-        if self.source != "files":
-            return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
-        if self.observations is None:
-            faults.append((("observations",), "is missing: source 'files' needs the path of a file of observations"))
-        if self.order == "cyclic" and not isinstance(self.categories, Path):
-            faults.append((("order",), "'cyclic' goes by category: give one file of categories, or order 'given'"))
-        if self.lengths is not None and self.order != "given":
-            faults.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
-        return faults
-
-
-class ResourcesConfig(_Section):
-    """What a module's actor reserves; ``num_gpus: auto`` is a GPU if the cluster has one."""
-
-    num_cpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    num_gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = 0.0
-
-
-class ModuleConfig(_Section):
+class ModuleConfig(Section):
     """A module: its type, what it may use and, as further keys, its parameters."""
 
     model_config = ConfigDict(extra="allow")
@@ -157,7 +71,7 @@ class ModuleConfig(_Section):
         return {**own, **values}, faults
 
 
-class StepConfig(_Section):
+class StepConfig(Section):
     """A step of a round: a module, and parameters set for this step alone."""
 
     expected: ClassVar[str] = "a module's name, or {module: name, set: {parameter: value}}"
@@ -178,14 +92,14 @@ class StepConfig(_Section):
         return Step(self.module, dict(self.set))
 
 
-class BlockConfig(_Section):
+class BlockConfig(Section):
     """Steps that are repeated within a round; see :class:`actors.schedule.Block`."""
 
     expected: ClassVar[str] = "a map with steps, repeat, anneal, tolerance, chains, moves and select"
 
     steps: Annotated[list[ItemConfig], Field(min_length=1)]
     repeat: Annotated[int, Field(ge=1)] = 1
-    anneal: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)] = [1.0, 1.0]
+    anneal: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)] = [1.0, 1.0]  # noqa: RUF012 (pydantic copies it)
     tolerance: Annotated[float, Field(gt=0)] | None = None
     chains: Annotated[int, Field(ge=0)] = 0
     moves: Annotated[int, Field(ge=0)] = 0
@@ -207,7 +121,7 @@ ItemConfig: TypeAlias = Annotated[
 ]
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """How many rounds, and the steps of a round; by default every module in order of connection.
 
     See :class:`actors.schedule.Schedule`.
@@ -218,7 +132,7 @@ class ScheduleConfig(_Section):
     steps: Annotated[list[ItemConfig], Field(min_length=1)] = Field(default_factory=list)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole model file."""
 
     expected: ClassVar[str] = "a map with name, data, modules, connections and schedule"
@@ -229,6 +143,8 @@ class RunConfig(_Section):
     modules: Annotated[dict[str, ModuleConfig], Field(min_length=1)]
     connections: list[str]
     schedule: ScheduleConfig
+    recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
@@ -369,10 +285,3 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if faults:
         raise ConfigError(str(Faults(faults)))
     return config
-
-
-def _resolved(path: Any, root: Path) -> Any:
-    """Return a path made absolute; anything else as it is, for the section to refuse."""
-    if not isinstance(path, str | Path) or not str(path):
-        return path
-    return Path(os.path.abspath(root / os.path.expanduser(path)))  # noqa: PTH100, PTH111 (neither follows links nor fails)

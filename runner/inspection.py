@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.registry import BUILT_IN, find
-from runner.config import load_config
-from runner.rundir import RunDirectory
+from runner.rundir import open_run
 
 
 def inspect_run(path: Path) -> dict[str, Any]:
@@ -24,8 +23,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
         ``run``, ``commits``, ``rounds``; ``result`` when it is done; ``actors`` (node, pid, device and what each
         does) while it runs.
     """
-    config = load_config(path / "config.yaml")
-    directory = RunDirectory(path, config.graph())
+    config, directory = open_run(path)
     found: dict[str, Any] = {
         "run": directory.name,
         "rounds": config.schedule.rounds,

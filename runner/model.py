@@ -23,9 +23,11 @@ import numpy.typing as npt
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
 from actors.kinds import Array
 from actors.registry import canonical_parameters
+from actors.session import Plan
 from runner.datasets import Dataset
+from runner.follow import Follower
 from runner.progress import make_progress
-from runner.run import Follower, source_states
+from runner.run import source_states
 from runner.rundir import RunDirectory
 
 
@@ -205,11 +207,11 @@ class Model:
         atexit.register(self._stack.close)
         address = self._stack.enter_context(cluster(source.address))
         self.directory.write_environment(address)
-        self._running = RunningModel.launch(
-            graph, self.directory.name, source.seed, str(self.directory.checkpoints.root)
-        )
-        self._follower = Follower(self.directory, make_progress(graph, terminal=False))
-        self._follower.follow(self._running.start(source_states(graph, source.data)))
+        self._stack.enter_context(self.directory.lock())
+        root = str(self.directory.checkpoints.root)
+        self._running = RunningModel.launch(Plan(graph, self.directory.name, source.seed, root=root, scheduled=False))
+        self._follower = Follower(self.directory, make_progress(graph, terminal=False), single=True)
+        self._follower.follow(self._running.begin(source_states(graph, source.data), scheduled=False))
         self._round, self._learnt = 1, list[Handle]()
         for handle in handles:
             handle._model = self
@@ -219,8 +221,8 @@ class Model:
         if handle in self._learnt:
             self._round, self._learnt = self._round + 1, []
         step = len(self._learnt)
-        self._learnt.append(handle)
         self._follower.follow(self._running.update(handle.name, self._round, step))
+        self._learnt.append(handle)
         self.directory.write_models()
 
     def outputs(self, handle: Handle) -> Mapping[str, Array]:

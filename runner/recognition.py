@@ -9,12 +9,11 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from actors.kinds import Array
 from actors.module import State
-from runner.config import load_config
 from runner.datasets import Dataset
 from runner.metrics import score
 from runner.report import draw_images
 from runner.run import source_states
-from runner.rundir import RunDirectory, RunDirectoryError
+from runner.rundir import RunDirectory, RunDirectoryError, open_run
 
 
 def recognize(path: Path, data: Dataset, *, ordered: bool) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
@@ -103,9 +102,8 @@ def load_run(path: Path, seed: int | None = None) -> tuple[RunDirectory, Coordin
     RunDirectoryError
         If the run has no commit yet.
     """
-    config = load_config(path / "config.yaml")
-    graph = config.graph()
-    directory = RunDirectory(path, graph)
+    config, directory = open_run(path)
+    graph = directory.graph
     manifest = directory.checkpoints.latest()
     if manifest is None:
         raise RunDirectoryError(f"{path}: nothing was learnt yet (no round is committed)")

@@ -11,7 +11,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -19,17 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from actors.checkpoint import Checkpoints, Manifest
 from actors.graph import Graph
 from actors.kinds import Array
 from runner.checks import RUN_NAME
+from runner.config import RunConfig, load_config
 from runner.metrics import Scores, score
 
 TEXT_COLUMNS = 200
 """Wider arrays are written as .npy, narrower ones as text that ``numpy.loadtxt`` reads."""
 
 METRICS = ("round", "evidence", "score", "accuracy", "ari", "nmi")
+
+
+_BITS = ("python", "machine", "processor")
+"""What, beside packages, the bits of a sum may depend on."""
 
 
 class RunDirectoryError(ValueError):
@@ -75,12 +82,15 @@ class RunDirectory:
         Labels by module, for measuring alone; ``""`` stands for all modules.
     outputs : Path, optional
         Where the ``moduleNNN_name`` directories go; by default into the run's directory.
+    storage : str, optional
+        A path or URL below which the commits lie; by default in the run's directory.
     """
 
     path: Path
     graph: Graph
     categories: Mapping[str, Array] = field(default_factory=dict)
     outputs: Path | None = None
+    storage: str | None = None
 
     @classmethod
     def create(cls, runs: Path, name: str, graph: Graph, *, exact: bool = False, **kwargs: Any) -> RunDirectory:
@@ -114,16 +124,47 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Checkpoints:
         """The run's commits."""
+        if self.storage:
+            return Checkpoints(f"{self.storage.rstrip('/')}/{self.name}")
         return Checkpoints((self.path / "checkpoints").resolve())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing into the directory.
+
+        Raises
+        ------
+        RunDirectoryError
+            If another process writes into it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunDirectoryError(
+                f"{self.path}: another process drives this run; wait for it, or end it with serket stop {self.name}"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(f"{self.path}: nothing can be written there ({error.strerror})") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def module_directory(self, module: str) -> Path:
         """Return where the outputs of `module` lie, ``module001_vae`` for the first above the observation."""
         return (self.outputs or self.path) / f"module{self.graph.number(module):03d}_{module}"
 
-    def write_environment(self, address: str) -> None:
-        """Write ``environment.json``: versions and machine, and where the cluster is while the run lasts."""
+    def write_environment(self, address: str, *, detached: bool = False) -> list[str]:
+        """Write ``environment.json``: versions and machine, and where the cluster is while the run lasts.
+
+        Returns
+        -------
+        list of str
+            What was otherwise when the run was last driven, and may change its bits.
+        """
         packages = ("serket-actors", "ray", "torch", "numpy", "numba", "scipy", "msgpack")
-        environment = {
+        environment: dict[str, Any] = {
             "python": platform.python_version(),
             "packages": {name: version(name) for name in packages},
             "machine": platform.machine(),
@@ -131,8 +172,13 @@ class RunDirectory:
             "cores": os.cpu_count(),
             "address": address,
             "pid": os.getpid(),
+            "detached": detached,
         }
+        before = self.read_json("environment.json") if (self.path / "environment.json").exists() else environment
         self.write_json("environment.json", environment)
+        there = {**environment["packages"], **{name: environment[name] for name in _BITS}}
+        then = {**before.get("packages", {}), **{name: before.get(name) for name in _BITS}}
+        return [f"{name}: {then.get(name)} before, {now} now" for name, now in there.items() if then.get(name) != now]
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file into the run's directory."""
@@ -161,8 +207,7 @@ class RunDirectory:
 
     def record(self, commit: str) -> RoundScores:
         """Write what a person looks for after a commit: the modules' outputs, and a line of ``metrics.csv``."""
-        manifest = self.checkpoints.manifest(commit)
-        outputs = cache(lambda module: self.checkpoints.outputs(manifest, module))  # read and digested once
+        manifest, outputs = self._opened(commit)
         for module in manifest.modules:
             if module not in self.graph.sources and manifest.modules[module].round == manifest.round:
                 self.write_outputs(module, outputs(module), "learn")
@@ -175,6 +220,33 @@ class RunDirectory:
                 writer.writeheader()
             writer.writerow(scores.fields())
         return scores
+
+    def scores(self, commit: str) -> RoundScores:
+        """Return what a commit amounts to."""
+        return self._scores(*self._opened(commit))
+
+    def _opened(self, commit: str) -> tuple[Manifest, Callable[[str], Mapping[str, Array]]]:
+        """Return a commit, and what gives the outputs of a module in it (each read and digested once)."""
+        manifest = self.checkpoints.manifest(commit)
+        return manifest, cache(lambda module: self.checkpoints.outputs(manifest, module))
+
+    def rewind(self, round: int) -> None:
+        """Take the lines after `round` out of ``metrics.csv``, and any that a power cut has left unfinished."""
+        path = self.path / "metrics.csv"
+        if path.exists():
+            lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+            whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == len(METRICS) - 1]
+            kept = [line for line in whole if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= round]
+            part = path.with_suffix(".part")
+            part.write_text("".join([",".join(METRICS) + "\r\n", *kept]), encoding="utf-8", newline="")
+            part.replace(path)
+
+    def unrecorded(self) -> list[str]:
+        """Return the commits of whole rounds that have no line in ``metrics.csv`` yet, oldest first."""
+        recorded = {row["round"] for row in self.metrics()} if (self.path / "metrics.csv").exists() else set()
+        last = max((round for round in recorded if round is not None), default=0.0)
+        rounds = {name: re.fullmatch(r"round-(\d+)", name) for name in self.checkpoints.names()}
+        return [name for name, found in rounds.items() if found and int(found.group(1)) > last]
 
     def _scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
         """Return what a commit amounts to, `outputs` giving those of a module."""
@@ -243,6 +315,12 @@ class RunDirectory:
         """Return ``metrics.csv``, a dict a line, None where a figure is unknown."""
         with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
             return [{name: float(text) if text else None for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def open_run(path: Path, settings: Sequence[str] = ()) -> tuple[RunConfig, RunDirectory]:
+    """Return the config of a run, with `settings` on top, and its directory; without categories."""
+    config = load_config(path / "config.yaml", settings)
+    return config, RunDirectory(path, config.graph(), storage=config.checkpoints.storage)
 
 
 def find_run(run: str, runs: Path) -> Path:

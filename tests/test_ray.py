@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import ray
 
+from actors.allotment import allot
 from actors.checkpoint import Checkpoints
 from actors.graph import Connection, Graph, ModuleSpec, Resources
-from actors.ray_actors import ModuleFailedError, allot
+from actors.recovery import ModuleFailedError
 from actors.schedule import Block, Schedule, Step
+from actors.session import Plan
 from actors.transport import TransportError
 from runner.cluster import ClusterError, RunningModel
 from tests.actors.test_coordinator import ROWS, TOYS, learn, model
@@ -22,10 +24,15 @@ def drain(stream):
     return [event for events, _ in stream for event in events]
 
 
-def run_on_actors(graph, name, checkpoints=None, seed=0, values=ROWS):
-    running = RunningModel.launch(graph, name, seed, None if checkpoints is None else str(checkpoints.root))
+def launched(graph, name, checkpoints=None, seed=0, **plan):
+    root = None if checkpoints is None else str(checkpoints.root)
+    return RunningModel.launch(Plan(graph, name, seed, root, **plan))
+
+
+def run_on_actors(graph, name, checkpoints=None, seed=0, values=ROWS, **plan):
+    running = launched(graph, name, checkpoints, seed, **plan)
     try:
-        return drain(running.start({"data": {"values": values}})) + drain(running.run_rounds())
+        return drain(running.begin({"data": {"values": values}}))
     finally:
         running.stop()
 
@@ -74,7 +81,7 @@ def test_a_chain_that_raises_is_told_with_its_own_traceback(tmp_path):
 def test_arrays_pass_the_coordinator_by():
     values = np.ones((50_000, 500))  # 200 MB
     graph = model(rounds=2, dim=500)
-    running = RunningModel.launch(graph, "large", 0, None)
+    running = launched(graph, "large")
     try:
         pid = running.describe()["coordinator"]["pid"]
         before = private_bytes(pid)
@@ -87,8 +94,7 @@ def test_arrays_pass_the_coordinator_by():
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        drain(running.start({"data": {"values": values}}))
-        drain(running.run_rounds())
+        drain(running.begin({"data": {"values": values}}))
         done.set()
         watcher.join()
     finally:
@@ -97,10 +103,9 @@ def test_arrays_pass_the_coordinator_by():
 
 
 def test_the_actors_have_the_modules_names_and_say_what_they_do():
-    running = RunningModel.launch(model(rounds=1, seconds=3.0), "named", 0, None)
+    running = launched(model(rounds=1, seconds=3.0), "named")
     try:
-        drain(running.start({"data": {"values": ROWS}}))
-        stream = running.run_rounds()
+        stream = running.begin({"data": {"values": ROWS}})
         wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("doing") == "learning")
         names = {
             actor["name"]
@@ -208,18 +213,17 @@ def test_what_was_demanded_comes_before_what_was_hoped_for():
 
 
 def test_two_runs_of_one_name_on_one_cluster_are_refused():
-    first = RunningModel.launch(model(), "twice", 0, None)
+    first = launched(model(), "twice")
     try:
         with pytest.raises(ClusterError, match="a run called twice is on this cluster already"):
-            RunningModel.launch(model(), "twice", 0, None)
+            launched(model(), "twice")
     finally:
         first.stop()
 
 
 def test_a_run_can_be_stopped_in_the_middle_of_an_update():
-    running = RunningModel.launch(model(rounds=1, seconds=120.0), "stopped", 0, None)
-    drain(running.start({"data": {"values": ROWS}}))
-    stream = running.run_rounds()
+    running = launched(model(rounds=1, seconds=120.0), "stopped")
+    stream = running.begin({"data": {"values": ROWS}})
     wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("doing") == "learning")
     running.stop()  # does not wait for the two minutes: the suite's own limit would show
     wait_until(

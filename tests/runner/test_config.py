@@ -136,7 +136,7 @@ class TestOverrides:
             ("modules.vae.epoch=1", "modules.vae.epoch: unknown parameter of module type vae, expected one of"),
             (
                 "sed=1",
-                "sed: unknown key, expected one of name, seed, data, modules, connections, schedule, got 'sed'; di",
+                "sed: unknown key, expected one of name, seed, data, modules, connections, schedule, recovery, checkp",
             ),
             ("connections.9=a->b", "connections.9: --set: there is no such place in a list of 2"),
             ("connections.-1=a->b", "connections.-1: --set: there is no such place in a list of 2"),

@@ -1,0 +1,98 @@
+"""The actor around a run's session."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from actors.coordinator import Halt
+from actors.injection import Injector, MortalCheckpoints, MortalTransport
+from actors.ray_transport import RayTransport
+from actors.session import Event, Plan, Session
+
+COORDINATOR = "coordinator"
+LINGER_SECONDS = 30.0
+"""So long a detached run that has ended waits for somebody to ask how."""
+
+
+def namespace_of(run: str) -> str:
+    """Return the Ray namespace in which the actors of `run` have their names."""
+    return f"serket:{run}"
+
+
+class CoordinatorActor:
+    """A Ray actor around one :class:`actors.session.Session`; a second thread answers :meth:`poll`."""
+
+    def __init__(self, plan: Plan) -> None:
+        injector = Injector.of(plan.faults, plan.root)
+        self._transport: Any = RayTransport(
+            namespace_of(plan.run),
+            recovery=plan.recovery,
+            log=lambda sentence: self._session.emit("log", {"message": sentence}),
+            detached=plan.detached,
+            injector=injector,
+        )
+        checkpoints = plan.checkpoints()
+        if injector is not None and plan.root is not None:
+            self._transport = MortalTransport(self._transport, injector)
+            checkpoints = MortalCheckpoints(plan.root, plan.keep, injector)
+        self._session = Session(plan, self._transport, checkpoints)
+        self._session.take_up()
+        if plan.detached:
+            threading.Thread(target=self._leave, daemon=True).start()
+
+    @ray.method(concurrency_group="status")
+    def begin(self, states: Mapping[str, list[Any]]) -> None:
+        """Begin a run; `states` holds each reference in a list, so that it arrives as a reference."""
+        self._session.begin({name: reference[0] for name, reference in states.items()})
+
+    @ray.method(concurrency_group="status")
+    def update(self, module: str, round: int, step: int) -> None:
+        """Let one module learn, and commit."""
+        self._session.update(module, round, step)
+
+    def generate(self, module: str) -> list[Any]:
+        """Ask `module` for a generation; its outputs as a reference in a list, so that it leaves as a reference."""
+        return [self._session.coordinator.generate(module)]
+
+    @ray.method(concurrency_group="status")
+    def halt(self, when: Halt) -> None:
+        """Have the run stop, with a commit, after the step or the round that is being taken."""
+        self._session.halt(when)
+
+    @ray.method(concurrency_group="status")
+    def outcome(self) -> None:
+        """Raise what ended the run, if it failed."""
+        self._session.outcome()
+
+    @ray.method(concurrency_group="status")
+    def stop(self) -> None:
+        """End the modules' actors, in the middle of an update too."""
+        self._transport.stop()
+
+    @ray.method(concurrency_group="status")
+    def poll(self, since: int, life: str, wait: float) -> tuple[str, list[Event], dict[str, Any]]:
+        """Return what is new (:meth:`actors.session.Session.poll`)."""
+        return self._session.poll(since, life, wait)
+
+    @ray.method(concurrency_group="status")
+    def describe(self) -> dict[str, Any]:
+        """Say where every module lives and what it does now (:func:`serket inspect`)."""
+        own = {"node": ray.util.get_node_ip_address(), "pid": os.getpid(), "device": "cpu"}
+        return {COORDINATOR: {**own, **self._session.coordinator.status()}, "modules": self._session.places()}
+
+    def _leave(self) -> None:
+        """Once a detached run has ended and nobody asks how, leave nothing of it on the cluster."""
+        myself = ray.get_runtime_context().current_actor
+        while not self._session.abandoned(LINGER_SECONDS):
+            time.sleep(1.0)
+        self._transport.stop()
+        ray.kill(myself)
+
+
+RemoteCoordinator: Any = ray.remote(concurrency_groups={"status": 4}, num_cpus=0, max_restarts=-1)(CoordinatorActor)

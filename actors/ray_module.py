@@ -1,0 +1,76 @@
+"""What lives on the workers: the one actor class that hosts any module, and the task that a chain is."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import ray
+
+from actors.chains import run_chain
+from actors.checkpoint import FileRecord, LoadRequest, SaveRequest
+from actors.graph import ModuleSpec, Slot
+from actors.host import Call, Host
+from actors.in_process import InProcess
+from actors.injection import Injector, MortalHost
+from actors.module import Mode
+from actors.transport import ChainCall
+
+
+class ModuleActor:
+    """A Ray actor around one :class:`actors.host.Host`; status calls are answered while the module learns."""
+
+    def __init__(self, spec: ModuleSpec, slots: tuple[Slot, ...], injector: Injector | None) -> None:
+        self._host = Host(spec, slots) if injector is None else MortalHost(spec, slots, injector)
+        self._life = uuid.uuid4().hex
+
+    @ray.method(concurrency_group="status")
+    def place(self) -> dict[str, Any]:
+        """Say where this actor lives: node, process and the device that Ray gave it."""
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        node = ray.util.get_node_ip_address()
+        name = self._host.spec.name
+        return {"module": name, "node": node, "pid": os.getpid(), "device": device, "life": self._life}
+
+    def prepare(self) -> str:
+        """Prepare the module on the device that Ray gave this actor; return the one that it really uses."""
+        return self._host.prepare("cuda" if ray.get_gpu_ids() else "cpu")
+
+    def ask(self, mode: Mode, call: Call, *arrays: Any) -> tuple[Any, ...]:
+        """Return answer, state, outputs, and the arrays of one message a slot."""
+        reply = self._host.ask(mode, call, arrays)
+        return (reply.answer, reply.state, reply.outputs, *reply.messages)
+
+    def load(self, state: Any) -> None:
+        """Give the module a state; None makes it anew."""
+        if state is None:
+            self._host.renew()
+        else:
+            self._host.load_state(state)
+
+    def save(self, request: SaveRequest, *objects: Any) -> dict[str, FileRecord]:
+        """Write the module's part of a commit."""
+        return self._host.save(request, objects)
+
+    def read(self, request: LoadRequest) -> tuple[Any, ...]:
+        """Read the module's part of a commit: the messages' headers, then state, outputs and messages."""
+        return self._host.read(request)
+
+    @ray.method(concurrency_group="status")
+    def status(self) -> dict[str, Any]:
+        """Say what the module does now."""
+        return self._host.status()
+
+
+RemoteModule: Any = ray.remote(concurrency_groups={"status": 1})(ModuleActor)
+
+
+@ray.remote
+def run_chain_task(injector: Injector | None, call: ChainCall, *objects: Any) -> tuple[Any, ...]:
+    """Return the answers by module, then state, outputs and the arrays of one message a slot of each."""
+    if injector is not None:
+        injector.strike("chain", "inside", call.position.round)
+    results = run_chain(call, objects, InProcess(call.block.modules))
+    given = [part for result in results.values() for part in (result.state, result.outputs, *result.messages)]
+    return ({name: result.answer for name, result in results.items()}, *given)

@@ -1,0 +1,286 @@
+"""The Ray transport: reaches every module through an actor of its own.
+
+Return values belong to the caller and outlive their producer (what an actor puts dies with it), so an update returns
+its answer, its state, its outputs and one object a message, all owned by the coordinator; references go in as
+top-level arguments, which Ray resolves where the module is. The coordinator reads the answer alone.
+
+Ray starts a dead actor's process again (``max_restarts``), elsewhere if need be, but repeats no call: what the process
+had learnt is with the coordinator, which gives it back and asks again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+
+from actors.allotment import allot, missing
+from actors.checkpoint import CheckpointError, FileRecord, LoadRequest, SaveRequest
+from actors.graph import Graph, ModuleSpec
+from actors.host import Answer, Call
+from actors.injection import Injector
+from actors.messages import MessageError
+from actors.module import Mode, ModuleError
+from actors.ray_module import RemoteModule, run_chain_task
+from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
+from actors.transport import ChainCall, Part, Ref, Result, Task
+
+STATUS_TIMEOUT = 2.0
+_POLL_SECONDS = 0.1
+_TELL_SECONDS = 10.0
+
+
+class RayTransport:
+    """Reaches every module through an actor of its own, named as the module is.
+
+    Parameters
+    ----------
+    namespace : str
+        The Ray namespace of the actors' names.
+    recovery : Recovery, optional
+        How long to wait for answers, and for room on the cluster.
+    log : callable, optional
+        Receives a sentence where a choice was made (GPU or CPU) or where something is being waited for.
+    detached : bool
+        Whether the actors outlive the process that makes them, until another one makes them anew.
+    injector : Injector, optional
+        For tests: who dies where.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        *,
+        recovery: Recovery | None = None,
+        log: Callable[[str], None] | None = None,
+        detached: bool = False,
+        injector: Injector | None = None,
+    ) -> None:
+        self._injector = injector
+        self._namespace = namespace
+        self._recovery = recovery or Recovery()
+        self._lifetime = "detached" if detached else None
+        self._specs: dict[str, ModuleSpec] = {}
+        self._gpus: dict[str, float] = {}
+        self._actors: dict[str, Any] = {}
+        self._slots: dict[str, int] = {}
+        self._lives: dict[str, str] = {}
+        self._prepared: dict[str, Any] = {}
+        self._chain_cpus = 1.0
+        self._log = log or (lambda _sentence: None)
+
+    def start(self, graph: Graph) -> list[dict[str, Any]]:
+        """Make the actors, all at once, and let each prepare behind its first update."""
+        self._gpus = allot(graph, ray.cluster_resources(), _nodes())
+        for name, share in self._gpus.items():
+            if graph.modules[name].resources.num_gpus == "auto" and graph.uses_gpu[name]:
+                self._log(
+                    f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
+                )
+        reserved = sum(spec.resources.num_cpus for spec in graph.modules.values())
+        # Where the modules hold every core, chains would wait for one for ever.
+        self._chain_cpus = 1.0 if ray.cluster_resources().get("CPU", 0.0) - reserved >= 1.0 else 0.0
+        self._specs = dict(graph.modules)
+        for name, spec in graph.modules.items():
+            self._end_former(name)
+            slots = graph.slots(name)
+            self._actors[name] = RemoteModule.options(
+                name=name,
+                namespace=self._namespace,
+                num_cpus=spec.resources.num_cpus,
+                num_gpus=self._gpus[name],
+                max_restarts=-1,
+                lifetime=self._lifetime,
+            ).remote(spec, slots, self._injector)
+            self._slots[name] = len(slots)
+        for name, actor in self._actors.items():
+            self._prepared[name] = actor.prepare.remote()
+        return [self._await_place(name) for name in self._actors]
+
+    def ready(self, module: str) -> str:
+        """Wait until `module` is prepared; say which device it uses."""
+        device: str = self._get(module, self._prepared[module])
+        return device
+
+    def load(self, module: str, state: Ref | None) -> None:
+        """Give `module` a state; None makes it anew."""
+        self._get(module, self._actors[module].load.remote(state))
+
+    def revive(self, module: str) -> dict[str, Any]:
+        """Wait for the process that Ray puts in the place of a dead one; end one that lives but does not answer."""
+        place = self._await_place(module, known=self._lives.get(module, ""))
+        self._prepared[module] = self._actors[module].prepare.remote()
+        return place
+
+    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
+        """Ask `module`; returns one reference a returned object."""
+        method = self._actors[module].ask.options(num_returns=3 + self._slots[module])
+        return method.remote(mode, call, *arrays)
+
+    def collect(self, module: str, task: Task) -> Result:
+        """Wait for the answer; the objects beside it stay where they are."""
+        answer, state, outputs, *messages = task
+        found: Answer = self._get(module, answer, timeout=self._recovery.timeout)
+        return Result(found, state, outputs, tuple(messages))
+
+    def chain(self, call: ChainCall, objects: Sequence[Ref]) -> Task:
+        """Have a chain run on whichever core of the cluster is free next.
+
+        A chain is a task, not an actor: Ray keeps the processes, spreads them over the nodes, and runs the chain again
+        where its node dies.
+        """
+        sizes = {name: 2 + len(call.graph.slots(name)) for name in call.block.modules}
+        given = run_chain_task.options(
+            num_returns=1 + sum(sizes.values()), num_cpus=self._chain_cpus, scheduling_strategy="SPREAD"
+        ).remote(self._injector, call, *objects)
+        timeout = self._recovery.timeout
+        return sizes, given, timeout and timeout * call.block.updates
+
+    def chained(self, task: Task) -> Mapping[str, Result]:
+        """Wait for the answers; the objects beside them stay where they are."""
+        sizes, (answers, *objects), timeout = task
+        try:
+            found: Mapping[str, Answer] = self._get("", answers, timeout=timeout)
+        except ModuleLostError:
+            ray.cancel(answers, force=True)  # one that hangs would keep its core
+            raise
+        results, first = {}, 0
+        for name, size in sizes.items():
+            state, outputs, *messages = objects[first : first + size]
+            results[name] = Result(found[name], state, outputs, tuple(messages))
+            first += size
+        return results
+
+    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
+        """Have the objects of `module` written by its own actor."""
+        return module, self._actors[module].save.remote(request, *objects)
+
+    def saved(self, task: Task) -> Mapping[str, FileRecord]:
+        """Wait for what :meth:`save` asked for."""
+        module, reference = task
+        records: Mapping[str, FileRecord] = self._get(module, reference, own=OSError)
+        return records
+
+    def read(self, module: str, request: LoadRequest) -> Part:
+        """Have the module's own actor read its part of a commit."""
+        slots = request.slots
+        heads, state, outputs, *messages = self._actors[module].read.options(num_returns=3 + len(slots)).remote(request)
+        found = self._get(module, heads, own=CheckpointError)
+        return Part(dict(zip(slots, found, strict=True)), state, outputs, tuple(messages))
+
+    def status(self, module: str) -> dict[str, Any]:
+        """Say what `module` does now; a module that does not answer in time says so."""
+        try:
+            status: dict[str, Any] = ray.get(self._actors[module].status.remote(), timeout=STATUS_TIMEOUT)
+        except (GetTimeoutError, RayActorError) as error:
+            return {"doing": f"no answer ({type(error).__name__})"}
+        return status
+
+    def stop(self) -> None:
+        """End the actors."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors.clear()
+
+    def _end_former(self, name: str) -> None:
+        """End the actor that a coordinator before this one has left, and wait until its name is free."""
+        until = time.monotonic() + self._recovery.wait
+        while time.monotonic() < until:
+            try:
+                ray.kill(ray.get_actor(name, self._namespace))
+            except ValueError:
+                return
+            time.sleep(0.05)
+        raise ModuleFailedError(f"{_module(name)}: the actor of a coordinator before this one does not end")
+
+    def _await_place(self, name: str, known: str = "") -> dict[str, Any]:
+        """Wait until a process hosts the module that is another than the one `known`; say where it lives."""
+        actor, asked = self._actors[name], None
+        started = told = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now - started > self._recovery.wait:
+                raise ModuleFailedError(
+                    f"{_module(name)} has no process after {self._recovery.wait:g} s: {self._lacking(name)}; "
+                    "the run is whole up to its last commit"
+                )
+            if now - told > _TELL_SECONDS:
+                told = now
+                self._log(f"waiting for a process for {_module(name)}: {self._lacking(name)}")
+            asked = asked or actor.place.remote()
+            try:
+                place: dict[str, Any] = ray.get(asked, timeout=_POLL_SECONDS)
+            except GetTimeoutError:  # the call waits with Ray until there is a process
+                continue
+            except ActorUnavailableError:
+                asked = None
+                time.sleep(_POLL_SECONDS)
+                continue
+            except RayActorError as error:
+                raise ModuleFailedError(f"{_module(name)} could not be made\n{error}") from None
+            asked = None
+            if place["life"] != known:
+                self._lives[name] = place["life"]
+                return place
+            ray.kill(actor, no_restart=False)
+            time.sleep(_POLL_SECONDS)
+
+    def _lacking(self, name: str) -> str:
+        return missing(self._specs[name], self._gpus[name], _nodes())
+
+    def _get(
+        self, module: str, reference: Any, timeout: float | None = None, own: type[Exception] | tuple[()] = ()
+    ) -> Any:
+        """Return what a module answered; of a chain, the module is nameless.
+
+        Parameters
+        ----------
+        module : str
+        reference : ObjectRef
+        timeout : float, optional
+            Seconds.
+        own : type of exception
+            What says all that there is to say by itself.
+        """
+        who = _module(module) if module else "a chain"
+        try:
+            return ray.get(reference, timeout=timeout)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, ObjectLostError):
+                raise ObjectsLostError(f"what {who} was given is lost: {_first_line(cause)}") from None
+            if own and isinstance(cause, own):
+                raise cause from None
+            if isinstance(cause, ModuleError | MessageError):  # they say all that there is to say
+                raise ModuleFailedError(f"{who}: {cause}") from None
+            raise ModuleFailedError(f"{who} raised an error\n{error}") from None
+        except ObjectLostError as error:
+            raise ObjectsLostError(f"what {who} answered is lost: {_first_line(error)}") from None
+        except (RayActorError, WorkerCrashedError, TaskCancelledError) as error:
+            raise ModuleLostError(f"its process is gone\n{error}") from None
+        except GetTimeoutError:
+            raise ModuleLostError(f"it did not answer within {timeout:g} s") from None
+
+
+def _module(name: str) -> str:
+    return f"module {name!r}"
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    """Return the resources of every node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,37 @@
+"""What a run does about deaths: how often it tries again, how long it waits, and what it says when it gives up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How patient a run is.
+
+    Parameters
+    ----------
+    tries : int
+        A module may die so often in one update before the run gives up.
+    timeout : float, optional
+        Seconds after which a module that still has not answered counts as dead; by default it may take as long as
+        it likes.
+    wait : float
+        Seconds that a run waits for a place on the cluster that can hold a module.
+    """
+
+    tries: int = 3
+    timeout: float | None = None
+    wait: float = 300.0
+
+
+class ModuleLostError(RuntimeError):
+    """A module's process died, or does not answer in time; another one can take its place."""
+
+
+class ObjectsLostError(RuntimeError):
+    """A state or a message that the coordinator refers to is gone, with the node that it lay on."""
+
+
+class ModuleFailedError(RuntimeError):
+    """A module raised, or keeps dying; the text names it and holds its own traceback."""

@@ -1,0 +1,135 @@
+"""The sections of a model file that stand by themselves, and what every section does with its faults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from actors.recovery import Recovery
+from runner.faults import Fault, Faults, explain, fields_of, shown
+
+
+class Section(BaseModel):
+    """A part of a model file that gathers all its faults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
+    expected: ClassVar[str] = "a map"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _gather(cls, given: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        if isinstance(given, cls):
+            return given
+        plain = cls._from_short(given)
+        if not isinstance(plain, dict):
+            raise Faults([((), f"expected {cls.expected}, got {shown(given)}")])
+        root = (info.context or {}).get("root", Path.cwd())
+        plain, faults = cls._prepare(plain, root)
+        try:
+            made = handler(plain)
+        except ValidationError as error:
+            raise Faults([*faults, *explain(error, fields_of(cls), plain)]) from error
+        faults = faults or made._finish()
+        if faults:
+            raise Faults(faults)
+        return made
+
+    @classmethod
+    def _from_short(cls, given: Any) -> Any:
+        """Return the map that a section's short form stands for."""
+        return given
+
+    @classmethod
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
+        """Return the section with everything resolved that depends on more than one key, and what is wrong."""
+        return given, []
+
+    def _finish(self) -> list[Fault]:
+        """Check what can only be checked on a section without other faults."""
+        return []
+
+
+class DataConfig(Section):
+    """What to learn from; the arguments of :func:`runner.datasets.load`."""
+
+    source: Literal["mnist", "digits", "cycle", "files"]
+    count: Annotated[int, Field(ge=1)] | None = None
+    offset: Annotated[int, Field(ge=0)] = 0
+    order: Literal["cyclic", "given", "shuffled"] = "given"
+    observations: Path | None = None
+    categories: Path | dict[str, Path] | None = None
+    lengths: Path | list[Annotated[int, Field(ge=1)]] | None = None
+
+    @classmethod
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
+        plain = dict(given)
+        for key in ("observations", "categories", "lengths"):
+            value = plain.get(key)
+            if isinstance(value, dict) and key == "categories":
+                plain[key] = {name: _resolved(path, root) for name, path in value.items()}
+            elif value is not None:
+                plain[key] = _resolved(value, root)
+        return plain, []
+
+    def _finish(self) -> list[Fault]:
+        faults: list[Fault] = []
+        files = [key for key in ("observations", "categories", "lengths") if getattr(self, key) is not None]
+        if self.source != "files":
+            return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
+        if self.observations is None:
+            faults.append((("observations",), "is missing: source 'files' needs the path of a file of observations"))
+        if self.order == "cyclic" and not isinstance(self.categories, Path):
+            faults.append((("order",), "'cyclic' goes by category: give one file of categories, or order 'given'"))
+        if self.lengths is not None and self.order != "given":
+            faults.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
+        return faults
+
+
+class ResourcesConfig(Section):
+    """What a module's actor reserves; ``num_gpus: auto`` is a GPU if the cluster has one."""
+
+    num_cpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    num_gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = 0.0
+
+
+class RecoveryConfig(Section):
+    """What the run does about deaths; see :class:`actors.recovery.Recovery`."""
+
+    tries: Annotated[int, Field(ge=1)] = Recovery.tries
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Recovery.timeout
+    wait: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Recovery.wait
+
+    def item(self) -> Recovery:
+        """Return what the coordinator is told of it."""
+        return Recovery(self.tries, self.timeout, self.wait)
+
+
+class CheckpointsConfig(Section):
+    """Where commits go: a path or URL below which each run has a directory, by default the run's own. How many stay."""
+
+    storage: str | None = None
+    keep: Annotated[int, Field(ge=1)] | None = None
+
+    @classmethod
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
+        storage = given.get("storage")
+        local = isinstance(storage, str) and "://" not in storage
+        return {**given, "storage": str(_resolved(storage, root))} if local else given, []
+
+
+def _resolved(path: Any, root: Path) -> Any:
+    """Return a path made absolute; anything else as it is, for the section to refuse."""
+    if not isinstance(path, str | Path) or not str(path):
+        return path
+    return Path(os.path.abspath(root / os.path.expanduser(path)))  # noqa: PTH100, PTH111 (neither follows links nor fails)
