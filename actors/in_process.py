@@ -82,6 +82,10 @@ class InProcess:
         heads, state, outputs, *messages = self._hosts[module].read(request)
         return Part(dict(zip(request.slots, heads, strict=True)), state, outputs, tuple(messages))
 
+    def last_words(self, module: str) -> str:  # noqa: ARG002 (the protocol's)
+        """Return nothing: there is no process that could die alone."""
+        return ""
+
     def status(self, module: str) -> dict[str, Any]:
         """Say what `module` does now."""
         return self._hosts[module].status()

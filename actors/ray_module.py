@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,6 +17,9 @@ from actors.in_process import InProcess
 from actors.injection import Injector, MortalHost
 from actors.module import Mode
 from actors.transport import ChainCall
+
+_TAIL = 20_000
+"""So many bytes hold any traceback."""
 
 
 class ModuleActor:
@@ -31,7 +35,15 @@ class ModuleActor:
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         node = ray.util.get_node_ip_address()
         name = self._host.spec.name
-        return {"module": name, "node": node, "pid": os.getpid(), "device": device, "life": self._life}
+        return {
+            "module": name,
+            "node": node,
+            "pid": os.getpid(),
+            "device": device,
+            "life": self._life,
+            "node_id": ray.get_runtime_context().get_node_id(),
+            "log": str(Path("/proc/self/fd/2").resolve()),  # where Ray has sent this process's standard error
+        }
 
     def prepare(self) -> str:
         """Prepare the module on the device that Ray gave this actor; return the one that it really uses."""
@@ -74,3 +86,12 @@ def run_chain_task(injector: Injector | None, call: ChainCall, *objects: Any) ->
     results = run_chain(call, objects, InProcess(call.block.modules))
     given = [part for result in results.values() for part in (result.state, result.outputs, *result.messages)]
     return ({name: result.answer for name, result in results.items()}, *given)
+
+
+@ray.remote(num_cpus=0)
+def last_words_task(log: str) -> str:
+    """Return the traceback at the end of a dead process's standard error (faulthandler's, which Ray enables)."""
+    path = Path(log)
+    text = path.read_bytes()[-_TAIL:].decode(errors="replace") if path.is_file() else ""
+    found = text.rfind("Fatal Python error")
+    return text[found:].strip() if found >= 0 else ""

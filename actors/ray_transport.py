@@ -20,10 +20,12 @@ from ray.exceptions import (
     GetTimeoutError,
     ObjectLostError,
     RayActorError,
+    RayError,
     RayTaskError,
     TaskCancelledError,
     WorkerCrashedError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.allotment import allot, missing
 from actors.checkpoint import CheckpointError, FileRecord, LoadRequest, SaveRequest
@@ -32,11 +34,12 @@ from actors.host import Answer, Call
 from actors.injection import Injector
 from actors.messages import MessageError
 from actors.module import Mode, ModuleError
-from actors.ray_module import RemoteModule, run_chain_task
+from actors.ray_module import RemoteModule, last_words_task, run_chain_task
 from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
 from actors.transport import ChainCall, Part, Ref, Result, Task
 
 STATUS_TIMEOUT = 2.0
+_WORDS_TIMEOUT = 20.0
 _POLL_SECONDS = 0.1
 _TELL_SECONDS = 10.0
 
@@ -75,7 +78,7 @@ class RayTransport:
         self._gpus: dict[str, float] = {}
         self._actors: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
-        self._lives: dict[str, str] = {}
+        self._places: dict[str, dict[str, Any]] = {}
         self._prepared: dict[str, Any] = {}
         self._chain_cpus = 1.0
         self._log = log or (lambda _sentence: None)
@@ -119,7 +122,7 @@ class RayTransport:
 
     def revive(self, module: str) -> dict[str, Any]:
         """Wait for the process that Ray puts in the place of a dead one; end one that lives but does not answer."""
-        place = self._await_place(module, known=self._lives.get(module, ""))
+        place = self._await_place(module, known=self._places.get(module, {}).get("life", ""))
         self._prepared[module] = self._actors[module].prepare.remote()
         return place
 
@@ -179,6 +182,20 @@ class RayTransport:
         found = self._get(module, heads, own=CheckpointError)
         return Part(dict(zip(slots, found, strict=True)), state, outputs, tuple(messages))
 
+    def last_words(self, module: str) -> str:
+        """Return the traceback that the last process of `module` left; read on its node, if that is there still."""
+        place = self._places.get(module)
+        if place is None:
+            return ""
+        where = NodeAffinitySchedulingStrategy(place["node_id"], soft=False)
+        try:
+            words: str = ray.get(
+                last_words_task.options(scheduling_strategy=where).remote(place["log"]), timeout=_WORDS_TIMEOUT
+            )
+        except RayError:  # with its node
+            return ""
+        return words
+
     def status(self, module: str) -> dict[str, Any]:
         """Say what `module` does now; a module that does not answer in time says so."""
         try:
@@ -231,7 +248,7 @@ class RayTransport:
                 raise ModuleFailedError(f"{_module(name)} could not be made\n{error}") from None
             asked = None
             if place["life"] != known:
-                self._lives[name] = place["life"]
+                self._places[name] = place
                 return place
             ray.kill(actor, no_restart=False)
             time.sleep(_POLL_SECONDS)

@@ -216,7 +216,8 @@ class Router:
                 self._emit("lost", {"module": module, "doing": doing, "times": lost, "reason": str(error)})
                 if lost >= self.recovery.tries:
                     often = "" if lost == 1 else f" {lost} times"
-                    raise ModuleFailedError(f"module {module!r} died{often} in {doing}: {error}") from error
+                    words = "\n".join(filter(None, [str(error), self._transport.last_words(module)]))
+                    raise ModuleFailedError(f"module {module!r} died{often} in {doing}: {words}") from error
 
     def _revive(self, module: str) -> None:
         started = time.perf_counter()
@@ -274,16 +275,16 @@ class Router:
 
         def answer() -> Result:
             task = tasks.pop() if tasks else self._transport.submit(module, asked.call, asked.arrays, asked.mode)
-            return self._transport.collect(module, task)
+            try:
+                return self._transport.collect(module, task)
+            except (ModuleLostError, ObjectsLostError):
+                raise
+            except Exception:
+                with suppress(Exception):  # what the module raised is what matters
+                    self._transport.load(module, self.held[module].state)
+                raise
 
-        try:
-            result = self.insist(module, answer, asked.doing)
-        except (ModuleLostError, ObjectsLostError):
-            raise
-        except Exception:
-            with suppress(Exception):  # what the module raised is what matters
-                self._transport.load(module, self.held[module].state)
-            raise
+        result = self.insist(module, answer, asked.doing)
         self.seconds[module] += result.answer.seconds if asked.mode == "update" else 0.0
         return held_of(self.graph, module, result)
 

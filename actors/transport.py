@@ -129,6 +129,9 @@ class Transport(Protocol):
             If a file is missing or damaged.
         """
 
+    def last_words(self, module: str) -> str:
+        """Return the traceback that the last process of `module` left when it crashed; empty where it left none."""
+
     def status(self, module: str) -> dict[str, Any]:
         """Say what `module` does now."""
 

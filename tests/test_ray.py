@@ -9,7 +9,7 @@ import ray
 from actors.allotment import allot
 from actors.checkpoint import Checkpoints
 from actors.graph import Connection, Graph, ModuleSpec, Resources
-from actors.recovery import ModuleFailedError
+from actors.recovery import ModuleFailedError, Recovery
 from actors.schedule import Block, Schedule, Step
 from actors.session import Plan
 from actors.transport import TransportError
@@ -148,9 +148,19 @@ def test_a_module_that_raises_is_named_with_its_own_traceback():
     assert "toys.py" in str(failure.value)
 
 
-def test_a_module_whose_process_dies_is_named():
-    with pytest.raises(ModuleFailedError, match="module 'encoder' died"):
-        run_on_actors(model(die_in_round=1), "dying")
+def test_a_module_that_keeps_dying_is_given_up_with_what_it_did():
+    with pytest.raises(ModuleFailedError, match=r"module 'encoder' died 2 times in update \(round 1, step 0\)"):
+        run_on_actors(model(die_in_round=1), "dying", recovery=Recovery(tries=2))
+
+
+def test_a_module_that_crashes_is_given_up_with_its_own_traceback():
+    with pytest.raises(ModuleFailedError, match=r"(?s)died in update.*Segmentation fault.*toys\.py.*in update"):
+        run_on_actors(model(crash_in_round=1), "crashing", recovery=Recovery(tries=1))
+
+
+def test_a_module_that_hangs_counts_as_dead():
+    with pytest.raises(ModuleFailedError, match="did not answer within 1 s"):
+        run_on_actors(model(seconds=600.0), "hanging", recovery=Recovery(tries=1, timeout=1.0))
 
 
 def test_a_request_that_the_cluster_cannot_meet_is_an_error_at_once():

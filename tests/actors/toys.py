@@ -1,5 +1,6 @@
 """Small modules for tests of whatever drives modules: quick, deterministic, and able to misbehave on demand."""
 
+import ctypes
 import os
 import time
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class Encoder(Module):
         fail_in_round: int = 0
         die_in_round: int = 0
 
+        crash_in_round: int = 0
+
     def __init__(self, parameters):
         super().__init__(parameters)
         self.weights = None
@@ -65,6 +68,8 @@ class Encoder(Module):
             raise ArithmeticError("as the test asked")
         if context.round and context.round == parameters.die_in_round:
             os._exit(1)
+        if context.round and context.round == parameters.crash_in_round:
+            ctypes.string_at(0)
         message = inbox.require("observations")
         values = message["values"]
         if self.weights is None:
