@@ -35,8 +35,9 @@ from actors.host import Arrays, Call, Host, Reply
 from actors.module import Context, Mode, State
 from actors.transport import Part, Ref, Result, Task, Transport
 
-MODULE_PHASES = ("before", "inside", "after", "answered", "save", "recovery")
-COORDINATOR_PHASES = MODULE_PHASES
+PHASES = ("before", "inside", "after", "answered", "save", "recovery")
+"""Those that modules and coordinator have in common."""
+
 _COORDINATOR = "coordinator"
 _SOON = 0.05
 """Seconds in which an answer has certainly left the process."""
@@ -92,21 +93,21 @@ class Injector:
         return cls(tuple(map(Fault.parse, faults)), str(marks))
 
     def strike(self, who: str, phase: str, round: int | None) -> None:
-        """Die here, if that was asked for and has not happened often enough; any round is meant by None."""
+        """Die here, if that was asked for and has not happened often enough."""
         for fault in self.faults:
-            here = (fault.who, fault.phase) == (who, phase) and round in (fault.round, None)
-            if here and self._mark(fault):
+            if (fault.who, fault.phase, fault.round) == (who, phase, round) and self._mark(fault):
                 if phase == "hang":
                     time.sleep(1e6)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def died(self, who: str) -> bool:
-        """Whether `who` has died before."""
-        return any(Path(self.marks).glob(f"{who}-*"))
+    def died_in(self, who: str) -> int | None:
+        """Return the round in which `who` has died last; None where it has not."""
+        marks = sorted(Path(self.marks).glob(f"{who}-*"), key=lambda path: path.stat().st_mtime_ns)
+        return int(marks[-1].name.split("-")[2]) if marks else None
 
     def _mark(self, fault: Fault) -> bool:
-        for time_of in range(fault.times):
-            path = Path(self.marks) / f"{fault.who}-{fault.phase}-{fault.round}-{time_of + 1}"
+        for number in range(fault.times):
+            path = Path(self.marks) / f"{fault.who}-{fault.phase}-{fault.round}-{number + 1}"
             try:
                 with path.open("x") as file:
                     file.write(repr(time.time()))
@@ -164,8 +165,7 @@ class MortalHost(Host):
         self._strike("hang", round)
 
     def _recover(self) -> None:
-        if self._injector.died(self.spec.name):
-            self._strike("recovery", None)
+        self._strike("recovery", self._injector.died_in(self.spec.name))
 
     def _strike(self, phase: str, round: int | None) -> None:
         self._injector.strike(self.spec.name, phase, round)
@@ -208,13 +208,12 @@ class MortalTransport:
     def revive(self, module: str) -> dict[str, Any]:
         """Bring `module` back, and die."""
         place = self._inner.revive(module)
-        self._strike("reviving", None)
+        self._strike("reviving", self._round)
         return place
 
     def read(self, module: str, request: LoadRequest) -> Part:
         """Have `module` read what was committed of it, and die."""
-        if self._injector.died(_COORDINATOR):
-            self._strike("recovery", None)
+        self._strike("recovery", self._injector.died_in(_COORDINATOR))
         return self._inner.read(module, request)
 
     def _strike(self, phase: str, round: int | None) -> None:

@@ -106,6 +106,7 @@ class Session:
     def take_up(self) -> None:
         """Go on with a run that has commits; a new one waits for :meth:`begin`."""
         if self._committed:
+            self.emit("restarted", {})
             self._work(self._first_job, self._go_on)
 
     def begin(self, states: Mapping[str, Ref]) -> None:
