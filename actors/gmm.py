@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.finite import check_range
 from actors.gmm_engines import ENGINES, Assignment, Engine, Start, Task, first_assignment
 from actors.kernels.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.gibbs import compile_kernels
 from actors.kernels.niw import Factors, Prior, log_predictive
 from actors.kinds import Array
 from actors.messages import Message
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
+from actors.module import Context, Inbox, Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port, State, rows_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -129,6 +130,7 @@ class GMM(Module[GMMParameters]):
         parameters = self._at(context)
         message = _received(inbox)
         X, missing = _rows(message)
+        check_range(context, "observations or latent vectors", X)
         log_prior = _log_prior(inbox, len(X), parameters.classes)
         prior = self._make_prior(X[~missing], parameters)
         iterations = parameters.iterations + (parameters.burn_in if self._assignment is None else 0)
@@ -149,6 +151,8 @@ class GMM(Module[GMMParameters]):
             start = self._start(X, missing, message.lengths, context)
             assignment, factors, left_out, metrics = ENGINES[parameters.engine](task, start, context)
             likelihood = log_predictive(X, factors, prior) if parameters.rule == "tutorial" else left_out
+        except NonFiniteError:  # says already where
+            raise
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._prior = assignment, factors, prior

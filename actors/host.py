@@ -15,6 +15,7 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 from actors.checkpoint import FileRecord, LoadRequest, SaveRequest, load_part, save
+from actors.finite import check_arrays, check_figures
 from actors.graph import ModuleSpec, Slot
 from actors.kinds import Array
 from actors.messages import Header, Message, MessageError, make_message, pack_header, unpack_header, validate
@@ -107,6 +108,8 @@ class Host:
         ------
         MessageError
             If a message of the inbox or of the module's answer is not valid.
+        NonFiniteError
+            If a figure, the state or an output is not a number.
         """
         inbox = Inbox([self._open(head, body) for head, body in zip(call.headers, arrays, strict=True)])
         doing = _DOING[mode]
@@ -119,6 +122,10 @@ class Host:
         finally:
             self._note(doing="waiting")
         seconds = time.perf_counter() - started
+        check_figures(context, outbox.metrics)
+        check_arrays(context, "output", outbox.outputs)
+        state = self.module.state() if mode == "update" else {}
+        check_arrays(context, "state", state)
         self._check_ports(outbox)
         messages = [self._seal(slot, outbox, call) for slot in self.slots]
         return Reply(
@@ -127,7 +134,7 @@ class Host:
                 metrics={name: float(value) for name, value in outbox.metrics.items()},
                 seconds=seconds,
             ),
-            state=self.module.state() if mode == "update" else {},
+            state=state,
             outputs=dict(outbox.outputs),
             messages=tuple(message.arrays if message else None for message in messages),
         )

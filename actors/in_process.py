@@ -50,11 +50,16 @@ class InProcess:
         return self._place(module)
 
     def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
-        """Run it here and now."""
-        return self._hosts[module].ask(mode, call, arrays)
+        """Run it here and now; what it raises is for whoever waits for the answer."""
+        try:
+            return self._hosts[module].ask(mode, call, arrays)
+        except Exception as error:
+            return error
 
     def collect(self, module: str, task: Task) -> Result:  # noqa: ARG002 (the protocol's)
-        """Return what :meth:`submit` gave."""
+        """Return what :meth:`submit` gave, or raise it."""
+        if isinstance(task, Exception):
+            raise task
         # Copies, as between actors: a module may change in place what it sent.
         messages = tuple(sent and {name: array.copy() for name, array in sent.items()} for sent in task.messages)
         return Result(task.answer, task.state, task.outputs, messages)

@@ -8,6 +8,7 @@ model's business.
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,10 @@ Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
 class ModuleError(ValueError):
     """A module cannot do what it was asked to, because of what it was given; says which and why."""
+
+
+class NonFiniteError(ModuleError):
+    """A figure, a state or an output is not a number; says whose, when, and which."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +207,23 @@ class Context:
         position = (self.chain, self.round, self.step, self.exchange)
         return np.random.SeedSequence(self.seed, spawn_key=(name & 0xFFFFFFFF, name >> 32, *position, stream))
 
+    @property
+    def where(self) -> str:
+        """Which module this is, and where in the schedule, for people."""
+        inside = [f"{name} {value}" for name, value in (("exchange", self.exchange), ("chain", self.chain)) if value]
+        return ", ".join([f"module {self.module!r}, round {self.round}, step {self.step}", *inside])
+
     def report(self, done: int, total: int, **metrics: float) -> None:
-        """Tell how far the update is: `done` of `total` epochs, sweeps or samples, and any figures."""
+        """Tell how far the update is: `done` of `total` epochs, sweeps or samples, and any figures.
+
+        Raises
+        ------
+        NonFiniteError
+            If a figure is not finite: what comes after it is not worth the time.
+        """
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(f"{self.where}: {name} is {value:g} after {done} of {total}")
         if self.reporter is not None:
             self.reporter(done, total, metrics)
 
@@ -290,7 +310,10 @@ class Module(ABC, Generic[P]):
 
     @abstractmethod
     def state(self) -> State:
-        """Return everything that learning changed, such that ``update`` after ``load_state`` continues bit for bit."""
+        """Return everything that learning changed, such that ``update`` after ``load_state`` continues bit for bit.
+
+        Its arrays hold neither NaN nor +∞ (:mod:`actors.finite`).
+        """
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:

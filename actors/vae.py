@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field
 
 from actors.kinds import Array
 from actors.messages import Message
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
+from actors.module import Context, Inbox, Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port, State, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -305,7 +305,7 @@ class VAE(Module[VAEParameters]):
             with seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
                 losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
         except FloatingPointError as error:
-            raise ModuleError(f"training failed: {error}; try a smaller learning_rate") from error
+            raise NonFiniteError(f"{context.where}: {error}; try a smaller learning_rate") from error
         self._loss += losses
         return len(losses)
 
