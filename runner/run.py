@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -94,26 +95,31 @@ def run(
     data = config.load_data()
     clock.mark("data")
     categories = config.categories(data)
-    with cluster(address) as joined:
+    directory = RunDirectory.create(
+        runs,
+        name or config.name,
+        graph,
+        exact=name is not None,
+        categories=categories,
+        storage=config.checkpoints.storage,
+    )
+    with ExitStack() as stack:
+        try:
+            joined = stack.enter_context(cluster(address))
+        except ClusterError:
+            directory.path.rmdir()
+            raise
         clock.mark("ray")
-        directory = RunDirectory.create(
-            runs,
-            name or config.name,
-            graph,
-            exact=name is not None,
-            categories=categories,
-            storage=config.checkpoints.storage,
-        )
-        with directory.lock():
-            directory.write_config(config)
-            directory.write_environment(joined, detached=detach, own=address is None)
-            follower = Follower(directory, progress)
-            model = RunningModel.launch(plan_of(config, directory, detached=detach))
-            stream = model.begin(source_states(graph, data))
-            if detach:
-                follower.follow(stream, until=lambda: follower.commits > 0)
-                return directory, None
-            return directory, drive(model, stream, follower, clock)
+        stack.enter_context(directory.lock())
+        directory.write_config(config)
+        directory.write_environment(joined, detached=detach, own=address is None)
+        follower = Follower(directory, progress)
+        model = RunningModel.launch(plan_of(config, directory, detached=detach))
+        stream = model.begin(source_states(graph, data))
+        if detach:
+            follower.follow(stream, until=lambda: follower.commits > 0)
+            return directory, None
+        return directory, drive(model, stream, follower, clock)
 
 
 def drive(model: RunningModel, stream: Stream, follower: Follower, clock: Clock) -> dict[str, Any]:
