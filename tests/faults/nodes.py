@@ -91,6 +91,20 @@ def objects_lost():
     return scene.report()
 
 
+def an_idle_module():
+    """The node of a module dies while another one learns, and Ray has put a new process in its place long before."""
+    nodes.only()
+    scene = Scene("idle", holding="mm", **HEAD)
+
+    def kill():
+        scene.seen("mm")
+        scene.strike(nodes.kill, until=8.0)
+
+    learns = ("update", {"module": "mm", "round": DISTURBED, "exchange": 0}, kill)
+    scene.learn(("commit", {"round": 1}, nodes.add), learns)
+    return scene.report()
+
+
 def two_nodes():
     """The nodes of a module and of whom it has sent messages to die at once."""
     nodes.only()
@@ -204,6 +218,7 @@ SCENES = {
     scene.__name__: scene
     for scene in (
         a_spare_node,
+        an_idle_module,
         objects_lost,
         two_nodes,
         chains_lost,

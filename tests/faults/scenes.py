@@ -141,7 +141,7 @@ def perform(scenes, names):
         print(f"--- {name}", file=sys.stderr, flush=True)
         try:
             found = scenes[name]()
-        except BaseException:
+        except Exception:
             found = {"error": traceback.format_exc()}
             print(found["error"], file=sys.stderr, flush=True)
         print(json.dumps({"scene": name, "seconds": time.monotonic() - started, **found}), flush=True)
@@ -149,6 +149,5 @@ def perform(scenes, names):
 
 def quick_health_checks():
     """Have a head that is started from here notice within seconds that a node is gone; the defaults take 15 to 65."""
-    for name in ("initial_delay", "period", "timeout"):
-        os.environ[f"RAY_health_check_{name}_ms"] = "500"
-    os.environ["RAY_health_check_failure_threshold"] = "3"
+    beats = {"initial_delay_ms": 500, "period_ms": 500, "timeout_ms": 500, "failure_threshold": 3}
+    os.environ.update({f"RAY_health_check_{name}": str(value) for name, value in beats.items()})
