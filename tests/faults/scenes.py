@@ -32,7 +32,7 @@ LARGE = np.random.default_rng(1).normal(size=(20000, 4))
 SMALL = LARGE[:60]
 ROUNDS = 3
 DISTURBED = 2
-"""The round in which it happens."""
+"""The round in which it happens, as a rule."""
 
 
 class Scene:
@@ -51,12 +51,16 @@ class Scene:
         What the Markov model asks for.
     holding : str
         The module that does not come to the end of its update in the round in which it happens.
+    round : int
+        That round.
     **options
         Of the coordinator's actor: where it is placed.
     """
 
-    def __init__(self, name, rows=SMALL, *, chains=0, wait=60.0, markov=HERE, holding="gmm", **options):
-        self.name, self.rows, self.options = name, rows, options
+    def __init__(
+        self, name, rows=SMALL, *, chains=0, wait=60.0, markov=HERE, holding="gmm", round=DISTURBED, **options
+    ):
+        self.name, self.rows, self.round, self.options = name, rows, round, options
         self.root = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         self.hold = self.root / "hold"
         self.hold.mkdir()
@@ -77,7 +81,7 @@ class Scene:
         self.expected = undisturbed(self.graph, self.root / "undisturbed", rows, name)
         for path in self.hold.iterdir():
             path.unlink()
-        (self.hold / f"wait-{holding}-{DISTURBED}").touch()
+        (self.hold / f"wait-{holding}-{round}").touch()
 
     def strike(self, deed, until=0.0):
         """Do what this is about, note when, and let whoever comes next learn."""
@@ -106,19 +110,28 @@ class Scene:
 
     def seen(self, module, chain=0, exchange=0, seconds=30.0):
         """Wait until a module has got that far; return the process number of its node's daemon."""
-        path, until = self.hold / f"{module}-{DISTURBED}-{chain}-{exchange}", time.monotonic() + seconds
+        path, until = self.hold / f"{module}-{self.round}-{chain}-{exchange}", time.monotonic() + seconds
         while not (path.exists() and path.read_text()):
             assert time.monotonic() < until, f"{path.name} does not come"
             time.sleep(0.02)
         return int(path.read_text())
 
+    def told(self, name):
+        """Return the fields of all events of this name."""
+        return [fields for event, _, fields in self.events if event == name]
+
     def report(self):
         """Return what is to be known of the scene: seconds from the strike on, and whether the bits are the same."""
         after = [(name, when - self.struck) for name, when, _ in self.events if when > self.struck]
         noticed = [when for name, when in after if name in ("lost", "replay", "restarted")]
-        # Replayed once, it is back when it learns again.
-        from_then = max((when for name, when in after if name in ("replay", "resumed", "recovered")), default=0.0)
-        back = [when for name, when in after if name in ("recovered", "resumed", "update") and when >= from_then]
+        # After a replay or a restart it is back when it has been restored; without either, when it learns again.
+        restored = [when for name, when in after if name in ("replay", "resumed", "recovered")]
+        from_then = max(restored or noticed or [0.0])
+        back = [
+            when
+            for name, when in after
+            if when >= from_then and name in ("recovered", "resumed", "update", "updated", "chain")
+        ]
         commits = Checkpoints(self.root / "checkpoints")
         last = f"round-{ROUNDS:03d}"
         return {
@@ -127,7 +140,7 @@ class Scene:
             "same": last in commits.names() and digests(commits, last) == digests(self.expected, last),
             "commits": commits.names(),
             "events": [name for name, _ in after if name in ("lost", "recovered", "replay", "restarted", "resumed")],
-            "log": [fields["message"] for name, _, fields in self.events if name == "log"],
+            "log": [fields["message"] for fields in self.told("log")],
         }
 
 
