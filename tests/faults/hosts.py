@@ -6,6 +6,7 @@ itself lives in the root namespace, from where the link can be cut, and runs eac
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,8 @@ class Hosts:
             ip("link", "del", self.name("v", number), check=False)
             ip("netns", "del", self.name("h", number), check=False)
         ip("link", "del", self.name("b"), check=False)
+        shutil.rmtree(self.home)
+        shutil.rmtree(f"/tmp/{self.name('r', 1)}", ignore_errors=True)
 
     def name(self, kind, number=""):
         return f"s{kind}{self.tag}{number}"
@@ -89,7 +92,7 @@ class Hosts:
         if number != 1:
             role = [f"--address={NETWORK}.1:{PORT}", "--num-cpus=0", "--num-gpus=1"]
         store = "--object-store-memory=100000000"
-        # Two Rays on one machine: each has its own place for sockets and logs, as on a machine of its own.
+        # Apart from any other cluster of this machine; the other nodes do as the head does.
         temporary = [f"--temp-dir=/tmp/{self.name('r', number)}"] if number == 1 else []
         log = (self.home / f"host{number}.log").open("a")
         host = 1 if number == "spare" else number

@@ -4,6 +4,7 @@ A program of its own, since it kills what it started: one head, on which the dri
 each can hold the GMM (it asks for a GPU, which is logical and which only worker nodes have).
 """
 
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -234,6 +235,7 @@ SCENES = {
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     nodes = Nodes()
     try:
         ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="ERROR")
