@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 _SCALARS = "__scalars__"
+_FAILURE = "failure/reason.txt"
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,22 @@ class Checkpoints:
         if hashlib.sha256(data).hexdigest() != record.digest:
             raise CheckpointError(f"{where}: damaged, its contents are not what the manifest says")
         return data
+
+    def note_failure(self, reason: str) -> None:
+        """Leave a word, beside the commits, on what ended the run, for those who come later."""
+        self._storage.write(_FAILURE, reason.encode())
+
+    def failure(self) -> str | None:
+        """Return what ended the run, if it failed."""
+        try:
+            return self._storage.read(_FAILURE).decode(errors="replace")
+        except OSError:
+            return None
+
+    def forget_failure(self) -> None:
+        """Take that word away: the run goes on."""
+        if self.failure() is not None:
+            self._storage.delete([_FAILURE])
 
     def _delete_manifests(self, names: Iterable[str]) -> None:
         self._storage.delete([f"{name}/{MANIFEST}" for name in names])

@@ -16,7 +16,7 @@ from actors.ray_transport import RayTransport
 from actors.session import Event, Plan, Session
 
 COORDINATOR = "coordinator"
-LINGER_SECONDS = 30.0
+LINGER_SECONDS = float(os.environ.get("SERKET_LINGER_SECONDS", "30"))
 """So long a detached run that has ended waits for somebody to ask how."""
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -100,6 +101,7 @@ class Session:
             recovery=plan.recovery,
             config=plan.config,
         )
+        self._checkpoints = checkpoints
         self._alive = False
         self._committed = bool(checkpoints and checkpoints.names())
 
@@ -182,9 +184,14 @@ class Session:
 
     def _run(self, job: Callable[[], str]) -> None:
         try:
+            if self._checkpoints is not None:
+                self._checkpoints.forget_failure()
             ended = job()
         except BaseException as error:
             self._failure, ended = error, "failed"
+            if self._checkpoints is not None:
+                with suppress(OSError):  # the failure may be that nothing can be written
+                    self._checkpoints.note_failure(str(error))
         with self._news:
             self._ended = ended
             self._news.notify_all()

@@ -265,11 +265,12 @@ def user_errors() -> Iterator[None]:
         from actors.checkpoint import CheckpointError
         from actors.messages import MessageError
         from actors.recovery import ModuleFailedError
+        from actors.storage import StorageError
         from actors.transport import TransportError
         from runner.cluster import ClusterError
         from runner.follow import StoppedError
 
-        if isinstance(error, TransportError | ClusterError):
+        if isinstance(error, TransportError | StorageError | ClusterError):
             _fail(error, 2)
         if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
             _fail(error, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,9 +27,11 @@ from actors.module import State
 from actors.ray_coordinator import COORDINATOR, RemoteCoordinator, namespace_of
 from actors.recovery import ModuleFailedError, Recovery
 from actors.session import Event, Plan, update_job
+from actors.storage import StorageError
 from actors.transport import TransportError
 
 POLL_SECONDS = 0.2
+PROBE_SECONDS = 5.0
 
 # Spinning OpenMP threads beside another busy process were seen to be 3 to 30 times slower than sleeping ones.
 _WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -57,6 +60,8 @@ def cluster(address: str | None) -> Iterator[str]:
     if ray.is_initialized():
         yield str(ray.get_runtime_context().gcs_address)
         return
+    if address is not None and not answers(address):  # Ray would look for minutes, and then end this process
+        raise ClusterError(f"no Ray cluster could be reached at {address}: nobody listens there")
     os.environ.update(_WORKER_ENVIRONMENT)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
@@ -71,6 +76,18 @@ def cluster(address: str | None) -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+
+
+def answers(address: str) -> bool:
+    """Whether anybody listens at an address; of one without a port ("auto"), nobody knows."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 Stream: TypeAlias = Iterator[tuple[list[Event], dict[str, Any]]]
@@ -208,13 +225,19 @@ class RunningModel:
             ray.get(ask(), timeout=self.wait)
 
 
+_PLAIN = (ModuleFailedError, GraphError, TransportError, CheckpointError, StorageError, OSError)
+"""What of a coordinator's errors says all that there is to say."""
+
+
 def _get(reference: Any, timeout: float | None = None) -> Any:
     """Return what a call on the coordinator gave, its own errors as themselves."""
     try:
         return ray.get(reference, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, ModuleFailedError | GraphError | TransportError | CheckpointError | OSError):
+        if isinstance(
+            cause, ModuleFailedError | GraphError | TransportError | CheckpointError | StorageError | OSError
+        ):
             raise cause from None
         raise
     except RayActorError as error:

@@ -53,6 +53,7 @@ class Follower:
         self.last_commit: float | None = None
         self.commits = 0
         self.resumed = False
+        self._recorded: set[str] = set()
 
     def follow(self, stream: Stream, until: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Take in a stream of events and statuses until it ends, or until `until` says so; return the last status."""
@@ -82,6 +83,7 @@ class Follower:
             self.first_update = when
         elif name == "resumed":
             self.resumed = True
+            self._recorded.clear()
             self.directory.rewind(fields["round"] - (fields["step"] is not None))
             self.scores = self.directory.scores(fields["name"])
             self.catch_up()
@@ -91,6 +93,9 @@ class Follower:
                 self._record(fields["name"])
 
     def _record(self, commit: str) -> None:
+        if commit in self._recorded:  # caught up with, before its event came
+            return
+        self._recorded.add(commit)
         self.scores = self.directory.record(commit)
         if self.scores.round > 0:
             self.directory.append_events([("scores", time.time(), self.scores.fields())])

@@ -21,7 +21,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
     -------
     dict
         ``run``, ``commits``, ``rounds``; ``result`` when it is done; ``actors`` (node, pid, device and what each
-        does) while it runs.
+        does) while it runs; ``failure`` where it failed.
     """
     config, directory = open_run(path)
     found: dict[str, Any] = {
@@ -33,10 +33,13 @@ def inspect_run(path: Path) -> dict[str, Any]:
         found["result"] = directory.read_json("result.json")
     elif (path / "environment.json").exists():
         environment = directory.read_json("environment.json")
-        if _alive(environment):
+        if environment.get("detached") or _alive(environment):
             described = _describe(environment["address"], directory.name)
             if described is not None:
                 found["actors"] = described
+    failure = directory.checkpoints.failure()
+    if failure and "actors" not in found and "result" not in found:
+        found["failure"] = failure
     return found
 
 
@@ -67,7 +70,9 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         )
         return
     if "actors" not in found:
-        console.print("not running (its driver is gone)")
+        if "failure" in found:
+            console.print(f"failed: {found['failure']}", markup=False, highlight=False)
+        console.print(f"it does not run; go on with: serket resume {found['run']}", highlight=False)
         return
     table = Table("actor", "node", "process", "device", "does", "done")
     described = found["actors"]

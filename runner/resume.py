@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from actors.coordinator import Coordinator
 from actors.in_process import InProcess
+from actors.recovery import ModuleFailedError
 from runner.clock import Clock
-from runner.cluster import ClusterError, RunningModel, cluster
+from runner.cluster import POLL_SECONDS, ClusterError, RunningModel, answers, cluster
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError
 from runner.progress import Progress
@@ -78,8 +79,8 @@ def resume(
         clock.mark("data")
         with cluster(address) as joined:
             clock.mark("ray")
-            _write_config(path, config)
-            changed = directory.write_environment(joined)
+            directory.write_config(config)
+            changed = directory.write_environment(joined, own=address is None)
             if changed:
                 sentence = f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}"
                 progress.event("log", {"message": sentence})
@@ -134,17 +135,21 @@ def stop(path: Path, *, now: bool) -> str:
         If the run is on no cluster.
     """
     _, directory = open_run(path)
+    detached = directory.read_json("environment.json").get("detached", False)
     with _found(directory) as model:
         if model is None:
             raise RunDirectoryError(f"{path}: the run does not go on anywhere")
         if not now:
             model.halt("round")
-            for _events, status in model.follow():
-                if status["ended"]:
-                    break
-        detached = directory.read_json("environment.json").get("detached", False)
-        if now or detached:
+        if detached and not now:
+            with suppress(ModuleFailedError):  # whoever watches has ended it
+                for _events, status in model.follow():
+                    if status["ended"]:
+                        break
+        if detached or now:
             model.stop()
+    if not detached:  # its cluster goes with its driver, so that is waited for from outside
+        directory.wait_for_lock()
     manifest = directory.checkpoints.latest()
     return manifest.name if manifest else "its beginning"
 
@@ -178,14 +183,22 @@ def _found(directory: RunDirectory) -> Iterator[RunningModel | None]:
 
 
 def _refuse_if_it_goes_on(directory: RunDirectory) -> None:
-    """Refuse a run that was detached and goes on: it has no driver whose lock would show."""
+    """Refuse a run that goes on: one that was detached has no driver whose lock would show.
+
+    A cluster that was the driver's own goes on for some seconds after a driver that was killed; that is waited for.
+    """
     if not (directory.path / "environment.json").exists():
         return
-    if not directory.read_json("environment.json").get("detached"):
-        return
-    with _found(directory) as model:
-        if model is not None:
-            raise RunDirectoryError(f"{directory.path}: the run goes on; see it with serket attach {directory.name}")
+    environment = directory.read_json("environment.json")
+    if environment.get("detached"):
+        with _found(directory) as model:
+            if model is not None:
+                raise RunDirectoryError(
+                    f"{directory.path}: the run goes on; see it with serket attach {directory.name}"
+                )
+    until = time.monotonic() + PATIENCE
+    while environment.get("own") and answers(environment["address"]) and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
 
 
 def _write_down(config: RunConfig, follower: Follower, clock: Clock) -> dict[str, Any]:
@@ -198,9 +211,9 @@ def _write_down(config: RunConfig, follower: Follower, clock: Clock) -> dict[str
     done = manifest and manifest.step is None and (manifest.settled or manifest.round >= config.schedule.rounds)
     if manifest is None or not done:
         stands = f"it stands at {manifest.name}" if manifest else "nothing is committed"
-        raise RunDirectoryError(
-            f"{directory.path}: the run is on no cluster any more; {stands}, go on with serket resume {directory.name}"
-        )
+        failure = directory.checkpoints.failure()
+        why = f"the run failed: {failure}\n" if failure else "the run is on no cluster any more; "
+        raise RunDirectoryError(f"{directory.path}: {why}{stands}, go on with serket resume {directory.name}")
     follower.resumed, follower.module_seconds = True, dict(manifest.module_seconds)
     coordinator = Coordinator(
         directory.graph, InProcess(), run=directory.name, seed=config.seed, checkpoints=directory.checkpoints
@@ -212,12 +225,6 @@ def _write_down(config: RunConfig, follower: Follower, clock: Clock) -> dict[str
 
 def _tell(progress: Progress) -> Callable[[str], None]:
     return lambda sentence: progress.event("log", {"message": sentence})
-
-
-def _write_config(path: Path, config: RunConfig) -> None:
-    part = path / "config.yaml.part"
-    part.write_text(config.to_yaml(), encoding="utf-8")
-    part.replace(path / "config.yaml")
 
 
 def _last_event(path: Path) -> float:

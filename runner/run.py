@@ -105,8 +105,8 @@ def run(
             storage=config.checkpoints.storage,
         )
         with directory.lock():
-            (directory.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-            directory.write_environment(joined, detached=detach)
+            directory.write_config(config)
+            directory.write_environment(joined, detached=detach, own=address is None)
             follower = Follower(directory, progress)
             model = RunningModel.launch(plan_of(config, directory, detached=detach))
             stream = model.begin(source_states(graph, data))
@@ -145,6 +145,9 @@ def drive(model: RunningModel, stream: Stream, follower: Follower, clock: Clock)
                 f"{directory.name}"
             )
         write_generated(directory, model.generate)
+    except OSError as error:
+        reason = f"{error.strerror or error}; mend that, then go on with serket resume {directory.name}"
+        raise OSError(error.errno, reason, error.filename or str(directory.path)) from error
     finally:
         model.stop()
     clock.mark("stop")

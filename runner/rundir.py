@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from actors.checkpoint import Checkpoints, Manifest
 from actors.graph import Graph
 from actors.kinds import Array
+from actors.storage import storage_at
 from runner.checks import RUN_NAME
 from runner.config import RunConfig, load_config
 from runner.metrics import Scores, score
@@ -113,7 +114,15 @@ class RunDirectory:
                 continue
             except OSError as error:
                 raise RunDirectoryError(f"{path}: cannot be made ({error.strerror}); choose other --runs") from error
-            return cls(path, graph, **kwargs)
+            made = cls(path, graph, **kwargs)
+            taken = made.storage and made.checkpoints.names()
+            if not taken:
+                return made
+            path.rmdir()
+            if exact:
+                raise RunDirectoryError(
+                    f"{made.checkpoints.root}: there are commits of a run of this name; choose another --name"
+                )
         raise RunDirectoryError(f"{runs}: there are too many runs called {name}; choose another --name")
 
     @property
@@ -151,12 +160,29 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def wait_for_lock(self) -> None:
+        """Wait until no other process writes into the directory."""
+        with FileLock(self.path / ".lock"):
+            return
+
     def module_directory(self, module: str) -> Path:
         """Return where the outputs of `module` lie, ``module001_vae`` for the first above the observation."""
         return (self.outputs or self.path) / f"module{self.graph.number(module):03d}_{module}"
 
-    def write_environment(self, address: str, *, detached: bool = False) -> list[str]:
+    def write_config(self, config: RunConfig) -> None:
+        """Write ``config.yaml``, without which the run cannot be resumed; it survives a power cut."""
+        storage_at(self.path.parent.resolve()).write(f"{self.name}/config.yaml", config.to_yaml().encode())
+
+    def write_environment(self, address: str, *, detached: bool = False, own: bool = False) -> list[str]:
         """Write ``environment.json``: versions and machine, and where the cluster is while the run lasts.
+
+        Parameters
+        ----------
+        address : str
+        detached : bool
+            Whether the run outlives this process.
+        own : bool
+            Whether the cluster ends with this process.
 
         Returns
         -------
@@ -173,6 +199,7 @@ class RunDirectory:
             "address": address,
             "pid": os.getpid(),
             "detached": detached,
+            "own": own,
         }
         before = self.read_json("environment.json") if (self.path / "environment.json").exists() else environment
         self.write_json("environment.json", environment)
