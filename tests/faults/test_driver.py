@@ -49,7 +49,7 @@ def resumed(path, *words):
 def test_a_run_whose_driver_is_killed_is_resumed_with_the_same_bits(begun, expected):
     command, path = begun
     command.kill()
-    assert f"go on with: serket resume {path.name}" in serket("inspect", path)
+    assert f"go on with: serket resume {path}" in serket("inspect", path)
     assert resumed(path) == expected
 
 
@@ -59,7 +59,7 @@ def test_a_run_that_is_interrupted_once_stops_after_its_step(begun, expected, nu
     command.send(number)
     said = command.end(code=1)
     assert "stopping after this step" in said
-    assert said.splitlines()[-1].endswith("go on with serket resume small")
+    assert said.splitlines()[-1].endswith(f"go on with serket resume {path}")
     assert Checkpoints(path / "checkpoints").latest().name == "round-002-step-00"
     assert resumed(path) == expected
 
@@ -95,7 +95,7 @@ def test_a_run_that_somebody_drives_is_not_resumed(config, tmp_path):
     said = serket("stop", path)
     latest = Checkpoints(path / "checkpoints").latest()
     assert latest.step is None
-    assert f"stands at {latest.name}" in said
+    assert f"stands at {latest.name}, go on with serket resume {path}" in said
     assert f"stopped in round {latest.round}" in command.end(code=1)
 
 
@@ -112,7 +112,7 @@ def test_a_run_that_does_not_go_on_anywhere_is_named(begun):
     command.kill()
     said = serket("attach", path, code=2)
     assert "on no cluster any more; it stands at round-00" in said
-    assert "go on with serket resume small" in said
+    assert f"go on with serket resume {path}" in said
     assert "does not go on anywhere" in serket("stop", path, code=2)
 
 
@@ -197,7 +197,7 @@ class TestOnAClusterThatStands:
         path = tmp_path / "small"
         wait_until(lambda: "failure" in inspected(path), 60)
         assert "as the test asked" in inspected(path)["failure"]
-        said = serket("attach", path, code=2)
+        said = serket("attach", path, code=1)
         assert "the run failed: module 'encoder' raised an error" in said
         assert "it stands at round-001" in said
 
