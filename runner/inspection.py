@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.registry import BUILT_IN, find
-from runner.run import is_done
 from runner.rundir import RunDirectory, open_run
 
 
@@ -32,6 +31,8 @@ def inspect_run(path: Path) -> dict[str, Any]:
     if (path / "result.json").exists():
         found["result"] = directory.read_json("result.json")
         return found
+    from runner.run import is_done  # slow to import, and of no use to those who list the modules
+
     described, reason = _describe(directory)
     latest = directory.checkpoints.latest()
     if described is not None:

@@ -105,20 +105,19 @@ def run(
             categories=categories,
             storage=config.checkpoints.storage,
         )
-        with directory.lock():
+        with interruptible(directory), directory.lock():
             try:
                 directory.write_config(config)
                 directory.write_environment(joined, detached=detach, own=address is None)
                 model = RunningModel.launch(plan_of(config, directory, detached=detach))
-            except (ClusterError, OSError, KeyboardInterrupt):
+            except (ClusterError, OSError):
                 directory.discard()
                 raise
             follower = Follower(directory, progress)
             stream = model.begin(source_states(graph, data))
-            with interruptible(directory):
-                if not detach:
-                    return directory, drive(model, stream, follower, clock)
-                _see_off(model, stream, follower)
+            if not detach:
+                return directory, drive(model, stream, follower, clock)
+            _see_off(model, stream, follower)
             return directory, None
 
 

@@ -261,11 +261,9 @@ class RunDirectory:
             if module not in self.graph.sources and manifest.modules[module].round == manifest.round:
                 self.write_outputs(module, outputs(module), "learn")
         scores = self._scores(manifest, outputs)
-        path = self.path / "metrics.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
+        with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, METRICS)
-            if fresh:
+            if not file.tell():
                 writer.writeheader()
             writer.writerow(scores.fields())
         return scores
