@@ -260,7 +260,7 @@ def user_errors() -> Iterator[None]:
     except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
-        _fail("ended at once", 1)
+        _fail("interrupted", 1)
     except Exception as error:
         from actors.checkpoint import CheckpointError
         from actors.messages import MessageError

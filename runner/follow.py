@@ -34,9 +34,6 @@ def interruptible(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not (directory.path / "config.yaml").exists():
-            directory.discard()
-            raise StoppedError("ended before the run began") from None
         raise StoppedError(
             f"ended at once; what was committed is whole, go on with serket resume {directory.handle}"
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -95,30 +96,28 @@ def run(
     data = config.load_data()
     clock.mark("data")
     categories = config.categories(data)
-    with cluster(address) as joined:
-        clock.mark("ray")
-        directory = RunDirectory.create(
-            runs,
-            name or config.name,
-            graph,
-            exact=name is not None,
-            categories=categories,
-            storage=config.checkpoints.storage,
-        )
-        with interruptible(directory), directory.lock():
-            try:
-                directory.write_config(config)
-                directory.write_environment(joined, detached=detach, own=address is None)
-                model = RunningModel.launch(plan_of(config, directory, detached=detach))
-            except (ClusterError, OSError):
-                directory.discard()
-                raise
-            follower = Follower(directory, progress)
-            stream = model.begin(source_states(graph, data))
-            if not detach:
-                return directory, drive(model, stream, follower, clock)
-            _see_off(model, stream, follower)
-            return directory, None
+    storage = config.checkpoints.storage
+    directory = RunDirectory.create(
+        runs, name or config.name, graph, exact=name is not None, categories=categories, storage=storage
+    )
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(directory.lock())
+            joined = stack.enter_context(cluster(address))
+            clock.mark("ray")
+            directory.write_config(config)
+            directory.write_environment(joined, detached=detach, own=address is None)
+            model = RunningModel.launch(plan_of(config, directory, detached=detach))
+        except (ClusterError, OSError, KeyboardInterrupt):
+            directory.discard()
+            raise
+        follower = Follower(directory, progress)
+        stream = model.begin(source_states(graph, data))
+        stack.enter_context(interruptible(directory))
+        if not detach:
+            return directory, drive(model, stream, follower, clock)
+        _see_off(model, stream, follower)
+        return directory, None
 
 
 def _see_off(model: RunningModel, stream: Stream, follower: Follower) -> None:
