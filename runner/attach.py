@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,16 @@ def _watch(model: RunningModel, follower: Follower) -> str:
     return "done"
 
 
-def stop(path: Path, *, now: bool) -> str:
+def stop(path: Path, *, now: bool, tell: Callable[[str], None]) -> str:
     """End a run: after its round, with a commit, or at once; return a sentence on where it stands.
+
+    Parameters
+    ----------
+    path : Path
+        The run's directory.
+    now : bool
+    tell : callable
+        Receives a sentence once the run knows.
 
     Raises
     ------
@@ -100,6 +108,7 @@ def stop(path: Path, *, now: bool) -> str:
         with suppress(CoordinatorGoneError):  # whoever watches has ended it
             if not now:
                 model.halt("round")
+                tell("it stops after its round; --now does not wait for that")
                 if detached:
                     _await_end(model)
             if detached or now:

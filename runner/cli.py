@@ -116,7 +116,8 @@ def stop(
         from runner.attach import stop as end
         from runner.rundir import find_run
 
-        typer.echo(f"{run} is stopped: {end(find_run(run, runs), now=now)}")
+        where = end(find_run(run, runs), now=now, tell=lambda sentence: typer.echo(sentence, err=True))
+        typer.echo(f"{run} is stopped: {where}")
 
 
 @app.command()

@@ -20,20 +20,20 @@ MODEL = """
 name: small
 data: {source: cycle}
 modules:
-  encoder: {type: "tests.actors.toys:Encoder", seconds: 0.3}
+  encoder: {type: "tests.actors.toys:Encoder"}
   mirror: {type: "tests.actors.toys:Mirror"}
 connections: [data -> encoder, encoder -> mirror]
 schedule:
-  rounds: 4
+  rounds: 3
   steps: [encoder, {steps: [encoder, mirror], repeat: 2}, mirror]
 """
-"""Each step takes long enough to be interrupted."""
+"""Waits wherever a test closes a gate (:class:`tests.actors.toys.Encoder`)."""
 
 REAL = """
 name: real
 data: {source: cycle, order: cyclic}
 modules:
-  encoder: {type: "tests.actors.toys:Encoder", seconds: 0.3}
+  encoder: {type: "tests.actors.toys:Encoder"}
   gmm: {type: gmm, classes: 4, iterations: 2}
   mm: {type: markov, rule: smoothed}
 connections: [data -> encoder -> gmm, gmm -> mm]
@@ -117,6 +117,26 @@ def digests(path, checkpoints=None):
     manifest = Checkpoints(checkpoints or Path(path) / "checkpoints").latest()
     files = {(m, label): file.digest for m, record in manifest.modules.items() for label, file in record.files.items()}
     return manifest.name, manifest.sequence, files, (Path(path) / "metrics.csv").read_text()
+
+
+class Gates:
+    """Places where a run waits: ``2-1`` is step 1 of round 2."""
+
+    def __init__(self, directory, *closed):
+        self.directory = Path(directory)
+        self.directory.mkdir()
+        self.setting = ("--set", f"modules.encoder.gates={directory}")
+        for name in closed:
+            (self.directory / name).touch()
+
+    def reached(self, name):
+        """Wait until the run waits there."""
+        wait_until((self.directory / f"waiting-{name}").exists, 90)
+
+    def open(self):
+        """Let it go on."""
+        for path in self.directory.iterdir():
+            path.unlink()
 
 
 def inspected(path, **extra):
