@@ -59,6 +59,7 @@ class CoordinatorActor:
 
     def generate(self, module: str) -> list[Any]:
         """Ask `module` for a generation; its outputs as a reference in a list, so that it leaves as a reference."""
+        self._session.poll(0, "")  # somebody is there
         return [self._session.coordinator.generate(module)]
 
     @ray.method(concurrency_group="status")
@@ -74,6 +75,7 @@ class CoordinatorActor:
     @ray.method(concurrency_group="status")
     def stop(self) -> None:
         """End the modules' actors, in the middle of an update too."""
+        self._session.close()
         self._transport.stop()
 
     @ray.method(concurrency_group="status")
@@ -85,7 +87,10 @@ class CoordinatorActor:
     def describe(self) -> dict[str, Any]:
         """Say where every module lives and what it does now (:func:`serket inspect`)."""
         own = {"node": ray.util.get_node_ip_address(), "pid": os.getpid(), "device": "cpu"}
-        return {COORDINATOR: {**own, **self._session.coordinator.status()}, "modules": self._session.places()}
+        return {
+            COORDINATOR: {**own, **self._session.coordinator.status(), "ended": self._session.ended},
+            "modules": self._session.places(),
+        }
 
     def _leave(self) -> None:
         """Once a detached run has ended and nobody asks how, leave nothing of it on the cluster."""

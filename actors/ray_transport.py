@@ -212,7 +212,7 @@ class RayTransport:
 
     def stop(self) -> None:
         """End the actors."""
-        for actor in self._actors.values():
+        for actor in list(self._actors.values()):  # a start may be adding to them
             ray.kill(actor)
         self._actors.clear()
 

@@ -103,6 +103,7 @@ class Session:
         )
         self._checkpoints = checkpoints
         self._alive = False
+        self._closing = False
         self._committed = bool(checkpoints and checkpoints.names())
 
     def take_up(self) -> None:
@@ -124,6 +125,10 @@ class Session:
     def halt(self, when: Halt) -> None:
         """Have the run stop, with a commit, after the step or the round that is being taken."""
         self.coordinator.halt(when)
+
+    def close(self) -> None:
+        """Expect that the modules end now, in the middle of what they do: that is no failure."""
+        self._closing = True
 
     def poll(self, since: int, life: str, wait: float = 0.0) -> tuple[str, list[Event], dict[str, Any]]:
         """Tell what is new.
@@ -153,6 +158,11 @@ class Session:
             ended, events = self._ended, self._events[since:]
         return self.life, events, {**self.coordinator.status(), "job": self._job, "ended": ended}
 
+    @property
+    def ended(self) -> str:
+        """How the run ended, as :meth:`poll` says it."""
+        return self._ended
+
     def outcome(self) -> None:
         """Raise what ended the run, if it failed."""
         if self._failure is not None:
@@ -163,8 +173,9 @@ class Session:
         return {name: {**place, **self._transport.status(name)} for name, place in list(self._places.items())}
 
     def abandoned(self, seconds: float) -> bool:
-        """Whether the run has ended and nobody has asked for so long."""
-        return self._ended not in ("", "idle") and time.monotonic() - self._last_poll > seconds
+        """Whether the run has ended and nobody has asked for so long; before it begins, for ten times as long."""
+        silence = time.monotonic() - self._last_poll
+        return bool(self._ended) and silence > (10 * seconds if self._ended == "idle" else seconds)
 
     def emit(self, event: str, fields: Mapping[str, Any]) -> None:
         """Note that something happened."""
@@ -188,8 +199,8 @@ class Session:
                 self._checkpoints.forget_failure()
             ended = job()
         except BaseException as error:
-            self._failure, ended = error, "failed"
-            if self._checkpoints is not None:
+            self._failure, ended = (None, "stopped") if self._closing else (error, "failed")
+            if self._checkpoints is not None and self._failure is not None:
                 with suppress(OSError):  # the failure may be that nothing can be written
                     self._checkpoints.note_failure(str(error))
         with self._news:

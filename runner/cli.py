@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def attach(run: RunName, runs: Runs = Path("runs"), as_json: Json = False) -> No
         with _clock() as clock:
             graph = open_run(path)[1].graph
         with _progress(graph) as progress:
-            from runner.resume import attach as follow
+            from runner.attach import attach as follow
 
             directory, result = follow(path, clock=clock, progress=progress)
         _print_end(directory, result, as_json)
@@ -112,11 +113,11 @@ def stop(
 ) -> None:
     """End a run after its round, with a commit."""
     with user_errors():
-        from runner.resume import stop as end
+        from runner.attach import stop as end
         from runner.rundir import find_run
 
-        commit = end(find_run(run, runs), now=now)
-        typer.echo(f"{run} stands at {commit}; go on with serket resume {run}")
+        where = end(find_run(run, runs), now=now, tell=lambda sentence: typer.echo(sentence, err=True))
+        typer.echo(f"{run} is stopped: {where}")
 
 
 @app.command()
@@ -260,7 +261,7 @@ def user_errors() -> Iterator[None]:
     except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
-        _fail("ended at once; what a run had committed is whole, and serket resume goes on from there", 1)
+        _fail("interrupted", 1)
     except Exception as error:
         from actors.checkpoint import CheckpointError
         from actors.messages import MessageError
@@ -272,6 +273,8 @@ def user_errors() -> Iterator[None]:
 
         if isinstance(error, TransportError | StorageError | ClusterError):
             _fail(error, 2)
+        if isinstance(error, OSError) and error.errno is not None:
+            _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
         if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
             _fail(error, 1)
         raise
@@ -296,11 +299,11 @@ def _fail(reason: object, status: int) -> None:
 
 def _print_end(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
     """Print a run's result; of one that goes on, how to see it again."""
-    name = directory.name
+    handle = directory.handle
     if result is None and as_json:
-        typer.echo(json.dumps({"run": name, "detached": True}))
+        typer.echo(json.dumps({"run": directory.name, "detached": True}))
     elif result is None:
-        typer.echo(f"{name} goes on; see it with serket attach {name}, end it with serket stop {name}")
+        typer.echo(f"{directory.name} goes on; see it with serket attach {handle}, end it with serket stop {handle}")
     else:
         _print_result(result, as_json)
         if not as_json:
@@ -324,7 +327,12 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
 def main() -> None:
     """Run the command."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, _interrupt)
     app()
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -50,6 +52,10 @@ class ClusterError(RuntimeError):
     """There is no such cluster, or it cannot give what was asked."""
 
 
+class CoordinatorGoneError(ModuleFailedError):
+    """A run's coordinator was ended for good."""
+
+
 @contextmanager
 def cluster(address: str | None) -> Iterator[str]:
     """Join the cluster at `address`, or start one on this machine for as long as the context lasts.
@@ -74,10 +80,11 @@ def cluster(address: str | None) -> Iterator[str]:
     os.environ.update(_WORKER_ENVIRONMENT)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, runtime_env={"env_vars": _WORKER_ENVIRONMENT}, **quiet)
+        with _sigterm_left_alone():
+            if address is None:
+                ray.init(address="local", include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, runtime_env={"env_vars": _WORKER_ENVIRONMENT}, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"reached at {address}" if address else "started on this machine"
         raise ClusterError(f"no Ray cluster could be {where}: {error}") from error
@@ -85,6 +92,21 @@ def cluster(address: str | None) -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_left_alone() -> Iterator[None]:
+    """Keep what this process does about SIGTERM: `ray.init` would have it exit without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def answers(address: str) -> bool:
@@ -112,11 +134,13 @@ class RunningModel:
     coordinator : actor handle
     wait : float
         Seconds for which the coordinator may be away while Ray starts it again.
+    life : str
+        Which of the coordinator's processes was heard last.
     """
 
     coordinator: Any
     wait: float = Recovery().wait
-    _life: str = ""
+    life: str = ""
     _seen: int = 0
 
     @classmethod
@@ -179,7 +203,17 @@ class RunningModel:
 
     def halt(self, when: Halt) -> None:
         """Have the run stop, with a commit, after the step or the round that is being taken."""
-        _get(self.coordinator.halt.remote(when), timeout=60)
+        until = time.monotonic() + self.wait
+        while True:
+            try:
+                ray.get(self.coordinator.halt.remote(when), timeout=self.wait)
+                return
+            except ActorUnavailableError as error:  # it is being started again
+                if time.monotonic() > until:
+                    raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
+                time.sleep(POLL_SECONDS)
+            except RayActorError as error:
+                raise CoordinatorGoneError(f"the coordinator was ended\n{error}") from error
 
     def generate(self, module: str) -> dict[str, Any]:
         """Return the outputs of `module` on the way down."""
@@ -188,6 +222,11 @@ class RunningModel:
             with suppress(ObjectLostError):  # with its node: it is made once more, unless the coordinator gives up
                 outputs: dict[str, Any] = _get(reference)
                 return outputs
+
+    def ended(self) -> str:
+        """Say how the run ended (:meth:`actors.session.Session.poll`); empty while it goes on."""
+        status: dict[str, Any] = _get(self.coordinator.poll.remote(0, "", 0.0), timeout=self.wait)[2]
+        return str(status["ended"])
 
     def describe(self) -> dict[str, Any]:
         """Say where every module lives and what it does now."""
@@ -213,7 +252,7 @@ class RunningModel:
             self._send(ask)
         while True:
             try:
-                poll = self.coordinator.poll.remote(self._seen, self._life, POLL_SECONDS)
+                poll = self.coordinator.poll.remote(self._seen, self.life, POLL_SECONDS)
                 life, events, status = ray.get(poll, timeout=min(self.wait, ANSWER_SECONDS))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() - seen > self.wait:
@@ -221,10 +260,10 @@ class RunningModel:
                 time.sleep(POLL_SECONDS)
                 continue
             except RayActorError as error:
-                raise ModuleFailedError(f"the coordinator was ended\n{error}") from error
+                raise CoordinatorGoneError(f"the coordinator was ended\n{error}") from error
             seen = time.monotonic()
-            self._seen = len(events) + (self._seen if life == self._life else 0)
-            self._life = life
+            self._seen = len(events) + (self._seen if life == self.life else 0)
+            self.life = life
             yield events, status
             if status["ended"] and ask and status["job"] != job:
                 self._send(ask)
@@ -247,12 +286,10 @@ def _get(reference: Any, timeout: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(
-            cause, ModuleFailedError | GraphError | TransportError | CheckpointError | StorageError | OSError
-        ):
+        if isinstance(cause, _PLAIN):
             raise cause from None
         raise
     except RayActorError as error:
-        raise ModuleFailedError(f"the coordinator died\n{error}") from error
+        raise CoordinatorGoneError(f"the coordinator was ended\n{error}") from error
     except GetTimeoutError as error:
         raise ModuleFailedError(f"the coordinator did not answer within {timeout:g} seconds") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from actors.checkpoint import CheckpointError
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
 
@@ -25,6 +27,17 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 class StoppedError(RuntimeError):
     """A run that was asked to stop, and did; says how to go on."""
+
+
+@contextmanager
+def interruptible(directory: RunDirectory) -> Iterator[None]:
+    """Let whoever interrupts a run at once know how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(
+            f"ended at once; what was committed is whole, go on with serket resume {directory.handle}"
+        ) from None
 
 
 class Follower:
@@ -53,7 +66,6 @@ class Follower:
         self.last_commit: float | None = None
         self.commits = 0
         self.resumed = False
-        self._recorded: set[str] = set()
 
     def follow(self, stream: Stream, until: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Take in a stream of events and statuses until it ends, or until `until` says so; return the last status."""
@@ -69,9 +81,9 @@ class Follower:
                 break
         return status
 
-    def catch_up(self) -> None:
-        """Record the commits of whole rounds that nobody has recorded yet."""
-        for commit in self.directory.unrecorded():
+    def catch_up(self, until: float = math.inf) -> None:
+        """Record the commits of whole rounds, up to round `until`, that nobody has recorded yet."""
+        for commit in self.directory.unrecorded(until):
             self._record(commit)
 
     def _take(self, name: str, when: float, fields: Mapping[str, Any]) -> None:
@@ -83,20 +95,23 @@ class Follower:
             self.first_update = when
         elif name == "resumed":
             self.resumed = True
-            self._recorded.clear()
             self.directory.rewind(fields["round"] - (fields["step"] is not None))
             self.scores = self.directory.scores(fields["name"])
-            self.catch_up()
+            self.catch_up(fields["round"])  # newer ones are damaged, or will be told of
         elif name == "commit":
             self.last_commit, self.commits = when, self.commits + 1
-            if fields["round"] > 0 and (fields["whole"] or self.single):
+            # It may have been caught up with before its event came, by this process or by one before it.
+            new = self.single or (fields["whole"] and fields["name"] in self.directory.unrecorded())
+            if fields["round"] > 0 and new:
                 self._record(fields["name"])
 
     def _record(self, commit: str) -> None:
-        if commit in self._recorded:  # caught up with, before its event came
-            return
-        self._recorded.add(commit)
-        self.scores = self.directory.record(commit)
+        try:
+            self.scores = self.directory.record(commit)
+        except CheckpointError:
+            if commit in self.directory.checkpoints.names():
+                raise
+            return  # newer ones have taken its place already
         if self.scores.round > 0:
             self.directory.append_events([("scores", time.time(), self.scores.fields())])
             self.progress.event("scores", self.scores.fields())
@@ -128,7 +143,8 @@ class Interrupts:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
-            say("stopping after this step (once more: at once)")
+            with suppress(RuntimeError):  # the interrupted code was writing to the same stream
+                say("stopping after this step (once more: at once)")
 
         if threading.current_thread() is not threading.main_thread():
             yield

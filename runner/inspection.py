@@ -6,12 +6,11 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from actors.registry import BUILT_IN, find
-from runner.rundir import open_run
+from runner.rundir import RunDirectory, open_run
 
 
 def inspect_run(path: Path) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
     -------
     dict
         ``run``, ``commits``, ``rounds``; ``result`` when it is done; ``actors`` (node, pid, device and what each
-        does) while it runs; ``failure`` where it failed.
+        does) while it runs; ``failure`` where it failed; ``next``, what to type to go on.
     """
     config, directory = open_run(path)
     found: dict[str, Any] = {
@@ -31,30 +30,35 @@ def inspect_run(path: Path) -> dict[str, Any]:
     }
     if (path / "result.json").exists():
         found["result"] = directory.read_json("result.json")
-    elif (path / "environment.json").exists():
-        environment = directory.read_json("environment.json")
-        if environment.get("detached") or _alive(environment):
-            described = _describe(environment["address"], directory.name)
-            if described is not None:
-                found["actors"] = described
-    failure = directory.checkpoints.failure()
-    if failure and "actors" not in found and "result" not in found:
-        found["failure"] = failure
+        return found
+    from runner.run import is_done  # slow to import, and of no use to those who list the modules
+
+    described, reason = _describe(directory)
+    latest = directory.checkpoints.latest()
+    if described is not None:
+        found["actors"] = described
+    elif reason:
+        found["unknown"] = reason
+    elif latest is not None and is_done(latest, config):
+        found["next"] = f"serket attach {directory.handle}"
+    else:
+        failure = directory.checkpoints.failure()
+        found.update({"failure": failure} if failure else {}, next=f"serket resume {directory.handle}")
     return found
 
 
-def _alive(environment: dict[str, Any]) -> bool:
-    return bool(psutil.pid_exists(int(environment.get("pid", 0))))
-
-
-def _describe(address: str, run: str) -> dict[str, Any] | None:
-    from runner.cluster import ClusterError, RunningModel, cluster
+def _describe(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
+    """Return what the run's coordinator says, and why that is not known."""
+    from runner.attach import found
+    from runner.cluster import ClusterError, CoordinatorGoneError
 
     try:
-        with cluster(address):
-            return RunningModel.find(run).describe()
-    except ClusterError:  # the process of that number is another one by now
-        return None
+        with found(directory) as model:
+            return (model.describe() if model else None), ""
+    except CoordinatorGoneError:
+        return None, ""
+    except ClusterError as error:
+        return None, str(error)
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
@@ -70,9 +74,8 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         )
         return
     if "actors" not in found:
-        if "failure" in found:
-            console.print(f"failed: {found['failure']}", markup=False, highlight=False)
-        console.print(f"it does not run; go on with: serket resume {found['run']}", highlight=False)
+        for line in _standing(found):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     table = Table("actor", "node", "process", "device", "does", "done")
     described = found["actors"]
@@ -83,6 +86,17 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         done = f"{module['done']} of {module['total']}" if "done" in module else ""
         table.add_row(name, str(module["node"]), str(module["pid"]), module["device"], module["doing"], done)
     console.print(table)
+    if coordinator.get("ended"):
+        how = f"it has ended ({coordinator['ended']}); write down what came of it with: serket attach {found['run']}"
+        console.print(how, markup=False, highlight=False, soft_wrap=True)
+
+
+def _standing(found: dict[str, Any]) -> list[str]:
+    """Return what is said of a run that is seen nowhere."""
+    if "unknown" in found:
+        return [found["unknown"]]
+    failed = [f"failed: {found['failure'].rstrip()}"] if "failure" in found else []
+    return [*failed, f"it does not run; go on with: {found['next']}"]
 
 
 def show_modules(console: Console | None = None) -> None:

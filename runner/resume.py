@@ -1,23 +1,21 @@
-"""Takes runs up again: resumes one that was interrupted, follows one that goes on by itself, ends one."""
+"""Takes runs up again that were interrupted."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.coordinator import Coordinator
-from actors.in_process import InProcess
-from actors.recovery import ModuleFailedError
+from actors.checkpoint import Manifest
+from runner.attach import found
 from runner.clock import Clock
-from runner.cluster import POLL_SECONDS, ClusterError, RunningModel, answers, cluster
+from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster
 from runner.config import RunConfig
-from runner.follow import Follower, Interrupts, StoppedError
+from runner.follow import Follower, interruptible
 from runner.progress import Progress
-from runner.run import drive, finish, plan_of, source_states, write_generated
+from runner.run import drive, is_done, plan_of, source_states
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
 
 FREE = ("schedule.rounds", "recovery", "checkpoints.keep")
@@ -60,99 +58,44 @@ def resume(
     """
     config, directory = open_run(path, settings)
     with directory.lock():
-        _refuse_if_it_goes_on(directory)
+        _end_what_goes_on(directory)
         manifest = directory.checkpoints.newest_whole(_tell(progress))
         if manifest is not None:
-            found = differences(manifest.config, config.model_dump(mode="json"))
-            if found:
-                raise RunDirectoryError(
-                    f"{path}: the config is not the one that the run began with; put it back, or start another run:\n  "
-                    + "\n  ".join(found)
-                )
-            whole = manifest.step is None and (manifest.settled or manifest.round >= config.schedule.rounds)
-            if whole and (path / "result.json").exists():
-                raise RunDirectoryError(
-                    f"{path}: all {manifest.round} rounds are done; for more of them say --set schedule.rounds=N"
-                )
+            _check(directory, manifest, config)
+        directory.mend()
         data = config.load_data()
         directory.categories = config.categories(data)
         clock.mark("data")
         with cluster(address) as joined:
             clock.mark("ray")
-            directory.write_config(config)
-            changed = directory.write_environment(joined, own=address is None)
-            if changed:
-                sentence = f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}"
-                progress.event("log", {"message": sentence})
             model = RunningModel.launch(plan_of(config, directory), patience=PATIENCE)
-            stream = model.begin(source_states(directory.graph, data))
-            return directory, drive(model, stream, Follower(directory, progress), clock)
+            with interruptible(directory):
+                directory.write_config(config)
+                changed = directory.write_environment(joined, own=address is None)
+                if changed:
+                    sentence = f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}"
+                    progress.event("log", {"message": sentence})
+                (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
+                stream = model.begin(source_states(directory.graph, data))
+                return directory, drive(model, stream, Follower(directory, progress), clock)
 
 
-def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirectory, dict[str, Any] | None]:
-    """Follow a run that was detached to its end; where it has ended already, write down what came of it.
-
-    Returns
-    -------
-    RunDirectory, dict
-        Where everything lies, and the contents of ``result.json``; None if the person who watches leaves.
-
-    Raises
-    ------
-    RunDirectoryError
-        If the run has not ended and is on no cluster.
-    """
-    config, directory = open_run(path)
-    with directory.lock():
-        directory.categories = config.categories(config.load_data())
-        follower = Follower(directory, progress, since=_last_event(path))
-        _await_end(directory)
-        with _found(directory) as model:
-            if model is None:
-                return directory, _write_down(config, follower, clock)
-            follower.catch_up()
-            follower.resumed = True  # of what came before, the times are not known here
-            interrupts = Interrupts()
-            with interrupts.caught(lambda _sentence: None):
-                status = follower.follow(model.follow(), until=lambda: interrupts.asked)
-            if not status["ended"]:
-                return directory, None
-            try:
-                clock.mark("rounds")
-                if status["ended"] == "stopped":
-                    raise StoppedError(f"stopped in round {status['round']}; go on with serket resume {directory.name}")
-                write_generated(directory, model.generate)
-            finally:
-                model.stop()
-            return directory, finish(follower, clock)
-
-
-def stop(path: Path, *, now: bool) -> str:
-    """End a run: after its round, with a commit, or at once; return where it stands.
-
-    Raises
-    ------
-    RunDirectoryError
-        If the run is on no cluster.
-    """
-    _, directory = open_run(path)
-    detached = directory.read_json("environment.json").get("detached", False)
-    with _found(directory) as model:
-        if model is None:
-            raise RunDirectoryError(f"{path}: the run does not go on anywhere")
-        if not now:
-            model.halt("round")
-        if detached and not now:
-            with suppress(ModuleFailedError):  # whoever watches has ended it
-                for _events, status in model.follow():
-                    if status["ended"]:
-                        break
-        if detached or now:
-            model.stop()
-    if not detached:  # its cluster goes with its driver, so that is waited for from outside
-        directory.wait_for_lock()
-    manifest = directory.checkpoints.latest()
-    return manifest.name if manifest else "its beginning"
+def _check(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:
+    """Refuse a config that is not the run's own, and a run of which nothing is left to be done."""
+    found = differences(manifest.config, config.model_dump(mode="json"))
+    if found:
+        raise RunDirectoryError(
+            f"{directory.path}: the config is not the one that the run began with; put it back, or start another run:"
+            "\n  " + "\n  ".join(found)
+        )
+    if is_done(manifest, config) and (directory.path / "result.json").exists():
+        if manifest.settled:
+            raise RunDirectoryError(
+                f"{directory.path}: the run settled in round {manifest.round}, more rounds would not raise its score"
+            )
+        raise RunDirectoryError(
+            f"{directory.path}: all {manifest.round} rounds are done; for more of them say --set schedule.rounds=N"
+        )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
@@ -170,74 +113,26 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
     return found
 
 
-@contextmanager
-def _found(directory: RunDirectory) -> Iterator[RunningModel | None]:
-    """Join the cluster on which a run goes on, and find its coordinator; None where there is none."""
-    environment = directory.read_json("environment.json")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(cluster(environment["address"]))
-            model = RunningModel.find(directory.name)
-        except ClusterError:
-            model = None
-        yield model
+def _end_what_goes_on(directory: RunDirectory) -> None:
+    """Refuse a run that goes on by itself; of one that has ended, end what is left on the cluster.
 
-
-def _refuse_if_it_goes_on(directory: RunDirectory) -> None:
-    """Refuse a run that goes on: one that was detached has no driver whose lock would show."""
-    if not (directory.path / "environment.json").exists():
-        return
-    if directory.read_json("environment.json").get("detached"):
-        with _found(directory) as model:
-            if model is not None:
-                name = directory.name
-                raise RunDirectoryError(f"{directory.path}: the run goes on; see it with serket attach {name}")
-    _await_end(directory)
-
-
-def _await_end(directory: RunDirectory) -> None:
-    """Wait for the end of a cluster whose driver was killed and that was its own: it goes on for some seconds."""
-    environment = directory.read_json("environment.json")
+    The cluster of a driver that was killed goes on for some seconds where it was the driver's own; that is waited for.
+    """
+    environment = directory.environment()
+    if environment.get("detached"):
+        with found(directory, locked=True) as model:
+            ended = model.ended() if model else "gone"
+            if ended in ("", "done"):
+                what = "is done" if ended else "goes on"
+                raise RunDirectoryError(
+                    f"{directory.path}: the run {what}; see it with serket attach {directory.handle}"
+                )
+            if model:
+                model.stop()
     until = time.monotonic() + PATIENCE
     while environment.get("own") and answers(environment["address"]) and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
 
 
-def _write_down(config: RunConfig, follower: Follower, clock: Clock) -> dict[str, Any]:
-    """Write down what came of a run that ended while nobody watched."""
-    directory = follower.directory
-    follower.catch_up()
-    manifest = directory.checkpoints.newest_whole(
-        lambda sentence: follower.progress.event("log", {"message": sentence})
-    )
-    done = manifest and manifest.step is None and (manifest.settled or manifest.round >= config.schedule.rounds)
-    if manifest is None or not done:
-        stands = f"it stands at {manifest.name}" if manifest else "nothing is committed"
-        failure = directory.checkpoints.failure()
-        why = f"the run failed: {failure}\n" if failure else "the run is on no cluster any more; "
-        raise RunDirectoryError(f"{directory.path}: {why}{stands}, go on with serket resume {directory.name}")
-    follower.resumed, follower.module_seconds = True, dict(manifest.module_seconds)
-    coordinator = Coordinator(
-        directory.graph, InProcess(), run=directory.name, seed=config.seed, checkpoints=directory.checkpoints
-    )
-    coordinator.resume()
-    write_generated(directory, coordinator.generate)
-    return finish(follower, clock)
-
-
 def _tell(progress: Progress) -> Callable[[str], None]:
     return lambda sentence: progress.event("log", {"message": sentence})
-
-
-def _last_event(path: Path) -> float:
-    """Return the Unix time of the last event that was written down."""
-    events = path / "events.jsonl"
-    if not events.exists():
-        return 0.0
-    times = []
-    for line in events.read_text(encoding="utf-8").splitlines()[-5:]:
-        try:
-            times.append(float(json.loads(line)["time"]))
-        except (ValueError, KeyError):  # a power cut's
-            continue
-    return max(times, default=time.time())

@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from actors.checkpoint import Manifest
 from actors.graph import Graph
 from actors.kinds import Array
 from actors.module import State
 from actors.session import Plan
 from runner import collect
 from runner.clock import Clock
-from runner.cluster import ClusterError, RunningModel, Stream, cluster
+from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, cluster
 from runner.config import RunConfig
 from runner.datasets import Dataset
-from runner.follow import Follower, Interrupts, StoppedError
+from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
-from runner.rundir import RunDirectory, result_of
+from runner.rundir import RoundScores, RunDirectory
 
 
 def source_states(graph: Graph, data: Dataset) -> dict[str, State]:
@@ -95,31 +96,37 @@ def run(
     data = config.load_data()
     clock.mark("data")
     categories = config.categories(data)
+    storage = config.checkpoints.storage
     directory = RunDirectory.create(
-        runs,
-        name or config.name,
-        graph,
-        exact=name is not None,
-        categories=categories,
-        storage=config.checkpoints.storage,
+        runs, name or config.name, graph, exact=name is not None, categories=categories, storage=storage
     )
     with ExitStack() as stack:
         try:
+            stack.enter_context(directory.lock())
             joined = stack.enter_context(cluster(address))
-        except ClusterError:
-            directory.path.rmdir()
+            clock.mark("ray")
+            directory.write_config(config)
+            directory.write_environment(joined, detached=detach, own=address is None)
+            model = RunningModel.launch(plan_of(config, directory, detached=detach))
+        except (ClusterError, OSError, KeyboardInterrupt):
+            directory.discard()
             raise
-        clock.mark("ray")
-        stack.enter_context(directory.lock())
-        directory.write_config(config)
-        directory.write_environment(joined, detached=detach, own=address is None)
         follower = Follower(directory, progress)
-        model = RunningModel.launch(plan_of(config, directory, detached=detach))
         stream = model.begin(source_states(graph, data))
-        if detach:
-            follower.follow(stream, until=lambda: follower.commits > 0)
-            return directory, None
-        return directory, drive(model, stream, follower, clock)
+        stack.enter_context(interruptible(directory))
+        if not detach:
+            return directory, drive(model, stream, follower, clock)
+        _see_off(model, stream, follower)
+        return directory, None
+
+
+def _see_off(model: RunningModel, stream: Stream, follower: Follower) -> None:
+    """Follow a run until it can go on by itself; one that cannot, or whose beginning is interrupted, is ended."""
+    try:
+        follower.follow(stream, until=lambda: follower.commits > 0)
+    except BaseException:
+        model.stop()
+        raise
 
 
 def drive(model: RunningModel, stream: Stream, follower: Follower, clock: Clock) -> dict[str, Any]:
@@ -133,26 +140,28 @@ def drive(model: RunningModel, stream: Stream, follower: Follower, clock: Clock)
     directory, interrupts = follower.directory, Interrupts()
 
     def begun() -> bool:
-        if interrupts.asked and not told:
-            told.append(True)
+        if interrupts.asked and model.life not in told:  # a coordinator that was restarted has to be told again
+            told.add(model.life)
             model.halt("step")
         if (follower.commits or follower.resumed) and "actors" not in clock.marks:
             clock.mark("actors")
         return False
 
-    told: list[bool] = []
+    told: set[str] = set()
+    how = f"go on with serket resume {directory.handle}"
     try:
         with interrupts.caught(lambda sentence: follower.progress.event("log", {"message": sentence})):
             status = follower.follow(stream, until=begun)
         clock.mark("rounds")
         if status["ended"] == "stopped":
-            raise StoppedError(
-                f"stopped in round {status['round']}; what was learnt is committed, go on with serket resume "
-                f"{directory.name}"
-            )
+            raise StoppedError(f"stopped in round {status['round']}; what was learnt is committed, {how}")
         write_generated(directory, model.generate)
+    except CoordinatorGoneError as error:
+        raise StoppedError(
+            f"the run was ended, by serket stop --now or with its cluster; what was committed is whole, {how}"
+        ) from error
     except OSError as error:
-        reason = f"{error.strerror or error}; mend that, then go on with serket resume {directory.name}"
+        reason = f"{error.strerror or error}; what was committed is whole: mend that, then {how}"
         raise OSError(error.errno, reason, error.filename or str(directory.path)) from error
     finally:
         model.stop()
@@ -174,6 +183,22 @@ def finish(follower: Follower, clock: Clock) -> dict[str, Any]:
     result["phases"] = clock.marks
     directory.write_json("result.json", result)
     return result
+
+
+def result_of(scores: RoundScores, run: str, seconds: float, module_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return what ``result.json`` and ``--json`` say."""
+    return {
+        "run": run,
+        "rounds": scores.round,
+        "seconds": round(seconds, 3),
+        **{name: value for name, value in scores.fields().items() if name != "round"},
+        "module_seconds": {name: round(value, 3) for name, value in module_seconds.items()},
+    }
+
+
+def is_done(manifest: Manifest, config: RunConfig) -> bool:
+    """Whether a commit is a run's last."""
+    return manifest.step is None and (manifest.settled or manifest.round >= config.schedule.rounds)
 
 
 def write_generated(directory: RunDirectory, generate: Callable[[str], Mapping[str, Array]]) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
-import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,13 @@ from actors.kinds import Array
 from actors.storage import storage_at
 from runner.checks import RUN_NAME
 from runner.config import RunConfig, load_config
+from runner.environment import changes, environment
 from runner.metrics import Scores, score
 
 TEXT_COLUMNS = 200
 """Wider arrays are written as .npy, narrower ones as text that ``numpy.loadtxt`` reads."""
 
 METRICS = ("round", "evidence", "score", "accuracy", "ari", "nmi")
-
-
-_BITS = ("python", "machine", "processor")
-"""What, beside packages, the bits of a sum may depend on."""
 
 
 class RunDirectoryError(ValueError):
@@ -131,6 +127,11 @@ class RunDirectory:
         return self.path.name
 
     @property
+    def handle(self) -> str:
+        """What a person calls the run on the command line."""
+        return self.name if self.path.parent == Path("runs") else str(self.path)
+
+    @property
     def checkpoints(self) -> Checkpoints:
         """The run's commits."""
         if self.storage:
@@ -151,10 +152,13 @@ class RunDirectory:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunDirectoryError(
-                f"{self.path}: another process drives this run; wait for it, or end it with serket stop {self.name}"
+                f"{self.path}: another process drives this run; wait for it, or end it with serket stop {self.handle}"
             ) from None
         except OSError as error:
-            raise RunDirectoryError(f"{self.path}: nothing can be written there ({error.strerror})") from error
+            raise RunDirectoryError(
+                f"{self.path}: nothing can be written there ({error.strerror}); make it writable, or copy it elsewhere "
+                "and name the copy"
+            ) from error
         try:
             yield
         finally:
@@ -165,13 +169,31 @@ class RunDirectory:
         with FileLock(self.path / ".lock"):
             return
 
+    def driven(self) -> bool:
+        """Whether a process writes into the directory; where that cannot be tried, perhaps."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    def discard(self) -> None:
+        """Delete the directory of a run that could not begin; what else lies there stays."""
+        for name in ("config.yaml", "environment.json", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
     def module_directory(self, module: str) -> Path:
         """Return where the outputs of `module` lie, ``module001_vae`` for the first above the observation."""
         return (self.outputs or self.path) / f"module{self.graph.number(module):03d}_{module}"
 
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.yaml``, without which the run cannot be resumed; it survives a power cut."""
-        storage_at(self.path.parent.resolve()).write(f"{self.name}/config.yaml", config.to_yaml().encode())
+        self._write("config.yaml", config.to_yaml())
+
+    def _write(self, name: str, text: str) -> None:
+        storage_at(self.path.parent.resolve()).write(f"{self.name}/{name}", text.encode())
 
     def write_environment(self, address: str, *, detached: bool = False, own: bool = False) -> list[str]:
         """Write ``environment.json``: versions and machine, and where the cluster is while the run lasts.
@@ -189,27 +211,18 @@ class RunDirectory:
         list of str
             What was otherwise when the run was last driven, and may change its bits.
         """
-        packages = ("serket-actors", "ray", "torch", "numpy", "numba", "scipy", "msgpack")
-        environment: dict[str, Any] = {
-            "python": platform.python_version(),
-            "packages": {name: version(name) for name in packages},
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "address": address,
-            "pid": os.getpid(),
-            "detached": detached,
-            "own": own,
-        }
-        before = self.read_json("environment.json") if (self.path / "environment.json").exists() else environment
-        self.write_json("environment.json", environment)
-        there = {**environment["packages"], **{name: environment[name] for name in _BITS}}
-        then = {**before.get("packages", {}), **{name: before.get(name) for name in _BITS}}
-        return [f"{name}: {then.get(name)} before, {now} now" for name, now in there.items() if then.get(name) != now]
+        found = {**environment(), "address": address, "pid": os.getpid(), "detached": detached, "own": own}
+        before = self.environment() or found
+        self.write_json("environment.json", found)
+        return changes(before, found)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file into the run's directory."""
-        (self.path / name).write_text(json.dumps(content, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+        """Write a JSON file into the run's directory, whole or not at all."""
+        self._write(name, json.dumps(content, indent=1, allow_nan=True) + "\n")
+
+    def environment(self) -> dict[str, Any]:
+        """Return ``environment.json``; nothing of a run that was ended before it was written."""
+        return self.read_json("environment.json") if (self.path / "environment.json").exists() else {}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run's directory.
@@ -225,6 +238,15 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path / name}: cannot be read; is {self.path} a run's directory?") from error
         return content
 
+    def last_event(self) -> float:
+        """Return the Unix time of the last event of the coordinator's that was written down; 0 where there is none."""
+        for line in reversed(_lines(self.path / "events.jsonl")):
+            with suppress(ValueError, KeyError, TypeError):  # a line that a power cut has left
+                event = json.loads(line)
+                if event["event"] != "scores":  # those are the driver's own
+                    return float(event["time"])
+        return 0.0
+
     def append_events(self, events: Sequence[tuple[str, float, Mapping[str, Any]]]) -> None:
         """Append events to ``events.jsonl``, one object a line."""
         if events:
@@ -239,11 +261,9 @@ class RunDirectory:
             if module not in self.graph.sources and manifest.modules[module].round == manifest.round:
                 self.write_outputs(module, outputs(module), "learn")
         scores = self._scores(manifest, outputs)
-        path = self.path / "metrics.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
+        with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, METRICS)
-            if fresh:
+            if not file.tell():
                 writer.writeheader()
             writer.writerow(scores.fields())
         return scores
@@ -257,23 +277,30 @@ class RunDirectory:
         manifest = self.checkpoints.manifest(commit)
         return manifest, cache(lambda module: self.checkpoints.outputs(manifest, module))
 
-    def rewind(self, round: int) -> None:
-        """Take the lines after `round` out of ``metrics.csv``, and any that a power cut has left unfinished."""
+    def mend(self) -> None:
+        """Take out what a process that was killed, or a disk that was full, has left unfinished."""
+        events = self.path / "events.jsonl"
+        lines = _lines(events)
+        if lines and not lines[-1].endswith("\n"):
+            os.truncate(events, events.stat().st_size - len(events.read_bytes().rpartition(b"\n")[2]))
+        self.rewind()
+
+    def rewind(self, round: float = math.inf) -> None:
+        """Take the lines after `round` out of ``metrics.csv``, and any that are unfinished."""
         path = self.path / "metrics.csv"
         if path.exists():
-            lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
-            whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == len(METRICS) - 1]
+            whole = [line for line in _lines(path)[1:] if line.endswith("\n") and line.count(",") == len(METRICS) - 1]
             kept = [line for line in whole if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= round]
             part = path.with_suffix(".part")
             part.write_text("".join([",".join(METRICS) + "\r\n", *kept]), encoding="utf-8", newline="")
             part.replace(path)
 
-    def unrecorded(self) -> list[str]:
-        """Return the commits of whole rounds that have no line in ``metrics.csv`` yet, oldest first."""
+    def unrecorded(self, until: float = math.inf) -> list[str]:
+        """Return the commits of whole rounds up to `until` that have no line in ``metrics.csv`` yet, oldest first."""
         recorded = {row["round"] for row in self.metrics()} if (self.path / "metrics.csv").exists() else set()
         last = max((round for round in recorded if round is not None), default=0.0)
         rounds = {name: re.fullmatch(r"round-(\d+)", name) for name in self.checkpoints.names()}
-        return [name for name, found in rounds.items() if found and int(found.group(1)) > last]
+        return [name for name, found in rounds.items() if found and last < int(found.group(1)) <= until]
 
     def _scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
         """Return what a commit amounts to, `outputs` giving those of a module."""
@@ -360,26 +387,12 @@ def find_run(run: str, runs: Path) -> Path:
     """
     for path in (Path(run), runs / run):
         if (path / "config.yaml").is_file():
-            return path
+            return path if path.name not in ("", "..") else path.resolve()
     there = sorted(path.parent.name for path in runs.glob("*/config.yaml"))
     known = f"the runs in {runs} are {', '.join(there)}" if there else f"there are none in {runs}"
     raise RunDirectoryError(f"{run}: no such run; {known}")
 
 
-def result_of(scores: RoundScores, run: str, seconds: float, module_seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return what ``result.json`` and ``--json`` say."""
-    return {
-        "run": run,
-        "rounds": scores.round,
-        "seconds": round(seconds, 3),
-        **{name: value for name, value in scores.fields().items() if name != "round"},
-        "module_seconds": {name: round(value, 3) for name, value in module_seconds.items()},
-    }
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return found.group(1) if found else platform.processor()
+def _lines(path: Path) -> list[str]:
+    """Return a file's lines with their ends; none where there is no file."""
+    return path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []

@@ -38,7 +38,11 @@ class Source(Module):
 
 
 class Encoder(Module):
-    """A random walk of projections; `step` and `size` make its steps and messages as large as a test wants them."""
+    """A random walk of projections; `step` and `size` make its steps and messages as large as a test wants them.
+
+    In round 2 it waits in step 1 as long as there is a file ``2-1`` in the directory `gates`, and says so by a file
+    ``waiting-2-1``; so in every round and step.
+    """
 
     ports = (
         Port("observations", "in", "forward", "observations"),
@@ -56,6 +60,7 @@ class Encoder(Module):
         die_in_round: int = 0
 
         crash_in_round: int = 0
+        gates: str = ""
 
     def __init__(self, parameters):
         super().__init__(parameters)
@@ -77,8 +82,15 @@ class Encoder(Module):
         self.weights += parameters.step * context.generator.normal(size=self.weights.shape)
         context.report(1, 2, loss=0.5)
         time.sleep(parameters.seconds)
+        if parameters.gates:
+            self._wait(Path(parameters.gates), f"{context.round}-{context.step}")
         self.updates += 1
         return self._answer(message)
+
+    def _wait(self, gates, name):
+        while (gates / name).exists():
+            (gates / f"waiting-{name}").touch()
+            time.sleep(0.01)
 
     def recognize(self, inbox, context):
         return self._answer(inbox.require("observations"))

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+import psutil
 
 from actors.checkpoint import Checkpoints
 from tests.conftest import wait_until
@@ -19,12 +20,28 @@ MODEL = """
 name: small
 data: {source: cycle}
 modules:
-  encoder: {type: "tests.actors.toys:Encoder", seconds: 0.4}
+  encoder: {type: "tests.actors.toys:Encoder"}
   mirror: {type: "tests.actors.toys:Mirror"}
 connections: [data -> encoder, encoder -> mirror]
-schedule: {rounds: 5}
+schedule:
+  rounds: 3
+  steps: [encoder, {steps: [encoder, mirror], repeat: 2}, mirror]
 """
-"""Each round takes long enough to be interrupted."""
+"""Waits wherever a test closes a gate (:class:`tests.actors.toys.Encoder`)."""
+
+REAL = """
+name: real
+data: {source: cycle, order: cyclic}
+modules:
+  encoder: {type: "tests.actors.toys:Encoder"}
+  gmm: {type: gmm, classes: 4, iterations: 2}
+  mm: {type: markov, rule: smoothed}
+connections: [data -> encoder -> gmm, gmm -> mm]
+schedule:
+  rounds: 3
+  steps: [encoder, {steps: [gmm, mm], repeat: 3, chains: 2}, {module: gmm, set: {iterations: 0}}]
+"""
+"""The numerics too, and chains."""
 
 
 def environment(**extra):
@@ -36,6 +53,7 @@ class Command:
     """`serket …` in a process group of its own, as a terminal starts it."""
 
     def __init__(self, *words, **extra):
+        self.said = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "runner.cli", *map(str, words)],
             stdout=subprocess.PIPE,
@@ -47,8 +65,20 @@ class Command:
         )
 
     def send(self, number):
-        """Send a signal to the process, as Ctrl-C does."""
+        """Send a signal to the process alone."""
         self.process.send_signal(number)
+
+    def press(self):
+        """Press Ctrl-C: a terminal tells all processes of the group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def heard(self, word):
+        """Wait until it says a line with `word`."""
+        for line in self.process.stdout:
+            self.said += line
+            if word in line:
+                return
+        raise AssertionError(f"it never said {word!r}: {self.said}")
 
     def kill(self):
         """Kill it; Ray's own processes notice by themselves."""
@@ -57,9 +87,10 @@ class Command:
 
     def end(self, code=0, seconds=120):
         """Wait for its end and return what it said."""
-        said = self.process.communicate(timeout=seconds)[0]
-        assert self.process.returncode == code, said
-        return said
+        self.said += self.process.communicate(timeout=seconds)[0]
+        assert code in (None, self.process.returncode), self.said
+        assert "Traceback" not in self.said
+        return self.said
 
 
 def serket(*words, code=0, **extra):
@@ -81,28 +112,66 @@ def wait_for(path, event, seconds=90.0, **fields):
     )
 
 
-def digests(path):
+def digests(path, checkpoints=None):
     """Return the digests of all files of a run's last commit, and its figures by round."""
-    manifest = Checkpoints(Path(path) / "checkpoints").latest()
+    manifest = Checkpoints(checkpoints or Path(path) / "checkpoints").latest()
     files = {(m, label): file.digest for m, record in manifest.modules.items() for label, file in record.files.items()}
     return manifest.name, manifest.sequence, files, (Path(path) / "metrics.csv").read_text()
 
 
-def free_port():
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+class Gates:
+    """Places where a run waits: ``2-1`` is step 1 of round 2."""
+
+    def __init__(self, directory, *closed):
+        self.directory = Path(directory)
+        self.directory.mkdir()
+        self.setting = ("--set", f"modules.encoder.gates={directory}")
+        for name in closed:
+            (self.directory / name).touch()
+
+    def reached(self, name):
+        """Wait until the run waits there."""
+        wait_until((self.directory / f"waiting-{name}").exists, 90)
+
+    def open(self):
+        """Let it go on."""
+        for path in self.directory.iterdir():
+            path.unlink()
+
+
+def inspected(path, **extra):
+    """Return what ``serket inspect`` finds."""
+    return json.loads(serket("inspect", path, "--json", **extra).splitlines()[-1])
+
+
+def actors(run):
+    """Return the processes of a run's modules by name, as they were placed last."""
+    return {event["module"]: event["pid"] for event in events(run) if event["event"] == "placed"}
+
+
+def gone(pid):
+    """Whether a process has ended."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def free_ports(count):
+    """Return ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextlib.contextmanager
 def standing_cluster(directory, **extra):
     """Start a cluster that outlives its drivers; its address."""
-    port = free_port()
+    port, client = free_ports(2)
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",
         "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={directory}",
-        "--object-store-memory=200000000",
+        "--object-store-memory=200000000", f"--ray-client-server-port={client}", "--min-worker-port=0",
+        "--max-worker-port=0",
     ]  # fmt: skip
     log = Path(directory) / "head.log"
     with log.open("w") as out:
@@ -110,9 +179,8 @@ def standing_cluster(directory, **extra):
             command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=environment(**extra), start_new_session=True
         )
     try:
-        wait_until(lambda: head.poll() is not None or "Ray runtime started" in log.read_text(), 60)
+        wait_until(lambda: head.poll() is not None or "Ray runtime started" in log.read_text(), 90)
         assert head.poll() is None, log.read_text()
-        time.sleep(0.5)
         yield f"127.0.0.1:{port}"
     finally:
         head.send_signal(signal.SIGTERM)
