@@ -7,23 +7,9 @@ from contextlib import suppress
 import pytest
 
 from actors.checkpoint import Checkpoints
-from tests.faults.commands import MODEL, Command, digests, serket, wait_for
+from tests.faults.commands import Command, Gates, digests, inspected, serket
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "small.yaml"
-    path.write_text(MODEL)
-    return path
-
-
-@pytest.fixture(scope="module")
-def expected(config, tmp_path_factory):
-    runs = tmp_path_factory.mktemp("expected")
-    serket("run", config, "--runs", runs)
-    return digests(runs / "small")
 
 
 @pytest.fixture
@@ -40,6 +26,11 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
+@pytest.fixture
+def gates(tmp_path):
+    return Gates(tmp_path / "gates", "2-0")
+
+
 def fill(disk):
     """Leave no room on the disk."""
     room = os.statvfs(disk)
@@ -53,41 +44,63 @@ def remount(disk, how):
     subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
 
 
-def sentence(said):
-    """Return the last line of what a command said: one sentence, no traceback."""
-    assert "Traceback" not in said
-    return said.splitlines()[-1]
-
-
-def test_a_full_disk_ends_the_run_and_costs_no_commit(config, disk, expected):
+def test_a_full_disk_ends_the_run_and_costs_no_commit(config, disk, gates, address, expected):
     path = disk / "small"
-    command = Command("run", config, "--runs", disk)
-    wait_for(path, "update", round=2, module="encoder")
+    command = Command("run", config, "--runs", disk, "--address", address, *gates.setting)
+    gates.reached("2-0")
     fill(disk)
-    said = sentence(command.end(code=1))
+    gates.open()
+    said = command.end(code=1).splitlines()[-1]
+    assert f"serket: {path}" in said or "could not be written" in said
     assert "No space left on device" in said
-    assert str(path) in said
-    assert "go on with serket resume small" in said
+    assert "go on with serket resume" in said
     assert Checkpoints(path / "checkpoints").newest_whole(pytest.fail).round >= 1
+    assert inspected(path)["next"] == f"serket resume {path}"  # nothing is written for that
     (disk / "filler").unlink()
-    serket("resume", path)
+    serket("resume", path, "--address", address)
     assert digests(path) == expected
+
+
+def test_a_full_disk_of_commits_alone_is_named_by_the_module_that_writes_there(
+    config, disk, gates, tmp_path, address, expected
+):
+    path, storage = tmp_path / "small", ("--set", f"checkpoints.storage={disk}")
+    command = Command("run", config, "--runs", tmp_path, "--address", address, *storage, *gates.setting)
+    gates.reached("2-0")
+    fill(disk)
+    gates.open()
+    said = command.end(code=1)
+    assert "commit round-002 could not be written: [Errno 28] No space left on device" in said
+    assert f"{disk}/small/round-002/" in said
+    assert "what was committed before is whole. Mend that, then go on with serket resume" in said
+    (disk / "filler").unlink()
+    serket("resume", path, "--address", address)
+    assert digests(path, disk / "small") == expected
+
+
+def test_a_disk_that_is_full_before_the_run_begins_leaves_no_directory_behind(config, disk, address):
+    fill(disk)
+    said = serket("run", config, "--runs", disk, "--address", address, code=1)
+    assert f"{disk}/small/config.yaml: No space left on device" in said
+    assert not (disk / "small").exists()
 
 
 def test_a_directory_that_may_not_be_written_to_is_named_before_anything_starts(config, disk):
     remount(disk, "ro")
-    said = sentence(serket("run", config, "--runs", disk, code=2))
+    said = serket("run", config, "--runs", disk, code=2).splitlines()[-1]
     assert "cannot be made (Read-only file system); choose other --runs" in said
 
 
-def test_a_run_that_may_not_be_written_to_is_not_resumed(config, disk, expected):
+def test_a_run_that_may_not_be_written_to_is_not_resumed(config, disk, gates, address, expected):
     path = disk / "small"
-    command = Command("run", config, "--runs", disk)
-    wait_for(path, "update", round=2, module="encoder")
+    command = Command("run", config, "--runs", disk, "--address", address, *gates.setting)
+    gates.reached("2-0")
     command.kill()
     remount(disk, "ro")
-    said = sentence(serket("resume", path, code=2))
+    said = serket("resume", path, code=2).splitlines()[-1]
     assert f"{path}: nothing can be written there (Read-only file system)" in said
+    assert inspected(path)["next"] == f"serket resume {path}"
     remount(disk, "rw")
-    serket("resume", path)
+    gates.open()
+    serket("resume", path, "--address", address)
     assert digests(path) == expected
