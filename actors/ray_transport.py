@@ -33,7 +33,7 @@ from actors.graph import Graph, ModuleSpec
 from actors.host import Answer, Call
 from actors.injection import Injector
 from actors.messages import MessageError
-from actors.module import Mode, ModuleError
+from actors.module import Mode, ModuleError, NonFiniteError
 from actors.ray_module import RemoteModule, StrangerError, last_words_task, run_chain_task
 from actors.ray_waiting import alive, get, gone
 from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
@@ -329,6 +329,8 @@ class RayTransport:
                 raise ModuleLostError("its process is gone, and the one in its place knows nothing") from None
             if own and isinstance(cause, own):
                 raise cause from None
+            if isinstance(cause, NonFiniteError):  # it names the module already
+                raise ModuleFailedError(str(cause)) from None
             if isinstance(cause, ModuleError | MessageError):  # they say all that there is to say
                 raise ModuleFailedError(f"{who}: {cause}") from None
             raise ModuleFailedError(f"{who} raised an error\n{error}") from None

@@ -251,13 +251,15 @@ def _progress(graph: Graph) -> Iterator[Progress]:
 def user_errors() -> Iterator[None]:
     """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
     from actors.graph import GraphError
-    from actors.module import ModuleError
+    from actors.module import ModuleError, NonFiniteError
     from runner.config import ConfigError
     from runner.readers import DataError
     from runner.rundir import RunDirectoryError
 
     try:
         yield
+    except NonFiniteError as error:
+        _fail(error, 1)
     except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
