@@ -249,7 +249,11 @@ class Coordinator:
         reference
             To the outputs of the module's ``generate``.
         """
-        return self._router.ask("generate", module).outputs
+        while True:
+            try:
+                return self._router.ask("generate", module).outputs
+            except ObjectsLostError as error:
+                self._replay(error)
 
     def outputs(self, module: str) -> Ref:
         """Return the outputs of a module's last update, as a reference."""

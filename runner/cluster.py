@@ -17,7 +17,14 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from actors.checkpoint import CheckpointError
 from actors.coordinator import Halt
@@ -157,8 +164,11 @@ class RunningModel:
 
     def generate(self, module: str) -> dict[str, Any]:
         """Return the outputs of `module` on the way down."""
-        outputs: dict[str, Any] = _get(_get(self.coordinator.generate.remote(module))[0])
-        return outputs
+        for _ in range(Recovery().tries):
+            with suppress(ObjectLostError):  # with the module's node, on its way here
+                outputs: dict[str, Any] = _get(_get(self.coordinator.generate.remote(module))[0])
+                return outputs
+        raise ModuleFailedError(f"module {module!r}: what it generated is lost again and again, with its node")
 
     def describe(self) -> dict[str, Any]:
         """Say where every module lives and what it does now."""
