@@ -217,11 +217,11 @@ class RunningModel:
 
     def generate(self, module: str) -> dict[str, Any]:
         """Return the outputs of `module` on the way down."""
-        while True:
-            reference = _get(self.coordinator.generate.remote(module))[0]
-            with suppress(ObjectLostError):  # with its node: it is made once more, unless the coordinator gives up
-                outputs: dict[str, Any] = _get(reference)
+        for _ in range(Recovery().tries):
+            with suppress(ObjectLostError):  # with the module's node, on its way here
+                outputs: dict[str, Any] = _get(_get(self.coordinator.generate.remote(module))[0])
                 return outputs
+        raise ModuleFailedError(f"module {module!r}: what it generated is lost again and again, with its node")
 
     def ended(self) -> str:
         """Say how the run ended (:meth:`actors.session.Session.poll`); empty while it goes on."""
