@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 
 from actors.checkpoint import Checkpoints
+from runner.rundir import open_run
 from tests.conftest import wait_until
-from tests.faults.commands import Command, Gates, digests, events, inspected, serket
+from tests.faults.commands import Command, Gates, digests, events, inspected, serket, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -50,14 +50,13 @@ def test_the_run_goes_on_and_is_seen_again(detached, gates, expected):
 
 
 def test_whoever_watches_may_leave_or_die(detached, gates, expected):
-    for number, code in ((signal.SIGINT, 0), (signal.SIGKILL, -9)):
-        watching, seen = Command("attach", detached), len(events(detached))
-        if number == signal.SIGINT:
-            wait_until(lambda seen=seen: len(events(detached)) > seen, 60)
-        else:
-            time.sleep(4.0)
-        watching.send(number)
-        watching.end(code)
+    leaving = Command("attach", detached)
+    wait_for(detached, "commit", name="round-001")
+    leaving.send(signal.SIGINT)
+    assert f"small goes on; see it with serket attach {detached}" in leaving.end()
+    dying = Command("attach", detached)
+    wait_until(open_run(detached)[1].driven, 60)
+    dying.kill()
     gates.open()
     serket("attach", detached)
     assert digests(detached) == expected
