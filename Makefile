@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test check format bench clean
+.PHONY: install mnist digits test test-faults check format bench clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,10 @@ check: $(VENV)/.installed-dev
 
 test: check
 	$(BIN)/python -m pytest
+
+# Kills modules, coordinators, drivers, nodes and links on purpose, and prints what was seen; about a quarter of an hour.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --faults tests/faults
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

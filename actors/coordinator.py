@@ -97,10 +97,16 @@ class Coordinator:
         """
         for place in self._transport.start(self.graph):
             self._emit("placed", place)
-        self._router.load(states)
-        for index, name in enumerate(self.graph.sources):
-            self._router.learn([(index, Step(name))], Position())
-        self.commit("round-000")
+        while True:
+            try:
+                self._router.load(states)
+                for index, name in enumerate(self.graph.sources):
+                    self._router.learn([(index, Step(name))], Position())
+                self.commit("round-000")
+                return
+            except ObjectsLostError as error:
+                self._count_loss(error)
+                self._router.sequence = 0
 
     def resume(self) -> None:
         """Bring the modules to life with what the newest whole commit holds, and stand where it stood.
@@ -159,11 +165,17 @@ class Coordinator:
 
     def _replay(self, error: ObjectsLostError) -> None:
         """Go back to the last commit, since what the run stood on is gone."""
+        self._count_loss(error)
+        if self._commits is None:
+            raise ModuleFailedError(f"run {self.run} lost what it stood on, and nothing is committed") from error
+        self._restore()
+
+    def _count_loss(self, error: ObjectsLostError) -> None:
+        """Tell that something is begun again; not for ever."""
         self._replays += 1
         self._emit("replay", {"round": self.round, "reason": str(error)})
-        if self._replays > self._router.recovery.tries or self._commits is None:
+        if self._replays > self._router.recovery.tries:
             raise ModuleFailedError(f"run {self.run} lost what it stood on {self._replays} times: {error}") from error
-        self._restore()
 
     def _restore(self) -> Manifest:
         """Stand where the newest whole commit stands."""
@@ -173,7 +185,12 @@ class Coordinator:
         for sentence in told:
             self._emit("log", {"message": sentence})
         self._router.active = ()
-        self._commits.restore(manifest)
+        while True:
+            try:
+                self._commits.restore(manifest)
+                break
+            except ObjectsLostError as error:  # the node that had read it is gone before somebody took it over
+                self._count_loss(error)
         self._began, self._seconds = time.monotonic(), manifest.seconds
         self.round, self._step, self.settled = manifest.round, manifest.step, manifest.settled
         self._score = math.nan if manifest.score is None else manifest.score
@@ -249,7 +266,11 @@ class Coordinator:
         reference
             To the outputs of the module's ``generate``.
         """
-        return self._router.ask("generate", module).outputs
+        while True:
+            try:
+                return self._router.ask("generate", module).outputs
+            except ObjectsLostError as error:  # after the last commit, too, nodes die
+                self._replay(error)
 
     def outputs(self, module: str) -> Ref:
         """Return the outputs of a module's last update, as a reference."""

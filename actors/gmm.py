@@ -96,7 +96,8 @@ class GMM(Module[GMMParameters]):
             the evidence of the model above counts what the order explains.
         engine : {"gibbs", "vb"}
             Sampled labels, or responsibilities by variational Bayes: deterministic but for the start, with the metric
-            ``bound``, a lower bound of the log evidence of the rows under the priors that came. Not with ``tutorial``.
+            ``bound``, a lower bound of the log evidence of the rows under the priors that came (left out where they
+            forbid the classes that the rows are in and nothing is learnt). Not with ``tutorial``.
     """
 
     Parameters: ClassVar[type[Any]] = GMMParameters
@@ -130,9 +131,9 @@ class GMM(Module[GMMParameters]):
         parameters = self._at(context)
         message = _received(inbox)
         X, missing = _rows(message)
-        check_range(context, "observations or latent vectors", X)
+        check_range(context.where, "observations or latent vectors", seen := X[~missing])
         log_prior = _log_prior(inbox, len(X), parameters.classes)
-        prior = self._make_prior(X[~missing], parameters)
+        prior = self._make_prior(seen, parameters)
         iterations = parameters.iterations + (parameters.burn_in if self._assignment is None else 0)
         # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
         trust = 1.0 if self._calibration is None else self._calibration.temperature

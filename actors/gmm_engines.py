@@ -157,7 +157,9 @@ def approximate(task: Task, start: Assignment, context: Context) -> Fit:
         on_iteration=lambda done, objective: context.report(done, task.iterations, objective=objective),
     )
     left_out = soft_log_predictive_loo(task.rows, responsibilities, factors, task.prior)
-    return Fit(Assignment(labels_of(responsibilities), responsibilities), factors, left_out, {"bound": bound})
+    # Without an iteration a row stays where its prior may forbid it: a bound of -inf says nothing, and is no fault.
+    metrics = {} if bound == -np.inf else {"bound": bound}
+    return Fit(Assignment(labels_of(responsibilities), responsibilities), factors, left_out, metrics)
 
 
 Learn: TypeAlias = Callable[[Task, Assignment, Context], Fit]

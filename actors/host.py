@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from actors.checkpoint import FileRecord, LoadRequest, SaveRequest, load_part, save
-from actors.finite import check_arrays, check_figures
+from actors.finite import check_arrays, check_figures, is_no_number
 from actors.graph import ModuleSpec, Slot
 from actors.kinds import Array
 from actors.messages import Header, Message, MessageError, make_message, pack_header, unpack_header, validate
-from actors.module import Context, Inbox, Mode, Outbox, Outgoing, State
+from actors.module import Context, Inbox, Mode, NonFiniteError, Outbox, Outgoing, State
 from actors.registry import make
 
 Arrays = Mapping[str, Array]
@@ -109,7 +110,7 @@ class Host:
         MessageError
             If a message of the inbox or of the module's answer is not valid.
         NonFiniteError
-            If a figure, the state or an output is not a number.
+            If a figure, or a number in the state, an output or a message of the answer, is not finite.
         """
         inbox = Inbox([self._open(head, body) for head, body in zip(call.headers, arrays, strict=True)])
         doing = _DOING[mode]
@@ -117,17 +118,19 @@ class Host:
         self._note(doing=doing)
         started = time.perf_counter()
         try:
-            with limited_threads(self.spec.threads):
+            # What numpy would warn of on the terminal is refused below, by name, if anything comes of it.
+            with limited_threads(self.spec.threads), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 outbox: Outbox = getattr(self.module, mode)(inbox, context)
         finally:
             self._note(doing="waiting")
         seconds = time.perf_counter() - started
-        check_figures(context, outbox.metrics)
-        check_arrays(context, "output", outbox.outputs)
+        where = context.where if mode == "update" else f"{context.where}, {doing}"
+        check_figures(where, outbox.metrics)
+        check_arrays(where, "output", outbox.outputs)
         state = self.module.state() if mode == "update" else {}
-        check_arrays(context, "state", state)
+        check_arrays(where, "state", state)
         self._check_ports(outbox)
-        messages = [self._seal(slot, outbox, call) for slot in self.slots]
+        messages = [self._seal(slot, outbox, call, where) for slot in self.slots]
         return Reply(
             answer=Answer(
                 headers=tuple(pack_header(message.header) if message else None for message in messages),
@@ -221,7 +224,7 @@ class Host:
                 raise MessageError(f"{where}: two messages came, one can be sent")
             ways.add((port.name, outgoing.receiver))
 
-    def _seal(self, slot: Slot, outbox: Outbox, call: Call) -> Message | None:
+    def _seal(self, slot: Slot, outbox: Outbox, call: Call, where: str) -> Message | None:
         outgoing = _for_slot(slot, outbox)
         if outgoing is None:
             return None
@@ -235,7 +238,12 @@ class Host:
             step=call.step,
             sequence=call.sequence,
         )
-        return make_message(header, outgoing.arrays)
+        try:
+            return make_message(header, outgoing.arrays)
+        except MessageError as error:
+            if is_no_number(slot.kind, outgoing.arrays):
+                raise NonFiniteError(f"{where}: {error}") from error
+            raise
 
 
 def _for_slot(slot: Slot, outbox: Outbox) -> Outgoing | None:

@@ -247,9 +247,11 @@ class Outbox:
         An update's replace those of the update before: what is not sent again is withdrawn.
     metrics : mapping of str to float
         Figures of this update. ``evidence`` (nats) is what chains are selected by; ``score`` (nats) is what a module
-        adds to the evidence of the module above it when exchanges or rounds are compared.
+        adds to the evidence of the module above it when exchanges or rounds are compared. All are finite: leave out
+        what is not known.
     outputs : mapping of str to array
-        Named results for the run directory (``z``, ``class``, ``trans_prob``, …).
+        Named results for the run directory (``z``, ``class``, ``trans_prob``, …). They hold neither NaN nor +∞; −∞, the
+        logarithm of zero, may stand in them.
     """
 
     messages: Sequence[Outgoing] = ()
@@ -312,7 +314,8 @@ class Module(ABC, Generic[P]):
     def state(self) -> State:
         """Return everything that learning changed, such that ``update`` after ``load_state`` continues bit for bit.
 
-        Its arrays hold neither NaN nor +∞ (:mod:`actors.finite`).
+        Its arrays hold neither NaN nor +∞; −∞, the logarithm of zero, may stand in them. A plain scalar may be ±∞ (a
+        best loss before there is one), but not NaN (:mod:`actors.finite`).
         """
 
     @abstractmethod

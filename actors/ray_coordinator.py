@@ -35,6 +35,7 @@ class CoordinatorActor:
             recovery=plan.recovery,
             log=lambda sentence: self._session.emit("log", {"message": sentence}),
             detached=plan.detached,
+            again=bool(ray.get_runtime_context().was_current_actor_reconstructed),
             injector=injector,
         )
         checkpoints = plan.checkpoints()

@@ -22,8 +22,16 @@ _TAIL = 20_000
 """So many bytes hold any traceback."""
 
 
+class StrangerError(RuntimeError):
+    """What was meant for a process before this one, which had learnt something, came to this one, which has not."""
+
+
 class ModuleActor:
-    """A Ray actor around one :class:`actors.host.Host`; status calls are answered while the module learns."""
+    """A Ray actor around one :class:`actors.host.Host`; status calls are answered while the module learns.
+
+    Ray starts a dead actor again whether or not somebody asks it for something. Who comes later notices nothing of
+    that, so each call that builds on what the module has learnt says whose life it is meant for.
+    """
 
     def __init__(self, spec: ModuleSpec, slots: tuple[Slot, ...], injector: Injector | None) -> None:
         self._host = Host(spec, slots) if injector is None else MortalHost(spec, slots, injector)
@@ -49,13 +57,15 @@ class ModuleActor:
         """Prepare the module on the device that Ray gave this actor; return the one that it really uses."""
         return self._host.prepare("cuda" if ray.get_gpu_ids() else "cpu")
 
-    def ask(self, mode: Mode, call: Call, *arrays: Any) -> tuple[Any, ...]:
+    def ask(self, life: str, mode: Mode, call: Call, *arrays: Any) -> tuple[Any, ...]:
         """Return answer, state, outputs, and the arrays of one message a slot."""
+        self._check(life)
         reply = self._host.ask(mode, call, arrays)
         return (reply.answer, reply.state, reply.outputs, *reply.messages)
 
-    def load(self, state: Any) -> None:
+    def load(self, life: str, state: Any) -> None:
         """Give the module a state; None makes it anew."""
+        self._check(life)
         if state is None:
             self._host.renew()
         else:
@@ -73,6 +83,10 @@ class ModuleActor:
     def status(self) -> dict[str, Any]:
         """Say what the module does now."""
         return self._host.status()
+
+    def _check(self, life: str) -> None:
+        if life != self._life:
+            raise StrangerError(f"{self._host.spec.name} was started again meanwhile")
 
 
 RemoteModule: Any = ray.remote(concurrency_groups={"status": 1})(ModuleActor)

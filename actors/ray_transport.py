@@ -34,14 +34,18 @@ from actors.host import Answer, Call
 from actors.injection import Injector
 from actors.messages import MessageError
 from actors.module import Mode, ModuleError
-from actors.ray_module import RemoteModule, last_words_task, run_chain_task
+from actors.ray_module import RemoteModule, StrangerError, last_words_task, run_chain_task
+from actors.ray_waiting import alive, get, gone
 from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
-from actors.transport import ChainCall, Part, Ref, Result, Task
+from actors.transport import ChainCall, Part, Ref, Result, Task, TransportError
 
 STATUS_TIMEOUT = 2.0
 _WORDS_TIMEOUT = 20.0
 _POLL_SECONDS = 0.1
+_FIRST_WORD_SECONDS = 5.0
+"""Ray starts a process in less where there is room for it: until then there is nothing to tell."""
 _TELL_SECONDS = 10.0
+_WHOLE = "the run is whole up to its last commit"
 
 
 class RayTransport:
@@ -57,6 +61,9 @@ class RayTransport:
         Receives a sentence where a choice was made (GPU or CPU) or where something is being waited for.
     detached : bool
         Whether the actors outlive the process that makes them, until another one makes them anew.
+    again : bool
+        Whether a coordinator before this one has had all modules on this cluster: then it is worth waiting for nodes
+        that can hold them. Of a new run it is said at once that there are none.
     injector : Injector, optional
         For tests: who dies where.
     """
@@ -68,6 +75,7 @@ class RayTransport:
         recovery: Recovery | None = None,
         log: Callable[[str], None] | None = None,
         detached: bool = False,
+        again: bool = False,
         injector: Injector | None = None,
     ) -> None:
         self._injector = injector
@@ -80,20 +88,17 @@ class RayTransport:
         self._slots: dict[str, int] = {}
         self._places: dict[str, dict[str, Any]] = {}
         self._prepared: dict[str, Any] = {}
-        self._chain_cpus = 1.0
+        self._again = again
         self._log = log or (lambda _sentence: None)
 
     def start(self, graph: Graph) -> list[dict[str, Any]]:
         """Make the actors, all at once, and let each prepare behind its first update."""
-        self._gpus = allot(graph, ray.cluster_resources(), _nodes())
+        self._gpus = self._allot(graph)
         for name, share in self._gpus.items():
             if graph.modules[name].resources.num_gpus == "auto" and graph.uses_gpu[name]:
                 self._log(
                     f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
                 )
-        reserved = sum(spec.resources.num_cpus for spec in graph.modules.values())
-        # Where the modules hold every core, chains would wait for one for ever.
-        self._chain_cpus = 1.0 if ray.cluster_resources().get("CPU", 0.0) - reserved >= 1.0 else 0.0
         self._specs = dict(graph.modules)
         for name, spec in graph.modules.items():
             self._end_former(name)
@@ -118,23 +123,23 @@ class RayTransport:
 
     def load(self, module: str, state: Ref | None) -> None:
         """Give `module` a state; None makes it anew."""
-        self._get(module, self._actors[module].load.remote(state))
+        self._get(module, self._actors[module].load.remote(self._life(module), state), given=[state])
 
     def revive(self, module: str) -> dict[str, Any]:
         """Wait for the process that Ray puts in the place of a dead one; end one that lives but does not answer."""
-        place = self._await_place(module, known=self._places.get(module, {}).get("life", ""))
+        place = self._await_place(module, known=self._life(module))
         self._prepared[module] = self._actors[module].prepare.remote()
         return place
 
     def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
         """Ask `module`; returns one reference a returned object."""
         method = self._actors[module].ask.options(num_returns=3 + self._slots[module])
-        return method.remote(mode, call, *arrays)
+        return method.remote(self._life(module), mode, call, *arrays), arrays
 
     def collect(self, module: str, task: Task) -> Result:
         """Wait for the answer; the objects beside it stay where they are."""
-        answer, state, outputs, *messages = task
-        found: Answer = self._get(module, answer, timeout=self._recovery.timeout)
+        (answer, state, outputs, *messages), arrays = task
+        found: Answer = self._get(module, answer, timeout=self._recovery.timeout, given=arrays)
         return Result(found, state, outputs, tuple(messages))
 
     def chain(self, call: ChainCall, objects: Sequence[Ref]) -> Task:
@@ -144,17 +149,18 @@ class RayTransport:
         where its node dies.
         """
         sizes = {name: 2 + len(call.graph.slots(name)) for name in call.block.modules}
+        cpus = 1.0 if self._core_left() else 0.0
         given = run_chain_task.options(
-            num_returns=1 + sum(sizes.values()), num_cpus=self._chain_cpus, scheduling_strategy="SPREAD"
+            num_returns=1 + sum(sizes.values()), num_cpus=cpus, scheduling_strategy="SPREAD"
         ).remote(self._injector, call, *objects)
         timeout = self._recovery.timeout
-        return sizes, given, timeout and timeout * call.block.updates
+        return sizes, given, timeout and timeout * call.block.updates, cpus, objects
 
     def chained(self, task: Task) -> Mapping[str, Result]:
         """Wait for the answers; the objects beside them stay where they are."""
-        sizes, (answers, *objects), timeout = task
+        sizes, (answers, *objects), timeout, cpus, given = task
         try:
-            found: Mapping[str, Answer] = self._get("", answers, timeout=timeout)
+            found: Mapping[str, Answer] = self._get("", answers, timeout=timeout, given=given, cpus=cpus)
         except ModuleLostError:
             ray.cancel(answers, force=True)  # one that hangs would keep its core
             raise
@@ -167,12 +173,12 @@ class RayTransport:
 
     def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
         """Have the objects of `module` written by its own actor."""
-        return module, self._actors[module].save.remote(request, *objects)
+        return module, self._actors[module].save.remote(request, *objects), objects
 
     def saved(self, task: Task) -> Mapping[str, FileRecord]:
         """Wait for what :meth:`save` asked for."""
-        module, reference = task
-        records: Mapping[str, FileRecord] = self._get(module, reference, own=OSError)
+        module, reference, objects = task
+        records: Mapping[str, FileRecord] = self._get(module, reference, own=OSError, given=objects)
         return records
 
     def read(self, module: str, request: LoadRequest) -> Part:
@@ -206,9 +212,43 @@ class RayTransport:
 
     def stop(self) -> None:
         """End the actors."""
-        for actor in self._actors.values():
+        for actor in list(self._actors.values()):  # a start may be adding to them
             ray.kill(actor)
         self._actors.clear()
+
+    def _allot(self, graph: Graph) -> dict[str, float]:
+        """Divide what the cluster has among the modules; where they had room before, wait until they have it again."""
+        patience = _Patience(self._recovery.wait if self._again else 0.0)
+        while True:
+            try:
+                return allot(graph, ray.cluster_resources(), _nodes())
+            except TransportError as error:
+                if not self._again:
+                    raise
+                if patience.exhausted():
+                    raise ModuleFailedError(
+                        f"there is no room for the modules after {self._recovery.wait:g} s: {error}; {_WHOLE}"
+                    ) from None
+                if patience.tells():
+                    self._log(f"waiting for room for the modules: {error}")
+            time.sleep(_POLL_SECONDS)
+
+    def _life(self, module: str) -> str:
+        """Return which process of `module` the coordinator has dealt with last."""
+        life: str = self._places.get(module, {}).get("life", "")
+        return life
+
+    def _core_left(self) -> bool:
+        """Whether a node has a core that no module reserves: where they hold every one, chains would wait for ever.
+
+        A module whose node has died reserves its cores wherever Ray puts it.
+        """
+        left = alive()
+        homes = [(self._places[name]["node_id"], spec.resources.num_cpus) for name, spec in self._specs.items()]
+        return any(
+            resources.get("CPU", 0.0) - sum(cpus for home, cpus in homes if home == node or home not in left) >= 1.0
+            for node, resources in left.items()
+        )
 
     def _end_former(self, name: str) -> None:
         """End the actor that a coordinator before this one has left, and wait until its name is free."""
@@ -224,16 +264,13 @@ class RayTransport:
     def _await_place(self, name: str, known: str = "") -> dict[str, Any]:
         """Wait until a process hosts the module that is another than the one `known`; say where it lives."""
         actor, asked = self._actors[name], None
-        started = told = time.monotonic()
+        patience = _Patience(self._recovery.wait)
         while True:
-            now = time.monotonic()
-            if now - started > self._recovery.wait:
+            if patience.exhausted():
                 raise ModuleFailedError(
-                    f"{_module(name)} has no process after {self._recovery.wait:g} s: {self._lacking(name)}; "
-                    "the run is whole up to its last commit"
+                    f"{_module(name)} has no process after {self._recovery.wait:g} s: {self._lacking(name)}; {_WHOLE}"
                 )
-            if now - told > _TELL_SECONDS:
-                told = now
+            if patience.tells():
                 self._log(f"waiting for a process for {_module(name)}: {self._lacking(name)}")
             asked = asked or actor.place.remote()
             try:
@@ -257,7 +294,14 @@ class RayTransport:
         return missing(self._specs[name], self._gpus[name], _nodes())
 
     def _get(
-        self, module: str, reference: Any, timeout: float | None = None, own: type[Exception] | tuple[()] = ()
+        self,
+        module: str,
+        reference: Any,
+        *,
+        timeout: float | None = None,
+        own: type[Exception] | tuple[()] = (),
+        given: Sequence[Ref] = (),
+        cpus: float = 0.0,
     ) -> Any:
         """Return what a module answered; of a chain, the module is nameless.
 
@@ -269,14 +313,20 @@ class RayTransport:
             Seconds.
         own : type of exception
             What says all that there is to say by itself.
+        given : sequence of ObjectRef
+            What it needs for its answer.
+        cpus : float
+            How many cores a chain waits for.
         """
         who = _module(module) if module else "a chain"
         try:
-            return ray.get(reference, timeout=timeout)
+            return get(reference, timeout, lambda: self._check(module, who, given, cpus))
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, ObjectLostError):
                 raise ObjectsLostError(f"what {who} was given is lost: {_first_line(cause)}") from None
+            if isinstance(cause, StrangerError):
+                raise ModuleLostError("its process is gone, and the one in its place knows nothing") from None
             if own and isinstance(cause, own):
                 raise cause from None
             if isinstance(cause, ModuleError | MessageError):  # they say all that there is to say
@@ -289,6 +339,33 @@ class RayTransport:
         except GetTimeoutError:
             raise ModuleLostError(f"it did not answer within {timeout:g} s") from None
 
+    def _check(self, module: str, who: str, given: Sequence[Ref], cpus: float) -> None:
+        """Raise where an answer cannot come any more, whatever Ray says or does not say."""
+        if module and self._places[module]["node_id"] not in alive():
+            raise ModuleLostError("its node is gone")
+        if cpus and not self._core_left():
+            raise ModuleLostError("no node has a core left for it")
+        lost = gone(given)
+        if lost:
+            raise ObjectsLostError(f"what {who} was given is lost: {lost}")
+
+
+class _Patience:
+    """For how long to wait still, and when to say so: first soon, then seldom."""
+
+    def __init__(self, seconds: float) -> None:
+        now = time.monotonic()
+        self._end, self._next = now + seconds, now + min(_FIRST_WORD_SECONDS, seconds / 2)
+
+    def exhausted(self) -> bool:
+        return time.monotonic() > self._end
+
+    def tells(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _TELL_SECONDS
+        return True
+
 
 def _module(name: str) -> str:
     return f"module {name!r}"
@@ -296,7 +373,7 @@ def _module(name: str) -> str:
 
 def _nodes() -> list[Mapping[str, float]]:
     """Return the resources of every node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return list(alive().values())
 
 
 def _first_line(error: BaseException) -> str:

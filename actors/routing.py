@@ -165,14 +165,16 @@ class Router:
             self.await_ready(step.module)
         self.active = tuple(step.module for _, step in batch)
         tasks = []
-        for index, step in batch:
-            self._emit("update", {"step": index, "module": step.module, **position.fields()})
-            tasks.append(self.submit("update", step, replace(position, first=index)))
-        for (index, step), task in zip(batch, tasks, strict=True):
-            held = self.held[step.module] = self.take(task)
-            fields = {**held.metrics, "total_seconds": self.seconds[step.module]}
-            self._emit("updated", {"step": index, "module": step.module, **position.fields(), **fields})
-        self.active = ()
+        try:
+            for index, step in batch:
+                self._emit("update", {"step": index, "module": step.module, **position.fields()})
+                tasks.append(self.submit("update", step, replace(position, first=index)))
+            for (index, step), task in zip(batch, tasks, strict=True):
+                held = self.held[step.module] = self.take(task)
+                fields = {**held.metrics, "total_seconds": self.seconds[step.module]}
+                self._emit("updated", {"step": index, "module": step.module, **position.fields(), **fields})
+        finally:  # who asks how a failed run stands must not wait for the answer of a module that is gone
+            self.active = ()
 
     def ask(self, mode: Mode, module: str, **details: Any) -> Held:
         """Ask one module; return what it answers beside what is held of it (see :meth:`submit`)."""

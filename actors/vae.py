@@ -305,7 +305,8 @@ class VAE(Module[VAEParameters]):
             with seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
                 losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
         except FloatingPointError as error:
-            raise NonFiniteError(f"{context.where}: {error}; try a smaller learning_rate") from error
+            remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.likelihood == "mse" else "")
+            raise NonFiniteError(f"{context.where}: {error}; try {remedy}") from error
         self._loss += losses
         return len(losses)
 

@@ -110,7 +110,7 @@ def stop(path: Path, *, now: bool, tell: Callable[[str], None]) -> str:
                 model.halt("round")
                 tell("it stops after its round; --now does not wait for that")
                 if detached:
-                    _await_end(model)
+                    _await_halt(model)
             if detached or now:
                 model.stop()
     if not detached:  # its cluster may go with its driver, so that is waited for from outside
@@ -121,10 +121,15 @@ def stop(path: Path, *, now: bool, tell: Callable[[str], None]) -> str:
     return _stands(directory)
 
 
-def _await_end(model: RunningModel) -> None:
+def _await_halt(model: RunningModel) -> None:
+    """Wait until a run that was asked to stop has; a coordinator that was started again meanwhile is asked again."""
+    asked = ""
     for _events, status in model.follow():
         if status["ended"]:
             return
+        if model.life != asked:
+            asked = model.life
+            model.halt("round")
 
 
 def _stands(directory: RunDirectory) -> str:

@@ -20,7 +20,14 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from actors.checkpoint import CheckpointError
 from actors.coordinator import Halt
@@ -34,6 +41,8 @@ from actors.transport import TransportError
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+"""After so long a coordinator that has not answered is asked again: an answer can be lost with a link."""
 
 # Spinning OpenMP threads beside another busy process were seen to be 3 to 30 times slower than sleeping ones.
 _WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -194,12 +203,25 @@ class RunningModel:
 
     def halt(self, when: Halt) -> None:
         """Have the run stop, with a commit, after the step or the round that is being taken."""
-        _get(self.coordinator.halt.remote(when), timeout=60)
+        until = time.monotonic() + self.wait
+        while True:
+            try:
+                ray.get(self.coordinator.halt.remote(when), timeout=self.wait)
+                return
+            except ActorUnavailableError as error:  # it is being started again
+                if time.monotonic() > until:
+                    raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
+                time.sleep(POLL_SECONDS)
+            except RayActorError as error:
+                raise CoordinatorGoneError(f"the coordinator was ended\n{error}") from error
 
     def generate(self, module: str) -> dict[str, Any]:
         """Return the outputs of `module` on the way down."""
-        outputs: dict[str, Any] = _get(_get(self.coordinator.generate.remote(module))[0])
-        return outputs
+        while True:
+            reference = _get(self.coordinator.generate.remote(module))[0]
+            with suppress(ObjectLostError):  # with its node: it is made once more, unless the coordinator gives up
+                outputs: dict[str, Any] = _get(reference)
+                return outputs
 
     def ended(self) -> str:
         """Say how the run ended (:meth:`actors.session.Session.poll`); empty while it goes on."""
@@ -231,7 +253,7 @@ class RunningModel:
         while True:
             try:
                 poll = self.coordinator.poll.remote(self._seen, self.life, POLL_SECONDS)
-                life, events, status = ray.get(poll, timeout=self.wait)
+                life, events, status = ray.get(poll, timeout=min(self.wait, ANSWER_SECONDS))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if time.monotonic() - seen > self.wait:
                     raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error

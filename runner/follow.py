@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -80,9 +81,9 @@ class Follower:
                 break
         return status
 
-    def catch_up(self) -> None:
-        """Record the commits of whole rounds that nobody has recorded yet."""
-        for commit in self.directory.unrecorded():
+    def catch_up(self, until: float = math.inf) -> None:
+        """Record the commits of whole rounds, up to round `until`, that nobody has recorded yet."""
+        for commit in self.directory.unrecorded(until):
             self._record(commit)
 
     def _take(self, name: str, when: float, fields: Mapping[str, Any]) -> None:
@@ -96,7 +97,7 @@ class Follower:
             self.resumed = True
             self.directory.rewind(fields["round"] - (fields["step"] is not None))
             self.scores = self.directory.scores(fields["name"])
-            self.catch_up()
+            self.catch_up(fields["round"])  # newer ones are damaged, or will be told of
         elif name == "commit":
             self.last_commit, self.commits = when, self.commits + 1
             # It may have been caught up with before its event came, by this process or by one before it.

@@ -295,12 +295,12 @@ class RunDirectory:
             part.write_text("".join([",".join(METRICS) + "\r\n", *kept]), encoding="utf-8", newline="")
             part.replace(path)
 
-    def unrecorded(self) -> list[str]:
-        """Return the commits of whole rounds that have no line in ``metrics.csv`` yet, oldest first."""
+    def unrecorded(self, until: float = math.inf) -> list[str]:
+        """Return the commits of whole rounds up to `until` that have no line in ``metrics.csv`` yet, oldest first."""
         recorded = {row["round"] for row in self.metrics()} if (self.path / "metrics.csv").exists() else set()
         last = max((round for round in recorded if round is not None), default=0.0)
         rounds = {name: re.fullmatch(r"round-(\d+)", name) for name in self.checkpoints.names()}
-        return [name for name, found in rounds.items() if found and int(found.group(1)) > last]
+        return [name for name, found in rounds.items() if found and last < int(found.group(1)) <= until]
 
     def _scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
         """Return what a commit amounts to, `outputs` giving those of a module."""

@@ -107,7 +107,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss is not finite; says in which epoch and which part of it.
+        If the loss of an epoch is not finite; says after how many epochs, and what its parts are.
     """
     networks.train()
     for group in optimiser.param_groups:
@@ -125,10 +125,12 @@ def train(
         sums = sum(_step(networks, optimiser, *batch, beta, training.likelihood) for batch in batches)
         # The only synchronisation with the device in an epoch.
         reconstruction, kl = (cast("Tensor", sums) / len(rows)).tolist()
-        for name, value in (("reconstruction", reconstruction), ("KL divergence", kl)):
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the {name} is {value} in epoch {epoch + 1}")
         losses.append(reconstruction + beta * kl)
+        if not math.isfinite(losses[-1]):  # which it is not either where one of its parts is not
+            parts = f"reconstruction {reconstruction:g}, KL divergence {kl:g}"
+            raise FloatingPointError(
+                f"the loss is {losses[-1]:g} after {epoch + 1} of {training.epochs} epochs ({parts})"
+            )
         settled = training.settled(losses)
         on_epoch(epoch + 1, epoch + 1 if settled else training.epochs, losses[-1])
         if settled:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from actors.graph import Connection, Graph, ModuleSpec, Slot
 from actors.host import Call, Host, limited_threads
 from actors.messages import Header, MessageError, make_message, pack_header, unpack_header
-from actors.module import Module, ModuleError, Outbox, Outgoing, Port
+from actors.module import Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port
 from tests.actors.test_messages import log_rows
 
 TYPE = "tests.actors.test_host:Counter"
@@ -238,7 +238,7 @@ class TestWhatBecomesOfAnAnswer:
 
     def test_wrong_arrays_are_refused_in_the_senders_name(self):
         bad = {**evidence(), "log_norm": np.full(4, np.nan)}
-        with pytest.raises(MessageError, match=r"gmm -> mm1\.evidence \(class_posteriors\): log_norm is not finite"):
+        with pytest.raises(NonFiniteError, match=r"gmm -> mm1\.evidence \(class_posteriors\): log_norm is not finite"):
             update(host(answering(Outgoing("evidence", bad))))
 
     def test_a_misspelt_port_is_refused_and_not_lost(self):
