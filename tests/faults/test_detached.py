@@ -7,9 +7,8 @@ import signal
 import pytest
 
 from actors.checkpoint import Checkpoints
-from runner.rundir import open_run
 from tests.conftest import wait_until
-from tests.faults.commands import Command, Gates, digests, events, inspected, serket, wait_for
+from tests.faults.commands import Command, Gates, digests, events, inspected, serket
 
 pytestmark = pytest.mark.faults
 
@@ -51,11 +50,11 @@ def test_the_run_goes_on_and_is_seen_again(detached, gates, expected):
 
 def test_whoever_watches_may_leave_or_die(detached, gates, expected):
     leaving = Command("attach", detached)
-    wait_for(detached, "commit", name="round-001")
+    leaving.heard("watching small; Ctrl-C leaves it alone")
     leaving.send(signal.SIGINT)
     assert f"small goes on; see it with serket attach {detached}" in leaving.end()
     dying = Command("attach", detached)
-    wait_until(open_run(detached)[1].driven, 60)
+    dying.heard("watching small")
     dying.kill()
     gates.open()
     serket("attach", detached)
@@ -75,7 +74,7 @@ def test_it_is_stopped_after_its_round_and_resumed(detached, gates, address, exp
 
 def test_it_is_stopped_at_once_while_somebody_watches(detached, gates, address, expected):
     watching = Command("attach", detached)
-    watching.heard("round 1/3")
+    watching.heard("watching small")
     serket("stop", detached, "--now")
     assert f"go on with serket resume {detached}" in watching.end(code=None)
     assert watching.process.returncode in (1, 2)
