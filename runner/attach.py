@@ -61,6 +61,8 @@ def _watch(model: RunningModel, follower: Follower) -> str:
     leave = True
     try:
         with interrupts.caught(lambda _sentence: None):
+            sentence = f"watching {directory.name}; Ctrl-C leaves it alone"
+            follower.progress.event("log", {"message": sentence})
             status = follower.follow(model.follow(), until=lambda: interrupts.asked)
         leave = bool(status["ended"])
         if not leave:

@@ -39,7 +39,5 @@ def noted(who, found, scene):
     came = found[scene]
     assert "error" not in came, came["error"]
     table.ROWS.append((who, scene.replace("_", " "), came["noticed"], came["back"], came["same"]))
-    print(
-        f"{scene}: noticed after {came['noticed']:.1f} s, back after {came['back']:.1f} s, {came['seconds']:.0f} s in all"
-    )
+    print(f"{scene}: {came['seconds']:.0f} s in all")
     return came

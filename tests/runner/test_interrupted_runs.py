@@ -1,0 +1,203 @@
+"""What a run may be resumed with, who may drive it, and what a killed driver leaves for mending; without Ray."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from actors.checkpoint import Checkpoints
+from actors.coordinator import Coordinator
+from actors.in_process import InProcess
+from runner.attach import attach, stop
+from runner.clock import Clock
+from runner.config import load_config
+from runner.follow import Follower
+from runner.inspection import inspect_run
+from runner.progress import Progress
+from runner.resume import differences, resume
+from runner.run import source_states
+from runner.rundir import RunDirectory, RunDirectoryError, find_run, open_run
+from tests.actors.test_coordinator import learn, model
+
+MODEL = """
+name: toy
+data: {source: cycle}
+modules:
+  encoder: {type: "tests.actors.toys:Encoder"}
+  mirror: {type: "tests.actors.toys:Mirror"}
+connections: [data -> encoder, encoder -> mirror]
+schedule: {rounds: 3}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The directory of a run whose driver was killed after its first round."""
+    path = tmp_path / "toy"
+    path.mkdir()
+    (path / "config.yaml").write_text(MODEL)
+    config = load_config(path / "config.yaml", ["schedule.rounds=1"])
+    coordinator = Coordinator(
+        config.graph(),
+        InProcess(),
+        run="toy",
+        seed=config.seed,
+        checkpoints=Checkpoints(path / "checkpoints"),
+        config=load_config(path / "config.yaml").model_dump(mode="json"),
+    )
+    coordinator.start(source_states(config.graph(), config.load_data()))
+    coordinator.run_rounds()
+    return path
+
+
+def progress(path):
+    return Progress(open_run(path)[1].graph)
+
+
+def taken_up(path, *settings):
+    return resume(path, settings=settings, clock=Clock(time.time()), progress=progress(path), address=None)
+
+
+def test_differences_name_the_key_and_both_values():
+    before = {"seed": 0, "data": {"count": 3, "order": "given"}, "schedule": {"rounds": 3, "steps": ["a"]}}
+    now = {"seed": 0, "data": {"count": 4, "order": "given"}, "schedule": {"rounds": 3, "steps": ["a", "b"]}}
+    assert differences(before, now) == [
+        "data.count: 3 in the run, 4 now",
+        'schedule.steps: ["a"] in the run, ["a", "b"] now',
+    ]
+
+
+def test_keys_that_came_or_went_are_differences():
+    assert differences({"a": 1}, {"b": 2}) == ["a: 1 in the run, null now", "b: null in the run, 2 now"]
+
+
+def test_rounds_recovery_and_how_many_commits_stay_are_free():
+    before = {"schedule": {"rounds": 3}, "recovery": {"tries": 3}, "checkpoints": {"keep": None, "storage": None}}
+    now = {"schedule": {"rounds": 9}, "recovery": {"tries": 1}, "checkpoints": {"keep": 2, "storage": None}}
+    assert differences(before, now) == []
+    assert differences(before, {**now, "checkpoints": {"keep": 2, "storage": "/else"}})
+
+
+def test_another_config_is_refused_with_every_difference(run):
+    with pytest.raises(RunDirectoryError) as refused:
+        taken_up(run, "seed=5", "modules.encoder.dim=7", "schedule.rounds=9")
+    assert str(refused.value).splitlines()[1:] == [
+        "  seed: 0 in the run, 5 now",
+        "  modules.encoder.dim: 3 in the run, 7 now",
+    ]
+
+
+def test_a_run_that_is_done_is_not_resumed_without_more_rounds(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    (run / "result.json").write_text("{}")
+    with pytest.raises(RunDirectoryError, match="all 1 rounds are done; for more of them say --set schedule"):
+        taken_up(run)
+
+
+def test_a_run_that_another_process_drives_is_neither_resumed_nor_watched(run):
+    holder = f"""
+import sys, filelock
+with filelock.FileLock({str(run / ".lock")!r}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert open_run(run)[1].driven()
+        for ask in (lambda: taken_up(run), lambda: attach(run, clock=Clock(0.0), progress=progress(run))):
+            with pytest.raises(RunDirectoryError, match="another process drives this run; wait for it, or end it"):
+                ask()
+        process.kill()
+    assert not open_run(run)[1].driven()
+    with open_run(run)[1].lock():  # a lock whose holder was killed is none
+        pass
+
+
+def test_a_run_that_is_nowhere_is_neither_watched_nor_stopped(run):
+    with pytest.raises(RunDirectoryError, match=rf"on no cluster any more; it stands at round-001, go on .* {run}$"):
+        attach(run, clock=Clock(0.0), progress=progress(run))
+    with pytest.raises(RunDirectoryError, match="does not go on anywhere; it stands at round-001"):
+        stop(run, now=False, tell=print)
+
+
+def test_inspection_says_how_a_run_that_was_interrupted_goes_on_and_why_one_failed(run):
+    assert inspect_run(run)["next"] == f"serket resume {run}"
+    open_run(run)[1].checkpoints.note_failure("module 'gmm' raised an error")
+    found = inspect_run(run)
+    assert (found["failure"], found["next"]) == ("module 'gmm' raised an error", f"serket resume {run}")
+
+
+def test_inspection_of_a_run_that_ended_unwatched_says_who_writes_its_results_down(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    assert inspect_run(run)["next"] == f"serket attach {run}"
+
+
+def test_a_run_that_ended_unwatched_is_written_down(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    _, result = attach(run, clock=Clock(time.time()), progress=progress(run))
+    assert (result["run"], result["rounds"]) == ("toy", 1)
+    assert json.loads((run / "result.json").read_text()) == result
+    assert (run / "module001_encoder" / "z_learn.txt").exists()
+    assert attach(run, clock=Clock(0.0), progress=progress(run))[1] == result  # once more changes nothing
+
+
+def test_the_run_in_the_working_directory_is_found_by_its_name(run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert find_run(".", Path("runs")).name == "toy"
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = RunDirectory.create(tmp_path, "lines", model(rounds=3))
+    learn(model(rounds=3), directory.checkpoints)
+    Follower(directory, Progress(directory.graph)).catch_up()
+    return directory
+
+
+def test_lines_after_a_round_are_taken_back_and_recorded_again_with_the_same_figures(directory):
+    before = (directory.path / "metrics.csv").read_bytes()
+    directory.rewind(1)
+    assert directory.unrecorded() == ["round-002", "round-003"]
+    Follower(directory, Progress(directory.graph)).catch_up()
+    assert (directory.path / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", range(1, 60, 7))
+def test_a_torn_line_of_figures_is_recorded_again(directory, size):
+    path = directory.path / "metrics.csv"
+    before = path.read_bytes()
+    path.write_bytes(before[:-size])
+    directory.mend()
+    Follower(directory, Progress(directory.graph)).catch_up()
+    assert path.read_bytes() == before
+
+
+def test_figures_whose_file_a_full_disk_left_empty_are_recorded_again(directory):
+    path = directory.path / "metrics.csv"
+    before = path.read_bytes()
+    path.write_bytes(b"")
+    directory.mend()
+    Follower(directory, Progress(directory.graph)).catch_up()
+    assert path.read_bytes() == before
+
+
+def test_a_torn_event_is_taken_out_and_the_next_one_has_a_line_of_its_own(directory):
+    path = directory.path / "events.jsonl"
+    path.write_text('{"time": 1.0, "event": "commit"}\n{"time": 2.0, "ev')
+    directory.mend()
+    directory.append_events([("commit", 3.0, {})])
+    assert [json.loads(line)["time"] for line in path.read_text().splitlines()] == [1.0, 3.0]
+    directory.append_events([("scores", 9.0, {})])
+    assert directory.last_event() == 3.0  # scores are the driver's own
+
+
+def test_a_json_file_is_written_whole_or_not_at_all(directory, monkeypatch):
+    directory.write_json("environment.json", {"address": "here"})
+    monkeypatch.setattr("os.fsync", lambda _descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        directory.write_json("environment.json", {"address": "there"})
+    assert directory.environment() == {"address": "here"}
