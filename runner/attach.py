@@ -58,14 +58,14 @@ def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirector
 def _watch(model: RunningModel, follower: Follower) -> str:
     """Follow a run: ``done``, its outputs being written down, ``left`` by who watches, or ``gone`` from the cluster."""
     directory, interrupts = follower.directory, Interrupts()
-    leave = True
+    ended = False  # an error of who watches ends nothing
     try:
         with interrupts.caught(lambda _sentence: None):
             sentence = f"watching {directory.name}; Ctrl-C leaves it alone"
             follower.progress.event("log", {"message": sentence})
             status = follower.follow(model.follow(), until=lambda: interrupts.asked)
-        leave = bool(status["ended"])
-        if not leave:
+        ended = bool(status["ended"])
+        if not ended:
             return "left"
         if status["ended"] == "idle":
             raise RunDirectoryError(
@@ -78,10 +78,11 @@ def _watch(model: RunningModel, follower: Follower) -> str:
     except CoordinatorGoneError:
         return "gone"
     except KeyboardInterrupt:
-        leave = False
+        if ended:
+            raise
         return "left"
     finally:
-        if leave:
+        if ended:
             model.stop()
     return "done"
 
