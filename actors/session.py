@@ -149,7 +149,7 @@ class Session:
         status : dict
             As the coordinator's, and ``job``: what is being done or was done last (``start``, ``rounds``, or an
             update's ``<module>:<round>:<step>``), and ``ended``: empty while it goes on, else ``idle`` (nothing was
-            asked for yet), ``done``, ``stopped`` or ``failed`` (:meth:`outcome` says why).
+            asked for yet), ``done``, ``stopped``, ``closed`` (:meth:`close`) or ``failed`` (:meth:`outcome` says why).
         """
         self._last_poll = time.monotonic()
         since = since if life == self.life else 0
@@ -199,7 +199,7 @@ class Session:
                 self._checkpoints.forget_failure()
             ended = job()
         except BaseException as error:
-            self._failure, ended = (None, "stopped") if self._closing else (error, "failed")
+            self._failure, ended = (None, "closed") if self._closing else (error, "failed")
             if self._checkpoints is not None and self._failure is not None:
                 with suppress(OSError):  # the failure may be that nothing can be written
                     self._checkpoints.note_failure(str(error))

@@ -72,6 +72,8 @@ def _watch(model: RunningModel, follower: Follower) -> str:
                 f"{directory.path}: the run has not begun, and whoever was about to begin it is gone; "
                 f"begin it with serket resume {directory.handle}"
             )
+        if status["ended"] == "closed":
+            raise CoordinatorGoneError("the run was ended at once")
         if status["ended"] == "stopped":
             raise StoppedError(f"stopped in round {status['round']}; go on with serket resume {directory.handle}")
         write_generated(directory, model.generate)

@@ -153,6 +153,8 @@ def drive(model: RunningModel, stream: Stream, follower: Follower, clock: Clock)
         with interrupts.caught(lambda sentence: follower.progress.event("log", {"message": sentence})):
             status = follower.follow(stream, until=begun)
         clock.mark("rounds")
+        if status["ended"] == "closed":
+            raise CoordinatorGoneError("the run was ended at once")
         if status["ended"] == "stopped":
             raise StoppedError(f"stopped in round {status['round']}; what was learnt is committed, {how}")
         write_generated(directory, model.generate)

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import psutil
 import pytest
+import ray
 from ray._private.internal_api import memory_summary
 
 from actors.checkpoint import Checkpoints
@@ -33,7 +34,10 @@ def graph():
 
 def stored():
     """Return how many objects and MiB the object store holds."""
-    found = re.search(r"Plasma memory usage (\d+) MiB, (\d+) objects", memory_summary(stats_only=True))
+    found = re.search(
+        r"Plasma memory usage (\d+) MiB, (\d+) objects",
+        memory_summary(ray.get_runtime_context().gcs_address, stats_only=True),
+    )
     return int(found.group(2)), int(found.group(1))
 
 
