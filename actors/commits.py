@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -95,19 +95,18 @@ class Commits:
         task, ledger.saving = ledger.saving, None
         return self._transport.saved(task)
 
-    def newest(self) -> tuple[Manifest, list[str]]:
-        """Return the newest whole commit, and a sentence on each newer one that is damaged.
+    def newest(self, tell: Callable[[str], None]) -> Manifest:
+        """Return the newest whole commit; tell a sentence on each newer one that is damaged.
 
         Raises
         ------
         CheckpointError
             If there is none.
         """
-        told: list[str] = []
-        manifest = self._checkpoints.newest_whole(told.append)
+        manifest = self._checkpoints.newest_whole(tell)
         if manifest is None:
             raise CheckpointError(f"run {self._router.run}: nothing is committed yet")
-        return manifest, told
+        return manifest
 
     def restore(self, manifest: Manifest) -> None:
         """Let the router hold what was committed, and the modules take it over; the others stand at their beginning."""

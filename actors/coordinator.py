@@ -181,9 +181,7 @@ class Coordinator:
         """Stand where the newest whole commit stands."""
         if self._commits is None:
             raise CheckpointError(f"run {self.run}: nothing was committed, so nothing can be taken up again")
-        manifest, told = self._commits.newest()
-        for sentence in told:
-            self._emit("log", {"message": sentence})
+        manifest = self._commits.newest(lambda sentence: self._emit("log", {"message": sentence}))
         self._router.active = ()
         while True:
             try:

@@ -55,7 +55,7 @@ class ModuleActor:
 
     def prepare(self) -> str:
         """Prepare the module on the device that Ray gave this actor; return the one that it really uses."""
-        return self._host.prepare("cuda" if ray.get_gpu_ids() else "cpu")
+        return self._host.prepare(str(self.place()["device"]))
 
     def ask(self, life: str, mode: Mode, call: Call, *arrays: Any) -> tuple[Any, ...]:
         """Return answer, state, outputs, and the arrays of one message a slot."""

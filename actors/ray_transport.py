@@ -218,7 +218,7 @@ class RayTransport:
 
     def _allot(self, graph: Graph) -> dict[str, float]:
         """Divide what the cluster has among the modules; where they had room before, wait until they have it again."""
-        patience = _Patience(self._recovery.wait if self._again else 0.0)
+        patience = _Patience(self._recovery.wait)
         while True:
             try:
                 return allot(graph, ray.cluster_resources(), _nodes())

@@ -61,8 +61,7 @@ def _watch(model: RunningModel, follower: Follower) -> str:
     ended = False  # an error of who watches ends nothing
     try:
         with interrupts.caught(lambda _sentence: None):
-            sentence = f"watching {directory.name}; Ctrl-C leaves it alone"
-            follower.progress.event("log", {"message": sentence})
+            follower.progress.log(f"watching {directory.name}; Ctrl-C leaves it alone")
             status = follower.follow(model.follow(), until=lambda: interrupts.asked)
         ended = bool(status["ended"])
         if not ended:
@@ -72,8 +71,6 @@ def _watch(model: RunningModel, follower: Follower) -> str:
                 f"{directory.path}: the run has not begun, and whoever was about to begin it is gone; "
                 f"begin it with serket resume {directory.handle}"
             )
-        if status["ended"] == "closed":
-            raise CoordinatorGoneError("the run was ended at once")
         if status["ended"] == "stopped":
             raise StoppedError(f"stopped in round {status['round']}; go on with serket resume {directory.handle}")
         write_generated(directory, model.generate)
@@ -186,9 +183,7 @@ def _write_down(config: RunConfig, follower: Follower) -> None:
     """Write down what came of a run that ended while nobody watched."""
     directory = follower.directory
     follower.catch_up()
-    manifest = directory.checkpoints.newest_whole(
-        lambda sentence: follower.progress.event("log", {"message": sentence})
-    )
+    manifest = directory.checkpoints.newest_whole(follower.progress.log)
     if manifest is None or not is_done(manifest, config):
         failure = directory.checkpoints.failure()
         if failure:

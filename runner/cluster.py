@@ -244,6 +244,8 @@ class RunningModel:
 
         Raises
         ------
+        CoordinatorGoneError
+            If somebody ended the run at once.
         ModuleFailedError
             What ended the run; or if the coordinator does not come back.
         """
@@ -267,6 +269,8 @@ class RunningModel:
             yield events, status
             if status["ended"] and ask and status["job"] != job:
                 self._send(ask)
+            elif status["ended"] == "closed":  # somebody ends it, and its coordinator goes next
+                raise CoordinatorGoneError("the run was ended at once")
             elif status["ended"]:
                 _get(self.coordinator.outcome.remote())
                 return

@@ -90,7 +90,7 @@ class Follower:
         self.progress.event(name, fields)
         sentence = _SENTENCES.get(name)
         if sentence is not None:
-            self.progress.event("log", {"message": sentence(fields)})
+            self.progress.log(sentence(fields))
         if name == "update" and fields["round"] > 0 and self.first_update is None:
             self.first_update = when
         elif name == "resumed":
@@ -101,7 +101,7 @@ class Follower:
         elif name == "commit":
             self.last_commit, self.commits = when, self.commits + 1
             # It may have been caught up with before its event came, by this process or by one before it.
-            new = self.single or (fields["whole"] and fields["name"] in self.directory.unrecorded())
+            new = self.single or (fields["whole"] and fields["round"] > self.directory.last_recorded())
             if fields["round"] > 0 and new:
                 self._record(fields["name"])
 

@@ -40,6 +40,10 @@ class Progress:
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """Take in something that happened: an event of the coordinator's, or ``scores``."""
 
+    def log(self, message: str) -> None:
+        """Take in a sentence."""
+        self.event("log", {"message": message})
+
     def status(self, status: Mapping[str, Any]) -> None:
         """Take in where the run stands (:meth:`actors.coordinator.Coordinator.status`)."""
 

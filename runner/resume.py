@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def resume(
     config, directory = open_run(path, settings)
     with directory.lock():
         _end_what_goes_on(directory)
-        manifest = directory.checkpoints.newest_whole(_tell(progress))
+        manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
             _check(directory, manifest, config)
         directory.mend()
@@ -73,8 +73,7 @@ def resume(
                 directory.write_config(config)
                 changed = directory.write_environment(joined, own=address is None)
                 if changed:
-                    sentence = f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}"
-                    progress.event("log", {"message": sentence})
+                    progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
                 (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
                 stream = model.begin(source_states(directory.graph, data))
                 return directory, drive(model, stream, Follower(directory, progress), clock)
@@ -132,7 +131,3 @@ def _end_what_goes_on(directory: RunDirectory) -> None:
     until = time.monotonic() + PATIENCE
     while environment.get("own") and answers(environment["address"]) and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
-
-
-def _tell(progress: Progress) -> Callable[[str], None]:
-    return lambda sentence: progress.event("log", {"message": sentence})

@@ -37,7 +37,7 @@ def source_states(graph: Graph, data: Dataset) -> dict[str, State]:
 def plan_of(config: RunConfig, directory: RunDirectory, *, detached: bool = False) -> Plan:
     """Return what a run's coordinator is told."""
     return Plan(
-        config.graph(),
+        directory.graph,
         run=directory.name,
         seed=config.seed,
         root=str(directory.checkpoints.root),
@@ -150,11 +150,9 @@ def drive(model: RunningModel, stream: Stream, follower: Follower, clock: Clock)
     told: set[str] = set()
     how = f"go on with serket resume {directory.handle}"
     try:
-        with interrupts.caught(lambda sentence: follower.progress.event("log", {"message": sentence})):
+        with interrupts.caught(follower.progress.log):
             status = follower.follow(stream, until=begun)
         clock.mark("rounds")
-        if status["ended"] == "closed":
-            raise CoordinatorGoneError("the run was ended at once")
         if status["ended"] == "stopped":
             raise StoppedError(f"stopped in round {status['round']}; what was learnt is committed, {how}")
         write_generated(directory, model.generate)
@@ -178,7 +176,7 @@ def finish(follower: Follower, clock: Clock) -> dict[str, Any]:
     try:
         collect.draw(directory)
     except (ValueError, OSError) as error:  # a picture that cannot be drawn must not cost a finished run
-        follower.progress.event("log", {"message": f"not every picture could be drawn: {error}"})
+        follower.progress.log(f"not every picture could be drawn: {error}")
     clock.mark("pictures")
     result = result_of(follower.scores, directory.name, time.time() - clock.started, follower.module_seconds)
     result["overhead_share"] = follower.overhead_share(directory.graph.sources)

@@ -291,14 +291,16 @@ class RunDirectory:
         if path.exists():
             whole = [line for line in _lines(path)[1:] if line.endswith("\n") and line.count(",") == len(METRICS) - 1]
             kept = [line for line in whole if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= round]
-            part = path.with_suffix(".part")
-            part.write_text("".join([",".join(METRICS) + "\r\n", *kept]), encoding="utf-8", newline="")
-            part.replace(path)
+            self._write("metrics.csv", "".join([",".join(METRICS) + "\r\n", *kept]))
+
+    def last_recorded(self) -> float:
+        """Return the last round that has a line in ``metrics.csv``; 0 where none has."""
+        rows = self.metrics() if (self.path / "metrics.csv").exists() else []
+        return max((row["round"] for row in rows if row["round"] is not None), default=0.0)
 
     def unrecorded(self, until: float = math.inf) -> list[str]:
         """Return the commits of whole rounds up to `until` that have no line in ``metrics.csv`` yet, oldest first."""
-        recorded = {row["round"] for row in self.metrics()} if (self.path / "metrics.csv").exists() else set()
-        last = max((round for round in recorded if round is not None), default=0.0)
+        last = self.last_recorded()
         rounds = {name: re.fullmatch(r"round-(\d+)", name) for name in self.checkpoints.names()}
         return [name for name, found in rounds.items() if found and last < int(found.group(1)) <= until]
 
