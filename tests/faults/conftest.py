@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import table
-from tests.faults.commands import MODEL, digests, serket, standing_cluster
+from tests.faults.commands import MODEL, Gates, digests, serket, standing_cluster
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -47,3 +47,9 @@ def expected(config, address, tmp_path_factory):
     runs = tmp_path_factory.mktemp("expected")
     serket("run", config, "--runs", runs, "--address", address)
     return digests(runs / "small")
+
+
+@pytest.fixture
+def gates(tmp_path):
+    """A gate that is closed in the first step of the second round."""
+    return Gates(tmp_path / "gates", "2-0")

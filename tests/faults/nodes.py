@@ -68,21 +68,17 @@ def daemon_of(node):
 
 def a_spare_node():
     """The module's node dies, and a spare one can hold it."""
-    nodes.only()
-    scene = Scene("spare", **HEAD)
-
-    def kill():
-        scene.seen("gmm")
-        scene.strike(nodes.kill)
-
-    scene.learn(("commit", {"round": 1}, nodes.add), (*LEARNS, kill))
-    return scene.report()
+    return dies_in_its_update("spare")
 
 
 def objects_lost():
     """The module's node dies with states and messages on it."""
+    return dies_in_its_update("objects", LARGE)
+
+
+def dies_in_its_update(*scene):
     nodes.only()
-    scene = Scene("objects", LARGE, **HEAD)
+    scene = Scene(*scene, **HEAD)
 
     def kill():
         scene.seen("gmm")

@@ -1,4 +1,4 @@
-"""A GMM that learns for as long as a test wants it to, so that a death in its update needs no luck."""
+"""A GMM and an MM that learn for as long as a test wants them to, so that a death in an update needs no luck."""
 
 import os
 import time
@@ -10,16 +10,21 @@ from actors.gmm import GMM, GMMParameters
 from actors.markov import MarkovModel, MarkovParameters
 
 
-def linger(module, parameters, context):
-    """Note that the update has got so far, and where; wait while the test wants that, except in a chain.
+class Patient:
+    """Notes that an update has got so far, and where; waits while the test wants that, except in a chain.
 
     The file ``<module>-<round>-<chain>-<exchange>`` holds the number of the process's parent, which is the Ray daemon
     of the node.
     """
-    hold = Path(parameters.hold)
-    (hold / f"{module}-{context.round}-{context.chain}-{context.exchange}").write_text(str(os.getppid()))
-    while context.chain == 0 and (hold / f"wait-{module}-{context.round}").exists():
-        time.sleep(0.02)
+
+    def update(self, inbox, context):
+        answer = super().update(inbox, context)
+        hold = Path(self.parameters.hold)
+        step = f"{self.name}-{context.round}"
+        (hold / f"{step}-{context.chain}-{context.exchange}").write_text(str(os.getppid()))
+        while context.chain == 0 and (hold / f"wait-{step}").exists():
+            time.sleep(0.02)
+        return answer
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,9 @@ class PatientGMMParameters(GMMParameters):
     hold: str = ""
 
 
-class PatientGMM(GMM):
+class PatientGMM(Patient, GMM):
+    name = "gmm"
     Parameters: ClassVar = PatientGMMParameters
-
-    def update(self, inbox, context):
-        answer = super().update(inbox, context)
-        linger("gmm", self.parameters, context)
-        return answer
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,6 @@ class PatientMarkovParameters(MarkovParameters):
     hold: str = ""
 
 
-class PatientMarkov(MarkovModel):
+class PatientMarkov(Patient, MarkovModel):
+    name = "mm"
     Parameters: ClassVar = PatientMarkovParameters
-
-    def update(self, inbox, context):
-        answer = super().update(inbox, context)
-        linger("mm", self.parameters, context)
-        return answer

@@ -8,15 +8,9 @@ import pytest
 
 from actors.checkpoint import Checkpoints
 from tests.conftest import wait_until
-from tests.faults.commands import Command, Gates, digests, events, inspected, serket
+from tests.faults.commands import Command, digests, events, inspected, serket
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture
-def gates(tmp_path):
-    """A gate that is closed in the first step of the second round."""
-    return Gates(tmp_path / "gates", "2-0")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from actors.checkpoint import Checkpoints
-from tests.faults.commands import Command, Gates, digests, inspected, serket
+from tests.faults.commands import Command, digests, inspected, serket
 
 pytestmark = pytest.mark.faults
 
@@ -24,11 +24,6 @@ def disk(tmp_path):
         pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
-
-
-@pytest.fixture
-def gates(tmp_path):
-    return Gates(tmp_path / "gates", "2-0")
 
 
 def fill(disk):

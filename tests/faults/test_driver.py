@@ -14,12 +14,6 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def gates(tmp_path):
-    """A gate that is closed in the first step of the second round."""
-    return Gates(tmp_path / "gates", "2-0")
-
-
-@pytest.fixture
 def begun(config, address, tmp_path, gates):
     """A run on the standing cluster that waits at the gate, and its directory."""
     command = Command("run", config, "--runs", tmp_path, "--address", address, *gates.setting)

@@ -8,10 +8,19 @@ import pytest
 
 from actors import registry
 from runner.datasets import DataError, load
+from runner.rundir import RunDirectory
+from tests.actors.test_coordinator import learn, model
 from tests.runner.model_files import FAKES
 
 ROWS = np.arange(12, dtype=np.float64).reshape(6, 2)
 LABELS = np.array([1, 1, 0, 0, 2, 2])
+
+
+def toy_run(runs: Path, rounds: int) -> RunDirectory:
+    """Let the toy model learn, and return its run's directory, in which nobody has written anything down."""
+    directory = RunDirectory.create(runs, "toy", model(rounds))
+    learn(model(rounds), directory.checkpoints)
+    return directory
 
 
 @pytest.fixture

@@ -7,11 +7,9 @@ import signal
 
 import pytest
 
-from actors.checkpoint import Checkpoints
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
-from runner.rundir import RunDirectory
-from tests.actors.test_coordinator import learn, model
+from tests.runner.conftest import toy_run
 
 
 class Heard(Progress):
@@ -27,9 +25,7 @@ class Heard(Progress):
 @pytest.fixture
 def directory(tmp_path):
     """A run of three rounds, of which its driver has seen nothing."""
-    directory = RunDirectory.create(tmp_path, "toy", model(rounds=3))
-    learn(model(rounds=3), Checkpoints(directory.checkpoints.root))
-    return directory
+    return toy_run(tmp_path, rounds=3)
 
 
 @pytest.fixture
@@ -54,7 +50,7 @@ def rounds(directory):
 def test_a_commit_of_a_whole_round_becomes_a_line_of_figures(directory, follower):
     follower.follow(stream([commit(0, 1.0), commit(1, 2.0)], [commit(2, 3.0, whole=False)], [commit(2, 4.0)]))
     assert rounds(directory) == [1, 2]
-    assert follower.commits == 4
+    assert (follower.commits, follower.scores.round) == (4, 2)
     told = [json.loads(line)["event"] for line in (directory.path / "events.jsonl").read_text().splitlines()]
     assert told == ["commit", "commit", "scores", "commit", "commit", "scores"]
 
@@ -81,6 +77,20 @@ def test_a_run_that_goes_back_has_its_lines_taken_back(directory, follower):
     assert follower.progress.sentences == ["going on from round-002"]
 
 
+def test_rounds_whose_events_were_lost_with_the_coordinator_are_caught_up_with(directory, follower):
+    resumed = ("resumed", 3.0, {"round": 2, "step": None, "name": "round-002"})
+    follower.follow(stream([commit(1, 1.0)], [resumed, commit(3, 4.0)]))
+    assert rounds(directory) == [1, 2, 3]
+    assert "going on from round-002" in follower.progress.sentences
+
+
+def test_the_round_in_whose_middle_a_run_is_taken_up_is_recorded_when_it_is_whole(directory, follower):
+    directory.record("round-001")
+    resumed = ("resumed", 3.0, {"round": 2, "step": 1, "name": "round-002"})
+    follower.follow(stream([resumed], [commit(2, 4.0), commit(3, 5.0)]))
+    assert rounds(directory) == [1, 2, 3]
+
+
 def test_a_run_taken_up_within_a_round_counts_that_round_as_open(directory, follower):
     follower.catch_up()
     follower.directory.checkpoints._storage.delete([f"round-00{n}/manifest.json" for n in (2, 3)])
@@ -93,6 +103,7 @@ def test_events_that_are_known_already_are_passed_over(directory):
     follower.follow(stream([commit(1, 1.0), commit(2, 2.0), commit(3, 2.001)]))
     told = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
     assert [event["name"] for event in told if event["event"] == "commit"] == ["round-003"]
+    assert rounds(directory) == [3]
     assert directory.last_event() == 2.001
 
 

@@ -1,18 +1,74 @@
-"""What of a config may change between the parts of a run, and how a run's figures are kept across them."""
+"""What a run may be resumed with, who may drive it, and what a killed driver leaves for mending; without Ray."""
 
-import os
-import signal
+import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from actors.checkpoint import Checkpoints
-from runner.follow import Follower, Interrupts
+from actors.coordinator import Coordinator
+from actors.in_process import InProcess
+from runner.attach import attach, stop
+from runner.clock import Clock
+from runner.config import load_config
+from runner.follow import Follower
+from runner.inspection import inspect_run
 from runner.progress import Progress
-from runner.resume import differences
-from runner.rundir import RunDirectory, RunDirectoryError
-from tests.actors.test_coordinator import learn, model
+from runner.resume import differences, resume
+from runner.run import source_states
+from runner.rundir import RunDirectoryError, find_run, open_run
+from tests.runner.conftest import toy_run
+
+MODEL = """
+name: toy
+data: {source: cycle}
+modules:
+  encoder: {type: "tests.actors.toys:Encoder"}
+  mirror: {type: "tests.actors.toys:Mirror"}
+connections: [data -> encoder, encoder -> mirror]
+schedule: {rounds: 3}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The directory of a run whose driver was killed after its first round."""
+    path = tmp_path / "toy"
+    path.mkdir()
+    (path / "config.yaml").write_text(MODEL)
+    config = load_config(path / "config.yaml", ["schedule.rounds=1"])
+    coordinator = Coordinator(
+        config.graph(),
+        InProcess(),
+        run="toy",
+        seed=config.seed,
+        checkpoints=Checkpoints(path / "checkpoints"),
+        config=load_config(path / "config.yaml").model_dump(mode="json"),
+    )
+    coordinator.start(source_states(config.graph(), config.load_data()))
+    coordinator.run_rounds()
+    return path
+
+
+def progress(path):
+    return Progress(open_run(path)[1].graph)
+
+
+def taken_up(path, *settings):
+    return resume(path, settings=settings, clock=Clock(time.time()), progress=progress(path), address=None)
+
+
+def test_differences_name_the_key_and_both_values():
+    before = {"seed": 0, "data": {"count": 3, "order": "given"}, "schedule": {"rounds": 3, "steps": ["a"]}}
+    now = {"seed": 0, "data": {"count": 4, "order": "given"}, "schedule": {"rounds": 3, "steps": ["a", "b"]}}
+    assert differences(before, now) == [
+        "data.count: 3 in the run, 4 now",
+        'schedule.steps: ["a"] in the run, ["a", "b"] now',
+    ]
+
 
 CONFIG = {
     "seed": 0,
@@ -27,145 +83,51 @@ def changed(**sections):
     return {**CONFIG, **{name: {**CONFIG[name], **keys} for name, keys in sections.items()}}
 
 
-class TestDifferences:
-    """What makes a config another one."""
-
-    def test_none(self):
-        assert differences(CONFIG, CONFIG) == []
-
-    def test_more_rounds_other_patience_and_fewer_commits_are_welcome(self):
-        now = changed(schedule={"rounds": 9}, recovery={"tries": 7, "wait": 1.0}, checkpoints={"keep": 2})
-        assert differences(CONFIG, now) == []
-
-    @pytest.mark.parametrize(
-        ("now", "said"),
-        [
-            ({**CONFIG, "seed": 1}, "seed: 0 in the run, 1 now"),
-            (changed(modules={"vae": {"epochs": 3, "hidden": [128]}}), "modules.vae.epochs: 50 in the run, 3 now"),
-            (changed(modules={"mm": {}}), "modules.mm: null in the run, {} now"),
-            (changed(schedule={"steps": ["gmm"]}), 'schedule.steps: ["vae"] in the run, ["gmm"] now'),
-            (changed(checkpoints={"storage": "s3://b"}), 'checkpoints.storage: null in the run, "s3://b" now'),
-        ],
-    )
-    def test_named_with_both_values(self, now, said):
-        assert differences(CONFIG, now) == [said]
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (CONFIG, []),
+        (changed(schedule={"rounds": 9}, recovery={"tries": 7, "wait": 1.0}, checkpoints={"keep": 2}), []),
+        ({**CONFIG, "seed": 1}, ["seed: 0 in the run, 1 now"]),
+        (changed(modules={"vae": {"epochs": 3, "hidden": [128]}}), ["modules.vae.epochs: 50 in the run, 3 now"]),
+        (changed(modules={"mm": {}}), ["modules.mm: null in the run, {} now"]),
+        (changed(schedule={"steps": ["gmm"]}), ['schedule.steps: ["vae"] in the run, ["gmm"] now']),
+        (changed(checkpoints={"storage": "s3://b"}), ['checkpoints.storage: null in the run, "s3://b" now']),
+    ],
+)
+def test_a_difference_is_one_of_the_keys_that_are_not_free(now, said):
+    assert differences(CONFIG, now) == said
 
 
-@pytest.fixture
-def directory(tmp_path):
-    """The directory of a run of three rounds, of which nobody has written anything down."""
-    made = RunDirectory.create(tmp_path, "run", model())
-    learn(model(rounds=3), Checkpoints(made.checkpoints.root))
-    return made
+def test_keys_that_came_or_went_are_differences():
+    assert differences({"a": 1}, {"b": 2}) == ["a: 1 in the run, null now", "b: null in the run, 2 now"]
 
 
-def rounds(directory):
-    return [row["round"] for row in directory.metrics()]
+def test_rounds_recovery_and_how_many_commits_stay_are_free():
+    before = {"schedule": {"rounds": 3}, "recovery": {"tries": 3}, "checkpoints": {"keep": None, "storage": None}}
+    now = {"schedule": {"rounds": 9}, "recovery": {"tries": 1}, "checkpoints": {"keep": 2, "storage": None}}
+    assert differences(before, now) == []
+    assert differences(before, {**now, "checkpoints": {"keep": 2, "storage": "/else"}})
 
 
-class TestFigures:
-    """metrics.csv, whatever was interrupted."""
-
-    def test_the_commits_that_nobody_recorded_are_known(self, directory):
-        assert directory.unrecorded() == ["round-001", "round-002", "round-003"]
-        directory.record("round-001")
-        assert directory.unrecorded() == ["round-002", "round-003"]
-
-    def test_what_comes_after_the_commit_that_a_run_goes_back_to_is_taken_out(self, directory):
-        for name in ("round-001", "round-002", "round-003"):
-            directory.record(name)
-        whole = (directory.path / "metrics.csv").read_bytes()
-        directory.rewind(1)
-        assert rounds(directory) == [1.0]
-        directory.record("round-002")
-        directory.record("round-003")
-        assert (directory.path / "metrics.csv").read_bytes() == whole
-
-    @pytest.mark.parametrize("torn", [b"3", b"3,1.5,", b"3,1.5,2,,", b"\x00\xff,,"])
-    def test_a_line_that_a_power_cut_has_torn_is_taken_out(self, directory, torn):
-        directory.record("round-001")
-        whole = (directory.path / "metrics.csv").read_bytes()
-        with (directory.path / "metrics.csv").open("ab") as file:
-            file.write(torn)
-        directory.rewind(9)
-        assert (directory.path / "metrics.csv").read_bytes() == whole
+def test_another_config_is_refused_with_every_difference(run):
+    with pytest.raises(RunDirectoryError) as refused:
+        taken_up(run, "seed=5", "modules.encoder.dim=7", "schedule.rounds=9")
+    assert str(refused.value).splitlines()[1:] == [
+        "  seed: 0 in the run, 5 now",
+        "  modules.encoder.dim: 3 in the run, 7 now",
+    ]
 
 
-def status(round):
-    return {"round": round, "active": {}, "module_seconds": {"encoder": 1.0}, "ended": ""}
+def test_a_run_that_is_done_is_not_resumed_without_more_rounds(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    (run / "result.json").write_text("{}")
+    with pytest.raises(RunDirectoryError, match="all 1 rounds are done; for more of them say --set schedule"):
+        taken_up(run)
 
 
-def commit(round, whole=True):
-    return "commit", float(round), {"round": round, "name": f"round-{round:03d}", "whole": whole, "seconds": 0.0}
-
-
-class Spoken(Progress):
-    """Keeps what is said."""
-
-    def __init__(self, graph):
-        super().__init__(graph)
-        self.said = []
-
-    def event(self, name, fields):
-        if name == "log":
-            self.said.append(fields["message"])
-
-
-class TestFollower:
-    """What is made of a coordinator's events."""
-
-    @pytest.fixture
-    def follower(self, directory):
-        return Follower(directory, Spoken(directory.graph))
-
-    def test_every_whole_round_is_recorded_once(self, follower):
-        follower.follow(iter([([commit(0), commit(1)], status(1)), ([commit(2, whole=False), commit(2)], status(2))]))
-        assert rounds(follower.directory) == [1.0, 2.0]
-        assert follower.scores.round == 2
-
-    def test_rounds_whose_events_were_lost_with_the_coordinator_are_caught_up_with(self, follower):
-        resumed = ("resumed", 3.0, {"round": 2, "step": None, "name": "round-002"})
-        follower.follow(iter([([commit(1)], status(1)), ([resumed, commit(3)], status(3))]))
-        assert rounds(follower.directory) == [1.0, 2.0, 3.0]
-        assert "going on from round-002" in follower.progress.said
-
-    def test_the_round_in_whose_middle_a_run_is_taken_up_is_recorded_when_it_is_whole(self, follower):
-        follower.directory.record("round-001")
-        resumed = ("resumed", 3.0, {"round": 2, "step": 1, "name": "round-002"})
-        follower.follow(iter([([resumed], status(2)), ([commit(2), commit(3)], status(3))]))
-        assert rounds(follower.directory) == [1.0, 2.0, 3.0]
-
-    def test_deaths_are_told_in_a_sentence(self, follower):
-        lost = ("lost", 1.0, {"module": "gmm", "doing": "update (round 1, step 0)", "reason": "its process\nmore"})
-        follower.follow(iter([([lost, ("recovered", 2.0, {"module": "gmm", "seconds": 1.25})], status(1))]))
-        assert follower.progress.said == [
-            "gmm died in update (round 1, step 0): its process",
-            "gmm is back after 1.2 s",
-        ]
-
-    def test_what_was_seen_before_is_not_taken_in_again(self, directory):
-        follower = Follower(directory, Progress(directory.graph), since=1.0)
-        follower.follow(iter([([commit(1), commit(2)], status(2))]))
-        assert rounds(directory) == [2.0]
-
-
-class TestInterrupts:
-    """Ctrl-C, once and twice."""
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_the_first_is_noted_and_the_second_raises(self, number):
-        interrupts, said = Interrupts(), []
-        before = signal.getsignal(number)
-        with interrupts.caught(said.append):
-            os.kill(os.getpid(), number)
-            assert interrupts.asked
-            assert said == ["stopping after this step (once more: at once)"]
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), number)
-        assert signal.getsignal(number) is before
-
-
-HOLD = """
+def test_a_run_that_another_process_drives_is_neither_resumed_nor_watched(run):
+    holder = """
 import sys
 from pathlib import Path
 from runner.rundir import RunDirectory
@@ -173,16 +135,117 @@ with RunDirectory(Path(sys.argv[1]), None).lock():
     print("held", flush=True)
     sys.stdin.read()
 """
+    command = [sys.executable, "-c", holder, run]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert open_run(run)[1].driven()
+        for ask in (lambda: taken_up(run), lambda: attach(run, clock=Clock(0.0), progress=progress(run))):
+            with pytest.raises(RunDirectoryError, match="another process drives this run; wait for it, or end it"):
+                ask()
+        process.kill()
+    assert not open_run(run)[1].driven()
+    with open_run(run)[1].lock():  # a lock whose holder was killed is none
+        pass
 
 
-def test_a_directory_that_another_process_writes_into_is_not_touched_until_that_one_is_dead(directory):
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, directory.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(RunDirectoryError, match="another process drives this run"), directory.lock():
-        pass
-    other.kill()
-    other.communicate()
-    with directory.lock():
-        pass
+def test_a_run_that_is_nowhere_is_neither_watched_nor_stopped(run):
+    with pytest.raises(RunDirectoryError, match=rf"on no cluster any more; it stands at round-001, go on .* {run}$"):
+        attach(run, clock=Clock(0.0), progress=progress(run))
+    with pytest.raises(RunDirectoryError, match="does not go on anywhere; it stands at round-001"):
+        stop(run, now=False, tell=print)
+
+
+def test_inspection_says_how_a_run_that_was_interrupted_goes_on_and_why_one_failed(run):
+    assert inspect_run(run)["next"] == f"serket resume {run}"
+    open_run(run)[1].checkpoints.note_failure("module 'gmm' raised an error")
+    found = inspect_run(run)
+    assert (found["failure"], found["next"]) == ("module 'gmm' raised an error", f"serket resume {run}")
+
+
+def test_inspection_of_a_run_that_ended_unwatched_says_who_writes_its_results_down(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    assert inspect_run(run)["next"] == f"serket attach {run}"
+
+
+def test_a_run_that_ended_unwatched_is_written_down(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    _, result = attach(run, clock=Clock(time.time()), progress=progress(run))
+    assert (result["run"], result["rounds"]) == ("toy", 1)
+    assert json.loads((run / "result.json").read_text()) == result
+    assert (run / "module001_encoder" / "z_learn.txt").exists()
+    assert attach(run, clock=Clock(0.0), progress=progress(run))[1] == result  # once more changes nothing
+
+
+def test_the_run_in_the_working_directory_is_found_by_its_name(run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert find_run(".", Path("runs")).name == "toy"
+
+
+def test_the_commits_that_nobody_recorded_are_known(tmp_path):
+    directory = toy_run(tmp_path, rounds=3)
+    assert directory.unrecorded() == ["round-001", "round-002", "round-003"]
+    directory.record("round-001")
+    assert directory.unrecorded() == ["round-002", "round-003"]
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = toy_run(tmp_path, rounds=3)
+    Follower(directory, Progress(directory.graph)).catch_up()
+    return directory
+
+
+def test_lines_after_a_round_are_taken_back_and_recorded_again_with_the_same_figures(directory):
+    before = (directory.path / "metrics.csv").read_bytes()
+    directory.rewind(1)
+    assert [row["round"] for row in directory.metrics()] == [1.0]
+    assert directory.unrecorded() == ["round-002", "round-003"]
+    Follower(directory, Progress(directory.graph)).catch_up()
+    assert (directory.path / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", range(1, 60, 7))
+def test_a_torn_line_of_figures_is_recorded_again(directory, size):
+    path = directory.path / "metrics.csv"
+    before = path.read_bytes()
+    path.write_bytes(before[:-size])
+    directory.mend()
+    Follower(directory, Progress(directory.graph)).catch_up()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("torn", [b"3", b"3,1.5,", b"3,1.5,2,,", b"\x00\xff,,"])
+def test_a_line_that_a_power_cut_has_torn_is_taken_out(directory, torn):
+    path = directory.path / "metrics.csv"
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(torn)
+    directory.rewind(9)
+    assert path.read_bytes() == whole
+
+
+def test_figures_whose_file_a_full_disk_left_empty_are_recorded_again(directory):
+    path = directory.path / "metrics.csv"
+    before = path.read_bytes()
+    path.write_bytes(b"")
+    directory.mend()
+    Follower(directory, Progress(directory.graph)).catch_up()
+    assert path.read_bytes() == before
+
+
+def test_a_torn_event_is_taken_out_and_the_next_one_has_a_line_of_its_own(directory):
+    path = directory.path / "events.jsonl"
+    path.write_text('{"time": 1.0, "event": "commit"}\n{"time": 2.0, "ev')
+    directory.mend()
+    directory.append_events([("commit", 3.0, {})])
+    assert [json.loads(line)["time"] for line in path.read_text().splitlines()] == [1.0, 3.0]
+    directory.append_events([("scores", 9.0, {})])
+    assert directory.last_event() == 3.0  # scores are the driver's own
+
+
+def test_a_json_file_is_written_whole_or_not_at_all(directory, monkeypatch):
+    directory.write_json("environment.json", {"address": "here"})
+    monkeypatch.setattr("os.fsync", lambda _descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        directory.write_json("environment.json", {"address": "there"})
+    assert directory.environment() == {"address": "here"}

@@ -6,16 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from actors.checkpoint import Checkpoints
 from runner.rundir import RunDirectory, RunDirectoryError, find_run
-from tests.actors.test_coordinator import learn, model
+from tests.actors.test_coordinator import model
+from tests.runner.conftest import toy_run
 
 
 @pytest.fixture
 def directory(tmp_path):
-    directory = RunDirectory.create(tmp_path, "toy", model())
-    learn(model(rounds=2), Checkpoints(directory.checkpoints.root))
-    return directory
+    return toy_run(tmp_path, rounds=2)
 
 
 def test_a_taken_name_is_numbered_unless_it_was_asked_for(tmp_path):
