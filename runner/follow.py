@@ -71,7 +71,7 @@ class Follower:
         """Take in a stream of events and statuses until it ends, or until `until` says so; return the last status."""
         status: dict[str, Any] = {}
         for events, status in stream:
-            new = [event for event in events if round(event[1], 3) > self.since]
+            new = [event for event in events if event[1] > self.since]
             self.directory.append_events(new)
             for name, when, fields in new:
                 self._take(name, when, fields)

@@ -100,11 +100,11 @@ def test_a_run_taken_up_within_a_round_counts_that_round_as_open(directory, foll
 
 def test_events_that_are_known_already_are_passed_over(directory):
     follower = Follower(directory, Heard(directory.graph), since=2.0)
-    follower.follow(stream([commit(1, 1.0), commit(2, 2.0), commit(3, 2.001)]))
+    follower.follow(stream([commit(1, 1.0), commit(2, 2.0), commit(3, 2.000001)]))
     told = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
     assert [event["name"] for event in told if event["event"] == "commit"] == ["round-003"]
     assert rounds(directory) == [3]
-    assert directory.last_event() == 2.001
+    assert directory.last_event() == 2.000001
 
 
 def test_a_commit_that_newer_ones_have_replaced_is_passed_over(directory, follower):
