@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -259,6 +260,12 @@ def _read_only(array: Array) -> Array:
     return view
 
 
+@lru_cache(maxsize=1)
+def _pools(_modules: int) -> ThreadpoolController:
+    """Return the thread pools of the process, looked for anew (milliseconds) only after something was imported."""
+    return ThreadpoolController()
+
+
 class limited_threads:  # noqa: N801 (reads as the statement that it is)
     """Within it, BLAS, OpenMP and torch use exactly `threads` threads: the bits of their sums depend on it."""
 
@@ -269,7 +276,7 @@ class limited_threads:  # noqa: N801 (reads as the statement that it is)
         self._torch = sys.modules.get("torch")
         if self._torch is not None:
             self._torch_threads = self._torch.get_num_threads()  # before the pools: it looks at OpenMP's
-        self._pools = ThreadpoolController().limit(limits=self.threads)
+        self._pools = _pools(len(sys.modules)).limit(limits=self.threads)
         if self._torch is not None:
             self._torch.set_num_threads(self.threads)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -95,6 +96,7 @@ def _checked(type_name: str, cls: type[Module[Any]], given: Mapping[str, Any]) -
         raise ModuleError(f"module type {type_name!r}: {path}: {fault['msg']}") from error
 
 
+@cache
 def _adapter(cls: type[Module[Any]]) -> TypeAdapter[Any]:
     # Forbidding unknown names here keeps pydantic out of the contract: Parameters stays a plain dataclass.
     if not hasattr(cls.Parameters, "__pydantic_config__"):
