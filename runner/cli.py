@@ -37,7 +37,13 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=V
 Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 RunName = Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")]
-Data = Annotated[str, typer.Argument(help="A data file, or mnist or digits for the rows after those learnt from.")]
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[SOURCE=]DATA...",
+        help="A data file, or a data set's name (mnist, digits, words); for each source of the model.",
+    ),
+]
 Count = Annotated[int | None, typer.Option(help="How many rows; by default all.")]
 Offset = Annotated[int, typer.Option(help="Rows of each class (mnist, digits) or of the file to pass over.")]
 
@@ -137,7 +143,7 @@ def recognize(
         from runner.rundir import find_run
 
         path = find_run(run, runs)
-        rows = _load_rows(data, categories, count, offset, ordered=not unordered)
+        rows = _load_rows(path, data, categories, count, offset, ordered=not unordered)
         _, result = answer(path, rows, ordered=not unordered)
         _print_result(result, as_json)
         if not as_json:
@@ -161,7 +167,8 @@ def predict(
         from runner.prediction import predict as foretell
         from runner.rundir import find_run
 
-        found = foretell(find_run(run, runs), _load_rows(data, categories, count, offset, ordered=True), steps)
+        path = find_run(run, runs)
+        found = foretell(path, _load_rows(path, data, categories, count, offset, ordered=True), steps)
         drawn = found.draw(out)
         if as_json:
             typer.echo(json.dumps(found.result()))
@@ -282,16 +289,15 @@ def user_errors() -> Iterator[None]:
         raise
 
 
-def _load_rows(data: str, categories: Path | None, count: int | None, offset: int, *, ordered: bool) -> Dataset:
-    """Return new rows for a trained run: those of a data set by its name, or of a file."""
-    from runner import datasets
-    from runner.readers import DataError
+def _load_rows(
+    path: Path, data: list[str], categories: Path | None, count: int | None, offset: int, *, ordered: bool
+) -> dict[str, Dataset]:
+    """Return new rows for a trained run."""
+    from runner.rundir import open_run
+    from runner.sources import new_rows
 
-    if data not in datasets.SOURCES or data == "files":
-        return datasets.load("files", observations=data, categories=categories, count=count, offset=offset)
-    if categories is not None:
-        raise DataError(f"--categories goes with a data file; {data} has its own")
-    return datasets.load(data, count=count, offset=offset, order="cyclic" if ordered else "shuffled")
+    sources = open_run(path)[0].sources
+    return new_rows(sources, data, categories=categories, count=count, offset=offset, ordered=ordered)
 
 
 def _fail(reason: object, status: int) -> None:

@@ -22,7 +22,10 @@ class TestFaults:
             ("seed=-1", "seed: expected an integer of at least 0 and below 9223372036854775808, got -1"),
             ("seed=true", "seed: expected an integer of at least 0 and below 9223372036854775808, got true"),
             ("data=mnist", "data: expected a map, got 'mnist'"),
-            ("data.source=cifar", "data.source: expected 'mnist' or 'digits' or 'cycle' or 'files', got 'cifar'"),
+            (
+                "data.source=cifar",
+                "data.source: expected 'mnist' or 'digits' or 'words' or 'cycle' or 'files', got 'cifar'",
+            ),
             ("data.count=0", "data.count: expected an integer of at least 1, got 0"),
             ("data.lengths=[3]", "data.lengths: goes with source 'files', the source is 'mnist'"),
             (
