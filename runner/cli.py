@@ -224,6 +224,24 @@ def modules() -> None:
 
 
 @app.command()
+def check(
+    module: Annotated[str, typer.Argument(help="A module type, or package.module:Class.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE")] = None,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", metavar="K=4", help="Size of a dimension of messages; N: rows.")
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Whether to kill its process on a local Ray.")] = True,
+) -> None:
+    """Check that a module keeps to the contract: its state, masks and shapes, the death of its process, and more."""
+    with user_errors():
+        from runner.check import check as hold
+        from runner.check import checks_of
+
+        passes = hold(checks_of(module, settings or [], sizes or [], under_ray=ray))
+        raise typer.Exit(0 if passes else 1)
+
+
+@app.command()
 def doctor() -> None:
     """Report versions, cores, memory, GPUs and whether everything that a run needs works."""
     from runner.doctor import examine
