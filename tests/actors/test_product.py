@@ -231,6 +231,14 @@ def test_permutations_stay_where_nothing_is_to_be_learnt():
     assert product.state()["permutation.b"].tolist() == [2, 1, 3, 0]
 
 
+def test_senders_of_which_nothing_may_be_learnt_are_taken_at_their_word():
+    product = make("product", {})
+    outbox = ask(product, *ALL[:2], learn=False)
+    np.testing.assert_allclose(outbox.outputs["Pdz"], scaled(A * B_OWN))
+    np.testing.assert_allclose(np.exp(sent(outbox, "b")["log_prob"]), A, atol=1e-9)
+    assert product.state() == {}
+
+
 def test_joint_labels_stay_when_a_sender_comes_later():
     product = make("product", {})
     ask(product, ALL[1])
