@@ -70,6 +70,13 @@ def test_reaches_the_best_of_all_permutations(K, count, seed):
     assert evidence(spoken, aligned(spoken)) == pytest.approx(best_of_all(spoken))
 
 
+@pytest.mark.parametrize("seed", [0, 13])
+def test_begins_from_each_input_since_the_first_may_be_a_bad_start(seed):
+    """Found by looking for it: the ascent that begins with the first input alone ends below the best here."""
+    spoken, _ = inputs_of(np.arange(40) % 4, 4, 3, 2.0, seed)
+    assert evidence(spoken, aligned(spoken)) == pytest.approx(best_of_all(spoken))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_where_hardly_anything_is_known_neither_an_exchange_nor_a_match_of_one_input_is_better(seed):
     spoken, _ = inputs_of(np.arange(40) % 4, 4, 3, 3.0, seed)
