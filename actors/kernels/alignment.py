@@ -9,13 +9,13 @@ where each input is allowed to lapse: with probability ε what it says of a row 
 of which two inputs are certain and one is wrong would outweigh all others, and a class that is impossible would make
 all alignments as bad as each other.
 
-For two inputs with certain labels this is the matching of the most rows, which Kuhn's method finds (1955, "The Hungarian
-method for the assignment problem"); for more inputs no such exact method is known. Here one input after the other is
-matched with the joint posterior R of *all* the others, by Kuhn's method on their expected agreement Σ_t R(t, k) P_m(t, l),
-and two of its labels are exchanged where that helps; both are taken only if the evidence rises. So it rises from step
-to step, there are finitely many permutations, and the ascent ends: where neither such a matching nor an exchange of two
-labels of one input raises it. The joint knows more than any one input: two that confuse different classes confuse none
-together.
+For two inputs with certain labels this is the matching of the most rows, which Kuhn's method finds (1955, "The
+Hungarian method for the assignment problem"); for more inputs no such exact method is known. Here one input after the
+other is matched with the joint posterior R of *all* the others, by Kuhn's method on their expected agreement Σ_t R(t,
+k) P_m(t, l), and two of its labels are exchanged where that helps; both are taken only if the evidence rises. So it
+rises from step to step, there are finitely many permutations, and the ascent ends: where neither such a matching nor
+an exchange of two labels of one input raises it. The joint knows more than any one input: two that confuse different
+classes confuse none together.
 """
 
 from __future__ import annotations
