@@ -135,6 +135,8 @@ class Network(Module[NetworkParameters]):
     def update(self, inbox: Inbox, context: Context) -> Outbox:
         """Train on the rows whose inputs and targets are there; say downwards what the targets say of the inputs.
 
+        No evidence is reported: that of a module below, under the priors sent down, counts the targets already.
+
         Raises
         ------
         ModuleError
