@@ -19,6 +19,7 @@ BUILT_IN: dict[str, str] = {
     "markov": "actors.markov:MarkovModel",
     "product": "actors.product:Product",
     "pca": "actors.pca:PCA",
+    "network": "actors.network:Network",
 }
 """Short name → where the class is. Dotted, so that nothing is imported before it is needed (torch above all)."""
 
