@@ -1,4 +1,7 @@
-"""On Ray the process of a module is killed, and what it ends with is as if nothing had died."""
+"""On Ray the process of a module is killed, and what it ends with is as if nothing had died.
+
+Those of all modules are killed by ``make test-faults``.
+"""
 
 import pytest
 

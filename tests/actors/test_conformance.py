@@ -14,6 +14,7 @@ from actors.conformance.letters import SIZES, make_arrays, of_rows, refilled, si
 from actors.kinds import KINDS, ArraySpec, Kind
 from actors.messages import Header, make_message
 from actors.module import Port
+from actors.registry import BUILT_IN
 from tests.actors.wrong_modules import Sound
 
 WRONG = "tests.actors.wrong_modules"
@@ -85,6 +86,14 @@ class TestOfAClass(Quick):
     sizes = {"D": 2, "...": (3, 2)}
 
 
+OF_MODULES = [cls for name, cls in list(globals().items()) if name.startswith("Test")]
+"""All of these."""
+
+
+def test_every_built_in_module_is_checked():
+    assert {cls.module for cls in OF_MODULES} >= set(BUILT_IN)
+
+
 def verdicts(module, **attributes):
     """What came of each check of a module."""
     return {found.name: found for found in outcomes(type("Checks", (Quick,), {"module": module, **attributes}))}
@@ -96,55 +105,62 @@ def failed(module, **attributes):
     return {outcome.name: outcome.sentence for outcome in found if outcome.verdict == "failed"}
 
 
-@pytest.mark.parametrize(
-    ("name", "check", "said"),
-    [
-        ("Undocumented", "it_declares_itself_well", "no docstring"),
-        ("BadDefault", "it_declares_itself_well", "the default of parameter .*classes.* greater than or equal to 3"),
-        ("Unnormalised", "what_it_sends_is_valid", "log_prob does not sum to one in row 0"),
-        ("Misspelling", "what_it_sends_is_valid", "module.reconstruction: no such output port"),
-        ("Infinite", "what_it_sends_is_valid", "evidence is nan"),
-        ("Maskless", "missing_rows_have_no_influence", "rows that are masked have an influence: state"),
-        ("DropsTheMask", "it_passes_the_mask_on", "'posteriors' has mask None"),
-        ("DropsTheLengths", "it_passes_the_lengths_of_sequences_on", r"lengths None, .*\[8 8 8\]"),
-        ("Nested", "its_state_is_flat_and_comes_back_from_disk", "'all' is dict"),
-        ("Wordy", "its_state_is_flat_and_comes_back_from_disk", "'words' is an array of <U1"),
-        ("Stale", "another_module_takes_over_its_whole_state", "one that has learnt .*start"),
-        ("Unempty", "an_empty_state_is_that_of_a_module_that_has_learnt_nothing", "load_state raised KeyError"),
-        ("Clinging", "an_empty_state_is_that_of_a_module_that_has_learnt_nothing", "start is missing|start is there"),
-        ("Aliasing", "a_state_that_was_taken_stays_as_it_is", "give copies"),
-        ("Forgetful", "it_goes_on_from_its_state_as_if_nothing_had_happened", "update 2 is another one"),
-        ("Borrowing", "it_goes_on_from_its_state_as_if_nothing_had_happened", "read-only"),
-        ("Unseeded", "its_draws_follow_from_the_seed_alone", r"generator \(numpy.random\)"),
-        ("Reseeding", "its_draws_follow_from_the_seed_alone", r"generator \(numpy.random\)"),
-        ("Scribbling", "it_leaves_its_messages_as_they_were", "read-only: copy what is to change"),
-        ("PickingTheLock", "it_leaves_its_messages_as_they_were", "update changes its messages: rows 'mean'"),
-        ("Needy", "it_does_without_each_optional_message", "KeyError: 'below'.*port 'pictures' is declared optional"),
-        ("Blunt", "it_says_which_message_it_needs", "update with messages on pictures raised KeyError"),
-        ("Guessing", "it_says_which_message_it_needs", "update answers without the required message on port 'rows'"),
-        ("Demanding", "it_answers_where_a_source_is_missing_throughout", "every row is missing"),
-        ("Crowded", "it_can_do_with_one_row", "LinAlgError"),
-        ("PerSequence", "it_bears_empty_sequences", "is nan"),
-        ("Careless", "it_refuses_messages_of_another_shape", "raised ValueError"),
-        ("Truncating", "it_refuses_messages_of_another_shape", "on port 'prior' with N = 25, which does not fit"),
-        ("Rash", "it_refuses_messages_of_another_shape", "refuses a message on port .* and yet learns"),
-        ("Curious", "recognition_learns_nothing", "recognize changes the state: centres"),
-        ("Moody", "recognition_learns_nothing", "other bits when it is asked again"),
-        ("Tracing", "recognition_learns_nothing", "leaves a trace"),
-        ("Dreaming", "generating_and_proposing_learn_nothing", "generate changes the state: centres"),
-        ("Presumptuous", "it_says_so_where_it_has_learnt_nothing_yet", "recognition .* raised"),
-        ("Stubborn", "it_can_be_asked_not_to_learn", "ZeroDivisionError"),
-        ("Boastful", "it_says_how_far_it_is", "3 of 2"),
-        ("Deaf", "", ""),  # that is no fault
-        ("Elsewhere", "", ""),  # in one process nothing shows
-    ],
-)  # fmt: skip
+FAULTS = [
+    ("Undocumented", "it_declares_itself_well", "no docstring"),
+    ("BadDefault", "it_declares_itself_well", "the default of parameter .*classes.* greater than or equal to 3"),
+    ("Unnormalised", "what_it_sends_is_valid", "log_prob does not sum to one in row 0"),
+    ("Misspelling", "what_it_sends_is_valid", "module.reconstruction: no such output port"),
+    ("Infinite", "what_it_sends_is_valid", "evidence is nan"),
+    ("Maskless", "missing_rows_have_no_influence", "rows that are masked have an influence: state"),
+    ("DropsTheMask", "it_passes_the_mask_on", "'posteriors' has mask None"),
+    ("DropsTheLengths", "it_passes_the_lengths_of_sequences_on", r"lengths None, .*\[8 8 8\]"),
+    ("Nested", "its_state_is_flat_and_comes_back_from_disk", "'all' is dict"),
+    ("Wordy", "its_state_is_flat_and_comes_back_from_disk", "'words' is an array of <U1"),
+    ("Stale", "another_module_takes_over_its_whole_state", "one that has learnt .*start"),
+    ("Unempty", "an_empty_state_is_that_of_a_module_that_has_learnt_nothing", "load_state raised KeyError"),
+    ("Clinging", "an_empty_state_is_that_of_a_module_that_has_learnt_nothing", "start is missing|start is there"),
+    ("Aliasing", "a_state_that_was_taken_stays_as_it_is", "give copies"),
+    ("Forgetful", "it_goes_on_from_its_state_as_if_nothing_had_happened", "update 2 is another one"),
+    ("Borrowing", "it_goes_on_from_its_state_as_if_nothing_had_happened", "read-only"),
+    ("Unseeded", "its_draws_follow_from_the_seed_alone", r"generator \(numpy.random\)"),
+    ("Reseeding", "its_draws_follow_from_the_seed_alone", r"generator \(numpy.random\)"),
+    ("Scribbling", "it_leaves_its_messages_as_they_were", "read-only: copy what is to change"),
+    ("PickingTheLock", "it_leaves_its_messages_as_they_were", "update changes its messages: rows 'mean'"),
+    ("Needy", "it_does_without_each_optional_message", "KeyError: 'below'.*port 'pictures' is declared optional"),
+    ("Blunt", "it_says_which_message_it_needs", "update with messages on pictures raised KeyError"),
+    ("Guessing", "it_says_which_message_it_needs", "update answers without the required message on port 'rows'"),
+    ("Demanding", "it_answers_where_a_source_is_missing_throughout", "every row is missing"),
+    ("Crowded", "it_can_do_with_one_row", "LinAlgError"),
+    ("PerSequence", "it_bears_empty_sequences", "is nan"),
+    ("Careless", "it_refuses_messages_of_another_shape", "raised ValueError"),
+    ("Truncating", "it_refuses_messages_of_another_shape", "on port 'prior' with N = 25, which does not fit"),
+    ("Rash", "it_refuses_messages_of_another_shape", "refuses a message on port .* and yet learns"),
+    ("Curious", "recognition_learns_nothing", "recognize changes the state: centres"),
+    ("Moody", "recognition_learns_nothing", "other bits when it is asked again"),
+    ("Tracing", "recognition_learns_nothing", "leaves a trace"),
+    ("Dreaming", "generating_and_proposing_learn_nothing", "generate changes the state: centres"),
+    ("Presumptuous", "it_says_so_where_it_has_learnt_nothing_yet", "recognition .* raised"),
+    ("Stubborn", "it_can_be_asked_not_to_learn", "ZeroDivisionError"),
+    ("Boastful", "it_says_how_far_it_is", "3 of 2"),
+    ("Deaf", "", ""),  # that is no fault
+    ("Elsewhere", "", ""),  # in one process nothing shows
+]  # fmt: skip
+"""Who is wrong, which check says so, and in which words."""
+
+
+@pytest.mark.parametrize(("name", "check", "said"), FAULTS)
 def test_a_wrong_module_fails_the_right_check_alone(name, check, said):
     found = failed(f"{WRONG}:{name}")
     assert list(found) == ([check] if check else []), found
     for sentence in found.values():
         assert sentence.startswith(f"{WRONG}:{name}: ")
         assert re.search(said, sentence), sentence
+
+
+def test_every_check_finds_somebody_wrong():
+    found = {name.removeprefix("test_") for name in dir(ModuleChecks) if name.startswith("test_")}
+    elsewhere = {"it_survives_the_death_of_its_process"}  # tests/test_conformance_ray.py
+    assert found - elsewhere == {check for _, check, _ in FAULTS if check}
 
 
 # --- what an author can say -------------------------------------------------------------------------------------------

@@ -485,9 +485,6 @@ class Stubborn(Sound):
 class Boastful(Sound):
     """Says that it has done more than there is to do."""
 
-    def learn(self, X, responsibilities):
-        super().learn(X, responsibilities)
-
     def update(self, inbox, context):
         context.report(3, 2)
         return super().update(inbox, context)

@@ -1,4 +1,4 @@
-"""``serket check`` with a Ray of its own: a module in the working directory, whose process is killed."""
+"""The process of every module is killed, twice; and ``serket check`` does so with a Ray of its own."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from actors.conformance import ModuleChecks
+from tests.actors.test_conformance import OF_MODULES
 from tests.faults.commands import ROOT
 from tests.runner.test_check import MINE
 
@@ -36,3 +38,10 @@ def test_a_module_in_the_working_directory_is_killed_on_a_ray_of_its_own(tmp_pat
     assert "worker" not in done.stdout + done.stderr  # what Ray says of the dead
     if status:
         assert "something that it learnt lies outside its state" in done.stdout
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("checks", OF_MODULES, ids=lambda cls: cls.__name__)
+def test_a_module_survives_the_death_of_its_process_in_an_update_and_before_one(checks):
+    made = type("Checks", (ModuleChecks,), {"module": checks.module, "parameters": checks.parameters})
+    made().test_it_survives_the_death_of_its_process()
