@@ -17,7 +17,7 @@ class DeathChecks(Checks):
     """What a module must bear as an actor."""
 
     def test_it_survives_the_death_of_its_process(self) -> None:
-        """Killed in an update and after it, under Ray, the module ends with the same bits as if nothing had died."""
+        """Killed under Ray in an update, and before one, the module ends with the bits of a run in which nothing dies."""
         if not self.under_ray:
             self.skip("not run on Ray")
         from actors.ray_conformance import difference_by_deaths
@@ -35,7 +35,7 @@ class DeathChecks(Checks):
             self.fail(f"{said}: something that it learnt lies outside its state")
 
     def _heard(self, stub: str, letters: Letters) -> dict[str, State]:
-        """Return the state of a stub that says what is to come from its side, if it is there."""
+        """Return the state of a stub that says what is to come from its side, if it is there; of one kind one thing."""
         path: Path = "forward" if stub == BELOW else "backward"
         said: dict[str, Arrays] = {}
         for port in self.bench.ports("in", path):

@@ -62,7 +62,9 @@ def sizes_in(kind: Kind, arrays: Mapping[str, Array]) -> dict[str, Size]:
 
 def one_more(size: Size) -> Size:
     """Return the next larger size."""
-    return size + 1 if isinstance(size, int) else (size[0] + 1, *size[1:])
+    if isinstance(size, int):
+        return size + 1
+    return (size[0] + 1, *size[1:]) if size else (2,)
 
 
 def of_rows(kind: Kind, arrays: Arrays, **extra: Array | None) -> Arrays:

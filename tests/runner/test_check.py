@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from actors.conformance import ModuleChecks
 from actors.module import ModuleError
 from runner.check import checks_of
 from runner.faults import ConfigError
@@ -57,6 +58,7 @@ def test_one_that_does_not_ends_with_status_1_and_a_sentence():
 @pytest.mark.usefixtures("ray_cluster")
 def test_its_process_is_killed_on_ray(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(ModuleChecks, "deaths", ("before:2",))
     assert rows(serket("check", "observation"))["it survives the death of its process"][0] == "passed"
 
 
