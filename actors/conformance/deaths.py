@@ -17,7 +17,7 @@ class DeathChecks(Checks):
     """What a module must bear as an actor."""
 
     def test_it_survives_the_death_of_its_process(self) -> None:
-        """Killed under Ray in an update, and before one, the module ends with the bits of a run in which nothing dies."""
+        """Killed in an update and before one, under Ray, it ends with the bits of a run in which nothing dies."""
         if not self.under_ray:
             self.skip("not run on Ray")
         from actors.ray_conformance import difference_by_deaths
