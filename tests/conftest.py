@@ -21,6 +21,18 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left]
 
 
+@pytest.fixture(autouse=True)
+def _kinds_of_message_are_forgotten():
+    """What a test's modules say to each other is unknown to the next test."""
+    from actors import kinds
+
+    before, whose = dict(kinds.KINDS), dict(kinds._WHOSE)
+    yield
+    for known, were in ((kinds.KINDS, before), (kinds._WHOSE, whose)):
+        known.clear()
+        known.update(were)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A local cluster of two cores without a dashboard; its address."""
