@@ -50,8 +50,7 @@ class ArraySpec:
         return special.get(self.semantics, ("<f4", "<f8"))
 
     def __str__(self) -> str:
-        words = [*(("optional",) if self.optional else ()), self.semantics]
-        return f"{self.name} ({'×'.join(self.dims)}, {' '.join(words)})"
+        return f"{self.name} ({'×'.join(self.dims)}, {self.semantics}{', optional' if self.optional else ''})"
 
 
 # Lengths of sequences and the mask of missing rows may accompany the rows of any kind.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from actors.kinds import KINDS, KindError, register
 from actors.module import Module, ModuleError, Port
@@ -134,6 +135,14 @@ def make_parameters(cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
     return _adapter(cls).validate_python(dict(given))
 
 
+def parameters_schema(cls: type[Module[Any]]) -> dict[str, Any]:
+    """Return the JSON schema of `cls`'s parameters; an empty one where they are of types that JSON does not have."""
+    try:
+        return _adapter(cls).json_schema(by_alias=False)
+    except PydanticInvalidForJsonSchema:
+        return {}
+
+
 def canonical_parameters(type_name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return all parameters of a module type, as `given` sets them, under their own names (``itr`` is ``epochs``).
 
@@ -184,6 +193,11 @@ def _load(target: str, who: str) -> type[Module[Any]]:
     taken = [parameter.name for parameter in fields(found.Parameters) if parameter.name in RESERVED]
     if taken:
         raise ModuleError(f"{who}: a parameter cannot be called {taken[0]!r}, which every module of a model file has")
+    try:
+        _adapter(found)
+    except Exception as error:  # pydantic's, or what evaluating an annotation raises
+        reason = str(error).partition("\n")[0]
+        raise ModuleError(f"{who}: its parameters cannot be checked ({type(error).__name__}: {reason})") from error
     if not isinstance(found.kinds, tuple):
         raise ModuleError(f"{who}: kinds is {found.kinds!r}, expected a tuple of actors.kinds.Kind")
     try:

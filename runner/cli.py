@@ -215,12 +215,20 @@ def inspect(
 
 
 @app.command()
-def modules() -> None:
-    """List the module types with their ports and parameters."""
+def modules(
+    name: Annotated[str | None, typer.Argument(help="One type, also as package.module:Class; by default all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the module types, those of plug-ins too, with their ports and parameters."""
     with user_errors():
+        from runner.catalogue import catalogue, describe
         from runner.inspection import show_modules
 
-        show_modules()
+        found = catalogue() if name is None else [describe(name)]
+        if as_json:
+            typer.echo(json.dumps({"modules": found}, default=str))
+        else:
+            show_modules(found, whole=name is not None)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """One Ray cluster a test session, started when the first test asks for it."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def _kinds_of_message_are_forgotten():
     for known, were in ((kinds.KINDS, before), (kinds._WHOSE, whose)):
         known.clear()
         known.update(were)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A directory in front of ``sys.path`` to install distributions into; what is imported from there is forgotten."""
+    from actors import registry
+    from tests.sites import Site
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = set(sys.modules)
+    registry._warn_once.cache_clear()
+    yield Site(tmp_path)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

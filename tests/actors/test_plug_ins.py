@@ -3,65 +3,12 @@
 import logging
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from actors import registry
 from actors.module import ModuleError
-from actors.registry import BUILT_IN, find, known_names, look_in, make, module_types
-
-MODULE = '''
-from dataclasses import dataclass
-from actors.module import Module, Outbox, Port
-
-class Own(Module):
-    """Counts."""
-
-    ports = (Port("observations", "in", "forward", "observations"),)
-
-    @dataclass(frozen=True)
-    class Parameters:
-        size: int = 3
-
-    def update(self, inbox, context):
-        return Outbox()
-
-    recognize = update
-
-    def state(self):
-        return {}
-
-    def load_state(self, state):
-        pass
-'''
-
-
-class Site:
-    """A directory of installed distributions, in front of ``sys.path``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def install(self, distribution: str, entries: dict[str, str], version: str = "1.2", **files: str) -> None:
-        info = self.path / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        lines = [f"{name} = {target}" for name, target in entries.items()]
-        (info / "entry_points.txt").write_text("\n".join([f"[{registry.GROUP}]", *lines, ""]))
-        for name, source in files.items():
-            (self.path / f"{name}.py").write_text(source)
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    before = set(sys.modules)
-    registry._warn_once.cache_clear()
-    yield Site(tmp_path)
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
+from actors.registry import BUILT_IN, GROUP, find, known_names, look_in, make, module_types
+from tests.sites import MODULE, Site
 
 
 class TestFinding:
@@ -164,7 +111,7 @@ class TestBroken:
     def test_a_distribution_whose_metadata_cannot_be_read_brings_nothing_and_stops_nobody(self, site, caplog):
         site.install("serket-own", {"own": "own_module:Own"}, own_module=MODULE)
         site.install("half", {})
-        (site.path / "half-1.2.dist-info" / "entry_points.txt").write_text(f"[{registry.GROUP}]\nnonsense\n")
+        (site.path / "half-1.2.dist-info" / "entry_points.txt").write_text(f"[{GROUP}]\nnonsense\n")
         with caplog.at_level(logging.WARNING):
             assert find("own").__name__ == "Own"
         assert "half-1.2.dist-info" in caplog.text
