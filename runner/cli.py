@@ -231,6 +231,19 @@ def modules(
             show_modules(found, whole=name is not None)
 
 
+@app.command("new-module")
+def new_module(
+    name: Annotated[str, typer.Argument(help="What the package, and the module in model files, is to be called.")],
+    directory: Annotated[Path, typer.Option(help="Where its directory is made.")] = Path(),
+) -> None:
+    """Write an installable package with a module of your own to begin with, its tests and a model that uses it."""
+    with user_errors():
+        from runner.template import new_module as write
+
+        home = write(name, directory)
+        typer.echo(f'{home}: install and test it with: cd {home} && pip install -e ".[test]" && pytest')
+
+
 @app.command()
 def doctor() -> None:
     """Report versions, cores, memory, GPUs and whether everything that a run needs works."""
@@ -270,12 +283,13 @@ def user_errors() -> Iterator[None]:
     from runner.config import ConfigError
     from runner.readers import DataError
     from runner.rundir import RunDirectoryError
+    from runner.template import TemplateError
 
     try:
         yield
     except NonFiniteError as error:
         _fail(error, 1)
-    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
+    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
         _fail("interrupted", 1)
