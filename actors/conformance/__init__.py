@@ -64,7 +64,7 @@ class ModuleChecks(StateChecks, InboxChecks, DeathChecks):
         Sizes of the dimensions of messages from below, by letter; by default K = 4, D = 3, ``...`` = 5, others 3.
         Messages from above are as large as what the module itself sends upwards.
     flexible : tuple of str
-        Letters whose size may change from one update to the next.
+        Letters whose size may change from one update to the next, of a module that learns anew each time.
     under_ray : bool
         Whether the module is run on Ray, and its process killed.
     deaths : tuple of str

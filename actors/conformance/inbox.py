@@ -129,7 +129,8 @@ class InboxChecks(Checks):
             for port, letter, message in self._misfits(case):
                 tried = True
                 for module, mode in self._learning_and_answering(case):
-                    self._check_refused(module, mode, case, port, letter, message)
+                    if mode == "recognize" or letter not in self.flexible:
+                        self._check_refused(module, mode, case, port, letter, message)
         if not tried:
             self.skip("whatever the shapes of its messages, they fit")
 
@@ -235,7 +236,7 @@ class InboxChecks(Checks):
             for letter in fits:
                 alone = letter == "N" and len(case.later) == 1
                 free = port in case.backward and letter not in ("N", *case.bound)
-                if alone or free or letter in self.flexible:
+                if alone or free:
                     continue
                 message = self.letters([port], {**sizes, letter: one_more(fits[letter])})[port.name]
                 if sizes_in(kind, message)[letter] != fits[letter]:  # as it is where the author has made it otherwise

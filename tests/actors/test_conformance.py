@@ -63,6 +63,21 @@ class TestMarkovModelOfTheTutorial(Quick):
     parameters = {"rule": "tutorial", "num_samp": 5}
 
 
+class TestProduct(Quick):
+    module = "product"
+
+
+class TestPCA(Quick):
+    module = "pca"
+    parameters = {"latent_dim": 2}
+    flexible = ("...",)
+
+
+class TestNetwork(Quick):
+    module = "network"
+    parameters = {"epochs": 2, "batch_size": 10, "hidden": 4, "input_steps": 3}
+
+
 class TestOfAClass(Quick):
     module = Sound
     parameters = {"classes": 4}
@@ -207,18 +222,28 @@ def test_messages_from_above_are_as_large_as_what_the_module_sends_up():
 class Elastic(Sound):
     """Begins anew where its rows have another width."""
 
-    def check(self, X, pictures, prior, context):
-        if self.centres is not None and self.centres.shape[1] != X.shape[1]:
+    def update(self, inbox, context):
+        message = inbox.first("rows")
+        if message and self.centres is not None and self.centres.shape[1] != message["mean"].shape[1]:
             self.forget()
-            self.start = self.centres = self.draw(context, X.shape[1])
-            self.velocity = np.zeros_like(self.start)
-        super().check(X, pictures, prior, context)
+        return super().update(inbox, context)
 
 
-def test_an_author_says_which_sizes_may_change():
-    name = "it_refuses_messages_of_another_shape"
-    assert "port 'rows' with D = 4, which does not fit" in failed(Elastic)[name]
+class Fluid(Elastic):
+    """Answers rows of any width."""
+
+    def recognize(self, inbox, context):
+        message = inbox.first("rows")
+        if message and self.centres is not None and self.centres.shape[1] < message["mean"].shape[1]:
+            return self.update(inbox, context)
+        return super().recognize(inbox, context)
+
+
+def test_an_author_says_which_sizes_may_change_between_updates():
+    name, said = "it_refuses_messages_of_another_shape", "takes a message on port 'rows' with D = 4, which does not fit"
+    assert f"update {said}" in failed(Elastic)[name]
     assert failed(Elastic, flexible=("D",)) == {}
+    assert f"recognize {said}" in failed(Fluid, flexible=("D",))[name]
 
 
 def test_a_module_that_cannot_be_found_fails_every_check():
