@@ -70,12 +70,13 @@ class Reader(Speaker):
     )
 
     def update(self, inbox, context):
-        counts = inbox.require("words")["counts"].astype(float)
+        message = inbox.require("words")
+        counts = message["counts"].astype(float)
         half = np.arange(counts.shape[1]) < counts.shape[1] // 2
         words = np.stack([half, ~half]) / np.stack([half, ~half]).sum(axis=1, keepdims=True)
         log_prob = np.log(np.stack([counts[:, half].sum(axis=1), counts[:, ~half].sum(axis=1)], axis=1) + 1.0)
         log_prob -= np.logaddexp.reduce(log_prob, axis=1, keepdims=True)
-        return Outbox([Outgoing("about", {"log_prob": log_prob, "words": words})])
+        return Outbox([Outgoing("about", {"log_prob": log_prob, "words": words, **rows_of(message)})])
 
 
 class Rival(Speaker):
