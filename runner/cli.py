@@ -215,12 +215,33 @@ def inspect(
 
 
 @app.command()
-def modules() -> None:
-    """List the module types with their ports and parameters."""
+def modules(
+    name: Annotated[str | None, typer.Argument(help="One type, also as package.module:Class; by default all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the module types, those of plug-ins too, with their ports and parameters."""
     with user_errors():
+        from runner.catalogue import catalogue, describe
         from runner.inspection import show_modules
 
-        show_modules()
+        found = catalogue() if name is None else [describe(name)]
+        if as_json:
+            typer.echo(json.dumps({"modules": found}, default=str))
+        else:
+            show_modules(found, whole=name is not None)
+
+
+@app.command("new-module")
+def new_module(
+    name: Annotated[str, typer.Argument(help="What the package, and the module in model files, is to be called.")],
+    directory: Annotated[Path, typer.Option(help="Where its directory is made.")] = Path(),
+) -> None:
+    """Write an installable package with a module of your own to begin with, its tests and a model that uses it."""
+    with user_errors():
+        from runner.template import new_module as write
+
+        home = write(name, directory)
+        typer.echo(f'{home}: install and test it with: cd {home} && pip install -e ".[test]" && pytest')
 
 
 @app.command()
@@ -280,12 +301,13 @@ def user_errors() -> Iterator[None]:
     from runner.config import ConfigError
     from runner.readers import DataError
     from runner.rundir import RunDirectoryError
+    from runner.template import TemplateError
 
     try:
         yield
     except NonFiniteError as error:
         _fail(error, 1)
-    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
+    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
         _fail("interrupted", 1)

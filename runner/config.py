@@ -25,6 +25,7 @@ from pydantic import (
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
 from actors.kinds import Array
 from actors.module import ModuleError
+from actors.registry import look_in
 from actors.schedule import Block, Schedule, Step, leaves
 from runner.checks import (
     DATA,
@@ -36,6 +37,7 @@ from runner.checks import (
     cut_chains,
     sources_in,
 )
+from runner.code import code_directories
 from runner.datasets import Dataset
 from runner.faults import ConfigError, Fault, Faults, explain, unknown
 from runner.sections import CheckpointsConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
@@ -161,11 +163,14 @@ class RunConfig(Section):
     schedule: ScheduleConfig
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    code: list[Path] = Field(default_factory=list)
 
     @classmethod
-    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
-        plain = dict(given)
-        faults = check_names(plain)
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
+        code, faults = code_directories(given, root)
+        plain = {**given, "code": [] if code is None else code}
+        look_in(code if isinstance(code, list) else ())
+        faults += check_names(plain)
         modules = as_map(plain.get("modules"))
         sources = sources_in(plain.get("data"))
         names = [*sources, *(str(name) for name in modules)]
@@ -234,7 +239,8 @@ class RunConfig(Section):
         specs = [ModuleSpec(name, "observation") for name in self.sources]
         for name, module in self.modules.items():
             resources = Resources(module.resources.num_cpus, module.resources.num_gpus)
-            specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources))
+            code = tuple(map(str, self.code))
+            specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources, code))
         return specs
 
     def _connections(self) -> list[Connection]:

@@ -19,7 +19,7 @@ from runner.run import drive, is_done, plan_of
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
 from runner.sources import source_states
 
-FREE = ("schedule.rounds", "recovery", "checkpoints.keep")
+FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "code")
 """What of a config may be otherwise when a run is resumed: it does not change what the rounds are."""
 
 PATIENCE = 20.0
