@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -83,23 +82,14 @@ def local_ray() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    before = os.environ.get("PYTHONPATH")
-    # The workers find what this process finds: the file of a test that pytest imported, for one.
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    try:
-        # Ray says on this process's standard output that a process died, which here is what was meant to be.
-        with redirect_stdout(io.StringIO()):
-            try:
-                quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-                ray.init(address="local", num_cpus=2, **quiet)
-                yield
-            finally:
-                ray.shutdown()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    # Ray says on this process's standard output that a process died, which here is what was meant to be.
+    with redirect_stdout(io.StringIO()):
+        try:
+            quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+            ray.init(address="local", num_cpus=2, **quiet)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _learn(graph: Graph, transport: Transport, states: Mapping[str, State], root: Path) -> Checkpoints:

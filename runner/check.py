@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from actors.conformance import ModuleChecks, Outcome, outcomes
 from actors.conformance.letters import Size
-from actors.registry import find, make
+from actors.registry import find, look_in, make
 from runner.faults import ConfigError, aliases_of, fields_of
 from runner.yaml_source import set_at, split_override
 
@@ -45,9 +44,7 @@ def checks_of(
     ConfigError
         If a setting or a size cannot be read.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    look_in([Path.cwd()])
     cls = find(type_name)
     given: dict[str, Any] = {}
     for setting in settings:

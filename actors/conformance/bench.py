@@ -91,7 +91,8 @@ class Bench:
 
     def _connected(self) -> Graph:
         """Return the module between as many stubs as it has something to do with."""
-        spec = ModuleSpec(MODULE, self.type, self.parameters)
+        # Another process finds what this one finds: the file of a test that pytest imported, for one.
+        spec = ModuleSpec(MODULE, self.type, self.parameters, code=tuple(path for path in sys.path if path))
         specs, connections, steps = [spec], [], [Step(MODULE)]
         if self.ports("in", "forward"):
             specs.append(ModuleSpec(BELOW, f"{Below.__module__}:{Below.__name__}"))

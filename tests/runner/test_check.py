@@ -55,11 +55,10 @@ def test_one_that_does_not_ends_with_status_1_and_a_sentence():
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster", "_own_file")
 def test_its_process_is_killed_on_ray(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(ModuleChecks, "deaths", ("before:2",))
-    assert rows(serket("check", "observation"))["it survives the death of its process"][0] == "passed"
+    assert rows(serket("check", "mine_to_check:Mine"))["it survives the death of its process"][0] == "passed"
 
 
 @pytest.mark.parametrize(
