@@ -16,6 +16,7 @@ BUILT_IN: dict[str, str] = {
     "vae": "actors.vae:VAE",
     "gmm": "actors.gmm:GMM",
     "markov": "actors.markov:MarkovModel",
+    "mlda": "actors.mlda:MLDA",
 }
 """Short name → where the class is. Dotted, so that nothing is imported before it is needed (torch above all)."""
 
