@@ -31,6 +31,7 @@ BUILT_IN: dict[str, str] = {
     "product": "actors.product:Product",
     "pca": "actors.pca:PCA",
     "network": "actors.network:Network",
+    "mlda": "actors.mlda:MLDA",
 }
 """Short name → where the class is. Dotted, so that nothing is imported before it is needed (torch above all)."""
 
