@@ -14,7 +14,18 @@ from actors.kernels.lda import compile_kernels, count, counts_of
 from actors.kernels.lda_rows import Settings
 from actors.kinds import Array
 from actors.mlda_engine import Averages, Rows, Start, ask, begin, log_likelihood, predict, resume, sample
-from actors.mlda_tokens import Layout, Learnt, Modality, carried, joined, nobody, parted, received, rows_with
+from actors.mlda_tokens import (
+    Layout,
+    Learnt,
+    Modality,
+    carried,
+    joined,
+    nobody,
+    parted,
+    posteriors_of,
+    received,
+    rows_with,
+)
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
 
 Floats = npt.NDArray[np.float64]
@@ -179,8 +190,9 @@ class MLDA(Module[MLDAParameters]):
             topics = np.eye(parameters.topics)[drawn]
         messages = []
         for receiver in context.receivers.get("transition_prior", ()):
-            if receiver in self._learnt:
-                words = topics @ _word_distributions(self._learnt[receiver].counts, parameters.beta)
+            learnt = self._learnt.get(f"{receiver}_classes", self._learnt.get(receiver))  # as posteriors_of names them
+            if learnt is not None:
+                words = topics @ _word_distributions(learnt.counts, parameters.beta)
                 messages.append(Outgoing("transition_prior", {"log_prob": _log(words)}, receiver))
         return Outbox(messages, outputs={"class": topics.argmax(axis=1)})
 
@@ -283,11 +295,11 @@ class MLDA(Module[MLDAParameters]):
             messages.append(Outgoing("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
         modalities = {modality.name: modality for modality in rows.modalities}
         for receiver in context.receivers.get("transition_prior", ()):
-            if receiver in modalities:
-                words = predict(rows, receiver, parameters.samples, context)
+            if receiver in inbox.all("class_posteriors"):
+                words = predict(rows, posteriors_of(receiver, inbox), parameters.samples, context)
                 messages.append(Outgoing("transition_prior", {"log_prob": _log(words), **of_rows}, receiver))
         for receiver in context.receivers.get("reconstructions", ()):
-            if receiver in modalities:
+            if receiver in inbox.all("observations"):
                 values = self._reconstructed(modalities[receiver], averages.shares, parameters)
                 messages.append(Outgoing("reconstructions", {"values": values, **of_rows}, receiver))
         outputs: dict[str, Array] = {"class": log_posterior.argmax(axis=1), "Pdz": np.exp(log_posterior)}

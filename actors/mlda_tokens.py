@@ -98,10 +98,7 @@ def received(inbox: Inbox, weights: Mapping[str, int], context: Context, known: 
     """
     module = context.module
     histograms, posteriors = inbox.all("observations"), inbox.all("class_posteriors")
-    twice = sorted(set(histograms) & set(posteriors))
-    if twice:
-        raise ModuleError(f"module {module!r}: {twice[0]} sends observations and class posteriors; it can use only one")
-    messages = {**histograms, **posteriors}
+    messages = {**histograms, **{posteriors_of(sender, inbox): message for sender, message in posteriors.items()}}
     if not messages:
         raise ModuleError(f"module {module!r}: no histograms and no class posteriors came: connect what sends some")
     odd = sorted(set(weights) - set(messages) - set(known))
@@ -115,6 +112,11 @@ def received(inbox: Inbox, weights: Mapping[str, int], context: Context, known: 
                 f"{len(modality.many)} from {modality.name}; each row needs one of each (mask what is missing)"
             )
     return found
+
+
+def posteriors_of(sender: str, inbox: Inbox) -> str:
+    """Return what the modality of a sender's class posteriors is called: as the sender, or apart from its histograms."""
+    return f"{sender}_classes" if sender in inbox.all("observations") else sender
 
 
 def _modality(name: str, message: Message, weight: int | None, context: Context) -> Modality:

@@ -79,6 +79,16 @@ class TestNetwork(Quick):
     parameters = {"epochs": 2, "batch_size": 10, "hidden": 4, "input_steps": 3}
 
 
+class TestMLDA(Quick):
+    module = "mlda"
+    parameters = {"topics": 3, "iterations": 3, "restarts": 1, "samples": 2}
+
+
+class TestMLDAOfWeights(Quick):
+    module = "mlda"
+    parameters = {"topics": 3, "iterations": 3, "start": "tokens", "weights": {"below": 9}}
+
+
 class TestOfAClass(Quick):
     module = Sound
     parameters = {"classes": 4}

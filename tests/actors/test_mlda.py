@@ -495,6 +495,13 @@ def test_makes_up_rows_of_single_topics():
     assert not update(mlda, answer="generate").messages
 
 
+def test_what_a_sender_says_of_both_kinds_are_two_modalities():
+    mlda = make_mlda()
+    outbox = update(mlda, both()[0], posteriors("left", np.eye(K)[TRUTH]))
+    assert {"Pzw_left", "Pzw_left_classes"} <= outbox.outputs.keys()
+    assert {key for key in mlda.state() if key.startswith("counts.")} == {"counts.left", "counts.left_classes"}
+
+
 # --- what it refuses ----------------------------------------------------------------------------------------------
 
 
@@ -520,8 +527,6 @@ def test_says_what_it_cannot_use():
         update(mlda, left, observed("right", histograms("right", 60)))
     with pytest.raises(ModuleError, match="weights name 'rihgt', which sends nothing; left and right do"):
         update(make_mlda(weights={"rihgt": 3}), left, right)
-    with pytest.raises(ModuleError, match="left sends observations and class posteriors"):
-        update(mlda, left, posteriors("left", np.eye(K)[TRUTH]))
     with pytest.raises(ModuleError, match="cannot be set for a step"):
         update(mlda, left, overrides={"topics": 3})
     with pytest.raises(ModuleError, match=r"mm -> mlda.*\(60, 4\) came, expected \(120, 4\)"):
