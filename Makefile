@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-faults check format bench clean
+.PHONY: install mnist digits test test-faults test-plugins check format bench clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ test-faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --faults $(FAULTS_HERE:%=tests/faults/test_%.py) & here=$$!; \
 	$(BIN)/python -m pytest --faults $(FAULTS_BESIDE:%=tests/faults/test_%.py); beside=$$?; \
 	wait $$here && exit $$beside
+
+# The guide, followed to its end, and the package that a new module begins as, installed into a fresh environment.
+test-plugins: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --plugins tests/test_guide.py tests/test_new_module.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -115,7 +115,7 @@ def received(inbox: Inbox, weights: Mapping[str, int], context: Context, known: 
 
 
 def posteriors_of(sender: str, inbox: Inbox) -> str:
-    """Return what the modality of a sender's class posteriors is called: as the sender, or apart from its histograms."""
+    """Return what the modality of a sender's class posteriors is called: apart from its histograms, if it has some."""
     return f"{sender}_classes" if sender in inbox.all("observations") else sender
 
 

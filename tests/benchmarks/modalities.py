@@ -33,7 +33,8 @@ WORDS = [
 ONE_CAMERA = [
     "connections=[left -> vae_left -> gmm_left]",
     "data={left: {source: mnist, count: 2000, order: cyclic}}",
-    "modules={vae_left: {type: vae, epochs: 50, batch_size: 200}, gmm_left: {type: gmm, iterations: 50, start: kmeans}}",
+    "modules={vae_left: {type: vae, epochs: 50, batch_size: 200}, "
+    "gmm_left: {type: gmm, iterations: 50, start: kmeans}}",
     "schedule={rounds: 2, steps: [vae_left, gmm_left]}",
 ]
 MODELS = {
