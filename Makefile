@@ -44,7 +44,7 @@ test-faults: $(VENV)/.installed-dev
 
 # The guide, followed to its end, and the package that a new module begins as, installed into a fresh environment.
 test-plugins: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --plugins tests/test_guide.py tests/test_new_module.py
+	$(BIN)/python -m pytest --guide tests/test_guide.py tests/test_new_module.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guide.md").read_text(encoding="utf-8")
-pytestmark = [pytest.mark.ray, pytest.mark.plugins]
+pytestmark = [pytest.mark.ray, pytest.mark.guide]
 
 
 def blocks(language):

@@ -16,7 +16,7 @@ SMALL = [
     "--set", "schedule.rounds=1", "--set", "schedule.steps.1.repeat=2", "--set", "schedule.steps.1.chains=0",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.plugins
+pytestmark = pytest.mark.guide
 
 
 class Environment:

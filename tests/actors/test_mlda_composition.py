@@ -116,3 +116,32 @@ def test_made_up_rows_are_of_one_class_in_both_cameras():
     alike = {(a, b) for a, b in zip(made["mlda"]["class"], made["gmm1"]["class"], strict=True)}
     assert len(alike) <= K  # each topic has its class
     assert len(set(made["mlda"]["class"])) > 1
+
+
+def test_one_gmm_feeds_an_mlda_and_a_markov_model_and_what_each_says_goes_to_the_other_alone():
+    mixture = ModuleSpec("gmm", "gmm", {"classes": K, "iterations": 3, "prior_scale": "data"})
+    model = (
+        [
+            ModuleSpec("camera", "observation"),
+            ModuleSpec("words", "observation"),
+            mixture,
+            MLDA,
+            ModuleSpec("mm", "markov"),
+        ],
+        [*ONE[1], Connection("gmm", "mm")],
+    )
+    block = Block((Step("mlda"), Step("gmm"), Step("mm")), repeat=8, anneal=(0.3, 1.0))
+    schedule = Schedule(1, (block, Step("mlda"), Step("gmm", {"iterations": 0})))
+    learnt = learn(model, {"camera": places((0, 1), 0), "words": words((0, 1), 0)}, schedule=schedule)
+    # Neither sees a difference between 0 and 1, but the order does; all of it comes together in the GMM's classes.
+    assert of(learnt, "gmm") >= 0.95
+
+    def sent(sender, slot):
+        return learnt._router.held[sender].letters[slot].arrays["log_prob"]
+
+    # Upwards goes likelihood × the other's prior: what the two messages differ by is what the two priors do.
+    up = sent("gmm", "class_posteriors.mm") - sent("gmm", "class_posteriors.mlda")
+    down = sent("mlda", "transition_prior.gmm") - sent("mm", "transition_prior.gmm")
+    apart = up - down
+    np.testing.assert_allclose(apart, np.repeat(apart[:, :1], K, axis=1), atol=1e-8)
+    assert np.abs(down).max() > 1.0
