@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
+from scipy.special import logsumexp
 
 from actors.gmm_engines import Assignment, Fit, Task, first_assignment
 from actors.kernels.crp import chinese_restaurant, compile_kernels, expected_classes, log_weights, with_empty
@@ -157,6 +158,16 @@ class DPGMM(Mixture[DPGMMParameters]):
 
     def _heard(self, log_prior: Floats, factors: Factors, parameters: DPGMMParameters) -> Floats:
         return with_empty(log_prior, factors.counts, self._concentration(parameters))
+
+    def _judge(self, left_out: Floats, weights: Floats, log_prior: Floats) -> tuple[float, float]:
+        # Empty classes are alike, so that one column can stand for all of them: of thirty some twelve are left.
+        assert self._factors is not None
+        empty = self._factors.counts == 0
+        if empty.any():
+            left_out = np.hstack([left_out[:, ~empty], left_out[:, empty][:, :1]])
+            weights = np.append(weights[~empty], weights[empty].sum())
+            log_prior = np.hstack([log_prior[:, ~empty], logsumexp(log_prior[:, empty], axis=1, keepdims=True)])
+        return super()._judge(left_out, weights, log_prior)
 
     def _sharing(self, rows: int, parameters: DPGMMParameters) -> float:
         return expected_classes(rows, parameters.alpha)

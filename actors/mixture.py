@@ -95,6 +95,10 @@ class Mixture(Module[S]):
         """Return what a prior (N, K) that came from above says of classes with these factors."""
         return log_prior
 
+    def _judge(self, left_out: Floats, weights: Floats, log_prior: Floats) -> tuple[float, float]:
+        """Return temperature and lapse (:func:`actors.kernels.calibration.calibrate`)."""
+        return calibrate(left_out, weights, log_prior)
+
     # --- the contract ---------------------------------------------------------------------------------------------
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
@@ -291,7 +295,7 @@ class Mixture(Module[S]):
     ) -> _Calibration:
         """Return how far the rows that are there (M, K) can be trusted; almost wholly until a prior judges it."""
         weights = np.exp(self._log_weights(factors, parameters))
-        trust, lapse = (1.0, FIRST_LAPSE) if log_prior is None else calibrate(left_out, weights, log_prior[~missing])
+        trust, lapse = (1.0, FIRST_LAPSE) if log_prior is None else self._judge(left_out, weights, log_prior[~missing])
         return _Calibration(trust, lapse, calibrated_posterior(left_out, weights, trust, lapse).mean(axis=0))
 
     def _trusted(self, likelihood: Floats, factors: Factors, parameters: S) -> Floats:

@@ -119,6 +119,7 @@ def _split(sampler: Sampler, drawn: tuple[int, int], level: float, generator: np
     if not level < gain - log_q:
         return False
     given.labels[members[side == 1]] = new
+    two = build_factors(given.rows[members], side, 2, sampler.prior)
     sampler.put(old, two, 0)
     sampler.put(new, two, 1)
     if sampler.informed:
@@ -194,7 +195,7 @@ def _allocate(
     side : ndarray of int64, shape (M,)
         Drawn, or `target` where that is not empty.
     factors : Factors
-        Of the two sides.
+        Of the two sides, but for the scales.
     log_q : float
         Log-probability of the last sweep; NaN (nothing is then accepted) where a factor got singular.
     """
@@ -204,17 +205,16 @@ def _allocate(
     side[ends] = 1, 0
     free = np.delete(np.arange(len(members)), ends)
     two = build_factors(rows, side, 2, sampler.prior)
-    for scan in range(SCANS + 1):
-        towards = target if scan == SCANS else NOBODY
-        log_q = float(scan_pair(rows, free, side, towards, generator.random(len(free)), two, sampler.tables))
-    return side, build_factors(rows, side, 2, sampler.prior), log_q
+    uniforms = generator.random((SCANS + 1, len(free)))
+    log_q = float(scan_pair(rows, free, side, target, uniforms, two, sampler.tables))
+    return side, two, log_q
 
 
 @kernel
 def scan_pair(
     X: Floats, free: Integers, side: Integers, target: Integers, uniforms: Floats, factors: Factors, tables: Tables
 ) -> float:
-    """Draw a side for every free row in turn, given all others; or let it go to its target's.
+    """Draw a side for every free row in turn, given all others, sweep after sweep; in the last it may have a target.
 
     Parameters
     ----------
@@ -225,8 +225,8 @@ def scan_pair(
     side : ndarray of int64, shape (M,)
         0 or 1; changed in place.
     target : ndarray of int64, shape (M,) or (0,)
-        Where to, if this is known.
-    uniforms : ndarray of float64, shape (F,)
+        Where to in the last sweep, if this is known.
+    uniforms : ndarray of float64, shape (sweeps, F)
     factors : Factors
         Of the two sides; changed in place, but for the scales.
     tables : Tables
@@ -234,26 +234,31 @@ def scan_pair(
     Returns
     -------
     float
-        The log-probability of all draws; NaN if a factor got singular.
+        The log-probability of the last sweep's draws; NaN if a factor got singular.
     """
     D = X.shape[1]
     y, vector, scores, log_q = np.empty(D), np.empty(D), np.empty(2), 0.0
-    for position in range(free.shape[0]):
-        row = free[position]
-        x, own = X[row], side[row]
-        for k in range(2):
-            scores[k] = _score(k, own, x, y, factors, tables)
-        ahead = scores[1] - scores[0]  # the log-odds of side 1
-        lesser = math.exp(-abs(ahead))
-        certain = lesser / (1.0 + lesser) if ahead < 0.0 else 1.0 / (1.0 + lesser)
-        new = target[row] if target.shape[0] > 0 else (1 if uniforms[position] < certain else 0)
-        log_q -= math.log1p(lesser)
-        if (new == 1) != (ahead >= 0.0):
-            log_q -= abs(ahead)
-        if new != own:
-            if not _shift(own, -1.0, x, vector, factors, tables) or not _shift(new, 1.0, x, vector, factors, tables):
-                return np.nan
-            side[row] = new
+    sweeps = uniforms.shape[0]
+    for sweep in range(sweeps):
+        aimed, log_q = sweep == sweeps - 1 and target.shape[0] > 0, 0.0
+        for position in range(free.shape[0]):
+            row = free[position]
+            x, own = X[row], side[row]
+            for k in range(2):
+                scores[k] = _score(k, own, x, y, factors, tables)
+            ahead = scores[1] - scores[0]  # the log-odds of side 1
+            lesser = math.exp(-abs(ahead))
+            chance = lesser / (1.0 + lesser) if ahead < 0.0 else 1.0 / (1.0 + lesser)
+            new = target[row] if aimed else (1 if uniforms[sweep, position] < chance else 0)
+            log_q -= math.log1p(lesser)
+            if (new == 1) != (ahead >= 0.0):
+                log_q -= abs(ahead)
+            if new != own:
+                if not _shift(own, -1.0, x, vector, factors, tables):
+                    return np.nan
+                if not _shift(new, 1.0, x, vector, factors, tables):
+                    return np.nan
+                side[row] = new
     return log_q
 
 
