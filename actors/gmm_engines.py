@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,38 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Engine = Literal["gibbs", "vb"]
 Start = Literal["random", "kmeans", "sequence"]
+
+
+class Settings(Protocol):
+    """The parameters that every mixture has; see :class:`actors.gmm.GMM`."""
+
+    @property
+    def iterations(self) -> int:
+        """Sweeps an update."""
+
+    @property
+    def alpha(self) -> float:
+        """What a class counts beside its rows."""
+
+    @property
+    def prior_count(self) -> float:
+        """Rows that the prior mean counts for."""
+
+    @property
+    def degrees(self) -> float | None:
+        """Degrees of freedom."""
+
+    @property
+    def prior_scale(self) -> float | Literal["data"]:
+        """The prior's scale."""
+
+    @property
+    def burn_in(self) -> int:
+        """Further sweeps in the first update."""
+
+    @property
+    def calibrate(self) -> bool:
+        """Whether the likelihood is calibrated."""
 
 
 class Assignment(NamedTuple):

@@ -27,6 +27,7 @@ BUILT_IN: dict[str, str] = {
     "observation": "actors.observation:Observation",
     "vae": "actors.vae:VAE",
     "gmm": "actors.gmm:GMM",
+    "dp_gmm": "actors.dp_gmm:DPGMM",
     "markov": "actors.markov:MarkovModel",
     "product": "actors.product:Product",
     "pca": "actors.pca:PCA",

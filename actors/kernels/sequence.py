@@ -29,6 +29,9 @@ STARTS = ((3, False), (1, True), (1, False), (3, True))
 ROWS_A_COLUMN = 10
 """With fewer, products would be correlated with anything by chance."""
 
+BEYOND_CHANCE = 1.05
+"""So many times the largest correlation that chance is expected to show."""
+
 MOST_AXES = 20
 """Products are made of so many axes at most: their number grows with the square."""
 
@@ -83,6 +86,43 @@ def neighbours(X: Floats, window: int, lengths: npt.ArrayLike | None = None) -> 
     return np.concatenate(shifted, axis=1)
 
 
+def _views(X: Floats, window: int, lengths: npt.ArrayLike | None) -> tuple[Floats, Floats]:
+    """Return each row and its neighbours, both whitened."""
+    if len(X) < 2:
+        raise ValueError(f"{len(X)} rows: a sequence has at least two")
+    here = whitened(X)
+    return here, whitened(neighbours(here, window, lengths))
+
+
+def count_shared(X: Floats, *, window: int, products: bool = False, lengths: npt.ArrayLike | None = None) -> int:
+    """Return how many directions rows share with their neighbours beyond chance; K classes differ in K - 1 of them.
+
+    Of p and q columns that have nothing to do with each other N rows show canonical correlations up to
+    ρ = √(a (1 - b)) + √(b (1 - a)), a = p/N, b = q/N (K. W. Wachter, "The limiting empirical measure of multiple
+    discriminant ratios", 1980), and hardly beyond: the largest strays by N^(-2/3) (I. M. Johnstone, "Multivariate
+    analysis and Jacobi ensembles", 2008). What is above is counted.
+
+    Parameters
+    ----------
+    X : ndarray (N, D) float64
+        Rows in the order in which they happened.
+    window, products, lengths
+        As in `labels_from_sequence`.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows.
+    """
+    here, around = _views(with_products(X) if products else X, window, lengths)
+    N = len(X)
+    a, b = min(here.shape[1] / N, 1.0), min(around.shape[1] / N, 1.0)
+    if a + b >= 1.0:  # anything can be explained
+        return 0
+    chance = np.sqrt(a * (1.0 - b)) + np.sqrt(b * (1.0 - a))
+    return int((np.linalg.svd(here.T @ around / N, compute_uv=False) > BEYOND_CHANCE * chance).sum())
+
+
 def shared_with_neighbours(X: Floats, dimensions: int, window: int, lengths: npt.ArrayLike | None = None) -> Floats:
     """Return the posterior means of what each row shares with its neighbours, at most (N, `dimensions`).
 
@@ -91,10 +131,7 @@ def shared_with_neighbours(X: Floats, dimensions: int, window: int, lengths: npt
     ValueError
         If there are fewer than two rows.
     """
-    if len(X) < 2:
-        raise ValueError(f"{len(X)} rows: a sequence has at least two")
-    here = whitened(X)
-    around = whitened(neighbours(here, window, lengths))
+    here, around = _views(X, window, lengths)
     U, correlations, Vt = np.linalg.svd(here.T @ around / len(X), full_matrices=False)
     rho = np.clip(correlations[:dimensions], 0.0, 0.999)
     # E[shared | both views] ∝ √ρ / (1 + ρ) · (Uᵀ here + Vᵀ around)

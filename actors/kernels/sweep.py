@@ -35,7 +35,10 @@ class Tables(NamedTuple):
     constants : ndarray of float64, shape (N + 1,)
         `niw.predictive_constants` by count.
     log_weight : ndarray of float64, shape (N + 1,)
-        log(n + alpha) by count; zeros where counts are not used.
+        log(n + alpha) by count; zeros where counts are not used. Where empty classes share alpha, log n, and the
+        sweep keeps the first entry up to date.
+    shared : float
+        alpha where all empty classes together have it, each an equal part (:mod:`actors.kernels.crp`); else 0.
     r0, nu0, temperature : float
         As in the prior; the power of the likelihood.
     mean0, scale0 : ndarray of float64, shapes (D,), (D, D)
@@ -44,6 +47,7 @@ class Tables(NamedTuple):
 
     constants: Floats
     log_weight: Floats
+    shared: float
     r0: float
     nu0: float
     temperature: float
@@ -68,21 +72,32 @@ class _Block(NamedTuple):
 
 
 def make_tables(
-    prior: Prior, rows: int, alpha: float = 1.0, use_counts: bool = True, temperature: float = 1.0
+    prior: Prior,
+    rows: int,
+    alpha: float = 1.0,
+    use_counts: bool = True,
+    temperature: float = 1.0,
+    shared: bool = False,
 ) -> Tables:
     """Tabulate what depends on the count of a class alone, for counts up to the number of rows.
+
+    With `shared`, alpha is that of a Chinese restaurant: only empty classes have it, all of them together, whether or
+    not counts are used.
 
     Raises
     ------
     ValueError
-        If counts are used and alpha is not positive: a row could be left without any possible class.
+        If alpha has a say and is not positive: a row could be left without any possible class.
     """
-    if use_counts and not alpha > 0.0:
+    if (use_counts or shared) and not alpha > 0.0:
         raise ValueError(f"alpha must be positive where counts are used, it is {alpha}")
     counts = np.arange(rows + 1, dtype=np.float64)
-    weight = np.log(counts + alpha) if use_counts else np.zeros(rows + 1)
+    if shared:
+        counts[0] = alpha
+    weight = np.log(counts if shared else counts + alpha) if use_counts else np.zeros(rows + 1)
     constants = predictive_constants(prior, rows)
-    return Tables(constants, weight, prior.r0, prior.nu0, float(temperature), prior.mean, prior.scale)
+    part = float(alpha) if shared else 0.0
+    return Tables(constants, weight, part, prior.r0, prior.nu0, float(temperature), prior.mean, prior.scale)
 
 
 @kernel
@@ -135,6 +150,8 @@ def sweep(
         for j in range(size):
             row = block.rows[j]
             old = z[row]
+            if tables.shared > 0.0:
+                _share(old, factors.counts, tables)
             _score(j, old, log_bias[row], factors, tables, block)
             new = _draw(block.scores, uniforms[row])
             if new != old:
@@ -190,6 +207,17 @@ def _solve(X: Floats, size: int, factors: Factors, block: _Block) -> None:
         for d in range(D):
             for j in range(width):
                 q[j] += y[d, j] * y[d, j]
+
+
+@kernel
+def _share(own: int, counts: Integers | Floats, tables: Tables) -> None:
+    """Divide what empty classes share among those that are empty once a row has left its own."""
+    empty = 0
+    for k in range(counts.shape[0]):
+        if counts[k] == 0 or (k == own and counts[k] == 1):
+            empty += 1
+    if empty > 0:
+        tables.log_weight[0] = math.log(tables.shared / empty)
 
 
 @kernel

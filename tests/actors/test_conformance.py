@@ -89,6 +89,11 @@ class TestMLDAOfWeights(Quick):
     parameters = {"topics": 3, "iterations": 3, "start": "tokens", "weights": {"below": 9}}
 
 
+class TestDPGMM(Quick):
+    module = "dp_gmm"
+    parameters = {"most": 5, "iterations": 2}
+
+
 class TestOfAClass(Quick):
     module = Sound
     parameters = {"classes": 4}
