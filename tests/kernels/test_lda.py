@@ -82,22 +82,24 @@ def slow_sweep(corpus, topics, prior, settings, generator):
                 topics[:] = swapped[chosen]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-@pytest.mark.parametrize("seed", range(4))
-def test_sweeps_draw_what_the_joint_probability_draws(seed, temperature):
-    generator = np.random.default_rng(seed)
-    corpus, settings, classes = random_corpus(generator), SETTINGS._replace(temperature=temperature), 3 + seed % 2
-    prior = random_prior(generator, 12, classes)
+@pytest.mark.parametrize(
+    ("rows", "most", "classes", "temperature"),
+    [(12, 9, 3, 1.0), (12, 9, 4, 0.3), (10, 4, 2, 1.0), (3, 200, 2, 1.0), (5, 60, 1, 0.3)],
+)
+def test_sweeps_draw_what_the_joint_probability_draws(rows, most, classes, temperature):
+    generator = np.random.default_rng(most)
+    corpus, settings = random_corpus(generator, rows, most), SETTINGS._replace(temperature=temperature)
+    prior = random_prior(generator, rows, classes)
     topics = generator.integers(0, classes, len(corpus.words)).astype(np.int32)
     counts, expected = lda.count(corpus, topics, classes, settings.beta), topics.copy()
     moved = 0
     for sweep in range(6):
         before = topics.copy()
-        lda.sweep(corpus, topics, prior, counts, settings, np.random.default_rng([seed, sweep]))
-        slow_sweep(corpus, expected, prior, settings, np.random.default_rng([seed, sweep]))
+        lda.sweep(corpus, topics, prior, counts, settings, np.random.default_rng(sweep))
+        slow_sweep(corpus, expected, prior, settings, np.random.default_rng(sweep))
         assert_array_equal(topics, expected)
         moved += (topics != before).sum()
-    assert moved > len(topics)  # so that the agreement says something about moves
+    assert moved > len(topics) or classes == 1  # so that the agreement says something about moves
     for kept, afresh in zip(counts, lda.count(corpus, topics, classes, settings.beta), strict=True):
         assert_allclose(kept, afresh)
 
