@@ -14,28 +14,20 @@ from actors.kernels.lda import compile_kernels, count, counts_of
 from actors.kernels.lda_rows import Settings
 from actors.kinds import Array
 from actors.mlda_engine import Averages, Rows, Start, ask, begin, log_likelihood, predict, resume, sample
-from actors.mlda_tokens import (
-    Layout,
-    Learnt,
-    Modality,
-    carried,
-    joined,
-    nobody,
-    parted,
-    posteriors_of,
-    received,
-    rows_with,
-)
+from actors.mlda_tokens import Layout, Learnt, Modality, carried, joined, nobody, parted, received, rows_with
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-SMALLEST = 1e-6
-"""Of α and β: below it a topic without tokens is as good as forbidden, and products of such numbers underflow."""
+SMALLEST, LARGEST = 1e-6, 1e6
+"""Of α and β: beyond, a topic without tokens is as good as forbidden or tokens have no say, and products overflow."""
 
-ARRAYS = ("tokens", "words", "topics", "counts")
+ARRAYS, SCALARS = ("tokens", "words", "topics", "counts"), ("total", "sender", "kind")
 """Of :class:`actors.mlda_tokens.Learnt`, in the state as ``tokens.NAME`` and so on."""
+
+PREDICTED = {"class_posteriors": "transition_prior", "observations": "reconstructions"}
+"""What came → where it is predicted."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +36,8 @@ class MLDAParameters:
 
     topics: Annotated[int, Field(ge=1, validation_alias=AliasChoices("topics", "classes"))] = 10
     iterations: Annotated[int, Field(ge=0, validation_alias=AliasChoices("iterations", "itr"))] = 100
-    alpha: Annotated[float, Field(ge=SMALLEST, allow_inf_nan=False)] = 0.1
-    beta: Annotated[float, Field(ge=SMALLEST, allow_inf_nan=False)] = 0.1
+    alpha: Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)] = 0.1
+    beta: Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)] = 0.1
     burn_in: Annotated[int, Field(ge=0)] = 0
     samples: Annotated[int, Field(ge=1)] = 10
     start: Start = "rows"
@@ -69,6 +61,8 @@ class MLDA(Module[MLDAParameters]):
     Downwards goes to a sender of class posteriors the distribution of its word given the row's other modalities and the
     priors from above, to a sender of histograms what the row's topics make of them. A row that a modality lacks is
     predicted all the same.
+
+    Outputs: ``class`` and ``Pdz`` of P(class k | d), and ``Pzw_NAME`` (K, V), each topic's words in modality NAME.
 
     When tokens come and go between updates, the row's first j tokens of a word keep the topics that its first j tokens
     of it had; further ones are drawn given all that is kept.
@@ -189,22 +183,22 @@ class MLDA(Module[MLDAParameters]):
             drawn = context.generator.choice(parameters.topics, context.rows, p=sizes / sizes.sum())
             topics = np.eye(parameters.topics)[drawn]
         messages = []
-        for receiver in context.receivers.get("transition_prior", ()):
-            learnt = self._learnt.get(f"{receiver}_classes", self._learnt.get(receiver))  # as posteriors_of names them
-            if learnt is not None:
+        for learnt in self._learnt.values():
+            port = PREDICTED[learnt.kind]
+            if port == "transition_prior" and learnt.sender in context.receivers.get(port, ()):
                 words = topics @ _word_distributions(learnt.counts, parameters.beta)
-                messages.append(Outgoing("transition_prior", {"log_prob": _log(words)}, receiver))
+                messages.append(Outgoing(port, {"log_prob": _log(words)}, learnt.sender))
         return Outbox(messages, outputs={"class": topics.argmax(axis=1)})
 
     def state(self) -> State:
-        """Return copies of each modality's tokens, their words and topics, the counts, and the mean of its rows' sums.
+        """Return copies of all that is kept of each modality (:class:`actors.mlda_tokens.Learnt`).
 
-        The keys are ``tokens.NAME`` and so on (:class:`actors.mlda_tokens.Learnt`).
+        The keys are ``tokens.NAME``, ``words.NAME`` and so on.
         """
         state: State = {}
         for name, learnt in self._learnt.items():
             state |= {f"{part}.{name}": getattr(learnt, part).copy() for part in ARRAYS}
-            state[f"total.{name}"] = learnt.total
+            state |= {f"{part}.{name}": getattr(learnt, part) for part in SCALARS}
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -219,7 +213,8 @@ class MLDA(Module[MLDAParameters]):
         found = {}
         for name in names:
             tokens, words, topics, counts = (np.array(state[f"{part}.{name}"]) for part in ARRAYS)
-            found[name] = Learnt(tokens, words, topics, counts, float(state[f"total.{name}"]))
+            total, sender, kind = (state[f"{part}.{name}"] for part in SCALARS)
+            found[name] = Learnt(tokens, words, topics, counts, float(total), str(sender), str(kind))
             if counts.shape[1] != self.parameters.topics:
                 raise ModuleError(f"the state has {counts.shape[1]} topics, this MLDA {self.parameters.topics}")
         self._learnt = found
@@ -293,15 +288,16 @@ class MLDA(Module[MLDAParameters]):
             up, up_norm = _normalised(likelihood if others is None else likelihood + others)
             up_norm[rows.missing] = 0.0  # a row that is not there says nothing
             messages.append(Outgoing("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
-        modalities = {modality.name: modality for modality in rows.modalities}
-        for receiver in context.receivers.get("transition_prior", ()):
-            if receiver in inbox.all("class_posteriors"):
-                words = predict(rows, posteriors_of(receiver, inbox), parameters.samples, context)
-                messages.append(Outgoing("transition_prior", {"log_prob": _log(words), **of_rows}, receiver))
-        for receiver in context.receivers.get("reconstructions", ()):
-            if receiver in inbox.all("observations"):
-                values = self._reconstructed(modalities[receiver], averages.shares, parameters)
-                messages.append(Outgoing("reconstructions", {"values": values, **of_rows}, receiver))
+        for modality in rows.modalities:
+            port, receiver = PREDICTED[modality.message.header.kind], modality.message.header.sender
+            if receiver not in context.receivers.get(port, ()):
+                continue
+            arrays = dict(of_rows)
+            if port == "transition_prior":
+                arrays["log_prob"] = _log(predict(rows, modality.name, parameters.samples, context))
+            else:
+                arrays["values"] = self._reconstructed(modality, averages.shares, parameters)
+            messages.append(Outgoing(port, arrays, receiver))
         outputs: dict[str, Array] = {"class": log_posterior.argmax(axis=1), "Pdz": np.exp(log_posterior)}
         for name, learnt in self._learnt.items():
             outputs[f"Pzw_{name}"] = _word_distributions(learnt.counts, parameters.beta)

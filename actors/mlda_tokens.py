@@ -33,7 +33,7 @@ class Modality:
     Attributes
     ----------
     name : str
-        The sender.
+        The sender's; of class posteriors ``NAME_posteriors`` where it sends histograms too.
     message : Message
     size : int
         V, how many words there are.
@@ -67,6 +67,8 @@ class Learnt:
         Tokens by word and topic.
     total : float
         The mean of the rows' sums, of those that have one.
+    sender, kind : str
+        Whose messages they were, and of which kind.
     """
 
     tokens: Integers
@@ -74,6 +76,8 @@ class Learnt:
     topics: Tokens
     counts: Integers
     total: float
+    sender: str
+    kind: str
 
 
 def received(inbox: Inbox, weights: Mapping[str, int], context: Context, known: Iterable[str] = ()) -> list[Modality]:
@@ -98,7 +102,11 @@ def received(inbox: Inbox, weights: Mapping[str, int], context: Context, known: 
     """
     module = context.module
     histograms, posteriors = inbox.all("observations"), inbox.all("class_posteriors")
-    messages = {**histograms, **{posteriors_of(sender, inbox): message for sender, message in posteriors.items()}}
+    # Whoever sends both is two modalities.
+    renamed = {f"{name}_posteriors" if name in histograms else name: sent for name, sent in posteriors.items()}
+    messages = {**histograms, **renamed}
+    if len(messages) < len(histograms) + len(posteriors):
+        raise ModuleError(f"module {module!r}: two modalities would be called {min(set(histograms) & set(renamed))!r}")
     if not messages:
         raise ModuleError(f"module {module!r}: no histograms and no class posteriors came: connect what sends some")
     odd = sorted(set(weights) - set(messages) - set(known))
@@ -112,11 +120,6 @@ def received(inbox: Inbox, weights: Mapping[str, int], context: Context, known: 
                 f"{len(modality.many)} from {modality.name}; each row needs one of each (mask what is missing)"
             )
     return found
-
-
-def posteriors_of(sender: str, inbox: Inbox) -> str:
-    """Return what the modality of a sender's class posteriors is called: apart from its histograms, if it has some."""
-    return f"{sender}_classes" if sender in inbox.all("observations") else sender
 
 
 def _modality(name: str, message: Message, weight: int | None, context: Context) -> Modality:
@@ -234,7 +237,8 @@ def parted(
         seen = modality.totals[modality.totals > 0]
         total = float(seen.mean()) if len(seen) else 0.0
         by_word = counts.words[layout.span(modality.name)].astype(np.int64)
-        found[modality.name] = Learnt(modality.many, modality.words, own, by_word, total)
+        sent = modality.message.header
+        found[modality.name] = Learnt(modality.many, modality.words, own, by_word, total, sent.sender, sent.kind)
     return found
 
 

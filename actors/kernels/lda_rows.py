@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Tokens = NDArray[np.int32]
 
-BATCH = 8
-"""Factors multiplied before a logarithm is taken; with words of 1e9 tokens at most they stay within float64."""
+BATCH = 32
+"""Factors multiplied before a logarithm is taken; from 1e-6 to 1e9 each, they stay within float64."""
 
 
 class Corpus(NamedTuple):
@@ -209,9 +209,13 @@ def draw_tokens(
         if settings.temperature != 1.0:
             for k in range(scores.shape[0]):
                 scores[k] = scores[k] ** settings.temperature
+        total = 0.0
         for k in range(scores.shape[0]):
-            scores[k] *= (n[k] + alpha) * (S + prior[k])
-        new = pick(scores, generator.random())
+            total += scores[k] * (n[k] + alpha) * (S + prior[k])
+            scores[k] = total
+        threshold, new = total * generator.random(), 0
+        while new < scores.shape[0] - 1 and scores[new] <= threshold:
+            new += 1
         n[new] += 1.0
         S += prior[new]
         of_word[new] += 1.0
@@ -238,8 +242,9 @@ def fit_blocks(words: Tokens, topics: Tokens, corpus: Corpus, counts: Counts, se
         if w != before:
             seen[:] = settings.beta
             before = w
+        of_word, factors, more = counts.words[w], product[a], seen[a]
         for b in range(K):
-            product[a, b] *= counts.words[w, b] + seen[a]
+            factors[b] *= of_word[b] + more
         seen[a] += 1.0
         many[corpus.owner[w], a] += 1.0
         pending[a] += 1.0
