@@ -15,8 +15,8 @@ BUILT_IN: dict[str, str] = {
     "observation": "actors.observation:Observation",
     "vae": "actors.vae:VAE",
     "gmm": "actors.gmm:GMM",
-    "dp_gmm": "actors.dp_gmm:DPGMM",
     "markov": "actors.markov:MarkovModel",
+    "dp_gmm": "actors.dp_gmm:DPGMM",
 }
 """Short name → where the class is. Dotted, so that nothing is imported before it is needed (torch above all)."""
 
