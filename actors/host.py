@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from actors.graph import ModuleSpec, Slot
 from actors.kinds import Array
 from actors.messages import Header, Message, MessageError, make_message, pack_header, unpack_header, validate
 from actors.module import Context, Inbox, Mode, NonFiniteError, Outbox, Outgoing, State
-from actors.registry import make
+from actors.registry import look_in, make
 
 Arrays = Mapping[str, Array]
 
@@ -84,6 +85,7 @@ class Host:
     def __init__(self, spec: ModuleSpec, slots: Sequence[Slot]) -> None:
         self.spec = spec
         self.slots = tuple(slots)
+        look_in(spec.code)
         self.module = make(spec.type, spec.parameters)
         self.device = "cpu"
         self._prepared_on = ""
@@ -259,6 +261,12 @@ def _read_only(array: Array) -> Array:
     return view
 
 
+@lru_cache(maxsize=1)
+def _pools(_modules: int) -> ThreadpoolController:
+    """Return the thread pools of the process, looked for anew (milliseconds) only after something was imported."""
+    return ThreadpoolController()
+
+
 class limited_threads:  # noqa: N801 (reads as the statement that it is)
     """Within it, BLAS, OpenMP and torch use exactly `threads` threads: the bits of their sums depend on it."""
 
@@ -269,7 +277,7 @@ class limited_threads:  # noqa: N801 (reads as the statement that it is)
         self._torch = sys.modules.get("torch")
         if self._torch is not None:
             self._torch_threads = self._torch.get_num_threads()  # before the pools: it looks at OpenMP's
-        self._pools = ThreadpoolController().limit(limits=self.threads)
+        self._pools = _pools(len(sys.modules)).limit(limits=self.threads)
         if self._torch is not None:
             self._torch.set_num_threads(self.threads)
 

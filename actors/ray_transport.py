@@ -110,7 +110,7 @@ class RayTransport:
                 num_gpus=self._gpus[name],
                 max_restarts=-1,
                 lifetime=self._lifetime,
-            ).remote(spec, slots, self._injector)
+            ).remote(spec, slots, graph.kinds, self._injector)
             self._slots[name] = len(slots)
         for name, actor in self._actors.items():
             self._prepared[name] = actor.prepare.remote()

@@ -182,7 +182,9 @@ class Session:
         if event == "placed":
             self._places[fields["module"]] = dict(fields)
         with self._news:
-            self._events.append((event, time.time(), dict(fields)))
+            # Who takes up where another one stopped to watch goes by the time: no two events have the same.
+            after = self._events[-1][1] + 1e-6 if self._events else 0.0
+            self._events.append((event, max(time.time(), after), dict(fields)))
 
     @property
     def _first_job(self) -> str:

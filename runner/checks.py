@@ -15,11 +15,12 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from actors.module import ModuleError
-from actors.registry import BUILT_IN, find, make_parameters
+from actors.registry import find, known_names, make_parameters
 from runner.faults import Fault, aliases_of, did_you_mean, explain, fields_of, shown, unknown
+from runner.sections import DataConfig
 
 DATA = "data"
-"""The module that every model has and no model file lists: the observation."""
+"""What the observation of a model file with one source is called: the module that no model file lists."""
 
 Location: TypeAlias = tuple[Any, ...]
 """Where something stands in a model file."""
@@ -28,6 +29,7 @@ RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 """What a run may be called: a plain directory name."""
 
 _RESERVED = {DATA: "the observation's name", "coordinator": "the coordinator's name"}
+_MODULE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,99}"
 
 
 def check_parameters(
@@ -55,7 +57,7 @@ def check_parameters(
     try:
         cls = find(type_name)
     except ModuleError as error:
-        return {}, [(("type",), f"{error}{did_you_mean(type_name, BUILT_IN)}")]
+        return {}, [(("type",), f"{error}{did_you_mean(type_name, known_names())}")]
     fields = fields_of(cls.Parameters)
     aliases = aliases_of(fields)
     written: dict[str, str] = {}
@@ -80,7 +82,11 @@ def check_parameters(
 
 
 def check_steps(
-    where: Location, steps: list[Any], modules: Mapping[Any, Any], keys: Collection[str]
+    where: Location,
+    steps: list[Any],
+    modules: Mapping[Any, Any],
+    sources: Collection[str],
+    keys: Collection[str],
 ) -> tuple[list[Any], list[Fault]]:
     """Return the steps, in blocks too, with their parameters checked against their modules', and what is wrong.
 
@@ -90,6 +96,8 @@ def check_steps(
         Where the steps stand in the model file.
     steps, modules
         As they stand there.
+    sources : collection of str
+        Names of the observations.
     keys : collection of str
         A module's keys that are no parameters.
     """
@@ -97,22 +105,22 @@ def check_steps(
     faults: list[Fault] = []
     for index, step in enumerate(steps):
         if isinstance(step, dict) and "module" not in step and isinstance(step.get("steps"), list):
-            inner, found = check_steps((*where, index, "steps"), step["steps"], modules, keys)
+            inner, found = check_steps((*where, index, "steps"), step["steps"], modules, sources, keys)
             step = {**step, "steps": inner}
         else:
-            step, found = _check_step((*where, index), step, modules, keys)
+            step, found = _check_step((*where, index), step, modules, sources, keys)
         checked.append(step)
         faults += found
     return checked, faults
 
 
 def _check_step(
-    where: Location, step: Any, modules: Mapping[Any, Any], keys: Collection[str]
+    where: Location, step: Any, modules: Mapping[Any, Any], sources: Collection[str], keys: Collection[str]
 ) -> tuple[Any, list[Fault]]:
     name = step.get("module") if isinstance(step, dict) else step
     if not isinstance(name, str):
         return step, []  # the step's own section says so
-    if name == DATA:
+    if name in sources:
         return step, [(where, f"{name!r} gives observations and learns nothing; leave it out")]
     if name not in modules:
         return step, [(where, unknown("module", name, [str(module) for module in modules]))]
@@ -129,18 +137,41 @@ def _check_step(
 
 
 def check_names(given: Mapping[str, Any]) -> list[Fault]:
-    """Say what is wrong with the names of the run and of its modules."""
+    """Say what is wrong with the names of the run, its sources and its modules."""
     faults: list[Fault] = []
     name = given.get("name")
     if isinstance(name, str) and not re.fullmatch(RUN_NAME, name):
         expected = "expected a plain directory name of letters, digits, '.', '_' and '-'"
         faults.append((("name",), f"{expected}, got {shown(name)}"))
+    sources = sources_in(given.get("data"))
     for module in as_map(given.get("modules")):
-        if module in _RESERVED:
-            faults.append((("modules", module), f"is {_RESERVED[module]}; choose another for this module"))
-        elif not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,99}", str(module)):
-            faults.append((("modules", module), "expected a name of letters, digits, '_' and '-', first a letter"))
+        taken = _RESERVED.get(module) or ("a source's name" if module in sources else "")
+        if taken:
+            faults.append((("modules", module), f"is {taken}; choose another for this module"))
+    named = [(("modules", module), module) for module in as_map(given.get("modules"))]
+    for place, name in [*named, *((place, source) for source, (place, _) in sources.items())]:
+        if not re.fullmatch(_MODULE_NAME, str(name)):
+            faults.append((place, "expected a name of letters, digits, '_' and '-', first a letter"))
+        elif name == "coordinator" and place[0] == "data":
+            faults.append((place, f"is {_RESERVED[name]}; choose another for this source"))
     return faults
+
+
+def are_several(data: Any) -> bool:
+    """Whether a model file's ``data`` is a map of named sources, and not one source."""
+    given = data if isinstance(data, dict) else {}
+    return bool(given) and not set(given) & set(DataConfig.model_fields) and any(map(_is_source, given.values()))
+
+
+def _is_source(given: Any) -> bool:
+    return isinstance(given, dict | DataConfig)
+
+
+def sources_in(data: Any) -> dict[str, tuple[Location, dict[Any, Any]]]:
+    """Return the sources of a model file's ``data`` by name: where each stands there, and what stands there."""
+    if not are_several(data):
+        return {DATA: (("data",), as_map(data))}
+    return {str(name): (("data", name), as_map(source)) for name, source in data.items()}
 
 
 def cut_chains(connections: list[Any], names: Sequence[str]) -> tuple[list[str], list[Fault]]:

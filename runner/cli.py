@@ -37,7 +37,13 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=V
 Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 RunName = Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")]
-Data = Annotated[str, typer.Argument(help="A data file, or mnist or digits for the rows after those learnt from.")]
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[SOURCE=]DATA...",
+        help="A data file, or a data set's name (mnist, digits, words); for each source of the model.",
+    ),
+]
 Count = Annotated[int | None, typer.Option(help="How many rows; by default all.")]
 Offset = Annotated[int, typer.Option(help="Rows of each class (mnist, digits) or of the file to pass over.")]
 
@@ -137,7 +143,7 @@ def recognize(
         from runner.rundir import find_run
 
         path = find_run(run, runs)
-        rows = _load_rows(data, categories, count, offset, ordered=not unordered)
+        rows = _load_rows(path, data, categories, count, offset, ordered=not unordered)
         _, result = answer(path, rows, ordered=not unordered)
         _print_result(result, as_json)
         if not as_json:
@@ -161,7 +167,8 @@ def predict(
         from runner.prediction import predict as foretell
         from runner.rundir import find_run
 
-        found = foretell(find_run(run, runs), _load_rows(data, categories, count, offset, ordered=True), steps)
+        path = find_run(run, runs)
+        found = foretell(path, _load_rows(path, data, categories, count, offset, ordered=True), steps)
         drawn = found.draw(out)
         if as_json:
             typer.echo(json.dumps(found.result()))
@@ -208,12 +215,51 @@ def inspect(
 
 
 @app.command()
-def modules() -> None:
-    """List the module types with their ports and parameters."""
+def modules(
+    name: Annotated[str | None, typer.Argument(help="One type, also as package.module:Class; by default all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the module types, those of plug-ins too, with their ports and parameters."""
     with user_errors():
+        from runner.catalogue import catalogue, describe
         from runner.inspection import show_modules
 
-        show_modules()
+        found = catalogue() if name is None else [describe(name)]
+        if as_json:
+            typer.echo(json.dumps({"modules": found}, default=str))
+        else:
+            show_modules(found, whole=name is not None)
+
+
+@app.command("new-module")
+def new_module(
+    name: Annotated[str, typer.Argument(help="What the package, and the module in model files, is to be called.")],
+    directory: Annotated[Path, typer.Option(help="Where its directory is made.")] = Path(),
+) -> None:
+    """Write an installable package with a module of your own to begin with, its tests and a model that uses it."""
+    with user_errors():
+        from runner.template import new_module as write
+
+        home = write(name, directory)
+        typer.echo(f'{home}: install and test it with: cd {home} && pip install -e ".[test]" && pytest')
+
+
+@app.command()
+def check(
+    module: Annotated[str, typer.Argument(help="A module type, or package.module:Class.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE")] = None,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", metavar="K=4", help="Size of a dimension of messages; N: rows.")
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Whether to kill its process on a local Ray.")] = True,
+) -> None:
+    """Check that a module keeps to the contract: its state, masks and shapes, the death of its process, and more."""
+    with user_errors():
+        from runner.check import check as hold
+        from runner.check import checks_of
+
+        passes = hold(checks_of(module, settings or [], sizes or [], under_ray=ray))
+        raise typer.Exit(0 if passes else 1)
 
 
 @app.command()
@@ -255,12 +301,13 @@ def user_errors() -> Iterator[None]:
     from runner.config import ConfigError
     from runner.readers import DataError
     from runner.rundir import RunDirectoryError
+    from runner.template import TemplateError
 
     try:
         yield
     except NonFiniteError as error:
         _fail(error, 1)
-    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
+    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
         _fail("interrupted", 1)
@@ -282,16 +329,15 @@ def user_errors() -> Iterator[None]:
         raise
 
 
-def _load_rows(data: str, categories: Path | None, count: int | None, offset: int, *, ordered: bool) -> Dataset:
-    """Return new rows for a trained run: those of a data set by its name, or of a file."""
-    from runner import datasets
-    from runner.readers import DataError
+def _load_rows(
+    path: Path, data: list[str], categories: Path | None, count: int | None, offset: int, *, ordered: bool
+) -> dict[str, Dataset]:
+    """Return new rows for a trained run."""
+    from runner.rundir import open_run
+    from runner.sources import new_rows
 
-    if data not in datasets.SOURCES or data == "files":
-        return datasets.load("files", observations=data, categories=categories, count=count, offset=offset)
-    if categories is not None:
-        raise DataError(f"--categories goes with a data file; {data} has its own")
-    return datasets.load(data, count=count, offset=offset, order="cyclic" if ordered else "shuffled")
+    sources = open_run(path)[0].sources
+    return new_rows(sources, data, categories=categories, count=count, offset=offset, ordered=ordered)
 
 
 def _fail(reason: object, status: int) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-import numpy.typing as npt
 from pydantic import (
     ConfigDict,
     Discriminator,
@@ -24,12 +23,25 @@ from pydantic import (
 )
 
 from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
+from actors.kinds import Array
 from actors.module import ModuleError
+from actors.registry import look_in
 from actors.schedule import Block, Schedule, Step, leaves
-from runner import datasets
-from runner.checks import DATA, as_map, check_names, check_parameters, check_steps, cut_chains
+from runner.checks import (
+    DATA,
+    are_several,
+    as_map,
+    check_names,
+    check_parameters,
+    check_steps,
+    cut_chains,
+    sources_in,
+)
+from runner.code import code_directories
+from runner.datasets import Dataset
 from runner.faults import ConfigError, Fault, Faults, explain, unknown
 from runner.sections import CheckpointsConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
+from runner.sources import Data, categories_of, load_sources
 from runner.yaml_source import dump, parse, set_at, split_override
 
 __all__ = [
@@ -121,6 +133,12 @@ ItemConfig: TypeAlias = Annotated[
 ]
 
 
+SourcesConfig: TypeAlias = Annotated[
+    Annotated[DataConfig, Tag("one source")] | Annotated[dict[str, DataConfig], Tag("several sources")],
+    Discriminator(lambda given: "several sources" if are_several(given) else "one source"),
+]
+
+
 class ScheduleConfig(Section):
     """How many rounds, and the steps of a round; by default every module in order of connection.
 
@@ -139,33 +157,39 @@ class RunConfig(Section):
 
     name: str
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    data: DataConfig
+    data: SourcesConfig
     modules: Annotated[dict[str, ModuleConfig], Field(min_length=1)]
     connections: list[str]
     schedule: ScheduleConfig
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    code: list[Path] = Field(default_factory=list)
 
     @classmethod
-    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
-        plain = dict(given)
-        faults = check_names(plain)
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
+        code, faults = code_directories(given, root)
+        plain = {**given, "code": [] if code is None else code}
+        look_in(code if isinstance(code, list) else ())
+        faults += check_names(plain)
         modules = as_map(plain.get("modules"))
-        names = [DATA, *(str(name) for name in modules)]
+        sources = sources_in(plain.get("data"))
+        names = [*sources, *(str(name) for name in modules)]
         if isinstance(plain.get("connections"), list):
             plain["connections"], found = cut_chains(plain["connections"], names)
             faults += found
         schedule = as_map(plain.get("schedule"))
         if isinstance(schedule.get("steps"), list):
-            steps, found = check_steps(("schedule", "steps"), schedule["steps"], modules, ModuleConfig.model_fields)
+            steps, found = check_steps(
+                ("schedule", "steps"), schedule["steps"], modules, sources, ModuleConfig.model_fields
+            )
             plain["schedule"] = {**schedule, "steps": steps}
             faults += found
-        categories = as_map(as_map(plain.get(DATA)).get("categories"))
-        faults += [
-            ((DATA, "categories", name), unknown("module", str(name), names))
-            for name in categories
-            if str(name) not in names
-        ]
+        for place, source in sources.values():
+            faults += [
+                ((*place, "categories", name), unknown("module", str(name), names))
+                for name in as_map(source.get("categories"))
+                if str(name) not in names
+            ]
         return plain, faults
 
     def _finish(self) -> list[Fault]:
@@ -188,60 +212,35 @@ class RunConfig(Section):
         schedule = Schedule(self.schedule.rounds, steps, self.schedule.tolerance)
         return Graph(self._specs(), self._connections(), schedule)
 
-    def load_data(
-        self, *, count: int | None = None, offset: int | None = None, order: str | None = None
-    ) -> datasets.Dataset:
-        """Load the data; with arguments, other rows of the same source.
+    @property
+    def sources(self) -> dict[str, DataConfig]:
+        """Where the data come from, by the name of the module that sends them; a single one is called ``data``."""
+        return self.data if isinstance(self.data, dict) else {DATA: self.data}
+
+    def load_data(self) -> dict[str, Dataset]:
+        """Load the data, by source.
 
         Raises
         ------
         DataError
-            If the files or the choice of rows are wrong.
+            If files or the choice of rows are wrong, or the sources do not describe the same rows.
         """
-        categories = self.data.categories if isinstance(self.data.categories, Path) else None
-        return self._load(categories, count=count, offset=offset, order=order)
+        return load_sources(self.sources, self.seed)
 
-    def categories(
-        self,
-        data: datasets.Dataset,
-        *,
-        count: int | None = None,
-        offset: int | None = None,
-        order: str | None = None,
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Return the true categories of `data`'s rows by module, under ``""`` those that hold for all.
-
-        Parameters
-        ----------
-        data : Dataset
-            What :meth:`load_data` gave.
-        count, offset, order
-            What :meth:`load_data` was given.
-        """
-        if not isinstance(self.data.categories, dict):
-            return {} if data.categories is None else {"": data.categories}
-        found = {
-            name: self._load(path, count=count, offset=offset, order=order).categories
-            for name, path in self.data.categories.items()
-        }
-        return {name: labels for name, labels in found.items() if labels is not None}
+    def categories(self, data: Data) -> dict[str, Array]:
+        """Return the true categories of the rows that :meth:`load_data` gave, by module; ``""`` holds for all."""
+        return categories_of(self.sources, data, self.seed)
 
     def to_yaml(self) -> str:
         """Return the config as resolved: :func:`load_config` makes an equal one of it, wherever it lies."""
         return dump(self.model_dump(mode="json"))
 
-    def _load(self, categories: Path | None, **rows: Any) -> datasets.Dataset:
-        given = self.data
-        chosen = {"count": given.count, "offset": given.offset, "order": given.order}
-        chosen.update({key: value for key, value in rows.items() if value is not None})
-        files = {"observations": given.observations, "categories": categories, "lengths": given.lengths}
-        return datasets.load(given.source, seed=self.seed, **chosen, **files)  # type: ignore[arg-type]
-
     def _specs(self) -> list[ModuleSpec]:
-        specs = [ModuleSpec(DATA, "observation")]
+        specs = [ModuleSpec(name, "observation") for name in self.sources]
         for name, module in self.modules.items():
             resources = Resources(module.resources.num_cpus, module.resources.num_gpus)
-            specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources))
+            code = tuple(map(str, self.code))
+            specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources, code))
         return specs
 
     def _connections(self) -> list[Connection]:

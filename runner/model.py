@@ -8,10 +8,11 @@ the coordinator and a commit, and writes the module's directory (``module001_vae
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +28,8 @@ from actors.session import Plan
 from runner.datasets import Dataset
 from runner.follow import Follower
 from runner.progress import make_progress
-from runner.run import source_states
 from runner.rundir import RunDirectory
+from runner.sources import checked, source_states
 
 
 class Handle:
@@ -53,9 +54,10 @@ class Handle:
         If a parameter is wrong.
     """
 
-    type: ClassVar[str]
-    short: ClassVar[str]
+    type: str
+    short: str
     positional: ClassVar[tuple[str, ...]] = ()
+    _made: ClassVar[Iterator[int]] = itertools.count()
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class Handle:
         self.below: list[Handle] = []
         self.above: list[Handle] = []
         self._model: Model | None = None
+        self._number = next(self._made)
 
     def connect(self, *lower: Handle) -> None:
         """Connect this module to those below it, whose messages it receives."""
@@ -100,7 +103,7 @@ class Handle:
         return {} if self._model is None else self._model.outputs(self)
 
     def _connected(self) -> list[Handle]:
-        """Return every handle that can be reached from this one."""
+        """Return every handle that can be reached from this one, in the order in which they were made."""
         found: list[Handle] = []
         waiting = [self]
         while waiting:
@@ -108,7 +111,7 @@ class Handle:
             if handle not in found:
                 found.append(handle)
                 waiting.extend([*handle.below, *handle.above])
-        return found
+        return sorted(found, key=lambda handle: handle._number)
 
 
 class Observation(Handle):
@@ -125,6 +128,9 @@ class Observation(Handle):
         A Ray cluster's; by default the environment variable RAY_ADDRESS's, else one is started on this machine.
     run : str
         Name of the run below ``runs/``, where the commits lie.
+    name : str, optional
+        The source's name; by default ``data``, numbered where a model has several. Of several, the seed, the address
+        and the run's name are those of the one that was made first.
     """
 
     type, short = "observation", "data"
@@ -137,8 +143,9 @@ class Observation(Handle):
         seed: int = 0,
         address: str | None = None,
         run: str | None = None,
+        name: str = "",
     ) -> None:
-        super().__init__(name="data")
+        super().__init__(name=name)
         values = np.asarray(data)
         values = values if values.dtype == np.float32 else values.astype(np.float64)
         self.data = Dataset(values, None, None if lengths is None else np.asarray(lengths, np.int64), "script")
@@ -165,6 +172,53 @@ class MarkovModel(Handle):
     type, short = "markov", "mm"
 
 
+class MLDA(Handle):
+    """Multimodal latent Dirichlet allocation: ``MLDA(topics, weights={…})``; see :class:`actors.mlda.MLDA`."""
+
+    type, short, positional = "mlda", "mlda", ("topics",)
+
+
+class DPGMM(Handle):
+    """A Gaussian mixture that finds the number of its classes: ``DPGMM()``; see :class:`actors.dp_gmm.DPGMM`."""
+
+    type, short = "dp_gmm", "dp_gmm"
+
+
+class PCA(Handle):
+    """Principal components: ``PCA(latent_dim)``; see :class:`actors.pca.PCA`."""
+
+    type, short, positional = "pca", "pca", ("latent_dim",)
+
+
+class Product(Handle):
+    """The product of what several modules say of one class: ``Product()``; see :class:`actors.product.Product`."""
+
+    type, short = "product", "product"
+
+
+class Network(Handle):
+    """A supervised mapping from messages to observations: ``Network()``; see :class:`actors.network.Network`."""
+
+    type, short = "network", "network"
+
+
+class Module(Handle):
+    """A module of any type: ``Module("package.module:Class", …)``.
+
+    Parameters
+    ----------
+    type : str
+        As in a model file: a short name, a plug-in's, or ``package.module:Class``.
+    **others
+        As of any handle.
+    """
+
+    def __init__(self, type: str, **others: Any) -> None:
+        self.type = type
+        self.short = re.sub(r"\W", "_", type.rpartition(":")[2].lower())
+        super().__init__(**others)
+
+
 # The tutorial's modules: `from runner import vae, gmm, mm`.
 vae = SimpleNamespace(VAE=VAE)
 gmm = SimpleNamespace(GMM=GMM)
@@ -182,17 +236,20 @@ class Model:
     Raises
     ------
     GraphError
-        If there is not exactly one observation among them, or they cannot be connected.
+        If there is no observation among them, or they cannot be connected.
+    DataError
+        If several observations do not describe the same rows.
     """
 
     def __init__(self, handles: list[Handle]) -> None:
         from runner.cluster import RunningModel, cluster
 
         observations = [handle for handle in handles if isinstance(handle, Observation)]
-        if len(observations) != 1:
-            raise GraphError(f"{len(observations)} observations are connected; a model has exactly one")
+        if not observations:
+            raise GraphError("no observation is connected; a model learns from one at least")
         source = observations[0]
         _name(handles)
+        data = checked({handle.name: handle.data for handle in observations})
         graph = Graph(
             [ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources) for h in handles],
             [Connection(lower.name, h.name) for h in handles for lower in h.below],
@@ -211,7 +268,7 @@ class Model:
         root = str(self.directory.checkpoints.root)
         self._running = RunningModel.launch(Plan(graph, self.directory.name, source.seed, root=root, scheduled=False))
         self._follower = Follower(self.directory, make_progress(graph, terminal=False), single=True)
-        self._follower.follow(self._running.begin(source_states(graph, source.data), scheduled=False))
+        self._follower.follow(self._running.begin(source_states(graph, data), scheduled=False))
         self._round, self._learnt = 1, list[Handle]()
         for handle in handles:
             handle._model = self

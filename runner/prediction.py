@@ -19,11 +19,10 @@ from actors.coordinator import Coordinator
 from actors.graph import GraphError
 from actors.kinds import Array
 from actors.module import State
-from runner.datasets import Dataset
 from runner.metrics import match
-from runner.recognition import load_run
+from runner.recognition import load_run, states_of
 from runner.report import draw_images
-from runner.run import source_states
+from runner.sources import Data, common_categories, rows_in
 
 LIKELY = 0.05
 """Probability from which a class is worth showing beside the likeliest one."""
@@ -96,15 +95,15 @@ class Prediction:
         return True
 
 
-def predict(path: Path, data: Dataset, steps: int) -> Prediction:
+def predict(path: Path, data: Data, steps: int) -> Prediction:
     """Let a run say what comes after `data`, in this process, from its last commit; learns nothing.
 
     Parameters
     ----------
     path : Path
         The run's directory.
-    data : Dataset
-        Rows in the order in which they happened; of several sequences the last one goes on.
+    data : mapping of str to Dataset
+        By source. Rows in the order in which they happened; of several sequences the last one goes on.
     steps : int
         M, how many rows ahead.
 
@@ -118,13 +117,13 @@ def predict(path: Path, data: Dataset, steps: int) -> Prediction:
         If the rows don't fit what was learnt.
     """
     directory, coordinator, states = load_run(path)
-    sources = {name: _continued(state, steps) for name, state in source_states(directory.graph, data).items()}
+    sources = {name: _continued(state, steps) for name, state in states_of(directory, data).items()}
     outputs = coordinator.recognize(states, sources, ordered=True)
     smoothed = _last(outputs, "smoothed")
     if smoothed is None:
         raise GraphError(f"{path}: no module of this run learns in which order classes come; predict needs a markov")
-    rows = len(data.observations)
-    classes, labels = _last(outputs, "class"), data.categories
+    rows = rows_in(data)
+    classes, labels = _last(outputs, "class"), common_categories(data)
     categories = {} if classes is None or labels is None else match(classes[:rows], labels)
     return Prediction(directory.name, rows, smoothed[rows:], _decoded(coordinator), categories)
 
@@ -134,7 +133,8 @@ def _continued(state: State, steps: int) -> State:
     values, rows = state["values"], len(state["values"])
     # What stands in a missing row is never looked at.
     longer = np.concatenate([values, np.zeros((steps, *values.shape[1:]), values.dtype)])
-    continued = {**state, "values": longer, "mask": np.arange(rows + steps) >= rows}
+    mask = np.concatenate([state.get("mask", np.zeros(rows, np.bool_)), np.ones(steps, np.bool_)])
+    continued = {**state, "values": longer, "mask": mask}
     if "lengths" in state:
         continued["lengths"] = np.append(state["lengths"][:-1], state["lengths"][-1] + steps)
     return continued

@@ -9,21 +9,21 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from actors.kinds import Array
 from actors.module import State
-from runner.datasets import Dataset
 from runner.metrics import score
 from runner.report import draw_images
-from runner.run import source_states
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
+from runner.sources import Data, common_categories, rows_in, source_states
 
 
-def recognize(path: Path, data: Dataset, *, ordered: bool) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
+def recognize(path: Path, data: Data, *, ordered: bool) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
     """Let the modules of a run answer for new data, in this process, from the run's last commit.
 
     Parameters
     ----------
     path : Path
         The run's directory.
-    data : Dataset
+    data : mapping of str to Dataset
+        By source. Of a source without data all rows are missing.
     ordered : bool
         Whether the rows come in the order in which they happened.
 
@@ -41,15 +41,24 @@ def recognize(path: Path, data: Dataset, *, ordered: bool) -> tuple[dict[str, di
     """
     directory, coordinator, states = load_run(path)
     graph = directory.graph
-    answers = coordinator.recognize(states, source_states(graph, data), ordered=ordered)
+    answers = coordinator.recognize(states, states_of(directory, data), ordered=ordered)
     outputs = {name: found for name, found in answers.items() if name not in graph.sources}
-    result: dict[str, Any] = {"run": directory.name, "rows": len(data.observations)}
+    result: dict[str, Any] = {"run": directory.name, "rows": rows_in(data)}
+    categories = common_categories(data)
     for module, found in outputs.items():
-        directory.write_outputs(module, found, "recog", data.categories)
-        if data.categories is not None and "class" in found:
-            scores = score(found["class"], data.categories)
+        directory.write_outputs(module, found, "recog", categories)
+        if categories is not None and "class" in found:
+            scores = score(found["class"], categories)
             result.update(accuracy=scores.accuracy, ari=scores.ari, nmi=scores.nmi)
     return outputs, result
+
+
+def states_of(directory: RunDirectory, data: Data) -> dict[str, State]:
+    """Return new data as a run's sources hold them."""
+    committed = directory.checkpoints.latest()
+    learnt = {name: directory.checkpoints.state(committed, name) for name in directory.graph.sources if committed}
+    shapes = {name: state["values"].shape[1:] for name, state in learnt.items()}
+    return source_states(directory.graph, data, shapes)
 
 
 def generate(

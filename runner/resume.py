@@ -15,10 +15,11 @@ from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster
 from runner.config import RunConfig
 from runner.follow import Follower, interruptible
 from runner.progress import Progress
-from runner.run import drive, is_done, plan_of, source_states
+from runner.run import drive, is_done, plan_of
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
+from runner.sources import source_states
 
-FREE = ("schedule.rounds", "recovery", "checkpoints.keep")
+FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "code")
 """What of a config may be otherwise when a run is resumed: it does not change what the rounds are."""
 
 PATIENCE = 20.0

@@ -9,29 +9,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from actors.checkpoint import Manifest
-from actors.graph import Graph
 from actors.kinds import Array
-from actors.module import State
 from actors.session import Plan
 from runner import collect
 from runner.clock import Clock
 from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, cluster
 from runner.config import RunConfig
-from runner.datasets import Dataset
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
-
-
-def source_states(graph: Graph, data: Dataset) -> dict[str, State]:
-    """Return what the model's sources start from: the data and their sequences' lengths."""
-    state: State = {"values": data.observations}
-    if data.lengths is not None:
-        state["lengths"] = np.asarray(data.lengths, np.int64)
-    return dict.fromkeys(graph.sources, state)
+from runner.sources import source_states
 
 
 def plan_of(config: RunConfig, directory: RunDirectory, *, detached: bool = False) -> Plan:

@@ -252,7 +252,7 @@ class RunDirectory:
         if events:
             with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
                 for name, when, fields in events:
-                    file.write(json.dumps({"time": round(when, 3), "event": name, **fields}) + "\n")
+                    file.write(json.dumps({"time": when, "event": name, **fields}) + "\n")
 
     def record(self, commit: str) -> RoundScores:
         """Write what a person looks for after a commit: the modules' outputs, and a line of ``metrics.csv``."""

@@ -63,7 +63,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """What to learn from; the arguments of :func:`runner.datasets.load`."""
 
-    source: Literal["mnist", "digits", "cycle", "files"]
+    source: Literal["mnist", "digits", "words", "cycle", "files"]
     count: Annotated[int, Field(ge=1)] | None = None
     offset: Annotated[int, Field(ge=0)] = 0
     order: Literal["cyclic", "given", "shuffled"] = "given"

@@ -44,6 +44,15 @@ def test_events_are_told_once_and_another_sessions_from_the_beginning():
     assert one.poll(len(events), "another's")[1] == events
 
 
+def test_no_two_events_have_the_same_time_even_where_the_clock_stands(monkeypatch):
+    monkeypatch.setattr("actors.session.time.time", lambda: 7.0)
+    one = session()
+    for number in range(100):
+        one.emit("told", {"number": number})
+    times = [when for _, when, _ in one.poll(0, "")[1]]
+    assert times == sorted(set(times))
+
+
 def test_what_was_begun_is_not_begun_again(tmp_path):
     one = session(tmp_path)
     one.begin(STATES)

@@ -50,7 +50,7 @@ def lived_through(root, keep, rounds, cut=None):
     return disk, committed
 
 
-@pytest.mark.parametrize(("keep", "rounds"), [(None, 1), (1, 2)])
+@pytest.mark.parametrize(("keep", "rounds"), [(None, 1), pytest.param(1, 2, marks=pytest.mark.faults)])
 def test_after_a_power_cut_at_any_moment_no_commit_is_lost_and_the_run_goes_on_to_the_same_end(tmp_path, keep, rounds):
     whole = lived_through(tmp_path, keep, rounds)[0]
     expected = Checkpoints(whole.root / "run" / "checkpoints").latest()

@@ -1,4 +1,4 @@
-"""The Chinese restaurant, against the exact posterior over all partitions and the process's own expectations."""
+"""The Chinese restaurant, against the exact posterior over partitions and the process's own expectations."""
 
 import itertools
 

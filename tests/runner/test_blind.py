@@ -9,7 +9,7 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from runner.config import load_config
 from runner.datasets import load
-from runner.run import source_states
+from runner.sources import source_states
 
 HMM = Path(__file__).parent.parent.parent / "configs" / "hmm.yaml"
 

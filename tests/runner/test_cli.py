@@ -12,7 +12,7 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from runner.cli import app
 from runner.config import load_config
-from runner.run import source_states
+from runner.sources import source_states
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 SMALL = [

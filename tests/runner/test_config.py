@@ -161,26 +161,23 @@ class TestData:
 
     def test_one_file_of_categories_is_everybodys(self, config: RunConfig) -> None:
         data = config.load_data()
-        assert len(data.observations) == 4
-        np.testing.assert_array_equal(config.categories(data)[""], data.categories)
-        np.testing.assert_array_equal(data.categories, (data.observations[:, 0] / 2).astype(int) % 3)
+        rows = data["data"]
+        assert len(rows.observations) == 4
+        np.testing.assert_array_equal(config.categories(data)[""], rows.categories)
+        np.testing.assert_array_equal(rows.categories, (rows.observations[:, 0] / 2).astype(int) % 3)
 
     def test_categories_by_module_follow_the_rows(self, config: RunConfig, tmp_path: Path) -> None:
         config = load(
             tmp_path,
-            f"data={{source: files, observations: {tmp_path}/o.txt, order: shuffled, count: 5, "
+            f"data={{source: files, observations: {tmp_path}/o.txt, order: shuffled, count: 5, offset: 1, "
             "categories: {gmm: c.txt, mm: d.txt}}",
         )
-        data = config.load_data(offset=1)
-        assert data.categories is None
-        found = config.categories(data, offset=1)
-        rows = (data.observations[:, 0] / 2).astype(int)
+        data = config.load_data()
+        assert data["data"].categories is None
+        found = config.categories(data)
+        rows = (data["data"].observations[:, 0] / 2).astype(int)
         np.testing.assert_array_equal(found["gmm"], rows % 3)
         np.testing.assert_array_equal(found["mm"], 5 + rows // 2)
-
-    def test_other_rows(self, config: RunConfig) -> None:
-        data = config.load_data(offset=4, count=2, order="given")
-        np.testing.assert_array_equal(data.observations, [[8, 9], [10, 11]])
 
     def test_no_categories(self, config: RunConfig, tmp_path: Path) -> None:
         config = load(tmp_path, "data={source: files, observations: o.txt}")

@@ -47,6 +47,17 @@ def test_offset_reaches_the_digits_that_another_run_has_not_seen() -> None:
     assert not any(row.tobytes() in seen for row in others.observations)
 
 
+def test_words_are_said_of_the_mnist_digit_of_the_same_row() -> None:
+    words, digits = load("words", order="cyclic", offset=10), load("mnist", order="cyclic", offset=10)
+    np.testing.assert_array_equal(words.categories, digits.categories)
+    assert words.observations.shape == (3000, 55)
+    assert (words.observations == words.observations.round()).all()
+    assert words.observations.sum(axis=1).mean() == pytest.approx(12, abs=0.3)
+    profiles = np.array([words.observations[words.categories == digit].mean(axis=0) for digit in range(10)])
+    assert np.corrcoef(profiles)[0, 1] > 0.7  # a pair of digits shares words
+    assert np.corrcoef(profiles)[1, 2] < 0.3
+
+
 @pytest.mark.parametrize("source", ["mnist", "digits"])
 def test_every_order_of_the_built_in_digits_has_the_same_rows(source: str) -> None:
     sets = [load(source, order=order, count=150, offset=2) for order in ("cyclic", "given", "shuffled")]
@@ -199,7 +210,7 @@ def test_lengths_make_no_sense_once_sequences_are_mixed(files: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"source": "imagenet"}, "use one of mnist, digits, cycle, files"),
+        ({"source": "imagenet"}, "use one of mnist, digits, words, cycle, files"),
         ({"source": "mnist", "order": "random"}, "use one of cyclic, given, shuffled"),
         ({"source": "mnist", "count": 0}, r"data\.count is 0"),
         ({"source": "mnist", "count": 2.5}, r"data\.count is 2\.5"),

@@ -22,7 +22,10 @@ class TestFaults:
             ("seed=-1", "seed: expected an integer of at least 0 and below 9223372036854775808, got -1"),
             ("seed=true", "seed: expected an integer of at least 0 and below 9223372036854775808, got true"),
             ("data=mnist", "data: expected a map, got 'mnist'"),
-            ("data.source=cifar", "data.source: expected 'mnist' or 'digits' or 'cycle' or 'files', got 'cifar'"),
+            (
+                "data.source=cifar",
+                "data.source: expected 'mnist' or 'digits' or 'words' or 'cycle' or 'files', got 'cifar'",
+            ),
             ("data.count=0", "data.count: expected an integer of at least 1, got 0"),
             ("data.lengths=[3]", "data.lengths: goes with source 'files', the source is 'mnist'"),
             (
@@ -76,7 +79,7 @@ class TestFaults:
             ("connections.1=vae -> gmm", "connections.1: vae -> gmm stands here twice; leave one out"),
             (
                 "connections.1=vae -> mm",
-                "connections: connection vae -> mm: vae sends latent_vectors upwards, mm receive",
+                "connections: connection vae -> mm: vae sends latent_vectors on port z upwards, mm receive",
             ),
             ("connections=[data -> vae]", "connections: module 'gmm': nothing sends latent_vectors to its port 'z'"),
             ("schedule.rounds=0", "schedule.rounds: expected an integer of at least 1, got 0"),

@@ -100,11 +100,11 @@ def test_a_run_taken_up_within_a_round_counts_that_round_as_open(directory, foll
 
 def test_events_that_are_known_already_are_passed_over(directory):
     follower = Follower(directory, Heard(directory.graph), since=2.0)
-    follower.follow(stream([commit(1, 1.0), commit(2, 2.0), commit(3, 2.001)]))
+    follower.follow(stream([commit(1, 1.0), commit(2, 2.0), commit(3, 2.000001)]))
     told = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
     assert [event["name"] for event in told if event["event"] == "commit"] == ["round-003"]
     assert rounds(directory) == [3]
-    assert directory.last_event() == 2.001
+    assert directory.last_event() == 2.000001
 
 
 def test_a_commit_that_newer_ones_have_replaced_is_passed_over(directory, follower):
@@ -159,3 +159,15 @@ def test_an_interrupt_while_a_line_is_being_written_is_noted_all_the_same():
 def test_whoever_ends_a_run_at_once_is_told_how_to_go_on(directory):
     with pytest.raises(StoppedError, match=rf"go on with serket resume {directory.path}$"), interruptible(directory):
         raise KeyboardInterrupt
+
+
+def test_what_modules_learn_at_the_same_time_counts_once(directory, follower):
+    def update(module, begun, ended, total):
+        place = {"module": module, "round": 1, "step": 0}
+        return ("update", begun, place), ("updated", ended, {**place, "total_seconds": total})
+
+    one, other = update("encoder", 10.0, 14.0, 4.0), update("mirror", 10.0, 14.1, 3.0)
+    events = sorted([*one, *other, commit(1, 15.0)], key=lambda event: event[1])
+    for batch, status in stream(events):
+        follower.follow([(batch, {**status, "module_seconds": {"encoder": 4.0, "mirror": 3.0}})])
+    assert follower.overhead_share(()) == pytest.approx(1.0 / 5.0)

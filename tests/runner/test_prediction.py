@@ -17,7 +17,7 @@ from runner.cli import app
 from runner.config import load_config
 from runner.prediction import Prediction, predict
 from runner.recognition import load_run, recognize
-from runner.run import source_states
+from runner.sources import source_states
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 SMALL = (
@@ -52,7 +52,7 @@ def rows(name, count=30):
     """Rows in order whose last one is in the middle of a cycle."""
     source = {"hmm": "cycle", "digits": "digits", "vae_gmm": "mnist"}[name]
     offset = 0 if source == "cycle" else 40
-    return datasets.load(source, count=count, offset=offset, order="cyclic")
+    return {"data": datasets.load(source, count=count, offset=offset, order="cyclic")}
 
 
 def serket(*words, code=0):
@@ -85,8 +85,8 @@ def test_an_order_that_was_learnt_is_continued(runs):
 @pytest.mark.parametrize("name", ["hmm", "digits"])
 def test_of_several_sequences_the_last_one_goes_on(runs, name):
     data = rows(name, 27)
-    parts = replace(data, lengths=np.array([26, 1]))
-    alone = replace(data, observations=data.observations[26:], categories=None)
+    parts = {"data": replace(data["data"], lengths=np.array([26, 1]))}
+    alone = {"data": replace(data["data"], observations=data["data"].observations[26:], categories=None)}
     both = predict(runs / name, parts, 2).probabilities
     # The encoder's float32 sums depend on how many rows it sees together.
     np.testing.assert_allclose(both, predict(runs / name, alone, 2).probabilities, atol=1e-6)
@@ -137,7 +137,7 @@ def test_the_command_prints_a_table_and_draws_the_pictures(runs, tmp_path):
 
 
 def test_json_holds_all_probabilities(runs, tmp_path):
-    np.savetxt(tmp_path / "new.txt", rows("hmm", 9).observations)
+    np.savetxt(tmp_path / "new.txt", rows("hmm", 9)["data"].observations)
     done = serket("predict", runs / "hmm", tmp_path / "new.txt", "--steps", 2, "--out", tmp_path / "x.png", "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert result.keys() == {"run", "rows", "predicted", "classes"}
@@ -149,7 +149,7 @@ def test_json_holds_all_probabilities(runs, tmp_path):
 
 
 def test_categories_name_the_classes(runs, tmp_path):
-    data = rows("hmm", 9)
+    data = rows("hmm", 9)["data"]
     np.savetxt(tmp_path / "new.txt", data.observations)
     np.savetxt(tmp_path / "labels.txt", data.categories + 7, fmt="%d")
     words = ["predict", runs / "hmm", tmp_path / "new.txt", "--categories", tmp_path / "labels.txt"]
@@ -188,7 +188,7 @@ def test_draws_one_picture_a_likely_class(monkeypatch):
 def test_what_a_user_gets_wrong_is_one_sentence_and_status_2(runs, tmp_path, run, content, said):
     file = tmp_path / "new.txt"
     if content is None:
-        np.savetxt(file, rows(run, 10).observations)
+        np.savetxt(file, rows(run, 10)["data"].observations)
     else:
         file.write_text(content)
     done = serket("predict", run, file, "--runs", runs, "--out", tmp_path / "x.png", code=2)

@@ -18,8 +18,8 @@ from runner.follow import Follower
 from runner.inspection import inspect_run
 from runner.progress import Progress
 from runner.resume import differences, resume
-from runner.run import source_states
 from runner.rundir import RunDirectoryError, find_run, open_run
+from runner.sources import source_states
 from tests.runner.conftest import toy_run
 
 MODEL = """

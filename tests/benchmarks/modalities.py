@@ -1,0 +1,74 @@
+"""What two modalities are worth together: ``python -m tests.benchmarks.modalities [SEED …]``.
+
+Pictures alone (VAE + GMM), words alone (MLDA), both (`configs/vae_gmm_mlda.yaml`), both and the order
+(`configs/vae_gmm_mlda_mm.yaml`), and two pictures of each digit (`configs/two_cameras.yaml`), in one process each.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from actors.coordinator import Coordinator
+from actors.in_process import InProcess
+from runner.config import RunConfig, load_config
+from runner.metrics import accuracy
+from runner.sources import common_categories, source_states
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BOTH = CONFIGS / "vae_gmm_mlda.yaml"
+PICTURES = [
+    "connections=[pictures -> vae -> gmm]",
+    "data={pictures: {source: mnist, count: 3000}}",
+    "modules.gmm={type: gmm, classes: 10, iterations: 50, start: kmeans}",
+    "schedule.steps=[vae, gmm]",
+]
+WORDS = [
+    "connections=[words -> mlda]",
+    "data={words: {source: words, count: 3000}}",
+    "modules={mlda: {type: mlda, topics: 10, iterations: 100}}",
+    "schedule={rounds: 1, steps: [mlda]}",
+]
+ONE_CAMERA = [
+    "connections=[left -> vae_left -> gmm_left]",
+    "data={left: {source: mnist, count: 2000, order: cyclic}}",
+    "modules={vae_left: {type: vae, epochs: 50, batch_size: 200}, "
+    "gmm_left: {type: gmm, iterations: 50, start: kmeans}}",
+    "schedule={rounds: 2, steps: [vae_left, gmm_left]}",
+]
+MODELS = {
+    "pictures alone": (
+        BOTH,
+        [*PICTURES, "modules={vae: {type: vae, epochs: 50}, gmm: {type: gmm}}", PICTURES[2]],
+        "gmm",
+    ),
+    "words alone": (BOTH, WORDS, "mlda"),
+    "pictures and words": (BOTH, [], "mlda"),
+    "pictures, words and order": (CONFIGS / "vae_gmm_mlda_mm.yaml", [], "mlda"),
+    "one camera": (CONFIGS / "two_cameras.yaml", ONE_CAMERA, "gmm_left"),
+    "two cameras": (CONFIGS / "two_cameras.yaml", [], "mlda"),
+}
+
+
+def learn(config: RunConfig, module: str) -> tuple[float, float]:
+    """Return the accuracy of a module's classes and how many seconds it took."""
+    data = config.load_data()
+    coordinator = Coordinator(config.graph(), InProcess(), seed=config.seed)
+    started = time.perf_counter()
+    coordinator.start(source_states(config.graph(), data))
+    coordinator.run_rounds()
+    return accuracy(coordinator.outputs(module)["class"], common_categories(data)), time.perf_counter() - started
+
+
+def main(seeds: list[int]) -> None:
+    print("| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " | seconds |")
+    print("| --- |" + " --- |" * (len(seeds) + 1))
+    for name, (path, settings, module) in MODELS.items():
+        found = [learn(load_config(path, [*settings, f"seed={seed}"]), module) for seed in seeds]
+        seconds = sorted(took for _, took in found)[len(found) // 2]
+        print(f"| {name} | " + " | ".join(f"{score:.3f}" for score, _ in found) + f" | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main([int(seed) for seed in sys.argv[1:]] or [0, 1, 2, 3, 4])
