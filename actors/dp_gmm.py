@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from actors.gmm_engines import Assignment, Fit, Task, first_assignment
 from actors.kernels.crp import chinese_restaurant, compile_kernels, expected_classes, log_weights, with_empty
 from actors.kernels.niw import Factors, log_predictive_loo
-from actors.kernels.sequence import STARTS, count_shared
+from actors.kernels.sequence import STARTS, counted_labels_from_sequence
 from actors.kinds import Array
 from actors.mixture import Mixture
 from actors.module import Context, Inbox, ModuleError, Outbox, State
@@ -75,7 +75,7 @@ class DPGMM(Mixture[DPGMMParameters]):
         start : {"one", "random", "kmeans", "sequence"}
             Labels of the very first update: all alike; drawn uniformly, or by k-means, among all places; or by what
             each row shares with its neighbours in the sequence, which says how many classes to start with, too
-            (:func:`actors.kernels.sequence.count_shared`); of several chains each looks at it in another way.
+            (:func:`actors.kernels.sequence.counted_labels_from_sequence`); of several chains each looks in another way.
         calibrate : bool
             As in the GMM.
     """
@@ -127,7 +127,11 @@ class DPGMM(Mixture[DPGMMParameters]):
             return Assignment(np.zeros(len(rows), np.int64))
         if start == "sequence":
             window, products = STARTS[context.chain % len(STARTS)]
-            most = min(most, 1 + count_shared(rows, window=window, products=products, lengths=lengths))
+            return Assignment(
+                counted_labels_from_sequence(
+                    rows, most, context.generator, window=window, products=products, lengths=lengths
+                )
+            )
         return first_assignment(start, rows, most, lengths, context)
 
     def _learn(self, task: Task, start: Assignment, context: Context) -> Fit:

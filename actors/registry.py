@@ -27,12 +27,12 @@ BUILT_IN: dict[str, str] = {
     "observation": "actors.observation:Observation",
     "vae": "actors.vae:VAE",
     "gmm": "actors.gmm:GMM",
-    "dp_gmm": "actors.dp_gmm:DPGMM",
     "markov": "actors.markov:MarkovModel",
     "product": "actors.product:Product",
     "pca": "actors.pca:PCA",
     "network": "actors.network:Network",
     "mlda": "actors.mlda:MLDA",
+    "dp_gmm": "actors.dp_gmm:DPGMM",
 }
 """Short name → where the class is. Dotted, so that nothing is imported before it is needed (torch above all)."""
 

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
 
+from actors.kernels.crp import chinese_restaurant, expected_classes
 from actors.kernels.hmm import boundaries
+from actors.kernels.niw import Prior
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -31,6 +33,12 @@ ROWS_A_COLUMN = 10
 
 BEYOND_CHANCE = 1.05
 """So many times the largest correlation that chance is expected to show."""
+
+FEW_CLASSES = 0.1
+"""The concentration with which classes are counted where the directions don't tell how many: in favour of few."""
+
+COUNTING = 20
+"""Sweeps in which they are counted, and proposals to split and to merge after each."""
 
 MOST_AXES = 20
 """Products are made of so many axes at most: their number grows with the square."""
@@ -180,3 +188,41 @@ def labels_from_sequence(
         if distance < smallest:
             best, smallest = np.asarray(labels, np.int64), distance
     return best
+
+
+def counted_labels_from_sequence(
+    X: Floats,
+    most: int,
+    generator: np.random.Generator,
+    *,
+    window: int = STARTS[0][0],
+    products: bool = STARTS[0][1],
+    lengths: npt.ArrayLike | None = None,
+) -> Integers:
+    """Return labels (N,) int64 to start from as `labels_from_sequence` does, where the number of classes is not known.
+
+    It is one more than the directions that rows share with their neighbours (`count_shared`). If all directions are
+    shared, there may be more classes than these can tell; then a Dirichlet-process mixture in their space counts them.
+
+    Parameters
+    ----------
+    X, generator, window, products, lengths
+        As in `labels_from_sequence`.
+    most : int
+        Classes at most; no more than there are rows.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows, or fewer than classes.
+    """
+    directions = count_shared(X, window=window, products=products, lengths=lengths)
+    classes = min(most, directions + 1)
+    labels = labels_from_sequence(X, classes, generator, window=window, products=products, lengths=lengths)
+    columns = with_products(X) if products else X
+    if directions < columns.shape[1]:
+        return labels
+    shared = shared_with_neighbours(columns, directions, window, lengths)
+    scale = shared.var(axis=0) * expected_classes(len(X), 1.0) ** (-2.0 / directions)
+    prior = Prior(shared.mean(axis=0), 1.0, directions + 2.0, scale)
+    return chinese_restaurant(shared, labels, most, prior, FEW_CLASSES, COUNTING, generator, proposals=COUNTING).labels

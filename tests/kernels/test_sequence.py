@@ -7,6 +7,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from actors.kernels.sequence import (
     STARTS,
+    count_shared,
+    counted_labels_from_sequence,
     labels_from_sequence,
     neighbours,
     shared_with_neighbours,
@@ -125,3 +127,53 @@ def test_one_generator_state_gives_the_same_labels():
 def test_too_few_rows_are_refused(rows, classes):
     with pytest.raises(ValueError, match=f"{rows} rows"):
         labels_from_sequence(np.zeros((rows, 2)), classes, np.random.default_rng(0))
+
+
+def apart(classes, rows=900, dims=12, noise=1.0, seed=0):
+    """A cycle of classes whose means are orthogonal, so that they differ in one direction less than there are."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(rows) % classes
+    return 4.0 * np.eye(classes, dims)[labels] + noise * generator.normal(size=(rows, dims)), labels
+
+
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("classes", [2, 5, 10])
+def test_rows_share_one_direction_less_than_there_are_classes(classes, window):
+    X, _ = apart(classes)
+    assert count_shared(X, window=window) == classes - 1
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("rows", [300, 3000])
+def test_rows_without_an_order_share_none(rows, products):
+    found = []
+    for seed in range(12):
+        X, _ = apart(5, rows, seed=seed)
+        X = np.random.default_rng(seed).permutation(X)
+        found.append(count_shared(X, window=1, products=products))
+    assert np.mean(found) < 0.1
+
+
+def test_a_row_shares_nothing_with_another_sequence():
+    X, _ = apart(4)
+    assert count_shared(X, window=1, lengths=np.full(300, 3)) == 3
+    assert count_shared(X, window=1, lengths=np.ones(900, np.int64)) == 0
+
+
+def test_where_columns_are_as_many_as_rows_nothing_is_counted():
+    assert count_shared(np.random.default_rng(0).normal(size=(10, 9)), window=3) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("classes", "dims"), [(6, 12), (6, 3)], ids=["in general position", "in few dimensions"])
+def test_classes_are_counted_and_found(classes, dims, seed):
+    if dims > classes:
+        X, labels = apart(classes, seed=seed)
+    else:  # six points in space, on its axes
+        labels = np.arange(900) % classes
+        X = 6.0 * np.vstack([np.eye(3), -np.eye(3)])[labels] + np.random.default_rng(seed).normal(size=(900, 3))
+    found = counted_labels_from_sequence(X, 30, np.random.default_rng(seed), window=1, products=False)
+    assert adjusted_rand_score(labels, found) > 0.97
+    assert (np.bincount(found) >= 10).sum() == classes
+    few = counted_labels_from_sequence(X, 2, np.random.default_rng(seed), window=1, products=False)
+    assert set(few.tolist()) == {0, 1}
