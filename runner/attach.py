@@ -42,7 +42,7 @@ def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirector
             return directory, directory.read_json("result.json")
         directory.mend()
         directory.categories = config.categories(config.load_data())
-        follower = Follower(directory, progress, since=directory.last_event())
+        follower = Follower(directory, progress, since=directory.log.last())
         follower.catch_up()
         follower.resumed = True  # of what came before, the times are not known here
         with found(directory, locked=True) as model:

@@ -200,15 +200,25 @@ def generate(
 @app.command()
 def inspect(
     run: RunName,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what happened when, for ui.perfetto.dev, instead.")
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Show where a run stands; while it runs, where each actor lives and what it does now."""
     with user_errors():
         from runner.inspection import inspect_run, show
-        from runner.rundir import find_run
+        from runner.rundir import find_run, open_run
 
-        found = inspect_run(find_run(run, runs))
+        path = find_run(run, runs)
+        if timeline is not None:
+            from runner.timeline import write_timeline
+
+            updates = write_timeline(open_run(path)[1], timeline)
+            typer.echo(f"{updates} updates in {timeline}; open it at ui.perfetto.dev or in chrome://tracing")
+            return
+        found = inspect_run(path)
         show(found)
         if as_json:
             typer.echo(json.dumps(found))

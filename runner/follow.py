@@ -72,7 +72,7 @@ class Follower:
         status: dict[str, Any] = {}
         for events, status in stream:
             new = [event for event in events if event[1] > self.since]
-            self.directory.append_events(new)
+            self.directory.log.append(new)
             for name, when, fields in new:
                 self._take(name, when, fields)
             self.module_seconds = dict(status["module_seconds"])
@@ -113,7 +113,7 @@ class Follower:
                 raise
             return  # newer ones have taken its place already
         if self.scores.round > 0:
-            self.directory.append_events([("scores", time.time(), self.scores.fields())])
+            self.directory.log.append([("scores", time.time(), self.scores.fields())])
             self.progress.event("scores", self.scores.fields())
 
     def overhead_share(self, sources: Iterable[str]) -> float | None:
