@@ -33,6 +33,7 @@ class CoordinatorActor:
         self._transport: Any = RayTransport(
             namespace_of(plan.run),
             recovery=plan.recovery,
+            placement=plan.placement,
             log=lambda sentence: self._session.emit("log", {"message": sentence}),
             detached=plan.detached,
             again=bool(ray.get_runtime_context().was_current_actor_reconstructed),

@@ -27,14 +27,15 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.allotment import allot, missing
 from actors.checkpoint import CheckpointError, FileRecord, LoadRequest, SaveRequest
 from actors.graph import Graph, ModuleSpec
 from actors.host import Answer, Call
 from actors.injection import Injector
 from actors.messages import MessageError
 from actors.module import Mode, ModuleError, NonFiniteError
+from actors.placement import Bundle, Placement, allot, check, plan, request_of
 from actors.ray_module import RemoteModule, StrangerError, last_words_task, run_chain_task
+from actors.ray_placement import Group, group_of, nodes, options_of
 from actors.ray_waiting import alive, get, gone
 from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
 from actors.transport import ChainCall, Part, Ref, Result, Task, TransportError
@@ -59,6 +60,8 @@ class RayTransport:
         How long to wait for answers, and for room on the cluster.
     log : callable, optional
         Receives a sentence where a choice was made (GPU or CPU) or where something is being waited for.
+    placement : Placement, optional
+        How the modules are laid out over the nodes.
     detached : bool
         Whether the actors outlive the process that makes them, until another one makes them anew.
     again : bool
@@ -74,6 +77,7 @@ class RayTransport:
         *,
         recovery: Recovery | None = None,
         log: Callable[[str], None] | None = None,
+        placement: Placement | None = None,
         detached: bool = False,
         again: bool = False,
         injector: Injector | None = None,
@@ -89,6 +93,8 @@ class RayTransport:
         self._places: dict[str, dict[str, Any]] = {}
         self._prepared: dict[str, Any] = {}
         self._again = again
+        self._placement = placement or Placement()
+        self._group: Group | None = None
         self._log = log or (lambda _sentence: None)
 
     def start(self, graph: Graph) -> list[dict[str, Any]]:
@@ -100,14 +106,16 @@ class RayTransport:
                     f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
                 )
         self._specs = dict(graph.modules)
-        for name, spec in graph.modules.items():
+        for name in graph.modules:
             self._end_former(name)
+        self._group = group_of(graph, self._gpus, self._placement, self._namespace)
+        for name, spec in graph.modules.items():
             slots = graph.slots(name)
+            made = (spec.resources, self._gpus[name])
             self._actors[name] = RemoteModule.options(
                 name=name,
                 namespace=self._namespace,
-                num_cpus=spec.resources.num_cpus,
-                num_gpus=self._gpus[name],
+                **(self._group.options(name, *made) if self._group else options_of(*made)),
                 max_restarts=-1,
                 lifetime=self._lifetime,
             ).remote(spec, slots, self._injector)
@@ -215,13 +223,18 @@ class RayTransport:
         for actor in list(self._actors.values()):  # a start may be adding to them
             ray.kill(actor)
         self._actors.clear()
+        if self._group is not None:
+            self._group.remove()
 
     def _allot(self, graph: Graph) -> dict[str, float]:
         """Divide what the cluster has among the modules; where they had room before, wait until they have it again."""
         patience = _Patience(self._recovery.wait)
         while True:
             try:
-                return allot(graph, ray.cluster_resources(), _nodes())
+                there = nodes()
+                gpus = allot(graph, there)
+                check(graph, there, gpus, self._placement)
+                return gpus
             except TransportError as error:
                 if not self._again:
                     raise
@@ -291,7 +304,9 @@ class RayTransport:
             time.sleep(_POLL_SECONDS)
 
     def _lacking(self, name: str) -> str:
-        return missing(self._specs[name], self._gpus[name], _nodes())
+        asked = Bundle((name,), request_of(self._specs[name].resources, self._gpus[name]))
+        there = nodes()
+        return plan([asked], there, free=True)[0].missing or f"it asks for {asked.wishes}; {len(there)} nodes are there"
 
     def _get(
         self,
@@ -371,11 +386,6 @@ class _Patience:
 
 def _module(name: str) -> str:
     return f"module {name!r}"
-
-
-def _nodes() -> list[Mapping[str, float]]:
-    """Return the resources of every node that is alive."""
-    return list(alive().values())
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator, Halt
 from actors.graph import Graph
+from actors.placement import Placement
 from actors.recovery import Recovery
 from actors.transport import Ref, Transport
 
@@ -48,6 +49,7 @@ class Plan:
     detached : bool
         Whether the run outlives the process that began it.
     recovery : Recovery
+    placement : Placement
     config : mapping
         Kept in every manifest.
     faults : tuple of str
@@ -62,6 +64,7 @@ class Plan:
     scheduled: bool = True
     detached: bool = False
     recovery: Recovery = field(default_factory=Recovery)
+    placement: Placement = field(default_factory=Placement)
     config: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from actors.graph import Graph
     from runner.clock import Clock
+    from runner.config import RunConfig
     from runner.datasets import Dataset
     from runner.progress import Progress
     from runner.rundir import RunDirectory
@@ -56,6 +57,9 @@ def run(
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's name; by default the model file's.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave once the run has begun; it goes on.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say where each module would go, and what is missing; start nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train the model of a model file."""
@@ -64,6 +68,9 @@ def run(
 
         with _clock() as clock:
             loaded = load_config(config, settings or [])
+        if dry_run:
+            _dry_run(loaded, address, as_json)
+            return
         with _progress(loaded.graph()) as progress:
             from runner.run import run as train
 
@@ -308,6 +315,18 @@ def _load_rows(
 
     sources = open_run(path)[0].sources
     return new_rows(sources, data, categories=categories, count=count, offset=offset, ordered=ordered)
+
+
+def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
+    """Print where the modules of a model file would go; status 2 where one has no place, as the run would have."""
+    from runner import dry_run
+
+    spots = dry_run.dry_run(config, address)
+    dry_run.show(spots)
+    if as_json:
+        typer.echo(dry_run.as_json(spots))
+    if any(spot.node is None for spot in spots):
+        raise typer.Exit(2)
 
 
 def _fail(reason: object, status: int) -> None:

@@ -33,7 +33,9 @@ from actors.checkpoint import CheckpointError
 from actors.coordinator import Halt
 from actors.graph import GraphError
 from actors.module import State
+from actors.placement import Node
 from actors.ray_coordinator import COORDINATOR, RemoteCoordinator, namespace_of
+from actors.ray_placement import nodes
 from actors.recovery import ModuleFailedError, Recovery
 from actors.session import Event, Plan, update_job
 from actors.storage import StorageError
@@ -92,6 +94,11 @@ def cluster(address: str | None) -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the nodes of the cluster that this process has joined."""
+    return nodes()
 
 
 @contextmanager

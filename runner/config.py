@@ -22,7 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
-from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
+from actors.graph import Connection, Graph, GraphError, ModuleSpec
 from actors.kinds import Array
 from actors.module import ModuleError
 from actors.schedule import Block, Schedule, Step, leaves
@@ -30,6 +30,7 @@ from runner.checks import (
     DATA,
     are_several,
     as_map,
+    check_cluster,
     check_names,
     check_parameters,
     check_steps,
@@ -38,7 +39,7 @@ from runner.checks import (
 )
 from runner.datasets import Dataset
 from runner.faults import ConfigError, Fault, Faults, explain, unknown
-from runner.sections import CheckpointsConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
+from runner.sections import CheckpointsConfig, ClusterConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
 from runner.sources import Data, categories_of, load_sources
 from runner.yaml_source import dump, parse, set_at, split_override
 
@@ -161,6 +162,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
@@ -179,6 +181,7 @@ class RunConfig(Section):
             )
             plain["schedule"] = {**schedule, "steps": steps}
             faults += found
+        faults += check_cluster(as_map(plain.get("cluster")), names)
         for place, source in sources.values():
             faults += [
                 ((*place, "categories", name), unknown("module", str(name), names))
@@ -233,7 +236,7 @@ class RunConfig(Section):
     def _specs(self) -> list[ModuleSpec]:
         specs = [ModuleSpec(name, "observation") for name in self.sources]
         for name, module in self.modules.items():
-            resources = Resources(module.resources.num_cpus, module.resources.num_gpus)
+            resources = self.cluster.modules.get(name, module.resources).item()
             specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources))
         return specs
 

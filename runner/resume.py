@@ -19,7 +19,7 @@ from runner.run import drive, is_done, plan_of
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
 from runner.sources import source_states
 
-FREE = ("schedule.rounds", "recovery", "checkpoints.keep")
+FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster")
 """What of a config may be otherwise when a run is resumed: it does not change what the rounds are."""
 
 PATIENCE = 20.0
@@ -36,7 +36,8 @@ def resume(
     path : Path
         The run's directory.
     settings : sequence of str
-        ``key.path=value``; only the number of rounds, the recovery and how many commits are kept may be changed.
+        ``key.path=value``; only the number of rounds, the recovery, the cluster and how many commits are kept may be
+        changed.
     clock : Clock
     progress : Progress
     address : str, optional

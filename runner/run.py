@@ -32,6 +32,7 @@ def plan_of(config: RunConfig, directory: RunDirectory, *, detached: bool = Fals
         keep=config.checkpoints.keep,
         detached=detached,
         recovery=config.recovery.item(),
+        placement=config.cluster.item(),
         config=config.model_dump(mode="json"),
         faults=tuple(os.environ.get("SERKET_FAULTS", "").split()),
     )
