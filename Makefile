@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-faults check format bench clean
+.PHONY: install mnist digits test test-faults test-multinode check format bench clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ test-faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --faults $(FAULTS_HERE:%=tests/faults/test_%.py) & here=$$!; \
 	$(BIN)/python -m pytest --faults $(FAULTS_BESIDE:%=tests/faults/test_%.py); beside=$$?; \
 	wait $$here && exit $$beside
+
+# Clusters of several nodes on this machine, and two hosts as network namespaces where those are allowed.
+test-multinode: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --multinode tests/multinode
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
