@@ -15,6 +15,7 @@ from actors.graph import ModuleSpec, Slot
 from actors.host import Call, Host
 from actors.in_process import InProcess
 from actors.injection import Injector, MortalHost
+from actors.messages import SCHEMA
 from actors.module import Mode
 from actors.transport import ChainCall
 
@@ -49,6 +50,7 @@ class ModuleActor:
             "pid": os.getpid(),
             "device": device,
             "life": self._life,
+            "schema": SCHEMA,
             "node_id": ray.get_runtime_context().get_node_id(),
             "log": str(Path("/proc/self/fd/2").resolve()),  # where Ray has sent this process's standard error
         }

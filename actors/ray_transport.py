@@ -31,7 +31,7 @@ from actors.checkpoint import CheckpointError, FileRecord, LoadRequest, SaveRequ
 from actors.graph import Graph, ModuleSpec
 from actors.host import Answer, Call
 from actors.injection import Injector
-from actors.messages import MessageError
+from actors.messages import SCHEMA, MessageError
 from actors.module import Mode, ModuleError, NonFiniteError
 from actors.placement import Bundle, Placement, allot, check, plan, request_of
 from actors.ray_module import RemoteModule, StrangerError, last_words_task, run_chain_task
@@ -297,6 +297,11 @@ class RayTransport:
             except RayActorError as error:
                 raise ModuleFailedError(f"{_module(name)} could not be made\n{error}") from None
             asked = None
+            if place.get("schema") != SCHEMA:
+                raise ModuleFailedError(
+                    f"{_module(name)} speaks messages of schema {place.get('schema')} on node {place['node']}, the "
+                    f"coordinator those of schema {SCHEMA}: install the same serket-actors on both"
+                )
             if place["life"] != known:
                 self._places[name] = place
                 return place

@@ -11,7 +11,7 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from actors.recovery import ModuleFailedError
 from runner.clock import Clock
-from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, answers, cluster
+from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, answers, cluster, metered
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError
 from runner.progress import Progress
@@ -46,6 +46,7 @@ def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirector
         follower.catch_up()
         follower.resumed = True  # of what came before, the times are not known here
         with found(directory, locked=True) as model:
+            follower.measure = metered(directory.name) if model else follower.measure
             ended = _watch(model, follower) if model is not None else "gone"
             clock.mark("rounds")
             if ended == "left":

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from actors.checkpoint import CheckpointError
+from actors.routing import Emit
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
 
@@ -51,11 +52,20 @@ class Follower:
         Whether the run is a script's, whose every update is recorded, not every round.
     since : float
         Events up to this Unix time are known already.
+    measure : callable, optional
+        Receives the scores of every commit, as an event.
     """
 
     def __init__(
-        self, directory: RunDirectory, progress: Progress, *, single: bool = False, since: float = 0.0
+        self,
+        directory: RunDirectory,
+        progress: Progress,
+        *,
+        single: bool = False,
+        since: float = 0.0,
+        measure: Emit = lambda _event, _fields: None,
     ) -> None:
+        self.measure = measure
         self.single = single
         self.since = since
         self.directory = directory
@@ -115,6 +125,7 @@ class Follower:
         if self.scores.round > 0:
             self.directory.log.append([("scores", time.time(), self.scores.fields())])
             self.progress.event("scores", self.scores.fields())
+            self.measure("scores", self.scores.fields())
 
     def overhead_share(self, sources: Iterable[str]) -> float | None:
         """Return the share of the time from the first update to the last commit not spent inside modules.

@@ -11,7 +11,8 @@ from typing import Any
 from actors.checkpoint import Manifest
 from runner.attach import found
 from runner.clock import Clock
-from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster
+from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster, metered
+from runner.code import code_of
 from runner.config import RunConfig
 from runner.follow import Follower, interruptible
 from runner.progress import Progress
@@ -68,7 +69,7 @@ def resume(
         data = config.load_data()
         directory.categories = config.categories(data)
         clock.mark("data")
-        with cluster(address) as joined:
+        with cluster(address, code_of(directory.graph)) as joined:
             clock.mark("ray")
             model = RunningModel.launch(plan_of(config, directory), patience=PATIENCE)
             with interruptible(directory):
@@ -78,7 +79,9 @@ def resume(
                     progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
                 (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
                 stream = model.begin(source_states(directory.graph, data))
-                return directory, drive(model, stream, Follower(directory, progress), clock)
+                return directory, drive(
+                    model, stream, Follower(directory, progress, measure=metered(directory.name)), clock
+                )
 
 
 def _check(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:

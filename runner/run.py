@@ -14,7 +14,8 @@ from actors.kinds import Array
 from actors.session import Plan
 from runner import collect
 from runner.clock import Clock
-from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, cluster
+from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, cluster, metered
+from runner.code import code_of
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
@@ -92,7 +93,7 @@ def run(
     with ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())
-            joined = stack.enter_context(cluster(address))
+            joined = stack.enter_context(cluster(address, code_of(graph)))
             clock.mark("ray")
             directory.write_config(config)
             directory.write_environment(joined, detached=detach, own=address is None)
@@ -100,7 +101,7 @@ def run(
         except (ClusterError, OSError, KeyboardInterrupt):
             directory.discard()
             raise
-        follower = Follower(directory, progress)
+        follower = Follower(directory, progress, measure=metered(directory.name))
         stream = model.begin(source_states(graph, data))
         stack.enter_context(interruptible(directory))
         if not detach:
