@@ -109,6 +109,32 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
         ray.shutdown()
 
 
+def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None:
+    """Wait until the cluster has so many nodes.
+
+    Parameters
+    ----------
+    count : int
+    seconds : float
+        For so long at most.
+    tell : callable
+        Receives a sentence where there is something to wait for.
+
+    Raises
+    ------
+    ClusterError
+        If there are fewer still.
+    """
+    until, told = time.monotonic() + seconds, False
+    while (there := len(nodes())) < count:
+        if time.monotonic() > until:
+            raise ClusterError(f"the cluster has {there} nodes after {seconds:g} s, cluster.nodes asks for {count}")
+        if not told:
+            tell(f"waiting for {count} nodes: {there} are there")
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
 def cluster_nodes() -> list[Node]:
     """Return the nodes of the cluster that this process has joined."""
     return nodes()

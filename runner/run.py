@@ -14,7 +14,7 @@ from actors.kinds import Array
 from actors.session import Plan
 from runner import collect
 from runner.clock import Clock
-from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, cluster, metered
+from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, await_nodes, cluster, metered
 from runner.code import code_of
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
@@ -94,6 +94,7 @@ def run(
         try:
             stack.enter_context(directory.lock())
             joined = stack.enter_context(cluster(address, code_of(graph)))
+            await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
             clock.mark("ray")
             directory.write_config(config)
             directory.write_environment(joined, detached=detach, own=address is None)

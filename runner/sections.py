@@ -138,10 +138,14 @@ def _bytes(text: str) -> int | None:
 
 
 class ClusterConfig(Section):
-    """What differs from cluster to cluster: how modules are laid out over nodes, and what each reserves there."""
+    """What differs from cluster to cluster.
+
+    How modules are laid out over nodes, what each reserves there, and how many nodes a run waits for before it begins.
+    """
 
     strategy: Literal["pack", "spread"] | None = None
     together: list[Annotated[list[str], Field(min_length=2)]] = Field(default_factory=list)
+    nodes: Annotated[int, Field(ge=1)] = 1
     modules: dict[str, ResourcesConfig] = Field(default_factory=dict)
 
     def item(self) -> Placement:
