@@ -25,11 +25,11 @@ from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
 from actors.kinds import Array
 from actors.registry import canonical_parameters
 from actors.session import Plan
-from runner.code import code_of
 from runner.datasets import Dataset
 from runner.follow import Follower
 from runner.progress import make_progress
 from runner.rundir import RunDirectory
+from runner.shipping import code_of
 from runner.sources import checked, source_states
 
 

@@ -12,12 +12,12 @@ from actors.checkpoint import Manifest
 from runner.attach import found
 from runner.clock import Clock
 from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster, metered
-from runner.code import code_of
 from runner.config import RunConfig
 from runner.follow import Follower, interruptible
 from runner.progress import Progress
 from runner.run import drive, is_done, plan_of
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
+from runner.shipping import code_of
 from runner.sources import source_states
 
 FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster")

@@ -15,11 +15,11 @@ from actors.session import Plan
 from runner import collect
 from runner.clock import Clock
 from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, await_nodes, cluster, metered
-from runner.code import code_of
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
+from runner.shipping import code_of
 from runner.sources import source_states
 
 
