@@ -36,16 +36,13 @@ from actors.module import Mode, ModuleError, NonFiniteError
 from actors.placement import Bundle, Placement, allot, check, plan, request_of
 from actors.ray_module import RemoteModule, StrangerError, last_words_task, run_chain_task
 from actors.ray_placement import Group, group_of, nodes, options_of
-from actors.ray_waiting import alive, get, gone
+from actors.ray_waiting import Patience, alive, get, gone
 from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
 from actors.transport import ChainCall, Part, Ref, Result, Task, TransportError
 
 STATUS_TIMEOUT = 2.0
 _WORDS_TIMEOUT = 20.0
 _POLL_SECONDS = 0.1
-_FIRST_WORD_SECONDS = 5.0
-"""Ray starts a process in less where there is room for it: until then there is nothing to tell."""
-_TELL_SECONDS = 10.0
 _WHOLE = "the run is whole up to its last commit"
 
 
@@ -88,6 +85,7 @@ class RayTransport:
         self._lifetime = "detached" if detached else None
         self._specs: dict[str, ModuleSpec] = {}
         self._gpus: dict[str, float] = {}
+        self._uses_gpu: Mapping[str, bool] = {}
         self._actors: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
         self._places: dict[str, dict[str, Any]] = {}
@@ -105,7 +103,7 @@ class RayTransport:
                 self._log(
                     f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
                 )
-        self._specs = dict(graph.modules)
+        self._specs, self._uses_gpu = dict(graph.modules), graph.uses_gpu
         for name in graph.modules:
             self._end_former(name)
         self._group = group_of(graph, self._gpus, self._placement, self._namespace)
@@ -127,6 +125,15 @@ class RayTransport:
     def ready(self, module: str) -> str:
         """Wait until `module` is prepared; say which device it uses."""
         device: str = self._get(module, self._prepared[module])
+        spec = self._specs[module]
+        if self._gpus[module] and self._uses_gpu[module] and device == "cpu":
+            where = f"on node {self._places[module]['node']}, where torch finds no CUDA"
+            if spec.resources.num_gpus != "auto":
+                raise ModuleFailedError(
+                    f"{_module(module)} was given {self._gpus[module]:g} GPU {where}: install a torch build for CUDA "
+                    "there, or ask for num_gpus: auto, which makes do with the CPU"
+                )
+            self._log(f"{module}: was given a GPU {where}, so it runs on the CPU")
         return device
 
     def load(self, module: str, state: Ref | None) -> None:
@@ -228,7 +235,7 @@ class RayTransport:
 
     def _allot(self, graph: Graph) -> dict[str, float]:
         """Divide what the cluster has among the modules; where they had room before, wait until they have it again."""
-        patience = _Patience(self._recovery.wait)
+        patience = Patience(self._recovery.wait)
         while True:
             try:
                 there = nodes()
@@ -277,7 +284,7 @@ class RayTransport:
     def _await_place(self, name: str, known: str = "") -> dict[str, Any]:
         """Wait until a process hosts the module that is another than the one `known`; say where it lives."""
         actor, asked = self._actors[name], None
-        patience = _Patience(self._recovery.wait)
+        patience = Patience(self._recovery.wait)
         while True:
             if patience.exhausted():
                 raise ModuleFailedError(
@@ -370,23 +377,6 @@ class RayTransport:
         lost = gone(given)
         if lost:
             raise ObjectsLostError(f"what {who} was given is lost: {lost}")
-
-
-class _Patience:
-    """For how long to wait still, and when to say so: first soon, then seldom."""
-
-    def __init__(self, seconds: float) -> None:
-        now = time.monotonic()
-        self._end, self._next = now + seconds, now + min(_FIRST_WORD_SECONDS, seconds / 2)
-
-    def exhausted(self) -> bool:
-        return time.monotonic() > self._end
-
-    def tells(self) -> bool:
-        if time.monotonic() < self._next:
-            return False
-        self._next = time.monotonic() + _TELL_SECONDS
-        return True
 
 
 def _module(name: str) -> str:

@@ -20,6 +20,7 @@ from actors.graph import Connection, Graph, ModuleSpec, Resources
 from actors.placement import Placement
 from actors.ray_placement import nodes
 from actors.ray_transport import RayTransport
+from actors.recovery import ModuleFailedError
 from actors.schedule import Block, Schedule, Step
 from actors.session import Plan
 from actors.transport import TransportError
@@ -155,7 +156,28 @@ def chains():
     return {"same": digests(done, "round-002") == digests(expected, "round-002"), "homes": homes}
 
 
-SCENES = {scene.__name__: scene for scene in (requests, strategies, same_bits, chains)}
+def no_cuda():
+    """A VAE on a node with a GPU, for which torch has no CUDA: hoped for, and demanded."""
+    config = load_config(CONFIGS / "digits.yaml", ["data.count=100", "modules.vae.epochs=1", "schedule.rounds=1"])
+    told, said = [], ""
+    for wish in ("auto", 1.0):
+        config.modules["vae"].resources.num_gpus = wish
+        running = RunningModel.launch(Plan(config.graph(), RUN, 0, str(tempfile.mkdtemp())), patience=20.0)
+        try:
+            for events, _ in running.begin(source_states(config.graph(), config.load_data())):
+                told += [(event, fields) for event, _, fields in events if event in ("log", "prepared")]
+        except ModuleFailedError as error:
+            said = str(error)
+        finally:
+            running.stop()
+    return {
+        "log": [fields["message"] for event, fields in told if event == "log"],
+        "devices": [fields["device"] for event, fields in told if fields.get("module") == "vae"],
+        "failure": said,
+    }
+
+
+SCENES = {scene.__name__: scene for scene in (requests, strategies, same_bits, chains, no_cuda)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Where modules and chains go on a head and two nodes, each with what the others have not, and that bits stay."""
 
 import pytest
+import torch
 
 from tests.faults.programs import perform
 from tests.multinode.layouts import REQUESTS
@@ -67,6 +68,19 @@ def test_the_mnist_model_has_the_same_bits_on_three_nodes_as_on_one(found):
     assert len(set(came["packed"].values())) == 1
     assert len(set(came["spread"].values())) == 3
     assert came["same"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds CUDA here")
+def test_a_vae_makes_do_with_the_cpu_where_torch_finds_no_cuda_unless_a_gpu_was_demanded(found):
+    came = found["no_cuda"]
+    assert came["devices"] == ["cpu"]
+    assert any(
+        line.startswith("vae: was given a GPU on node")
+        and line.endswith("where torch finds no CUDA, so it runs on the CPU")
+        for line in came["log"]
+    )
+    assert "module 'vae' was given 1 GPU on node" in came["failure"]
+    assert "where torch finds no CUDA: install a torch build for CUDA there" in came["failure"]
 
 
 def test_chains_spread_over_the_nodes_and_give_the_same_bits(found):
