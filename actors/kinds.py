@@ -70,6 +70,7 @@ KINDS: dict[str, Kind] = {
             "class_means",
             (ArraySpec("means", ("K", "D")), ArraySpec("responsibilities", ("N", "K"), "distribution"), *_ROWS),
         ),
+        Kind("latent_means", (ArraySpec("mean", ("N", "D")), *_ROWS)),
         Kind("transition_prior", (ArraySpec("log_prob", ("N", "K"), "log_distribution"), *_ROWS), multiplies=True),
         Kind("reconstructions", (ArraySpec("values", ("N", "...")), *_ROWS)),
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 from scipy.special import softmax
 
+from actors.evidence import FLOOR, Evidence, floored, joined, likelihoods, normalised, raised
 from actors.kernels.dirichlet import geometric_mean, transition_gain
 from actors.kernels.hmm import (
     Smoothed,
@@ -24,13 +25,9 @@ from actors.kernels.hmm import (
 )
 from actors.kernels.moves import split_and_merge
 from actors.kernels.order import cost_of_order, fit_frequencies
-from actors.kinds import Array
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
 
 Floats = npt.NDArray[np.float64]
-
-FLOOR = 1e-10
-"""Probability that a message leaves to every class: a transition not seen yet must not forbid what a row shows."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +46,6 @@ class MarkovParameters:
     def pseudo_count(self) -> float:
         """α of the rule, where none was given."""
         return self.alpha if self.alpha is not None else {"tutorial": 1.0, "smoothed": 0.1}[self.rule]
-
-
-class _Evidence(NamedTuple):
-    """What came from below: the product of all senders (N, K) as log-distributions, each sender's own, Σ log_norm."""
-
-    log_prob: Floats
-    by_sender: dict[str, Floats]
-    log_norm: float
-    lengths: Array | None
-    mask: Array | None
-
-    @property
-    def rows(self) -> dict[str, Array]:
-        """Lengths and mask, to be sent on."""
-        found = {"lengths": self.lengths, "mask": self.mask}
-        return {name: array for name, array in found.items() if array is not None}
 
 
 class MarkovModel(Module[MarkovParameters]):
@@ -121,7 +102,7 @@ class MarkovModel(Module[MarkovParameters]):
             If the messages don't fit what was learnt before.
         """
         parameters, evidence = self.at(context), self._evidence(inbox, context)
-        tempered = _tempered(evidence.log_prob, context.temperature)
+        tempered = raised(evidence.log_prob, context.temperature)
         smoothed = parameters.rule == "smoothed"
         learn = self._smooth if smoothed else self._count
         try:
@@ -161,13 +142,13 @@ class MarkovModel(Module[MarkovParameters]):
             posterior = softmax(evidence.log_prob + log_message, axis=1)
             outputs = {"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
             return Outbox(messages, outputs={**outputs, "filtered": posterior, "smoothed": posterior})
-        tempered = _tempered(evidence.log_prob, context.temperature)
+        tempered = raised(evidence.log_prob, context.temperature)
         try:
             found = self._infer(tempered, evidence)
             path, _ = viterbi(tempered, *self._learnt, evidence.lengths, evidence.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        log_message = _floored(found.log_cavity)
+        log_message = floored(found.log_cavity)
         return Outbox(
             messages=_addressed(log_message, evidence, context, extrinsic=True),
             outputs={
@@ -247,7 +228,7 @@ class MarkovModel(Module[MarkovParameters]):
 
     # --- learning -------------------------------------------------------------------------------------------------
 
-    def _smooth(self, tempered: Floats, evidence: _Evidence, parameters: MarkovParameters, context: Context) -> Floats:
+    def _smooth(self, tempered: Floats, evidence: Evidence, parameters: MarkovParameters, context: Context) -> Floats:
         """Re-estimate the transitions by forward-backward; return the cavity message."""
         K, alpha = tempered.shape[1], parameters.pseudo_count
         estimated = geometric_mean if parameters.estimate == "variational" else transition_probabilities
@@ -264,9 +245,9 @@ class MarkovModel(Module[MarkovParameters]):
             context.report(done + 1, parameters.inner_iterations, log_likelihood=found.log_likelihood)
         found = self._infer(tempered, evidence)
         self._transitions = found.transitions
-        return _floored(found.log_cavity)
+        return floored(found.log_cavity)
 
-    def _count(self, tempered: Floats, evidence: _Evidence, parameters: MarkovParameters, context: Context) -> Floats:
+    def _count(self, tempered: Floats, evidence: Evidence, parameters: MarkovParameters, context: Context) -> Floats:
         """Count sampled transitions; return the tutorial's message, which remembers the one before."""
         P, previous = np.exp(tempered), self._log_message
         if previous is not None and previous.shape != P.shape:
@@ -292,10 +273,10 @@ class MarkovModel(Module[MarkovParameters]):
         assert self._initial is not None
         return self._trans_prob, self._initial
 
-    def _infer(self, log_prob: Floats, evidence: _Evidence) -> Smoothed:
+    def _infer(self, log_prob: Floats, evidence: Evidence) -> Smoothed:
         return forward_backward(log_prob, *self._learnt, evidence.lengths, evidence.mask)
 
-    def _judge(self, fit: Smoothed, evidence: _Evidence, parameters: MarkovParameters) -> float:
+    def _judge(self, fit: Smoothed, evidence: Evidence, parameters: MarkovParameters) -> float:
         """Return the log-likelihood of what is believed about the order; note where it is that there is none."""
         log_likelihood = fit.log_likelihood
         if parameters.estimate == "variational":
@@ -318,44 +299,16 @@ class MarkovModel(Module[MarkovParameters]):
         log_frequencies = np.log((counts + FLOOR) / (counts + FLOOR).sum())
         return np.tile(log_frequencies, (len(rows), 1))
 
-    def _evidence(self, inbox: Inbox, context: Context) -> _Evidence:
+    def _evidence(self, inbox: Inbox, context: Context) -> Evidence:
         """Return the product of what came from below."""
+        by_sender = likelihoods(inbox)
         first = inbox.require("class_posteriors")
-        messages = inbox.all("class_posteriors")
-        by_sender: dict[str, Floats] = {}
-        for sender, message in messages.items():
-            log_prob = np.asarray(message["log_prob"], dtype=np.float64)
-            # The density of a row that a sender missed is 1 whatever the class, not 1/K.
-            by_sender[sender] = log_prob if message.mask is None else np.where(message.mask[:, None], 0.0, log_prob)
-        shape = first["log_prob"].shape
-        for sender, log_prob in by_sender.items():
-            if log_prob.shape != shape:
-                raise ModuleError(f"{messages[sender].header.route}: {log_prob.shape} came, others sent {shape}")
-        if self._trans_prob is not None and len(self._trans_prob) != shape[1]:
+        classes = first["log_prob"].shape[1]
+        if self._trans_prob is not None and len(self._trans_prob) != classes:
             raise ModuleError(
-                f"{first.header.route}: {shape[1]} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
+                f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
             )
-        log_norm = sum(float(m["log_norm"].sum()) for m in messages.values())
-        product = np.sum(list(by_sender.values()), axis=0)
-        if not np.isfinite(product.max(axis=1)).all():
-            row = int(np.flatnonzero(~np.isfinite(product.max(axis=1)))[0])
-            raise ModuleError(f"the posteriors of {', '.join(messages)} exclude each other in row {row}")
-        norms = np.logaddexp.reduce(product, axis=1)
-        masks = [m.mask for m in messages.values() if m.mask is not None]
-        # A row is missing if nobody saw it; whoever alone missed it has sent flat evidence.
-        mask = np.logical_and.reduce(masks) if len(masks) == len(messages) else None
-        present = norms if mask is None else norms[~mask]
-        lengths = next((m.lengths for m in messages.values() if m.lengths is not None), None)
-        return _Evidence(product - norms[:, None], by_sender, log_norm + float(present.sum()), lengths, mask)
-
-
-def _tempered(log_prob: Floats, temperature: float) -> Floats:
-    """Return log_prob to the power `temperature`, as log-distributions again."""
-    if temperature == 1.0:
-        return log_prob
-    powered = temperature * log_prob
-    raised: Floats = powered - np.logaddexp.reduce(powered, axis=1, keepdims=True)
-    return raised
+        return joined(inbox.all("class_posteriors"), by_sender)
 
 
 def _certain(classes: npt.NDArray[np.int64], K: int) -> Floats:
@@ -365,21 +318,13 @@ def _certain(classes: npt.NDArray[np.int64], K: int) -> Floats:
     return certain
 
 
-def _floored(log_message: Floats) -> Floats:
-    """Return the message with :data:`FLOOR` added to every probability, as log-distributions again."""
-    raised = np.logaddexp(log_message, np.log(FLOOR))
-    floored: Floats = raised - np.logaddexp.reduce(raised, axis=1, keepdims=True)
-    return floored
-
-
-def _addressed(log_message: Floats, evidence: _Evidence, context: Context, *, extrinsic: bool) -> list[Outgoing]:
+def _addressed(log_message: Floats, evidence: Evidence, context: Context, *, extrinsic: bool) -> list[Outgoing]:
     """Return the message to each receiver: `log_message`, if `extrinsic` times what other senders saw of the row."""
     messages = []
     for receiver in context.receivers.get("transition_prior", ()):
         others = [log_prob for sender, log_prob in evidence.by_sender.items() if sender != receiver]
         log_prob = log_message
         if extrinsic and others:
-            product = np.sum([log_message, *others], axis=0)
-            log_prob = product - np.logaddexp.reduce(product, axis=1, keepdims=True)
+            log_prob = normalised(np.sum([log_message, *others], axis=0))
         messages.append(Outgoing("transition_prior", {"log_prob": log_prob, **evidence.rows}, receiver))
     return messages

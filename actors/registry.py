@@ -17,6 +17,9 @@ BUILT_IN: dict[str, str] = {
     "vae": "actors.vae:VAE",
     "gmm": "actors.gmm:GMM",
     "markov": "actors.markov:MarkovModel",
+    "product": "actors.product:Product",
+    "pca": "actors.pca:PCA",
+    "network": "actors.network:Network",
 }
 """Short name → where the class is. Dotted, so that nothing is imported before it is needed (torch above all)."""
 

@@ -51,7 +51,8 @@ class VAE(Module[VAEParameters]):
     """A variational auto-encoder.
 
     Maximises E_q[log p(o | z1)] - β · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the
-    mean that the class means and responsibilities from above give to each row, zeros before the first message.
+    mean that the class means and responsibilities from above give to each row, zeros before the first message. Latent
+    means from above say the same row by row; of several that came, μ is the mean, as in a product of unit Gaussians.
 
     Parameters
     ----------
@@ -100,6 +101,7 @@ class VAE(Module[VAEParameters]):
     ports = (
         Port("observations", "in", "forward", "observations"),
         Port("class_means", "in", "backward", "class_means", optional=True),
+        Port("latent_means", "in", "backward", "latent_means", optional=True, several=True),
         Port("latent_vectors", "out", "forward", "latent_vectors"),
         Port("reconstructions", "out", "backward", "reconstructions"),
     )
@@ -328,17 +330,26 @@ class VAE(Module[VAEParameters]):
         return rows, seen
 
     def _prior_mean(self, inbox: Inbox, count: int, latent_dim: int) -> Floats:
-        """Return μ, (count, D): the mean that the class means from above give to each row."""
+        """Return μ, (count, D): the mean of what the messages from above say of each row, zeros where none does."""
+        total, said = np.zeros((count, latent_dim), dtype=np.float32), np.zeros((count, 1), dtype=np.float32)
         message = inbox.first("class_means")
-        if message is None:
-            return np.zeros((count, latent_dim), dtype=np.float32)
-        responsibilities, means = message["responsibilities"], message["means"]
-        if len(responsibilities) != count or means.shape[1] != latent_dim:
-            raise ModuleError(
-                f"{message.header.route}: responsibilities of {len(responsibilities)} rows and means of dimension "
-                f"{means.shape[1]} came, expected {count} and {latent_dim}"
-            )
-        return np.asarray(responsibilities @ means, dtype=np.float32)
+        if message is not None:
+            responsibilities, means = message["responsibilities"], message["means"]
+            if len(responsibilities) != count or means.shape[1] != latent_dim:
+                raise ModuleError(
+                    f"{message.header.route}: responsibilities of {len(responsibilities)} rows and means of dimension "
+                    f"{means.shape[1]} came, expected {count} and {latent_dim}"
+                )
+            total += responsibilities @ means
+            said += 1.0
+        for message in inbox.all("latent_means").values():
+            mean = message["mean"]
+            if mean.shape != (count, latent_dim):
+                raise ModuleError(f"{message.header.route}: {mean.shape} came, expected {(count, latent_dim)}")
+            told = np.ones(count, dtype=np.bool_) if message.mask is None else ~message.mask
+            total[told] += mean[told]
+            said[told] += 1.0
+        return np.divide(total, np.maximum(said, 1.0), dtype=np.float32)
 
     def _tensor(self, array: Floats) -> torch.Tensor:
         import torch

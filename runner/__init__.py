@@ -9,9 +9,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.model import GMM, VAE, MarkovModel, Observation, gmm, mm, vae
+    from runner.model import (
+        DPGMM,
+        GMM,
+        MLDA,
+        PCA,
+        VAE,
+        MarkovModel,
+        Module,
+        Network,
+        Observation,
+        Product,
+        gmm,
+        mm,
+        vae,
+    )
 
-__all__ = ["GMM", "VAE", "MarkovModel", "Observation", "gmm", "mm", "vae"]
+__all__ = [
+    "DPGMM",
+    "GMM",
+    "MLDA",
+    "PCA",
+    "VAE",
+    "MarkovModel",
+    "Module",
+    "Network",
+    "Observation",
+    "Product",
+    "gmm",
+    "mm",
+    "vae",
+]
 
 
 def __getattr__(name: str) -> Any:

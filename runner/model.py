@@ -55,8 +55,8 @@ class Handle:
         If a parameter is wrong.
     """
 
-    type: ClassVar[str]
-    short: ClassVar[str]
+    type: str
+    short: str
     positional: ClassVar[tuple[str, ...]] = ()
     _made: ClassVar[Iterator[int]] = itertools.count()
 
@@ -171,6 +171,53 @@ class MarkovModel(Handle):
     """A Markov model: ``MarkovModel()``; see :class:`actors.markov.MarkovModel`."""
 
     type, short = "markov", "mm"
+
+
+class MLDA(Handle):
+    """Multimodal latent Dirichlet allocation: ``MLDA(topics, weights={…})``; see :class:`actors.mlda.MLDA`."""
+
+    type, short, positional = "mlda", "mlda", ("topics",)
+
+
+class DPGMM(Handle):
+    """A Gaussian mixture that finds the number of its classes: ``DPGMM()``; see :class:`actors.dp_gmm.DPGMM`."""
+
+    type, short = "dp_gmm", "dp_gmm"
+
+
+class PCA(Handle):
+    """Principal components: ``PCA(latent_dim)``; see :class:`actors.pca.PCA`."""
+
+    type, short, positional = "pca", "pca", ("latent_dim",)
+
+
+class Product(Handle):
+    """The product of what several modules say of one class: ``Product()``; see :class:`actors.product.Product`."""
+
+    type, short = "product", "product"
+
+
+class Network(Handle):
+    """A supervised mapping from messages to observations: ``Network()``; see :class:`actors.network.Network`."""
+
+    type, short = "network", "network"
+
+
+class Module(Handle):
+    """A module of any type: ``Module("package.module:Class", …)``.
+
+    Parameters
+    ----------
+    type : str
+        As in a model file: a short name, a plug-in's, or ``package.module:Class``.
+    **others
+        As of any handle.
+    """
+
+    def __init__(self, type: str, **others: Any) -> None:
+        self.type = type
+        self.short = re.sub(r"\W", "_", type.rpartition(":")[2].lower())
+        super().__init__(**others)
 
 
 # The tutorial's modules: `from runner import vae, gmm, mm`.

@@ -70,7 +70,19 @@ def test_nothing_unpickles(path):
     assert not [name for name in imported(path) if within(name, ["pickle", "cloudpickle", "dill", "joblib", "shelve"])]
 
 
-LIGHT = ("vae", "gmm", "markov", "coordinator", "graph", "messages", "module", "registry", "host", "observation")
+LIGHT = (
+    "vae",
+    "gmm",
+    "markov",
+    "network",
+    "coordinator",
+    "graph",
+    "messages",
+    "module",
+    "registry",
+    "host",
+    "observation",
+)
 
 IMPORT_EACH = """
 import importlib, sys

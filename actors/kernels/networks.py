@@ -115,14 +115,21 @@ def build(
             ("decoder", decoder, Decoder, latent_dim, pixels),
         ):
             if dotted is not None:
-                parts[name] = _plugged_in(dotted, inputs, outputs)
+                parts[name] = plugged_in(dotted, inputs, outputs)
             else:
                 parts[name] = default(inputs, hidden, outputs)
                 initialise(parts[name], generator)
     return nn.ModuleDict(parts)
 
 
-def _plugged_in(dotted: str, inputs: int, outputs: int) -> nn.Module:
+def plugged_in(dotted: str, inputs: int, outputs: int) -> nn.Module:
+    """Return the user's network that ``package.module:callable`` makes of its two widths.
+
+    Raises
+    ------
+    ValueError
+        If the dotted name leads to no torch module.
+    """
     package, _, name = dotted.partition(":")
     try:
         made = getattr(importlib.import_module(package), name)(inputs, outputs)

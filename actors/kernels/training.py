@@ -69,7 +69,7 @@ class Training:
         return min(compared) >= before - MARGIN * abs(before)
 
 
-def make_optimiser(networks: nn.ModuleDict) -> torch.optim.Adam:
+def make_optimiser(networks: nn.Module) -> torch.optim.Adam:
     """Return a fresh Adam over all weights; `train` sets its step size."""
     # Fused: one kernel for all weights; the loop over tensors costs a tenth of a step.
     return torch.optim.Adam(networks.parameters(), fused=True)
@@ -163,7 +163,7 @@ def _step(
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(networks: nn.ModuleDict, optimiser: torch.optim.Adam) -> dict[str, npt.NDArray[Any]]:
+def save(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, npt.NDArray[Any]]:
     """Return copies of all weights (``weights.NAME``) and of Adam's moments and step count (``adam.….NAME``)."""
     arrays = {f"weights.{name}": _snapshot(value) for name, value in networks.state_dict().items()}
     for name, weight in networks.named_parameters():
@@ -172,7 +172,7 @@ def save(networks: nn.ModuleDict, optimiser: torch.optim.Adam) -> dict[str, npt.
     return arrays
 
 
-def restore(networks: nn.ModuleDict, optimiser: torch.optim.Adam, arrays: Mapping[str, Any]) -> None:
+def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[str, Any]) -> None:
     """Put the arrays that `save` gave into `networks` and its fresh `optimiser`; copies them.
 
     Raises

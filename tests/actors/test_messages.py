@@ -42,6 +42,7 @@ def arrays_of(kind, n=N, k=K, d=D, dtype="<f8"):
         "latent_vectors": {"mean": values[:n]},
         "class_posteriors": {"log_prob": log_rows(n, k, dtype), "log_norm": -np.arange(n).astype(dtype)},
         "class_means": {"means": values[:k], "responsibilities": np.exp(log_rows(n, k, "<f8")).astype(dtype)},
+        "latent_means": {"mean": values[:n]},
         "transition_prior": {"log_prob": log_rows(n, k, dtype)},
         "reconstructions": {"values": values[:n]},
     }[kind]

@@ -94,7 +94,7 @@ class TestFind:
         assert find(f"{HERE}:Plugin") is Plugin
 
     def test_an_unknown_short_name_is_refused_with_those_known(self):
-        with pytest.raises(ModuleError, match="unknown module type 'vea': one of observation, vae, gmm, markov, or"):
+        with pytest.raises(ModuleError, match=f"unknown module type 'vea': one of {', '.join(BUILT_IN)}, or"):
             find("vea")
 
     @pytest.mark.parametrize(

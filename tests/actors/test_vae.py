@@ -45,6 +45,10 @@ def class_means(means, responsibilities):
     return make_message(Header("class_means", "gmm", "class_means", "vae"), arrays)
 
 
+def latent_means(mean, sender="net", **rows):
+    return make_message(Header("latent_means", sender, "latent_means", "vae"), {"mean": mean, **rows})
+
+
 def update(vae, *messages, answer="update", **context):
     return getattr(vae, answer)(Inbox(messages), Context("vae", **context))
 
@@ -103,6 +107,32 @@ def test_class_means_draw_the_latent_vectors_of_their_rows():
     z = update(make_vae(epochs=200, learning_rate=1e-2), observations(pictures()), message).outputs["z"]
     for k in range(3):
         assert z[k::3].mean(axis=0).argmax() == k
+
+
+def test_latent_means_are_as_good_as_class_means():
+    means = np.array([[4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]])
+    by_class = class_means(means, np.eye(3)[np.arange(N) % 3])
+    by_row = latent_means(means[np.arange(N) % 3])
+    found = [update(make_vae(), observations(pictures()), message).outputs["z"] for message in (by_class, by_row)]
+    assert np.array_equal(*found)
+
+
+def test_what_several_say_of_a_latent_vector_counts_alike():
+    rng = np.random.default_rng(0)
+    classes, one, other = rng.normal(size=(2, D)), rng.normal(size=(N, D)), rng.normal(size=(N, D))
+    silent = np.arange(N) % 3 == 0
+    together = [
+        class_means(classes, np.eye(2)[np.arange(N) % 2]),
+        latent_means(np.where(silent[:, None], 1e9, one), "net", mask=silent),
+        latent_means(other, "another"),
+    ]
+    of_class = classes[np.arange(N) % 2]
+    mean = np.where(silent[:, None], (of_class + other) / 2, (of_class + one + other) / 3)
+    gone = {"mask": np.ones(N, dtype=bool)}  # of rows that are missing the prior's mean is all that is known
+    vae = make_vae()
+    update(vae, observations(pictures()))
+    outbox = update(vae, observations(pictures(), **gone), *together, answer="recognize")
+    np.testing.assert_allclose(outbox.outputs["z"], mean, rtol=1e-5, atol=1e-5)
 
 
 def test_the_bernoulli_loss_is_torchs_with_its_gradient():
@@ -346,6 +376,8 @@ def test_says_what_it_cannot_learn_from():
         update(vae, observations(pictures(), mask=np.ones(N, dtype=bool)))
     with pytest.raises(ModuleError, match=r"gmm -> vae.*expected 60 and 3"):
         update(vae, observations(pictures()), class_means(np.zeros((2, D)), np.full((N - 1, 2), 0.5)))
+    with pytest.raises(ModuleError, match=r"net -> vae.*\(59, 3\) came, expected \(60, 3\)"):
+        update(vae, observations(pictures()), latent_means(np.zeros((N - 1, D))))
     update(vae, observations(pictures()))
     with pytest.raises(ModuleError, match=r"shape \(16,\) came.*\(4, 4\)"):
         update(vae, observations(pictures().reshape(N, -1)))
