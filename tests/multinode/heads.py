@@ -43,10 +43,15 @@ class Ray:
         Of ``ray start``.
     hidden : sequence of Path
         Directories that are empty to it, as they are on another machine (needs mount namespaces).
+    apart : bool
+        Whether it sees no other processes of this machine (needs process namespaces): Ray refuses to start a head where
+        it sees a node that belongs to one of that address.
     **environment : str
     """
 
-    def __init__(self, home: Path, *arguments: str, hidden: Sequence[Path] = (), **environment: str) -> None:
+    def __init__(
+        self, home: Path, *arguments: str, hidden: Sequence[Path] = (), apart: bool = False, **environment: str
+    ) -> None:
         self.home = home
         token = home / "token"
         if not token.exists():
@@ -70,6 +75,8 @@ class Ray:
         if hidden:
             mounts = " && ".join(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in hidden)
             command = ["unshare", "-m", "sh", "-c", f"{mounts} && exec {shlex.join(command)}"]
+        if apart:
+            command = ["unshare", "-pf", "--kill-child", "--mount-proc", *command]
         self.log = (home / "ray.log").open("a")
         self.process = subprocess.Popen(
             command, env=self.environment, cwd=home, stdout=self.log, stderr=self.log, start_new_session=True
