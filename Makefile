@@ -35,7 +35,7 @@ test: check
 # Kills modules, coordinators, drivers, nodes and links on purpose, and prints what was seen. Mostly that is waiting, so
 # two halves run side by side: 10 and 13 minutes on 2 cores.
 FAULTS_HERE := matrix soak power_cut hosts
-FAULTS_BESIDE := detached disk driver nodes
+FAULTS_BESIDE := conformance detached disk driver nodes
 
 test-faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --faults $(FAULTS_HERE:%=tests/faults/test_%.py) & here=$$!; \

@@ -275,6 +275,13 @@ class GMM(Module[GMMParameters]):
                 f"module {context.module!r} has labels of {len(carried.labels)} rows, {len(X)} rows came: "
                 "start a new run"
             )
+        assert self._factors is not None
+        learnt = self._factors.mean.shape[1]
+        if learnt != X.shape[1]:
+            raise ModuleError(
+                f"module {context.module!r} has labels of rows with {learnt} dimensions, rows with {X.shape[1]} came: "
+                "start a new run"
+            )
         return carried
 
     def _make_prior(self, seen: Floats, parameters: GMMParameters) -> Prior:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
-from actors.kinds import KINDS
+from actors.fitting import hunger, misfit
+from actors.kinds import KINDS, own_kinds, register
 from actors.module import Module, Port
 from actors.registry import find
 from actors.schedule import Block, Item, Schedule, Step, numbered
@@ -50,13 +51,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class ModuleSpec:
-    """A module of the model: what it is, and what it may use."""
+    """A module of the model: what it is, what it may use, and in which directories its Python files may lie."""
 
     name: str
     type: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
     resources: Resources = field(default_factory=Resources)
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Graph:
     ----------
     modules : dict of str to ModuleSpec
         In order of connection: a module comes after all that it receives forward messages from.
+    kinds : tuple of Kind
+        The kinds of message that its modules speak and that are not built in. Whoever unpickles the model knows them.
     routes : tuple of Route
     proposers : tuple of str
         Modules that propose moves.
@@ -135,6 +139,7 @@ class Graph:
         self._check_names(given)
         self.modules = {name: given[name] for name in self._order(given)}
         classes = {name: find(spec.type) for name, spec in self.modules.items()}
+        self.kinds = own_kinds(port.kind for cls in classes.values() for port in cls.ports)
         self.routes = self._resolve(classes)
         self._slots = {name: self._slots_of(name, cls) for name, cls in classes.items()}
         self.uses_gpu = {name: cls.uses_gpu for name, cls in classes.items()}
@@ -150,6 +155,11 @@ class Graph:
             if step.module not in self.modules:
                 raise GraphError(f"step {step.module!r}: there is no such module, only {', '.join(self.modules)}")
         self._check_inputs(classes)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        for kind in self.kinds:
+            register(kind, "the model")
 
     def _check_names(self, given: Mapping[str, ModuleSpec]) -> None:
         for index, connection in enumerate(self.connections):
@@ -180,13 +190,16 @@ class Graph:
                 *_join(upper, classes[upper].ports, lower, classes[lower].ports, "backward"),
             ]
             if not any(route.sender == lower for route in found):
-                sends = _spoken(classes[lower].ports, "out", "forward")
-                hears = _spoken(classes[upper].ports, "in", "forward")
-                raise GraphError(
-                    f"connection {connection}: {lower} sends {sends} upwards, {upper} receives {hears} from below"
-                )
+                raise GraphError(f"connection {connection}: {misfit(lower, upper, *self._drawn(classes))}")
             routes.extend(found)
         return tuple(routes)
+
+    def _drawn(
+        self, classes: Mapping[str, type[Module[Any]]]
+    ) -> tuple[dict[str, tuple[Port, ...]], list[tuple[str, str]]]:
+        """Return every module's ports, and the connections as pairs."""
+        ports = {name: cls.ports for name, cls in classes.items()}
+        return ports, [(connection.lower, connection.upper) for connection in self.connections]
 
     def _slots_of(self, name: str, cls: type[Module[Any]]) -> tuple[Slot, ...]:
         slots: list[Slot] = []
@@ -200,15 +213,13 @@ class Graph:
     def _check_inputs(self, classes: Mapping[str, type[Module[Any]]]) -> None:
         for name, cls in classes.items():
             for port in cls.ports:
-                if port.kind not in KINDS:
-                    raise GraphError(f"module {name!r}: port {port.name!r} is of unknown kind {port.kind!r}")
                 if port.direction == "out":
                     continue
                 senders = [
                     route.sender for route in self.routes if (route.receiver, route.in_port) == (name, port.name)
                 ]
                 if not senders and not port.optional:
-                    raise GraphError(f"module {name!r}: nothing sends {port.kind} to its port {port.name!r}")
+                    raise GraphError(f"module {name!r}: {hunger(name, port, *self._drawn(classes))}")
                 twice = next((sender for sender in senders if senders.count(sender) > 1), None)
                 if twice is not None:
                     raise GraphError(
@@ -280,8 +291,3 @@ def _join(
                 out.kind == into.kind
             ):
                 yield Route(sender, out.name, receiver, into.name)
-
-
-def _spoken(ports: Sequence[Port], direction: str, path: str) -> str:
-    kinds = [port.kind for port in ports if port.direction == direction and port.path == path]
-    return " and ".join(kinds) or "nothing"

@@ -22,7 +22,7 @@ from actors.graph import ModuleSpec, Slot
 from actors.kinds import Array
 from actors.messages import Header, Message, MessageError, make_message, pack_header, unpack_header, validate
 from actors.module import Context, Inbox, Mode, NonFiniteError, Outbox, Outgoing, State
-from actors.registry import make
+from actors.registry import look_in, make
 
 Arrays = Mapping[str, Array]
 
@@ -85,6 +85,7 @@ class Host:
     def __init__(self, spec: ModuleSpec, slots: Sequence[Slot]) -> None:
         self.spec = spec
         self.slots = tuple(slots)
+        look_in(spec.code)
         self.module = make(spec.type, spec.parameters)
         self.device = "cpu"
         self._prepared_on = ""

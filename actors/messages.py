@@ -19,17 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.kinds import KINDS as KINDS
+from actors.kinds import MAX_DIMENSIONS, fault, lengths_fault
 from actors.kinds import Array as Array
 from actors.kinds import ArraySpec as ArraySpec
 from actors.kinds import Kind as Kind
-from actors.kinds import fault, lengths_fault
 
 SCHEMA = 1
 """Version of the header's layout; another one is refused."""
 
 MAX_HEADER_BYTES = 8 * 1024
 MAX_TEXT_BYTES = 1024
-MAX_DIMENSIONS = 8
 
 
 class MessageError(ValueError):
@@ -208,7 +207,7 @@ def validate(message: Message) -> None:
     for name in message.arrays:
         if name not in described:
             raise MessageError(f"{header.route}: array {name!r} came, only {', '.join(described)} are announced")
-    rows = next(described[spec.name].shape[0] for spec in kind.arrays if spec.dims[0] == "N")
+    rows = next(described[s.name].shape[0] for s in kind.arrays if s.dims[0] == "N" and s.name in described)
     for name, announced in described.items():
         array = message.arrays.get(name)
         if array is None:

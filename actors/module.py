@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from actors.kinds import Array
+from actors.kinds import Array, Kind
 from actors.messages import Message
 
 Direction = Literal["in", "out"]
@@ -52,7 +52,7 @@ class Port:
         Forward is up, from the data; backward is down, from the more abstract module. A connection ``a -> b`` joins
         a's forward outputs to b's forward inputs and b's backward outputs to a's backward inputs, kind by kind.
     kind : str
-        One of :data:`actors.kinds.KINDS`.
+        One of :data:`actors.kinds.KINDS`, or of the module class's own ``kinds``.
     optional : bool
         For an input: the module learns without it too.
     per_receiver : bool
@@ -272,6 +272,8 @@ class Module(ABC, Generic[P]):
     """
 
     ports: ClassVar[tuple[Port, ...]] = ()
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+    """Kinds of message that the ports speak and that are not built in."""
     Parameters: ClassVar[type[Any]]
     uses_gpu: ClassVar[bool] = False
     """Whether the module computes on a GPU when it is given one."""

@@ -15,6 +15,7 @@ from actors.graph import ModuleSpec, Slot
 from actors.host import Call, Host
 from actors.in_process import InProcess
 from actors.injection import Injector, MortalHost
+from actors.kinds import Kind, register
 from actors.messages import SCHEMA
 from actors.module import Mode
 from actors.transport import ChainCall
@@ -34,7 +35,11 @@ class ModuleActor:
     that, so each call that builds on what the module has learnt says whose life it is meant for.
     """
 
-    def __init__(self, spec: ModuleSpec, slots: tuple[Slot, ...], injector: Injector | None) -> None:
+    def __init__(
+        self, spec: ModuleSpec, slots: tuple[Slot, ...], kinds: tuple[Kind, ...], injector: Injector | None
+    ) -> None:
+        for kind in kinds:  # those of the whole model: a neighbour's may be declared in the neighbour's file alone
+            register(kind, "the model")
         self._host = Host(spec, slots) if injector is None else MortalHost(spec, slots, injector)
         self._life = uuid.uuid4().hex
 

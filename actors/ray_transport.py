@@ -116,7 +116,7 @@ class RayTransport:
                 **(self._group.options(name, *made) if self._group else options_of(*made)),
                 max_restarts=-1,
                 lifetime=self._lifetime,
-            ).remote(spec, slots, self._injector)
+            ).remote(spec, slots, graph.kinds, self._injector)
             self._slots[name] = len(slots)
         for name, actor in self._actors.items():
             self._prepared[name] = actor.prepare.remote()

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from actors.module import ModuleError
-from actors.registry import BUILT_IN, find, make_parameters
+from actors.registry import find, known_names, make_parameters
 from runner.faults import Fault, aliases_of, did_you_mean, explain, fields_of, shown, unknown
 from runner.sections import DataConfig
 
@@ -57,7 +57,7 @@ def check_parameters(
     try:
         cls = find(type_name)
     except ModuleError as error:
-        return {}, [(("type",), f"{error}{did_you_mean(type_name, BUILT_IN)}")]
+        return {}, [(("type",), f"{error}{did_you_mean(type_name, known_names())}")]
     fields = fields_of(cls.Parameters)
     aliases = aliases_of(fields)
     written: dict[str, str] = {}

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
+
+from runner.speech import print_end, print_result, user_errors
 
 if TYPE_CHECKING:
     from actors.graph import Graph
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from runner.config import RunConfig
     from runner.datasets import Dataset
     from runner.progress import Progress
-    from runner.rundir import RunDirectory
 
 _STARTED = psutil.Process().create_time()
 
@@ -77,7 +78,7 @@ def run(
             directory, result = train(
                 loaded, clock=clock, progress=progress, runs=runs, name=name, address=address, detach=detach
             )
-        _print_end(directory, result, as_json)
+        print_end(directory, result, as_json)
 
 
 @app.command()
@@ -99,7 +100,7 @@ def resume(
             from runner.resume import resume as take_up
 
             directory, result = take_up(path, settings=settings or [], clock=clock, progress=progress, address=address)
-        _print_end(directory, result, as_json)
+        print_end(directory, result, as_json)
 
 
 @app.command()
@@ -115,7 +116,7 @@ def attach(run: RunName, runs: Runs = Path("runs"), as_json: Json = False) -> No
             from runner.attach import attach as follow
 
             directory, result = follow(path, clock=clock, progress=progress)
-        _print_end(directory, result, as_json)
+        print_end(directory, result, as_json)
 
 
 @app.command()
@@ -152,7 +153,7 @@ def recognize(
         path = find_run(run, runs)
         rows = _load_rows(path, data, categories, count, offset, ordered=not unordered)
         _, result = answer(path, rows, ordered=not unordered)
-        _print_result(result, as_json)
+        print_result(result, as_json)
         if not as_json:
             typer.echo(f"answers in {path}/module*/*_recog.*")
 
@@ -232,12 +233,51 @@ def inspect(
 
 
 @app.command()
-def modules() -> None:
-    """List the module types with their ports and parameters."""
+def modules(
+    name: Annotated[str | None, typer.Argument(help="One type, also as package.module:Class; by default all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the module types, those of plug-ins too, with their ports and parameters."""
     with user_errors():
+        from runner.catalogue import catalogue, describe
         from runner.inspection import show_modules
 
-        show_modules()
+        found = catalogue() if name is None else [describe(name)]
+        if as_json:
+            typer.echo(json.dumps({"modules": found}, default=str))
+        else:
+            show_modules(found, whole=name is not None)
+
+
+@app.command("new-module")
+def new_module(
+    name: Annotated[str, typer.Argument(help="What the package, and the module in model files, is to be called.")],
+    directory: Annotated[Path, typer.Option(help="Where its directory is made.")] = Path(),
+) -> None:
+    """Write an installable package with a module of your own to begin with, its tests and a model that uses it."""
+    with user_errors():
+        from runner.template import new_module as write
+
+        home = write(name, directory)
+        typer.echo(f'{home}: install and test it with: cd {home} && pip install -e ".[test]" && pytest')
+
+
+@app.command()
+def check(
+    module: Annotated[str, typer.Argument(help="A module type, or package.module:Class.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE")] = None,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", metavar="K=4", help="Size of a dimension of messages; N: rows.")
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Whether to kill its process on a local Ray.")] = True,
+) -> None:
+    """Check that a module keeps to the contract: its state, masks and shapes, the death of its process, and more."""
+    with user_errors():
+        from runner.check import check as hold
+        from runner.check import checks_of
+
+        passes = hold(checks_of(module, settings or [], sizes or [], under_ray=ray))
+        raise typer.Exit(0 if passes else 1)
 
 
 @app.command()
@@ -271,41 +311,6 @@ def _progress(graph: Graph) -> Iterator[Progress]:
         progress.close()
 
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
-    from actors.graph import GraphError
-    from actors.module import ModuleError, NonFiniteError
-    from runner.config import ConfigError
-    from runner.readers import DataError
-    from runner.rundir import RunDirectoryError
-
-    try:
-        yield
-    except NonFiniteError as error:
-        _fail(error, 1)
-    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError) as error:
-        _fail(error, 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 1)
-    except Exception as error:
-        from actors.checkpoint import CheckpointError
-        from actors.messages import MessageError
-        from actors.recovery import ModuleFailedError
-        from actors.storage import StorageError
-        from actors.transport import TransportError
-        from runner.cluster import ClusterError
-        from runner.follow import StoppedError
-
-        if isinstance(error, TransportError | StorageError | ClusterError):
-            _fail(error, 2)
-        if isinstance(error, OSError) and error.errno is not None:
-            _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
-        if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
-            _fail(error, 1)
-        raise
-
-
 def _load_rows(
     path: Path, data: list[str], categories: Path | None, count: int | None, offset: int, *, ordered: bool
 ) -> dict[str, Dataset]:
@@ -327,38 +332,6 @@ def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
         typer.echo(dry_run.as_json(spots))
     if any(spot.node is None for spot in spots):
         raise typer.Exit(2)
-
-
-def _fail(reason: object, status: int) -> None:
-    typer.echo(f"serket: {reason}", err=True)
-    raise typer.Exit(status)
-
-
-def _print_end(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
-    """Print a run's result; of one that goes on, how to see it again."""
-    handle = directory.handle
-    if result is None and as_json:
-        typer.echo(json.dumps({"run": directory.name, "detached": True}))
-    elif result is None:
-        typer.echo(f"{directory.name} goes on; see it with serket attach {handle}, end it with serket stop {handle}")
-    else:
-        _print_result(result, as_json)
-        if not as_json:
-            typer.echo(f"results in {directory.path}/")
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    for name, value in result.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {figure:.2f} s" for key, figure in value.items())
-        elif isinstance(value, float):
-            value = (
-                f"{value:.1%}" if name == "overhead_share" else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
-            )
-        typer.echo(f"{name.replace('_', ' '):>15}  {'–' if value is None else value}")
 
 
 def main() -> None:

@@ -70,8 +70,8 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
     ----------
     address : str, optional
     code : sequence of str
-        Packages' directories and modules' files (:func:`runner.shipping.code_of`) that the processes of a cluster that is
-        joined get from here; those of one that is started here have them.
+        Packages' directories and modules' files (:func:`runner.shipping.code_of`): the processes of a cluster that is
+        joined get them from here, those of one that is started here have them.
 
     Yields
     ------

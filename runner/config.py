@@ -25,6 +25,7 @@ from pydantic import (
 from actors.graph import Connection, Graph, GraphError, ModuleSpec
 from actors.kinds import Array
 from actors.module import ModuleError
+from actors.registry import look_in
 from actors.schedule import Block, Schedule, Step, leaves
 from runner.checks import (
     DATA,
@@ -37,6 +38,7 @@ from runner.checks import (
     cut_chains,
     sources_in,
 )
+from runner.code import code_directories
 from runner.datasets import Dataset
 from runner.faults import ConfigError, Fault, Faults, explain, unknown
 from runner.sections import CheckpointsConfig, ClusterConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
@@ -163,11 +165,14 @@ class RunConfig(Section):
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    code: list[Path] = Field(default_factory=list)
 
     @classmethod
-    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
-        plain = dict(given)
-        faults = check_names(plain)
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
+        code, faults = code_directories(given, root)
+        plain = {**given, "code": [] if code is None else code}
+        look_in(code if isinstance(code, list) else ())
+        faults += check_names(plain)
         modules = as_map(plain.get("modules"))
         sources = sources_in(plain.get("data"))
         names = [*sources, *(str(name) for name in modules)]
@@ -237,7 +242,8 @@ class RunConfig(Section):
         specs = [ModuleSpec(name, "observation") for name in self.sources]
         for name, module in self.modules.items():
             resources = self.cluster.modules.get(name, module.resources).item()
-            specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources))
+            code = tuple(map(str, self.code))
+            specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources, code))
         return specs
 
     def _connections(self) -> list[Connection]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from actors.registry import BUILT_IN, find
 from runner.rundir import RunDirectory, open_run
 
 
@@ -99,15 +100,56 @@ def _standing(found: dict[str, Any]) -> list[str]:
     return [*failed, f"it does not run; go on with: {found['next']}"]
 
 
-def show_modules(console: Console | None = None) -> None:
-    """Print every module type with its ports and parameters."""
+def show_modules(entries: Sequence[Mapping[str, Any]], console: Console | None = None, *, whole: bool = False) -> None:
+    """Print module types as :mod:`runner.catalogue` describes them: ports, parameters, and who brings them.
+
+    Parameters
+    ----------
+    entries : sequence of mapping
+    console : Console, optional
+    whole : bool
+        With the whole documentation instead of its first sentence.
+    """
     console = console or Console()
-    for type_name in BUILT_IN:
-        cls = find(type_name)
-        console.print(f"[bold]{type_name}[/bold]  {(cls.__doc__ or '').strip().splitlines()[0]}")
-        for port in cls.ports:
-            optional = " (optional)" if port.optional else ""
-            console.print(f"  {port.direction:>3} {port.path:<8} {port.name}: {port.kind}{optional}")
-        for parameter in fields(cls.Parameters):
-            default = "required" if parameter.default is MISSING else f"= {parameter.default!r}"
-            console.print(f"      {parameter.name} {default}", highlight=False)
+    for number, entry in enumerate(entries):
+        if number:
+            console.print()
+        origin = " ".join(word for word in (f"{entry['origin']}:", entry["from"], entry["version"]) if word)
+        console.print(Text.assemble((entry["type"], "bold"), "  ", (origin, "dim")), soft_wrap=True)
+        if "problem" in entry:
+            said = "\n".join(_wrapped(f"  cannot be used: {entry['problem']}", console.width))
+            console.print(Text(said, "red"), soft_wrap=True)
+            continue
+        lines = [f"  {line}" for line in (entry["doc"] if whole else entry["summary"]).splitlines()]
+        lines = [*(part for line in lines for part in _wrapped(line, console.width)), *([""] if whole else [])]
+        lines += _columns([_port(port) for port in entry["ports"]], console.width)
+        lines += _columns([["kind", f"{name}:", arrays] for name, arrays in entry["kinds"].items()], console.width)
+        lines += _columns([_parameter(parameter) for parameter in entry["parameters"]], console.width)
+        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _port(port: Mapping[str, Any]) -> list[str]:
+    marks = [word for word in ("optional", "several", "per_receiver") if port[word]]
+    what = port["kind"] + (f" ({', '.join(marks)})" if marks else "")
+    return [port["direction"], port["path"], f"{port['name']}:", what]
+
+
+def _parameter(parameter: Mapping[str, Any]) -> list[str]:
+    default = "required" if "required" in parameter else f"= {parameter['default']!r}"
+    return [" or ".join((parameter["name"], *parameter["aliases"])), default, parameter["expected"]]
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return a line a row, in columns where they fit into the terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    if all(len(line) <= width for line in lines):
+        return lines
+    return [part for row in rows for part in _wrapped("  " + " ".join(row), width, hanging=4)]
+
+
+def _wrapped(line: str, width: int, hanging: int = 0) -> list[str]:
+    """Return a line as several that fit, all indented as it is, or `hanging` more from the second on."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    made = textwrap.wrap(line.strip(), max(width, 20), initial_indent=indent, subsequent_indent=indent + hanging * " ")
+    return made or [""]

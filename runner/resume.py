@@ -20,7 +20,7 @@ from runner.rundir import RunDirectory, RunDirectoryError, open_run
 from runner.shipping import code_of
 from runner.sources import source_states
 
-FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster")
+FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
 """What of a config may be otherwise when a run is resumed: it does not change what the rounds are."""
 
 PATIENCE = 20.0

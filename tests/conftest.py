@@ -1,6 +1,7 @@
 """One Ray cluster a test session, started when the first test asks for it."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,33 @@ def pytest_collection_modifyitems(config, items):
     left = [item for item in items if any(item.get_closest_marker(name) for name in passed_over)]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
+
+
+@pytest.fixture(autouse=True)
+def _kinds_of_message_are_forgotten():
+    """What a test's modules say to each other is unknown to the next test."""
+    from actors import kinds
+
+    before, whose = dict(kinds.KINDS), dict(kinds._WHOSE)
+    yield
+    for known, were in ((kinds.KINDS, before), (kinds._WHOSE, whose)):
+        known.clear()
+        known.update(were)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A directory in front of ``sys.path`` to install distributions into; what is imported from there is forgotten."""
+    from actors import registry
+    from tests.sites import Site
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = set(sys.modules)
+    registry._warn_once.cache_clear()
+    yield Site(tmp_path)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

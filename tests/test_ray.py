@@ -1,5 +1,6 @@
 """The same model on actors: same bits, arrays that pass the coordinator by, names, resources, failures."""
 
+import sys
 import threading
 
 import numpy as np
@@ -139,6 +140,24 @@ def test_neighbours_that_exchange_no_message_learn_at_the_same_time():
     assert order == [("update", "left"), ("update", "right"), ("updated", "left"), ("updated", "right")]
     times = {(name, fields["module"]): when for name, when, fields in events if name in ("update", "updated")}
     assert times["update", "right"] < times["updated", "left"]
+
+
+def test_a_modules_file_is_found_in_the_directory_that_the_model_names(tmp_path, monkeypatch):
+    (tmp_path / "far_away.py").write_text("from tests.actors.toys import Mirror\nclass Mine(Mirror): pass\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])  # of this process alone: the cluster is there already
+    block = Block((Step("encoder"), Step("mirror")), chains=2)
+    graph = Graph(
+        [
+            ModuleSpec("data", f"{TOYS}:Source"),
+            ModuleSpec("encoder", f"{TOYS}:Encoder"),
+            ModuleSpec("mirror", "far_away:Mine", code=(str(tmp_path),)),
+        ],
+        [Connection("data", "encoder"), Connection("encoder", "mirror")],
+        Schedule(1, (block,)),
+    )
+    events = run_on_actors(graph, "far-away")
+    assert [fields["module"] for name, _, fields in events if name == "placed"] == ["data", "encoder", "mirror"]
+    assert "selected" in {name for name, _, _ in events}
 
 
 def test_a_module_that_raises_is_named_with_its_own_traceback():

@@ -250,6 +250,8 @@ def test_says_what_it_cannot_classify():
     update(gmm, latent_vectors(clusters()))
     with pytest.raises(ModuleError, match="labels of 90 rows, 60 rows came"):
         update(gmm, latent_vectors(clusters(rows=60)))
+    with pytest.raises(ModuleError, match="labels of rows with 2 dimensions, rows with 1 came"):
+        update(gmm, latent_vectors(clusters()[:, :1]))
     with pytest.raises(ModuleError, match=r"mm -> gmm.*\(60, 3\) came, expected \(90, 3\)"):
         update(gmm, latent_vectors(clusters()), some_prior("mm", 0, rows=60))
     with pytest.raises(ModuleError, match="a, b exclude each other in row 0"):

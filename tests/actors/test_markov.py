@@ -119,13 +119,10 @@ def test_missing_rows_say_nothing():
     for shift in (0, 1):
         probabilities = beliefs()
         probabilities[mask] = np.roll(probabilities[mask], shift, axis=1)
-        outboxes.append(
-            update(
-                make("markov", {"inner_iterations": 2}),
-                posteriors(np.where(mask[:, None], 1 / K, probabilities), mask=mask),
-            )
-        )
+        message = posteriors(probabilities, log_norm=np.where(mask, 9.0 * shift, -1.0), mask=mask)
+        outboxes.append(update(make("markov", {"inner_iterations": 2}), message))
     assert same(outboxes[0].outputs, outboxes[1].outputs)
+    assert outboxes[0].metrics == outboxes[1].metrics
     assert np.array_equal(sent(outboxes[0]).mask, mask)
     assert np.array_equal(outboxes[0].outputs["Pdz"].argmax(axis=1), np.arange(N) % K)
 

@@ -80,7 +80,7 @@ class TestFaults:
             ("connections.1=vae -> gmm", "connections.1: vae -> gmm stands here twice; leave one out"),
             (
                 "connections.1=vae -> mm",
-                "connections: connection vae -> mm: vae sends latent_vectors upwards, mm receive",
+                "connections: connection vae -> mm: vae sends latent_vectors on port z upwards, mm receive",
             ),
             ("connections=[data -> vae]", "connections: module 'gmm': nothing sends latent_vectors to its port 'z'"),
             ("schedule.rounds=0", "schedule.rounds: expected an integer of at least 1, got 0"),

@@ -1,0 +1,85 @@
+"""From nothing to a run: a package that the template makes, installed into a fresh environment, learns in a model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--set", "data.count=200", "--set", "modules.vae.epochs=5", "--set", "modules.vae.hidden=16",
+    "--set", "schedule.rounds=1", "--set", "schedule.steps.1.repeat=2", "--set", "schedule.steps.1.chains=0",
+]  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+class Environment:
+    """A fresh virtual environment that sees what this one has installed, without this repository."""
+
+    def __init__(self, path: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True, timeout=60)
+        self.bin = path / "bin"
+        purelib = sysconfig.get_path("purelib", vars={"base": str(path)})
+        Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def run(self, *words, cwd, timeout=120.0):
+        """Run a command of the environment; return what it printed."""
+        variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
+        command = [str(self.bin / words[0]), *map(str, words[1:])]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=timeout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def install(self, source: Path, *how) -> None:
+        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--quiet"]
+        plain = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+        done = subprocess.run([*pip, *plain, *how, source], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """With serket-actors installed from a wheel: what is not in the wheel is not there."""
+    path = tmp_path_factory.mktemp("fresh")
+    source = path / "source"
+    for name in ("actors", "runner"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    made = Environment(path / "venv")
+    made.install(source)
+    return made
+
+
+@pytest.fixture(scope="module")
+def package(environment, tmp_path_factory):
+    path = tmp_path_factory.mktemp("packages")
+    environment.run("serket", "new-module", "night-sounds", cwd=path)
+    environment.install(path / "night-sounds", "-e")
+    return path / "night-sounds"
+
+
+def test_it_passes_its_own_tests_as_it_is(environment, package):
+    environment.run("python", "-m", "pytest", cwd=package)
+
+
+def test_it_is_listed_with_who_brings_it(environment, package, tmp_path):
+    listed = json.loads(environment.run("serket", "modules", "night_sounds", "--json", cwd=tmp_path))["modules"]
+    found = [(entry["type"], entry["origin"], entry["from"], entry["version"]) for entry in listed]
+    assert found == [("night_sounds", "plug-in", "night-sounds", "0.1.0")]
+    assert "night_sounds  plug-in: night-sounds 0.1.0" in environment.run("serket", "modules", cwd=tmp_path)
+
+
+def test_it_learns_between_vae_and_mm_on_actors(environment, package, tmp_path):
+    words = ["run", package / "model.yaml", *SMALL, "--runs", tmp_path, "--json"]
+    result = json.loads(environment.run("serket", *words, cwd=tmp_path).splitlines()[-1])
+    assert result["rounds"] == 1
+    assert result["accuracy"] >= 0.2
+    assert result["module_seconds"].keys() == {"data", "vae", "night_sounds", "mm"}
+    assert (tmp_path / "night_sounds" / "module002_night_sounds" / "class_learn.txt").exists()
