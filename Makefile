@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-faults test-plugins check format bench clean
+.PHONY: install mnist digits test test-faults test-plugins test-multinode check format bench clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +45,10 @@ test-faults: $(VENV)/.installed-dev
 # The guide, followed to its end, and the package that a new module begins as, installed into a fresh environment.
 test-plugins: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --guide tests/test_guide.py tests/test_new_module.py
+
+# Clusters of several nodes on this machine, and two hosts as network namespaces where those are allowed.
+test-multinode: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --multinode tests/multinode
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -24,10 +24,29 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a module's actor reserves on the cluster; ``num_gpus="auto"`` is a GPU if the cluster has one."""
+    """What a module's actor reserves on the cluster.
+
+    Parameters
+    ----------
+    num_cpus : float
+    num_gpus : float or "auto"
+        ``auto`` is a GPU if the cluster has one, shared with others that hope for one.
+    memory : float
+        Bytes.
+    accelerator_type : str, optional
+        As Ray calls them (``A100``, ``H100``, …).
+    label_selector : mapping of str to str
+        Labels that the node must have; values as Ray reads them: ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``.
+    custom : mapping of str to float
+        Resources of names of one's own, which nodes were started with.
+    """
 
     num_cpus: float = 0.0
     num_gpus: float | Literal["auto"] = 0.0
+    memory: float = 0.0
+    accelerator_type: str | None = None
+    label_selector: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class ModuleSpec:
     type: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     code: tuple[str, ...] = ()
 
 

@@ -12,8 +12,11 @@ import ray
 
 from actors.coordinator import Halt
 from actors.injection import Injector, MortalCheckpoints, MortalTransport
+from actors.messages import SCHEMA
+from actors.ray_metrics import Meter
 from actors.ray_transport import RayTransport
 from actors.session import Event, Plan, Session
+from actors.transport import TransportError
 
 COORDINATOR = "coordinator"
 LINGER_SECONDS = float(os.environ.get("SERKET_LINGER_SECONDS", "30"))
@@ -29,10 +32,16 @@ class CoordinatorActor:
     """A Ray actor around one :class:`actors.session.Session`; a second thread answers :meth:`poll`."""
 
     def __init__(self, plan: Plan) -> None:
+        if plan.schema != SCHEMA:
+            raise TransportError(
+                f"the coordinator speaks messages of schema {SCHEMA} on this cluster, the driver those of schema "
+                f"{plan.schema}: install the same serket-actors on both"
+            )
         injector = Injector.of(plan.faults, plan.root)
         self._transport: Any = RayTransport(
             namespace_of(plan.run),
             recovery=plan.recovery,
+            placement=plan.placement,
             log=lambda sentence: self._session.emit("log", {"message": sentence}),
             detached=plan.detached,
             again=bool(ray.get_runtime_context().was_current_actor_reconstructed),
@@ -42,7 +51,7 @@ class CoordinatorActor:
         if injector is not None and plan.root is not None:
             self._transport = MortalTransport(self._transport, injector)
             checkpoints = MortalCheckpoints(plan.root, plan.keep, injector)
-        self._session = Session(plan, self._transport, checkpoints)
+        self._session = Session(plan, self._transport, checkpoints, Meter(plan.run).take)
         self._session.take_up()
         if plan.detached:
             threading.Thread(target=self._leave, daemon=True).start()

@@ -16,6 +16,7 @@ from actors.host import Call, Host
 from actors.in_process import InProcess
 from actors.injection import Injector, MortalHost
 from actors.kinds import Kind, register
+from actors.messages import SCHEMA
 from actors.module import Mode
 from actors.transport import ChainCall
 
@@ -54,6 +55,7 @@ class ModuleActor:
             "pid": os.getpid(),
             "device": device,
             "life": self._life,
+            "schema": SCHEMA,
             "node_id": ray.get_runtime_context().get_node_id(),
             "log": str(Path("/proc/self/fd/2").resolve()),  # where Ray has sent this process's standard error
         }

@@ -27,24 +27,22 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.allotment import allot, missing
 from actors.checkpoint import CheckpointError, FileRecord, LoadRequest, SaveRequest
 from actors.graph import Graph, ModuleSpec
 from actors.host import Answer, Call
 from actors.injection import Injector
-from actors.messages import MessageError
+from actors.messages import SCHEMA, MessageError
 from actors.module import Mode, ModuleError, NonFiniteError
+from actors.placement import Bundle, Placement, allot, check, plan, request_of
 from actors.ray_module import RemoteModule, StrangerError, last_words_task, run_chain_task
-from actors.ray_waiting import alive, get, gone
+from actors.ray_placement import Group, group_of, nodes, options_of
+from actors.ray_waiting import Patience, alive, get, gone
 from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
 from actors.transport import ChainCall, Part, Ref, Result, Task, TransportError
 
 STATUS_TIMEOUT = 2.0
 _WORDS_TIMEOUT = 20.0
 _POLL_SECONDS = 0.1
-_FIRST_WORD_SECONDS = 5.0
-"""Ray starts a process in less where there is room for it: until then there is nothing to tell."""
-_TELL_SECONDS = 10.0
 _WHOLE = "the run is whole up to its last commit"
 
 
@@ -59,6 +57,8 @@ class RayTransport:
         How long to wait for answers, and for room on the cluster.
     log : callable, optional
         Receives a sentence where a choice was made (GPU or CPU) or where something is being waited for.
+    placement : Placement, optional
+        How the modules are laid out over the nodes.
     detached : bool
         Whether the actors outlive the process that makes them, until another one makes them anew.
     again : bool
@@ -74,6 +74,7 @@ class RayTransport:
         *,
         recovery: Recovery | None = None,
         log: Callable[[str], None] | None = None,
+        placement: Placement | None = None,
         detached: bool = False,
         again: bool = False,
         injector: Injector | None = None,
@@ -84,11 +85,14 @@ class RayTransport:
         self._lifetime = "detached" if detached else None
         self._specs: dict[str, ModuleSpec] = {}
         self._gpus: dict[str, float] = {}
+        self._uses_gpu: Mapping[str, bool] = {}
         self._actors: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
         self._places: dict[str, dict[str, Any]] = {}
         self._prepared: dict[str, Any] = {}
         self._again = again
+        self._placement = placement or Placement()
+        self._group: Group | None = None
         self._log = log or (lambda _sentence: None)
 
     def start(self, graph: Graph) -> list[dict[str, Any]]:
@@ -99,15 +103,17 @@ class RayTransport:
                 self._log(
                     f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
                 )
-        self._specs = dict(graph.modules)
-        for name, spec in graph.modules.items():
+        self._specs, self._uses_gpu = dict(graph.modules), graph.uses_gpu
+        for name in graph.modules:
             self._end_former(name)
+        self._group = group_of(graph, self._gpus, self._placement, self._namespace)
+        for name, spec in graph.modules.items():
             slots = graph.slots(name)
+            made = (spec.resources, self._gpus[name])
             self._actors[name] = RemoteModule.options(
                 name=name,
                 namespace=self._namespace,
-                num_cpus=spec.resources.num_cpus,
-                num_gpus=self._gpus[name],
+                **(self._group.options(name, *made) if self._group else options_of(*made)),
                 max_restarts=-1,
                 lifetime=self._lifetime,
             ).remote(spec, slots, graph.kinds, self._injector)
@@ -119,6 +125,15 @@ class RayTransport:
     def ready(self, module: str) -> str:
         """Wait until `module` is prepared; say which device it uses."""
         device: str = self._get(module, self._prepared[module])
+        spec = self._specs[module]
+        if self._gpus[module] and self._uses_gpu[module] and device == "cpu":
+            where = f"on node {self._places[module]['node']}, where torch finds no CUDA"
+            if spec.resources.num_gpus != "auto":
+                raise ModuleFailedError(
+                    f"{_module(module)} was given {self._gpus[module]:g} GPU {where}: install a torch build for CUDA "
+                    "there, or ask for num_gpus: auto, which makes do with the CPU"
+                )
+            self._log(f"{module}: was given a GPU {where}, so it runs on the CPU")
         return device
 
     def load(self, module: str, state: Ref | None) -> None:
@@ -215,13 +230,18 @@ class RayTransport:
         for actor in list(self._actors.values()):  # a start may be adding to them
             ray.kill(actor)
         self._actors.clear()
+        if self._group is not None:
+            self._group.remove()
 
     def _allot(self, graph: Graph) -> dict[str, float]:
         """Divide what the cluster has among the modules; where they had room before, wait until they have it again."""
-        patience = _Patience(self._recovery.wait)
+        patience = Patience(self._recovery.wait)
         while True:
             try:
-                return allot(graph, ray.cluster_resources(), _nodes())
+                there = nodes()
+                gpus = allot(graph, there)
+                check(graph, there, gpus, self._placement)
+                return gpus
             except TransportError as error:
                 if not self._again:
                     raise
@@ -264,7 +284,7 @@ class RayTransport:
     def _await_place(self, name: str, known: str = "") -> dict[str, Any]:
         """Wait until a process hosts the module that is another than the one `known`; say where it lives."""
         actor, asked = self._actors[name], None
-        patience = _Patience(self._recovery.wait)
+        patience = Patience(self._recovery.wait)
         while True:
             if patience.exhausted():
                 raise ModuleFailedError(
@@ -284,6 +304,11 @@ class RayTransport:
             except RayActorError as error:
                 raise ModuleFailedError(f"{_module(name)} could not be made\n{error}") from None
             asked = None
+            if place.get("schema") != SCHEMA:
+                raise ModuleFailedError(
+                    f"{_module(name)} speaks messages of schema {place.get('schema')} on node {place['node']}, the "
+                    f"coordinator those of schema {SCHEMA}: install the same serket-actors on both"
+                )
             if place["life"] != known:
                 self._places[name] = place
                 return place
@@ -291,7 +316,9 @@ class RayTransport:
             time.sleep(_POLL_SECONDS)
 
     def _lacking(self, name: str) -> str:
-        return missing(self._specs[name], self._gpus[name], _nodes())
+        asked = Bundle((name,), request_of(self._specs[name].resources, self._gpus[name]))
+        there = nodes()
+        return plan([asked], there, free=True)[0].missing or f"it asks for {asked.wishes}; {len(there)} nodes are there"
 
     def _get(
         self,
@@ -352,30 +379,8 @@ class RayTransport:
             raise ObjectsLostError(f"what {who} was given is lost: {lost}")
 
 
-class _Patience:
-    """For how long to wait still, and when to say so: first soon, then seldom."""
-
-    def __init__(self, seconds: float) -> None:
-        now = time.monotonic()
-        self._end, self._next = now + seconds, now + min(_FIRST_WORD_SECONDS, seconds / 2)
-
-    def exhausted(self) -> bool:
-        return time.monotonic() > self._end
-
-    def tells(self) -> bool:
-        if time.monotonic() < self._next:
-            return False
-        self._next = time.monotonic() + _TELL_SECONDS
-        return True
-
-
 def _module(name: str) -> str:
     return f"module {name!r}"
-
-
-def _nodes() -> list[Mapping[str, float]]:
-    """Return the resources of every node that is alive."""
-    return list(alive().values())
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,9 @@ from ray.exceptions import GetTimeoutError
 from ray.experimental.locations import get_local_object_locations
 
 SLICE_SECONDS = 2.0
+_FIRST_WORD_SECONDS = 5.0
+"""Ray starts a process in less where there is room for it: until then there is nothing to tell."""
+_TELL_SECONDS = 10.0
 PATIENCE = 3
 """So many looks in a row must say the same: Ray, which tells more, is given the time to say it first."""
 
@@ -71,3 +74,22 @@ def gone(references: Sequence[Any]) -> str:
         if homes and not any(home in left for home in homes):
             return str(reference)
     return ""
+
+
+class Patience:
+    """For how long to wait still, and when to say so: first soon, then seldom."""
+
+    def __init__(self, seconds: float) -> None:
+        now = time.monotonic()
+        self._end, self._next = now + seconds, now + min(_FIRST_WORD_SECONDS, seconds / 2)
+
+    def exhausted(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self._end
+
+    def tells(self) -> bool:
+        """Whether it is time to say something."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _TELL_SECONDS
+        return True

@@ -171,7 +171,9 @@ class Router:
                 tasks.append(self.submit("update", step, replace(position, first=index)))
             for (index, step), task in zip(batch, tasks, strict=True):
                 held = self.held[step.module] = self.take(task)
-                fields = {**held.metrics, "total_seconds": self.seconds[step.module]}
+                size = sum(letter.header.nbytes for letter in held.letters.values())
+                figures = {"total_seconds": self.seconds[step.module], "message_bytes": size}
+                fields = {**held.metrics, **figures}
                 self._emit("updated", {"step": index, "module": step.module, **position.fields(), **fields})
         finally:  # who asks how a failed run stands must not wait for the answer of a module that is gone
             self.active = ()

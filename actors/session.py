@@ -17,7 +17,10 @@ from typing import Any, TypeAlias
 from actors.checkpoint import Checkpoints
 from actors.coordinator import Coordinator, Halt
 from actors.graph import Graph
+from actors.messages import SCHEMA
+from actors.placement import Placement
 from actors.recovery import Recovery
+from actors.routing import Emit
 from actors.transport import Ref, Transport
 
 Event: TypeAlias = tuple[str, float, dict[str, Any]]
@@ -48,10 +51,13 @@ class Plan:
     detached : bool
         Whether the run outlives the process that began it.
     recovery : Recovery
+    placement : Placement
     config : mapping
         Kept in every manifest.
     faults : tuple of str
         For tests: who dies where (:mod:`actors.injection`).
+    schema : int
+        Of the messages that whoever makes the plan speaks.
     """
 
     graph: Graph
@@ -62,8 +68,10 @@ class Plan:
     scheduled: bool = True
     detached: bool = False
     recovery: Recovery = field(default_factory=Recovery)
+    placement: Placement = field(default_factory=Placement)
     config: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    schema: int = SCHEMA
 
     def checkpoints(self) -> Checkpoints | None:
         """Return the run's commits."""
@@ -78,13 +86,22 @@ class Session:
     plan : Plan
     transport : Transport
     checkpoints : Checkpoints, optional
+    tell : callable, optional
+        Receives every event too.
     """
 
-    def __init__(self, plan: Plan, transport: Transport, checkpoints: Checkpoints | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        transport: Transport,
+        checkpoints: Checkpoints | None,
+        tell: Emit = lambda _event, _fields: None,
+    ) -> None:
         self.plan = plan
         self.life = uuid.uuid4().hex
         self._transport = transport
         self._events: list[Event] = []
+        self._tell = tell
         self._news = threading.Condition()
         self._places: dict[str, dict[str, Any]] = {}
         self._thread: threading.Thread | None = None
@@ -179,6 +196,7 @@ class Session:
 
     def emit(self, event: str, fields: Mapping[str, Any]) -> None:
         """Note that something happened."""
+        self._tell(event, fields)
         if event == "placed":
             self._places[fields["module"]] = dict(fields)
         with self._news:

@@ -42,6 +42,7 @@ class VAEParameters:
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     kl_warmup: Annotated[int, Field(ge=0)] = 0
     patience: Annotated[int, Field(ge=1)] | None = None
+    mixed_precision: bool = False
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     encoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     decoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
@@ -82,6 +83,8 @@ class VAE(Module[VAEParameters]):
         patience : int, optional
             An update ends before `epochs` when its best loss has not improved by more than half a percent within the
             last so many epochs, those of a warm-up not counted; never by default. The weights are the last epoch's.
+        mixed_precision : bool
+            Whether the networks' products are taken in bfloat16 while they learn: faster on a GPU, and less exact.
         learning_rate : float
             Adam's step size.
         encoder, decoder : str, optional
@@ -137,6 +140,7 @@ class VAE(Module[VAEParameters]):
         import torch
 
         from actors.kernels import networks as kernels
+        from actors.kernels.residence import settle
 
         parameters, message = self.at(context), inbox.require("observations")
         values, seen = self._rows(message, parameters)
@@ -148,7 +152,7 @@ class VAE(Module[VAEParameters]):
             self._shape, self._loss = message["values"].shape[1:], []
         net = self._networks
         assert net is not None
-        rows, means = self._tensor(values[seen]), self._tensor(prior_mean[seen])
+        rows, means = settle(values[seen], torch.device(self.device)), self._tensor(prior_mean[seen])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
         epochs = self._train(rows, means, generator, parameters, context) if context.learn else 0
         encoded = kernels.encode(net, rows)
@@ -298,6 +302,7 @@ class VAE(Module[VAEParameters]):
             kl_warmup=parameters.kl_warmup,
             age=len(self._loss),
             patience=parameters.patience,
+            mixed_precision=parameters.mixed_precision,
         )
 
         def on_epoch(done: int, total: int, loss: float) -> None:

@@ -11,7 +11,7 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from actors.recovery import ModuleFailedError
 from runner.clock import Clock
-from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, answers, cluster
+from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, answers, cluster, metered
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError
 from runner.progress import Progress
@@ -42,10 +42,11 @@ def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirector
             return directory, directory.read_json("result.json")
         directory.mend()
         directory.categories = config.categories(config.load_data())
-        follower = Follower(directory, progress, since=directory.last_event())
+        follower = Follower(directory, progress, since=directory.log.last())
         follower.catch_up()
         follower.resumed = True  # of what came before, the times are not known here
         with found(directory, locked=True) as model:
+            follower.measure = metered(directory.name) if model else follower.measure
             ended = _watch(model, follower) if model is not None else "gone"
             clock.mark("rounds")
             if ended == "left":

@@ -193,6 +193,25 @@ def cut_chains(connections: list[Any], names: Sequence[str]) -> tuple[list[str],
     return pairs, faults
 
 
+def check_cluster(given: Mapping[Any, Any], names: Sequence[str]) -> list[Fault]:
+    """Say which modules of the section ``cluster`` are none, or are to be in two places."""
+    faults: list[Fault] = [
+        (("cluster", "modules", name), unknown("module", str(name), names))
+        for name in as_map(given.get("modules"))
+        if str(name) not in names
+    ]
+    groups = given.get("together")
+    seen: list[Any] = []
+    for index, group in enumerate(groups if isinstance(groups, list) else []):
+        for name in group if isinstance(group, list) else []:
+            if name not in names:
+                faults.append((("cluster", "together", index), unknown("module", str(name), names)))
+            elif name in seen:
+                faults.append((("cluster", "together", index), f"{name!r} stands there twice; put all into one list"))
+            seen.append(name)
+    return faults
+
+
 def as_map(value: Any) -> dict[Any, Any]:
     """Return a map as it is, and an empty one for anything else."""
     return value if isinstance(value, dict) else {}

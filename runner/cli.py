@@ -8,17 +8,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
 
+from runner.speech import print_end, print_result, user_errors
+
 if TYPE_CHECKING:
     from actors.graph import Graph
     from runner.clock import Clock
+    from runner.config import RunConfig
     from runner.datasets import Dataset
     from runner.progress import Progress
-    from runner.rundir import RunDirectory
 
 _STARTED = psutil.Process().create_time()
 
@@ -56,6 +58,9 @@ def run(
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's name; by default the model file's.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave once the run has begun; it goes on.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say where each module would go, and what is missing; start nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train the model of a model file."""
@@ -64,13 +69,16 @@ def run(
 
         with _clock() as clock:
             loaded = load_config(config, settings or [])
+        if dry_run:
+            _dry_run(loaded, address, as_json)
+            return
         with _progress(loaded.graph()) as progress:
             from runner.run import run as train
 
             directory, result = train(
                 loaded, clock=clock, progress=progress, runs=runs, name=name, address=address, detach=detach
             )
-        _print_end(directory, result, as_json)
+        print_end(directory, result, as_json)
 
 
 @app.command()
@@ -92,7 +100,7 @@ def resume(
             from runner.resume import resume as take_up
 
             directory, result = take_up(path, settings=settings or [], clock=clock, progress=progress, address=address)
-        _print_end(directory, result, as_json)
+        print_end(directory, result, as_json)
 
 
 @app.command()
@@ -108,7 +116,7 @@ def attach(run: RunName, runs: Runs = Path("runs"), as_json: Json = False) -> No
             from runner.attach import attach as follow
 
             directory, result = follow(path, clock=clock, progress=progress)
-        _print_end(directory, result, as_json)
+        print_end(directory, result, as_json)
 
 
 @app.command()
@@ -145,7 +153,7 @@ def recognize(
         path = find_run(run, runs)
         rows = _load_rows(path, data, categories, count, offset, ordered=not unordered)
         _, result = answer(path, rows, ordered=not unordered)
-        _print_result(result, as_json)
+        print_result(result, as_json)
         if not as_json:
             typer.echo(f"answers in {path}/module*/*_recog.*")
 
@@ -200,15 +208,25 @@ def generate(
 @app.command()
 def inspect(
     run: RunName,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what happened when, for ui.perfetto.dev, instead.")
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Show where a run stands; while it runs, where each actor lives and what it does now."""
     with user_errors():
         from runner.inspection import inspect_run, show
-        from runner.rundir import find_run
+        from runner.rundir import find_run, open_run
 
-        found = inspect_run(find_run(run, runs))
+        path = find_run(run, runs)
+        if timeline is not None:
+            from runner.timeline import write_timeline
+
+            updates = write_timeline(open_run(path)[1], timeline)
+            typer.echo(f"{updates} updates in {timeline}; open it at ui.perfetto.dev or in chrome://tracing")
+            return
+        found = inspect_run(path)
         show(found)
         if as_json:
             typer.echo(json.dumps(found))
@@ -293,42 +311,6 @@ def _progress(graph: Graph) -> Iterator[Progress]:
         progress.close()
 
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
-    from actors.graph import GraphError
-    from actors.module import ModuleError, NonFiniteError
-    from runner.config import ConfigError
-    from runner.readers import DataError
-    from runner.rundir import RunDirectoryError
-    from runner.template import TemplateError
-
-    try:
-        yield
-    except NonFiniteError as error:
-        _fail(error, 1)
-    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError) as error:
-        _fail(error, 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 1)
-    except Exception as error:
-        from actors.checkpoint import CheckpointError
-        from actors.messages import MessageError
-        from actors.recovery import ModuleFailedError
-        from actors.storage import StorageError
-        from actors.transport import TransportError
-        from runner.cluster import ClusterError
-        from runner.follow import StoppedError
-
-        if isinstance(error, TransportError | StorageError | ClusterError):
-            _fail(error, 2)
-        if isinstance(error, OSError) and error.errno is not None:
-            _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
-        if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
-            _fail(error, 1)
-        raise
-
-
 def _load_rows(
     path: Path, data: list[str], categories: Path | None, count: int | None, offset: int, *, ordered: bool
 ) -> dict[str, Dataset]:
@@ -340,36 +322,16 @@ def _load_rows(
     return new_rows(sources, data, categories=categories, count=count, offset=offset, ordered=ordered)
 
 
-def _fail(reason: object, status: int) -> None:
-    typer.echo(f"serket: {reason}", err=True)
-    raise typer.Exit(status)
+def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
+    """Print where the modules of a model file would go; status 2 where one has no place, as the run would have."""
+    from runner import dry_run
 
-
-def _print_end(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
-    """Print a run's result; of one that goes on, how to see it again."""
-    handle = directory.handle
-    if result is None and as_json:
-        typer.echo(json.dumps({"run": directory.name, "detached": True}))
-    elif result is None:
-        typer.echo(f"{directory.name} goes on; see it with serket attach {handle}, end it with serket stop {handle}")
-    else:
-        _print_result(result, as_json)
-        if not as_json:
-            typer.echo(f"results in {directory.path}/")
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    spots = dry_run.dry_run(config, address)
+    dry_run.show(spots)
     if as_json:
-        typer.echo(json.dumps(result))
-        return
-    for name, value in result.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {figure:.2f} s" for key, figure in value.items())
-        elif isinstance(value, float):
-            value = (
-                f"{value:.1%}" if name == "overhead_share" else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
-            )
-        typer.echo(f"{name.replace('_', ' '):>15}  {'–' if value is None else value}")
+        typer.echo(dry_run.as_json(spots))
+    if any(spot.node is None for spot in spots):
+        raise typer.Exit(2)
 
 
 def main() -> None:

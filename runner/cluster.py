@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,11 +33,15 @@ from actors.checkpoint import CheckpointError
 from actors.coordinator import Halt
 from actors.graph import GraphError
 from actors.module import State
+from actors.placement import Node
 from actors.ray_coordinator import COORDINATOR, RemoteCoordinator, namespace_of
+from actors.ray_metrics import Meter
+from actors.ray_placement import nodes
 from actors.recovery import ModuleFailedError, Recovery
 from actors.session import Event, Plan, update_job
 from actors.storage import StorageError
 from actors.transport import TransportError
+from runner.security import private_token
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
@@ -57,10 +61,17 @@ class CoordinatorGoneError(ModuleFailedError):
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[str]:
+def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
     """Join the cluster at `address`, or start one on this machine for as long as the context lasts.
 
     A process that is in a cluster already stays in that one, and leaves it as it was.
+
+    Parameters
+    ----------
+    address : str, optional
+    code : sequence of str
+        Packages' directories and modules' files (:func:`runner.shipping.code_of`): the processes of a cluster that is
+        joined get them from here, those of one that is started here have them.
 
     Yields
     ------
@@ -70,7 +81,7 @@ def cluster(address: str | None) -> Iterator[str]:
     Raises
     ------
     ClusterError
-        If nothing answers at `address`.
+        If nothing answers at `address`, or what answers has another version of Python or Ray.
     """
     if ray.is_initialized():
         yield str(ray.get_runtime_context().gcs_address)
@@ -78,13 +89,17 @@ def cluster(address: str | None) -> Iterator[str]:
     if address is not None and not answers(address):  # Ray would look for minutes, and then end this process
         raise ClusterError(f"no Ray cluster could be reached at {address}: nobody listens there")
     os.environ.update(_WORKER_ENVIRONMENT)
+    private_token(make=address is None)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         with _sigterm_left_alone():
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
-                ray.init(address=address, runtime_env={"env_vars": _WORKER_ENVIRONMENT}, **quiet)
+                brought: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
+                if code:
+                    brought["py_modules"] = list(code)
+                ray.init(address=address, runtime_env=brought, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"reached at {address}" if address else "started on this machine"
         raise ClusterError(f"no Ray cluster could be {where}: {error}") from error
@@ -92,6 +107,37 @@ def cluster(address: str | None) -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+
+
+def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None:
+    """Wait until the cluster has so many nodes.
+
+    Parameters
+    ----------
+    count : int
+    seconds : float
+        For so long at most.
+    tell : callable
+        Receives a sentence where there is something to wait for.
+
+    Raises
+    ------
+    ClusterError
+        If there are fewer still.
+    """
+    until, told = time.monotonic() + seconds, False
+    while (there := len(nodes())) < count:
+        if time.monotonic() > until:
+            raise ClusterError(f"the cluster has {there} nodes after {seconds:g} s, cluster.nodes asks for {count}")
+        if not told:
+            tell(f"waiting for {count} nodes: {there} are there")
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the nodes of the cluster that this process has joined."""
+    return nodes()
 
 
 @contextmanager
@@ -123,6 +169,11 @@ def answers(address: str) -> bool:
 
 Stream: TypeAlias = Iterator[tuple[list[Event], dict[str, Any]]]
 """New events, and where the run stands, several times a second."""
+
+
+def metered(run: str) -> Callable[[str, Mapping[str, Any]], None]:
+    """Return what makes metrics of the events that the driver knows of alone, on the cluster that it has joined."""
+    return Meter(run).take
 
 
 @dataclass

@@ -22,7 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
-from actors.graph import Connection, Graph, GraphError, ModuleSpec, Resources
+from actors.graph import Connection, Graph, GraphError, ModuleSpec
 from actors.kinds import Array
 from actors.module import ModuleError
 from actors.registry import look_in
@@ -31,6 +31,7 @@ from runner.checks import (
     DATA,
     are_several,
     as_map,
+    check_cluster,
     check_names,
     check_parameters,
     check_steps,
@@ -40,7 +41,7 @@ from runner.checks import (
 from runner.code import code_directories
 from runner.datasets import Dataset
 from runner.faults import ConfigError, Fault, Faults, explain, unknown
-from runner.sections import CheckpointsConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
+from runner.sections import CheckpointsConfig, ClusterConfig, DataConfig, RecoveryConfig, ResourcesConfig, Section
 from runner.sources import Data, categories_of, load_sources
 from runner.yaml_source import dump, parse, set_at, split_override
 
@@ -163,6 +164,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig
     recovery: RecoveryConfig = Field(default_factory=RecoveryConfig)
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     code: list[Path] = Field(default_factory=list)
 
     @classmethod
@@ -184,6 +186,7 @@ class RunConfig(Section):
             )
             plain["schedule"] = {**schedule, "steps": steps}
             faults += found
+        faults += check_cluster(as_map(plain.get("cluster")), names)
         for place, source in sources.values():
             faults += [
                 ((*place, "categories", name), unknown("module", str(name), names))
@@ -238,7 +241,7 @@ class RunConfig(Section):
     def _specs(self) -> list[ModuleSpec]:
         specs = [ModuleSpec(name, "observation") for name in self.sources]
         for name, module in self.modules.items():
-            resources = Resources(module.resources.num_cpus, module.resources.num_gpus)
+            resources = self.cluster.modules.get(name, module.resources).item()
             code = tuple(map(str, self.code))
             specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources, code))
         return specs

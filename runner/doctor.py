@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,14 +58,56 @@ def _kernels() -> str:
     return f"kernels compiled by numba {version('numba')}, cached in {jit.cache_directory()}"
 
 
+def _token() -> str:
+    from runner.security import token_fault, token_path
+
+    if fault := token_fault():
+        raise UnwellError(fault)
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        raise UnwellError(
+            f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: whoever reaches a cluster of yours can run code on it; "
+            "say RAY_AUTH_MODE=token"
+        )
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "token authentication, with the token of RAY_AUTH_TOKEN"
+    path = token_path()
+    return f"token authentication, with {path}" + (", mode 0600" if path.exists() else ", which the first run makes")
+
+
+def _files() -> str:
+    """Look at who else could change what a run loads or leaves."""
+    runs = Path("runs")
+    for path in (path for path in (runs, *runs.glob("*/checkpoints")) if path.is_dir()):
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise UnwellError(f"{path} can be written by everybody on this machine; say chmod o-w {path}")
+    return "nobody else can write into runs/" if runs.is_dir() else "no runs/ here yet"
+
+
 def _ray() -> str:
     from runner.cluster import cluster
 
     with cluster(None) as address:
-        return f"Ray {version('ray')} starts a cluster (it answered at {address})"
+        heard = ", ".join(listening())
+        return f"Ray {version('ray')} starts a cluster ({address}); while it lasts it listens on {heard or 'nothing'}"
 
 
-CHECKS: tuple[Check, ...] = (_python, _memory, _shared_memory, _torch, _kernels, _ray)
+def listening() -> list[str]:
+    """Return where this process's descendants listen, but for loopback addresses: ``raylet *:41234``."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN and not _loopback(connection.laddr.ip):
+                    host = "*" if connection.laddr.ip in ("0.0.0.0", "::") else connection.laddr.ip
+                    found.add(f"{process.name()} {host}:{connection.laddr.port}")
+    return sorted(found)
+
+
+def _loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
+
+
+CHECKS: tuple[Check, ...] = (_python, _memory, _shared_memory, _files, _torch, _kernels, _token, _ray)
 
 
 def examine(console: Console | None = None, checks: tuple[Check, ...] = CHECKS) -> bool:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from actors.checkpoint import CheckpointError
+from actors.routing import Emit
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
 
@@ -51,11 +52,20 @@ class Follower:
         Whether the run is a script's, whose every update is recorded, not every round.
     since : float
         Events up to this Unix time are known already.
+    measure : callable, optional
+        Receives the scores of every commit, as an event.
     """
 
     def __init__(
-        self, directory: RunDirectory, progress: Progress, *, single: bool = False, since: float = 0.0
+        self,
+        directory: RunDirectory,
+        progress: Progress,
+        *,
+        single: bool = False,
+        since: float = 0.0,
+        measure: Emit = lambda _event, _fields: None,
     ) -> None:
+        self.measure = measure
         self.single = single
         self.since = since
         self.directory = directory
@@ -75,7 +85,7 @@ class Follower:
         status: dict[str, Any] = {}
         for events, status in stream:
             new = [event for event in events if event[1] > self.since]
-            self.directory.append_events(new)
+            self.directory.log.append(new)
             for name, when, fields in new:
                 self._take(name, when, fields)
             self.module_seconds = dict(status["module_seconds"])
@@ -122,8 +132,9 @@ class Follower:
                 raise
             return  # newer ones have taken its place already
         if self.scores.round > 0:
-            self.directory.append_events([("scores", time.time(), self.scores.fields())])
+            self.directory.log.append([("scores", time.time(), self.scores.fields())])
             self.progress.event("scores", self.scores.fields())
+            self.measure("scores", self.scores.fields())
 
     def overhead_share(self, sources: Iterable[str]) -> float | None:
         """Return the share of the time from the first update to the last commit in which no module learnt.

@@ -29,6 +29,7 @@ from runner.datasets import Dataset
 from runner.follow import Follower
 from runner.progress import make_progress
 from runner.rundir import RunDirectory
+from runner.shipping import code_of
 from runner.sources import checked, source_states
 
 
@@ -242,7 +243,7 @@ class Model:
     """
 
     def __init__(self, handles: list[Handle]) -> None:
-        from runner.cluster import RunningModel, cluster
+        from runner.cluster import RunningModel, cluster, metered
 
         observations = [handle for handle in handles if isinstance(handle, Observation)]
         if not observations:
@@ -262,12 +263,14 @@ class Model:
         self.directory = RunDirectory.create(Path("runs"), source.run, graph, categories=categories, outputs=Path.cwd())
         self._stack = ExitStack()
         atexit.register(self._stack.close)
-        address = self._stack.enter_context(cluster(source.address))
+        address = self._stack.enter_context(cluster(source.address, code_of(graph)))
         self.directory.write_environment(address)
         self._stack.enter_context(self.directory.lock())
         root = str(self.directory.checkpoints.root)
         self._running = RunningModel.launch(Plan(graph, self.directory.name, source.seed, root=root, scheduled=False))
-        self._follower = Follower(self.directory, make_progress(graph, terminal=False), single=True)
+        self._follower = Follower(
+            self.directory, make_progress(graph, terminal=False), single=True, measure=metered(source.run)
+        )
         self._follower.follow(self._running.begin(source_states(graph, data), scheduled=False))
         self._round, self._learnt = 1, list[Handle]()
         for handle in handles:

@@ -19,7 +19,7 @@ from actors.graph import Graph
 HEARTBEAT = 30.0
 """Seconds after which a log tells again how far a long update is."""
 
-_PLACE = {"round", "step", "module", "exchange", "temperature", "seconds", "total_seconds"}
+_PLACE = {"round", "step", "module", "exchange", "temperature", "seconds", "total_seconds", "message_bytes"}
 
 
 class Progress:

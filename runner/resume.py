@@ -11,15 +11,16 @@ from typing import Any
 from actors.checkpoint import Manifest
 from runner.attach import found
 from runner.clock import Clock
-from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster
+from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster, metered
 from runner.config import RunConfig
 from runner.follow import Follower, interruptible
 from runner.progress import Progress
 from runner.run import drive, is_done, plan_of
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
+from runner.shipping import code_of
 from runner.sources import source_states
 
-FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "code")
+FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
 """What of a config may be otherwise when a run is resumed: it does not change what the rounds are."""
 
 PATIENCE = 20.0
@@ -36,7 +37,8 @@ def resume(
     path : Path
         The run's directory.
     settings : sequence of str
-        ``key.path=value``; only the number of rounds, the recovery and how many commits are kept may be changed.
+        ``key.path=value``; only the number of rounds, the recovery, the cluster and how many commits are kept may be
+        changed.
     clock : Clock
     progress : Progress
     address : str, optional
@@ -67,7 +69,7 @@ def resume(
         data = config.load_data()
         directory.categories = config.categories(data)
         clock.mark("data")
-        with cluster(address) as joined:
+        with cluster(address, code_of(directory.graph)) as joined:
             clock.mark("ray")
             model = RunningModel.launch(plan_of(config, directory), patience=PATIENCE)
             with interruptible(directory):
@@ -77,7 +79,9 @@ def resume(
                     progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
                 (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
                 stream = model.begin(source_states(directory.graph, data))
-                return directory, drive(model, stream, Follower(directory, progress), clock)
+                return directory, drive(
+                    model, stream, Follower(directory, progress, measure=metered(directory.name)), clock
+                )
 
 
 def _check(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:

@@ -14,11 +14,12 @@ from actors.kinds import Array
 from actors.session import Plan
 from runner import collect
 from runner.clock import Clock
-from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, cluster
+from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, await_nodes, cluster, metered
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
+from runner.shipping import code_of
 from runner.sources import source_states
 
 
@@ -32,6 +33,7 @@ def plan_of(config: RunConfig, directory: RunDirectory, *, detached: bool = Fals
         keep=config.checkpoints.keep,
         detached=detached,
         recovery=config.recovery.item(),
+        placement=config.cluster.item(),
         config=config.model_dump(mode="json"),
         faults=tuple(os.environ.get("SERKET_FAULTS", "").split()),
     )
@@ -91,7 +93,8 @@ def run(
     with ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())
-            joined = stack.enter_context(cluster(address))
+            joined = stack.enter_context(cluster(address, code_of(graph)))
+            await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
             clock.mark("ray")
             directory.write_config(config)
             directory.write_environment(joined, detached=detach, own=address is None)
@@ -99,7 +102,7 @@ def run(
         except (ClusterError, OSError, KeyboardInterrupt):
             directory.discard()
             raise
-        follower = Follower(directory, progress)
+        follower = Follower(directory, progress, measure=metered(directory.name))
         stream = model.begin(source_states(graph, data))
         stack.enter_context(interruptible(directory))
         if not detach:

@@ -28,6 +28,7 @@ from actors.storage import storage_at
 from runner.checks import RUN_NAME
 from runner.config import RunConfig, load_config
 from runner.environment import changes, environment
+from runner.event_log import EventLog, lines
 from runner.metrics import Scores, score
 
 TEXT_COLUMNS = 200
@@ -138,6 +139,11 @@ class RunDirectory:
             return Checkpoints(f"{self.storage.rstrip('/')}/{self.name}")
         return Checkpoints((self.path / "checkpoints").resolve())
 
+    @property
+    def log(self) -> EventLog:
+        """What happened, in ``events.jsonl``."""
+        return EventLog(self.path / "events.jsonl", self.name)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing into the directory.
@@ -238,22 +244,6 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path / name}: cannot be read; is {self.path} a run's directory?") from error
         return content
 
-    def last_event(self) -> float:
-        """Return the Unix time of the last event of the coordinator's that was written down; 0 where there is none."""
-        for line in reversed(_lines(self.path / "events.jsonl")):
-            with suppress(ValueError, KeyError, TypeError):  # a line that a power cut has left
-                event = json.loads(line)
-                if event["event"] != "scores":  # those are the driver's own
-                    return float(event["time"])
-        return 0.0
-
-    def append_events(self, events: Sequence[tuple[str, float, Mapping[str, Any]]]) -> None:
-        """Append events to ``events.jsonl``, one object a line."""
-        if events:
-            with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-                for name, when, fields in events:
-                    file.write(json.dumps({"time": when, "event": name, **fields}) + "\n")
-
     def record(self, commit: str) -> RoundScores:
         """Write what a person looks for after a commit: the modules' outputs, and a line of ``metrics.csv``."""
         manifest, outputs = self._opened(commit)
@@ -279,17 +269,14 @@ class RunDirectory:
 
     def mend(self) -> None:
         """Take out what a process that was killed, or a disk that was full, has left unfinished."""
-        events = self.path / "events.jsonl"
-        lines = _lines(events)
-        if lines and not lines[-1].endswith("\n"):
-            os.truncate(events, events.stat().st_size - len(events.read_bytes().rpartition(b"\n")[2]))
+        self.log.mend()
         self.rewind()
 
     def rewind(self, round: float = math.inf) -> None:
         """Take the lines after `round` out of ``metrics.csv``, and any that are unfinished."""
         path = self.path / "metrics.csv"
         if path.exists():
-            whole = [line for line in _lines(path)[1:] if line.endswith("\n") and line.count(",") == len(METRICS) - 1]
+            whole = [line for line in lines(path)[1:] if line.endswith("\n") and line.count(",") == len(METRICS) - 1]
             kept = [line for line in whole if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= round]
             self._write("metrics.csv", "".join([",".join(METRICS) + "\r\n", *kept]))
 
@@ -393,8 +380,3 @@ def find_run(run: str, runs: Path) -> Path:
     there = sorted(path.parent.name for path in runs.glob("*/config.yaml"))
     known = f"the runs in {runs} are {', '.join(there)}" if there else f"there are none in {runs}"
     raise RunDirectoryError(f"{run}: no such run; {known}")
-
-
-def _lines(path: Path) -> list[str]:
-    """Return a file's lines with their ends; none where there is no file."""
-    return path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -16,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from actors.graph import Resources
+from actors.placement import Placement
 from actors.recovery import Recovery
 from runner.faults import Fault, Faults, explain, fields_of, shown
 
@@ -97,10 +100,57 @@ class DataConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """What a module's actor reserves; ``num_gpus: auto`` is a GPU if the cluster has one."""
+    """What a module's actor reserves; see :class:`actors.graph.Resources`."""
 
     num_cpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     num_gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = 0.0
+    memory: Annotated[int, Field(ge=0)] | str = 0
+    accelerator_type: str | None = None
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    custom: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+
+    def _finish(self) -> list[Fault]:
+        faults: list[Fault] = []
+        if isinstance(self.memory, str) and _bytes(self.memory) is None:
+            faults.append((("memory",), f"expected bytes, or a size as '2 GiB' or '500 MB', got {shown(self.memory)}"))
+        own = [("custom", name) for name in self.custom if name in ("CPU", "GPU", "memory", "object_store_memory")]
+        return faults + [(place, "has a key of its own; use that") for place in own]
+
+    def item(self) -> Resources:
+        """Return what the graph holds of it."""
+        given = self.model_dump()
+        size = _bytes(self.memory) if isinstance(self.memory, str) else self.memory
+        return Resources(**{**given, "memory": float(size or 0)})
+
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{p}B": 1000**n for n, p in enumerate("KMGT", 1)},
+    **{f"{p}iB": 1024**n for n, p in enumerate("KMGT", 1)},
+}
+
+
+def _bytes(text: str) -> int | None:
+    """Return the bytes of a size as people write it, None where it is none."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    return int(float(found.group(1)) * _UNITS[found.group(2)]) if found and found.group(2) in _UNITS else None
+
+
+class ClusterConfig(Section):
+    """What differs from cluster to cluster.
+
+    How modules are laid out over nodes, what each reserves there, and how many nodes a run waits for before it begins.
+    """
+
+    strategy: Literal["pack", "spread"] | None = None
+    together: list[Annotated[list[str], Field(min_length=2)]] = Field(default_factory=list)
+    nodes: Annotated[int, Field(ge=1)] = 1
+    modules: dict[str, ResourcesConfig] = Field(default_factory=dict)
+
+    def item(self) -> Placement:
+        """Return what the coordinator is told of it."""
+        return Placement(self.strategy, tuple(tuple(group) for group in self.together))
 
 
 class RecoveryConfig(Section):

@@ -193,8 +193,10 @@ def reconstruct(networks: nn.ModuleDict, latents: Tensor, likelihood: Likelihood
 def encode(networks: nn.ModuleDict, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and log-variance, (N, L) each, of q(z | row) for `rows` (N, P); learns nothing."""
     networks.eval()
+    device = next(networks.parameters()).device  # where rows that did not fit there are not
     with torch.no_grad():
-        means, log_variances = zip(*(networks["encoder"](part) for part in torch.split(rows, CHUNK)), strict=True)
+        parts = (networks["encoder"](part.to(device)) for part in torch.split(rows, CHUNK))
+        means, log_variances = zip(*parts, strict=True)
         return torch.cat(means), torch.cat(log_variances)
 
 
@@ -230,7 +232,8 @@ def bound(
     with torch.no_grad():
         latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), normal(mean.shape, generator))
         parts = zip(torch.split(latents, CHUNK), torch.split(rows, CHUNK), strict=True)
-        loss = sum(float(reconstruction_loss(networks["decoder"](z), row, likelihood)) for z, row in parts)
+        losses = (reconstruction_loss(networks["decoder"](z), row.to(z.device), likelihood) for z, row in parts)
+        loss = sum(map(float, losses))
         kl = float(divergence(mean, log_variance, prior_mean))
         entropy = 0.5 * float((log_variance + math.log(2 * math.pi * math.e)).sum())
     count = len(rows)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.kernels.networks import Likelihood, divergence, normal, reconstruction_loss
+from actors.kernels.residence import batches
 
 MARGIN = 0.005
 """Share of its best loss by which a training must improve within its patience: well above the noise of an epoch's loss
@@ -44,6 +45,8 @@ class Training:
     patience : int, optional
         The training ends when the best loss has not improved by more than :data:`MARGIN` of itself within the last so
         many epochs; never by default. Losses of a warm-up do not count.
+    mixed_precision : bool
+        Whether the networks' products are taken in bfloat16; weights, losses and moments stay float32.
     """
 
     epochs: int
@@ -54,6 +57,7 @@ class Training:
     kl_warmup: int = 0
     age: int = 0
     patience: int | None = None
+    mixed_precision: bool = False
 
     def beta(self, epoch: int) -> float:
         """Return β in an epoch of this training, the first being 0."""
@@ -92,7 +96,7 @@ def train(
         Changed in place, like `optimiser`.
     optimiser : torch.optim.Adam
     rows, prior_mean : Tensor, shapes (N, P), (N, L)
-        On the networks' device.
+        On the networks' device; rows that do not fit there, on the host (:mod:`actors.kernels.residence`).
     training : Training
     generator : torch.Generator
         Of the order of rows and the noise; on the same device.
@@ -116,13 +120,13 @@ def train(
     for epoch in range(training.epochs):
         beta = training.beta(epoch)
         order = torch.randperm(len(rows), generator=generator, device=generator.device)
-        batches = zip(
-            torch.split(rows.index_select(0, order), training.batch_size),
+        taken = zip(
+            batches(rows, order, training.batch_size, generator.device),
             torch.split(prior_mean.index_select(0, order), training.batch_size),
             torch.split(normal(prior_mean.shape, generator), training.batch_size),
             strict=True,
         )
-        sums = sum(_step(networks, optimiser, *batch, beta, training.likelihood) for batch in batches)
+        sums = sum(_step(networks, optimiser, *part, beta, training) for part in taken)
         # The only synchronisation with the device in an epoch.
         reconstruction, kl = (cast("Tensor", sums) / len(rows)).tolist()
         losses.append(reconstruction + beta * kl)
@@ -145,12 +149,14 @@ def _step(
     prior_mean: Tensor,
     noise: Tensor,
     beta: float,
-    likelihood: Likelihood,
+    training: Training,
 ) -> Tensor:
     """Take one step on a batch; return its reconstruction loss and divergence, both summed, as one tensor (2,)."""
-    mean, log_variance = networks["encoder"](rows)
-    latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
-    reconstruction = reconstruction_loss(networks["decoder"](latents), rows, likelihood)
+    with torch.autocast(rows.device.type, torch.bfloat16, enabled=training.mixed_precision):
+        mean, log_variance = (head.float() for head in networks["encoder"](rows))
+        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
+        logits = networks["decoder"](latents).float()
+    reconstruction = reconstruction_loss(logits, rows, training.likelihood)
     kl = divergence(mean, log_variance, prior_mean)
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward((reconstruction + beta * kl) / len(rows))

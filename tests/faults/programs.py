@@ -10,12 +10,12 @@ from pathlib import Path
 from tests.faults import table
 
 
-def perform(program, scenes, directory, seconds):
-    """Run scenes of ``tests.faults.<program>``; return what came of each by name, as far as it came."""
+def perform(program, scenes, directory, seconds, package="tests.faults"):
+    """Run scenes of a program of `package`; return what came of each by name, as far as it came."""
     home = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(home), "RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(directory)}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", f"tests.faults.{program}", *scenes]
+    command = [sys.executable, "-m", f"{package}.{program}", *scenes]
     with (directory / f"{program}.err").open("w") as told:
         process = subprocess.Popen(
             command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=told, text=True, start_new_session=True

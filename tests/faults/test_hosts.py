@@ -26,4 +26,4 @@ def test_a_module_behind_a_cut_link_learns_on_on_the_other_host(found):
 def test_a_module_learns_on_on_its_host_once_that_is_back(found):
     came = noted("host", found, "the_host_comes_back")
     assert came["same"]
-    assert any("there are 1 nodes" in sentence for sentence in came["log"])
+    assert any("and no node has that free" in sentence for sentence in came["log"])

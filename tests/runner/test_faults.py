@@ -66,7 +66,8 @@ class TestFaults:
             ),
             (
                 "modules.vae.resources.cpus=1",
-                "modules.vae.resources.cpus: unknown key, expected one of num_cpus, num_gpus, got 'cpus'; did you mean",
+                "modules.vae.resources.cpus: unknown key, expected one of num_cpus, num_gpus, memory, "
+                "accelerator_type, label_selector, custom, got 'cpus'; did you mean",
             ),
             ("modules.data={type: gmm}", "modules.data: is the observation's name; choose another for this module"),
             ("modules={vae.2: {type: gmm}}", "modules.vae.2: expected a name of letters, digits, '_' and '-'"),

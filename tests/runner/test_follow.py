@@ -104,7 +104,7 @@ def test_events_that_are_known_already_are_passed_over(directory):
     told = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
     assert [event["name"] for event in told if event["event"] == "commit"] == ["round-003"]
     assert rounds(directory) == [3]
-    assert directory.last_event() == 2.000001
+    assert directory.log.last() == 2.000001
 
 
 def test_a_commit_that_newer_ones_have_replaced_is_passed_over(directory, follower):

@@ -237,10 +237,10 @@ def test_a_torn_event_is_taken_out_and_the_next_one_has_a_line_of_its_own(direct
     path = directory.path / "events.jsonl"
     path.write_text('{"time": 1.0, "event": "commit"}\n{"time": 2.0, "ev')
     directory.mend()
-    directory.append_events([("commit", 3.0, {})])
+    directory.log.append([("commit", 3.0, {})])
     assert [json.loads(line)["time"] for line in path.read_text().splitlines()] == [1.0, 3.0]
-    directory.append_events([("scores", 9.0, {})])
-    assert directory.last_event() == 3.0  # scores are the driver's own
+    directory.log.append([("scores", 9.0, {})])
+    assert directory.log.last() == 3.0  # scores are the driver's own
 
 
 def test_a_json_file_is_written_whole_or_not_at_all(directory, monkeypatch):
