@@ -139,8 +139,8 @@ def test_without_a_likelihood_there_are_as_many_classes_as_the_process_expects(p
     assert batches.std(ddof=1) / np.sqrt(20) < 0.1
 
 
-def test_a_concentration_that_is_learnt_follows_its_posterior():
-    rows, classes = 50, 7
+@pytest.mark.parametrize(("rows", "classes"), [(50, 7), (3, 2)])
+def test_a_concentration_that_is_learnt_follows_its_posterior(rows, classes):
     grid = np.linspace(1e-3, 30, 30_000)
     log_density = classes * np.log(grid) + gammaln(grid) - gammaln(grid + rows) - grid  # Gamma(1, 1) · p(M | α)
     density = np.exp(log_density - log_density.max())
@@ -282,6 +282,33 @@ def test_two_classes_that_a_prior_does_not_tell_apart_become_one():
 
     assert agrees(found(50), truth)
     assert not agrees(found(0), truth)
+
+
+def test_what_a_prior_says_is_shared_by_halves_and_summed_up_when_classes_become_one():
+    X, truth, prior = clusters(2, 6, rows=120)
+    halves = np.where(truth == 0, np.arange(120) // 2 % 2, 2)
+    said = np.random.default_rng(0).dirichlet(np.ones(4), 120)
+    given = as_given(X, halves, 4, prior, np.log(said), None)
+    tables = make_tables(prior, 120, 1.5, use_counts=False, shared=True)
+    sampler = Sampler(given, niw.build_factors(X, halves, 4, prior), tables, prior, informed=True)
+    generator = np.random.default_rng(1)
+    while not propose(sampler, generator):  # one of the first proposals puts the halves together again
+        pass
+    assert agrees(given.labels, truth)
+    kept, freed = sorted((0, 1), key=lambda k: (given.labels == k).sum(), reverse=True)
+    assert_allclose(np.exp(given.bias[:, kept]), said[:, 0] + said[:, 1])
+    assert_allclose(np.exp(given.bias[:, freed]), 1 / 121.5)
+    assert_allclose(np.exp(given.bias[:, 2:]), said[:, 2:])
+
+    X[truth == 0] += np.where(np.arange(60) % 2, 20.0, 0.0)[:, None]  # now there are three clusters
+    sampler.factors = niw.build_factors(X, given.labels, 4, prior)
+    given.rows[:] = X
+    before = np.exp(given.bias)
+    while not propose(sampler, generator):
+        pass
+    new = (set(given.labels.tolist()) - {kept, 2}).pop()
+    shares = np.array([(given.labels == k).mean() for k in (kept, new)])
+    assert_allclose(np.exp(given.bias[:, [kept, new]]), before[:, [kept]] * shares / shares.sum())
 
 
 def test_two_classes_that_only_a_prior_tells_apart_stay_two():
