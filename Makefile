@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-faults test-plugins test-multinode check format bench clean
+.PHONY: install mnist digits test test-slow test-faults test-plugins test-multinode check format bench clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ test-faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --faults $(FAULTS_HERE:%=tests/faults/test_%.py) & here=$$!; \
 	$(BIN)/python -m pytest --faults $(FAULTS_BESIDE:%=tests/faults/test_%.py); beside=$$?; \
 	wait $$here && exit $$beside
+
+# What takes long and says little more than its quicker neighbours.
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --slow -m slow
 
 # The guide, followed to its end, and the package that a new module begins as, installed into a fresh environment.
 test-plugins: $(VENV)/.installed-dev

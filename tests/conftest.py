@@ -13,11 +13,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 def pytest_addoption(parser):
     parser.addoption("--faults", action="store_true", help="also run the tests in which processes die on purpose")
     parser.addoption("--guide", action="store_true", help="also follow the guide and try the package of a new module")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take long and say little more")
     parser.addoption("--multinode", action="store_true", help="also run the tests on clusters of several nodes")
 
 
 def pytest_collection_modifyitems(config, items):
-    passed_over = [name for name in ("faults", "guide", "multinode") if not config.getoption(f"--{name}")]
+    passed_over = [name for name in ("faults", "guide", "multinode", "slow") if not config.getoption(f"--{name}")]
     left = [item for item in items if any(item.get_closest_marker(name) for name in passed_over)]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]

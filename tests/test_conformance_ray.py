@@ -19,10 +19,10 @@ def survive(checks, *deaths):
 @pytest.mark.parametrize(
     ("checks", "death"),
     [
-        (quick.TestObservation, "before:2"),
-        (quick.TestVAE, "inside:2"),
+        pytest.param(quick.TestObservation, "before:2", marks=pytest.mark.slow),
+        pytest.param(quick.TestVAE, "inside:2", marks=pytest.mark.slow),
         (quick.TestGMM, "inside:2"),
-        (quick.TestMarkovModel, "before:3"),
+        pytest.param(quick.TestMarkovModel, "before:3", marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "module", value),
 )

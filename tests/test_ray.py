@@ -106,7 +106,7 @@ def test_the_actors_have_the_modules_names_and_say_what_they_do():
     running = launched(model(rounds=1, seconds=3.0), "named")
     try:
         stream = running.begin({"data": {"values": ROWS}})
-        wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("doing") == "learning")
+        wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("done") == 1)
         names = {
             actor["name"]
             for actor in ray.util.list_named_actors(all_namespaces=True)

@@ -84,7 +84,7 @@ def check_against(posterior, places, draws, batches):
     assert error.max() < 0.02
 
 
-@pytest.mark.parametrize("proposals", [0, 2])
+@pytest.mark.parametrize("proposals", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("places", "alpha", "temperature"), [(N, 0.8, 1.0), (3, 2.0, 0.3)])
 def test_five_points_follow_the_posterior_over_all_partitions(places, alpha, temperature, proposals):
     given = as_given(POINTS, np.zeros(N, np.int64), places, PRIOR, None, None)
@@ -105,7 +105,7 @@ def test_five_points_follow_the_posterior_over_all_partitions(places, alpha, tem
     assert_allclose(np.tril(factors.chol), afresh.chol, atol=1e-7)
 
 
-@pytest.mark.parametrize(("places", "alpha"), [(4, 1.5), (3, 0.5)])
+@pytest.mark.parametrize(("places", "alpha"), [(4, 1.5), pytest.param(3, 0.5, marks=pytest.mark.slow)])
 def test_a_prior_from_above_weighs_the_classes_that_were_there(places, alpha):
     start = np.array([0, 0, 2, 2, 0])
     log_prior = np.log(np.random.default_rng(3).dirichlet(np.ones(places), N))
@@ -121,7 +121,7 @@ def test_a_prior_from_above_weighs_the_classes_that_were_there(places, alpha):
 # --- the process alone --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("proposals", [0, 2])
+@pytest.mark.parametrize("proposals", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_without_a_likelihood_there_are_as_many_classes_as_the_process_expects(proposals):
     rows, alpha, numbers = 30, 1.5, []
     prior = niw.Prior(np.zeros(1), 1.0, 3.0, np.ones(1))
