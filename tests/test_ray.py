@@ -78,6 +78,7 @@ def test_a_chain_that_raises_is_told_with_its_own_traceback(tmp_path):
     assert "toys.py" in str(failure.value)
 
 
+@pytest.mark.slow
 def test_arrays_pass_the_coordinator_by():
     values = np.ones((50_000, 500))  # 200 MB
     graph = model(rounds=2, dim=500)
@@ -166,6 +167,7 @@ def test_a_module_that_raises_is_named_with_its_own_traceback():
     assert "toys.py" in str(failure.value)
 
 
+@pytest.mark.slow
 def test_a_module_that_keeps_dying_is_given_up_with_what_it_did():
     with pytest.raises(ModuleFailedError, match=r"module 'encoder' died 2 times in update \(round 1, step 0\)"):
         run_on_actors(model(die_in_round=1), "dying", recovery=Recovery(tries=2))

@@ -83,6 +83,7 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path):
     assert use_kernel(package, tmp_path / "cache")[0] == (1, 0)
 
 
+@pytest.mark.slow
 def test_several_processes_may_compile_at_once(tmp_path):
     package = copy_package(tmp_path / "package")
     environment = {**os.environ, "PYTHONPATH": str(package), "SERKET_CACHE_DIR": str(tmp_path / "cache")}

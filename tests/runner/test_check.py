@@ -54,6 +54,7 @@ def test_one_that_does_not_ends_with_status_1_and_a_sentence():
     assert why.startswith("recognize changes the state: centres is")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "_own_file")
 def test_its_process_is_killed_on_ray(monkeypatch):
