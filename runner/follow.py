@@ -139,7 +139,8 @@ class Follower:
     def overhead_share(self, sources: Iterable[str]) -> float | None:
         """Return the share of the time from the first update to the last commit in which no module learnt.
 
-        None of a run that was interrupted.
+        Below zero where chains learnt beside the modules, whose seconds count as theirs; None of a run that was
+        interrupted.
         """
         if self.resumed:
             return None
