@@ -137,5 +137,25 @@ def floored(log_message: Floats) -> Floats:
 
 def normalised(scores: Floats) -> Floats:
     """Return rows of `scores` as log-distributions."""
-    log_prob: Floats = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    return log_prob
+    return as_distributions(scores)[0]
+
+
+def as_distributions(scores: Floats) -> tuple[Floats, Floats]:
+    """Return rows of `scores` (N, K) as log-distributions, and the log-normalisers (N,) that this took away."""
+    log_norm: Floats = np.logaddexp.reduce(scores, axis=1)
+    return scores - log_norm[:, None], log_norm
+
+
+def prior_from(inbox: Inbox, port: str, shape: tuple[int, ...], without: str | None = None) -> Floats | None:
+    """Return the product of the priors (N, K) that came from above, all but that of `without`; None without any.
+
+    Raises
+    ------
+    ModuleError
+        If one is of another shape, or they exclude each other in a row.
+    """
+    for message in inbox.all(port).values():
+        came = message["log_prob"].shape
+        if came != shape:
+            raise ModuleError(f"{message.header.route}: log_prob of shape {came} came, expected {shape}")
+    return inbox.log_product(port, without=without)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from actors.evidence import as_distributions, prior_from
 from actors.finite import check_range
 from actors.gmm_engines import Assignment, Fit, Settings, Task
 from actors.kernels.calibration import calibrate, calibrated_posterior, scaled_likelihood
@@ -27,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 
 SMALLEST_VARIANCE = 1e-6
 """Of the largest: a latent dimension that collapsed must not make the prior's scale singular."""
+
+PRIOR = "transition_prior"
 
 FIRST_LAPSE = 0.01
 """The share of rows that the likelihood is taken to be wrong about before anything else is known."""
@@ -52,7 +55,7 @@ class Mixture(Module[S]):
     ports = (
         Port("latent_vectors", "in", "forward", "latent_vectors", optional=True),
         Port("observations", "in", "forward", "observations", optional=True),
-        Port("transition_prior", "in", "backward", "transition_prior", optional=True),
+        Port(PRIOR, "in", "backward", "transition_prior", optional=True),
         Port("class_posteriors", "out", "forward", "class_posteriors", per_receiver=True),
         Port("class_means", "out", "backward", "class_means"),
     )
@@ -117,7 +120,7 @@ class Mixture(Module[S]):
         message = _received(inbox)
         X, missing = _rows(message)
         check_range(context.where, "observations or latent vectors", seen := X[~missing])
-        log_prior = _log_prior(inbox, len(X), self.classes)
+        log_prior = prior_from(inbox, PRIOR, (len(X), self.classes))
         prior = self._make_prior(seen, parameters)
         iterations = parameters.iterations + (parameters.burn_in if self._assignment is None else 0)
         # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
@@ -152,11 +155,11 @@ class Mixture(Module[S]):
             likelihood[missing] = 0.0
         # The mixture's own weights sum to one here, so that evidence with and without a prior is a density both times.
         log_weights = self._log_weights(factors, parameters)
-        evidence = _normalised(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
+        evidence = as_distributions(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
         metrics = {"evidence": float(evidence), **metrics}
         if parameters.calibrate and context.receivers.get("class_posteriors"):
             # What goes up is relative to the rows' density, so the evidence above is short of just that.
-            metrics["score"] = float(_normalised(left_out + log_weights)[1].sum())
+            metrics["score"] = float(as_distributions(left_out + log_weights)[1].sum())
         return self._outbox(inbox, context, likelihood, missing, metrics)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
@@ -191,7 +194,7 @@ class Mixture(Module[S]):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
         if not context.rows:
             return Outbox()
-        log_prior = _log_prior(inbox, context.rows, self.classes)
+        log_prior = prior_from(inbox, PRIOR, (context.rows, self.classes))
         if log_prior is None:
             weights = np.exp(self._log_weights(self._factors, self.parameters))
             drawn = context.generator.choice(len(weights), context.rows, p=weights)
@@ -251,7 +254,7 @@ class Mixture(Module[S]):
     def _prior_for(self, inbox: Inbox, rows: int, parameters: S, without: str | None = None) -> Floats | None:
         """Return what is heard from above of so many rows; from nobody else but `without`, None."""
         assert self._factors is not None
-        log_prior = _log_prior(inbox, rows, self.classes, without=without)
+        log_prior = prior_from(inbox, PRIOR, (rows, self.classes), without)
         return None if log_prior is None else self._heard(log_prior, self._factors, parameters)
 
     def _start(self, X: Floats, missing: npt.NDArray[np.bool_], lengths: Array | None, context: Context) -> Assignment:
@@ -330,7 +333,7 @@ class Mixture(Module[S]):
         scores = likelihood if log_prior is None else likelihood + log_prior
         if log_prior is None or multiplies:
             scores = scores + self._log_weights(self._factors, parameters)
-        log_posterior, log_norm = _normalised(scores)
+        log_posterior, log_norm = as_distributions(scores)
         posterior = np.exp(log_posterior)
         best = log_posterior.argmax(axis=1)
         responsibilities = posterior
@@ -339,7 +342,7 @@ class Mixture(Module[S]):
             if not multiplies:
                 # What came from the receiver is known to it; sent back, it would count twice.
                 others = self._prior_for(inbox, rows, parameters, without=receiver)
-                up, up_norm = _normalised(likelihood if others is None else likelihood + others)
+                up, up_norm = as_distributions(likelihood if others is None else likelihood + others)
             else:
                 up, up_norm = log_posterior.copy(), log_norm.copy()
                 up[missing] = -np.log(classes)
@@ -363,18 +366,3 @@ def _rows(message: Message) -> tuple[Floats, npt.NDArray[np.bool_]]:
     given = message["mean" if message.header.kind == "latent_vectors" else "values"]
     X = np.asarray(given, dtype=np.float64).reshape(len(given), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
-
-
-def _log_prior(inbox: Inbox, rows: int, classes: int, without: str | None = None) -> Floats | None:
-    """Return the product of the priors that came, all but that of `without`; None where there is none."""
-    for message in inbox.all("transition_prior").values():
-        if message["log_prob"].shape != (rows, classes):
-            shape = message["log_prob"].shape
-            raise ModuleError(f"{message.header.route}: log_prob of shape {shape} came, expected {(rows, classes)}")
-    return inbox.log_product("transition_prior", without=without)
-
-
-def _normalised(scores: Floats) -> tuple[Floats, Floats]:
-    """Return rows of `scores` as log-distributions, and the log-normalisers (N,) that this took away."""
-    log_norm = np.logaddexp.reduce(scores, axis=1)
-    return scores - log_norm[:, None], log_norm

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.evidence import as_distributions, prior_from
 from actors.kernels.lda import compile_kernels, count, counts_of
 from actors.kernels.lda_rows import Settings
 from actors.kinds import Array
@@ -264,11 +265,7 @@ class MLDA(Module[MLDAParameters]):
     def _log_prior(self, inbox: Inbox, rows: int) -> tuple[Floats, bool]:
         """Return the product of the priors from above (rows, K), uniform where there is none, and whether one came."""
         expected = (rows, self.parameters.topics)
-        for message in inbox.all("topic_prior").values():
-            if message["log_prob"].shape != expected:
-                shape = message["log_prob"].shape
-                raise ModuleError(f"{message.header.route}: log_prob of shape {shape} came, expected {expected}")
-        product = inbox.log_product("topic_prior")
+        product = prior_from(inbox, "topic_prior", expected)
         return (np.full(expected, -np.log(expected[1])), False) if product is None else (product, True)
 
     def _outbox(
@@ -279,13 +276,13 @@ class MLDA(Module[MLDAParameters]):
         if averages is None:
             averages = ask(rows, parameters.samples, context)
         likelihood = log_likelihood(rows, averages)
-        log_posterior, log_norm = _normalised(likelihood + rows.log_prior)
+        log_posterior, log_norm = as_distributions(likelihood + rows.log_prior)
         of_rows = rows_with(rows.modalities, rows.missing)
         messages = []
         for receiver in context.receivers.get("topic_posteriors", ()):
             # What came from the receiver is known to it; sent back, it would count twice.
             others = inbox.log_product("topic_prior", without=receiver)
-            up, up_norm = _normalised(likelihood if others is None else likelihood + others)
+            up, up_norm = as_distributions(likelihood if others is None else likelihood + others)
             up_norm[rows.missing] = 0.0  # a row that is not there says nothing
             messages.append(Outgoing("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
         for modality in rows.modalities:
@@ -323,9 +320,3 @@ def _log(distributions: Floats) -> Floats:
     """Return the logarithms of rows (N, V) that sum to one but for rounding."""
     log_prob: Floats = np.log(distributions) - np.log(distributions.sum(axis=1, keepdims=True))
     return log_prob
-
-
-def _normalised(scores: Floats) -> tuple[Floats, Floats]:
-    """Return rows of `scores` as log-distributions, and the log-normalisers (N,) that this took away."""
-    log_norm: Floats = np.logaddexp.reduce(scores, axis=1)
-    return scores - log_norm[:, None], log_norm

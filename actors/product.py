@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
-from actors.evidence import Evidence, floored, joined, likelihoods, normalised, normalisers
+from actors.evidence import Evidence, floored, joined, likelihoods, normalised, normalisers, prior_from
 from actors.kernels.alignment import align
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+
+PRIOR = "joint_prior"
 
 _PERMUTATION = "permutation."
 
@@ -72,7 +74,7 @@ class Product(Module[ProductParameters]):
     Parameters: ClassVar[type[Any]] = ProductParameters
     ports = (
         Port("class_posteriors", "in", "forward", "class_posteriors"),
-        Port("joint_prior", "in", "backward", "transition_prior", optional=True),
+        Port(PRIOR, "in", "backward", "transition_prior", optional=True),
         Port("joint_posteriors", "out", "forward", "class_posteriors", per_receiver=True),
         Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
     )
@@ -144,7 +146,7 @@ class Product(Module[ProductParameters]):
         if not context.rows:
             return Outbox()
         K = len(self._frequencies)
-        log_prior = _log_prior(inbox, (context.rows, K))
+        log_prior = prior_from(inbox, PRIOR, (context.rows, K))
         if log_prior is None:
             drawn = context.generator.choice(K, context.rows, p=self._frequencies / self._frequencies.sum())
             log_prior = np.where(np.eye(K, dtype=np.bool_)[drawn], 0.0, -np.inf)
@@ -194,9 +196,9 @@ def _join(inbox: Inbox, own: Mapping[str, Floats], permutations: Mapping[str, In
     named = {s: log_prob[:, permutations[s]] if s in permutations else log_prob for s, log_prob in own.items()}
     evidence = joined(inbox.all("class_posteriors"), named)
     rows, classes = evidence.log_prob.shape
-    log_prior = _log_prior(inbox, (rows, classes))
+    log_prior = prior_from(inbox, PRIOR, (rows, classes))
     scores = evidence.log_prob + (-np.log(classes) if log_prior is None else log_prior)
-    norms = normalisers(scores, [*own, *inbox.all("joint_prior")])
+    norms = normalisers(scores, [*own, *inbox.all(PRIOR)])
     return _Joint(evidence, log_prior, scores - norms[:, None], _of_those_seen(norms, evidence))
 
 
@@ -210,7 +212,7 @@ def _outbox(
     """Address what came to those above and below: to each what it does not know from itself."""
     evidence, messages = joint.evidence, []
     for receiver in context.receivers.get("joint_posteriors", ()):
-        others = _log_prior(inbox, evidence.log_prob.shape, without=receiver)
+        others = prior_from(inbox, PRIOR, evidence.log_prob.shape, without=receiver)
         scores = evidence.log_prob if others is None else evidence.log_prob + others
         norms = np.logaddexp.reduce(scores, axis=1)
         log_norm = evidence.row_norms + _of_those_seen(norms, evidence)
@@ -229,15 +231,6 @@ def _outbox(
         messages.append(Outgoing("transition_prior", {"log_prob": message, **evidence.rows}, receiver))
     posterior = np.exp(joint.log_posterior)
     return Outbox(messages, metrics, {"class": joint.log_posterior.argmax(axis=1), "Pdz": posterior})
-
-
-def _log_prior(inbox: Inbox, shape: tuple[int, ...], without: str | None = None) -> Floats | None:
-    """Return the product of the priors that came from above, all but that of `without`; None where there is none."""
-    for message in inbox.all("joint_prior").values():
-        if message["log_prob"].shape != shape:
-            came = message["log_prob"].shape
-            raise ModuleError(f"{message.header.route}: log_prob of shape {came} came, expected {shape}")
-    return inbox.log_product("joint_prior", without=without)
 
 
 def _of_those_seen(norms: Floats, evidence: Evidence) -> Floats:

@@ -46,8 +46,10 @@ def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirector
         follower.catch_up()
         follower.resumed = True  # of what came before, the times are not known here
         with found(directory, locked=True) as model:
-            follower.measure = metered(directory.name) if model else follower.measure
-            ended = _watch(model, follower) if model is not None else "gone"
+            ended = "gone"
+            if model is not None:
+                follower.measure = metered(directory.name)
+                ended = _watch(model, follower)
             clock.mark("rounds")
             if ended == "left":
                 return directory, None

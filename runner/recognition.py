@@ -55,8 +55,9 @@ def recognize(path: Path, data: Data, *, ordered: bool) -> tuple[dict[str, dict[
 
 def states_of(directory: RunDirectory, data: Data) -> dict[str, State]:
     """Return new data as a run's sources hold them."""
-    committed = directory.checkpoints.latest()
-    learnt = {name: directory.checkpoints.state(committed, name) for name in directory.graph.sources if committed}
+    missing = [name for name in directory.graph.sources if name not in data]
+    committed = directory.checkpoints.latest() if missing else None
+    learnt = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
     shapes = {name: state["values"].shape[1:] for name, state in learnt.items()}
     return source_states(directory.graph, data, shapes)
 
