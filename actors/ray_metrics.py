@@ -7,6 +7,8 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from actors.routing import UpdateSeconds
+
 _SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 _OF_MODULE = ("run", "module")
 
@@ -24,7 +26,7 @@ class Meter:
 
     def __init__(self, run: str) -> None:
         self._run = run
-        self._totals: dict[str, float] = {}
+        self._took = UpdateSeconds()
         self._seconds = Histogram("serket_update_seconds", "Seconds inside a module's update.", _SECONDS, _OF_MODULE)
         self._bytes = Counter("serket_message_bytes", "Bytes of the messages that a module has sent.", _OF_MODULE)
         self._evidence = Gauge("serket_evidence", "The evidence of a module's last update, in nats.", _OF_MODULE)
@@ -38,9 +40,7 @@ class Meter:
         if "module" in fields:
             whose["module"] = str(fields["module"])
         if event == "updated":
-            total = float(fields["total_seconds"])
-            self._seconds.observe(max(total - self._totals.get(whose["module"], 0.0), 0.0), whose)
-            self._totals[whose["module"]] = total
+            self._seconds.observe(max(self._took.of(fields), 0.0), whose)
             if fields["message_bytes"]:
                 self._bytes.inc(fields["message_bytes"], whose)
             if "evidence" in fields:

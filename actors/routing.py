@@ -27,6 +27,22 @@ Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 T = TypeVar("T")
 
 
+class UpdateSeconds:
+    """How long each update took inside its module, by the sums that the events ``updated`` tell of.
+
+    A coordinator that was restarted counts on from its last commit, so that a sum may be less than the one before it.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+
+    def of(self, updated: Mapping[str, Any]) -> float:
+        """Return the seconds of the update that an event's fields tell of; to be asked once for each, in order."""
+        module, total = str(updated["module"]), float(updated.get("total_seconds", 0.0))
+        before, self._totals[module] = self._totals.get(module, 0.0), total
+        return total - before
+
+
 @dataclass(frozen=True)
 class Letter:
     """A message as a router holds it: its header, and a reference to its arrays."""

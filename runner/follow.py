@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from actors.checkpoint import CheckpointError
-from actors.routing import Emit
+from actors.routing import Emit, UpdateSeconds
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
 
@@ -73,8 +73,8 @@ class Follower:
         self.scores = RoundScores(0, None, None)
         self.module_seconds: dict[str, float] = {}
         self.first_update: float | None = None
-        self._begun: dict[str, float] = {}  # updates by module, their seconds so far, and when each was inside it
-        self._totals: dict[str, float] = {}
+        self._begun: dict[str, float] = {}  # updates by module, and when each was inside it
+        self._took = UpdateSeconds()
         self._spans: list[tuple[float, float]] = []
         self.last_commit: float | None = None
         self.commits = 0
@@ -108,9 +108,7 @@ class Follower:
             self._begun[fields["module"]] = when
             self.first_update = self.first_update or when
         elif name == "updated" and fields["module"] in self._begun:
-            begun, total = self._begun.pop(fields["module"]), float(fields["total_seconds"])
-            inside = total - self._totals.get(fields["module"], 0.0)
-            self._totals[fields["module"]] = total
+            begun, inside = self._begun.pop(fields["module"]), self._took.of(fields)
             self._spans.append((begun, begun + min(max(inside, 0.0), when - begun)))
         elif name == "resumed":
             self.resumed = True

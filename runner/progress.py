@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.graph import Graph
+from actors.routing import UpdateSeconds
 
 HEARTBEAT = 30.0
 """Seconds after which a log tells again how far a long update is."""
@@ -35,7 +36,7 @@ class Progress:
     def __init__(self, graph: Graph, clock: Callable[[], float] = time.monotonic) -> None:
         self.graph = graph
         self.clock = clock
-        self._totals: dict[str, float] = {}
+        self._took = UpdateSeconds()
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """Take in something that happened: an event of the coordinator's, or ``scores``."""
@@ -52,10 +53,7 @@ class Progress:
 
     def _seconds(self, fields: Mapping[str, Any]) -> float:
         """Return how long the update took that an ``updated`` event tells of."""
-        module, total = str(fields["module"]), float(fields.get("total_seconds", 0.0))
-        took = total - self._totals.get(module, 0.0)
-        self._totals[module] = total
-        return float(fields.get("seconds", took))
+        return float(fields.get("seconds", self._took.of(fields)))
 
     def _round(self, number: int) -> str:
         """Return ``round 2/5``; the script interface goes on after the schedule's last."""

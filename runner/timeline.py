@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.routing import UpdateSeconds
 from actors.storage import storage_at
 from runner.rundir import RunDirectory, RunDirectoryError
 
@@ -79,7 +80,7 @@ class _Maker:
         self.made: list[dict[str, Any]] = []
         self._tracks = tracks
         self._begun: dict[str, float] = {}  # updates by module
-        self._totals: dict[str, float] = {}  # seconds inside modules so far
+        self._took = UpdateSeconds()
         self._round: tuple[float, Mapping[str, Any]] | None = None
         self._last = 0.0
 
@@ -111,10 +112,8 @@ class _Maker:
 
     def _updated(self, event: Mapping[str, Any], when: float) -> None:
         module = str(event["module"])
-        begun, total = self._begun.pop(module, when), float(event.get("total_seconds", 0.0))
-        # Answers are collected one after the other; how long the module learnt it says itself. A coordinator that was
-        # restarted counts on from its last commit, so the sum may fall.
-        inside, self._totals[module] = total - self._totals.get(module, 0.0), total
+        begun, inside = self._begun.pop(module, when), self._took.of(event)
+        # Answers are collected one after the other; how long the module learnt it says itself.
         end = begun + inside if 0.0 < inside < when - begun else when
         place = f"round {event['round']}, step {event['step']}"
         title = f"{place}, exchange {event['exchange']}" if "exchange" in event else place
