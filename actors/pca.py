@@ -18,6 +18,7 @@ from actors.finite import check_range
 from actors.kinds import Array
 from actors.messages import Message
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
+from actors.pictures import pictures_of_means
 
 Floats = npt.NDArray[np.float64]
 
@@ -110,13 +111,7 @@ class PCA(Module[PCAParameters]):
         ModuleError
             If nothing was learnt yet or the means have another dimension.
         """
-        message = inbox.first("class_means")
-        if message is None:
-            return Outbox()
-        outputs = {"mu_hat": self._pictures(message["means"], context)}
-        if context.rows:
-            outputs["x_hat"] = self._pictures(message["responsibilities"] @ message["means"], context)
-        return Outbox(outputs=outputs)
+        return pictures_of_means(inbox, context, lambda latents: self._pictures(latents, context))
 
     def state(self) -> State:
         """Return copies of mean, components, explained variances, and of the shape of an observation."""

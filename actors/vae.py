@@ -18,6 +18,7 @@ from pydantic import AliasChoices, Field
 from actors.kinds import Array
 from actors.messages import Message
 from actors.module import Context, Inbox, Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port, State, rows_of
+from actors.pictures import pictures_of_means
 
 if TYPE_CHECKING:
     import torch
@@ -193,13 +194,7 @@ class VAE(Module[VAEParameters]):
         ModuleError
             If nothing was learnt yet or the means have another dimension.
         """
-        message = inbox.first("class_means")
-        if message is None:
-            return Outbox()
-        outputs = {"mu_hat": self.decode(message["means"])}
-        if context.rows:
-            outputs["x_hat"] = self.decode(message["responsibilities"] @ message["means"])
-        return Outbox(outputs=outputs)
+        return pictures_of_means(inbox, context, self.decode)
 
     def decode(self, latents: npt.ArrayLike) -> Floats:
         """Return what latent vectors look like.

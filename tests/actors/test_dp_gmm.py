@@ -10,10 +10,10 @@ from actors.graph import Connection, Graph, ModuleSpec
 from actors.in_process import InProcess
 from actors.kernels.crp import expected_classes
 from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_loo
-from actors.messages import Header, make_message
-from actors.module import Context, Inbox, ModuleError
+from actors.module import ModuleError
 from actors.registry import make
 from actors.schedule import Block, Schedule, Step
+from tests.actors.test_gmm import downward, goes_on_in_another, latent_vectors, prior_of, same, update, upward
 
 K, N = 12, 150
 
@@ -29,33 +29,8 @@ def make_dp(**given):
     return make("dp_gmm", {"most": K, "itr": 20, "prior_scale": "data", **given})
 
 
-def latent_vectors(mean, **rows):
-    return make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": mean, **rows})
-
-
-def prior_of(sender, probabilities):
-    with np.errstate(divide="ignore"):
-        arrays = {"log_prob": np.log(probabilities)}
-    return make_message(Header("transition_prior", sender, "transition_prior", "gmm"), arrays)
-
-
 def some_prior(sender, seed, rows=N, classes=K):
     return prior_of(sender, np.random.default_rng(seed).dirichlet(np.ones(classes), rows))
-
-
-def update(dp, *messages, answer="update", receivers=("mm",), **context):
-    context = Context("gmm", receivers={"class_posteriors": receivers, "class_means": ("vae",)}, **context)
-    return getattr(dp, answer)(Inbox(messages), context)
-
-
-def upward(outbox, receiver="mm"):
-    (outgoing,) = [o for o in outbox.messages if (o.port, o.receiver) == ("class_posteriors", receiver)]
-    return make_message(Header("class_posteriors", "gmm", "class_posteriors", receiver), outgoing.arrays)
-
-
-def downward(outbox):
-    (outgoing,) = [o for o in outbox.messages if o.port == "class_means"]
-    return make_message(Header("class_means", "gmm", "class_means", "vae"), outgoing.arrays)
 
 
 def learnt(dp):
@@ -64,10 +39,6 @@ def learnt(dp):
     factors = Factors(*(state[name] for name in Factors._fields))
     prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
     return state["labels"], factors, prior
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
 # --- how many classes there are -----------------------------------------------------------------------------------
@@ -252,19 +223,7 @@ def test_continues_bit_for_bit_after_a_load(given):
     X, _ = clusters(spread=3.0)
     prior, given = some_prior("mm", 1), {"itr": 5, **given}
     one, other = make_dp(**given), make_dp(**given)
-    update(one, latent_vectors(X), prior)
-    state = one.state()
-    kept = {name: np.array(value) for name, value in state.items()}
-    continued = update(one, latent_vectors(X), prior, round=1)
-    assert same(state, kept)
-    for value in state.values():
-        if isinstance(value, np.ndarray):
-            value.flags.writeable = False
-    other.load_state(state)
-    again = update(other, latent_vectors(X), prior, round=1)
-    assert same(again.outputs, continued.outputs)
-    assert again.metrics == continued.metrics
-    assert same(one.state(), other.state())
+    goes_on_in_another(one, other, latent_vectors(X), prior)
 
 
 def test_the_same_seed_gives_the_same_bits():

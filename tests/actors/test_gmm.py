@@ -69,6 +69,23 @@ def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
+def goes_on_in_another(one, other, *messages):
+    """A module learns twice; another one takes over its state after the first time, and goes on alike."""
+    update(one, *messages)
+    state = one.state()
+    kept = {name: np.array(value) for name, value in state.items()}
+    continued = update(one, *messages, round=1)
+    assert same(state, kept)
+    for value in state.values():
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+    other.load_state(state)
+    again = update(other, *messages, round=1)
+    assert same(again.outputs, continued.outputs)
+    assert again.metrics == continued.metrics
+    assert same(one.state(), other.state())
+
+
 # --- learning -----------------------------------------------------------------------------------------------------
 
 
@@ -226,17 +243,7 @@ def test_recognizes_new_rows_and_learns_nothing_from_them():
 def test_continues_bit_for_bit_after_a_load():
     X, prior = clusters(spread=3.0), some_prior("mm", 1)
     one, other = make_gmm(), make_gmm()
-    update(one, latent_vectors(X), prior)
-    state = one.state()
-    kept = {name: np.array(value) for name, value in state.items()}
-    continued = update(one, latent_vectors(X), prior, round=1)
-    assert same(state, kept)
-    for value in state.values():
-        if isinstance(value, np.ndarray):
-            value.flags.writeable = False
-    other.load_state(state)
-    assert same(update(other, latent_vectors(X), prior, round=1).outputs, continued.outputs)
-    assert same(one.state(), other.state())
+    goes_on_in_another(one, other, latent_vectors(X), prior)
 
 
 def test_says_what_it_cannot_classify():

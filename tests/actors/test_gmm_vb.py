@@ -12,7 +12,19 @@ from runner.config import ConfigError, load_config
 from runner.metrics import accuracy
 from tests.actors import test_gmm as gibbs
 from tests.actors.test_composition import BOTH, classes_of, four_cycle, learn
-from tests.actors.test_gmm import K, N, agrees, clusters, downward, latent_vectors, same, some_prior, update, upward
+from tests.actors.test_gmm import (
+    K,
+    N,
+    agrees,
+    clusters,
+    downward,
+    goes_on_in_another,
+    latent_vectors,
+    same,
+    some_prior,
+    update,
+    upward,
+)
 
 
 def make_gmm(**given):
@@ -103,19 +115,7 @@ def test_missing_rows_say_nothing_and_get_what_the_prior_says():
 def test_continues_bit_for_bit_after_a_load_and_recognizes_the_same(calibrate):
     X, prior = clusters(spread=3.0), some_prior("mm", 1)
     one, other = (make_gmm(itr=2, calibrate=calibrate) for _ in range(2))
-    update(one, latent_vectors(X), prior)
-    state = one.state()
-    kept = {name: np.array(value) for name, value in state.items()}
-    continued = update(one, latent_vectors(X), prior, round=1)
-    assert same(state, kept)
-    for value in state.values():
-        if isinstance(value, np.ndarray):
-            value.flags.writeable = False
-    other.load_state(state)
-    again = update(other, latent_vectors(X), prior, round=1)
-    assert same(again.outputs, continued.outputs)
-    assert again.metrics == continued.metrics
-    assert same(one.state(), other.state())
+    goes_on_in_another(one, other, latent_vectors(X), prior)
     new = latent_vectors(clusters(rows=30, seed=9))
     assert same(*(update(gmm, new, answer="recognize").outputs for gmm in (one, other)))
 

@@ -100,6 +100,16 @@ class Hosts:
         command = [*RAY, "start", *role, address, store, *temporary, "--block", "--disable-usage-stats"]
         self.processes[number] = self.on(host, *command, stdout=log, stderr=log)
 
+    def start_both(self):
+        """Start Ray on host 1, wait until it answers, and start it on host 2."""
+        self.start(1)
+        health = [*RAY, "health-check", "--address", f"{NETWORK}.1:{PORT}"]
+        until = time.monotonic() + 60
+        while self.on(1, *health, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait():
+            assert time.monotonic() < until, (self.home / "host1.log").read_text()
+            time.sleep(0.2)
+        self.start(2)
+
     def end(self, number):
         """End Ray on a host: ``ray start --block`` takes down what it has started."""
         process = self.processes.pop(number)
@@ -197,13 +207,7 @@ def main(names):
         return
     for name in names or SCENES:
         with Hosts() as hosts:
-            hosts.start(1)
-            health = [*RAY, "health-check", "--address", f"{NETWORK}.1:{PORT}"]
-            until = time.monotonic() + 60
-            while hosts.on(1, *health, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait():
-                assert time.monotonic() < until, (hosts.home / "host1.log").read_text()
-                time.sleep(0.2)
-            hosts.start(2)
+            hosts.start_both()
             conduct(hosts, name)
 
 

@@ -7,6 +7,7 @@ The program itself lives in the root namespace, where it reads the link's counte
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.faults.hosts import NETWORK, PORT, RAY, Hosts, allowed
+from tests.faults.hosts import NETWORK, PORT, Hosts, allowed
 from tests.faults.scenes import quick_health_checks
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mnist.yaml"
@@ -121,17 +122,12 @@ class Counter:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     if not allowed():
         print(json.dumps({"skip": "network namespaces are not allowed here"}))
         return
     with Hosts() as hosts:
-        hosts.start(1)
-        health = [*RAY, "health-check", "--address", f"{NETWORK}.1:{PORT}"]
-        until = time.monotonic() + 60
-        while hosts.on(1, *health, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait():
-            assert time.monotonic() < until, (hosts.home / "host1.log").read_text()
-            time.sleep(0.2)
-        hosts.start(2)
+        hosts.start_both()
         counter = Counter(hosts.name("v", 2))
         command = [sys.executable, "-m", "tests.multinode.traffic", "--drive"]
         driver = hosts.processes["driver"] = hosts.on(1, *command, stdout=subprocess.PIPE, text=True)
