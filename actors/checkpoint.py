@@ -24,6 +24,7 @@ from safetensors.numpy import save as pack_arrays
 from actors.kinds import Array
 from actors.manifest import (
     MANIFEST,
+    MAX_BYTES,
     NAME,
     SCHEMA,
     CheckpointError,
@@ -225,9 +226,11 @@ class Checkpoints:
         """
         where = self._storage.where(f"{name}/{MANIFEST}")
         try:
-            data = self._storage.read(f"{name}/{MANIFEST}")
+            data = self._storage.read(f"{name}/{MANIFEST}", MAX_BYTES + 1)
         except OSError as error:
             raise CheckpointError(f"{where}: no readable manifest ({error.strerror})") from error
+        if len(data) > MAX_BYTES:
+            raise CheckpointError(f"{where}: no readable manifest (it has more than {MAX_BYTES >> 20} MiB)")
         manifest = unpack_manifest(data, where)
         if manifest.name != name:
             raise CheckpointError(f"{where}: the manifest of another commit, {manifest.name}")
@@ -321,11 +324,12 @@ class Checkpoints:
         """
         where = self._storage.where(record.path)
         try:
-            data = self._storage.read(record.path)
+            data = self._storage.read(record.path, record.size + 1)  # whoever made it longer gets no memory for it
         except OSError as error:
             raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
         if len(data) != record.size:
-            raise CheckpointError(f"{where}: damaged, it has {len(data)} bytes and the manifest says {record.size}")
+            came = f"{len(data)} bytes" if len(data) < record.size else "more bytes than that"
+            raise CheckpointError(f"{where}: damaged, the manifest says {record.size} bytes and it has {came}")
         if hashlib.sha256(data).hexdigest() != record.digest:
             raise CheckpointError(f"{where}: damaged, its contents are not what the manifest says")
         return data

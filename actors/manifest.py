@@ -18,6 +18,8 @@ SCHEMA = 2
 MANIFEST = "manifest.json"
 NAME = re.compile(r"round-(\d+)(?:-step-(\d+))?", re.ASCII)
 """What the directory of a commit is called."""
+MAX_BYTES = 16 << 20
+"""Of a manifest; more is not read."""
 
 
 class CheckpointError(RuntimeError):

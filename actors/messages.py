@@ -29,6 +29,8 @@ SCHEMA = 1
 
 MAX_HEADER_BYTES = 8 * 1024
 MAX_TEXT_BYTES = 1024
+MAX_MESSAGE_BYTES = 2**32 - 1
+"""Of a message's arrays together: what one value of msgpack can hold."""
 
 
 class MessageError(ValueError):
@@ -168,6 +170,8 @@ def validate_header(header: Header) -> None:
     sizes: dict[str, int] = {}
     for array in header.arrays:
         _check_array_header(where, kind, array, sizes)
+    if header.nbytes > MAX_MESSAGE_BYTES:
+        raise MessageError(f"{where}: {header.nbytes / 2**30:,.1f} GiB, at most 4 GiB are allowed; send fewer rows")
 
 
 def _check_array_header(where: str, kind: Kind, array: ArrayHeader, sizes: dict[str, int]) -> None:
@@ -227,15 +231,8 @@ def validate(message: Message) -> None:
 # --- codec --------------------------------------------------------------------------------------------------------
 
 _FIELDS: dict[str, type] = {
-    "kind": str,
-    "sender": str,
-    "port": str,
-    "receiver": str,
-    "run": str,
-    "round": int,
-    "step": int,
-    "sequence": int,
-    "schema": int,
+    **dict.fromkeys(("kind", "sender", "port", "receiver", "run"), str),
+    **dict.fromkeys(("round", "step", "sequence", "schema"), int),
 }
 
 

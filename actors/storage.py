@@ -41,8 +41,8 @@ class Storage(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole or not at all, over one that is there; makes its directory."""
 
-    def read(self, path: str) -> bytes:
-        """Return a file's contents."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """Return a file's contents, of a longer file than `most` bytes the first so many."""
 
     def files(self, called: str | None = None) -> list[str]:
         """Return the paths of all files, or of those of one name, in any order; none where there is no root yet."""
@@ -127,9 +127,10 @@ class LocalStorage:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from error
 
-    def read(self, path: str) -> bytes:
-        """Return a file's contents."""
-        return (self.root / path).read_bytes()
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """Return a file's contents, at most so many bytes."""
+        with (self.root / path).open("rb") as file:
+            return file.read(most)
 
     def files(self, called: str | None = None) -> list[str]:
         """Return the paths of all files, or of those of one name."""
@@ -199,10 +200,10 @@ class ObjectStorage:
         except Exception as error:
             raise _named(error, self.where(path)) from error
 
-    def read(self, path: str) -> bytes:
-        """Return a file's contents."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """Return a file's contents, at most so many bytes."""
         try:
-            data: bytes = self._files.cat_file(f"{self._base}/{path}")
+            data: bytes = self._files.cat_file(f"{self._base}/{path}", end=most)
         except Exception as error:
             raise _named(error, self.where(path)) from error
         return data

@@ -19,6 +19,7 @@ from actors.messages import (
     pack_header,
     unpack_header,
     validate,
+    validate_header,
 )
 
 N, K, D = 5, 3, 2
@@ -209,6 +210,13 @@ class TestWhatRefusalsSay:
         sent = make_message(header("class_posteriors", **long), {**arrays_of("class_posteriors"), "mask": [False] * N})
         assert len(pack_header(sent.header)) < MAX_HEADER_BYTES
         assert decode(encode(sent)).header == sent.header == unpack_header(pack_header(sent.header))
+
+    def test_a_header_that_announces_more_than_a_message_may_have_is_refused_before_the_arrays_are_looked_at(self):
+        most = header("observations", arrays=(ArrayHeader("values", "<f4", (2**30 - 1,)),))
+        validate_header(most)
+        more = replace(most, arrays=(ArrayHeader("values", "<f4", (2**21, 512)),))
+        with pytest.raises(MessageError, match=r"4\.0 GiB, at most 4 GiB are allowed; send fewer rows"):
+            unpack_header(pack_header(more))
 
 
 class TestWhatArraysSay:

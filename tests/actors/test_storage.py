@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from actors import storage
-from actors.checkpoint import Checkpoints, LoadRequest, load_part
+from actors.checkpoint import CheckpointError, Checkpoints, LoadRequest, load_part
 from actors.storage import LocalStorage, ObjectStorage, StorageError, storage_at
 from tests.actors.test_coordinator import learn, model
 
@@ -112,6 +112,30 @@ def test_a_storage_gives_back_what_was_written_last(root):
     place.delete_directory("round-002")
     assert storage_at(root).files() == ["round-002/b"]
     assert place.directories() in (["round-002"], [])
+
+
+def test_no_more_of_a_file_is_read_than_was_asked_for(root):
+    place = storage_at(root)
+    place.write("round-001/a", b"0123456789")
+    assert place.read("round-001/a", 4) == b"0123"
+    assert place.read("round-001/a", 10) == place.read("round-001/a", 11) == b"0123456789"
+
+
+def test_whoever_makes_a_commits_files_huge_gets_no_memory_for_them(root, monkeypatch):
+    checkpoints = Checkpoints(root)
+    learn(model(rounds=1), checkpoints)
+    place, asked = storage_at(root), []
+    manifest = checkpoints.manifest("round-001")
+    state = manifest.modules["encoder"].files["state"]
+    place.write(state.path, b"\0" * (state.size + 5000))
+    place.write("round-002/manifest.json", b" " * (20 << 20))
+    read = type(place).read
+    monkeypatch.setattr(type(place), "read", lambda self, path, most=None: asked.append(most) or read(self, path, most))
+    with pytest.raises(CheckpointError, match=f"damaged, the manifest says {state.size} bytes and it has more"):
+        checkpoints.state(manifest, "encoder")
+    with pytest.raises(CheckpointError, match=r"no readable manifest \(it has more than 16 MiB"):
+        checkpoints.manifest("round-002")
+    assert asked == [state.size + 1, (16 << 20) + 1]
 
 
 def test_a_file_that_is_not_there_is_named(root):
