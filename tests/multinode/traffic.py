@@ -49,14 +49,17 @@ def drive() -> None:
     print(json.dumps({"idle": [time.time(), time.sleep(IDLE_SECONDS) or time.time()]}), flush=True)
     root = tempfile.mkdtemp()
     running = RunningModel.launch(Plan(graph, "traffic", 0, root))
-    events = []
+    events: list = []
+    where = ""
     try:
         for new, _ in running.begin(source_states(graph, config.load_data())):
             events += new
+            where = where or ray.get(running.coordinator.describe.remote())["coordinator"]["node"]
     finally:
         running.stop()
     sizes = sizes_of(Checkpoints(root))
     placed = {fields["module"]: fields["node"] for event, _, fields in events if event == "placed"}
+    placed["coordinator"] = where
     commits = [when for event, when, _ in events if event == "commit"]
     print(json.dumps({"commits": commits, "limit": limits(graph, events, sizes), "placed": placed}), flush=True)
     ray.shutdown()
