@@ -10,7 +10,7 @@ set -euo pipefail
 
 model=${1:?say which model file}
 port=6379
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # reads to the end: head(1) would break the pipe
 
 # One token for this job alone, readable by its owner; the nodes share the home directory.
 export RAY_AUTH_MODE=token

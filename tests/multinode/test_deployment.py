@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -40,7 +41,7 @@ class TestMachines:
 
 
 # The fields of ray.io/v1 (KubeRay's raycluster_types.go and rayjob_types.go, and its API reference for 1.6) that are
-# used here, with their types; what is not listed is refused.
+# used here, with their types; what is not listed is refused. Pods have Kubernetes' own schema.
 _POD = {"spec": dict}
 _GROUP = {
     "groupName": str,
@@ -81,6 +82,18 @@ def misfits(given, schema, at=""):
     return found + [f for key in given if key in schema for f in misfits(given[key], schema[key], f"{at}.{key}")]
 
 
+KUBERNETES = "1.33"
+
+
+def groups_of(job):
+    spec = job["spec"]["rayClusterSpec"]
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+def pod(template):
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
+
+
 class TestKubernetes:
     @pytest.fixture
     def given(self):
@@ -99,9 +112,16 @@ class TestKubernetes:
         assert spec["gcsFaultToleranceOptions"]["redisAddress"]
         assert "secretKeyRef" in spec["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]
 
+    def test_its_pods_are_pods(self, given):
+        for group in groups_of(given):
+            kubernetes_validate.validate(pod(group["template"]), KUBERNETES, strict=True)
+            (container,) = group["template"]["spec"]["containers"]
+            container["volumeMount"] = container.pop("volumeMounts", [])
+            with pytest.raises(kubernetes_validate.ValidationError, match="'volumeMount' was unexpected"):
+                kubernetes_validate.validate(pod(group["template"]), KUBERNETES, strict=True)
+
     def test_start_parameters_are_text_and_containers_say_what_they_need(self, given):
-        spec = given["spec"]["rayClusterSpec"]
-        groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+        groups = groups_of(given)
         assert all(isinstance(value, str) for group in groups for value in group["rayStartParams"].values())
         containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
         assert all({"requests", "limits"} <= container["resources"].keys() for container in containers)
