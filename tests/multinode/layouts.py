@@ -40,25 +40,6 @@ NODES = {
 }
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-REQUESTS = {
-    "nothing": Resources(),
-    "3 CPUs": Resources(num_cpus=3),
-    "1 GPU": Resources(num_gpus=1),
-    "half a GPU": Resources(num_gpus=0.5),
-    "a GPU if there is one": Resources(num_gpus="auto"),
-    "32 GiB": Resources(memory=32 * GIB),
-    "an A100": Resources(num_gpus=1, accelerator_type="A100"),
-    "a node in the office": Resources(label_selector={"zone": "office"}),
-    "a node outside of it": Resources(label_selector={"zone": "!office"}),
-    "a fast disk in the lab": Resources(label_selector={"zone": "in(lab, hall)", "disk": "fast"}),
-    "an arm": Resources(custom={"arm": 1}),
-    "2 GPUs": Resources(num_gpus=2),
-    "an H100": Resources(accelerator_type="H100"),
-    "a node at sea": Resources(label_selector={"zone": "sea"}),
-    "16 CPUs": Resources(num_cpus=16),
-}
-
-
 RUN = "layouts"
 
 
@@ -79,17 +60,6 @@ def place(model, placement=None):
         return str(error)
     finally:
         transport.stop()
-
-
-def requests():
-    """Each module with each request."""
-    return {
-        "placed": {
-            f"{module}: {request}": place(graph({module: wish}))
-            for module in ("data", "gmm", "mm")
-            for request, wish in REQUESTS.items()
-        }
-    }
 
 
 def strategies():
@@ -177,7 +147,7 @@ def no_cuda():
     }
 
 
-SCENES = {scene.__name__: scene for scene in (requests, strategies, same_bits, chains, no_cuda)}
+SCENES = {scene.__name__: scene for scene in (strategies, same_bits, chains, no_cuda)}
 
 
 if __name__ == "__main__":
