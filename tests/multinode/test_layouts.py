@@ -1,4 +1,4 @@
-"""How models and chains are laid out over a head and two nodes, each with what the others have not, and that bits stay."""
+"""How models and chains are laid out over a head and two nodes, each with what the others lack; the bits stay."""
 
 import pytest
 import torch
