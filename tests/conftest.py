@@ -37,6 +37,17 @@ def _kinds_of_message_are_forgotten():
 
 
 @pytest.fixture
+def one_thread():
+    """Two threads of torch that wait for each other would take longer than a test's small sums."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def site(tmp_path, monkeypatch):
     """A directory in front of ``sys.path`` to install distributions into; what is imported from there is forgotten."""
     from actors import registry

@@ -69,10 +69,6 @@ def likelihood(outbox, receiver="mm"):
     return message["log_prob"] + message["log_norm"][:, None]
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
 def most_common(mlda):
     """Return the topic of most of each row's tokens in "left"."""
     return np.array([np.bincount(row).argmax() for row in mlda.state()["topics.left"].reshape(N, -1)])

@@ -15,7 +15,7 @@ from actors.kinds import KINDS, ArraySpec, Kind
 from actors.messages import Header, make_message
 from actors.module import Port
 from actors.registry import BUILT_IN
-from tests.actors.wrong_modules import Sound
+from tests.actors.sound import Sound
 
 WRONG = "tests.actors.wrong_modules"
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_lo
 from actors.module import ModuleError
 from actors.registry import make
 from actors.schedule import Block, Schedule, Step
-from tests.actors.test_gmm import downward, goes_on_in_another, latent_vectors, prior_of, same, update, upward
+from tests.actors.test_gmm import downward, goes_on_in_another, latent_vectors, prior_of, update, upward
+from tests.actors.toys import same
 
 K, N = 12, 150
 

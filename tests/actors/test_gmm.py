@@ -8,6 +8,7 @@ from actors.kernels.niw import Factors, Prior, log_predictive_loo
 from actors.messages import Header, make_message
 from actors.module import Context, Inbox, ModuleError
 from actors.registry import make
+from tests.actors.toys import same
 
 K, D, N = 3, 2, 90
 CENTRES = np.array([[0.0, 6.0], [6.0, 0.0], [-6.0, -6.0]])
@@ -63,10 +64,6 @@ def likelihood(gmm, X):
 def agrees(labels, truth=TRUTH):
     """Whether labels and truth divide the rows in the same way."""
     return len(set(zip(labels.tolist(), truth.tolist(), strict=True))) == len(set(truth.tolist())) == len(set(labels))
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
 def goes_on_in_another(one, other, *messages):

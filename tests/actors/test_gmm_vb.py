@@ -20,11 +20,11 @@ from tests.actors.test_gmm import (
     downward,
     goes_on_in_another,
     latent_vectors,
-    same,
     some_prior,
     update,
     upward,
 )
+from tests.actors.toys import same
 
 
 def make_gmm(**given):

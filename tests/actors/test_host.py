@@ -2,102 +2,16 @@
 
 import sys
 import threading
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import pytest
-from pydantic import Field
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from actors.graph import Connection, Graph, ModuleSpec, Slot
+from actors.graph import Connection, Graph, ModuleSpec
 from actors.host import Call, Host, limited_threads
-from actors.messages import Header, MessageError, make_message, pack_header, unpack_header
-from actors.module import Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port
-from tests.actors.test_messages import log_rows
-
-TYPE = "tests.actors.test_host:Counter"
-
-
-class Counter(Module):
-    """Counts what it saw; `behaviour` lets a test say what else its update does, and `seen` what it was given."""
-
-    ports = (
-        Port("z", "in", "forward", "latent_vectors", optional=True),
-        Port("prior", "in", "backward", "transition_prior", optional=True),
-        Port("evidence", "out", "forward", "class_posteriors", per_receiver=True),
-        Port("means", "out", "backward", "class_means"),
-    )
-
-    @dataclass(frozen=True)
-    class Parameters:
-        start: Annotated[int, Field(ge=0)] = 0
-        step: int = 1
-
-    def __init__(self, parameters):
-        super().__init__(parameters)
-        self.count = parameters.start
-        self.prepared = []
-        self.behaviour = lambda *_: Outbox()
-
-    def prepare(self, device, threads):
-        self.prepared.append((device, threads))
-        self.device = "cpu"
-
-    def update(self, inbox, context):
-        self.count += self.at(context).step
-        return self.recognize(inbox, context)
-
-    def recognize(self, inbox, context):
-        self.seen = (inbox, context)
-        return self.behaviour(inbox, context)
-
-    def state(self):
-        return {"count": self.count}
-
-    def load_state(self, state):
-        self.count = state["count"]
-
-
-SLOTS = (
-    Slot("evidence", "class_posteriors", "mm1"),
-    Slot("evidence", "class_posteriors", "mm2"),
-    Slot("means", "class_means"),
-)
-
-
-def host(behaviour=None, slots=SLOTS, threads=1, **parameters):
-    made = Host(ModuleSpec("gmm", TYPE, parameters, threads), slots)
-    if behaviour is not None:
-        made.module.behaviour = behaviour
-    return made
-
-
-def call(*messages, **fields):
-    """A call with `messages` in its inbox, and their arrays beside it."""
-    made = Call(
-        run=fields.pop("run", "run"),
-        **{"seed": 1, "round": 2, "step": 3, "sequence": 4, "receivers": {}, **fields},
-        headers=tuple(pack_header(message.header) for message in messages),
-    )
-    return made, [message.arrays for message in messages]
-
-
-def update(made, *messages, **fields):
-    return made.ask("update", *call(*messages, **fields))
-
-
-def latents(port="z", sender="vae", **arrays):
-    header = Header("latent_vectors", sender, port, receiver="gmm")
-    return make_message(header, {"mean": np.arange(8.0).reshape(4, 2), **arrays})
-
-
-def evidence(k=3, n=4):
-    return {"log_prob": log_rows(n, k), "log_norm": np.zeros(n)}
-
-
-def answering(*outgoing, **rest):
-    return lambda *_: Outbox(list(outgoing), **rest)
+from actors.messages import MessageError, unpack_header
+from actors.module import ModuleError, NonFiniteError, Outbox, Outgoing
+from tests.actors.counter import TYPE, answering, call, evidence, host, latents, update
 
 
 class TestWhatAModuleSees:

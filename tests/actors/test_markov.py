@@ -7,6 +7,7 @@ from actors.kernels.hmm import expected_counts, transition_probabilities
 from actors.messages import Header, make_message
 from actors.module import Context, Inbox, ModuleError
 from actors.registry import make
+from tests.actors.toys import same
 
 K, N = 4, 120
 CYCLE = np.roll(np.eye(K), 1, axis=1)
@@ -35,10 +36,6 @@ def update(mm, *messages, answer="update", **context):
 def sent(outbox, receiver="gmm"):
     (outgoing,) = [o for o in outbox.messages if o.receiver == receiver]
     return make_message(Header("transition_prior", "mm", "transition_prior", receiver), outgoing.arrays)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
 # --- smoothed -----------------------------------------------------------------------------------------------------

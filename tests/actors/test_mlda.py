@@ -22,11 +22,11 @@ from tests.actors.mlda_toys import (
     observed,
     posteriors,
     prior_of,
-    same,
     sent,
     some_prior,
     update,
 )
+from tests.actors.toys import same
 
 # --- learning -----------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,11 @@ from tests.actors.mlda_toys import (
     make_mlda,
     observed,
     posteriors,
-    same,
     sent,
     some_prior,
     update,
 )
+from tests.actors.toys import same
 
 # --- what is counted ----------------------------------------------------------------------------------------------
 

@@ -1,111 +1,30 @@
 """The network predicts observations from messages, and says downwards what they say of its inputs."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from actors.messages import Header, make_message
-from actors.module import Context, Inbox, ModuleError, NonFiniteError
-from actors.network import FLOOR, Network
-from actors.registry import make
+from actors.network import FLOOR
+from tests.actors.network_toys import (
+    RECEIVERS,
+    TOYS,
+    D,
+    K,
+    N,
+    latents,
+    make_network,
+    posteriors,
+    scene,
+    sent,
+    soft,
+    targets,
+    truth,
+    update,
+)
+from tests.actors.toys import same
 
-N, K, D = 120, 3, 2
-RECEIVERS = {"transition_prior": ("gmm",), "latent_means": ("vae",), "reconstructions": ("words",)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_network(**given):
-    quick = {"epochs": 20, "batch_size": 40, "hidden": 16, "learning_rate": 1e-2, "input_steps": 30}
-    return make("network", {"loss": "cross_entropy", **quick, **given})
-
-
-def truth(rows=N):
-    return np.arange(rows) % K
-
-
-def soft(labels, seed=0, strength=3.0):
-    """Class posteriors that lean towards the labels, as log-distributions."""
-    scores = strength * np.eye(K)[labels] + np.random.default_rng(seed).normal(size=(len(labels), K))
-    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-
-
-def posteriors(log_prob, sender="gmm", **rows):
-    arrays = {"log_prob": log_prob, "log_norm": np.zeros(len(log_prob)), **rows}
-    return make_message(Header("class_posteriors", sender, "class_posteriors", "net"), arrays)
-
-
-def latents(mean, sender="vae", **rows):
-    return make_message(Header("latent_vectors", sender, "latent_vectors", "net"), {"mean": mean, **rows})
-
-
-def targets(values, sender="words", **rows):
-    return make_message(Header("observations", sender, "observations", "net"), {"values": values, **rows})
-
-
-def scene(seed=0, rows=N):
-    """Posteriors of three classes, latent vectors, and the class in one-hot columns."""
-    rng = np.random.default_rng(seed)
-    return [posteriors(soft(truth(rows), seed)), latents(rng.normal(size=(rows, D))), targets(np.eye(K)[truth(rows)])]
-
-
-def update(network, *messages, answer="update", receivers=RECEIVERS, **context):
-    return getattr(network, answer)(Inbox(messages), Context("net", receivers=receivers, **context))
-
-
-def sent(outbox, port, receiver=None):
-    (outgoing,) = [out for out in outbox.messages if out.port == port and receiver in (None, out.receiver)]
-    kind = next(p.kind for p in Network.ports if p.name == port)
-    return make_message(Header(kind, "net", port), outgoing.arrays)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
-class Noisy(torch.nn.Module):
-    """A user's network: draws weights and dropout from the process's generator, and keeps running statistics."""
-
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(inputs, 8),
-            torch.nn.BatchNorm1d(8),
-            torch.nn.Tanh(),
-            torch.nn.Dropout(0.3),
-            torch.nn.Linear(8, outputs),
-        )
-
-    def forward(self, rows):
-        return self.layers(rows)
-
-
-def no_network(inputs, outputs):
-    return "a network"
-
-
-def too_narrow(inputs, outputs):
-    return torch.nn.Linear(inputs, outputs + 1)
-
-
-def too_wide(inputs, outputs):
-    return torch.nn.Linear(inputs + 1, outputs)
-
-
-def nothing_to_learn(inputs, outputs):
-    return torch.nn.Identity()
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -349,7 +268,7 @@ def test_one_row_is_enough(answer):
 # --- state --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [{}, {"network": f"{__name__}:Noisy"}, {"backward": "relaxed", "weight_decay": 0.1}])
+@pytest.mark.parametrize("given", [{}, {"network": f"{TOYS}:Noisy"}, {"backward": "relaxed", "weight_decay": 0.1}])
 def test_continues_bit_for_bit_after_a_load(given):
     one, other = make_network(**given), make_network(**given)
     update(one, *scene())
@@ -374,106 +293,10 @@ def test_other_seeds_give_other_weights_and_the_processs_generator_is_left_alone
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    found = [update(make_network(network=f"{__name__}:Noisy"), *scene(), seed=seed).outputs for seed in (0, 0, 1)]
+    found = [update(make_network(network=f"{TOYS}:Noisy"), *scene(), seed=seed).outputs for seed in (0, 0, 1)]
     assert torch.equal(torch.rand(3), expected)
     assert same(found[0], found[1])
     assert not same(found[0], found[2])
-
-
-# --- refusals -----------------------------------------------------------------------------------------------------
-
-
-def refused(network, *messages, answer="update", **context):
-    with pytest.raises(ModuleError) as raised:
-        update(network, *messages, answer=answer, **context)
-    return str(raised.value)
-
-
-def test_says_what_it_cannot_learn_from():
-    classes, _, words = scene()
-    assert "learnt nothing" in refused(make_network(), *scene(), answer="recognize")
-    assert "nothing to predict from" in refused(make_network(), words)
-    assert "port 'observations'" in refused(make_network(), classes)
-    assert "one sender, but words and more" in refused(make_network(), classes, words, targets(words["values"], "more"))
-    assert "vae -> net.latent_vectors (latent_vectors): 5 rows came, the targets are 120" in refused(
-        make_network(), classes, latents(np.zeros((5, D))), words
-    )
-    gone = targets(words["values"], mask=np.ones(N, bool))
-    assert "nothing to learn from" in refused(make_network(), classes, gone)
-    for step in ({"hidden": 3}, {"loss": "mse"}, {"network": "torch.nn:Linear"}):
-        assert "cannot be set for a step" in refused(make_network(), *scene(), overrides=step)
-
-
-def test_says_which_targets_its_loss_is_not_for():
-    classes, integers = scene()[0], targets(truth()[:, None].astype(float))
-    said = refused(make_network(), classes, integers)
-    assert "span 0 to 2" in said
-    said = refused(make_network(), classes, targets(np.full((N, K), 0.5)))
-    assert "sums to 1.5 (120 such rows)" in said
-    assert "one-hot" in said
-    assert "use 'mse'" in refused(make_network(loss="bce"), classes, targets(np.full((N, 2), -0.1)))
-
-
-def test_says_what_has_changed_since_it_learnt():
-    classes, vectors, words = scene()
-    network = make_network()
-    update(network, classes, vectors, words)
-    assert "targets of shape (4,) came, this network has learnt (3,)" in refused(
-        network, classes, vectors, targets(np.eye(4)[truth()])
-    )
-    said = refused(network, classes, words, answer="recognize")
-    assert "the inputs are 3 class_posteriors of gmm; this network has learnt 3 class_posteriors of gmm, 2 lat" in said
-    assert "5 latent_vectors of vae; this" in refused(network, classes, latents(np.zeros((N, 5))), words)
-    with pytest.raises(ModuleError, match="fit other networks"):
-        make_network(hidden=4).load_state(network.state())
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("no_network", "gives str"),
-        ("nowhere", "no attribute"),
-        ("too_narrow", r"with \(2, 4\), expected \(2, 3\)"),
-        ("too_wide", r"fails on inputs \(2, 5\)"),
-        ("nothing_to_learn", r"with \(2, 5\)"),
-    ],
-)
-def test_says_what_is_wrong_with_a_users_network(name, why):
-    with pytest.raises(ModuleError, match=why):
-        update(make_network(network=f"{__name__}:{name}"), *scene())
-
-
-def test_says_which_users_network_cannot_be_trained():
-    network = make_network(network=f"{__name__}:Noisy", batch_size=N - 1)  # the last batch is one row
-    assert "Noisy' cannot be trained" in refused(network, *scene())
-
-
-def test_names_the_epoch_in_which_a_loss_is_not_finite():
-    classes, vectors, _ = scene()
-    with pytest.raises(NonFiniteError, match=r"loss is (nan|inf) after \d+ of 20 epochs.*scaling"):
-        update(make_network(loss="mse", learning_rate=1e30), classes, vectors, targets(np.ones((N, 2))))
-
-
-@pytest.mark.parametrize("given", [{"itr": -1}, {"loss": "hinge"}, {"trust": 0}, {"trust": 2}, {"network": "x"}])
-def test_refuses_wrong_parameters(given):
-    with pytest.raises(ModuleError):
-        make_network(**given)
-
-
-def test_asking_for_its_ports_does_not_import_torch():
-    code = "import sys, actors.network; assert actors.network.Network.ports; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_says_so_when_the_gpu_is_not_there(caplog):
-    network = make_network()
-    update(network, *scene())
-    before = network.state()
-    network.prepare("cuda", 1)
-    assert network.device == "cpu"
-    assert "uses the CPU" in caplog.text
-    assert same(network.state(), before)
 
 
 @pytest.mark.gpu

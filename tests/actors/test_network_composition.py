@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from actors.coordinator import Coordinator
 from actors.graph import Connection, Graph, GraphError, ModuleSpec
@@ -11,13 +10,7 @@ from actors.network import Network
 from actors.schedule import Schedule, Step
 from runner.metrics import accuracy
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Silent(Network):

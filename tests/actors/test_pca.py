@@ -15,6 +15,7 @@ from actors.module import Context, Inbox, ModuleError
 from actors.registry import make
 from actors.schedule import Block, Schedule, Step
 from runner.metrics import accuracy
+from tests.actors.toys import same
 
 N, PIXELS, D = 60, (3, 4), 3
 SOLVERS = ["full", "covariance_eigh", "randomized"]
@@ -37,10 +38,6 @@ def ask(pca, *messages, answer="update", **context):
 def arrays(outbox, port):
     (outgoing,) = [outgoing for outgoing in outbox.messages if outgoing.port == port]
     return make_message(Header(port, "pca", port), outgoing.arrays)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
 # --- learning -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from actors.module import Context, Inbox, ModuleError
 from actors.registry import make
 from actors.schedule import Block, Schedule, Step
 from runner.metrics import accuracy
+from tests.actors.toys import same
 
 K, N = 4, 60
 TRUTH = np.arange(N) % K
@@ -51,10 +52,6 @@ def sent(outbox, receiver):
 
 def scaled(products):
     return products / products.sum(axis=1, keepdims=True)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
 A, B, C = beliefs(seed=1), beliefs(seed=2), beliefs(seed=3)

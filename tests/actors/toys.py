@@ -11,6 +11,11 @@ import numpy as np
 from actors.module import Module, Outbox, Outgoing, Port, rows_of
 
 
+def same(one, other):
+    """Whether two mappings hold the same arrays."""
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
 class Source(Module):
     """Sends what it was given."""
 

@@ -10,17 +10,11 @@ from scipy.special import log_softmax, softmax
 from actors.kernels import mapping
 from actors.kernels.training import make_optimiser
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 K, D, P = 3, 2, 4
 LOSSES = ("mse", "bce", "cross_entropy")
 BLOCK = slice(1, 1 + K)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_targets(loss, rows, seed=0):

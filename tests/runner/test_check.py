@@ -11,7 +11,8 @@ from runner.faults import ConfigError
 from tests.runner.test_cli import serket
 
 MINE = """
-from tests.actors.wrong_modules import Curious, Sound
+from tests.actors.sound import Sound
+from tests.actors.wrong_modules import Curious
 
 class Mine(Sound):
     \"\"\"Somebody's.\"\"\"
