@@ -23,6 +23,11 @@ class TestModelFile:
             1.0, memory=1.5 * 2**30, label_selector={"zone": "a"}, custom={"arm": 1.0}
         )
 
+    @pytest.mark.parametrize("value", ["a", "!a.b-c_d", "in(a, b)", "!in(a,b)"])
+    def test_labels_as_ray_has_them(self, tmp_path: Path, value: str) -> None:
+        config = load(tmp_path, f"modules.vae.resources.label_selector={{ray.io/zone: '{value}'}}")
+        assert config.graph().modules["vae"].resources.label_selector == {"ray.io/zone": value}
+
     def test_what_a_cluster_has_for_a_module_replaces_what_the_model_says(self, tmp_path: Path) -> None:
         graph = load(tmp_path, "cluster.modules.vae={num_gpus: 2, accelerator_type: A100}").graph()
         assert graph.modules["vae"].resources == Resources(num_gpus=2.0, accelerator_type="A100")
@@ -40,6 +45,15 @@ class TestModelFile:
             ("cluster.together=[[vae, gmm], [gmm, mm]]", "cluster.together.1: 'gmm' stands there twice"),
             ("cluster.modules.vea={}", "cluster.modules.vea: unknown module"),
             ("modules.vae.resources.memory=much", "modules.vae.resources.memory: expected bytes, or a size as '2 GiB'"),
+            ("modules.vae.resources.num_gpus=1.5", "modules.vae.resources.num_gpus: expected a part of one GPU or a"),
+            ("modules.vae.resources.num_cpus=1e-5", "modules.vae.resources.num_cpus: expected at least 0.0001, got 1e"),
+            ("modules.vae.resources.custom={arm: 1e-5}", "modules.vae.resources.custom.arm: expected at least 0.0001"),
+            ("modules.vae.resources.label_selector={zone: '!in(a'}", "modules.vae.resources.label_selector.zone: exp"),
+            ("modules.vae.resources.label_selector={zone: a b}", "modules.vae.resources.label_selector.zone: expected"),
+            (
+                "modules.vae.resources.label_selector={zo ne: a}",
+                "modules.vae.resources.label_selector: expected labels",
+            ),
             ("modules.vae.resources.custom={GPU: 1}", "modules.vae.resources.custom.GPU: has a key of its own"),
         ],
     )
