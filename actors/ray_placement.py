@@ -43,7 +43,7 @@ def options_of(resources: Resources, gpus: float) -> dict[str, Any]:
     if "memory" in asked:
         made["memory"] = asked.pop("memory")
     if resources.label_selector:
-        made["label_selector"] = dict(resources.label_selector)
+        made["label_selector"] = _selector(resources.label_selector)
     return {**made, "resources": asked} if asked else made
 
 
@@ -65,7 +65,7 @@ class Group:
             [dict(bundle.request) or NOTHING for bundle in bundles],
             strategy=(strategy or "pack").upper(),
             name=name,
-            bundle_label_selector=[dict(bundle.selector) for bundle in bundles],
+            bundle_label_selector=[_selector(bundle.selector) for bundle in bundles],
         )
         self._numbers = {name: number for number, bundle in enumerate(bundles) for name in bundle.modules}
 
@@ -85,6 +85,11 @@ class Group:
 def group_of(graph: Graph, gpus: Mapping[str, float], placement: Placement, name: str) -> Group | None:
     """Return the group that lays the modules out as `placement` wants it; None where it wants nothing."""
     return Group(bundles_of(graph, gpus, placement), placement.strategy, name) if placement.wanted else None
+
+
+def _selector(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return labels as Ray reads them: a blank after a comma would belong to the value, which no node then has."""
+    return {key: value.replace(" ", "") for key, value in labels.items()}
 
 
 def _remove(name: str) -> None:

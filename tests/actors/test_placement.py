@@ -6,6 +6,7 @@ import pytest
 
 from actors.graph import ModuleSpec, Resources
 from actors.placement import Node, Placement, allot, bundles_of, check, plan
+from actors.ray_placement import options_of
 from actors.transport import TransportError
 from tests.actors.test_coordinator import model
 
@@ -132,3 +133,7 @@ class TestNodes:
         graph = asking(encoder=Resources(label_selector={"zone": "a"}), mirror=Resources(label_selector={"zone": "b"}))
         with pytest.raises(TransportError, match="encoder, mirror are to share a node, but want zone=a and zone=b"):
             bundles_of(graph, NOBODY, Placement(together=(("encoder", "mirror"),)))
+
+    def test_ray_is_given_lists_of_labels_without_blanks_which_it_would_take_for_parts_of_them(self):
+        wish = Resources(label_selector={"zone": "in(lab, hall)"})
+        assert options_of(wish, 0.0)["label_selector"] == {"zone": "in(lab,hall)"}
