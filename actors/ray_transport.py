@@ -100,9 +100,8 @@ class RayTransport:
         self._gpus = self._allot(graph)
         for name, share in self._gpus.items():
             if graph.modules[name].resources.num_gpus == "auto" and graph.uses_gpu[name]:
-                self._log(
-                    f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
-                )
+                none = "the cluster has no GPU for it, so it runs on the CPU"
+                self._log(f"{name}: {share:g} GPU" if share else f"{name}: {none}")
         self._specs, self._uses_gpu = dict(graph.modules), graph.uses_gpu
         for name in graph.modules:
             self._end_former(name)
@@ -239,7 +238,7 @@ class RayTransport:
         while True:
             try:
                 there = nodes()
-                gpus = allot(graph, there)
+                gpus = allot(graph, there, self._placement)
                 check(graph, there, gpus, self._placement)
                 return gpus
             except TransportError as error:

@@ -32,7 +32,7 @@ def dry_run(config: RunConfig, address: str | None) -> list[Spot]:
     """
     nodes = [this_machine()] if address is None else _nodes_at(address)
     graph, placement = config.graph(), config.cluster.item()
-    return plan(bundles_of(graph, allot(graph, nodes), placement), nodes, placement.strategy, free=True)
+    return plan(bundles_of(graph, allot(graph, nodes, placement), placement), nodes, placement.strategy, free=True)
 
 
 def this_machine() -> Node:
