@@ -12,8 +12,8 @@ from ray._private.state import available_resources_per_node
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.graph import Graph, Resources
-from actors.placement import Bundle, Node, Placement, Strategy, bundles_of, request_of
+from actors.graph import Resources
+from actors.placement import Bundle, Node, Strategy, request_of
 
 NOTHING = {"memory": 1.0}
 """A byte: a bundle must ask for something, and every node has memory."""
@@ -80,11 +80,6 @@ class Group:
         """Take the group away; what lives in it ends."""
         with suppress(Exception):  # with its cluster
             remove_placement_group(self._group)
-
-
-def group_of(graph: Graph, gpus: Mapping[str, float], placement: Placement, name: str) -> Group | None:
-    """Return the group that lays the modules out as `placement` wants it; None where it wants nothing."""
-    return Group(bundles_of(graph, gpus, placement), placement.strategy, name) if placement.wanted else None
 
 
 def _selector(labels: Mapping[str, str]) -> dict[str, str]:

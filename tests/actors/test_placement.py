@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actors import ray_transport
 from actors.graph import ModuleSpec, Resources
 from actors.placement import Node, Placement, allot, bundles_of, check, plan
 from actors.ray_placement import options_of
@@ -159,6 +160,17 @@ class TestNodes:
         graph = asking(encoder=Resources(label_selector={"zone": "a"}), mirror=Resources(label_selector={"zone": "b"}))
         with pytest.raises(TransportError, match="encoder, mirror are to share a node, but want zone=a and zone=b"):
             bundles_of(graph, NOBODY, Placement(together=(("encoder", "mirror"),)))
+
+    def test_who_waits_for_a_process_says_which_labels_it_wants_and_for_whom(self, monkeypatch):
+        graph = asking(encoder=Resources(label_selector={"zone": "north"}), mirror=Resources(num_cpus=1))
+        bundles = bundles_of(graph, NOBODY, Placement(together=(("encoder", "mirror"),)))
+        monkeypatch.setattr(ray_transport, "nodes", lambda: [node()])
+        transport = ray_transport.RayTransport("test")
+        transport._bundles = {name: bundle for bundle in bundles for name in bundle.modules}
+        assert transport._lacking("mirror") == (
+            "modules encoder, mirror, which are to share a node, ask for 1 CPU and a node with zone=north, "
+            "and no node has that free: n has zone=nothing"
+        )
 
     def test_ray_is_given_lists_of_labels_without_blanks_which_it_would_take_for_parts_of_them(self):
         wish = Resources(label_selector={"zone": "in(lab, hall)"})
