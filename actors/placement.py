@@ -163,8 +163,7 @@ def plan(
     left = [dict(node.free if free else node.total) for node in nodes]
     used = [0] * len(nodes)
     found: dict[int, Spot] = {}
-    choice = [sum(not _lacks(bundle, node, left[n]) for n, node in enumerate(nodes)) for bundle in bundles]
-    for index in sorted(range(len(bundles)), key=lambda i: (-choice[i], _demand(bundles[i])), reverse=True):
+    for index in hardest_first(bundles, nodes, left):
         bundle = bundles[index]
         fits = [n for n, node in enumerate(nodes) if not _lacks(bundle, node, left[n])]
         if not fits:
@@ -177,6 +176,17 @@ def plan(
         used[chosen] += 1
         found[index] = Spot(bundle, nodes[chosen])
     return [found[index] for index in range(len(bundles))]
+
+
+def hardest_first(
+    bundles: Sequence[Bundle], nodes: Sequence[Node], left: Sequence[Mapping[str, float]] | None = None
+) -> list[int]:
+    """Return the numbers of the bundles, those first that fewest nodes can hold with what is `left` of them."""
+    there = left or [node.total for node in nodes]
+    choice = [
+        sum(not _lacks(bundle, node, rest) for node, rest in zip(nodes, there, strict=True)) for bundle in bundles
+    ]
+    return sorted(range(len(bundles)), key=lambda index: (-choice[index], _demand(bundles[index])), reverse=True)
 
 
 def check(graph: Graph, nodes: Sequence[Node], gpus: Mapping[str, float], placement: Placement) -> None:
@@ -227,7 +237,7 @@ def _why(bundle: Bundle, nodes: Sequence[Node], left: Sequence[Mapping[str, floa
 
 
 def _demand(bundle: Bundle) -> tuple[float, ...]:
-    """Return what is hardest to find first, where as many nodes could hold bundles."""
+    """Say how hard a bundle's request is to meet, compared with another one that as many nodes can."""
     plain = ("GPU", "CPU", "memory")
     special = len(bundle.selector) + sum(resource not in plain for resource in bundle.request)
     return (float(special), *(bundle.request.get(resource, 0.0) for resource in plain))

@@ -13,10 +13,7 @@ from ray.util.placement_group import PlacementGroup, get_placement_group, placem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.graph import Resources
-from actors.placement import Bundle, Node, Strategy, request_of
-
-NOTHING = {"memory": 1.0}
-"""A byte: a bundle must ask for something, and every node has memory."""
+from actors.placement import Bundle, Node, Strategy, hardest_first, request_of
 
 _GONE_SECONDS = 30.0
 
@@ -47,6 +44,19 @@ def options_of(resources: Resources, gpus: float) -> dict[str, Any]:
     return {**made, "resources": asked} if asked else made
 
 
+def requests_of(bundles: Sequence[Bundle], there: Sequence[Node]) -> list[dict[str, float]]:
+    """Return what is asked of Ray for bundles: some bytes more than they want.
+
+    A bundle must ask for something, and every node has memory. Ray places one after the other, first what asks for more
+    memory, then for more cores; labels do not count. So those that fewest nodes can hold ask for most bytes more.
+    """
+    extra = {index: float(rank) for rank, index in enumerate(reversed(hardest_first(bundles, there)), 1)}
+    return [
+        {**bundle.request, "memory": bundle.request.get("memory", 0.0) + extra[index]}
+        for index, bundle in enumerate(bundles)
+    ]
+
+
 class Group:
     """A placement group, in whose bundles a run's modules live.
 
@@ -62,7 +72,7 @@ class Group:
     def __init__(self, bundles: Sequence[Bundle], strategy: Strategy | None, name: str) -> None:
         _remove(name)
         self._group = placement_group(
-            [dict(bundle.request) or NOTHING for bundle in bundles],
+            requests_of(bundles, nodes()),
             strategy=(strategy or "pack").upper(),
             name=name,
             bundle_label_selector=[_selector(bundle.selector) for bundle in bundles],

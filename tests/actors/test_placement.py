@@ -7,7 +7,7 @@ import pytest
 from actors import ray_transport
 from actors.graph import ModuleSpec, Resources
 from actors.placement import Node, Placement, allot, bundles_of, check, plan
-from actors.ray_placement import options_of
+from actors.ray_placement import options_of, requests_of
 from actors.transport import TransportError
 from tests.actors.test_coordinator import model
 
@@ -175,3 +175,9 @@ class TestNodes:
     def test_ray_is_given_lists_of_labels_without_blanks_which_it_would_take_for_parts_of_them(self):
         wish = Resources(label_selector={"zone": "in(lab, hall)"})
         assert options_of(wish, 0.0)["label_selector"] == {"zone": "in(lab,hall)"}
+
+    def test_ray_is_told_by_bytes_which_bundles_fewest_nodes_can_hold(self):
+        graph = asking(encoder=Resources(num_cpus=3), mirror=Resources(label_selector={"zone": "north"}))
+        nodes = [node("a"), node("b", CPU=4.0), node("c", {"zone": "north"}), node("d", CPU=4.0)]
+        data, encoder, mirror = requests_of(bundles_of(graph, NOBODY, Placement()), nodes)
+        assert (data, encoder, mirror) == ({"memory": 1.0}, {"CPU": 3.0, "memory": 2.0}, {"memory": 3.0})
