@@ -323,14 +323,14 @@ def _load_rows(
 
 
 def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
-    """Print where the modules of a model file would go; status 2 where one has no place, as the run would have."""
+    """Print where the modules of a model file would go; status 2 where anything is missing, as the run would have."""
     from runner import dry_run
 
-    spots = dry_run.dry_run(config, address)
-    dry_run.show(spots)
+    forecast = dry_run.dry_run(config, address)
+    dry_run.show(forecast)
     if as_json:
-        typer.echo(dry_run.as_json(spots))
-    if any(spot.node is None for spot in spots):
+        typer.echo(dry_run.as_json(forecast))
+    if forecast.missing:
         raise typer.Exit(2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.exceptions import (
     ActorUnavailableError,
     GetTimeoutError,
@@ -128,7 +130,10 @@ def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None
     until, told = time.monotonic() + seconds, False
     while (there := len(nodes())) < count:
         if time.monotonic() > until:
-            raise ClusterError(f"the cluster has {there} nodes after {seconds:g} s, cluster.nodes asks for {count}")
+            raise ClusterError(
+                f"cluster.nodes asks for {count}, and after {seconds:g} s (recovery.wait) the cluster has {there}: "
+                "start more nodes, or ask for fewer"
+            )
         if not told:
             tell(f"waiting for {count} nodes: {there} are there")
             told = True
@@ -138,6 +143,13 @@ def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None
 def cluster_nodes() -> list[Node]:
     """Return the nodes of the cluster that this process has joined."""
     return nodes()
+
+
+def this_machine() -> Node:
+    """Return this machine as the one node of a cluster that Ray would start here."""
+    spec = ResourceAndLabelSpec().resolve(is_head=True)
+    total = spec.to_resource_dict()
+    return Node(f"{platform.node()} (this machine)", total, total, dict(spec.labels or {}))
 
 
 @contextmanager

@@ -6,12 +6,14 @@ import io
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from actors.graph import Resources
 from actors.placement import Placement
 from runner import dry_run
+from runner.cluster import this_machine
 from tests.runner.model_files import MODEL, faults, load
 
 
@@ -64,12 +66,22 @@ class TestModelFile:
 @pytest.mark.usefixtures("fakes")
 class TestDryRun:
     def test_this_machine_holds_a_model_that_asks_for_nothing(self, tmp_path: Path) -> None:
-        spots = dry_run.dry_run(load(tmp_path, "modules.vae.resources={}"), None)
-        assert {spot.node.name for spot in spots if spot.node} == {dry_run.this_machine().name}
+        spots = dry_run.dry_run(load(tmp_path, "modules.vae.resources={}"), None).spots
+        assert {spot.node.name for spot in spots if spot.node} == {this_machine().name}
         assert [spot.bundle.modules for spot in spots] == [("data",), ("vae",), ("gmm",), ("mm",)]
 
     def test_what_is_missing_is_printed(self, tmp_path: Path) -> None:
-        spots = dry_run.dry_run(load(tmp_path, "modules.gmm.resources.num_cpus=4096"), None)
-        dry_run.show(spots, Console(file=(said := io.StringIO()), width=200))
+        forecast = dry_run.dry_run(load(tmp_path, "modules.gmm.resources.num_cpus=4096"), None)
+        dry_run.show(forecast, Console(file=(said := io.StringIO()), width=200))
         assert "missing: module 'gmm' asks for 4096 CPU, and no node has that free: " in said.getvalue()
-        assert json.loads(dry_run.as_json(spots))["gmm"]["node"] is None
+        assert json.loads(dry_run.as_json(forecast))["gmm"]["node"] is None
+
+    def test_nodes_that_the_run_would_wait_for_are_missing(self, tmp_path: Path) -> None:
+        forecast = dry_run.dry_run(load(tmp_path, "cluster.nodes=3"), None)
+        assert forecast.missing == ["cluster.nodes asks for 3, the cluster has 1: start more nodes, or ask for fewer"]
+        assert json.loads(dry_run.as_json(forecast))["cluster.nodes"] == {"asks": 3, "there": 1}
+        assert not dry_run.dry_run(load(tmp_path), None).missing
+
+    def test_what_ray_keeps_for_its_objects_is_not_there_for_modules(self, tmp_path: Path) -> None:
+        available = psutil.virtual_memory().available
+        assert dry_run.dry_run(load(tmp_path, f"modules.gmm.resources.memory={int(0.9 * available)}"), None).missing
