@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -43,7 +44,7 @@ from actors.recovery import ModuleFailedError, Recovery
 from actors.session import Event, Plan, update_job
 from actors.storage import StorageError
 from actors.transport import TransportError
-from runner.security import private_token
+from runner.security import credential, private_token
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
@@ -83,17 +84,17 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
     Raises
     ------
     ClusterError
-        If nothing answers at `address`, or what answers has another version of Python or Ray.
+        If nothing answers at `address`, or what answers has another version of Python or Ray, or another token.
     """
     if ray.is_initialized():
         yield str(ray.get_runtime_context().gcs_address)
         return
-    if address is not None and not answers(address):  # Ray would look for minutes, and then end this process
-        raise ClusterError(f"no Ray cluster could be reached at {address}: nobody listens there")
+    if address is not None:
+        _look_at(address)
     os.environ.update(_WORKER_ENVIRONMENT)
-    private_token(make=address is None)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
+        private_token(make=address is None)
         with _sigterm_left_alone():
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
@@ -104,11 +105,26 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
                 ray.init(address=address, runtime_env=brought, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"reached at {address}" if address else "started on this machine"
-        raise ClusterError(f"no Ray cluster could be {where}: {error}") from error
+        strange = address and isinstance(error, ConnectionError)
+        why = f"; somebody listens there, but perhaps no Ray, or one that refuses {credential()}"
+        raise ClusterError(f"no Ray cluster could be {where}: {error}{why if strange else ''}") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+
+
+def _look_at(address: str) -> None:
+    """Refuse an address where no run can go: Ray would look for minutes, and then end this process."""
+    why = ""
+    if address.startswith("ray://"):
+        why = "that is a door for Ray's client, through which no run can be driven; give the head's own, HOST:6379"
+    elif address not in ("auto", "local") and not re.fullmatch(r".*:\d+", address):
+        why = "an address is HOST:PORT, as the head's HOST:6379"
+    elif not answers(address):
+        why = "nobody listens there"
+    if why:
+        raise ClusterError(f"no Ray cluster could be reached at {address}: {why}")
 
 
 def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None:
