@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from runner.attach import attach, stop
 from runner.clock import Clock
+from runner.cluster import ClusterError
 from runner.config import load_config
 from runner.follow import Follower
 from runner.inspection import inspect_run
@@ -124,6 +126,15 @@ def test_a_run_that_is_done_is_not_resumed_without_more_rounds(run):
     (run / "result.json").write_text("{}")
     with pytest.raises(RunDirectoryError, match="all 1 rounds are done; for more of them say --set schedule"):
         taken_up(run)
+
+
+def test_a_run_that_is_resumed_waits_for_its_nodes_too(run, monkeypatch):
+    monkeypatch.setattr("runner.resume.cluster", lambda *_: nullcontext("here"))
+    monkeypatch.setattr("runner.cluster.nodes", list)
+    with pytest.raises(
+        ClusterError, match=r"cluster.nodes asks for 2, and after 0.1 s \(recovery.wait\) .* has 0: start"
+    ):
+        taken_up(run, "cluster.nodes=2", "recovery.wait=0.1")
 
 
 def test_a_run_that_another_process_drives_is_neither_resumed_nor_watched(run):
