@@ -166,6 +166,12 @@ def test_a_run_that_is_nowhere_is_neither_watched_nor_stopped(run):
         stop(run, now=False, tell=print)
 
 
+def test_who_stops_a_run_that_is_done_is_not_sent_to_resume_it(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    with pytest.raises(RunDirectoryError, match=f"anywhere; all rounds are done; see what .* serket attach {run}$"):
+        stop(run, now=False, tell=print)
+
+
 def test_inspection_says_how_a_run_that_was_interrupted_goes_on_and_why_one_failed(run):
     assert inspect_run(run)["next"] == f"serket resume {run}"
     open_run(run)[1].checkpoints.note_failure("module 'gmm' raised an error")
