@@ -182,9 +182,13 @@ class ClusterConfig(Section):
     """
 
     strategy: Literal["pack", "spread"] | None = None
-    together: list[Annotated[list[str], Field(min_length=2)]] = Field(default_factory=list)
+    together: list[list[str]] = Field(default_factory=list)
     nodes: Annotated[int, Field(ge=1)] = 1
     modules: dict[str, ResourcesConfig] = Field(default_factory=dict)
+
+    def _finish(self) -> list[Fault]:
+        few = [(index, group) for index, group in enumerate(self.together) if len(group) < 2]
+        return [(("together", index), f"expected two modules at least, got {shown(group)}") for index, group in few]
 
     def item(self) -> Placement:
         """Return what the coordinator is told of it."""

@@ -45,6 +45,7 @@ class TestModelFile:
             ("cluster.strategy=scatter", "cluster.strategy: expected 'pack' or 'spread', got 'scatter'"),
             ("cluster.together=[[vae, gmn]]", "cluster.together.0: unknown module"),
             ("cluster.together=[[vae, gmm], [gmm, mm]]", "cluster.together.1: 'gmm' stands there twice"),
+            ("cluster.together=[[gmm]]", "cluster.together.0: expected two modules at least, got ['gmm']"),
             ("cluster.modules.vea={}", "cluster.modules.vea: unknown module"),
             ("modules.vae.resources.memory=much", "modules.vae.resources.memory: expected bytes, or a size as '2 GiB'"),
             ("modules.vae.resources.num_gpus=1.5", "modules.vae.resources.num_gpus: expected a part of one GPU or a"),
