@@ -6,6 +6,7 @@ import ipaddress
 import os
 import platform
 import stat
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -54,8 +55,16 @@ def _torch() -> str:
 def _kernels() -> str:
     from actors.kernels import gibbs, jit
 
-    gibbs.compile_kernels()
-    return f"kernels compiled by numba {version('numba')}, cached in {jit.cache_directory()}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each kernel warns of what is said once here
+        gibbs.compile_kernels()
+    kept = jit.cache_directory()
+    if not kept.is_dir():
+        raise UnwellError(
+            f"kernels compile, but cannot be kept in {kept}: every process compiles them anew; "
+            "name a directory that can be written by SERKET_CACHE_DIR"
+        )
+    return f"kernels compiled by numba {version('numba')}, cached in {kept}"
 
 
 def _token() -> str:

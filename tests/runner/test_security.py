@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.cluster import ClusterError, _look_at
-from runner.doctor import UnwellError, _files, _token
+from runner.doctor import UnwellError, _files, _kernels, _token
 from runner.security import TokenError, credential, private_token, token_fault
 
 
@@ -93,3 +93,11 @@ class TestDoctor:
         Path(open_one).chmod(0o777)
         with pytest.raises(UnwellError, match=f"{open_one} can be written by everybody on this machine; say chmod o-w"):
             _files()
+
+    def test_kernels_that_cannot_be_kept_are_wrong(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SERKET_CACHE_DIR", str(tmp_path / "kept"))
+        monkeypatch.setattr("actors.kernels.gibbs.compile_kernels", lambda: None)
+        with pytest.raises(
+            UnwellError, match=f"cannot be kept in {tmp_path}/kept/numba/.*: every process compiles them"
+        ):
+            _kernels()
