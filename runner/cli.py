@@ -33,7 +33,12 @@ app = typer.Typer(
 )
 
 Address = Annotated[
-    str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster's address; by default one is started here.")
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        callback=lambda address: None if address == "local" else address,  # so Ray calls one that is started here
+        help="A Ray cluster's address; by default one is started here.",
+    ),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
 Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]

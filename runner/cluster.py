@@ -89,6 +89,7 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
     if ray.is_initialized():
         yield str(ray.get_runtime_context().gcs_address)
         return
+    address = None if address == "local" else address  # so Ray calls one that is started here
     if address is not None:
         _look_at(address)
     os.environ.update(_WORKER_ENVIRONMENT)
@@ -119,7 +120,7 @@ def _look_at(address: str) -> None:
     why = ""
     if address.startswith("ray://"):
         why = "that is a door for Ray's client, through which no run can be driven; give the head's own, HOST:6379"
-    elif address not in ("auto", "local") and not re.fullmatch(r".*:\d+", address):
+    elif address != "auto" and not re.fullmatch(r".*:\d+", address):
         why = "an address is HOST:PORT, as the head's HOST:6379"
     elif not answers(address):
         why = "nobody listens there"
