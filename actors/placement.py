@@ -81,20 +81,36 @@ def request_of(resources: Resources, gpus: float) -> dict[str, float]:
     return {name: amount for name, amount in asked.items() if amount}
 
 
-def allot(graph: Graph, nodes: Sequence[Node]) -> dict[str, float]:
+def allot(graph: Graph, nodes: Sequence[Node], placement: Placement | None = None) -> dict[str, float]:
     """Return how many GPUs each module gets; those that only hope for one share what nobody demanded.
+
+    A hope keeps nobody from a place: where no node with a GPU is otherwise as a module wants it (its labels, what it
+    shares a node with), or where a share of one finds no place, the module does without.
 
     Parameters
     ----------
     graph : Graph
     nodes : sequence of Node
+    placement : Placement, optional
     """
-    hopeful = [n for n, s in graph.modules.items() if s.resources.num_gpus == "auto" and graph.uses_gpu[n]]
-    demanded = {n: float(s.resources.num_gpus) for n, s in graph.modules.items() if s.resources.num_gpus != "auto"}
+    placement = placement or Placement()
+    asked = {name: spec.resources.num_gpus for name, spec in graph.modules.items()}
+    demanded = {name: 0.0 if gpus == "auto" else float(gpus) for name, gpus in asked.items()}
+    within_reach = {
+        name
+        for bundle in bundles_of(graph, demanded, placement)
+        if any(_spare("GPU", bundle, node) > 0 and not _lacks(bundle, node, node.total) for node in nodes)
+        for name in bundle.modules
+    }
+    hopeful = [name for name in asked if asked[name] == "auto" and graph.uses_gpu[name] and name in within_reach]
     free = int(_sum("GPU", nodes) - sum(demanded.values()))
     # So many to a GPU, evenly, that whole GPUs hold them all.
-    share = 1.0 / math.ceil(len(hopeful) / free) if hopeful and free > 0 else 0.0
-    return {name: demanded.get(name, share if name in hopeful else 0.0) for name in graph.modules}
+    for sharers in range(math.ceil(len(hopeful) / free), len(hopeful) + 1) if hopeful and free > 0 else ():
+        gpus = demanded | dict.fromkeys(hopeful, 1.0 / sharers)
+        spots = plan(bundles_of(graph, gpus, placement), nodes, placement.strategy)
+        if all(spot.node for spot in spots if not set(hopeful).isdisjoint(spot.bundle.modules)):
+            return gpus
+    return demanded
 
 
 def bundles_of(graph: Graph, gpus: Mapping[str, float], placement: Placement) -> list[Bundle]:
@@ -129,7 +145,7 @@ def bundles_of(graph: Graph, gpus: Mapping[str, float], placement: Placement) ->
 def plan(
     bundles: Sequence[Bundle], nodes: Sequence[Node], strategy: Strategy | None = None, *, free: bool = False
 ) -> list[Spot]:
-    """Say where bundles can go, the most demanding first; Ray may choose another node that fits as well.
+    """Say where bundles can go, those that fewest nodes can hold first; Ray may choose another node that fits as well.
 
     Parameters
     ----------
@@ -147,7 +163,7 @@ def plan(
     left = [dict(node.free if free else node.total) for node in nodes]
     used = [0] * len(nodes)
     found: dict[int, Spot] = {}
-    for index in sorted(range(len(bundles)), key=lambda i: _demand(bundles[i]), reverse=True):
+    for index in hardest_first(bundles, nodes, left):
         bundle = bundles[index]
         fits = [n for n, node in enumerate(nodes) if not _lacks(bundle, node, left[n])]
         if not fits:
@@ -160,6 +176,17 @@ def plan(
         used[chosen] += 1
         found[index] = Spot(bundle, nodes[chosen])
     return [found[index] for index in range(len(bundles))]
+
+
+def hardest_first(
+    bundles: Sequence[Bundle], nodes: Sequence[Node], left: Sequence[Mapping[str, float]] | None = None
+) -> list[int]:
+    """Return the numbers of the bundles, those first that fewest nodes can hold with what is `left` of them."""
+    there = left or [node.total for node in nodes]
+    choice = [
+        sum(not _lacks(bundle, node, rest) for node, rest in zip(nodes, there, strict=True)) for bundle in bundles
+    ]
+    return sorted(range(len(bundles)), key=lambda index: (-choice[index], _demand(bundles[index])), reverse=True)
 
 
 def check(graph: Graph, nodes: Sequence[Node], gpus: Mapping[str, float], placement: Placement) -> None:
@@ -210,10 +237,14 @@ def _why(bundle: Bundle, nodes: Sequence[Node], left: Sequence[Mapping[str, floa
 
 
 def _demand(bundle: Bundle) -> tuple[float, ...]:
-    """Return what is hardest to find first."""
+    """Say how hard a bundle's request is to meet, compared with another one that as many nodes can."""
     plain = ("GPU", "CPU", "memory")
     special = len(bundle.selector) + sum(resource not in plain for resource in bundle.request)
     return (float(special), *(bundle.request.get(resource, 0.0) for resource in plain))
+
+
+def _spare(resource: str, bundle: Bundle, node: Node) -> float:
+    return node.total.get(resource, 0.0) - bundle.request.get(resource, 0.0)
 
 
 def _sum(resource: str, nodes: Sequence[Node]) -> float:
@@ -222,7 +253,10 @@ def _sum(resource: str, nodes: Sequence[Node]) -> float:
 
 def _amount(resource: str, amount: float) -> str:
     if resource == "memory":
-        return f"{amount / 2**30:.1f} GiB memory"
+        if 0 < amount < 2**20:
+            return f"{amount:g} bytes of memory"
+        unit, size = ("MiB", 2**20) if 0 < amount < 2**30 else ("GiB", 2**30)
+        return f"{amount / size:.1f} {unit} memory"
     kind, colon, name = resource.partition(":")
     if kind == "accelerator_type" and colon:
         return f"{'an' if amount else 'no'} accelerator of type {name}"

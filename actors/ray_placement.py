@@ -12,11 +12,8 @@ from ray._private.state import available_resources_per_node
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.graph import Graph, Resources
-from actors.placement import Bundle, Node, Placement, Strategy, bundles_of, request_of
-
-NOTHING = {"memory": 1.0}
-"""A byte: a bundle must ask for something, and every node has memory."""
+from actors.graph import Resources
+from actors.placement import Bundle, Node, Strategy, hardest_first, request_of
 
 _GONE_SECONDS = 30.0
 
@@ -43,8 +40,21 @@ def options_of(resources: Resources, gpus: float) -> dict[str, Any]:
     if "memory" in asked:
         made["memory"] = asked.pop("memory")
     if resources.label_selector:
-        made["label_selector"] = dict(resources.label_selector)
+        made["label_selector"] = _selector(resources.label_selector)
     return {**made, "resources": asked} if asked else made
+
+
+def requests_of(bundles: Sequence[Bundle], there: Sequence[Node]) -> list[dict[str, float]]:
+    """Return what is asked of Ray for bundles: some bytes more than they want.
+
+    A bundle must ask for something, and every node has memory. Ray places one after the other, first what asks for more
+    memory, then for more cores; labels do not count. So those that fewest nodes can hold ask for most bytes more.
+    """
+    extra = {index: float(rank) for rank, index in enumerate(reversed(hardest_first(bundles, there)), 1)}
+    return [
+        {**bundle.request, "memory": bundle.request.get("memory", 0.0) + extra[index]}
+        for index, bundle in enumerate(bundles)
+    ]
 
 
 class Group:
@@ -62,10 +72,10 @@ class Group:
     def __init__(self, bundles: Sequence[Bundle], strategy: Strategy | None, name: str) -> None:
         _remove(name)
         self._group = placement_group(
-            [dict(bundle.request) or NOTHING for bundle in bundles],
+            requests_of(bundles, nodes()),
             strategy=(strategy or "pack").upper(),
             name=name,
-            bundle_label_selector=[dict(bundle.selector) for bundle in bundles],
+            bundle_label_selector=[_selector(bundle.selector) for bundle in bundles],
         )
         self._numbers = {name: number for number, bundle in enumerate(bundles) for name in bundle.modules}
 
@@ -82,9 +92,9 @@ class Group:
             remove_placement_group(self._group)
 
 
-def group_of(graph: Graph, gpus: Mapping[str, float], placement: Placement, name: str) -> Group | None:
-    """Return the group that lays the modules out as `placement` wants it; None where it wants nothing."""
-    return Group(bundles_of(graph, gpus, placement), placement.strategy, name) if placement.wanted else None
+def _selector(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return labels as Ray reads them: a blank after a comma would belong to the value, which no node then has."""
+    return {key: value.replace(" ", "") for key, value in labels.items()}
 
 
 def _remove(name: str) -> None:

@@ -33,9 +33,9 @@ from actors.host import Answer, Call
 from actors.injection import Injector
 from actors.messages import SCHEMA, MessageError
 from actors.module import Mode, ModuleError, NonFiniteError
-from actors.placement import Bundle, Placement, allot, check, plan, request_of
+from actors.placement import Bundle, Placement, allot, bundles_of, check, plan
 from actors.ray_module import RemoteModule, StrangerError, last_words_task, run_chain_task
-from actors.ray_placement import Group, group_of, nodes, options_of
+from actors.ray_placement import Group, nodes, options_of
 from actors.ray_waiting import Patience, alive, get, gone
 from actors.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
 from actors.transport import ChainCall, Part, Ref, Result, Task, TransportError
@@ -93,6 +93,7 @@ class RayTransport:
         self._again = again
         self._placement = placement or Placement()
         self._group: Group | None = None
+        self._bundles: dict[str, Bundle] = {}
         self._log = log or (lambda _sentence: None)
 
     def start(self, graph: Graph) -> list[dict[str, Any]]:
@@ -100,13 +101,15 @@ class RayTransport:
         self._gpus = self._allot(graph)
         for name, share in self._gpus.items():
             if graph.modules[name].resources.num_gpus == "auto" and graph.uses_gpu[name]:
-                self._log(
-                    f"{name}: {share:g} GPU" if share else f"{name}: the cluster has no GPU, so it runs on the CPU"
-                )
+                none = "the cluster has no GPU for it, so it runs on the CPU"
+                self._log(f"{name}: {share:g} GPU" if share else f"{name}: {none}")
         self._specs, self._uses_gpu = dict(graph.modules), graph.uses_gpu
         for name in graph.modules:
             self._end_former(name)
-        self._group = group_of(graph, self._gpus, self._placement, self._namespace)
+        bundles = bundles_of(graph, self._gpus, self._placement)
+        self._bundles = {name: bundle for bundle in bundles for name in bundle.modules}
+        if self._placement.wanted:
+            self._group = Group(bundles, self._placement.strategy, self._namespace)
         for name, spec in graph.modules.items():
             slots = graph.slots(name)
             made = (spec.resources, self._gpus[name])
@@ -239,7 +242,7 @@ class RayTransport:
         while True:
             try:
                 there = nodes()
-                gpus = allot(graph, there)
+                gpus = allot(graph, there, self._placement)
                 check(graph, there, gpus, self._placement)
                 return gpus
             except TransportError as error:
@@ -316,8 +319,7 @@ class RayTransport:
             time.sleep(_POLL_SECONDS)
 
     def _lacking(self, name: str) -> str:
-        asked = Bundle((name,), request_of(self._specs[name].resources, self._gpus[name]))
-        there = nodes()
+        asked, there = self._bundles[name], nodes()
         return plan([asked], there, free=True)[0].missing or f"it asks for {asked.wishes}; {len(there)} nodes are there"
 
     def _get(

@@ -109,7 +109,7 @@ def stop(path: Path, *, now: bool, tell: Callable[[str], None]) -> str:
     detached = directory.environment().get("detached", False)
     with found(directory) as model:
         if model is None:
-            raise RunDirectoryError(f"{path}: the run does not go on anywhere; {_stands(directory)}")
+            raise RunDirectoryError(f"{path}: the run does not go on anywhere; {_stands(directory, config)}")
         with suppress(CoordinatorGoneError):  # whoever watches has ended it
             if not now:
                 model.halt("round")
@@ -120,10 +120,7 @@ def stop(path: Path, *, now: bool, tell: Callable[[str], None]) -> str:
                 model.stop()
     if not detached:  # its cluster may go with its driver, so that is waited for from outside
         directory.wait_for_lock()
-    manifest = directory.checkpoints.latest()
-    if manifest is not None and is_done(manifest, config):
-        return f"all rounds are done; see what came of them with serket attach {directory.handle}"
-    return _stands(directory)
+    return _stands(directory, config)
 
 
 def _await_halt(model: RunningModel) -> None:
@@ -137,8 +134,11 @@ def _await_halt(model: RunningModel) -> None:
             model.halt("round")
 
 
-def _stands(directory: RunDirectory) -> str:
+def _stands(directory: RunDirectory, config: RunConfig) -> str:
     """Say where a run stands and how it goes on."""
+    manifest = directory.checkpoints.latest()
+    if manifest is not None and is_done(manifest, config):
+        return f"all rounds are done; see what came of them with serket attach {directory.handle}"
     names = directory.checkpoints.names()
     where = f"it stands at {names[-1]}" if names else "nothing is committed"
     return f"{where}, go on with serket resume {directory.handle}"
@@ -190,8 +190,10 @@ def _write_down(config: RunConfig, follower: Follower) -> None:
     if manifest is None or not is_done(manifest, config):
         failure = directory.checkpoints.failure()
         if failure:
-            raise ModuleFailedError(f"{directory.path}: the run failed: {failure.rstrip()}\n{_stands(directory)}")
-        raise RunDirectoryError(f"{directory.path}: the run is on no cluster any more; {_stands(directory)}")
+            raise ModuleFailedError(
+                f"{directory.path}: the run failed: {failure.rstrip()}\n{_stands(directory, config)}"
+            )
+        raise RunDirectoryError(f"{directory.path}: the run is on no cluster any more; {_stands(directory, config)}")
     follower.scores, follower.module_seconds = directory.scores(manifest.name), dict(manifest.module_seconds)
     coordinator = Coordinator(
         directory.graph, InProcess(), run=directory.name, seed=config.seed, checkpoints=directory.checkpoints

@@ -33,7 +33,12 @@ app = typer.Typer(
 )
 
 Address = Annotated[
-    str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster's address; by default one is started here.")
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        callback=lambda address: None if address == "local" else address,  # so Ray calls one that is started here
+        help="A Ray cluster's address; by default one is started here.",
+    ),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
 Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
@@ -323,14 +328,14 @@ def _load_rows(
 
 
 def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
-    """Print where the modules of a model file would go; status 2 where one has no place, as the run would have."""
+    """Print where the modules of a model file would go; status 2 where anything is missing, as the run would have."""
     from runner import dry_run
 
-    spots = dry_run.dry_run(config, address)
-    dry_run.show(spots)
+    forecast = dry_run.dry_run(config, address)
+    dry_run.show(forecast)
     if as_json:
-        typer.echo(dry_run.as_json(spots))
-    if any(spot.node is None for spot in spots):
+        typer.echo(dry_run.as_json(forecast))
+    if forecast.missing:
         raise typer.Exit(2)
 
 

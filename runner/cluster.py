@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import signal
 import socket
 import sys
@@ -20,6 +22,7 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.exceptions import (
     ActorUnavailableError,
     GetTimeoutError,
@@ -41,7 +44,7 @@ from actors.recovery import ModuleFailedError, Recovery
 from actors.session import Event, Plan, update_job
 from actors.storage import StorageError
 from actors.transport import TransportError
-from runner.security import private_token
+from runner.security import credential, private_token
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
@@ -81,17 +84,18 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
     Raises
     ------
     ClusterError
-        If nothing answers at `address`, or what answers has another version of Python or Ray.
+        If nothing answers at `address`, or what answers has another version of Python or Ray, or another token.
     """
     if ray.is_initialized():
         yield str(ray.get_runtime_context().gcs_address)
         return
-    if address is not None and not answers(address):  # Ray would look for minutes, and then end this process
-        raise ClusterError(f"no Ray cluster could be reached at {address}: nobody listens there")
+    address = None if address == "local" else address  # so Ray calls one that is started here
+    if address is not None:
+        _look_at(address)
     os.environ.update(_WORKER_ENVIRONMENT)
-    private_token(make=address is None)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
+        private_token(make=address is None)
         with _sigterm_left_alone():
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
@@ -102,11 +106,26 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
                 ray.init(address=address, runtime_env=brought, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"reached at {address}" if address else "started on this machine"
-        raise ClusterError(f"no Ray cluster could be {where}: {error}") from error
+        strange = address and isinstance(error, ConnectionError)
+        why = f"; somebody listens there, but perhaps no Ray, or one that refuses {credential()}"
+        raise ClusterError(f"no Ray cluster could be {where}: {error}{why if strange else ''}") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+
+
+def _look_at(address: str) -> None:
+    """Refuse an address where no run can go: Ray would look for minutes, and then end this process."""
+    why = ""
+    if address.startswith("ray://"):
+        why = "that is a door for Ray's client, through which no run can be driven; give the head's own, HOST:6379"
+    elif address != "auto" and not re.fullmatch(r".*:\d+", address):
+        why = "an address is HOST:PORT, as the head's HOST:6379"
+    elif not answers(address):
+        why = "nobody listens there"
+    if why:
+        raise ClusterError(f"no Ray cluster could be reached at {address}: {why}")
 
 
 def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None:
@@ -128,7 +147,10 @@ def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None
     until, told = time.monotonic() + seconds, False
     while (there := len(nodes())) < count:
         if time.monotonic() > until:
-            raise ClusterError(f"the cluster has {there} nodes after {seconds:g} s, cluster.nodes asks for {count}")
+            raise ClusterError(
+                f"cluster.nodes asks for {count}, and after {seconds:g} s (recovery.wait) the cluster has {there}: "
+                "start more nodes, or ask for fewer"
+            )
         if not told:
             tell(f"waiting for {count} nodes: {there} are there")
             told = True
@@ -138,6 +160,13 @@ def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None
 def cluster_nodes() -> list[Node]:
     """Return the nodes of the cluster that this process has joined."""
     return nodes()
+
+
+def this_machine() -> Node:
+    """Return this machine as the one node of a cluster that Ray would start here."""
+    spec = ResourceAndLabelSpec().resolve(is_head=True)
+    total = spec.to_resource_dict()
+    return Node(f"{platform.node()} (this machine)", total, total, dict(spec.labels or {}))
 
 
 @contextmanager

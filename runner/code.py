@@ -43,14 +43,14 @@ def code_directories(given: Mapping[str, Any], root: Path) -> tuple[Any, list[Fa
         for index, directory in enumerate(found)
         if not directory.is_dir()
     ]
-    for name in dict.fromkeys(_top_names([given.get("modules"), given.get("schedule")])):
-        home = next((here for here in [*found, _absolute(root), Path.cwd()] if _holds(here, name)), None)
+    for name in dict.fromkeys(top_names([given.get("modules"), given.get("schedule")])):
+        home = next((here for here in [*found, _absolute(root), Path.cwd()] if holds(here, name)), None)
         if home is not None and home not in found:
             found.append(home)
     return found, faults
 
 
-def _top_names(node: Any) -> Iterator[str]:
+def top_names(node: Any) -> Iterator[str]:
     """Give the first part of every ``package.module:Class`` in what YAML holds."""
     if isinstance(node, str):
         dotted = _DOTTED.fullmatch(node)
@@ -58,10 +58,11 @@ def _top_names(node: Any) -> Iterator[str]:
             yield dotted[1]
     elif isinstance(node, list | dict):
         for inner in node.values() if isinstance(node, dict) else node:
-            yield from _top_names(inner)
+            yield from top_names(inner)
 
 
-def _holds(directory: Path, name: str) -> bool:
+def holds(directory: Path, name: str) -> bool:
+    """Whether a module or a package of this name lies in a directory."""
     return (directory / f"{name}.py").is_file() or (directory / name).is_dir()
 
 

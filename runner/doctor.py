@@ -6,6 +6,7 @@ import ipaddress
 import os
 import platform
 import stat
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -54,33 +55,39 @@ def _torch() -> str:
 def _kernels() -> str:
     from actors.kernels import gibbs, jit
 
-    gibbs.compile_kernels()
-    return f"kernels compiled by numba {version('numba')}, cached in {jit.cache_directory()}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each kernel warns of what is said once here
+        gibbs.compile_kernels()
+    kept = jit.cache_directory()
+    if not kept.is_dir():
+        raise UnwellError(
+            f"kernels compile, but cannot be kept in {kept}: every process compiles them anew; "
+            "name a directory that can be written by SERKET_CACHE_DIR"
+        )
+    return f"kernels compiled by numba {version('numba')}, cached in {kept}"
 
 
 def _token() -> str:
-    from runner.security import token_fault, token_path
+    from runner.security import asks_for_token, credential, token_fault, token_path
 
     if fault := token_fault():
         raise UnwellError(fault)
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+    if not asks_for_token():
         raise UnwellError(
             f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: whoever reaches a cluster of yours can run code on it; "
             "say RAY_AUTH_MODE=token"
         )
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "token authentication, with the token of RAY_AUTH_TOKEN"
-    path = token_path()
-    return f"token authentication, with {path}" + (", mode 0600" if path.exists() else ", which the first run makes")
+    held = os.environ.get("RAY_AUTH_TOKEN") or token_path().exists()
+    return f"token authentication, with {credential()}" + ("" if held else ", which the first run makes")
 
 
 def _files() -> str:
     """Look at who else could change what a run loads or leaves."""
     runs = Path("runs")
-    for path in (path for path in (runs, *runs.glob("*/checkpoints")) if path.is_dir()):
+    for path in (path for path in (runs, *runs.glob("*"), *runs.glob("*/checkpoints")) if path.is_dir()):
         if path.stat().st_mode & stat.S_IWOTH:
             raise UnwellError(f"{path} can be written by everybody on this machine; say chmod o-w {path}")
-    return "nobody else can write into runs/" if runs.is_dir() else "no runs/ here yet"
+    return "runs/ is not open to everybody's writing" if runs.is_dir() else "no runs/ here yet"
 
 
 def _ray() -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
+from dataclasses import dataclass
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +12,22 @@ from actors.placement import Node, Spot, allot, bundles_of, plan
 from runner.config import RunConfig
 
 
-def dry_run(config: RunConfig, address: str | None) -> list[Spot]:
+@dataclass(frozen=True)
+class Forecast:
+    """Where the modules would go, how many nodes are there, and for how many the run would wait."""
+
+    spots: list[Spot]
+    nodes: int
+    wanted: int
+
+    @property
+    def missing(self) -> list[str]:
+        """A sentence for everything that keeps the run from beginning."""
+        few = f"cluster.nodes asks for {self.wanted}, the cluster has {self.nodes}: start more nodes, or ask for fewer"
+        return [spot.missing for spot in self.spots if spot.missing] + ([few] if self.nodes < self.wanted else [])
+
+
+def dry_run(config: RunConfig, address: str | None) -> Forecast:
     """Return where the modules of `config` would go.
 
     Parameters
@@ -30,52 +43,43 @@ def dry_run(config: RunConfig, address: str | None) -> list[Spot]:
     TransportError
         If modules that are to share a node contradict each other.
     """
-    nodes = [this_machine()] if address is None else _nodes_at(address)
+    nodes = _nodes_at(address)
     graph, placement = config.graph(), config.cluster.item()
-    return plan(bundles_of(graph, allot(graph, nodes), placement), nodes, placement.strategy, free=True)
+    bundles = bundles_of(graph, allot(graph, nodes, placement), placement)
+    return Forecast(plan(bundles, nodes, placement.strategy, free=True), len(nodes), config.cluster.nodes)
 
 
-def this_machine() -> Node:
-    """Return this machine as the one node of a cluster that Ray would start here."""
-    import torch
+def _nodes_at(address: str | None) -> list[Node]:
+    from runner.cluster import cluster, cluster_nodes, this_machine
 
-    total = {"CPU": float(os.cpu_count() or 1), "memory": float(psutil.virtual_memory().available)}
-    if torch.cuda.is_available():
-        total["GPU"] = float(torch.cuda.device_count())
-    return Node(f"{platform.node()} (this machine)", total, total)
-
-
-def _nodes_at(address: str) -> list[Node]:
-    from runner.cluster import cluster, cluster_nodes
-
+    if address is None:
+        return [this_machine()]
     with cluster(address):
         return cluster_nodes()
 
 
-def show(spots: list[Spot], console: Console | None = None) -> None:
+def show(forecast: Forecast, console: Console | None = None) -> None:
     """Print where modules would go; a line each for what is missing."""
     console = console or Console()
     table = Table("module", "asks for", "would go to", box=None)
-    for spot in spots:
+    for spot in forecast.spots:
         for module in spot.bundle.modules:
             table.add_row(module, spot.bundle.wishes, spot.node.name if spot.node else "[red]nowhere[/red]")
     console.print(table)
-    for spot in spots:
-        if spot.missing:
-            console.print(f"missing: {spot.missing}", markup=False, highlight=False, soft_wrap=True)
+    for missing in forecast.missing:
+        console.print(f"missing: {missing}", markup=False, highlight=False, soft_wrap=True)
 
 
-def as_json(spots: list[Spot]) -> str:
-    """Return what ``--json`` says."""
-    return json.dumps(
-        {
-            module: {
-                "asks": dict(spot.bundle.request),
-                "labels": dict(spot.bundle.selector),
-                "node": spot.node.name if spot.node else None,
-                "missing": spot.missing or None,
-            }
-            for spot in spots
-            for module in spot.bundle.modules
+def as_json(forecast: Forecast) -> str:
+    """Return what ``--json`` says: by module, and (no module is called so) of ``cluster.nodes``."""
+    modules = {
+        module: {
+            "asks": dict(spot.bundle.request),
+            "labels": dict(spot.bundle.selector),
+            "node": spot.node.name if spot.node else None,
+            "missing": spot.missing or None,
         }
-    )
+        for spot in forecast.spots
+        for module in spot.bundle.modules
+    }
+    return json.dumps({**modules, "cluster.nodes": {"asks": forecast.wanted, "there": forecast.nodes}})

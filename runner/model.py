@@ -269,7 +269,7 @@ class Model:
         root = str(self.directory.checkpoints.root)
         self._running = RunningModel.launch(Plan(graph, self.directory.name, source.seed, root=root, scheduled=False))
         self._follower = Follower(
-            self.directory, make_progress(graph, terminal=False), single=True, measure=metered(source.run)
+            self.directory, make_progress(graph, terminal=False), single=True, measure=metered(self.directory.name)
         )
         self._follower.follow(self._running.begin(source_states(graph, data), scheduled=False))
         self._round, self._learnt = 1, list[Handle]()

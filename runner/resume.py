@@ -11,7 +11,7 @@ from typing import Any
 from actors.checkpoint import Manifest
 from runner.attach import found
 from runner.clock import Clock
-from runner.cluster import POLL_SECONDS, RunningModel, answers, cluster, metered
+from runner.cluster import POLL_SECONDS, RunningModel, answers, await_nodes, cluster, metered
 from runner.config import RunConfig
 from runner.follow import Follower, interruptible
 from runner.progress import Progress
@@ -51,6 +51,8 @@ def resume(
 
     Raises
     ------
+    ClusterError
+        If there is no such cluster, or if it has not the nodes that the run waits for.
     RunDirectoryError
         If the config is another one than the run's own, if nothing is left to be done, or if the run goes on
         somewhere.
@@ -70,6 +72,7 @@ def resume(
         directory.categories = config.categories(data)
         clock.mark("data")
         with cluster(address, code_of(directory.graph)) as joined:
+            await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
             clock.mark("ray")
             model = RunningModel.launch(plan_of(config, directory), patience=PATIENCE)
             with interruptible(directory):

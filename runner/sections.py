@@ -99,6 +99,13 @@ class DataConfig(Section):
         return faults
 
 
+_LEAST = 0.0001
+_LETTERS = "letters, digits and, within, '.', '_' and '-'"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL_KEY = rf"(?:{_LABEL}(?:\.{_LABEL})*/)?{_LABEL}"
+_LABEL_VALUE = rf"!?(?:{_LABEL}|in\({_LABEL}(?:, *{_LABEL})*\))"
+
+
 class ResourcesConfig(Section):
     """What a module's actor reserves; see :class:`actors.graph.Resources`."""
 
@@ -107,14 +114,45 @@ class ResourcesConfig(Section):
     memory: Annotated[int, Field(ge=0)] | str = 0
     accelerator_type: str | None = None
     label_selector: dict[str, str] = Field(default_factory=dict)
-    custom: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    custom: dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
 
     def _finish(self) -> list[Fault]:
         faults: list[Fault] = []
         if isinstance(self.memory, str) and _bytes(self.memory) is None:
             faults.append((("memory",), f"expected bytes, or a size as '2 GiB' or '500 MB', got {shown(self.memory)}"))
         own = [("custom", name) for name in self.custom if name in ("CPU", "GPU", "memory", "object_store_memory")]
-        return faults + [(place, "has a key of its own; use that") for place in own]
+        faults += [(place, "has a key of its own; use that") for place in own]
+        return faults + self._uncountable() + self._no_labels()
+
+    def _uncountable(self) -> list[Fault]:
+        """Say which amounts Ray would refuse: it counts ten-thousandths, and above one whole GPUs."""
+        amounts: dict[tuple[str, ...], float | Literal["auto"]] = {
+            ("num_cpus",): self.num_cpus,
+            ("num_gpus",): self.num_gpus,
+        }
+        amounts |= {("custom", name): amount for name, amount in self.custom.items()}
+        faults = [
+            (place, f"expected at least {_LEAST:g}, got {amount:g}")
+            for place, amount in amounts.items()
+            if amount != "auto" and 0.0 < amount < _LEAST
+        ]
+        gpus = self.num_gpus
+        if gpus != "auto" and gpus > 1.0 and not gpus.is_integer():
+            faults.append((("num_gpus",), f"expected a part of one GPU or a whole number of them, got {gpus:g}"))
+        return faults
+
+    def _no_labels(self) -> list[Fault]:
+        """Say which labels are written as Ray has none."""
+        faults: list[Fault] = []
+        for key, value in self.label_selector.items():
+            if not re.fullmatch(_LABEL_KEY, key):
+                faults.append((("label_selector",), f"expected labels' names, of {_LETTERS}, got {shown(key)}"))
+            elif value and not re.fullmatch(_LABEL_VALUE, value):
+                expected = f"expected value, !value, in(a, b) or !in(a, b), values of {_LETTERS}"
+                faults.append((("label_selector", key), f"{expected}, got {shown(value)}"))
+        return faults
 
     def item(self) -> Resources:
         """Return what the graph holds of it."""
@@ -144,9 +182,13 @@ class ClusterConfig(Section):
     """
 
     strategy: Literal["pack", "spread"] | None = None
-    together: list[Annotated[list[str], Field(min_length=2)]] = Field(default_factory=list)
+    together: list[list[str]] = Field(default_factory=list)
     nodes: Annotated[int, Field(ge=1)] = 1
     modules: dict[str, ResourcesConfig] = Field(default_factory=dict)
+
+    def _finish(self) -> list[Fault]:
+        few = [(index, group) for index, group in enumerate(self.together) if len(group) < 2]
+        return [(("together", index), f"expected two modules at least, got {shown(group)}") for index, group in few]
 
     def item(self) -> Placement:
         """Return what the coordinator is told of it."""

@@ -5,9 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class TokenError(RuntimeError):
+    """There is no token, and none can be made; says where and what to do."""
+
+
+def asks_for_token() -> bool:
+    """Whether Ray asks for tokens here."""
+    return os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
 
 
 def token_path() -> Path:
@@ -15,8 +25,15 @@ def token_path() -> Path:
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
+def credential() -> str:
+    """Say what this process shows to a cluster."""
+    if not asks_for_token():
+        return f"no token (RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']})"
+    return f"the token of {'RAY_AUTH_TOKEN' if os.environ.get('RAY_AUTH_TOKEN') else token_path()}"
+
+
 def private_token(*, make: bool) -> None:
-    """See to it that the token's owner alone can read it; Ray would write it readable by all.
+    """See to it that there is a token, and that its owner alone can read it; Ray would write it readable by all.
 
     Does nothing where the token is in the environment.
 
@@ -24,19 +41,37 @@ def private_token(*, make: bool) -> None:
     ----------
     make : bool
         Whether to make one where there is none.
+
+    Raises
+    ------
+    TokenError
+        If there is none, and none is to be made or can be.
     """
     path = token_path()
-    if os.environ.get("RAY_AUTH_TOKEN") or not (make or path.exists()):
+    if os.environ.get("RAY_AUTH_TOKEN"):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if path.stat().st_uid == os.getuid() and path.stat().st_mode & _OTHERS:
+        if make:
+            _make(path)
+        if path.is_file() and path.stat().st_uid == os.getuid() and path.stat().st_mode & _OTHERS:
             path.chmod(0o600)
-        return
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32))
+        held = path.is_file() and path.stat().st_size > 0
+    except OSError as error:
+        reason = f"{path}: no token can be kept there ({error.strerror})"
+        raise TokenError(f"{reason}; name another file by RAY_AUTH_TOKEN_PATH") from error
+    if asks_for_token() and not held:
+        raise TokenError(
+            f"{path} holds no token; copy the cluster's there, mode 0600, or name its file by RAY_AUTH_TOKEN_PATH"
+        )
+
+
+def _make(path: Path) -> None:
+    """Write a new token where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
 
 
 def token_fault() -> str:

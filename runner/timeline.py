@@ -87,6 +87,8 @@ class _Maker:
     def take(self, event: Mapping[str, Any]) -> None:
         """Take in the next event."""
         name, when = str(event["event"]), float(event["time"])
+        if name == "restarted":  # what was begun before has ended, at the latest with the last that was heard of it
+            self.close()
         self._last = max(self._last, when)
         if name == "update":
             self._begun[event["module"]] = when
@@ -104,11 +106,14 @@ class _Maker:
                 if event.get(curve) is not None:
                     self._add(_COORDINATOR, curve, "C", when, args={curve: event[curve]})
         elif name in _MOMENTS:
+            if name == "resumed" and event.get("step") is not None:  # in the middle of a round
+                self._round = (when, event)
             self._add(str(event.get("module", _COORDINATOR)), name, "i", when, s="t", args=_arguments(event))
 
     def close(self) -> None:
-        """Show the round that was not ended."""
+        """Show the round that was not ended; forget the updates."""
         self._end_round(self._last)
+        self._begun.clear()
 
     def _updated(self, event: Mapping[str, Any], when: float) -> None:
         module = str(event["module"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from actors import ray_transport
 from actors.graph import ModuleSpec, Resources
 from actors.placement import Node, Placement, allot, bundles_of, check, plan
+from actors.ray_placement import options_of, requests_of
 from actors.transport import TransportError
 from tests.actors.test_coordinator import model
 
@@ -27,7 +29,8 @@ def node(name="n", labels=None, **total):
 
 
 def spots(graph, nodes, strategy=None, together=(), **kwargs):
-    bundles = bundles_of(graph, allot(graph, nodes), Placement(strategy, together))
+    placement = Placement(strategy, together)
+    bundles = bundles_of(graph, allot(graph, nodes, placement), placement)
     found = plan(bundles, nodes, strategy, **kwargs)
     return {name: spot.node.name if spot.node else spot.missing for spot in found for name in spot.bundle.modules}
 
@@ -55,6 +58,24 @@ class TestGpus:
         graph = asking(encoder=Resources(num_gpus=1), mirror=Resources(num_gpus="auto"))
         gpus = allot(graph, [node(GPU=1.0)])
         assert (gpus["encoder"], gpus["mirror"]) == (1.0, 0.0)
+
+    def test_a_hope_keeps_no_module_from_the_node_whose_labels_it_wants(self):
+        graph = asking(encoder=Resources(num_gpus="auto", label_selector={"zone": "north"}))
+        nodes = [node("gpu", GPU=1.0), node("north", {"zone": "north"})]
+        assert allot(graph, nodes)["encoder"] == 0.0
+        assert spots(graph, nodes)["encoder"] == "north"
+
+    def test_a_hope_keeps_no_module_from_those_that_it_shares_a_node_with(self):
+        graph = asking(encoder=Resources(num_gpus="auto"), mirror=Resources(custom={"robot": 1}))
+        nodes = [node("gpu", GPU=1.0), node("robot", robot=1.0)]
+        assert spots(graph, nodes, together=(("encoder", "mirror"),))["encoder"] == "robot"
+        assert spots(graph, nodes)["encoder"] == "gpu"
+
+    def test_hopeful_modules_that_share_a_node_share_its_gpu(self):
+        graph = asking(encoder=Resources(num_gpus="auto"), mirror=Resources(num_gpus="auto"))
+        together = Placement(together=(("encoder", "mirror"),))
+        assert allot(graph, [node(GPU=1.0), node(GPU=1.0)], together)["mirror"] == 0.5
+        assert allot(graph, [node(GPU=1.0), node(GPU=1.0)])["mirror"] == 1.0
 
 
 class TestNodes:
@@ -103,6 +124,8 @@ class TestNodes:
         [
             (Resources(num_gpus=1), "asks for 1 GPU, and no node has that: n has 0 GPU"),
             (Resources(num_cpus=64), "asks for 64 CPU, and no node has that: n has 2 CPU"),
+            (Resources(memory=5e8, num_gpus=1), "asks for 1 GPU and 476.8 MiB memory, and no node has that"),
+            (Resources(memory=512, num_gpus=1), "asks for 1 GPU and 512 bytes of memory, and no node has that"),
             (Resources(memory=16 * GIB), "asks for 16.0 GiB memory, and no node has that: n has 8.0 GiB"),
             (
                 Resources(accelerator_type="T4"),
@@ -122,6 +145,11 @@ class TestNodes:
         assert found["encoder"] == "n"
         assert found["mirror"] == "module 'mirror' asks for 1 CPU, and no node has that: n has 0 CPU left"
 
+    def test_a_module_that_one_node_alone_can_hold_is_not_kept_from_it_by_one_with_a_choice(self):
+        graph = asking(encoder=Resources(num_cpus=2), mirror=Resources(num_cpus=1, memory=16 * GIB))
+        found = spots(graph, [node("large", memory=64 * GIB), node("small")])
+        assert (found["encoder"], found["mirror"]) == ("small", "large")
+
     def test_what_others_have_taken_counts_if_it_is_asked_for(self):
         busy = Node("n", {"CPU": 2.0}, {"CPU": 0.5})
         graph = asking(encoder=Resources(num_cpus=1))
@@ -132,3 +160,24 @@ class TestNodes:
         graph = asking(encoder=Resources(label_selector={"zone": "a"}), mirror=Resources(label_selector={"zone": "b"}))
         with pytest.raises(TransportError, match="encoder, mirror are to share a node, but want zone=a and zone=b"):
             bundles_of(graph, NOBODY, Placement(together=(("encoder", "mirror"),)))
+
+    def test_who_waits_for_a_process_says_which_labels_it_wants_and_for_whom(self, monkeypatch):
+        graph = asking(encoder=Resources(label_selector={"zone": "north"}), mirror=Resources(num_cpus=1))
+        bundles = bundles_of(graph, NOBODY, Placement(together=(("encoder", "mirror"),)))
+        monkeypatch.setattr(ray_transport, "nodes", lambda: [node()])
+        transport = ray_transport.RayTransport("test")
+        transport._bundles = {name: bundle for bundle in bundles for name in bundle.modules}
+        assert transport._lacking("mirror") == (
+            "modules encoder, mirror, which are to share a node, ask for 1 CPU and a node with zone=north, "
+            "and no node has that free: n has zone=nothing"
+        )
+
+    def test_ray_is_given_lists_of_labels_without_blanks_which_it_would_take_for_parts_of_them(self):
+        wish = Resources(label_selector={"zone": "in(lab, hall)"})
+        assert options_of(wish, 0.0)["label_selector"] == {"zone": "in(lab,hall)"}
+
+    def test_ray_is_told_by_bytes_which_bundles_fewest_nodes_can_hold(self):
+        graph = asking(encoder=Resources(num_cpus=3), mirror=Resources(label_selector={"zone": "north"}))
+        nodes = [node("a"), node("b", CPU=4.0), node("c", {"zone": "north"}), node("d", CPU=4.0)]
+        data, encoder, mirror = requests_of(bundles_of(graph, NOBODY, Placement()), nodes)
+        assert (data, encoder, mirror) == ({"memory": 1.0}, {"CPU": 3.0, "memory": 2.0}, {"memory": 3.0})

@@ -188,3 +188,9 @@ def test_a_module_in_no_step_learns_nothing_and_does_no_harm(ray_cluster, tmp_pa
     np.save(tmp_path / "rows.npy", np.zeros((3, 2)))
     done = serket("recognize", tmp_path / "hmm", tmp_path / "rows.npy", code=2)
     assert "'mm' has learnt nothing yet" in done.output
+
+
+def test_rays_name_for_a_cluster_that_is_started_here_is_no_address(tmp_path):
+    words = ["run", CONFIGS / "digits.yaml", *SMALL, "--runs", tmp_path, "--address", "local", "--detach"]
+    assert "--detach needs a cluster that outlives this command" in serket(*words, code=2).stderr
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.config import load_config
+from runner.shipping import code_of
 from tests.runner.model_files import MODEL, faults, load, write
 
 OWN = "from tests.runner.model_files import FakeGMM\nclass Own(FakeGMM): pass\n"
@@ -74,3 +75,12 @@ class TestRefused:
     def test_a_file_that_is_nowhere(self, tmp_path: Path) -> None:
         said = faults(tmp_path, naming("own_nowhere"))[0]
         assert said.startswith("modules.gmm.type: module type 'own_nowhere:Own' cannot be loaded: No module named")
+
+
+@pytest.mark.usefixtures("fakes")
+class TestShipped:
+    def test_what_parameters_name_goes_along_where_it_is_the_models_own(self, tmp_path: Path) -> None:
+        place(tmp_path / "nets_to_ship", "inner")
+        note = "modules.vae.note"
+        shipped = code_of(load(tmp_path, f"{note}=nets_to_ship.inner:Own").graph())
+        assert shipped == [*code_of(load(tmp_path, f"{note}=torch.nn:Linear").graph()), str(tmp_path / "nets_to_ship")]

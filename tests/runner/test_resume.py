@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from actors.coordinator import Coordinator
 from actors.in_process import InProcess
 from runner.attach import attach, stop
 from runner.clock import Clock
+from runner.cluster import ClusterError
 from runner.config import load_config
 from runner.follow import Follower
 from runner.inspection import inspect_run
@@ -126,6 +128,15 @@ def test_a_run_that_is_done_is_not_resumed_without_more_rounds(run):
         taken_up(run)
 
 
+def test_a_run_that_is_resumed_waits_for_its_nodes_too(run, monkeypatch):
+    monkeypatch.setattr("runner.resume.cluster", lambda *_: nullcontext("here"))
+    monkeypatch.setattr("runner.cluster.nodes", list)
+    with pytest.raises(
+        ClusterError, match=r"cluster.nodes asks for 2, and after 0.1 s \(recovery.wait\) .* has 0: start"
+    ):
+        taken_up(run, "cluster.nodes=2", "recovery.wait=0.1")
+
+
 def test_a_run_that_another_process_drives_is_neither_resumed_nor_watched(run):
     holder = """
 import sys
@@ -152,6 +163,12 @@ def test_a_run_that_is_nowhere_is_neither_watched_nor_stopped(run):
     with pytest.raises(RunDirectoryError, match=rf"on no cluster any more; it stands at round-001, go on .* {run}$"):
         attach(run, clock=Clock(0.0), progress=progress(run))
     with pytest.raises(RunDirectoryError, match="does not go on anywhere; it stands at round-001"):
+        stop(run, now=False, tell=print)
+
+
+def test_who_stops_a_run_that_is_done_is_not_sent_to_resume_it(run):
+    (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
+    with pytest.raises(RunDirectoryError, match=f"anywhere; all rounds are done; see what .* serket attach {run}$"):
         stop(run, now=False, tell=print)
 
 

@@ -59,6 +59,17 @@ def test_rounds_and_commits_are_the_coordinators():
     assert spans([*rounds, commit], "commit") == [("coordinator", "commit round-001", 3.5, 0.5)]
 
 
+def test_a_round_that_was_interrupted_ends_there_and_goes_on_where_it_is_taken_up():
+    step = happened("commit", 4.0, round=1, name="round-001-step-01", whole=False, seconds=0.5)
+    taken_up = [happened("restarted", 100.0), happened("resumed", 101.0, round=1, step=1, name="round-001-step-01")]
+    whole = happened("commit", 103.0, round=1, name="round-001", whole=True, seconds=0.5)
+    begun = [happened("round", 1.0, round=1), happened("update", 3.9, module="gmm", round=1, step=0)]
+    learnt = happened("updated", 102.0, module="gmm", round=1, step=1, total_seconds=5.0)
+    events = [*begun, step, *taken_up, learnt, whole]
+    assert spans(events, "round") == [("coordinator", "round 1", 1.0, 3.0), ("coordinator", "round 1", 101.0, 2.0)]
+    assert spans(events, "update") == [("gmm", "round 1, step 1", 102.0, 0.0)]
+
+
 def test_exchanges_are_told_apart():
     assert spans(update("gmm", 1.0, 2.0, 1.0, exchange=3), "update")[0][1] == "round 1, step 0, exchange 3"
 
