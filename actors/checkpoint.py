@@ -39,6 +39,7 @@ from actors.manifest import (
 )
 from actors.messages import Message, MessageError, decode, encode, pack_header, unpack_header
 from actors.module import State
+from actors.notes import Notes
 from actors.storage import storage_at
 
 __all__ = [
@@ -58,7 +59,6 @@ __all__ = [
 ]
 
 _SCALARS = "__scalars__"
-_FAILURE = "failure/reason.txt"
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,11 @@ class Checkpoints:
     keep : int, optional
         How many of the newest commits stay; all of them by default.
 
+    Attributes
+    ----------
+    notes : Notes
+        What the run's coordinator leaves beside them.
+
     Raises
     ------
     StorageError
@@ -186,6 +191,7 @@ class Checkpoints:
             raise ValueError(f"keep={keep}: at least the newest commit has to be kept")
         self.keep = keep
         self._storage = storage_at(root)
+        self.notes = Notes(self._storage)
         self._last: tuple[int, float] | None = None
 
     @property
@@ -333,22 +339,6 @@ class Checkpoints:
         if hashlib.sha256(data).hexdigest() != record.digest:
             raise CheckpointError(f"{where}: damaged, its contents are not what the manifest says")
         return data
-
-    def note_failure(self, reason: str) -> None:
-        """Leave a word, beside the commits, on what ended the run, for those who come later."""
-        self._storage.write(_FAILURE, reason.encode())
-
-    def failure(self) -> str | None:
-        """Return what ended the run, if it failed."""
-        try:
-            return self._storage.read(_FAILURE).decode(errors="replace")
-        except OSError:
-            return None
-
-    def forget_failure(self) -> None:
-        """Take that word away: the run goes on."""
-        if self.failure() is not None:
-            self._storage.delete([_FAILURE])
 
     def _delete_manifests(self, names: Iterable[str]) -> None:
         self._storage.delete([f"{name}/{MANIFEST}" for name in names])

@@ -189,6 +189,12 @@ class Session:
         """Say where every module lives and what it does now."""
         return {name: {**place, **self._transport.status(name)} for name, place in list(self._places.items())}
 
+    def leave_word(self) -> None:
+        """Leave what happened beside the commits, for those who come when this session is gone."""
+        if self._checkpoints is not None and self._events:
+            with suppress(OSError):
+                self._checkpoints.notes.leave_events(self._events)
+
     def abandoned(self, seconds: float) -> bool:
         """Whether the run has ended and nobody has asked for so long; before it begins, for ten times as long."""
         silence = time.monotonic() - self._last_poll
@@ -216,13 +222,13 @@ class Session:
     def _run(self, job: Callable[[], str]) -> None:
         try:
             if self._checkpoints is not None:
-                self._checkpoints.forget_failure()
+                self._checkpoints.notes.forget_failure()
             ended = job()
         except BaseException as error:
             self._failure, ended = (None, "closed") if self._closing else (error, "failed")
             if self._checkpoints is not None and self._failure is not None:
                 with suppress(OSError):  # the failure may be that nothing can be written
-                    self._checkpoints.note_failure(str(error))
+                    self._checkpoints.notes.leave_failure(str(error))
         with self._news:
             self._ended = ended
             self._news.notify_all()

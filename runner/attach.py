@@ -41,6 +41,7 @@ def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirector
         if (path / "result.json").exists():
             return directory, directory.read_json("result.json")
         directory.mend()
+        directory.hear()
         directory.categories = config.categories(config.load_data())
         follower = Follower(directory, progress, since=directory.log.last())
         follower.catch_up()
@@ -86,6 +87,7 @@ def _watch(model: RunningModel, follower: Follower) -> str:
     finally:
         if ended:
             model.stop()
+            directory.checkpoints.notes.forget_events()  # they were heard
     return "done"
 
 
@@ -118,6 +120,8 @@ def stop(path: Path, *, now: bool, tell: Callable[[str], None]) -> str:
                     _await_halt(model)
             if detached or now:
                 model.stop()
+    with suppress(RunDirectoryError), directory.lock():  # whoever watches writes down what happened
+        directory.hear()
     if not detached:  # its cluster may go with its driver, so that is waited for from outside
         directory.wait_for_lock()
     return _stands(directory, config)
@@ -188,7 +192,7 @@ def _write_down(config: RunConfig, follower: Follower) -> None:
     follower.catch_up()
     manifest = directory.checkpoints.newest_whole(follower.progress.log)
     if manifest is None or not is_done(manifest, config):
-        failure = directory.checkpoints.failure()
+        failure = directory.checkpoints.notes.failure()
         if failure:
             raise ModuleFailedError(
                 f"{directory.path}: the run failed: {failure.rstrip()}\n{_stands(directory, config)}"

@@ -43,7 +43,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
     elif latest is not None and is_done(latest, config):
         found["next"] = f"serket attach {directory.handle}"
     else:
-        failure = directory.checkpoints.failure()
+        failure = directory.checkpoints.notes.failure()
         found.update({"failure": failure} if failure else {}, next=f"serket resume {directory.handle}")
     return found
 

@@ -68,6 +68,7 @@ def resume(
         if manifest is not None:
             _check(directory, manifest, config)
         directory.mend()
+        directory.hear()
         data = config.load_data()
         directory.categories = config.categories(data)
         clock.mark("data")

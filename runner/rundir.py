@@ -272,6 +272,13 @@ class RunDirectory:
         self.log.mend()
         self.rewind()
 
+    def hear(self) -> None:
+        """Write down what a coordinator that is gone has left word of, and nobody has written down."""
+        notes, last = self.checkpoints.notes, self.log.last()
+        if told := notes.events():
+            self.log.append([event for event in told if event[1] > last])
+            notes.forget_events()
+
     def rewind(self, round: float = math.inf) -> None:
         """Take the lines after `round` out of ``metrics.csv``, and any that are unfinished."""
         path = self.path / "metrics.csv"

@@ -119,3 +119,24 @@ def test_a_run_is_abandoned_only_when_it_has_ended_and_nobody_asks():
     assert not one.abandoned(60.0)
     time.sleep(0.01)
     assert one.abandoned(0.005)
+
+
+def test_what_happened_in_a_run_that_nobody_watched_is_left_beside_its_commits(tmp_path):
+    one = session(tmp_path)
+    one.leave_word()
+    assert Checkpoints(tmp_path).notes.events() == []
+    one.begin(STATES)
+    ended(one)
+    one.leave_word()
+    notes = Checkpoints(tmp_path).notes
+    assert notes.events() == one.poll(0, "")[1]
+    notes.forget_events()
+    notes.forget_events()
+    assert notes.events() == []
+
+
+@pytest.mark.parametrize("left", [b"", b"[", b"[1]", b'[["a", "b", {}]]', b'{"a": 1}', b"\xff"])
+def test_a_word_that_cannot_be_read_is_none(tmp_path, left):
+    (tmp_path / "unheard").mkdir()
+    (tmp_path / "unheard" / "events.json").write_bytes(left)
+    assert Checkpoints(tmp_path).notes.events() == []

@@ -172,9 +172,22 @@ def test_who_stops_a_run_that_is_done_is_not_sent_to_resume_it(run):
         stop(run, now=False, tell=print)
 
 
+def test_what_happened_while_nobody_watched_is_written_down_once(run):
+    directory = open_run(run)[1]
+    directory.log.append([("update", 1.0, {"module": "vae"}), ("scores", 9.0, {"round": 1})])
+    directory.checkpoints.notes.leave_events([("update", 1.0, {"module": "vae"}), ("update", 2.0, {"module": "gmm"})])
+    for _ in range(2):
+        directory.hear()
+        assert [(event["event"], event.get("module")) for event in directory.log] == [
+            ("update", "vae"),
+            ("scores", None),
+            ("update", "gmm"),
+        ]
+
+
 def test_inspection_says_how_a_run_that_was_interrupted_goes_on_and_why_one_failed(run):
     assert inspect_run(run)["next"] == f"serket resume {run}"
-    open_run(run)[1].checkpoints.note_failure("module 'gmm' raised an error")
+    open_run(run)[1].checkpoints.notes.leave_failure("module 'gmm' raised an error")
     found = inspect_run(run)
     assert (found["failure"], found["next"]) == ("module 'gmm' raised an error", f"serket resume {run}")
 
