@@ -122,14 +122,13 @@ class TestMachines:
         for machine in (launched.laptop, launched.head, *launched.workers):
             assert machine.path("~/.ray/auth_token").stat().st_mode & 0o777 == 0o600
 
-    def test_a_run_spreads_over_all_of_them(self, launched, calm):
-        machines = {machine.address for machine in (launched.head, *launched.workers)}
-        assert set(placed(calm).values()) == machines
+    def test_a_run_spreads_over_the_workers(self, launched, calm):
+        assert set(placed(calm).values()) == {worker.address for worker in launched.workers}
         assert json.loads((calm / "result.json").read_text())["rounds"] == 3
 
     def test_who_has_no_token_is_refused(self, launched):
         ask = f"{BIN}/ray status --address {launched.address}"
-        assert "3 local.cluster.node" in launched.laptop.run(ask, RAY_AUTH_MODE="token")
+        wait_until(lambda: "3 local.cluster.node" in launched.laptop.run(ask, RAY_AUTH_MODE="token"), 60)
         said = launched.laptop.run(ask, code=1, RAY_AUTH_MODE="disabled")
         assert "InvalidAuthToken" in said
 
@@ -147,7 +146,7 @@ class TestMachines:
         launched.serket(f"attach {SHARED}/struck/small")
         print(f"the run is done {time.monotonic() - begun:.1f} s after its head was killed")
         assert digests(head.path(SHARED) / "struck" / "small") == digests(calm)
-        assert len(launched.nodes()) == 3
+        wait_until(lambda: len(launched.nodes()) == 3, 60)
 
     def test_down_ends_ray_on_the_head_and_a_stop_on_each_worker(self, launched):
         assert "No nodes remaining" in launched.ray("down -y")
