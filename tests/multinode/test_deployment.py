@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import kubernetes_validate
@@ -38,6 +39,15 @@ class TestMachines:
         (head,) = [line for line in given["head_start_ray_commands"] if "ray start" in line]
         assert "--dashboard-host=127.0.0.1" in head
         assert "RAY_gcs_storage=rocksdb RAY_gcs_storage_path=" in head
+
+    def test_what_it_copies_is_in_this_checkout_and_enough_to_install_it(self, given):
+        copied = {there: here for there, here in given["file_mounts"].items() if there.startswith("~/serket-actors/")}
+        assert all((CLUSTER.parents[1] / here).exists() for here in copied.values())
+        assert all(there.endswith(f"/{here}") for there, here in copied.items())
+        project = tomllib.loads((CLUSTER.parents[1] / "pyproject.toml").read_text())
+        packages = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
+        files = ["pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]]
+        assert {*packages, *files} <= set(copied.values())
 
 
 # The fields of ray.io/v1 (KubeRay's raycluster_types.go and rayjob_types.go, and its API reference for 1.6) that are
@@ -134,7 +144,12 @@ class TestKubernetes:
 
 STAND_INS = {
     "scontrol": "echo node1; echo node2",
-    "srun": 'echo "$@" > called; stat -c %a "$RAY_AUTH_TOKEN_PATH" > mode; wc -c < "$RAY_AUTH_TOKEN_PATH" > size',
+    "srun": """
+touch "$HOME/.ray/begun-7"
+echo "$@" > called
+stat -c %a "$RAY_AUTH_TOKEN_PATH" > mode
+wc -c < "$RAY_AUTH_TOKEN_PATH" > size
+""",
 }
 
 
@@ -159,12 +174,18 @@ class TestSlurm:
             "SLURM_NNODES": "2",
             "SLURM_CPUS_PER_TASK": "8",
         }
-        subprocess.run(["bash", str(CLUSTER / "slurm.sh"), "model.yaml"], env=environment, cwd=tmp_path, check=True)
+        subprocess.run(
+            ["bash", str(CLUSTER / "slurm.sh"), "model.yaml", "--set", "seed=1"],
+            env=environment,
+            cwd=tmp_path,
+            check=True,
+        )
         called = (tmp_path / "called").read_text()
         started, command = called.split(" -- ")
         assert "ray symmetric-run --address node1:6379 --num-cpus 8" in started
         assert not {"--head", "--node-ip-address", "--port", "--block", "--min-nodes"} & set(started.split())
-        assert command.split() == ["serket", "run", "model.yaml", "--address", "node1:6379", "--set", "cluster.nodes=2"]
+        assert "exec serket run" in command
+        assert command.endswith(" model.yaml --address node1:6379 --set cluster.nodes=2 --set seed=1\n")
         assert (tmp_path / "mode").read_text().strip() == "600"
         assert (tmp_path / "size").read_text().strip() == "64"
         assert not list((tmp_path / ".ray").iterdir())
