@@ -50,11 +50,21 @@ class Node:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What modules that share a node ask of it."""
+    """What modules that share a node ask of it.
+
+    Parameters
+    ----------
+    modules : tuple of str
+    request : mapping of str to float
+    selector : mapping of str to str
+    laid_out : bool
+        Whether it is held for them as part of a layout: that takes some bytes of memory.
+    """
 
     modules: tuple[str, ...]
     request: Mapping[str, float]
     selector: Mapping[str, str] = field(default_factory=dict)
+    laid_out: bool = False
 
     @property
     def wishes(self) -> str:
@@ -138,7 +148,7 @@ def bundles_of(graph: Graph, gpus: Mapping[str, float], placement: Placement) ->
                         f"modules {', '.join(group)} are to share a node, "
                         f"but want {key}={selector[key]} and {key}={value}"
                     )
-        bundles.append(Bundle(group, request, selector))
+        bundles.append(Bundle(group, request, selector, placement.wanted))
     return bundles
 
 
@@ -209,6 +219,8 @@ def _lacks(bundle: Bundle, node: Node, left: Mapping[str, float]) -> list[str]:
         for resource, amount in bundle.request.items()
         if left.get(resource, 0.0) < amount - 1e-9
     ]
+    if bundle.laid_out and left.get("memory", 0.0) < 1.0 and "memory" not in bundle.request:
+        short.append("no memory, which layouts take some bytes of")
     return short + [
         f"{key}={node.labels.get(key, 'nothing')}" for key in bundle.selector if not _labelled(bundle, node, key)
     ]

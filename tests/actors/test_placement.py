@@ -150,6 +150,13 @@ class TestNodes:
         found = spots(graph, [node("large", memory=64 * GIB), node("small")])
         assert (found["encoder"], found["mirror"]) == ("small", "large")
 
+    def test_what_a_layout_places_lies_on_nodes_that_have_some_memory(self):
+        nodes = [node("head", memory=0.0), node("worker")]
+        assert set(spots(model(), nodes, "pack").values()) == {"worker"}
+        assert set(spots(model(), nodes).values()) == {"head"}
+        said = set(spots(model(), nodes[:1], "pack").values())
+        assert any("head has no memory, which layouts take some bytes of" in each for each in said)
+
     def test_what_others_have_taken_counts_if_it_is_asked_for(self):
         busy = Node("n", {"CPU": 2.0}, {"CPU": 0.5})
         graph = asking(encoder=Resources(num_cpus=1))
