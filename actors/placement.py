@@ -48,6 +48,11 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def node_name(address: str, node_id: str) -> str:
+    """Return what a node is called: its address, and as much of its identifier as tells nodes of one machine apart."""
+    return f"{address} ({node_id[:6]})"
+
+
 @dataclass(frozen=True)
 class Bundle:
     """What modules that share a node ask of it.

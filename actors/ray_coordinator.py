@@ -96,7 +96,8 @@ class CoordinatorActor:
     @ray.method(concurrency_group="status")
     def describe(self) -> dict[str, Any]:
         """Say where every module lives and what it does now (:func:`serket inspect`)."""
-        own = {"node": ray.util.get_node_ip_address(), "pid": os.getpid(), "device": "cpu"}
+        node = {"node": ray.util.get_node_ip_address(), "node_id": ray.get_runtime_context().get_node_id()}
+        own = {**node, "pid": os.getpid(), "device": "cpu"}
         return {
             COORDINATOR: {**own, **self._session.coordinator.status(), "ended": self._session.ended},
             "modules": self._session.places(),

@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, get_placement_group, placem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.graph import Resources
-from actors.placement import Bundle, Node, Strategy, hardest_first, request_of
+from actors.placement import Bundle, Node, Strategy, hardest_first, node_name, request_of
 
 _GONE_SECONDS = 30.0
 
@@ -23,7 +23,7 @@ def nodes() -> list[Node]:
     free = available_resources_per_node()
     return [
         Node(
-            name=f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})",
+            name=node_name(node["NodeManagerAddress"], node["NodeID"]),
             total=dict(node["Resources"]),
             free=dict(free.get(node["NodeID"], {})),
             labels=dict(node["Labels"]),

@@ -23,6 +23,7 @@ if "ray" not in sys.modules:
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import (
     ActorUnavailableError,
     GetTimeoutError,
@@ -91,7 +92,7 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
         return
     address = None if address == "local" else address  # so Ray calls one that is started here
     if address is not None:
-        _look_at(address)
+        address = _looked_at(address)
     os.environ.update(_WORKER_ENVIRONMENT)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
@@ -115,17 +116,28 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
         ray.shutdown()
 
 
-def _look_at(address: str) -> None:
-    """Refuse an address where no run can go: Ray would look for minutes, and then end this process."""
-    why = ""
-    if address.startswith("ray://"):
+def _looked_at(address: str) -> str:
+    """Return an address as it is to be joined, with "auto" found.
+
+    One where no run can go is refused: Ray would look for minutes, and then end this process.
+    """
+    why, found = "", address
+    if address == "auto":
+        with suppress(ConnectionError):
+            found = str(canonicalize_bootstrap_address(address))
+    if found == "auto":
+        why = "no Ray runs on this machine; give the head's HOST:6379"
+    elif address.startswith("ray://"):
         why = "that is a door for Ray's client, through which no run can be driven; give the head's own, HOST:6379"
-    elif address != "auto" and not re.fullmatch(r".*:\d+", address):
+    elif not re.fullmatch(r".*:\d+", found):
         why = "an address is HOST:PORT, as the head's HOST:6379"
-    elif not answers(address):
-        why = "nobody listens there"
+    elif not answers(found):
+        why = (
+            "nobody listens there" if found == address else f"nobody listens at {found}, which Ray was last started on"
+        )
     if why:
         raise ClusterError(f"no Ray cluster could be reached at {address}: {why}")
+    return found
 
 
 def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from actors.placement import node_name
 from runner.rundir import RunDirectory, open_run
 
 
@@ -81,15 +82,19 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     table = Table("actor", "node", "process", "device", "does", "done")
     described = found["actors"]
     coordinator = described["coordinator"]
-    where = [str(coordinator[name]) for name in ("node", "pid", "device")]
-    table.add_row("coordinator", *where, f"round {coordinator['round']} of {coordinator['rounds']}", "")
+    table.add_row("coordinator", *_place(coordinator), f"round {coordinator['round']} of {coordinator['rounds']}", "")
     for name, module in described["modules"].items():
         done = f"{module['done']} of {module['total']}" if "done" in module else ""
-        table.add_row(name, str(module["node"]), str(module["pid"]), module["device"], module["doing"], done)
+        table.add_row(name, *_place(module), module["doing"], done)
     console.print(table)
     if coordinator.get("ended"):
         how = f"it has ended ({coordinator['ended']}); write down what came of it with: serket attach {found['run']}"
         console.print(how, markup=False, highlight=False, soft_wrap=True)
+
+
+def _place(described: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return on which node an actor is, in which process and on what device it computes."""
+    return node_name(described["node"], described["node_id"]), str(described["pid"]), str(described["device"])
 
 
 def _standing(found: dict[str, Any]) -> list[str]:

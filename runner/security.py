@@ -68,10 +68,17 @@ def private_token(*, make: bool) -> None:
 def _make(path: Path) -> None:
     """Write a new token where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # another run was quicker; nobody ever sees a file that is not whole
+            path.hardlink_to(part)
+    finally:
+        part.unlink()
 
 
 def token_fault() -> str:
@@ -81,5 +88,8 @@ def token_fault() -> str:
         return ""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
-        return f"{path} has mode {mode:04o}: others can read the token; say chmod 600 {path}"
+        return (
+            f"{path} has mode {mode:04o}: others can read the token; say chmod 600 {path}, and, where other people "
+            "use this machine, replace it on every machine that has it"
+        )
     return ""

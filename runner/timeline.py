@@ -38,8 +38,10 @@ def write_timeline(directory: RunDirectory, out: Path) -> int:
     Raises
     ------
     RunDirectoryError
-        If the run has left no events yet.
+        If the run has left no events yet, or if `out` is a directory.
     """
+    if out.is_dir():
+        raise RunDirectoryError(f"{out}: a directory; name the file that is to be written")
     trace = timeline(directory.name, directory.graph.modules, directory.log)
     if not trace:
         raise RunDirectoryError(f"{directory.path}: there are no events yet, so there is nothing to show")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.cluster import ClusterError, _look_at
+from runner.cluster import ClusterError, _looked_at
 from runner.doctor import UnwellError, _files, _kernels, _token
 from runner.security import TokenError, credential, private_token, token_fault
 
@@ -33,10 +33,21 @@ class TestToken:
         private_token(make=True)
         assert (len(made), mode(token), token.read_text()) == (64, 0o600, made)
 
+    def test_nobody_sees_one_that_is_not_whole(self, token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another run makes it in the same moment."""
+        link = Path.hardlink_to
+        monkeypatch.setattr(Path, "hardlink_to", lambda path, part: path.write_text("theirs") and link(path, part))
+        private_token(make=True)
+        assert token.read_text() == "theirs"
+        assert [path.name for path in token.parent.iterdir()] == ["token"]
+
     def test_one_that_all_can_read_is_told_and_closed(self, token: Path) -> None:
         private_token(make=True)
         token.chmod(0o644)
-        assert token_fault() == f"{token} has mode 0644: others can read the token; say chmod 600 {token}"
+        assert token_fault() == (
+            f"{token} has mode 0644: others can read the token; say chmod 600 {token}, and, where other people use "
+            "this machine, replace it on every machine that has it"
+        )
         private_token(make=False)
         assert (token_fault(), mode(token)) == ("", 0o600)
 
@@ -73,7 +84,26 @@ class TestAddress:
     )
     def test_where_no_run_can_go(self, address: str, said: str) -> None:
         with pytest.raises(ClusterError, match=f"^no Ray cluster could be reached at {address}: {said}"):
-            _look_at(address)
+            _looked_at(address)
+
+    @pytest.mark.parametrize(
+        ("noted", "said"),
+        [
+            ("127.0.0.1:1", "nobody listens at 127.0.0.1:1, which Ray was last started on"),
+            (None, "no Ray runs on this"),
+        ],
+    )
+    def test_a_cluster_that_is_gone_is_not_found(
+        self, monkeypatch: pytest.MonkeyPatch, noted: str | None, said: str
+    ) -> None:
+        def found(_address: str) -> str:
+            if noted is None:
+                raise ConnectionError
+            return noted
+
+        monkeypatch.setattr("runner.cluster.canonicalize_bootstrap_address", found)
+        with pytest.raises(ClusterError, match=f"^no Ray cluster could be reached at auto: {said}"):
+            _looked_at("auto")
 
 
 class TestDoctor:

@@ -102,3 +102,8 @@ def test_the_file_is_json_that_names_the_run_and_its_modules(directory: RunDirec
 def test_a_run_without_events_is_told_so(directory: RunDirectory, tmp_path: Path):
     with pytest.raises(RunDirectoryError, match="no events yet"):
         write_timeline(directory, tmp_path / "out.json")
+
+
+def test_a_directory_is_no_file_to_write(directory: RunDirectory, tmp_path: Path):
+    with pytest.raises(RunDirectoryError, match=f"^{tmp_path}: a directory; name the file"):
+        write_timeline(directory, tmp_path)
