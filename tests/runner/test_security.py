@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import actors.kernels.gibbs  # noqa: F401 (kernels keep the cache directory of when they are imported)
 from runner.cluster import ClusterError, _looked_at
 from runner.doctor import UnwellError, _files, _kernels, _token
 from runner.security import TokenError, credential, private_token, token_fault
