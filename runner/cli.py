@@ -41,6 +41,7 @@ Address = Annotated[
     ),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
+Detach = Annotated[bool, typer.Option("--detach", help="Leave once the run goes on by itself.")]
 Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 RunName = Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")]
@@ -62,7 +63,7 @@ def run(
     address: Address = None,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's name; by default the model file's.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Leave once the run has begun; it goes on.")] = False,
+    detach: Detach = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say where each module would go, and what is missing; start nothing.")
     ] = False,
@@ -92,6 +93,7 @@ def resume(
     settings: Settings = None,
     address: Address = None,
     runs: Runs = Path("runs"),
+    detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted, or with --set schedule.rounds=N for more rounds."""
@@ -104,7 +106,9 @@ def resume(
         with _progress(graph) as progress:
             from runner.resume import resume as take_up
 
-            directory, result = take_up(path, settings=settings or [], clock=clock, progress=progress, address=address)
+            directory, result = take_up(
+                path, settings=settings or [], clock=clock, progress=progress, address=address, detach=detach
+            )
         print_end(directory, result, as_json)
 
 

@@ -15,7 +15,7 @@ from runner.cluster import POLL_SECONDS, RunningModel, answers, await_nodes, clu
 from runner.config import RunConfig
 from runner.follow import Follower, interruptible
 from runner.progress import Progress
-from runner.run import drive, is_done, plan_of
+from runner.run import check_detachable, drive, is_done, plan_of, see_off
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
 from runner.shipping import code_of
 from runner.sources import source_states
@@ -28,8 +28,14 @@ PATIENCE = 20.0
 
 
 def resume(
-    path: Path, *, settings: Sequence[str], clock: Clock, progress: Progress, address: str | None
-) -> tuple[RunDirectory, dict[str, Any]]:
+    path: Path,
+    *,
+    settings: Sequence[str],
+    clock: Clock,
+    progress: Progress,
+    address: str | None,
+    detach: bool = False,
+) -> tuple[RunDirectory, dict[str, Any] | None]:
     """Go on with a run from its last commit, on this cluster or another one.
 
     Parameters
@@ -43,16 +49,19 @@ def resume(
     progress : Progress
     address : str, optional
         A Ray cluster's; by default one is started on this machine.
+    detach : bool
+        Whether to leave once the run goes on.
 
     Returns
     -------
     RunDirectory, dict
-        Where everything lies, and the contents of ``result.json``.
+        Where everything lies, and the contents of ``result.json``; None of a run that goes on.
 
     Raises
     ------
     ClusterError
-        If there is no such cluster, or if it has not the nodes that the run waits for.
+        If there is no such cluster, if it has not the nodes that the run waits for, or if the run is to go on where
+        there will be none.
     RunDirectoryError
         If the config is another one than the run's own, if nothing is left to be done, or if the run goes on
         somewhere.
@@ -61,6 +70,8 @@ def resume(
     StoppedError
         If the run was asked to stop.
     """
+    if detach:
+        check_detachable(address)
     config, directory = open_run(path, settings)
     with directory.lock():
         _end_what_goes_on(directory)
@@ -75,17 +86,19 @@ def resume(
         with cluster(address, code_of(directory.graph)) as joined:
             await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
             clock.mark("ray")
-            model = RunningModel.launch(plan_of(config, directory), patience=PATIENCE)
+            model = RunningModel.launch(plan_of(config, directory, detached=detach), patience=PATIENCE)
             with interruptible(directory):
                 directory.write_config(config)
-                changed = directory.write_environment(joined, own=address is None)
+                changed = directory.write_environment(joined, detached=detach, own=address is None)
                 if changed:
                     progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
                 (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
                 stream = model.begin(source_states(directory.graph, data))
-                return directory, drive(
-                    model, stream, Follower(directory, progress, measure=metered(directory.name)), clock
-                )
+                follower = Follower(directory, progress, measure=metered(directory.name))
+                if not detach:
+                    return directory, drive(model, stream, follower, clock)
+                see_off(model, stream, follower)
+                return directory, None
 
 
 def _check(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:

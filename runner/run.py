@@ -77,11 +77,8 @@ def run(
     StoppedError
         If the run was asked to stop.
     """
-    if detach and not address:
-        raise ClusterError(
-            "--detach needs a cluster that outlives this command: start one with `ray start --head`, "
-            "then give its --address"
-        )
+    if detach:
+        check_detachable(address)
     graph = config.graph()
     data = config.load_data()
     clock.mark("data")
@@ -107,14 +104,28 @@ def run(
         stack.enter_context(interruptible(directory))
         if not detach:
             return directory, drive(model, stream, follower, clock)
-        _see_off(model, stream, follower)
+        see_off(model, stream, follower)
         return directory, None
 
 
-def _see_off(model: RunningModel, stream: Stream, follower: Follower) -> None:
+def check_detachable(address: str | None) -> None:
+    """Refuse to leave a run where there will be no cluster for it.
+
+    Raises
+    ------
+    ClusterError
+    """
+    if not address:
+        raise ClusterError(
+            "--detach needs a cluster that outlives this command: start one with `ray start --head`, "
+            "then give its --address"
+        )
+
+
+def see_off(model: RunningModel, stream: Stream, follower: Follower) -> None:
     """Follow a run until it can go on by itself; one that cannot, or whose beginning is interrupted, is ended."""
     try:
-        follower.follow(stream, until=lambda: follower.commits > 0)
+        follower.follow(stream, until=lambda: follower.commits > 0 or follower.resumed)
     except BaseException:
         model.stop()
         raise

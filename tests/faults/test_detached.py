@@ -66,6 +66,24 @@ def test_it_is_stopped_after_its_round_and_resumed(detached, gates, address, exp
     assert digests(detached) == expected
 
 
+def test_it_is_resumed_and_left_again_and_tells_of_what_nobody_saw(detached, gates, address, expected):
+    stopping = Command("stop", detached)
+    stopping.heard("it stops after its round")
+    gates.open()
+    stopping.end()
+    told = [(event["event"], event.get("name")) for event in events(detached)]
+    assert told.count(("commit", "round-002")) == 1, "written down by who stopped it"
+    said = serket("resume", detached, "--address", address, "--detach")
+    assert f"small goes on; see it with serket attach {detached}" in said
+    wait_until(lambda: last_round(detached) == 3, 60)
+    wait_until(lambda: "actors" not in inspected(detached), 60)
+    serket("attach", detached)
+    assert digests(detached) == expected
+    told = [(event["event"], event.get("name")) for event in events(detached)]
+    assert all(told.count(("commit", f"round-{number:03d}")) == 1 for number in range(4))
+    assert {event["round"] for event in events(detached) if event["event"] == "updated"} == {0, 1, 2, 3}
+
+
 def test_it_is_stopped_at_once_while_somebody_watches(detached, gates, address, expected):
     watching = Command("attach", detached)
     watching.heard("watching small")

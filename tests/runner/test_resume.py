@@ -121,6 +121,11 @@ def test_another_config_is_refused_with_every_difference(run):
     ]
 
 
+def test_a_run_is_not_left_where_there_will_be_no_cluster(run):
+    with pytest.raises(ClusterError, match="--detach needs a cluster that outlives this command"):
+        resume(run, settings=[], clock=Clock(time.time()), progress=progress(run), address=None, detach=True)
+
+
 def test_a_run_that_is_done_is_not_resumed_without_more_rounds(run):
     (run / "config.yaml").write_text(MODEL.replace("rounds: 3", "rounds: 1"))
     (run / "result.json").write_text("{}")
