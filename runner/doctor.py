@@ -77,8 +77,14 @@ def _token() -> str:
             f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: whoever reaches a cluster of yours can run code on it; "
             "say RAY_AUTH_MODE=token"
         )
-    held = os.environ.get("RAY_AUTH_TOKEN") or token_path().exists()
-    return f"token authentication, with {credential()}" + ("" if held else ", which the first run makes")
+    path = token_path()
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        state = ""
+    elif path.exists():
+        state = f", mode {stat.S_IMODE(path.stat().st_mode):04o}"
+    else:
+        state = ", which the first run makes"
+    return f"token authentication, with {credential()}{state}"
 
 
 def _files() -> str:
@@ -129,8 +135,10 @@ def examine(console: Console | None = None, checks: tuple[Check, ...] = CHECKS) 
     healthy = True
     for check in checks:
         try:
-            console.print(f"[green]ok[/green]    {escape(check())}", highlight=False)
+            console.print(f"[green]ok[/green]    {escape(check())}", highlight=False, soft_wrap=True)
         except Exception as error:
             healthy = False
-            console.print(f"[red]wrong[/red] {check.__name__.strip('_')}: {escape(str(error))}", highlight=False)
+            console.print(
+                f"[red]wrong[/red] {check.__name__.strip('_')}: {escape(str(error))}", highlight=False, soft_wrap=True
+            )
     return healthy

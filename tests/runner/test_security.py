@@ -111,6 +111,8 @@ class TestDoctor:
     def test_how_ray_spells_its_mode_does_not_matter(self, token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAY_AUTH_MODE", "TOKEN")
         assert _token() == f"token authentication, with the token of {token}, which the first run makes"
+        private_token(make=True)
+        assert _token() == f"token authentication, with the token of {token}, mode 0600"
 
     def test_no_tokens_at_all_are_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
