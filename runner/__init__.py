@@ -6,6 +6,8 @@ pay for them.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
         mm,
         vae,
     )
+
+# Ray reads its environment when it is imported. A local cluster asks for a token by itself; a driver that joins one
+# must say beforehand that it brings a token.
+if "ray" not in sys.modules:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 __all__ = [
     "DPGMM",

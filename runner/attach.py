@@ -9,14 +9,16 @@ from typing import Any
 
 from actors.coordinator import Coordinator
 from actors.in_process import InProcess
+from actors.ray_metrics import Meter
 from actors.recovery import ModuleFailedError
 from runner.clock import Clock
-from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, answers, cluster, metered
+from runner.cluster import ClusterError, answers, cluster
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError
 from runner.progress import Progress
 from runner.run import finish, is_done, write_generated
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
+from runner.running_model import CoordinatorGoneError, RunningModel
 
 
 def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirectory, dict[str, Any] | None]:
@@ -49,7 +51,7 @@ def attach(path: Path, *, clock: Clock, progress: Progress) -> tuple[RunDirector
         with found(directory, locked=True) as model:
             ended = "gone"
             if model is not None:
-                follower.measure = metered(directory.name)
+                follower.measure = Meter(directory.name).take
                 ended = _watch(model, follower)
             clock.mark("rounds")
             if ended == "left":

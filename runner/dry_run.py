@@ -50,12 +50,13 @@ def dry_run(config: RunConfig, address: str | None) -> Forecast:
 
 
 def _nodes_at(address: str | None) -> list[Node]:
-    from runner.cluster import cluster, cluster_nodes, this_machine
+    from actors.ray_placement import nodes
+    from runner.cluster import cluster, this_machine
 
     if address is None:
         return [this_machine()]
     with cluster(address):
-        return cluster_nodes()
+        return nodes()
 
 
 def show(forecast: Forecast, console: Console | None = None) -> None:

@@ -16,7 +16,7 @@ from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
 
 if TYPE_CHECKING:
-    from runner.cluster import Stream
+    from runner.running_model import Stream
 
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "lost": lambda f: f"{f['module']} died in {f['doing']}: {str(f['reason']).partition(chr(10))[0]}",

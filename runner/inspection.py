@@ -52,7 +52,8 @@ def inspect_run(path: Path) -> dict[str, Any]:
 def _describe(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
     """Return what the run's coordinator says, and why that is not known."""
     from runner.attach import found
-    from runner.cluster import ClusterError, CoordinatorGoneError
+    from runner.cluster import ClusterError
+    from runner.running_model import CoordinatorGoneError
 
     try:
         with found(directory) as model:

@@ -243,7 +243,9 @@ class Model:
     """
 
     def __init__(self, handles: list[Handle]) -> None:
-        from runner.cluster import RunningModel, cluster, metered
+        from actors.ray_metrics import Meter
+        from runner.cluster import cluster
+        from runner.running_model import RunningModel
 
         observations = [handle for handle in handles if isinstance(handle, Observation)]
         if not observations:
@@ -269,7 +271,7 @@ class Model:
         root = str(self.directory.checkpoints.root)
         self._running = RunningModel.launch(Plan(graph, self.directory.name, source.seed, root=root, scheduled=False))
         self._follower = Follower(
-            self.directory, make_progress(graph, terminal=False), single=True, measure=metered(self.directory.name)
+            self.directory, make_progress(graph, terminal=False), single=True, measure=Meter(self.directory.name).take
         )
         self._follower.follow(self._running.begin(source_states(graph, data), scheduled=False))
         self._round, self._learnt = 1, list[Handle]()

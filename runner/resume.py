@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.checkpoint import Manifest
+from actors.ray_metrics import Meter
 from runner.attach import found
 from runner.clock import Clock
-from runner.cluster import POLL_SECONDS, RunningModel, answers, await_nodes, cluster, metered
+from runner.cluster import POLL_SECONDS, answers, await_nodes, cluster
 from runner.config import RunConfig
 from runner.follow import Follower, interruptible
 from runner.progress import Progress
 from runner.run import check_detachable, drive, is_done, plan_of, see_off
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
+from runner.running_model import RunningModel
 from runner.shipping import code_of
 from runner.sources import source_states
 
@@ -94,7 +96,7 @@ def resume(
                     progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
                 (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
                 stream = model.begin(source_states(directory.graph, data))
-                follower = Follower(directory, progress, measure=metered(directory.name))
+                follower = Follower(directory, progress, measure=Meter(directory.name).take)
                 if not detach:
                     return directory, drive(model, stream, follower, clock)
                 see_off(model, stream, follower)

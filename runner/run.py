@@ -11,14 +11,16 @@ from typing import Any
 
 from actors.checkpoint import Manifest
 from actors.kinds import Array
+from actors.ray_metrics import Meter
 from actors.session import Plan
 from runner import collect
 from runner.clock import Clock
-from runner.cluster import ClusterError, CoordinatorGoneError, RunningModel, Stream, await_nodes, cluster, metered
+from runner.cluster import ClusterError, await_nodes, cluster
 from runner.config import RunConfig
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
+from runner.running_model import CoordinatorGoneError, RunningModel, Stream
 from runner.shipping import code_of
 from runner.sources import source_states
 
@@ -99,7 +101,7 @@ def run(
         except (ClusterError, OSError, KeyboardInterrupt):
             directory.discard()
             raise
-        follower = Follower(directory, progress, measure=metered(directory.name))
+        follower = Follower(directory, progress, measure=Meter(directory.name).take)
         stream = model.begin(source_states(graph, data))
         stack.enter_context(interruptible(directory))
         if not detach:

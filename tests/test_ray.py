@@ -13,7 +13,8 @@ from actors.recovery import ModuleFailedError, Recovery
 from actors.schedule import Block, Schedule, Step
 from actors.session import Plan
 from actors.transport import TransportError
-from runner.cluster import ClusterError, RunningModel
+from runner.cluster import ClusterError
+from runner.running_model import RunningModel
 from tests.actors.test_coordinator import ROWS, TOYS, learn, model
 from tests.conftest import private_bytes, wait_until
 

@@ -12,7 +12,7 @@ from actors.graph import Connection, Graph, ModuleSpec
 from actors.in_process import InProcess
 from actors.schedule import Block, Schedule, Step
 from actors.session import Plan
-from runner.cluster import RunningModel
+from runner.running_model import RunningModel
 
 RUN = "mortal"
 X = np.random.default_rng(0).random((60, 8)).astype(np.float32)

@@ -20,7 +20,7 @@ from actors.ray_coordinator import COORDINATOR, RemoteCoordinator, namespace_of
 from actors.recovery import Recovery
 from actors.schedule import Block, Schedule, Step
 from actors.session import Plan
-from runner.cluster import RunningModel
+from runner.running_model import RunningModel
 from tests.faults.runs import digests, undisturbed
 
 HERE = Resources(num_cpus=0.5)

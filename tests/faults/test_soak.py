@@ -14,7 +14,7 @@ from ray._private.internal_api import memory_summary
 
 from actors.checkpoint import Checkpoints
 from actors.session import Plan
-from runner.cluster import RunningModel
+from runner.running_model import RunningModel
 from tests.actors.test_coordinator import model
 from tests.conftest import wait_until
 from tests.faults.runs import RUN, digests, named_actors, undisturbed

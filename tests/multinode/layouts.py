@@ -24,8 +24,8 @@ from actors.recovery import ModuleFailedError
 from actors.schedule import Block, Schedule, Step
 from actors.session import Plan
 from actors.transport import TransportError
-from runner.cluster import RunningModel
 from runner.config import load_config
+from runner.running_model import RunningModel
 from runner.sources import source_states
 from tests.faults.nodes import daemon_of
 from tests.faults.runs import digests, undisturbed

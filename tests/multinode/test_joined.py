@@ -115,7 +115,7 @@ def test_who_has_no_token_or_another_one_is_refused(home, ray, done, stranger):
     said = serket(
         home, ray, "run", "model.yaml", "--address", ray.address, code=2, PYTHONPATH=pythonpath(home), **stranger
     )
-    assert "no Ray cluster could be reached at" in said.stderr
+    assert f"no Ray cluster could be reached at {ray.address}: it refuses " in said.stderr
     assert "Traceback" not in said.stderr
     assert not (home / "runs" / "joined-2").exists()
 

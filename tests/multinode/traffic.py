@@ -32,8 +32,8 @@ def drive() -> None:
     from actors.checkpoint import Checkpoints
     from actors.graph import Resources
     from actors.session import Plan
-    from runner.cluster import RunningModel
     from runner.config import load_config
+    from runner.running_model import RunningModel
     from runner.sources import source_states
 
     config = load_config(CONFIG, [*SETTINGS, STEPS])
