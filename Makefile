@@ -35,7 +35,7 @@ test: check
 # Kills modules, coordinators, drivers, nodes and links on purpose, and prints what was seen. Mostly that is waiting, so
 # two halves run side by side: 10 and 13 minutes on 2 cores.
 FAULTS_HERE := matrix soak power_cut hosts
-FAULTS_BESIDE := conformance detached disk driver nodes
+FAULTS_BESIDE := detached disk driver nodes
 
 test-faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --faults $(FAULTS_HERE:%=tests/faults/test_%.py) & here=$$!; \
@@ -44,7 +44,7 @@ test-faults: $(VENV)/.installed-dev
 
 # What takes long and says little more than its quicker neighbours.
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --slow -m slow
+	$(BIN)/python -m pytest --slow --faults -m slow
 
 # The guide, followed to its end, and the package that a new module begins as, installed into a fresh environment.
 test-plugins: $(VENV)/.installed-dev

@@ -11,7 +11,7 @@ from tests.actors.test_conformance import OF_MODULES
 from tests.faults.commands import ROOT
 from tests.runner.test_check import MINE
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]  # the modules of the matrix die there in every phase
 
 ELSEWHERE = """
 from tests.actors.wrong_modules import Elsewhere
