@@ -30,6 +30,7 @@ def test_a_module_survives_the_death_of_its_process(checks, death):
     survive(checks, death)
 
 
+@pytest.mark.slow
 def test_a_module_that_keeps_something_outside_its_state_does_not():
     checks = type("Checks", (quick.Quick,), {"module": f"{quick.WRONG}:Elsewhere"})
     with pytest.raises(AssertionError, match=r"Elsewhere: state.* of round-002 differ.*\(inside:2\): something"):

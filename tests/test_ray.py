@@ -205,6 +205,7 @@ def test_two_runs_of_one_name_on_one_cluster_are_refused():
         first.stop()
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_in_the_middle_of_an_update():
     running = launched(model(rounds=1, seconds=120.0), "stopped")
     stream = running.begin({"data": {"values": ROWS}})

@@ -180,6 +180,7 @@ def test_one_that_is_not_what_it_says_stops_the_run_and_is_named():
         learn(model(fault="negative"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_on_actors_they_give_the_same_bits_also_when_a_run_is_taken_up_from_its_commits(tmp_path):

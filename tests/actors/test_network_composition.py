@@ -80,6 +80,7 @@ def test_what_a_network_says_downwards_lets_a_gmm_find_the_classes(seed):
     assert max(accuracies(SILENT)) < 0.72
 
 
+@pytest.mark.slow
 def test_what_a_network_says_downwards_lets_a_vae_encode_what_the_targets_need():
     seed = 0
 

@@ -49,6 +49,7 @@ def use_kernel(package, cache, **variables):
     return tuple(int(n) for n in numbers.split()), done.stderr
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_package_under_another_path_loads_what_was_compiled(tmp_path):
     first, second = copy_package(tmp_path / "first"), copy_package(tmp_path / "second")
     assert use_kernel(first, tmp_path / "cache")[0] == (0, 1)
@@ -72,6 +73,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(tmp_pat
     assert not list(tmp_path.rglob("*.nbi"))  # and nothing was written beside the sources
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_compiled_anew(tmp_path):
     package = copy_package(tmp_path / "package")
     use_kernel(package, tmp_path / "cache")

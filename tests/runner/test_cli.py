@@ -180,6 +180,7 @@ def test_a_trained_run_makes_up_a_sequence_and_draws_it(trained, tmp_path):
     assert other.stdout.splitlines()[0] != done.stdout.splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_module_in_no_step_learns_nothing_and_does_no_harm(ray_cluster, tmp_path):
     alone = "schedule.steps=[{steps: [gmm], repeat: 2}]"
