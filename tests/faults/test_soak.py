@@ -117,7 +117,5 @@ def test_two_hundred_rounds_with_deaths_differ_in_no_bit_and_leave_nothing(tmp_p
     grown = {name: count - before[name] for name, count in handles().items()}
     with capsys.disabled():
         print(f"\nsoak: {ROUNDS} rounds, {killed} deaths; open files since: {grown}")
-        print(
-            f"objects in the store: {objects[0]} before, {most[0]} at most, {stored()[0]} after, of which none is needed"
-        )
+        print(f"objects in the store: {objects[0]} before, {most[0]} at most, {stored()[0]} after; none is needed")
     assert max(grown.values()) < killed, "a file for every death stays open"
