@@ -33,7 +33,7 @@ test: check
 	$(BIN)/python -m pytest
 
 # Kills modules, coordinators, drivers, nodes and links on purpose, and prints what was seen. Mostly that is waiting, so
-# two halves run side by side: 10 and 13 minutes on 2 cores.
+# two halves run side by side: 12 and 14 minutes on 2 cores.
 FAULTS_HERE := matrix soak power_cut hosts
 FAULTS_BESIDE := detached disk driver nodes
 
