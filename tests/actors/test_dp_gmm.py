@@ -13,8 +13,8 @@ from actors.kernels.niw import Factors, Prior, log_predictive, log_predictive_lo
 from actors.module import ModuleError
 from actors.registry import make
 from actors.schedule import Block, Schedule, Step
-from tests.actors.test_gmm import downward, goes_on_in_another, latent_vectors, prior_of, update, upward
-from tests.actors.toys import same
+from tests.actors.test_gmm import downward, latent_vectors, prior_of, update, upward
+from tests.actors.toys import goes_on_in_another, same
 
 K, N = 12, 150
 
@@ -224,7 +224,7 @@ def test_continues_bit_for_bit_after_a_load(given):
     X, _ = clusters(spread=3.0)
     prior, given = some_prior("mm", 1), {"itr": 5, **given}
     one, other = make_dp(**given), make_dp(**given)
-    goes_on_in_another(one, other, latent_vectors(X), prior)
+    goes_on_in_another(update, one, other, latent_vectors(X), prior)
 
 
 def test_the_same_seed_gives_the_same_bits():

@@ -8,7 +8,7 @@ from actors.kernels.niw import Factors, Prior, log_predictive_loo
 from actors.messages import Header, make_message
 from actors.module import Context, Inbox, ModuleError
 from actors.registry import make
-from tests.actors.toys import same
+from tests.actors.toys import goes_on_in_another, same
 
 K, D, N = 3, 2, 90
 CENTRES = np.array([[0.0, 6.0], [6.0, 0.0], [-6.0, -6.0]])
@@ -64,23 +64,6 @@ def likelihood(gmm, X):
 def agrees(labels, truth=TRUTH):
     """Whether labels and truth divide the rows in the same way."""
     return len(set(zip(labels.tolist(), truth.tolist(), strict=True))) == len(set(truth.tolist())) == len(set(labels))
-
-
-def goes_on_in_another(one, other, *messages):
-    """A module learns twice; another one takes over its state after the first time, and goes on alike."""
-    update(one, *messages)
-    state = one.state()
-    kept = {name: np.array(value) for name, value in state.items()}
-    continued = update(one, *messages, round=1)
-    assert same(state, kept)
-    for value in state.values():
-        if isinstance(value, np.ndarray):
-            value.flags.writeable = False
-    other.load_state(state)
-    again = update(other, *messages, round=1)
-    assert same(again.outputs, continued.outputs)
-    assert again.metrics == continued.metrics
-    assert same(one.state(), other.state())
 
 
 # --- learning -----------------------------------------------------------------------------------------------------
@@ -240,7 +223,7 @@ def test_recognizes_new_rows_and_learns_nothing_from_them():
 def test_continues_bit_for_bit_after_a_load():
     X, prior = clusters(spread=3.0), some_prior("mm", 1)
     one, other = make_gmm(), make_gmm()
-    goes_on_in_another(one, other, latent_vectors(X), prior)
+    goes_on_in_another(update, one, other, latent_vectors(X), prior)
 
 
 def test_says_what_it_cannot_classify():

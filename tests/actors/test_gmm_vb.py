@@ -18,13 +18,12 @@ from tests.actors.test_gmm import (
     agrees,
     clusters,
     downward,
-    goes_on_in_another,
     latent_vectors,
     some_prior,
     update,
     upward,
 )
-from tests.actors.toys import same
+from tests.actors.toys import goes_on_in_another, same
 
 
 def make_gmm(**given):
@@ -115,7 +114,7 @@ def test_missing_rows_say_nothing_and_get_what_the_prior_says():
 def test_continues_bit_for_bit_after_a_load_and_recognizes_the_same(calibrate):
     X, prior = clusters(spread=3.0), some_prior("mm", 1)
     one, other = (make_gmm(itr=2, calibrate=calibrate) for _ in range(2))
-    goes_on_in_another(one, other, latent_vectors(X), prior)
+    goes_on_in_another(update, one, other, latent_vectors(X), prior)
     new = latent_vectors(clusters(rows=30, seed=9))
     assert same(*(update(gmm, new, answer="recognize").outputs for gmm in (one, other)))
 

@@ -26,7 +26,7 @@ from tests.actors.mlda_toys import (
     some_prior,
     update,
 )
-from tests.actors.toys import same
+from tests.actors.toys import goes_on_in_another, same
 
 # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -164,18 +164,7 @@ def test_continues_bit_for_bit_after_a_load():
     gmm = posteriors("gmm", 0.9 * np.eye(K)[TRUTH] + 0.1 / K)
     messages = (*both(), gmm, some_prior("mm", 1))
     one, other = make_mlda(), make_mlda()
-    update(one, *messages)
-    state = one.state()
-    kept = {name: np.array(value) for name, value in state.items()}
-    continued = update(one, *messages, round=1)
-    assert same(state, kept)
-    for value in state.values():
-        if isinstance(value, np.ndarray):
-            value.flags.writeable = False
-    other.load_state(state)
-    again = update(other, *messages, round=1)
-    assert same(again.outputs, continued.outputs)
-    assert same(one.state(), other.state())
+    continued, again = goes_on_in_another(update, one, other, *messages)
     np.testing.assert_array_equal(likelihood(again), likelihood(continued))
 
 

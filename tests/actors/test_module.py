@@ -7,6 +7,7 @@ import pytest
 
 from actors.messages import Header, make_message
 from actors.module import Context, Inbox, Module, ModuleError, Outbox, rows_of
+from tests.actors.parts import Part
 
 CONTEXT = Context("gmm", seed=7, run="run", round=2, step=1, exchange=3, chain=4)
 
@@ -185,22 +186,11 @@ class TestLogProduct:
 
 
 class TestModule:
-    class Sleeper(Module):
+    class Sleeper(Part):
         @dataclass(frozen=True)
         class Parameters:
             minutes: int = 5
             deep: bool = True
-
-        def update(self, inbox, context):
-            return Outbox()
-
-        recognize = update
-
-        def state(self):
-            return {}
-
-        def load_state(self, state):
-            pass
 
     def test_parameters_of_a_step_are_its_own_with_the_steps_overrides(self):
         module = self.Sleeper(self.Sleeper.Parameters(minutes=9))

@@ -10,27 +10,17 @@ from pydantic import Field, ValidationError
 
 from actors.module import Module, ModuleError, Outbox
 from actors.registry import BUILT_IN, canonical_parameters, find, make, make_parameters
+from tests.actors.parts import Part
 
 HERE = "tests.actors.test_registry"
 
 
-class Plugin(Module):
+class Plugin(Part):
     @dataclass(frozen=True)
     class Parameters:
         size: Annotated[int, Field(ge=1)] = 3
         rule: Literal["slow", "fast"] = "slow"
         weights: list[float] = field(default_factory=list)
-
-    def update(self, inbox, context):
-        return Outbox()
-
-    recognize = update
-
-    def state(self):
-        return {}
-
-    def load_state(self, state):
-        pass
 
 
 class Heir(Plugin):

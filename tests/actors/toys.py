@@ -16,6 +16,27 @@ def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
+def goes_on_in_another(update, one, other, *messages):
+    """A module learns twice; another one takes over its state after the first time, and goes on alike.
+
+    Returns what came of the second time, of both.
+    """
+    update(one, *messages)
+    state = one.state()
+    kept = {name: np.array(value) for name, value in state.items()}
+    continued = update(one, *messages, round=1)
+    assert same(state, kept)
+    for value in state.values():
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+    other.load_state(state)
+    again = update(other, *messages, round=1)
+    assert same(again.outputs, continued.outputs)
+    assert again.metrics == continued.metrics
+    assert same(one.state(), other.state())
+    return continued, again
+
+
 class Source(Module):
     """Sends what it was given."""
 
