@@ -17,13 +17,10 @@ import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.exceptions import (
-    AuthenticationError,
-    RayError,
-)
+from ray.exceptions import AuthenticationError, RayError, RpcError
 
 from actors.placement import Node
-from actors.ray_placement import nodes
+from actors.ray_waiting import alive
 from runner.security import credential, private_token
 
 POLL_SECONDS = 0.2
@@ -70,19 +67,19 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         private_token(make=address is None)
-        if address is not None:
-            _knock(address)
         with _sigterm_left_alone():
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
+                # Where this process is refused, `ray.init` would try for 20 seconds, and say much meanwhile.
+                GcsClient(address=address)
                 brought: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
                 if code:
                     brought["py_modules"] = list(code)
                 ray.init(address=address, runtime_env=brought, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"reached at {address}" if address else "started on this machine"
-        raise ClusterError(f"no Ray cluster could be {where}: {error}") from error
+        raise ClusterError(f"no Ray cluster could be {where}: {_why(error)}") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
@@ -113,19 +110,13 @@ def _looked_at(address: str) -> str:
     return found
 
 
-def _knock(address: str) -> None:
-    """Refuse a cluster that refuses this process: `ray.init` would try for 20 seconds, and say much meanwhile."""
-    try:
-        GcsClient(address=address)
-    except AuthenticationError as error:
-        raise ClusterError(
-            f"no Ray cluster could be reached at {address}: it refuses {credential()}; "
-            "give the cluster's own, by RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
-        ) from error
-    except RayError as error:
-        raise ClusterError(
-            f"no Ray cluster could be reached at {address}: somebody listens there, but no Ray answers ({error})"
-        ) from error
+def _why(error: Exception) -> str:
+    """Say why there is no cluster."""
+    if isinstance(error, AuthenticationError):
+        return f"it refuses {credential()}; give the cluster's own, by RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
+    if isinstance(error, RpcError):
+        return f"somebody listens there, but no Ray answers ({error})"
+    return str(error)
 
 
 def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None:
@@ -145,7 +136,7 @@ def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None
         If there are fewer still.
     """
     until, told = time.monotonic() + seconds, False
-    while (there := len(nodes())) < count:
+    while (there := len(alive())) < count:
         if time.monotonic() > until:
             raise ClusterError(
                 f"cluster.nodes asks for {count}, and after {seconds:g} s (recovery.wait) the cluster has {there}: "

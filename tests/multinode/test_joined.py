@@ -116,6 +116,7 @@ def test_who_has_no_token_or_another_one_is_refused(home, ray, done, stranger):
         home, ray, "run", "model.yaml", "--address", ray.address, code=2, PYTHONPATH=pythonpath(home), **stranger
     )
     assert f"no Ray cluster could be reached at {ray.address}: it refuses " in said.stderr
+    assert said.stderr.count("could be reached") == 1
     assert "Traceback" not in said.stderr
     assert not (home / "runs" / "joined-2").exists()
 

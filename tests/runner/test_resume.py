@@ -135,7 +135,7 @@ def test_a_run_that_is_done_is_not_resumed_without_more_rounds(run):
 
 def test_a_run_that_is_resumed_waits_for_its_nodes_too(run, monkeypatch):
     monkeypatch.setattr("runner.resume.cluster", lambda *_: nullcontext("here"))
-    monkeypatch.setattr("runner.cluster.nodes", list)
+    monkeypatch.setattr("runner.cluster.alive", dict)
     with pytest.raises(
         ClusterError, match=r"cluster.nodes asks for 2, and after 0.1 s \(recovery.wait\) .* has 0: start"
     ):
