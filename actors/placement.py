@@ -114,11 +114,14 @@ def allot(graph: Graph, nodes: Sequence[Node], placement: Placement | None = Non
     within_reach = {
         name
         for bundle in bundles_of(graph, demanded, placement)
-        if any(_spare("GPU", bundle, node) > 0 and not _lacks(bundle, node, node.total) for node in nodes)
+        if any(
+            node.total.get("GPU", 0.0) > bundle.request.get("GPU", 0.0) and not _lacks(bundle, node, node.total)
+            for node in nodes
+        )
         for name in bundle.modules
     }
     hopeful = [name for name in asked if asked[name] == "auto" and graph.uses_gpu[name] and name in within_reach]
-    free = int(_sum("GPU", nodes) - sum(demanded.values()))
+    free = int(sum(node.total.get("GPU", 0.0) for node in nodes) - sum(demanded.values()))
     # So many to a GPU, evenly, that whole GPUs hold them all.
     for sharers in range(math.ceil(len(hopeful) / free), len(hopeful) + 1) if hopeful and free > 0 else ():
         gpus = demanded | dict.fromkeys(hopeful, 1.0 / sharers)
@@ -258,14 +261,6 @@ def _demand(bundle: Bundle) -> tuple[float, ...]:
     plain = ("GPU", "CPU", "memory")
     special = len(bundle.selector) + sum(resource not in plain for resource in bundle.request)
     return (float(special), *(bundle.request.get(resource, 0.0) for resource in plain))
-
-
-def _spare(resource: str, bundle: Bundle, node: Node) -> float:
-    return node.total.get(resource, 0.0) - bundle.request.get(resource, 0.0)
-
-
-def _sum(resource: str, nodes: Sequence[Node]) -> float:
-    return sum(node.total.get(resource, 0.0) for node in nodes)
 
 
 def _amount(resource: str, amount: float) -> str:

@@ -86,7 +86,7 @@ class CoordinatorActor:
         """End the modules' actors, in the middle of an update too."""
         self._session.close()
         self._transport.stop()
-        self._leave_word()
+        self._session.leave_word()
 
     @ray.method(concurrency_group="status")
     def poll(self, since: int, life: str, wait: float) -> tuple[str, list[Event], dict[str, Any]]:
@@ -109,13 +109,8 @@ class CoordinatorActor:
         while not self._session.abandoned(LINGER_SECONDS):
             time.sleep(1.0)
         self._transport.stop()
-        self._leave_word()
+        self._session.leave_word()
         ray.kill(myself)
-
-    def _leave_word(self) -> None:
-        """Leave word of a run that perhaps nobody has watched."""
-        if self._session.plan.detached:
-            self._session.leave_word()
 
 
 RemoteCoordinator: Any = ray.remote(concurrency_groups={"status": 4}, num_cpus=0, max_restarts=-1)(CoordinatorActor)

@@ -190,8 +190,8 @@ class Session:
         return {name: {**place, **self._transport.status(name)} for name, place in list(self._places.items())}
 
     def leave_word(self) -> None:
-        """Leave what happened beside the commits, for those who come when this session is gone."""
-        if self._checkpoints is not None and self._events:
+        """Leave what happened in a detached run beside its commits, for those who come when this session is gone."""
+        if self.plan.detached and self._checkpoints is not None and self._events:
             with suppress(OSError):
                 self._checkpoints.notes.leave_events(self._events)
 

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.checkpoint import Manifest
-from actors.ray_metrics import Meter
 from runner.attach import found
 from runner.clock import Clock
 from runner.cluster import POLL_SECONDS, answers, await_nodes, cluster
 from runner.config import RunConfig
-from runner.follow import Follower, interruptible
+from runner.follow import interruptible
 from runner.progress import Progress
-from runner.run import check_detachable, drive, is_done, plan_of, see_off
+from runner.run import carry_on, check_detachable, is_done, plan_of
 from runner.rundir import RunDirectory, RunDirectoryError, open_run
 from runner.running_model import RunningModel
 from runner.shipping import code_of
-from runner.sources import source_states
 
 FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
 """What of a config may be otherwise when a run is resumed: it does not change what the rounds are."""
@@ -95,12 +93,7 @@ def resume(
                 if changed:
                     progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
                 (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
-                stream = model.begin(source_states(directory.graph, data))
-                follower = Follower(directory, progress, measure=Meter(directory.name).take)
-                if not detach:
-                    return directory, drive(model, stream, follower, clock)
-                see_off(model, stream, follower)
-                return directory, None
+                return directory, carry_on(model, data, directory, clock=clock, progress=progress, detach=detach)
 
 
 def _check(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:

@@ -17,6 +17,7 @@ from runner import collect
 from runner.clock import Clock
 from runner.cluster import ClusterError, await_nodes, cluster
 from runner.config import RunConfig
+from runner.datasets import Dataset
 from runner.follow import Follower, Interrupts, StoppedError, interruptible
 from runner.progress import Progress
 from runner.rundir import RoundScores, RunDirectory
@@ -101,13 +102,8 @@ def run(
         except (ClusterError, OSError, KeyboardInterrupt):
             directory.discard()
             raise
-        follower = Follower(directory, progress, measure=Meter(directory.name).take)
-        stream = model.begin(source_states(graph, data))
         stack.enter_context(interruptible(directory))
-        if not detach:
-            return directory, drive(model, stream, follower, clock)
-        see_off(model, stream, follower)
-        return directory, None
+        return directory, carry_on(model, data, directory, clock=clock, progress=progress, detach=detach)
 
 
 def check_detachable(address: str | None) -> None:
@@ -124,7 +120,31 @@ def check_detachable(address: str | None) -> None:
         )
 
 
-def see_off(model: RunningModel, stream: Stream, follower: Follower) -> None:
+def carry_on(
+    model: RunningModel,
+    data: Mapping[str, Dataset],
+    directory: RunDirectory,
+    *,
+    clock: Clock,
+    progress: Progress,
+    detach: bool,
+) -> dict[str, Any] | None:
+    """Have a run begin, or go on from its commits; follow it to its end, or only until it goes on by itself.
+
+    Returns
+    -------
+    dict
+        The contents of ``result.json``; None of a run that goes on.
+    """
+    follower = Follower(directory, progress, measure=Meter(directory.name).take)
+    stream = model.begin(source_states(directory.graph, data))
+    if not detach:
+        return drive(model, stream, follower, clock)
+    _see_off(model, stream, follower)
+    return None
+
+
+def _see_off(model: RunningModel, stream: Stream, follower: Follower) -> None:
     """Follow a run until it can go on by itself; one that cannot, or whose beginning is interrupted, is ended."""
     try:
         follower.follow(stream, until=lambda: follower.commits > 0 or follower.resumed)

@@ -122,7 +122,7 @@ def test_a_run_is_abandoned_only_when_it_has_ended_and_nobody_asks():
 
 
 def test_what_happened_in_a_run_that_nobody_watched_is_left_beside_its_commits(tmp_path):
-    one = session(tmp_path)
+    one = session(tmp_path, detached=True)
     one.leave_word()
     assert Checkpoints(tmp_path).notes.events() == []
     one.begin(STATES)
