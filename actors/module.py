@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from actors.kinds import Array, Kind
-from actors.messages import Message
+from actors.messaging.kinds import Array, Kind
+from actors.messaging.message import Message
 
 Direction = Literal["in", "out"]
 Path = Literal["forward", "backward"]
@@ -52,7 +52,7 @@ class Port:
         Forward is up, from the data; backward is down, from the more abstract module. A connection ``a -> b`` joins
         a's forward outputs to b's forward inputs and b's backward outputs to a's backward inputs, kind by kind.
     kind : str
-        One of :data:`actors.kinds.KINDS`, or of the module class's own ``kinds``.
+        One of :data:`actors.messaging.kinds.KINDS`, or of the module class's own ``kinds``.
     optional : bool
         For an input: the module learns without it too.
     per_receiver : bool
@@ -306,7 +306,8 @@ class Module(ABC, Generic[P]):
     def propose(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (most modules have none)
         """Return the `context.proposal`-th of other messages to start from than those sent last; none by default.
 
-        A chain starts from each (:class:`actors.schedule.Block`, ``moves``): the receivers with what they have learnt,
+        A chain starts from each (:class:`actors.graph.schedule.Block`, ``moves``): the receivers with what they have
+        learnt,
         this module with nothing. Proposals are asked for one by one, the most promising first; an empty outbox says
         that there is none of this number. Changes no state.
         """
@@ -317,7 +318,7 @@ class Module(ABC, Generic[P]):
         """Return everything that learning changed, such that ``update`` after ``load_state`` continues bit for bit.
 
         Its arrays hold neither NaN nor +∞; −∞, the logarithm of zero, may stand in them. A plain scalar may be ±∞ (a
-        best loss before there is one), but not NaN (:mod:`actors.finite`).
+        best loss before there is one), but not NaN (:mod:`actors.messaging.validation`).
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.model import (
+    from runner.script import (
         DPGMM,
         GMM,
         MLDA,
@@ -52,7 +52,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from runner import model
+        from runner import script as model
 
         return getattr(model, name)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

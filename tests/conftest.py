@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def _kinds_of_message_are_forgotten():
     """What a test's modules say to each other is unknown to the next test."""
-    from actors import kinds
+    from actors.messaging import kinds
 
     before, whose = dict(kinds.KINDS), dict(kinds._WHOSE)
     yield
@@ -50,8 +50,8 @@ def one_thread():
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """A directory in front of ``sys.path`` to install distributions into; what is imported from there is forgotten."""
-    from actors import registry
-    from tests.sites import Site
+    from actors.graph import registry
+    from tests.support.distributions import Site
 
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     before = set(sys.modules)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
-from actors.kinds import BUILT_IN, KINDS, Semantics
+from actors.messaging.kinds import BUILT_IN, KINDS, Semantics
 
 PLUGINS = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
 

@@ -37,12 +37,12 @@ def within(name, packages):
 
 
 def test_there_is_something_to_judge():
-    assert "actors/messages.py" in NAMES
-    assert "runner/cli.py" in NAMES
+    assert "actors/messaging/message.py" in NAMES
+    assert "runner/cli/app.py" in NAMES
     assert any(name.startswith("actors/kernels/") for name in NAMES)
-    assert {"numpy", "actors.messages", "actors.kinds"} <= imported(ROOT / "actors/host.py") | imported(
-        ROOT / "actors/messages.py"
-    )
+    assert {"numpy", "actors.messaging.message", "actors.messaging.kinds"} <= imported(
+        ROOT / "actors/backends/module_host.py"
+    ) | imported(ROOT / "actors/messaging/message.py")
 
 
 @each_file
@@ -61,7 +61,10 @@ def test_kernels_import_numerics_the_standard_library_and_each_other_alone(path)
 @each_file
 def test_ray_is_imported_in_files_of_that_name_and_by_two_of_the_runner_alone(path):
     name = str(path.relative_to(ROOT))
-    if not name.startswith("actors/ray_") and name not in ("runner/cluster.py", "runner/running_model.py"):
+    if not name.startswith(("actors/backends/ray/", "actors/conformance/ray_runs.py")) and name not in (
+        "runner/cluster/connection.py",
+        "runner/runs/coordinator_client.py",
+    ):
         assert not [name for name in imported(path) if within(name, ["ray"])]
 
 
@@ -71,17 +74,17 @@ def test_nothing_unpickles(path):
 
 
 LIGHT = (
-    "vae",
-    "gmm",
-    "markov",
-    "network",
-    "coordinator",
-    "graph",
-    "messages",
+    "modules.vae",
+    "modules.mixture.gmm",
+    "modules.markov",
+    "modules.network.network",
+    "coordination.coordinator",
+    "graph.graph",
+    "messaging.message",
     "module",
-    "registry",
-    "host",
-    "observation",
+    "graph.registry",
+    "backends.module_host",
+    "modules.observation",
 )
 
 IMPORT_EACH = """
@@ -95,7 +98,7 @@ for name in sys.argv[1:]:
 
 
 def test_modules_coordinator_and_command_line_start_without_torch_and_ray():
-    names = [*(f"actors.{name}" for name in LIGHT), "runner.config", "runner.cli"]
+    names = [*(f"actors.{name}" for name in LIGHT), "runner.config.run_config", "runner.cli.app"]
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_EACH, *names], capture_output=True, text=True, cwd=ROOT, timeout=120
     )

@@ -21,14 +21,14 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from actors.conformance.deaths import DeathChecks
-from actors.conformance.inbox import InboxChecks
-from actors.conformance.letters import Letters
-from actors.conformance.state import StateChecks
-from actors.kinds import KINDS
-from actors.messages import MessageError
+from actors.conformance.inbox_checks import InboxChecks
+from actors.conformance.recovery_checks import DeathChecks
+from actors.conformance.sample_messages import Letters
+from actors.conformance.state_checks import StateChecks
+from actors.graph.registry import make_parameters
+from actors.messaging.kinds import KINDS
+from actors.messaging.message import MessageError
 from actors.module import ModuleError
-from actors.registry import make_parameters
 
 __all__ = ["ModuleChecks", "Outcome", "Verdict", "outcomes"]
 
@@ -68,8 +68,8 @@ class ModuleChecks(StateChecks, InboxChecks, DeathChecks):
     under_ray : bool
         Whether the module is run on Ray, and its process killed.
     deaths : tuple of str
-        Where it is killed, ``phase:round`` of three rounds (:mod:`actors.injection`): ``inside`` an update, where it
-        first reports or at its end, and ``before`` one.
+        Where it is killed, ``phase:round`` of three rounds (:mod:`actors.backends.fault_injection`): ``inside`` an
+        update, where it first reports or at its end, and ``before`` one.
     """
 
     def test_it_declares_itself_well(self) -> None:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from actors.conformance.bench import ABOVE, Answer, Asked, Bench, difference
-from actors.conformance.letters import SIZES, Arrays, Letters, Size, Sizes, make_arrays, of_rows, sizes_in
-from actors.graph import GraphError
-from actors.kinds import KINDS, Array
+from actors.conformance.harness import ABOVE, Answer, Asked, Bench, difference
+from actors.conformance.sample_messages import SIZES, Arrays, Letters, Size, Sizes, make_arrays, of_rows, sizes_in
+from actors.graph.graph import GraphError
+from actors.messaging.kinds import KINDS, Array
 from actors.module import Module, ModuleError, Port, State
 
 

@@ -75,9 +75,9 @@ def source_digest() -> str:
     digest = hashlib.sha256()
     processor = cpu_target.target_context.codegen().magic_tuple()
     digest.update(repr((numba.__version__, sys.version_info[:3], sys.platform, processor)).encode())
-    for path in sorted(_KERNELS.glob("*.py")):
+    for path in sorted(_KERNELS.rglob("*.py")):
         content = path.read_bytes()
-        digest.update(f"\0{path.name}\0{len(content)}\0".encode())
+        digest.update(f"\0{path.relative_to(_KERNELS).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:32]
 
@@ -96,10 +96,12 @@ class DigestLocator(_CacheLocator):
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         self._py_file = py_file  # numba reads this name when it warns
         self._line = py_func.__code__.co_firstlineno
+        # Numba names the files of its cache by a source's own name alone, and two folders may have a file of one name.
+        self._folder = Path(py_file).resolve().parent.relative_to(_KERNELS)
 
     def get_cache_path(self) -> str:
         """Return the folder of the cache."""
-        return str(cache_directory())
+        return str(cache_directory() / self._folder)
 
     def get_source_stamp(self) -> str:
         """Return what must be equal for a cached kernel to be fresh."""
@@ -116,7 +118,7 @@ class DigestLocator(_CacheLocator):
         A folder that cannot be written is accepted, so that a cache can be shipped read-only; `_ForgivingCache` sees to
         what follows. Refusing it would send numba to ``__pycache__``, where a changed callee goes unnoticed.
         """
-        return cls(py_func, py_file) if Path(py_file).resolve().parent == _KERNELS else None
+        return cls(py_func, py_file) if Path(py_file).resolve().is_relative_to(_KERNELS) else None
 
 
 class _ForgivingCache(FunctionCache):

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from runner.datasets import load
-from runner.metrics import match, score
+from runner.data.datasets import load
+from runner.report.clustering_metrics import match, score
 from tests.benchmarks import others
 from tests.benchmarks.orders import ORDERS, ROWS, rows_for
 

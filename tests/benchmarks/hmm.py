@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from hmmlearn.hmm import GaussianHMM
 
-from actors.coordinator import Coordinator
-from actors.in_process import InProcess
-from runner.config import load_config
-from runner.metrics import accuracy, match
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from runner.config.run_config import load_config
+from runner.report.clustering_metrics import accuracy, match
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "hmm.yaml"
 K = 4

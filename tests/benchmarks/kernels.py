@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from actors.kernels import gibbs, hmm, niw, variational
+from actors.kernels.markov import inference as hmm
+from actors.kernels.mixture import gibbs, niw, variational
 
 
 def best(run: Callable[[], object], repetitions: int = 5) -> float:

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from actors.coordinator import Coordinator
-from actors.in_process import InProcess
-from runner.config import RunConfig, load_config
-from runner.metrics import accuracy
-from runner.sources import common_categories, source_states
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from runner.config.run_config import RunConfig, load_config
+from runner.data.sources import common_categories, source_states
+from runner.report.clustering_metrics import accuracy
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BOTH = CONFIGS / "vae_gmm_mlda.yaml"

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from actors.coordinator import Coordinator
-from actors.graph import Connection, Graph, ModuleSpec
-from actors.in_process import InProcess
-from actors.schedule import Block, Schedule, Step
-from runner.datasets import Dataset, load
-from runner.metrics import accuracy
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.schedule import Block, Schedule, Step
+from runner.data.datasets import Dataset, load
+from runner.report.clustering_metrics import accuracy
 
 RIGHT = 0.98
 GMM: dict[str, Any] = {"classes": 10, "iterations": 5}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from runner.datasets import load
+from runner.data.datasets import load
 
 ROWS = 3000
 

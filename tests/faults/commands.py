@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from actors.checkpoint import Checkpoints
+from actors.storage.checkpoints import Checkpoints
 from tests.conftest import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,20 +20,20 @@ MODEL = """
 name: small
 data: {source: cycle}
 modules:
-  encoder: {type: "tests.actors.toys:Encoder"}
-  mirror: {type: "tests.actors.toys:Mirror"}
+  encoder: {type: "tests.support.toy_modules:Encoder"}
+  mirror: {type: "tests.support.toy_modules:Mirror"}
 connections: [data -> encoder, encoder -> mirror]
 schedule:
   rounds: 3
   steps: [encoder, {steps: [encoder, mirror], repeat: 2}, mirror]
 """
-"""Waits wherever a test closes a gate (:class:`tests.actors.toys.Encoder`)."""
+"""Waits wherever a test closes a gate (:class:`tests.support.toy_modules.Encoder`)."""
 
 REAL = """
 name: real
 data: {source: cycle, order: cyclic}
 modules:
-  encoder: {type: "tests.actors.toys:Encoder"}
+  encoder: {type: "tests.support.toy_modules:Encoder"}
   gmm: {type: gmm, classes: 4, iterations: 2}
   mm: {type: markov, rule: smoothed}
 connections: [data -> encoder -> gmm, gmm -> mm]

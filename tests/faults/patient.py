@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from actors.gmm import GMM, GMMParameters
-from actors.markov import MarkovModel, MarkovParameters
+from actors.modules.markov import MarkovModel, MarkovParameters
+from actors.modules.mixture.gmm import GMM, GMMParameters
 
 
 class Patient:

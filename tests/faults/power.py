@@ -1,4 +1,4 @@
-"""A disk that loses power: stands in for ``os`` in :mod:`actors.storage` and forgets what was never synced.
+"""A disk that loses power: stands in for ``os`` in :mod:`actors.storage.filesystem` and forgets what was never synced.
 
 Every call that changes the disk is an *operation*. Operations are carried out as they come, and beside that the disk
 keeps what would be left of them: a file's contents as of its last sync, and a directory's names as of its own. Nothing
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors import storage
+from actors.storage import filesystem as storage
 
 LOST, LEFT, MIXED = "lost", "left", "mixed"
 OUTCOMES = (LOST, LEFT, MIXED)
@@ -38,7 +38,7 @@ class Directory:
 
 
 class Disk:
-    """What ``os`` is to :mod:`actors.storage`, below `root`; ends with a :class:`PowerCut` at operation `cut`.
+    """What ``os`` is to the storage of files, below `root`; ends with a :class:`PowerCut` at operation `cut`.
 
     `root` is there, made if need be, and what is in it has been there for long.
     """
@@ -147,7 +147,7 @@ def _garbled(file):
 
 @contextmanager
 def power(disk):
-    """Let :mod:`actors.storage` write to a :class:`Disk`; its :class:`PowerCut` ends the context quietly.
+    """Let :mod:`actors.storage.filesystem` write to a :class:`Disk`; its :class:`PowerCut` ends the context quietly.
 
     It may be entered again with ``disk.cut = None``: then it was the process that died, and the machine went on.
     """

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from actors.checkpoint import Checkpoints
-from actors.coordinator import Coordinator
-from actors.graph import Connection, Graph, ModuleSpec
-from actors.in_process import InProcess
-from actors.schedule import Block, Schedule, Step
-from actors.session import Plan
-from runner.running_model import RunningModel
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from actors.coordination.session import Plan
+from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.schedule import Block, Schedule, Step
+from actors.storage.checkpoints import Checkpoints
+from runner.runs.coordinator_client import RunningModel
 
 RUN = "mortal"
 X = np.random.default_rng(0).random((60, 8)).astype(np.float32)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.checkpoint import Checkpoints
-from actors.graph import Connection, Graph, ModuleSpec, Resources
-from actors.ray_coordinator import COORDINATOR, RemoteCoordinator, namespace_of
-from actors.recovery import Recovery
-from actors.schedule import Block, Schedule, Step
-from actors.session import Plan
-from runner.running_model import RunningModel
+from actors.backends.ray.coordinator_actor import COORDINATOR, RemoteCoordinator, namespace_of
+from actors.coordination.recovery import Recovery
+from actors.coordination.session import Plan
+from actors.graph.graph import Connection, Graph, ModuleSpec, Resources
+from actors.graph.schedule import Block, Schedule, Step
+from actors.storage.checkpoints import Checkpoints
+from runner.runs.coordinator_client import RunningModel
 from tests.faults.runs import digests, undisturbed
 
 HERE = Resources(num_cpus=0.5)

@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from actors.conformance import ModuleChecks
-from tests.actors.test_conformance import OF_MODULES
+from tests.actors.conformance.test_conformance import OF_MODULES
 from tests.faults.commands import ROOT
-from tests.runner.test_check import MINE
+from tests.runner.cli.test_check_module import MINE
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]  # the modules of the matrix die there in every phase
 
 ELSEWHERE = """
-from tests.actors.wrong_modules import Elsewhere
+from tests.support.wrong_modules import Elsewhere
 
 class Wrong(Elsewhere):
     \"\"\"Somebody's, and wrong.\"\"\"

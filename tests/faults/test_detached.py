@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from actors.checkpoint import Checkpoints
+from actors.storage.checkpoints import Checkpoints
 from tests.conftest import wait_until
 from tests.faults.commands import Command, digests, events, inspected, serket
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from actors.checkpoint import Checkpoints
+from actors.storage.checkpoints import Checkpoints
 from tests.faults.commands import Command, digests, inspected, serket
 
 pytestmark = pytest.mark.faults

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from actors.checkpoint import Checkpoints
+from actors.storage.checkpoints import Checkpoints
 from tests.conftest import wait_until
 from tests.faults.commands import REAL, Command, Gates, actors, digests, events, gone, inspected, serket
 

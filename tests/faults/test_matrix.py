@@ -2,9 +2,9 @@
 
 import pytest
 
-from actors.checkpoint import Checkpoints
-from actors.injection import PHASES
-from actors.recovery import ModuleFailedError, Recovery
+from actors.backends.fault_injection import PHASES
+from actors.coordination.recovery import ModuleFailedError, Recovery
+from actors.storage.checkpoints import Checkpoints
 from tests.conftest import wait_until
 from tests.faults import table
 from tests.faults.runs import deaths, digests, model, named_actors, next_event, run, undisturbed

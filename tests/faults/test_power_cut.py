@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from actors.checkpoint import CheckpointError, Checkpoints
-from actors.coordinator import Coordinator
-from actors.in_process import InProcess
-from actors.manifest import needed
-from actors.storage import LocalStorage
-from tests.actors.test_coordinator import model
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from actors.storage.checkpoints import CheckpointError, Checkpoints
+from actors.storage.filesystem import LocalStorage
+from actors.storage.manifest import needed
+from tests.actors.coordination.test_coordinator import model
 from tests.faults.power import LEFT, LOST, OUTCOMES, Disk, PowerCut, power, remains
 
 ROWS = np.random.default_rng(0).normal(size=(4, 2))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from actors.checkpoint import Checkpoints
-from tests.actors.test_coordinator import ROWS, model
+from actors.storage.checkpoints import Checkpoints
+from tests.actors.coordination.test_coordinator import ROWS, model
 from tests.conftest import wait_until
 from tests.faults.runs import deaths, digests, named_actors, run, undisturbed
 

@@ -12,10 +12,10 @@ import pytest
 import ray
 from ray._private.internal_api import memory_summary
 
-from actors.checkpoint import Checkpoints
-from actors.session import Plan
-from runner.running_model import RunningModel
-from tests.actors.test_coordinator import model
+from actors.coordination.session import Plan
+from actors.storage.checkpoints import Checkpoints
+from runner.runs.coordinator_client import RunningModel
+from tests.actors.coordination.test_coordinator import model
 from tests.conftest import wait_until
 from tests.faults.runs import RUN, digests, named_actors, undisturbed
 

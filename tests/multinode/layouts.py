@@ -15,18 +15,18 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from actors.checkpoint import Checkpoints
-from actors.graph import Connection, Graph, ModuleSpec, Resources
-from actors.placement import Placement
-from actors.ray_placement import nodes
-from actors.ray_transport import RayTransport
-from actors.recovery import ModuleFailedError
-from actors.schedule import Block, Schedule, Step
-from actors.session import Plan
-from actors.transport import TransportError
-from runner.config import load_config
-from runner.running_model import RunningModel
-from runner.sources import source_states
+from actors.backends.ray.backend import RayTransport
+from actors.backends.ray.placement_groups import nodes
+from actors.coordination.backend import TransportError
+from actors.coordination.placement import Placement
+from actors.coordination.recovery import ModuleFailedError
+from actors.coordination.session import Plan
+from actors.graph.graph import Connection, Graph, ModuleSpec, Resources
+from actors.graph.schedule import Block, Schedule, Step
+from actors.storage.checkpoints import Checkpoints
+from runner.config.run_config import load_config
+from runner.data.sources import source_states
+from runner.runs.coordinator_client import RunningModel
 from tests.faults.nodes import daemon_of
 from tests.faults.runs import digests, undisturbed
 from tests.faults.scenes import LARGE, perform

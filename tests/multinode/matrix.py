@@ -14,11 +14,11 @@ from itertools import pairwise
 import ray
 from ray.cluster_utils import Cluster
 
-from actors.graph import Connection, Graph, ModuleSpec, Resources
-from actors.placement import Placement, allot, bundles_of, plan
-from actors.ray_placement import nodes
-from actors.ray_transport import RayTransport
-from actors.transport import TransportError
+from actors.backends.ray.backend import RayTransport
+from actors.backends.ray.placement_groups import nodes
+from actors.coordination.backend import TransportError
+from actors.coordination.placement import Placement, allot, bundles_of, plan
+from actors.graph.graph import Connection, Graph, ModuleSpec, Resources
 from tests.faults.scenes import perform
 from tests.multinode.layouts import GIB, NODES, STORE
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from actors.checkpoint import Checkpoints
+from actors.storage.checkpoints import Checkpoints
 from tests.conftest import wait_until
 from tests.faults.commands import MODEL, Gates, digests
 from tests.multinode.heads import Ray, free_port, may_hide, serket

@@ -30,7 +30,7 @@ schedule: {rounds: 2}
 """
 MINE = """
 from dataclasses import replace
-from actors.gmm import GMM
+from actors.modules.mixture.gmm import GMM
 
 class Mine(GMM):
     def update(self, inbox, context):
@@ -127,7 +127,7 @@ def test_another_version_is_refused_and_both_are_named(home, ray, what, named):
         "import ray, ray._private.utils as utils, platform\n"
         f"mine = ({named!r}, platform.python_version()) if {what!r} == 'ray' else (ray.__version__, {named!r})\n"
         "utils.compute_version_info = lambda: mine\n"
-        "from runner.cluster import ClusterError, cluster\n"
+        "from runner.cluster.connection import ClusterError, cluster\n"
         "try:\n"
         f"    with cluster({ray.address!r}): print('joined')\n"
         "except ClusterError as error:\n"

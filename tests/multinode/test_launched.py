@@ -112,7 +112,7 @@ def launched(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calm(launched):
     """What a run leaves that nothing happened to; its modules' class lies beside the model file on the head alone."""
-    launched.head.write("~/small.yaml", MODEL.replace("tests.actors.toys", "toys"))
+    launched.head.write("~/small.yaml", MODEL.replace("tests.support.toy_modules", "toys"))
     launched.head.write("~/toys.py", TOYS.read_text())
     launched.serket(f"run small.yaml --address {launched.address} {SPREAD} --set cluster.nodes=3 --runs {SHARED}/calm")
     return launched.head.path(SHARED) / "calm" / "small"
@@ -120,7 +120,7 @@ def calm(launched):
 
 class TestMachines:
     def test_each_has_installed_this_checkout(self, launched):
-        version = "import runner.cli; print(runner.cli.__file__)"
+        version = "import runner.cli.app; print(runner.cli.app.__file__)"
         for machine in (launched.head, *launched.workers):
             assert f"{HOME}/serket/lib" in machine.run(f"~/serket/bin/python -c '{version}'")
             assert not machine.path(ROOT / "runner").exists()

@@ -29,12 +29,12 @@ def drive() -> None:
     """Run the model, on host 1; print when each round was committed, and what had to cross in it."""
     import ray
 
-    from actors.checkpoint import Checkpoints
-    from actors.graph import Resources
-    from actors.session import Plan
-    from runner.config import load_config
-    from runner.running_model import RunningModel
-    from runner.sources import source_states
+    from actors.coordination.session import Plan
+    from actors.graph.graph import Resources
+    from actors.storage.checkpoints import Checkpoints
+    from runner.config.run_config import load_config
+    from runner.data.sources import source_states
+    from runner.runs.coordinator_client import RunningModel
 
     config = load_config(CONFIG, [*SETTINGS, STEPS])
     graph = config.graph()

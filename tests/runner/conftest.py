@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors import registry
-from runner.datasets import DataError, load
-from runner.rundir import RunDirectory
-from tests.actors.test_coordinator import learn, model
-from tests.runner.model_files import FAKES
+from actors.graph import registry
+from runner.data.datasets import DataError, load
+from runner.runs.directory import RunDirectory
+from tests.actors.coordination.test_coordinator import learn, model
+from tests.support.model_files import FAKES
 
 ROWS = np.arange(12, dtype=np.float64).reshape(6, 2)
 LABELS = np.array([1, 1, 0, 0, 2, 2])

@@ -1,7 +1,7 @@
 """Digests of what four small runs commit, in this process and on Ray: ``python -m tests.support.run_digests``.
 
-Bits depend on the processor and on the versions of numpy, numba and torch, so the comparison is a script and not a test:
-run it before and after a change that must not change what is learnt, on the same machine.
+Bits depend on the processor and on the versions of numpy, numba and torch, so the comparison is a script and not a
+test: run it before and after a change that must not change what is learnt, on the same machine.
 
 ``record`` writes the digests to tests/data/run_digests.json, ``compare`` (the default) compares with them and exits
 with status 1 where one differs.
@@ -14,11 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from actors.checkpoint import Checkpoints
-from actors.coordinator import Coordinator
-from actors.in_process import InProcess
-from runner.config import load_config
-from runner.sources import source_states
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from actors.storage.checkpoints import Checkpoints
+from runner.config.run_config import load_config
+from runner.data.sources import source_states
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "tests" / "data" / "run_digests.json"
@@ -56,9 +56,7 @@ def run_digests(name: str, on_ray: bool) -> dict[str, str]:
 
 def main(mode: str = "compare") -> int:
     """Record or compare the digests of all runs; return the exit status."""
-    found = {
-        name: {backend: run_digests(name, backend == "ray") for backend in ("in-process", "ray")} for name in RUNS
-    }
+    found = {name: {backend: run_digests(name, backend == "ray") for backend in ("in-process", "ray")} for name in RUNS}
     if mode == "record":
         RECORDED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return 0

@@ -1,0 +1,1 @@
+"""Where modules live: in this process, or each in an actor on Ray."""

@@ -1,0 +1,1 @@
+"""The Ray backend: actors, placement groups, polling and metrics."""

@@ -1,0 +1,1 @@
+"""The coordinator of a run: routing, schedule, chains, recovery and commits. Imports no Ray."""

@@ -1,0 +1,1 @@
+"""The model as plain data: modules, connections, routes and schedule."""

@@ -1,0 +1,1 @@
+"""Numerics of Markov chains over classes."""

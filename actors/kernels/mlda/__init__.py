@@ -1,0 +1,1 @@
+"""Numerics of multimodal latent Dirichlet allocation."""

@@ -1,0 +1,1 @@
+"""Neural networks, their training, and the device that holds their rows."""

@@ -1,0 +1,1 @@
+"""Messages between modules: kinds, headers and arrays, validation and the msgpack codec."""

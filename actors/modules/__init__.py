@@ -1,0 +1,1 @@
+"""The module types that come with this package."""

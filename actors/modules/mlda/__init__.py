@@ -1,0 +1,1 @@
+"""Multimodal latent Dirichlet allocation."""

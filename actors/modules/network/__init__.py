@@ -1,0 +1,1 @@
+"""Supervised mapping from messages to observations by a neural network."""

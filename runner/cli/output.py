@@ -1,0 +1,82 @@
+"""How the command line speaks: results on stdout, one sentence on stderr where something is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from runner.runs.directory import RunDirectory
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
+    from actors.graph.graph import GraphError
+    from actors.module import ModuleError, NonFiniteError
+    from runner.cli.new_module import TemplateError
+    from runner.config.run_config import ConfigError
+    from runner.data.readers import DataError
+    from runner.runs.directory import RunDirectoryError
+
+    try:
+        yield
+    except NonFiniteError as error:
+        _fail(error, 1)
+    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError) as error:
+        _fail(error, 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 1)
+    except Exception as error:
+        from actors.coordination.backend import TransportError
+        from actors.coordination.recovery import ModuleFailedError
+        from actors.messaging.message import MessageError
+        from actors.storage.checkpoints import CheckpointError
+        from actors.storage.filesystem import StorageError
+        from runner.cluster.connection import ClusterError
+        from runner.commands.monitor import StoppedError
+
+        if isinstance(error, TransportError | StorageError | ClusterError):
+            _fail(error, 2)
+        if isinstance(error, OSError) and error.errno is not None:
+            _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
+        if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
+            _fail(error, 1)
+        raise
+
+
+def _fail(reason: object, status: int) -> None:
+    typer.echo(f"serket: {reason}", err=True)
+    raise typer.Exit(status)
+
+
+def print_end(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
+    """Print a run's result; of one that goes on, how to see it again."""
+    handle = directory.handle
+    if result is None and as_json:
+        typer.echo(json.dumps({"run": directory.name, "detached": True}))
+    elif result is None:
+        typer.echo(f"{directory.name} goes on; see it with serket attach {handle}, end it with serket stop {handle}")
+    else:
+        print_result(result, as_json)
+        if not as_json:
+            typer.echo(f"results in {directory.path}/")
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print what came of a run or a recognition, a line each or as one JSON object."""
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {figure:.2f} s" for key, figure in value.items())
+        elif isinstance(value, float):
+            value = (
+                f"{value:.1%}" if name == "overhead_share" else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+            )
+        typer.echo(f"{name.replace('_', ' '):>15}  {'–' if value is None else value}")

@@ -1,0 +1,1 @@
+"""The Ray cluster of a run: connection, authentication and dry run."""

@@ -1,0 +1,1 @@
+"""Data sets, file readers and the sources of a model."""

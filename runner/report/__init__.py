@@ -1,0 +1,1 @@
+"""Pictures, progress, metrics and timelines, made from arrays and events."""

@@ -1,0 +1,238 @@
+"""Chains and moves: many starts side by side, the one with most evidence stays, and modules may propose others."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from actors.graph.graph import Connection, Graph, GraphError, ModuleSpec
+from actors.graph.schedule import Block, Schedule, Step
+from actors.module import Module, Outbox, Outgoing, Port
+from actors.storage.checkpoints import Checkpoints
+from tests.actors.coordination import test_coordinator
+
+ROWS = np.zeros((1, 1))
+HERE = "tests.actors.coordination.test_chains"
+
+
+class Walker(Module):
+    """Starts anywhere, walks at random, and goes where it is told; notes every step in its state."""
+
+    ports = (
+        Port("observations", "in", "forward", "observations"),
+        Port("class_means", "in", "backward", "class_means", optional=True),
+        Port("latents", "out", "forward", "latent_vectors"),
+    )
+
+    @dataclass(frozen=True)
+    class Parameters:
+        stride: float = 1.0
+
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.path = np.zeros(0)
+        self.notes = np.zeros((0, 3))
+
+    def update(self, inbox, context):
+        told = inbox.first("class_means")
+        if context.learn:
+            here = (
+                told["means"][0, 0] if told else self.path[-1] if len(self.path) else 100.0 * context.generator.random()
+            )
+            self.path = np.append(self.path, here + self.parameters.stride * context.generator.normal())
+        self.notes = np.vstack([self.notes, [context.chain, context.temperature, context.learn]])
+        outgoing = Outgoing("latents", {"mean": self.path[-1:, None]})
+        return Outbox([outgoing], metrics={"score": -self.path[-1]}, outputs={"path": self.path})
+
+    recognize = update
+
+    def state(self):
+        return {"path": self.path.copy(), "notes": self.notes.copy()}
+
+    def load_state(self, state):
+        self.path, self.notes = state["path"].copy(), state["notes"].copy()
+
+
+class Judge(Module):
+    """Finds a place the better the nearer it is to `goal`; proposes places by and by nearer to it."""
+
+    ports = (
+        Port("latents", "in", "forward", "latent_vectors"),
+        Port("class_means", "out", "backward", "class_means"),
+    )
+
+    @dataclass(frozen=True)
+    class Parameters:
+        goal: float = 1000.0
+        proposals: int = 0
+        says: bool = True
+        scale: float = 1.0
+
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.heard = 0
+
+    def update(self, inbox, context):
+        place = inbox.require("latents")["mean"][0, 0]
+        self.heard += 1
+        distance = abs(place - self.parameters.goal)
+        metrics = {"evidence": -self.parameters.scale * distance} if self.parameters.says else {}
+        return Outbox(metrics=metrics, outputs={"heard": np.array([self.heard])})
+
+    recognize = update
+
+    def propose(self, inbox, context):
+        if context.proposal >= self.parameters.proposals:
+            return Outbox()
+        place = inbox.require("latents")["mean"][0, 0]
+        nearer = place + (self.parameters.goal - place) * (0.1 + 0.2 * context.proposal)
+        return Outbox([Outgoing("class_means", {"means": np.array([[nearer]]), "responsibilities": np.ones((1, 1))})])
+
+    def state(self):
+        return {"heard": self.heard}
+
+    def load_state(self, state):
+        self.heard = state["heard"]
+
+
+def model(*steps, rounds=1, walker=None, **judge):
+    return Graph(
+        [
+            ModuleSpec("data", "tests.support.toy_modules:Source"),
+            ModuleSpec("walker", f"{HERE}:Walker", walker or {}),
+            ModuleSpec("judge", f"{HERE}:Judge", judge),
+        ],
+        [Connection("data", "walker"), Connection("walker", "judge")],
+        Schedule(rounds, steps),
+    )
+
+
+def block(**options):
+    return Block((Step("walker"), Step("judge")), **options)
+
+
+learn = partial(test_coordinator.learn, values=ROWS)
+
+
+def fields_of(events, wanted, round=None):
+    return [fields for name, fields in events if name == wanted and round in (None, fields["round"])]
+
+
+def by_origin(events, origin, round):
+    return [fields["evidence"] for fields in fields_of(events, "chain", round) if fields["origin"] == origin]
+
+
+def test_the_chain_with_the_most_evidence_stays():
+    coordinator, events = learn(model(block(repeat=2, chains=5)))
+    evidence = by_origin(events, "afresh", 1)
+    assert len(set(evidence)) == 5
+    assert fields_of(events, "selected")[0]["evidence"] == max(evidence)
+    assert coordinator.state("walker")["path"][-1] == pytest.approx(1000.0 + max(evidence))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_module_itself_goes_on_from_where_the_best_chain_ended(seed):
+    chains = block(repeat=2, chains=5)
+    first, _ = learn(model(chains), seed=seed)
+    further, _ = learn(model(chains, Step("walker")), seed=seed)
+    np.testing.assert_array_equal(further.state("walker")["path"][:-1], first.state("walker")["path"])
+
+
+def test_of_chains_that_are_alike_in_evidence_the_one_with_the_highest_score_stays():
+    coordinator, events = learn(model(block(chains=5), scale=1e-6))
+    places = [1000.0 + 1e6 * fields["evidence"] for fields in fields_of(events, "chain")]
+    assert coordinator.state("walker")["path"][-1] == pytest.approx(min(places))  # which scores by how little it is
+
+
+def test_the_first_of_the_fresh_chains_is_what_a_block_without_chains_does():
+    alone, _ = learn(model(block(repeat=3)))
+    _, events = learn(model(block(repeat=3, chains=4)))
+    first = next(fields for fields in fields_of(events, "chain") if fields["chain"] == 0)
+    assert first["evidence"] == pytest.approx(alone.state("walker")["path"][-1] - 1000.0)
+
+
+def test_the_incumbent_competes_as_it_is_and_continued():
+    _, events = learn(model(block(repeat=2, chains=2), rounds=2, walker={"stride": 30.0}))
+    before = fields_of(events, "selected", 1)[0]["evidence"]
+    origins = sorted(fields["origin"] for fields in fields_of(events, "chain", 2))
+    assert origins == ["afresh", "afresh", "continued", "incumbent"]
+    assert by_origin(events, "incumbent", 2) == [before]
+
+
+def test_evidence_never_falls_where_nothing_below_the_block_learns():
+    for seed in range(5):
+        _, events = learn(model(block(repeat=1, chains=1), rounds=6, walker={"stride": 50.0}), seed=seed)
+        evidence = [fields["evidence"] for fields in fields_of(events, "selected")]
+        assert evidence == sorted(evidence)
+
+
+def test_fresh_chains_are_annealed_and_the_incumbent_is_not():
+    calls = []
+
+    class Recording(InProcess):
+        def chain(self, call, objects):
+            calls.append(call)
+            return super().chain(call, objects)
+
+    graph, routed = model(block(repeat=3, anneal=(0.2, 1.0), chains=2), rounds=2), []
+    coordinator = Coordinator(graph, Recording(), emit=lambda name, fields: routed.append((name, dict(fields))))
+    coordinator.start({"data": {"values": ROWS}})
+    coordinator.run_rounds()
+    asked = [(call.position.round, call.position.chain, call.position.learn, call.block.anneal) for call in calls]
+    assert sorted(asked) == [
+        (1, 1, True, (0.2, 1.0)),
+        (2, 0, False, (1.0, 1.0)),
+        (2, 1, True, (0.2, 1.0)),
+        (2, 2, True, (0.2, 1.0)),
+    ]
+    for number, expected in ((1, [0.2, 0.6, 1.0]), (2, [1.0, 1.0, 1.0])):
+        updates = fields_of(routed, "update", number)
+        assert [f["temperature"] for f in updates if f["module"] == "walker"] == pytest.approx(expected)
+
+
+def test_proposals_become_chains_that_are_kept_as_long_as_they_help():
+    still = {"stride": 1e-6}
+    _, events = learn(model(block(repeat=1, moves=5), proposals=2, walker=still))
+    selected = fields_of(events, "selected")[0]
+    start = by_origin(events, "afresh", 1)[0]
+    assert selected["moves"] == 5
+    assert selected["evidence"] == pytest.approx(start * 0.7**5, rel=1e-3)  # the better of two proposals each time
+    assert len(by_origin(events, "move 1", 1)) == 2
+
+
+def test_moves_end_when_none_helps():
+    _, events = learn(model(block(repeat=1, moves=5), proposals=2, goal=50.0, walker={"stride": 1e4}))
+    selected = fields_of(events, "selected")[0]
+    moves = {fields["origin"] for fields in fields_of(events, "chain") if fields["origin"].startswith("move")}
+    assert len(moves) == min(selected["moves"] + 1, 5)
+
+
+def test_a_module_without_proposals_makes_no_moves():
+    _, events = learn(model(block(repeat=1, moves=5)))
+    assert fields_of(events, "selected")[0]["moves"] == 0
+    assert len(fields_of(events, "chain")) == 1
+
+
+def test_every_chain_draws_numbers_of_its_own_in_nested_blocks_too():
+    outer = Block((block(repeat=1, chains=3),), repeat=1, chains=3)
+    coordinator, events = learn(model(outer))
+    assert len({fields["evidence"] for fields in fields_of(events, "chain")}) >= 3
+    assert coordinator.state("walker")["notes"][0, 0] in range(16)
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    digests = []
+    for name in ("a", "b"):
+        checkpoints = Checkpoints(tmp_path / name)
+        learn(model(block(repeat=2, chains=3, moves=2), rounds=3, proposals=3), checkpoints)
+        files = checkpoints.latest().modules["walker"].files
+        digests.append({label: record.digest for label, record in files.items()})
+    assert digests[0] == digests[1]
+
+
+def test_chains_without_evidence_to_choose_by_are_refused():
+    with pytest.raises(GraphError, match=r"none of its modules \(walker, judge\) reports one"):
+        learn(model(block(chains=2), says=False))

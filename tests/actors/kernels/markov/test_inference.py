@@ -1,0 +1,266 @@
+"""Markov chains, against enumeration of all paths, against hmmlearn, and against their own limits."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hmmlearn.hmm import CategoricalHMM, GaussianHMM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from actors.kernels.markov import inference as hmm
+
+
+def distributions(rng, rows, K, sparse=0.0):
+    """Return random distributions; the share `sparse` of the entries is zero."""
+    values = rng.gamma(1.0, size=(rows, K)) + 1e-3
+    values[rng.random((rows, K)) < sparse] = 0.0
+    values[np.arange(rows), rng.integers(0, K, rows)] += 0.1
+    return values / values.sum(axis=1, keepdims=True)
+
+
+@st.composite
+def chains(draw, sparse=0.3):
+    """Draw evidence, transitions, initial distribution, lengths and mask of a few short sequences."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    K = draw(st.integers(1, 3))
+    lengths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    N = sum(lengths)
+    evidence = rng.normal(size=(N, K)) * draw(st.sampled_from([0.1, 3.0, 200.0])) + rng.normal(size=(N, 1)) * 100
+    evidence[rng.random((N, K)) < 0.1] = -np.inf
+    evidence[np.arange(N), rng.integers(0, K, N)] = rng.normal(size=N)
+    mask = rng.random(N) < draw(st.sampled_from([0.0, 0.3]))
+    return evidence, distributions(rng, K, K, sparse), distributions(rng, 1, K, sparse)[0], lengths, mask
+
+
+def enumerate_paths(evidence, T, initial):
+    """Return all paths of one sequence, and the log joint density of each with the rows."""
+    N, K = evidence.shape
+    paths = np.array(list(itertools.product(range(K), repeat=N)))
+    with np.errstate(divide="ignore"):
+        joint = np.log(initial)[paths[:, 0]] + np.log(T)[paths[:, :-1], paths[:, 1:]].sum(axis=1)
+    return paths, joint + evidence[np.arange(N), paths].sum(axis=1)
+
+
+def weigh(joint):
+    """Return the paths' probabilities and the log of their sum; all zero if none is possible."""
+    top = joint.max()
+    if top == -np.inf:
+        return np.zeros_like(joint), -np.inf
+    weights = np.exp(joint - top)
+    return weights / weights.sum(), top + np.log(weights.sum())
+
+
+def brute_force(evidence, T, initial, mask):
+    """Return posterior, filtered, prediction, cavity, transitions and log-likelihood of one sequence."""
+    N, K = evidence.shape
+    evidence = np.where(mask[:, None], 0.0, evidence)
+    paths, joint = enumerate_paths(evidence, T, initial)
+    onehot = np.eye(K)[paths]
+    weights, total = weigh(joint)
+    per_row = [[], [], [], []]
+    for t in range(N):
+        rows = evidence.copy()
+        rows[t] = 0.0
+        rows_before, rows_until = evidence.copy(), evidence.copy()
+        rows_before[t:], rows_until[t + 1 :] = 0.0, 0.0
+        for collected, used in zip(per_row, (evidence, rows_until, rows_before, rows), strict=True):
+            collected.append(weigh(enumerate_paths(used, T, initial)[1])[0] @ onehot[:, t])
+    transitions = np.einsum("p,pti,ptj->ij", weights, onehot[:, :-1], onehot[:, 1:])
+    return (*(np.array(rows) for rows in per_row), transitions, total)
+
+
+@given(chains())
+@settings(max_examples=150, deadline=None)
+def test_forward_backward_agrees_with_enumerating_all_paths(chain):
+    evidence, T, initial, lengths, mask = chain
+    pieces = np.split(np.arange(len(evidence)), np.cumsum(lengths)[:-1])
+    expected = [brute_force(evidence[rows], T, initial, mask[rows]) for rows in pieces]
+    if any(total == -np.inf for *_, total in expected):
+        with pytest.raises(ValueError, match=r"row \d+ has probability zero"):
+            hmm.forward_backward(evidence, T, initial, lengths, mask)
+        return
+    found = hmm.forward_backward(evidence, T, initial, lengths, mask)
+    posterior, filtered, prediction, cavity = (np.concatenate([e[n] for e in expected]) for n in range(4))
+    assert_allclose(found.posterior, posterior, atol=1e-9)
+    assert_allclose(found.filtered, filtered, atol=1e-9)
+    assert_allclose(found.prediction, prediction, atol=1e-9)
+    assert_allclose(np.exp(found.log_cavity), cavity, atol=1e-9)
+    assert_allclose(found.transitions, sum(e[4] for e in expected), atol=1e-9)
+    assert_allclose(found.initial, sum(posterior[rows[0]] for rows in pieces), atol=1e-9)
+    assert_allclose(found.log_likelihood, sum(e[5] for e in expected), rtol=1e-10, atol=1e-9)
+    product = found.prediction * np.exp(found.log_backward)
+    assert_allclose(product / product.sum(axis=1, keepdims=True), np.exp(found.log_cavity), atol=1e-9)
+
+
+@given(chains())
+@settings(max_examples=100, deadline=None)
+def test_viterbi_finds_the_best_of_all_paths(chain):
+    evidence, T, initial, lengths, mask = chain
+    evidence = np.where(mask[:, None], np.nan, evidence)
+    flat = np.where(mask[:, None], 0.0, evidence)
+    pieces = np.split(np.arange(len(evidence)), np.cumsum(lengths)[:-1])
+    best = sum(enumerate_paths(flat[rows], T, initial)[1].max() for rows in pieces)
+    if best == -np.inf:
+        with pytest.raises(ValueError, match=r"row \d+ has probability zero"):
+            hmm.viterbi(evidence, T, initial, lengths, mask)
+        return
+    path, log_joint = hmm.viterbi(evidence, T, initial, lengths, mask)
+    with np.errstate(divide="ignore"):
+        own = (
+            sum(np.log(initial[path[rows[0]]]) + np.log(T[path[rows[:-1]], path[rows[1:]]]).sum() for rows in pieces)
+            + flat[np.arange(len(path)), path].sum()
+        )
+    assert_allclose(log_joint, best, rtol=1e-10, atol=1e-9)
+    assert_allclose(own, best, rtol=1e-10, atol=1e-9)
+
+
+def long_chain(N=3000, K=5, seed=0):
+    rng = np.random.default_rng(seed)
+    model = GaussianHMM(K, covariance_type="spherical")
+    model.startprob_, model.transmat_ = distributions(rng, 1, K)[0], distributions(rng, K, K)
+    model.means_, model.covars_ = rng.normal(size=(K, 3)), np.full(K, 0.5)
+    X, _ = model.sample(N, random_state=seed)
+    return model, X, model._compute_log_likelihood(X)
+
+
+def test_long_sequences_agree_with_hmmlearn():
+    model, X, evidence = long_chain()
+    lengths = [1000, 1, 1999]
+    found = hmm.forward_backward(evidence, model.transmat_, model.startprob_, lengths)
+    likelihood, posterior = model.score_samples(X, lengths)
+    assert_allclose(found.log_likelihood, likelihood, rtol=1e-10)
+    assert_allclose(found.posterior, posterior, atol=1e-9)
+    path, log_joint = hmm.viterbi(evidence, model.transmat_, model.startprob_, lengths)
+    expected_joint, expected_path = model.decode(X, lengths, algorithm="viterbi")
+    assert_allclose(log_joint, expected_joint, rtol=1e-10)
+    assert_array_equal(path, expected_path)
+
+
+def test_expected_transitions_are_what_hmmlearns_baum_welch_step_learns_from():
+    rng = np.random.default_rng(2)
+    T, initial, emission = distributions(rng, 4, 4), distributions(rng, 1, 4)[0], distributions(rng, 4, 6)
+    symbols = rng.integers(0, 6, 500)
+    model = CategoricalHMM(4, n_iter=1, init_params="", params="st", n_features=6)
+    model.startprob_, model.transmat_, model.emissionprob_ = initial, T, emission
+    found = hmm.forward_backward(np.log(emission[:, symbols].T), T, initial, [200, 300])
+    model.fit(symbols[:, None], [200, 300])
+    assert_allclose(hmm.transition_probabilities(found.transitions, 0.0), model.transmat_, atol=1e-9)
+    assert_allclose(found.initial / 2, model.startprob_, atol=1e-9)
+
+
+def test_a_hundred_thousand_rows_do_not_underflow():
+    model, _, evidence = long_chain()
+    evidence = np.tile(evidence - 1000.0, (34, 1))[:100_000]
+    found = hmm.forward_backward(evidence, model.transmat_, model.startprob_)
+    assert found.log_likelihood < -1e8
+    assert_allclose(found.posterior.sum(axis=1), 1.0)
+    assert_allclose(found.transitions.sum(), 99_999)
+    assert np.isfinite(found.log_cavity).all()
+
+
+def test_sequences_are_as_if_each_had_been_given_alone():
+    model, _, evidence = long_chain(60)
+    T, initial = model.transmat_, model.startprob_
+    together = hmm.forward_backward(evidence, T, initial, [20, 40])
+    alone = [hmm.forward_backward(rows, T, initial) for rows in (evidence[:20], evidence[20:])]
+    assert_allclose(together.posterior, np.concatenate([a.posterior for a in alone]))
+    assert_allclose(together.transitions, alone[0].transitions + alone[1].transitions)
+    P = together.posterior
+    assert_allclose(hmm.expected_counts(P, [20, 40]), hmm.expected_counts(P[:20]) + hmm.expected_counts(P[20:]))
+    message = hmm.one_step_message(P, T, None, [20, 40])
+    assert_allclose(message[20:], hmm.one_step_message(P[20:], T))
+
+
+def test_evidence_that_only_a_later_row_overrules_is_not_lost_to_underflow():
+    # Class 1 is 800 nats behind at the first row (exp underflows), but only from there the second row can be reached.
+    evidence = np.array([[0.0, -800.0], [-np.inf, 0.0]])
+    found = hmm.forward_backward(evidence, np.eye(2), np.array([0.5, 0.5]))
+    assert_allclose(found.posterior, [[0.0, 1.0], [0.0, 1.0]])
+    assert_allclose(found.log_likelihood, np.log(0.5) - 800.0)
+
+
+def test_an_impossible_row_is_named():
+    evidence = np.array([[0.0, 0.0], [0.0, -np.inf], [-np.inf, 0.0]])
+    for algorithm in (hmm.forward_backward, hmm.viterbi):
+        with pytest.raises(ValueError, match="row 2 has probability zero"):
+            algorithm(evidence, np.eye(2), np.array([0.5, 0.5]))
+
+
+def test_sampled_counts_scatter_around_the_expected_counts():
+    rng = np.random.default_rng(4)
+    P, samples, lengths = distributions(rng, 300, 4), 200, [100, 200]
+    counts = hmm.sampled_counts(P, samples, rng, lengths)
+    assert counts.sum() == samples * (300 - 2)
+    # Each cell is a sum of independent binomials.
+    before = np.delete(np.arange(300), [99, 299])
+    p = P[before][:, :, None] * P[before + 1][:, None, :]
+    z = (counts - samples * hmm.expected_counts(P, lengths)) / np.sqrt(samples * (p * (1 - p)).sum(axis=0))
+    assert np.abs(z).max() < 4.0
+    assert (z**2).sum() > 2.0  # and do scatter: chi-square of about 15 degrees of freedom
+
+
+def test_sampled_counts_do_not_depend_on_how_many_pairs_are_held_at_once(monkeypatch):
+    P = distributions(np.random.default_rng(5), 50, 3)
+    whole = hmm.sampled_counts(P, 20, np.random.default_rng(6))
+    monkeypatch.setattr(hmm, "PAIRS_AT_ONCE", 30)
+    assert_array_equal(hmm.sampled_counts(P, 20, np.random.default_rng(6)), whole)
+
+
+def test_rows_in_single_precision_are_distributions_too():
+    P = distributions(np.random.default_rng(7), 50, 10).astype(np.float32)
+    assert hmm.sampled_counts(P, 10, np.random.default_rng(8)).sum() == 490
+
+
+def test_transition_probabilities_smooth_with_alpha():
+    assert_allclose(hmm.transition_probabilities([[3, 1], [0, 0]], 1.0), [[4 / 6, 2 / 6], [0.5, 0.5]])
+    with pytest.raises(ValueError, match="alpha"):
+        hmm.transition_probabilities([[3, 1], [0, 0]], 0.0)
+
+
+def test_the_one_step_message_is_the_tutorials():
+    rng = np.random.default_rng(9)
+    P, T, previous = distributions(rng, 6, 3), distributions(rng, 3, 3), distributions(rng, 6, 3)
+    message = np.exp(hmm.one_step_message(P, T, np.log(previous) - 5.0, [2, 4]))
+    for t in range(6):
+        if t in (0, 2):
+            assert_allclose(message[t], P[t])
+        else:
+            product = sum(P[t - 1, i] * T[i] for i in range(3)) * previous[t]
+            assert_allclose(message[t], product / product.sum())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"log_evidence": np.full((4, 2), np.nan)}, "row 0 of the log evidence"),
+        ({"log_evidence": np.full((4, 2), -np.inf)}, "no possible class"),
+        ({"log_evidence": np.zeros(4)}, r"shape \(N, K\)"),
+        ({"T": np.ones((2, 2))}, "row 0 of T is not a distribution"),
+        ({"T": np.eye(3)}, "T must have the shape"),
+        ({"initial": np.array([2.0, -1.0])}, "initial is not a distribution"),
+        ({"initial": np.ones(1)}, "initial must have the shape"),
+        ({"lengths": [1, 2]}, "sum to 4"),
+        ({"lengths": [0, 4]}, "positive"),
+        ({"lengths": [2.0, 2.0]}, "whole"),
+        ({"mask": [True]}, "mask must have the shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, text):
+    fitting = {"log_evidence": np.zeros((4, 2)), "T": np.eye(2), "initial": np.full(2, 0.5), **change}
+    for algorithm in (hmm.forward_backward, hmm.viterbi):
+        with pytest.raises(ValueError, match=text):
+            algorithm(**fitting)
+
+
+def test_rows_that_are_no_distributions_are_refused():
+    with pytest.raises(ValueError, match="row 1 of P"):
+        hmm.expected_counts([[0.5, 0.5], [0.5, 0.6]])
+
+
+def test_kernels_compile_once():
+    hmm.compile_kernels()
+    rng = np.random.default_rng(10)
+    hmm.forward_backward(np.zeros((2, 6)).T.astype(np.float32), distributions(rng, 2, 2).T.copy().T, [1, 0], [2, 4])
+    assert [len(f.signatures) for f in (hmm.scaled_passes, hmm.log_passes, hmm.best_path)] == [1, 1, 1]

@@ -1,0 +1,126 @@
+"""The factors and predictive densities of Gaussian classes, against scipy and against computing them afresh."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy.stats import multivariate_t
+
+from actors.kernels.mixture import niw
+from actors.kernels.mixture.cholesky import factorize, rank_one
+
+K, D = 3, 4
+
+
+@pytest.fixture
+def problem():
+    """Rows in three classes, the last of them empty, two rows in none; a prior with a full scale matrix."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(40, D)) @ rng.normal(size=(D, D)) + 3.0
+    z = rng.integers(0, 2, 40)
+    z[:2] = -1
+    A = rng.normal(size=(D, D))
+    return X, z, niw.Prior(rng.normal(size=D), 0.7, D + 1.5, A @ A.T + 0.1 * np.eye(D))
+
+
+def scipy_predictive(x, members, prior):
+    """Score x by textbook formulas, with explicit matrices."""
+    n = len(members)
+    r, nu = prior.r0 + n, prior.nu0 + n
+    m = (prior.r0 * prior.mean + members.sum(axis=0)) / r
+    S = prior.scale + members.T @ members + prior.r0 * np.outer(prior.mean, prior.mean) - r * np.outer(m, m)
+    df = nu - len(m) + 1
+    return multivariate_t.logpdf(x, loc=m, shape=S * (r + 1) / (r * df), df=df)
+
+
+def test_new_rows_have_a_multivariate_student_t_density(problem):
+    X, z, prior = problem
+    new = np.random.default_rng(2).normal(size=(70, D)) * 4
+    density = niw.log_predictive(new, niw.build_factors(X, z, K, prior), prior)
+    expected = np.stack([scipy_predictive(new, X[z == k], prior) for k in range(K)], axis=1)
+    assert_allclose(density, expected, rtol=1e-9)
+
+
+def test_a_row_left_out_scores_as_if_the_factors_had_been_built_without_it(problem):
+    X, z, prior = problem
+    density = niw.log_predictive_loo(X, z, niw.build_factors(X, z, K, prior), prior)
+    for i in range(len(X)):
+        others = np.where(np.arange(len(X)) == i, -1, z)
+        expected = niw.log_predictive(X[i : i + 1], niw.build_factors(X, others, K, prior), prior)
+        assert_allclose(density[i], expected[0], rtol=1e-9)
+
+
+def test_a_class_of_one_row_without_it_is_the_prior():
+    prior = niw.Prior(np.zeros(D), 1.0, D + 2.0, np.full(D, 0.1))
+    X = np.array([[1.0, -2.0, 3.0, 0.5]])
+    alone = niw.log_predictive_loo(X, [1], niw.build_factors(X, [1], 2, prior), prior)
+    assert_allclose(alone[0, 1], alone[0, 0], rtol=1e-9)
+
+
+def test_predictive_densities_multiply_to_the_marginal_likelihood(problem):
+    X, _, prior = problem
+    chained = 0.0
+    for i in range(len(X)):
+        factors = niw.build_factors(X[:i], np.zeros(i, dtype=int), 1, prior)
+        chained += niw.log_predictive(X[i : i + 1], factors, prior)[0, 0]
+    whole = niw.log_marginal(niw.build_factors(X, np.zeros(len(X), dtype=int), 1, prior), prior)
+    assert_allclose(whole[0], chained, rtol=1e-10)
+
+
+def test_ten_thousand_rank_one_steps_stay_with_the_factor_computed_from_scratch():
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(200, 6))
+    S, L = np.eye(6), np.eye(6)
+    inside = np.zeros(200, dtype=bool)
+    for i in rng.integers(0, 200, 10_000):
+        sign = -1.0 if inside[i] else 1.0
+        S += sign * np.outer(rows[i], rows[i])
+        assert rank_one(L, rows[i].copy(), sign)
+        inside[i] = not inside[i]
+    assert_allclose(L, np.linalg.cholesky(np.eye(6) + rows[inside].T @ rows[inside]), rtol=1e-9, atol=1e-9)
+    assert_allclose(np.tril(L) @ np.tril(L).T, S, rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_factorize_agrees_with_numpy(size, seed):
+    A = np.random.default_rng(seed).normal(size=(size, size + 2))
+    S, L = A @ A.T + 0.01 * np.eye(size), np.zeros((size, size))
+    assert factorize(S, L)
+    assert_allclose(L, np.linalg.cholesky(S), rtol=1e-7, atol=1e-9)
+
+
+def test_matrices_that_are_not_positive_definite_are_reported():
+    assert not factorize(np.array([[1.0, 2.0], [2.0, 1.0]]), np.zeros((2, 2)))
+    assert not rank_one(np.eye(2), np.array([1.0, 1.0]), -1.0)
+
+
+def test_a_vector_as_the_priors_scale_is_a_diagonal():
+    assert_allclose(niw.Prior(np.zeros(2), 1.0, 3.0, np.array([1.0, 2.0])).scale, np.diag([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("mean", "r0", "nu0", "scale", "text"),
+    [
+        (np.zeros((2, 2)), 1.0, 3.0, np.eye(2), "vector"),
+        (np.zeros(2), 1.0, 3.0, np.eye(3), "2 x 2"),
+        (np.zeros(2), 0.0, 3.0, np.eye(2), "r0 > 0"),
+        (np.zeros(2), 1.0, 1.0, np.eye(2), "nu0 > 1"),
+        (np.zeros(2), 1.0, 3.0, -np.eye(2), "positive definite"),
+        (np.full(2, np.nan), 1.0, 3.0, np.eye(2), "finite"),
+    ],
+)
+def test_a_prior_that_is_none_is_refused(mean, r0, nu0, scale, text):
+    with pytest.raises(ValueError, match=text):
+        niw.Prior(mean, r0, nu0, scale)
+
+
+def test_rows_and_labels_that_do_not_fit_are_refused(problem):
+    X, z, prior = problem
+    with pytest.raises(ValueError, match=r"shape \(N, 4\)"):
+        niw.build_factors(X[:, :2], z, K, prior)
+    with pytest.raises(ValueError, match="labels must have the shape"):
+        niw.build_factors(X, z[:5], K, prior)
+    with pytest.raises(ValueError, match=r"labels must lie in -1\.\.0"):
+        niw.build_factors(X, z, 1, prior)

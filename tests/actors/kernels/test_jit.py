@@ -1,0 +1,157 @@
+"""Compiled kernels are kept on disk, and found again wherever the package lies."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import actors.kernels
+from actors.kernels import jit
+
+PACKAGE = Path(actors.kernels.__file__).parent
+
+USE = """
+import sys, warnings
+warnings.simplefilter("always")
+import numpy as np
+from actors.kernels.mixture import cholesky
+ok = cholesky.rank_one(np.eye(2), np.ones(2), 1.0)
+print(cholesky.__file__)
+print(sum(cholesky.rank_one.stats.cache_hits.values()), sum(cholesky.rank_one.stats.cache_misses.values()))
+"""
+
+
+def copy_package(target):
+    """Copy actors/kernels to another path, with other file times, and return the folder to import it from."""
+    (target / "actors").mkdir(parents=True)
+    (target / "actors" / "__init__.py").touch()
+    shutil.copytree(PACKAGE, target / "actors" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in target.rglob("*.py"):
+        os.utime(path, (1e9, 1e9))
+    return target
+
+
+def use_kernel(package, cache, **variables):
+    """Run a kernel in a new process; return its hits and misses of the cache, and what it warned."""
+    environment = {**os.environ, "PYTHONPATH": str(package), "SERKET_CACHE_DIR": str(cache), **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", USE], capture_output=True, text=True, env=environment, timeout=120, cwd=package
+    )
+    assert done.returncode == 0, done.stderr
+    where, numbers = done.stdout.splitlines()
+    assert Path(where).is_relative_to(package)
+    return tuple(int(n) for n in numbers.split()), done.stderr
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_package_under_another_path_loads_what_was_compiled(tmp_path):
+    first, second = copy_package(tmp_path / "first"), copy_package(tmp_path / "second")
+    assert use_kernel(first, tmp_path / "cache")[0] == (0, 1)
+    assert use_kernel(second, tmp_path / "cache")[0] == (1, 0)
+
+
+def test_changed_sources_are_compiled_again_even_if_the_change_is_in_another_file(tmp_path):
+    package = copy_package(tmp_path / "first")
+    use_kernel(package, tmp_path / "cache")
+    with (package / "actors" / "kernels" / "mixture" / "niw.py").open("a") as file:
+        file.write("# changed\n")
+    assert use_kernel(package, tmp_path / "cache")[0] == (0, 1)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    counts, warned = use_kernel(copy_package(tmp_path / "package"), blocked)
+    assert counts[0] == 0
+    assert "cannot keep compiled kernels" in warned
+    assert not list(tmp_path.rglob("*.nbi"))  # and nothing was written beside the sources
+
+
+@pytest.mark.slow
+def test_a_damaged_cache_is_compiled_anew(tmp_path):
+    package = copy_package(tmp_path / "package")
+    use_kernel(package, tmp_path / "cache")
+    for path in (tmp_path / "cache").rglob("*.nb?"):
+        path.write_bytes(path.read_bytes()[:100])
+    counts, warned = use_kernel(package, tmp_path / "cache")
+    assert counts[0] == 0
+    assert "cannot read compiled kernels" in warned
+    assert use_kernel(package, tmp_path / "cache")[0] == (1, 0)
+
+
+@pytest.mark.slow
+def test_several_processes_may_compile_at_once(tmp_path):
+    package = copy_package(tmp_path / "package")
+    environment = {**os.environ, "PYTHONPATH": str(package), "SERKET_CACHE_DIR": str(tmp_path / "cache")}
+    started = [
+        subprocess.Popen([sys.executable, "-c", USE], env=environment, stdout=subprocess.PIPE, cwd=package)
+        for _ in range(3)
+    ]
+    for process in started:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert use_kernel(package, tmp_path / "cache")[0] == (1, 0)
+
+
+def test_functions_of_others_are_kept_where_numba_keeps_them():
+    importlib.import_module("actors.kernels.mixture.cholesky")  # a kernel installs the locator
+    names = numba.config.CACHE_LOCATOR_CLASSES.split(",")
+    assert names[0] == "actors.kernels.jit.DigestLocator"
+    assert "InTreeCacheLocator" in names
+    assert jit.DigestLocator.from_function(use_kernel, __file__) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SERKET_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a/numba"),
+        ({"XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/serket-actors/numba"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/c"}, "/c/.cache/serket-actors/numba"),
+        ({"HOME": "/c"}, "/c/.cache/serket-actors/numba"),
+    ],
+)
+def test_the_folder_follows_the_environment(monkeypatch, variables, expected):
+    for name in ("SERKET_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert jit.cache_directory() == Path(expected) / jit.source_digest()
+
+
+def test_a_read_only_message_compiles_nothing_anew() -> None:
+    from actors.kernels.markov import inference as hmm
+    from actors.kernels.mixture import gibbs, niw
+    from actors.kernels.mixture import gibbs_sweep as sweep
+
+    gibbs.compile_kernels()
+    hmm.compile_kernels()
+    kernels = {
+        name: kernel
+        for module in (gibbs, hmm, niw, sweep)
+        for name, kernel in vars(module).items()
+        if hasattr(kernel, "signatures")
+    }
+    before = {name: len(kernel.signatures) for name, kernel in kernels.items()}
+    assert before
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    labels, log_prob = np.zeros(60, np.int64), np.full((60, 3), -np.log(3.0))
+    mask, lengths = np.zeros(60, np.bool_), np.array([20, 40])
+    for array in (X, labels, log_prob, mask, lengths):
+        array.flags.writeable = False
+    prior = niw.Prior(X.mean(0), 1.0, 4.0, np.ones(2))
+    labels, factors = gibbs.gibbs(
+        X, labels, 3, prior, 0.1, 2, np.random.default_rng(0), log_bias=log_prob, use_counts=False, mask=mask
+    )
+    niw.log_predictive(X, factors, prior)
+    niw.log_predictive_loo(X, labels, factors, prior)
+    T = np.full((3, 3), 1 / 3)
+    hmm.forward_backward(log_prob, T, np.full(3, 1 / 3), lengths, mask)
+    hmm.viterbi(log_prob, T, np.full(3, 1 / 3), lengths, mask)
+    hmm.one_step_message(np.exp(log_prob), T, log_prob, lengths)
+    assert {name: len(kernel.signatures) for name, kernel in kernels.items()} == before

@@ -1,0 +1,265 @@
+"""The GMM classifies latent vectors, heeds priors and never sends one back to where it came from."""
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp, softmax
+
+from actors.graph.registry import make
+from actors.kernels.mixture.niw import Factors, Prior, log_predictive_loo
+from actors.messaging.message import Header, make_message
+from actors.module import Context, Inbox, ModuleError
+from tests.support.toy_modules import goes_on_in_another, same
+
+K, D, N = 3, 2, 90
+CENTRES = np.array([[0.0, 6.0], [6.0, 0.0], [-6.0, -6.0]])
+TRUTH = np.arange(N) % K
+
+
+def clusters(spread=0.5, rows=N, seed=0):
+    return CENTRES[np.arange(rows) % K] + spread * np.random.default_rng(seed).normal(size=(rows, D))
+
+
+def make_gmm(**given):
+    return make("gmm", {"classes": K, "itr": 20, **given})
+
+
+def latent_vectors(mean, **rows):
+    return make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": mean, **rows})
+
+
+def prior_of(sender, probabilities):
+    with np.errstate(divide="ignore"):
+        arrays = {"log_prob": np.log(probabilities)}
+    return make_message(Header("transition_prior", sender, "transition_prior", "gmm"), arrays)
+
+
+def some_prior(sender, seed, rows=N):
+    return prior_of(sender, np.random.default_rng(seed).dirichlet(np.ones(K), rows))
+
+
+def update(gmm, *messages, answer="update", receivers=("mm",), **context):
+    context = Context("gmm", receivers={"class_posteriors": receivers, "class_means": ("vae",)}, **context)
+    return getattr(gmm, answer)(Inbox(messages), context)
+
+
+def upward(outbox, receiver="mm"):
+    (outgoing,) = [o for o in outbox.messages if (o.port, o.receiver) == ("class_posteriors", receiver)]
+    return make_message(Header("class_posteriors", "gmm", "class_posteriors", receiver), outgoing.arrays)
+
+
+def downward(outbox):
+    (outgoing,) = [o for o in outbox.messages if o.port == "class_means"]
+    return make_message(Header("class_means", "gmm", "class_means", "vae"), outgoing.arrays)
+
+
+def likelihood(gmm, X):
+    """Leave-one-out log-likelihood from the saved state, and the state's log-weights."""
+    state = gmm.state()
+    factors = Factors(*(state[name] for name in Factors._fields))
+    prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+    weights = np.log(factors.counts + gmm.parameters.alpha)
+    return log_predictive_loo(X, state["labels"], factors, prior), weights - logsumexp(weights)
+
+
+def agrees(labels, truth=TRUTH):
+    """Whether labels and truth divide the rows in the same way."""
+    return len(set(zip(labels.tolist(), truth.tolist(), strict=True))) == len(set(truth.tolist())) == len(set(labels))
+
+
+# --- learning -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.1, "data"])
+@pytest.mark.parametrize("rule", ["extrinsic", "tutorial"])
+def test_finds_well_separated_classes(rule, scale):
+    outbox = update(make_gmm(rule=rule, prior_scale=scale), latent_vectors(clusters()), seed=3)
+    classes = outbox.outputs["class"]
+    assert agrees(classes)
+    assert np.array_equal(outbox.outputs["Pdz"].argmax(axis=1), classes)
+    for k in range(K):
+        centre = CENTRES[TRUTH[classes == k][0]]
+        assert np.abs(outbox.outputs["mu"][k] - centre).max() < 0.5
+
+
+def test_an_update_without_sweeps_changes_no_labels_and_still_heeds_the_prior():
+    gmm, X = make_gmm(), clusters(spread=6.0)
+    before = update(gmm, latent_vectors(X))
+    labels = gmm.state()["labels"]
+    certain = prior_of("mm", np.eye(K)[np.zeros(N, dtype=int)])
+    outbox = update(gmm, latent_vectors(X), certain, round=1, overrides={"iterations": 0})
+    assert np.array_equal(gmm.state()["labels"], labels)
+    assert np.array_equal(outbox.outputs["mu"], before.outputs["mu"])
+    assert (outbox.outputs["class"] == 0).all()
+    assert np.array_equal(downward(outbox)["responsibilities"], np.eye(K)[np.zeros(N, dtype=int)])
+
+
+def test_a_prior_decides_where_the_rows_do_not():
+    X = np.random.default_rng(0).normal(size=(N, D))
+    outbox = update(make_gmm(), latent_vectors(X), prior_of("mm", 0.98 * np.eye(K)[TRUTH] + 0.02 / K))
+    assert (outbox.outputs["class"] == TRUTH).mean() > 0.95
+
+
+def test_a_low_temperature_gives_the_prior_more_say():
+    def agreement(temperature):
+        gmm = make_gmm(itr=30)
+        update(gmm, latent_vectors(clusters(spread=2.0)), prior, temperature=temperature, seed=3)
+        return (gmm.state()["labels"] == prior["log_prob"].argmax(axis=1)).mean()
+
+    prior = prior_of("mm", 0.9 * np.eye(K)[np.random.default_rng(5).integers(0, K, N)] + 0.1 / K)
+    assert agreement(0.01) > agreement(1.0) + 0.05
+
+
+def test_burn_in_is_for_the_first_update_alone():
+    gmm, sweeps = make_gmm(itr=2, burn_in=3), []
+    for round_ in range(2):
+        said = []
+        update(gmm, latent_vectors(clusters()), round=round_, reporter=lambda *r, said=said: said.append(r))
+        sweeps.append([(done, total) for done, total, _ in said])
+    assert [len(s) for s in sweeps] == [5, 2]
+    assert sweeps[1] == [(1, 2), (2, 2)]
+
+
+def test_a_collapsed_dimension_does_not_break_a_scale_taken_from_the_data():
+    X = np.c_[clusters(), np.zeros(N)]
+    outbox = update(make_gmm(prior_scale="data"), latent_vectors(X), seed=2)
+    assert np.isfinite(outbox.metrics["evidence"])
+    assert agrees(outbox.outputs["class"])
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+def test_sends_up_the_likelihood_and_down_the_composition():
+    gmm, X = make_gmm(), clusters(spread=3.0)
+    update(gmm, latent_vectors(X))
+    prior = some_prior("mm", 1)
+    outbox = update(gmm, latent_vectors(X), prior, round=1, temperature=0.5)
+    loo, _ = likelihood(gmm, X)
+    message = upward(outbox)
+    np.testing.assert_allclose(message["log_prob"] + message["log_norm"][:, None], loo, atol=1e-9)
+    composed = softmax(loo + prior["log_prob"], axis=1)
+    np.testing.assert_allclose(downward(outbox)["responsibilities"], composed, atol=1e-9)
+    np.testing.assert_allclose(outbox.outputs["Pdz"], composed, atol=1e-9)
+    assert outbox.metrics["evidence"] == pytest.approx(logsumexp(loo + prior["log_prob"], axis=1).sum())
+
+
+def test_without_a_prior_the_weights_of_the_classes_take_its_place():
+    gmm, X = make_gmm(), clusters(spread=3.0)
+    outbox = update(gmm, latent_vectors(X))
+    loo, weights = likelihood(gmm, X)
+    np.testing.assert_allclose(outbox.outputs["Pdz"], softmax(loo + weights, axis=1), atol=1e-9)
+    np.testing.assert_allclose(upward(outbox)["log_prob"], loo - logsumexp(loo, axis=1, keepdims=True), atol=1e-9)
+    assert outbox.metrics["evidence"] == pytest.approx(logsumexp(loo + weights, axis=1).sum())
+
+
+@pytest.mark.parametrize("answer", ["update", "recognize"])
+def test_what_came_from_a_receiver_is_not_sent_back_to_it(answer):
+    X, a, b = clusters(spread=3.0), some_prior("a", 1), some_prior("b", 2)
+    gmm = make_gmm()
+    update(gmm, latent_vectors(X))
+
+    def told(receiver, *priors):
+        # No sweeps, so that the likelihood is the same whatever the priors.
+        setting = {"overrides": {"iterations": 0}, "receivers": ("a", "b", "c"), "answer": answer}
+        return upward(update(gmm, latent_vectors(X), *priors, **setting), receiver)["log_prob"]
+
+    bare = told("a")
+    np.testing.assert_allclose(told("a", a), bare, atol=1e-9)
+    np.testing.assert_allclose(told("b", b), bare, atol=1e-9)
+    np.testing.assert_allclose(np.exp(told("a", a, b)), softmax(bare + b["log_prob"], axis=1), atol=1e-9)
+    np.testing.assert_allclose(told("a", a, b), told("c", b), atol=1e-9)
+    both = softmax(bare + a["log_prob"] + b["log_prob"], axis=1)
+    np.testing.assert_allclose(np.exp(told("c", a, b)), both, atol=1e-9)
+
+
+def test_the_tutorials_rule_sends_its_posterior_up_and_one_class_down():
+    outbox = update(make_gmm(rule="tutorial"), latent_vectors(clusters(spread=3.0)), some_prior("mm", 1))
+    posterior = np.exp(upward(outbox)["log_prob"])
+    np.testing.assert_allclose(posterior, outbox.outputs["Pdz"], atol=1e-12)
+    assert np.array_equal(downward(outbox)["responsibilities"], np.eye(K)[posterior.argmax(axis=1)])
+
+
+@pytest.mark.parametrize("rule", ["extrinsic", "tutorial"])
+def test_missing_rows_say_nothing_and_get_what_the_prior_says(rule):
+    mask = np.arange(N) % 7 == 0
+    prior = some_prior("mm", 4)
+    outboxes = []
+    for filler in (0.0, 1e6):
+        X = clusters()
+        X[mask] = filler
+        gmm = make_gmm(rule=rule)
+        outboxes.append(update(gmm, latent_vectors(X, mask=mask), prior))
+        assert (gmm.state()["labels"][mask] == -1).all()
+    outbox = outboxes[1]
+    assert same(outboxes[0].outputs, outbox.outputs)
+    message = upward(outbox)
+    assert np.array_equal(message.mask, mask)
+    np.testing.assert_allclose(message["log_prob"][mask], -np.log(K))
+    assert (message["log_norm"][mask] == 0).all()
+    if rule == "extrinsic":
+        np.testing.assert_allclose(outbox.outputs["Pdz"][mask], np.exp(prior["log_prob"])[mask])
+
+
+def test_lengths_travel_on():
+    outbox = update(make_gmm(), latent_vectors(clusters(), lengths=np.array([30, 60])))
+    assert upward(outbox).lengths.tolist() == downward(outbox).lengths.tolist() == [30, 60]
+
+
+# --- recognition and state ----------------------------------------------------------------------------------------
+
+
+def test_recognizes_new_rows_and_learns_nothing_from_them():
+    gmm = make_gmm()
+    learnt = update(gmm, latent_vectors(clusters()), seed=2).outputs["class"]
+    before = gmm.state()
+    outbox = update(gmm, latent_vectors(clusters(rows=30, seed=9)), answer="recognize")
+    assert np.array_equal(outbox.outputs["class"], learnt[:30])
+    assert same(gmm.state(), before)
+    certain = prior_of("mm", np.eye(K)[np.full(30, 1)])
+    outbox = update(gmm, latent_vectors(clusters(rows=30, seed=9)), certain, answer="recognize")
+    assert (outbox.outputs["class"] == 1).all()
+
+
+def test_continues_bit_for_bit_after_a_load():
+    X, prior = clusters(spread=3.0), some_prior("mm", 1)
+    one, other = make_gmm(), make_gmm()
+    goes_on_in_another(update, one, other, latent_vectors(X), prior)
+
+
+def test_says_what_it_cannot_classify():
+    gmm = make_gmm()
+    with pytest.raises(ModuleError, match="learnt nothing"):
+        update(gmm, latent_vectors(clusters()), answer="recognize")
+    with pytest.raises(ModuleError, match="every row"):
+        update(gmm, latent_vectors(clusters(), mask=np.ones(N, dtype=bool)))
+    with pytest.raises(ModuleError, match="not possible"):
+        update(make_gmm(degrees=0.5), latent_vectors(clusters()))
+    update(gmm, latent_vectors(clusters()))
+    with pytest.raises(ModuleError, match="labels of 90 rows, 60 rows came"):
+        update(gmm, latent_vectors(clusters(rows=60)))
+    with pytest.raises(ModuleError, match="labels of rows with 2 dimensions, rows with 1 came"):
+        update(gmm, latent_vectors(clusters()[:, :1]))
+    with pytest.raises(ModuleError, match=r"mm -> gmm.*\(60, 3\) came, expected \(90, 3\)"):
+        update(gmm, latent_vectors(clusters()), some_prior("mm", 0, rows=60))
+    with pytest.raises(ModuleError, match="a, b exclude each other in row 0"):
+        update(gmm, latent_vectors(clusters()), prior_of("a", np.eye(K)[TRUTH]), prior_of("b", np.eye(K)[TRUTH - 1]))
+    with pytest.raises(ModuleError, match="cannot be set for a step"):
+        update(gmm, latent_vectors(clusters()), overrides={"classes": 4})
+    with pytest.raises(ModuleError, match="3 classes, this GMM 4"):
+        make_gmm(classes=4).load_state(gmm.state())
+
+
+@pytest.mark.parametrize(
+    "given", [{"classes": 0}, {"itr": -1}, {"alpha": 0}, {"prior_scale": "auto"}, {"rule": "mean"}]
+)
+def test_refuses_wrong_parameters(given):
+    with pytest.raises(ModuleError):
+        make_gmm(**given)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_k_means_finds_separated_classes_before_the_first_sweep(seed):
+    X = clusters()
+    gmm = make_gmm(start="kmeans", itr=0)
+    found = update(gmm, latent_vectors(X), seed=seed)
+    assert agrees(found.outputs["class"])

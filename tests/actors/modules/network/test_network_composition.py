@@ -1,0 +1,103 @@
+"""A network above a GMM and above a VAE: what it says downwards lets them find what the targets are about."""
+
+import numpy as np
+import pytest
+
+from actors.backends.in_process import InProcess
+from actors.coordination.coordinator import Coordinator
+from actors.graph.graph import Connection, Graph, GraphError, ModuleSpec
+from actors.graph.schedule import Schedule, Step
+from actors.modules.network.network import Network
+from runner.report.clustering_metrics import accuracy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Silent(Network):
+    """A network that says nothing of its inputs."""
+
+    ports = tuple(port for port in Network.ports if port.name not in ("transition_prior", "latent_means"))
+
+
+SILENT = f"{__name__}:Silent"
+CLASSES = 4
+
+
+def overlapping(seed, rows=400):
+    """Four clusters in the plane that lie over each other, and a label a row that is right 85 times of 100."""
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(CLASSES, size=rows)
+    corners = 1.2 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    labels = np.where(rng.random(rows) < 0.8, classes, rng.integers(CLASSES, size=rows))
+    return corners[classes] + rng.normal(size=(rows, 2)), np.eye(CLASSES)[labels], classes
+
+
+def barely_shown(seed, rows=200):
+    """Pictures of which something loud fills the most, and two classes hardly any; the class in one-hot columns."""
+    rng = np.random.default_rng(seed)
+    classes, loud = np.arange(rows) % 2, rng.random((rows, 1))
+    pixels = np.hstack([np.tile(loud, 6), np.tile(0.35 + 0.3 * classes[:, None], 3)])
+    return np.clip(pixels + 0.05 * rng.normal(size=(rows, 9)), 0, 1), np.eye(2)[classes], classes
+
+
+def learn(below, network, seed, data, rounds):
+    """Learn one module below a network, the data's targets being a second source; return what recognises new rows."""
+    quick = {"loss": "cross_entropy", "epochs": 20, "hidden": 16, "learning_rate": 1e-2, "batch_size": 100}
+    modules = [ModuleSpec("data", "observation"), ModuleSpec("words", "observation"), below]
+    graph = Graph(
+        [*modules, ModuleSpec("net", network, quick)],
+        [Connection("data", below.name), Connection(below.name, "net"), Connection("words", "net")],
+        Schedule(rounds, (Step(below.name), Step("net"))),
+    )
+    coordinator = Coordinator(graph, InProcess(), seed=seed)
+    coordinator.start({"data": {"values": data[0]}, "words": {"values": data[1]}})
+    coordinator.run_rounds()
+    states = {name: coordinator.state(name) for name in (below.name, "net")}
+
+    def recognize(values, words, *, hidden):
+        sources = {"data": {"values": values}, "words": {"values": words, "mask": np.full(len(words), hidden)}}
+        return Coordinator(graph, InProcess(), seed=seed).recognize(states, sources, ordered=False)
+
+    return coordinator, recognize
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_network_says_downwards_lets_a_gmm_find_the_classes(seed):
+    def accuracies(network):
+        gmm = ModuleSpec("gmm", "gmm", {"classes": CLASSES, "iterations": 20, "prior_scale": "data"})
+        X, labels, classes = overlapping(seed)
+        coordinator, recognize = learn(gmm, network, seed, (X, labels), rounds=5)
+        learnt = accuracy(coordinator.outputs("gmm")["class"], classes)
+        X, labels, classes = overlapping(seed + 100, rows=1000)
+        new = [accuracy(recognize(X, labels, hidden=hidden)["gmm"]["class"], classes) for hidden in (True, False)]
+        return learnt, *new
+
+    # Whoever knows the clusters tells the classes 78 times of 100, whoever knows the labels 85 times.
+    learnt, new, new_with_labels = accuracies("network")
+    assert learnt > 0.85
+    assert new > 0.74
+    assert new_with_labels > 0.87
+    assert max(accuracies(SILENT)) < 0.72
+
+
+@pytest.mark.slow
+def test_what_a_network_says_downwards_lets_a_vae_encode_what_the_targets_need():
+    seed = 0
+
+    def share(network):
+        parameters = {"latent_dim": 2, "epochs": 60, "hidden": 32, "learning_rate": 1e-2, "batch_size": 50}
+        _, recognize = learn(ModuleSpec("vae", "vae", parameters), network, seed, barely_shown(seed), rounds=4)
+        X, words, classes = barely_shown(seed + 100)
+        found = recognize(X, words, hidden=True)["net"]["y_hat"]
+        return (found.argmax(axis=1) == classes).mean()
+
+    assert share("network") > 0.9
+    assert share(SILENT) < 0.75
+
+
+def test_two_sources_of_targets_are_refused_where_the_model_is_drawn():
+    modules = [ModuleSpec(name, "observation") for name in ("data", "words", "more")]
+    modules += [ModuleSpec("gmm", "gmm"), ModuleSpec("net", "network")]
+    lines = [("data", "gmm"), ("gmm", "net"), ("words", "net"), ("more", "net")]
+    with pytest.raises(GraphError, match="words and more all send to port 'observations'"):
+        Graph(modules, [Connection(*line) for line in lines])

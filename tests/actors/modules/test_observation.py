@@ -1,0 +1,66 @@
+"""The observation holds the data and sends them up."""
+
+import numpy as np
+import pytest
+
+from actors.graph.registry import make
+from actors.messaging.message import Header, make_message
+from actors.module import Context, Inbox, ModuleError
+
+CONTEXT = Context("data")
+
+
+def observation(**data):
+    module = make("observation", {})
+    module.load_state(data)
+    return module
+
+
+def sent(outbox):
+    (outgoing,) = outbox.messages
+    assert outgoing.port == "observations"
+    return make_message(Header("observations", "data", "observations"), outgoing.arrays)
+
+
+@pytest.mark.parametrize("answer", ["update", "recognize"])
+def test_sends_what_it_was_given(answer):
+    values = np.arange(24.0).reshape(4, 3, 2)
+    mask = np.array([False, True, False, False])
+    module = observation(values=values, lengths=[1, 3], mask=mask)
+    message = sent(getattr(module, answer)(Inbox(), CONTEXT))
+    assert np.array_equal(message["values"], values)
+    assert message.lengths.tolist() == [1, 3]
+    assert np.array_equal(message.mask, mask)
+
+
+def test_does_without_lengths_and_mask():
+    message = sent(observation(values=np.ones((2, 3)), lengths=None).update(Inbox(), CONTEXT))
+    assert set(message.arrays) == {"values"}
+
+
+def test_whole_numbers_travel_as_floats():
+    message = sent(observation(values=np.array([[0, 255]], dtype=np.uint8)).update(Inbox(), CONTEXT))
+    assert message["values"].tolist() == [[0.0, 255.0]]
+
+
+def test_without_data_it_says_so():
+    with pytest.raises(ModuleError, match="'data' has no data"):
+        make("observation", {}).update(Inbox(), CONTEXT)
+
+
+@pytest.mark.parametrize("values", [3.0, np.ones((0, 2)), np.array([["a"]])])
+def test_refuses_what_are_no_rows_of_numbers(values):
+    with pytest.raises(ModuleError, match="numbers in rows"):
+        observation(values=values)
+
+
+def test_state_is_a_copy_and_goes_back_in():
+    values = np.ones((2, 2))
+    module = observation(values=values)
+    values[:] = 7
+    state = module.state()
+    assert (state["values"] == 1).all()
+    other = observation(**state)
+    state["values"][:] = 9
+    assert (other.state()["values"] == 1).all()
+    assert make("observation", {}).state() == {}

@@ -1,0 +1,128 @@
+"""Agreement of classes with categories, against brute force and under renaming."""
+
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from runner.report.clustering_metrics import Scores, accuracy, ari, confusion, match, nmi, score
+
+LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(-2, 2)), min_size=1, max_size=30).map(
+    lambda pairs: tuple(np.array(side) for side in zip(*pairs, strict=True))
+)
+RENAMING = st.permutations(range(5))
+
+
+def best_by_trying_all(classes: np.ndarray[Any, Any], categories: np.ndarray[Any, Any]) -> float:
+    found, true = list(np.unique(classes)), list(np.unique(categories))
+    names = true + [999] * len(found)  # enough names that fit no category for any classes left over
+    return max(
+        float(
+            np.mean([dict(zip(found, chosen, strict=True))[c] == t for c, t in zip(classes, categories, strict=True)])
+        )
+        for chosen in set(itertools.permutations(names, len(found)))
+    )
+
+
+@settings(deadline=None)
+@given(LABELS)
+def test_no_other_matching_is_better(labels: Any) -> None:
+    classes, categories = labels
+    assume(len(np.unique(classes)) <= 3)
+    assert accuracy(classes, categories) == pytest.approx(best_by_trying_all(classes, categories))
+
+
+@settings(deadline=None)
+@given(LABELS)
+def test_the_mapping_is_one_to_one_and_gives_the_accuracy(labels: Any) -> None:
+    classes, categories = labels
+    mapping = match(classes, categories)
+    assert len(mapping) == min(len(np.unique(classes)), len(np.unique(categories)))
+    assert len(set(mapping.values())) == len(mapping)
+    agree = [mapping.get(c) == t for c, t in zip(classes.tolist(), categories.tolist(), strict=True)]
+    assert np.mean(agree) == pytest.approx(accuracy(classes, categories))
+
+
+@settings(deadline=None)
+@given(LABELS, RENAMING)
+def test_names_of_classes_do_not_matter(labels: Any, renaming: list[int]) -> None:
+    classes, categories = labels
+    renamed = np.array(renaming)[classes] * 7 - 3
+    for measure in (accuracy, ari, nmi):
+        assert measure(renamed, categories) == pytest.approx(measure(classes, categories), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(LABELS)
+def test_the_confusion_counts_every_row_and_its_diagonal_is_what_matched(labels: Any) -> None:
+    classes, categories = labels
+    matrix, rows, columns = confusion(classes, categories)
+    assert matrix.shape == (len(rows), len(columns))
+    for i, j in np.ndindex(*matrix.shape):
+        assert matrix[i, j] == np.sum((categories == rows[i]) & (classes == columns[j]))
+    assert np.trace(matrix) == round(accuracy(classes, categories) * len(classes))
+    pairs = list(zip(columns.tolist(), rows.tolist(), strict=False))
+    assert dict(pairs) == match(classes, categories)
+
+
+@settings(deadline=None)
+@given(LABELS)
+def test_scores_are_in_range_and_quiet(labels: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = score(*labels)
+    assert 0 < scores.accuracy <= 1
+    assert -1 <= scores.ari <= 1
+    assert -1e-12 <= scores.nmi <= 1 + 1e-12
+
+
+def test_perfect_classes_score_one_under_any_name() -> None:
+    assert score([7, 7, 3, 3, 0], [0, 0, 1, 1, 2]) == Scores(1.0, 1.0, 1.0)
+    assert match([7, 7, 3, 3, 0], [0, 0, 1, 1, 2]) == {7: 0, 3: 1, 0: 2}
+
+
+def test_more_classes_than_categories_leave_classes_unmatched() -> None:
+    classes, categories = [0, 0, 1, 2, 2, 2], [5, 5, 5, 8, 8, 8]
+    assert match(classes, categories) == {0: 5, 2: 8}
+    assert accuracy(classes, categories) == pytest.approx(5 / 6)
+    matrix, rows, columns = confusion(classes, categories)
+    np.testing.assert_array_equal(matrix, [[2, 0, 1], [0, 3, 0]])
+    np.testing.assert_array_equal(rows, [5, 8])
+    np.testing.assert_array_equal(columns, [0, 2, 1])
+
+
+def test_fewer_classes_than_categories_leave_categories_last() -> None:
+    matrix, rows, columns = confusion([0, 0, 0, 1, 1, 1], [4, 5, 5, 6, 6, 6])
+    np.testing.assert_array_equal(matrix, [[2, 0], [0, 3], [1, 0]])
+    np.testing.assert_array_equal(rows, [5, 6, 4])
+    np.testing.assert_array_equal(columns, [0, 1])
+
+
+def test_a_single_class_knows_nothing() -> None:
+    scores = score(np.zeros(100), np.arange(100) % 10)
+    assert scores == Scores(pytest.approx(0.1), pytest.approx(0.0), pytest.approx(0.0))
+
+
+def test_floats_that_are_whole_are_labels_as_numpy_loadtxt_reads_them() -> None:
+    assert match(np.array([0.0, 1.0]), np.array([3.0, 4.0])) == {0: 3, 1: 4}
+
+
+@pytest.mark.parametrize(
+    ("classes", "categories", "reason"),
+    [
+        ([], [], "at least one integer"),
+        ([0, 1], [0], "2 classes for 1 categories"),
+        ([[0, 1]], [0, 1], "shape"),
+        ([0.5], [0], "not whole"),
+        ([np.nan], [0], "not whole"),
+        (["a"], [0], "at least one integer"),
+    ],
+)
+def test_labels_that_fit_nothing_are_refused(classes: Any, categories: Any, reason: str) -> None:
+    for measure in (match, accuracy, ari, nmi, confusion, score):
+        with pytest.raises(ValueError, match=reason):
+            measure(classes, categories)

@@ -1,0 +1,96 @@
+"""A module that counts what it saw, in a host, and calls to it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from actors.backends.module_host import Call, Host
+from actors.graph.graph import ModuleSpec, Slot
+from actors.messaging.message import Header, make_message, pack_header
+from actors.module import Module, Outbox, Port
+from tests.actors.messaging.test_messages import log_rows
+
+TYPE = "tests.support.counter:Counter"
+
+
+class Counter(Module):
+    """Counts what it saw; `behaviour` lets a test say what else its update does, and `seen` what it was given."""
+
+    ports = (
+        Port("z", "in", "forward", "latent_vectors", optional=True),
+        Port("prior", "in", "backward", "transition_prior", optional=True),
+        Port("evidence", "out", "forward", "class_posteriors", per_receiver=True),
+        Port("means", "out", "backward", "class_means"),
+    )
+
+    @dataclass(frozen=True)
+    class Parameters:
+        start: Annotated[int, Field(ge=0)] = 0
+        step: int = 1
+
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.count = parameters.start
+        self.prepared = []
+        self.behaviour = lambda *_: Outbox()
+
+    def prepare(self, device, threads):
+        self.prepared.append((device, threads))
+        self.device = "cpu"
+
+    def update(self, inbox, context):
+        self.count += self.at(context).step
+        return self.recognize(inbox, context)
+
+    def recognize(self, inbox, context):
+        self.seen = (inbox, context)
+        return self.behaviour(inbox, context)
+
+    def state(self):
+        return {"count": self.count}
+
+    def load_state(self, state):
+        self.count = state["count"]
+
+
+SLOTS = (
+    Slot("evidence", "class_posteriors", "mm1"),
+    Slot("evidence", "class_posteriors", "mm2"),
+    Slot("means", "class_means"),
+)
+
+
+def host(behaviour=None, slots=SLOTS, threads=1, **parameters):
+    made = Host(ModuleSpec("gmm", TYPE, parameters, threads), slots)
+    if behaviour is not None:
+        made.module.behaviour = behaviour
+    return made
+
+
+def call(*messages, **fields):
+    """A call with `messages` in its inbox, and their arrays beside it."""
+    made = Call(
+        run=fields.pop("run", "run"),
+        **{"seed": 1, "round": 2, "step": 3, "sequence": 4, "receivers": {}, **fields},
+        headers=tuple(pack_header(message.header) for message in messages),
+    )
+    return made, [message.arrays for message in messages]
+
+
+def update(made, *messages, **fields):
+    return made.ask("update", *call(*messages, **fields))
+
+
+def latents(port="z", sender="vae", **arrays):
+    header = Header("latent_vectors", sender, port, receiver="gmm")
+    return make_message(header, {"mean": np.arange(8.0).reshape(4, 2), **arrays})
+
+
+def evidence(k=3, n=4):
+    return {"log_prob": log_rows(n, k), "log_norm": np.zeros(n)}
+
+
+def answering(*outgoing, **rest):
+    return lambda *_: Outbox(list(outgoing), **rest)

@@ -1,0 +1,92 @@
+"""Modules that talk in kinds of message of their own: a listener counts words, a reader says what they are about."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.messaging.kinds import ArraySpec, Kind
+from actors.module import Module, Outbox, Outgoing, Port, rows_of
+
+WORDS = Kind("word_counts", (ArraySpec("counts", ("N", "V"), "counts"), ArraySpec("weight", ("N",), optional=True)))
+TOPIC = Kind(
+    "topic",
+    (ArraySpec("log_prob", ("N", "K"), "log_distribution"), ArraySpec("words", ("K", "V"), "distribution")),
+    multiplies=True,
+)
+
+
+class Speaker(Module):
+    kinds = (WORDS, TOPIC)
+
+    @dataclass(frozen=True)
+    class Parameters:
+        fault: str = ""
+
+    def update(self, inbox, context):
+        return Outbox()
+
+    def recognize(self, inbox, context):
+        return self.update(inbox, context)
+
+    def state(self):
+        return {}
+
+    def load_state(self, state):
+        pass
+
+
+class Listener(Speaker):
+    """Adds up how sure the reader was of the first topic."""
+
+    ports = (
+        Port("observations", "in", "forward", "observations"),
+        Port("about", "in", "backward", "topic", optional=True),
+        Port("words", "out", "forward", "word_counts"),
+    )
+    heard = 0.0
+
+    def update(self, inbox, context):
+        message, topic = inbox.require("observations"), inbox.log_product("about")
+        if topic is not None:
+            self.heard += float(np.exp(topic[:, 0]).sum()) / (1.0 + self.heard)
+        counts = np.floor(np.abs(message["values"]) * 3).astype(np.int64)
+        if self.parameters.fault:
+            counts[2] = -1
+        return Outbox([Outgoing("words", {"counts": counts, **rows_of(message)})], {"heard": self.heard})
+
+    def state(self):
+        return {"heard": self.heard}
+
+    def load_state(self, state):
+        self.heard = state.get("heard", 0.0)
+
+
+class Reader(Speaker):
+    """Two topics, one of each half of the vocabulary."""
+
+    ports = (
+        Port("words", "in", "forward", "word_counts"),
+        Port("about", "out", "backward", "topic"),
+    )
+
+    def update(self, inbox, context):
+        message = inbox.require("words")
+        counts = message["counts"].astype(float)
+        half = np.arange(counts.shape[1]) < counts.shape[1] // 2
+        words = np.stack([half, ~half]) / np.stack([half, ~half]).sum(axis=1, keepdims=True)
+        log_prob = np.log(np.stack([counts[:, half].sum(axis=1), counts[:, ~half].sum(axis=1)], axis=1) + 1.0)
+        log_prob -= np.logaddexp.reduce(log_prob, axis=1, keepdims=True)
+        return Outbox([Outgoing("about", {"log_prob": log_prob, "words": words, **rows_of(message)})])
+
+
+class Rival(Speaker):
+    """Calls something else by the name of a kind that is there."""
+
+    kinds = (Kind("topic", (ArraySpec("values", ("N", "...")),)),)
+
+
+class Forgetful(Speaker):
+    """Speaks of what it does not declare."""
+
+    kinds = ()
+    ports = (Port("gossip", "out", "forward", "gossip"),)
