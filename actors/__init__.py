@@ -1,1 +1,41 @@
-"""Modules, messages and rounds: everything that learns, on actors or in one process."""
+"""Probabilistic modules that exchange messages and learn as one model.
+
+The names below are what the author of a module needs; everything else in this package is internal and may change.
+:class:`Module` is the contract, with a complete module in its documentation, and :mod:`actors.conformance` checks
+whether a module keeps it.
+"""
+
+from __future__ import annotations
+
+from actors.errors import KindError, MessageError, ModuleError, NonFiniteError, SerketError
+from actors.messaging.codec import make_message
+from actors.messaging.kinds import ArraySpec, Kind, register_kind
+from actors.messaging.message import Header, Message, rows_of
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
+from actors.types import Array, BoolArray, FloatArray, IntArray, State
+
+__all__ = [
+    "Array",
+    "ArraySpec",
+    "BoolArray",
+    "Context",
+    "FloatArray",
+    "Header",
+    "Inbox",
+    "IntArray",
+    "Kind",
+    "KindError",
+    "Message",
+    "MessageError",
+    "Module",
+    "ModuleError",
+    "NonFiniteError",
+    "Outbox",
+    "OutgoingMessage",
+    "Port",
+    "SerketError",
+    "State",
+    "make_message",
+    "register_kind",
+    "rows_of",
+]

@@ -18,25 +18,16 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from actors.messaging.kinds import Array, Kind
+from actors.errors import ModuleError, NonFiniteError
+from actors.messaging.kinds import Kind
 from actors.messaging.message import Message
+from actors.types import Array, FloatArray, State
 
 Direction = Literal["in", "out"]
-Path = Literal["forward", "backward"]
-Scalar: TypeAlias = bool | int | float | str | None
-State: TypeAlias = dict[str, Any]
-"""A flat dict of arrays and plain scalars (:data:`Scalar`)."""
+Pass = Literal["forward", "backward"]
 Mode = Literal["update", "recognize", "generate", "propose"]
 """What a module can be asked for; see the methods of these names."""
 Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
-
-
-class ModuleError(ValueError):
-    """A module cannot do what it was asked to, because of what it was given; says which and why."""
-
-
-class NonFiniteError(ModuleError):
-    """A figure, a state or an output is not a number; says whose, when, and which."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Port:
     name : str
         Unique within the module.
     direction : {"in", "out"}
-    path : {"forward", "backward"}
+    pass_ : {"forward", "backward"}
         Forward is up, from the data; backward is down, from the more abstract module. A connection ``a -> b`` joins
         a's forward outputs to b's forward inputs and b's backward outputs to a's backward inputs, kind by kind.
     kind : str
@@ -64,7 +55,7 @@ class Port:
 
     name: str
     direction: Direction
-    path: Path
+    pass_: Pass
     kind: str
     optional: bool = False
     per_receiver: bool = False
@@ -109,7 +100,7 @@ class Inbox:
             raise ModuleError(f"no message on port {port!r}: connect a module that sends one")
         return message
 
-    def log_product(self, port: str, without: str | None = None) -> npt.NDArray[np.float64] | None:
+    def log_product(self, port: str, without: str | None = None) -> FloatArray | None:
         """Return the normalised product of the distributions on `port`, in the log domain.
 
         Parameters
@@ -140,7 +131,7 @@ class Inbox:
         excluded = np.flatnonzero(norm == -np.inf)
         if len(excluded):
             raise ModuleError(f"the messages of {', '.join(factors)} exclude each other in row {excluded[0]}")
-        result: npt.NDArray[np.float64] = product - norm
+        result: FloatArray = product - norm
         return result
 
 
@@ -229,7 +220,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class OutgoingMessage:
     """What a module puts on one of its output ports; to every receiver, or to the one named."""
 
     port: str
@@ -243,7 +234,7 @@ class Outbox:
 
     Parameters
     ----------
-    messages : sequence of Outgoing
+    messages : sequence of OutgoingMessage
         An update's replace those of the update before: what is not sent again is withdrawn.
     metrics : mapping of str to float
         Figures of this update. ``evidence`` (nats) is what chains are selected by; ``score`` (nats) is what a module
@@ -254,7 +245,7 @@ class Outbox:
         logarithm of zero, may stand in them.
     """
 
-    messages: Sequence[Outgoing] = ()
+    messages: Sequence[OutgoingMessage] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     outputs: Mapping[str, Array] = field(default_factory=dict)
 
@@ -324,8 +315,3 @@ class Module(ABC, Generic[P]):
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over a state that :meth:`state` returned (arrays may be read-only: copy what changes in place)."""
-
-
-def rows_of(message: Message) -> dict[str, Array]:
-    """Return the ``lengths`` and ``mask`` of a message, to be sent on with whatever is made of its rows."""
-    return {name: message.arrays[name] for name in ("lengths", "mask") if name in message.arrays}

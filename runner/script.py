@@ -20,11 +20,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from actors.graph.spec import Connection, ModuleSpec, Resources
 
 from actors.coordination.session import Plan
-from actors.graph.graph import Connection, Graph, GraphError, ModuleSpec, Resources
+from actors.errors import GraphError
+from actors.graph.graph import Graph
 from actors.graph.registry import canonical_parameters
-from actors.messaging.kinds import Array
+from actors.types import Array
 from runner.commands.monitor import Follower
 from runner.config.shipping import code_of
 from runner.data.datasets import Dataset

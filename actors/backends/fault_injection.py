@@ -31,9 +31,12 @@ from typing import Any
 
 from actors.backends.module_host import Arrays, Call, Host, Reply
 from actors.coordination.backend import Part, Ref, Result, Task, Transport
-from actors.graph.graph import ModuleSpec, Slot
-from actors.module import Context, Mode, State
-from actors.storage.checkpoints import Checkpoints, FileRecord, LoadRequest, Manifest, SaveRequest
+from actors.graph.spec import ModuleSpec, Slot
+from actors.module import Context, Mode
+from actors.storage.checkpoints import Checkpoints
+from actors.storage.manifest import FileRecord, Manifest
+from actors.storage.module_files import LoadRequest, SaveRequest
+from actors.types import State
 
 PHASES = ("before", "inside", "after", "answered", "save", "recovery")
 """Those that modules and coordinator have in common."""

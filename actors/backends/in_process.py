@@ -11,7 +11,8 @@ from actors.coordination.backend import ChainCall, Part, Ref, Result, Task
 from actors.coordination.chains import run_chain
 from actors.graph.graph import Graph
 from actors.module import Mode
-from actors.storage.checkpoints import FileRecord, LoadRequest, SaveRequest
+from actors.storage.manifest import FileRecord
+from actors.storage.module_files import LoadRequest, SaveRequest
 
 
 class InProcess:
@@ -85,7 +86,7 @@ class InProcess:
     def read(self, module: str, request: LoadRequest) -> Part:
         """Read it here and now."""
         heads, state, outputs, *messages = self._hosts[module].read(request)
-        return Part(dict(zip(request.slots, heads, strict=True)), state, outputs, tuple(messages))
+        return Part(dict(zip(request.record.slots, heads, strict=True)), state, outputs, tuple(messages))
 
     def last_words(self, module: str) -> str:  # noqa: ARG002 (the protocol's)
         """Return nothing: there is no process that could die alone."""

@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from actors.graph.graph import ModuleSpec, Slot
-from actors.graph.registry import look_in, make
-from actors.messaging.kinds import Array
-from actors.messaging.message import Header, Message, MessageError, make_message, pack_header, unpack_header, validate
-from actors.messaging.validation import check_arrays, check_figures, is_no_number
-from actors.module import Context, Inbox, Mode, NonFiniteError, Outbox, Outgoing, State
-from actors.storage.checkpoints import FileRecord, LoadRequest, SaveRequest, load_part, save
+from actors.errors import MessageError, NonFiniteError
+from actors.graph.registry import add_code_directories, make
+from actors.graph.spec import ModuleSpec, Slot
+from actors.messaging.codec import make_message, pack_header, unpack_header
+from actors.messaging.message import Header, Message
+from actors.messaging.validation import check_arrays, check_figures, is_no_number, validate
+from actors.module import Context, Inbox, Mode, Outbox, OutgoingMessage
+from actors.storage.manifest import FileRecord
+from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
+from actors.types import Array, State
 
 Arrays = Mapping[str, Array]
 
@@ -85,7 +88,7 @@ class Host:
     def __init__(self, spec: ModuleSpec, slots: Sequence[Slot]) -> None:
         self.spec = spec
         self.slots = tuple(slots)
-        look_in(spec.code)
+        add_code_directories(spec.code)
         self.module = make(spec.type, spec.parameters)
         self.device = "cpu"
         self._prepared_on = ""
@@ -150,11 +153,11 @@ class Host:
 
     def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
         """Write the module's part of a commit."""
-        return save(request, objects)
+        return save_module_files(request, objects)
 
     def read(self, request: LoadRequest) -> tuple[Any, ...]:
-        """Read the module's part of a commit (:func:`actors.storage.checkpoints.load_part`)."""
-        return load_part(request)
+        """Read the module's part of a commit (:func:`actors.storage.module_files.load_module_files`)."""
+        return load_module_files(request)
 
     def renew(self) -> None:
         """Put a module that has learnt nothing in the place of this one."""
@@ -248,7 +251,7 @@ class Host:
             raise
 
 
-def _for_slot(slot: Slot, outbox: Outbox) -> Outgoing | None:
+def _for_slot(slot: Slot, outbox: Outbox) -> OutgoingMessage | None:
     candidates = [outgoing for outgoing in outbox.messages if outgoing.port == slot.port]
     own = [outgoing for outgoing in candidates if outgoing.receiver == slot.receiver]
     return next(iter(own or [outgoing for outgoing in candidates if not outgoing.receiver]), None)

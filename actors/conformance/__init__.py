@@ -25,10 +25,9 @@ from actors.conformance.inbox_checks import InboxChecks
 from actors.conformance.recovery_checks import DeathChecks
 from actors.conformance.sample_messages import Letters
 from actors.conformance.state_checks import StateChecks
+from actors.errors import MessageError, ModuleError
 from actors.graph.registry import make_parameters
 from actors.messaging.kinds import KINDS
-from actors.messaging.message import MessageError
-from actors.module import ModuleError
 
 __all__ = ["ModuleChecks", "Outcome", "Verdict", "outcomes"]
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from actors.conformance.harness import ABOVE, Answer, Asked, Bench, difference
 from actors.conformance.sample_messages import SIZES, Arrays, Letters, Size, Sizes, make_arrays, of_rows, sizes_in
-from actors.graph.graph import GraphError
-from actors.messaging.kinds import KINDS, Array
-from actors.module import Module, ModuleError, Port, State
+from actors.errors import GraphError, ModuleError
+from actors.messaging.kinds import KINDS
+from actors.module import Module, Port
+from actors.types import Array, State
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,16 @@ import numpy as np
 from actors.backends.module_host import Call, Host, limited_threads
 from actors.conformance.neighbours import Above, Below
 from actors.conformance.sample_messages import Arrays, Letters
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.errors import MessageError, ModuleError
+from actors.graph.graph import Graph
 from actors.graph.registry import find, make
 from actors.graph.schedule import Schedule, Step
-from actors.messaging.kinds import KINDS, Array, Kind
-from actors.messaging.message import Header, Message, MessageError, as_wire, describe, pack_header
-from actors.module import Context, Inbox, Mode, Module, ModuleError, Outbox, Path, Port, Report, State
+from actors.graph.spec import Connection, ModuleSpec
+from actors.messaging.codec import as_wire, describe, pack_header
+from actors.messaging.kinds import KINDS, Kind
+from actors.messaging.message import Header, Message
+from actors.module import Context, Inbox, Mode, Module, Outbox, Pass, Port, Report
+from actors.types import Array, State
 
 MODULE, BELOW, ABOVE = "module", "below", "above"
 
@@ -103,9 +107,9 @@ class Bench:
             steps.append(Step(ABOVE))
         return Graph(specs, connections, Schedule(3, tuple(steps)))
 
-    def ports(self, direction: str, path: Path) -> tuple[Port, ...]:
+    def ports(self, direction: str, pass_: Pass) -> tuple[Port, ...]:
         """Return the ports of one direction on one path."""
-        return tuple(port for port in self.cls.ports if (port.direction, port.path) == (direction, path))
+        return tuple(port for port in self.cls.ports if (port.direction, port.pass_) == (direction, pass_))
 
     def kind(self, port: str) -> Kind | None:
         """Return what `port` speaks; None where there is no such port."""
@@ -209,7 +213,7 @@ class Bench:
     def _letter(self, port: str, given: Arrays, lent: bool) -> Message:
         arrays = {name: _locked(as_wire(array)) if lent else np.array(array) for name, array in given.items()}
         spoken = next(each for each in self.cls.ports if each.name == port)
-        sender = BELOW if spoken.path == "forward" else ABOVE
+        sender = BELOW if spoken.pass_ == "forward" else ABOVE
         return Message(Header(spoken.kind, sender, port, MODULE, "conformance", arrays=describe(arrays)), arrays)
 
     @contextmanager

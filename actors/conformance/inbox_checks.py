@@ -10,11 +10,11 @@ import numpy as np
 
 from actors.conformance.base import Case, Checks
 from actors.conformance.harness import Answer, Asked, difference
-from actors.conformance.sample_messages import Arrays, Letters, Mask, of_rows, one_more, refilled, sizes_in, split
-from actors.messaging.kinds import Array
-from actors.messaging.message import MessageError
+from actors.conformance.sample_messages import Arrays, Letters, of_rows, one_more, refilled, sizes_in, split
+from actors.errors import MessageError, NonFiniteError
 from actors.messaging.validation import check_arrays
-from actors.module import Mode, Module, NonFiniteError, Port
+from actors.module import Mode, Module, Port
+from actors.types import Array, BoolArray
 
 _MODES: tuple[Mode, ...] = ("update", "recognize", "generate", "propose")
 
@@ -145,7 +145,7 @@ class InboxChecks(Checks):
                 return  # what was not learnt cannot be asked
             self._check_finite(answer, f"with one row {mode}")
 
-    def _masked(self, letters: Letters, case: Case, mask: Mask, filled: bool) -> Letters:
+    def _masked(self, letters: Letters, case: Case, mask: BoolArray, filled: bool) -> Letters:
         """Return messages with a mask; those from below with other values in the rows that it covers, if `filled`."""
         found = self.annotated(letters, mask=mask)
         for port in case.ports if filled else ():
@@ -154,7 +154,7 @@ class InboxChecks(Checks):
             found[port.name] = refilled(kind, found[port.name], mask, np.random.default_rng(3))
         return found
 
-    def _seen(self, answer: Answer, mask: Mask) -> dict[str, Any]:
+    def _seen(self, answer: Answer, mask: BoolArray) -> dict[str, Any]:
         """Return what an answer says of the rows that are not masked, and of all rows together."""
         messages = {}
         for (port, to), arrays in answer.messages.items():
@@ -264,7 +264,7 @@ def _without(letters: Letters, port: str) -> Letters:
     return {name: arrays for name, arrays in letters.items() if name != port}
 
 
-def _some(rows: int) -> Mask:
+def _some(rows: int) -> BoolArray:
     """Return a mask of about every fourth row, the first and the last among them."""
     mask = np.zeros(rows, dtype=np.bool_)
     mask[::4] = True

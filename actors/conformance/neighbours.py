@@ -9,8 +9,9 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from actors.conformance.sample_messages import Arrays
-from actors.messaging.kinds import KINDS, Array
-from actors.module import Context, Inbox, Module, Outbox, Outgoing, Path, Port, State
+from actors.messaging.kinds import KINDS
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Pass, Port
+from actors.types import Array, State
 
 _BETWEEN = "/"
 
@@ -18,7 +19,7 @@ _BETWEEN = "/"
 class _OfEveryKind:
     """Ports for all kinds that this process knows when it asks for them: a module may bring kinds of its own."""
 
-    def __init__(self, speaks: Path, hears: Path) -> None:
+    def __init__(self, speaks: Pass, hears: Pass) -> None:
         self._speaks, self._hears = speaks, hears
 
     def __get__(self, stub: object, owner: type | None = None) -> tuple[Port, ...]:
@@ -62,7 +63,7 @@ class Stub(Module[StubParameters]):
         for key, array in self._said.items():
             kind, _, name = key.partition(_BETWEEN)
             messages.setdefault(kind, {})[name] = array
-        return Outbox([Outgoing(spoken_on(kind), arrays) for kind, arrays in messages.items()])
+        return Outbox([OutgoingMessage(spoken_on(kind), arrays) for kind, arrays in messages.items()])
 
     recognize = update
 

@@ -20,8 +20,11 @@ from actors.coordination.backend import Ref, Result, Task, Transport
 from actors.coordination.coordinator import Coordinator
 from actors.coordination.recovery import Recovery
 from actors.graph.graph import Graph
-from actors.module import Mode, State
-from actors.storage.checkpoints import Checkpoints, FileRecord, SaveRequest
+from actors.module import Mode
+from actors.storage.checkpoints import Checkpoints
+from actors.storage.manifest import FileRecord
+from actors.storage.module_files import SaveRequest
+from actors.types import State
 
 _RECOVERY = Recovery(tries=5, timeout=300.0, wait=120.0)
 

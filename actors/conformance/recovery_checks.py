@@ -9,8 +9,9 @@ from actors.conformance.base import Checks
 from actors.conformance.harness import ABOVE, BELOW, MODULE
 from actors.conformance.neighbours import saying
 from actors.conformance.sample_messages import Arrays, Letters
-from actors.coordination.recovery import ModuleFailedError
-from actors.module import Path, State
+from actors.errors import ModuleFailedError
+from actors.module import Pass
+from actors.types import State
 
 
 class DeathChecks(Checks):
@@ -36,9 +37,9 @@ class DeathChecks(Checks):
 
     def _heard(self, stub: str, letters: Letters) -> dict[str, State]:
         """Return the state of a stub that says what is to come from its side, if it is there; of one kind one thing."""
-        path: Path = "forward" if stub == BELOW else "backward"
+        pass_: Pass = "forward" if stub == BELOW else "backward"
         said: dict[str, Arrays] = {}
-        for port in self.bench.ports("in", path):
+        for port in self.bench.ports("in", pass_):
             if port.name in letters:
                 said.setdefault(port.kind, letters[port.name])
         return {stub: saying(said)} if stub in self.bench.graph.modules else {}

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from actors.messaging.kinds import Array, ArraySpec, Kind
+from actors.messaging.kinds import ArraySpec, Kind
+from actors.types import Array, BoolArray
 
 Size: TypeAlias = int | tuple[int, ...]
 Sizes: TypeAlias = Mapping[str, Size]
@@ -16,7 +16,6 @@ Sizes: TypeAlias = Mapping[str, Size]
 Arrays: TypeAlias = dict[str, Array]
 Letters: TypeAlias = dict[str, Arrays]
 """The arrays of one message a port."""
-Mask: TypeAlias = npt.NDArray[np.bool_]
 
 SIZES: dict[str, Size] = {"K": 4, "D": 3, "...": 5}
 OTHER_SIZE = 3
@@ -72,7 +71,7 @@ def of_rows(kind: Kind, arrays: Arrays, **extra: Array | None) -> Arrays:
     return {**arrays, **{name: array for name, array in extra.items() if array is not None and kind.spec(name)}}
 
 
-def refilled(kind: Kind, arrays: Arrays, mask: Mask, generator: np.random.Generator) -> Arrays:
+def refilled(kind: Kind, arrays: Arrays, mask: BoolArray, generator: np.random.Generator) -> Arrays:
     """Return the message with other values, and far larger ones, in the rows that are masked."""
     filled = dict(arrays)
     for spec in kind.arrays:

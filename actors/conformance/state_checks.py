@@ -11,8 +11,10 @@ import numpy as np
 
 from actors.conformance.base import Case, Checks
 from actors.conformance.harness import MODULE, Answer, Asked, reporting
-from actors.module import Mode, Scalar, State
-from actors.storage.checkpoints import LoadRequest, ModuleRecord, SaveRequest, load_part, save
+from actors.module import Mode
+from actors.storage.manifest import ModuleRecord
+from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
+from actors.types import Scalar, State
 
 _SCALARS = tuple(kind for kind in get_args(Scalar) if kind is not None)
 _UPDATES = 3
@@ -152,11 +154,11 @@ class StateChecks(Checks):
         """Return a state and outputs as a commit gives them back."""
         with tempfile.TemporaryDirectory() as root:
             try:
-                files = save(SaveRequest(root, "round-001", MODULE), [state, outputs])
+                files = save_module_files(SaveRequest(root, "round-001", MODULE), [state, outputs])
             except Exception as error:
                 self.fail(f"its state or outputs cannot be written to a commit ({type(error).__name__}: {error})")
             record = ModuleRecord(1, files)
-            _, read_state, read_outputs = load_part(LoadRequest(root, MODULE, record))
+            _, read_state, read_outputs = load_module_files(LoadRequest(root, MODULE, record))
         return read_state, read_outputs
 
     def _check_untouched(self, module: Any, mode: Mode, case: Case, **context: Any) -> None:

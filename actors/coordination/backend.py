@@ -10,16 +10,13 @@ from actors.backends.module_host import Answer, Call
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Position
 from actors.module import Mode
-from actors.storage.checkpoints import FileRecord, LoadRequest, SaveRequest
+from actors.storage.manifest import FileRecord
+from actors.storage.module_files import LoadRequest, SaveRequest
 
 Ref: TypeAlias = Any
 """Stands for an object that the coordinator passes on without looking into it."""
 Task: TypeAlias = Any
 """Stands for an answer that is on its way."""
-
-
-class TransportError(RuntimeError):
-    """The transport cannot give what was asked of it (resources that no node has, a module that never starts)."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ class Part:
 class Transport(Protocol):
     """What a coordinator asks of a transport.
 
-    Any of these raises :class:`actors.coordination.recovery.ModuleLostError` where the module's process is gone, and
-    :class:`actors.coordination.recovery.ObjectsLostError` where an object is.
+    Any of these raises :class:`actors.errors.ModuleDiedError` where the module's process is gone, and
+    :class:`actors.errors.ObjectsLostError` where an object is.
     """
 
     def start(self, graph: Graph) -> list[dict[str, Any]]:
@@ -83,7 +80,7 @@ class Transport(Protocol):
 
         Raises
         ------
-        TransportError
+        BackendError
             If the modules' resources cannot be had.
         """
 

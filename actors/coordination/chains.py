@@ -13,11 +13,10 @@ from itertools import count
 
 from actors.backends.module_host import Answer
 from actors.coordination.backend import ChainCall, Ref, Result, Task, Transport
-from actors.coordination.recovery import ModuleFailedError, ModuleLostError
 from actors.coordination.router import Held, Letter, Router, evidence_of, held_of, score_of
-from actors.graph.graph import GraphError
+from actors.errors import GraphError, ModuleDiedError, ModuleFailedError
 from actors.graph.schedule import Block, Position, Step
-from actors.messaging.message import pack_header, unpack_header
+from actors.messaging.codec import pack_header, unpack_header
 
 PROPOSALS = 4
 """So many proposals of a module are tried side by side in one move."""
@@ -158,7 +157,7 @@ class ChainRouter(Router):
             try:
                 results = self._transport.chained(task)
                 break
-            except ModuleLostError as error:
+            except ModuleDiedError as error:
                 who = f"chain {sent.call.position.chain} (round {sent.call.position.round})"
                 self._emit("lost", {"module": who, "doing": "its exchanges", "times": lost, "reason": str(error)})
                 if lost >= self.recovery.tries:

@@ -8,16 +8,11 @@ from functools import partial
 
 from actors.coordination.backend import Task, Transport
 from actors.coordination.router import Held, Letter, Router
-from actors.messaging.message import pack_header, unpack_header
-from actors.storage.checkpoints import (
-    CheckpointError,
-    Checkpoints,
-    FileRecord,
-    LoadRequest,
-    Manifest,
-    ModuleRecord,
-    SaveRequest,
-)
+from actors.errors import CheckpointError
+from actors.messaging.codec import pack_header, unpack_header
+from actors.storage.checkpoints import Checkpoints
+from actors.storage.manifest import FileRecord, Manifest, ModuleRecord
+from actors.storage.module_files import LoadRequest, SaveRequest
 
 
 @dataclass

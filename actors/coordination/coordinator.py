@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeAlias
 from actors.coordination.backend import Ref, Transport
 from actors.coordination.chains import ChainRouter
 from actors.coordination.checkpointer import Commits
-from actors.coordination.recovery import ModuleFailedError, ObjectsLostError, Recovery
+from actors.coordination.recovery import Recovery
 from actors.coordination.router import Emit, score_of
+from actors.errors import CheckpointError, ModuleFailedError, ObjectsLostError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Position, Step, leaves
 from actors.module import Mode
-from actors.storage.checkpoints import CheckpointError, Checkpoints, Manifest
+from actors.storage.checkpoints import Checkpoints
+from actors.storage.manifest import Manifest
 
 Halt: TypeAlias = Literal["step", "round"]
 """After what a run stops that was asked to."""

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from actors.coordination.backend import TransportError
-from actors.graph.graph import Graph, Resources
+from actors.errors import BackendError
+from actors.graph.graph import Graph
+from actors.graph.spec import Resources
 
 Strategy = Literal["pack", "spread"]
 
@@ -136,7 +137,7 @@ def bundles_of(graph: Graph, gpus: Mapping[str, float], placement: Placement) ->
 
     Raises
     ------
-    TransportError
+    BackendError
         If modules that are to share a node want different labels.
     """
     groups = [tuple(name for name in graph.modules if name in group) for group in placement.together]
@@ -152,7 +153,7 @@ def bundles_of(graph: Graph, gpus: Mapping[str, float], placement: Placement) ->
                 request[resource] = request.get(resource, 0.0) + amount
             for key, value in resources.label_selector.items():
                 if selector.setdefault(key, value) != value:
-                    raise TransportError(
+                    raise BackendError(
                         f"modules {', '.join(group)} are to share a node, "
                         f"but want {key}={selector[key]} and {key}={value}"
                     )
@@ -212,12 +213,12 @@ def check(graph: Graph, nodes: Sequence[Node], gpus: Mapping[str, float], placem
 
     Raises
     ------
-    TransportError
+    BackendError
         Says what was asked and what there is; a request that cannot be met would wait for ever.
     """
     for spot in plan(bundles_of(graph, gpus, placement), nodes, placement.strategy):
         if spot.node is None:
-            raise TransportError(spot.missing)
+            raise BackendError(spot.missing)
 
 
 def _lacks(bundle: Bundle, node: Node, left: Mapping[str, float]) -> list[str]:

@@ -23,15 +23,3 @@ class Recovery:
     tries: int = 3
     timeout: float | None = None
     wait: float = 300.0
-
-
-class ModuleLostError(RuntimeError):
-    """A module's process died, or does not answer in time; another one can take its place."""
-
-
-class ObjectsLostError(RuntimeError):
-    """A state or a message that the coordinator refers to is gone, with the node that it lay on."""
-
-
-class ModuleFailedError(RuntimeError):
-    """A module raised, or keeps dying; the text names it and holds its own traceback."""

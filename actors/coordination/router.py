@@ -16,10 +16,13 @@ from typing import Any, TypeAlias, TypeVar
 
 from actors.backends.module_host import Call
 from actors.coordination.backend import Ref, Result, Task, Transport
-from actors.coordination.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
-from actors.graph.graph import Graph, Route
+from actors.coordination.recovery import Recovery
+from actors.errors import ModuleDiedError, ModuleFailedError, ObjectsLostError
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Item, Position, Step, leaves
-from actors.messaging.message import Header, pack_header, unpack_header
+from actors.graph.spec import Route
+from actors.messaging.codec import pack_header, unpack_header
+from actors.messaging.message import Header
 from actors.module import Mode
 
 Emit: TypeAlias = Callable[[str, Mapping[str, Any]], None]
@@ -217,7 +220,7 @@ class Router:
         ----------
         module : str
         action : callable
-            Raises :class:`actors.coordination.recovery.ModuleLostError` where the module dies.
+            Raises :class:`actors.errors.ModuleDiedError` where the module dies.
         doing : str
             What the module does, for people.
 
@@ -232,7 +235,7 @@ class Router:
                 if lost:
                     self._revive(module)
                 return action()
-            except ModuleLostError as error:
+            except ModuleDiedError as error:
                 lost += 1
                 self._emit("lost", {"module": module, "doing": doing, "times": lost, "reason": str(error)})
                 if lost >= self.recovery.tries:
@@ -298,7 +301,7 @@ class Router:
             task = tasks.pop() if tasks else self._transport.submit(module, asked.call, asked.arrays, asked.mode)
             try:
                 return self._transport.collect(module, task)
-            except (ModuleLostError, ObjectsLostError):
+            except (ModuleDiedError, ObjectsLostError):
                 raise
             except Exception:
                 with suppress(Exception):  # what the module raised is what matters

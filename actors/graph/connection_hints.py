@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from actors.errors import ModuleError
 from actors.graph.registry import BUILT_IN, find
-from actors.module import Direction, ModuleError, Path, Port
+from actors.module import Direction, Pass, Port
 
 Pairs = Sequence[tuple[str, str]]
 """Connections, the lower module first."""
@@ -63,21 +64,21 @@ def hunger(name: str, port: Port, ports: Mapping[str, Sequence[Port]], connectio
     """
     said = f"nothing sends {port.kind} to its port {port.name!r}"
     # Whoever hears of the module already would close a cycle by being on its other side.
-    closing = {name, *_reached(name, connections if port.path == "forward" else [(b, a) for a, b in connections])}
+    closing = {name, *_reached(name, connections if port.pass_ == "forward" else [(b, a) for a, b in connections])}
     others = {other: found for other, found in ports.items() if other not in closing}
-    senders = _speakers(others, "out", port.path, {port.kind})
+    senders = _speakers(others, "out", port.pass_, {port.kind})
     if not senders:
-        return f"{said}; it comes from {_by_type('out', port.path, {port.kind})}"
+        return f"{said}; it comes from {_by_type('out', port.pass_, {port.kind})}"
     said = f"{said}; it comes from {_listed(senders)}"
-    if port.path == "forward":
+    if port.pass_ == "forward":
         return f"{said}: connect {next(iter(senders))} -> {name}"
     sent = _kinds(_those(ports[name], "out", "forward"))
     fits = next((other for other in senders if sent & _kinds(_those(ports[other], "in", "forward"))), None)
     return f"{said}: connect {name} -> {fits}" if fits else f"{said}, to which {name} sends nothing that it would take"
 
 
-def _those(ports: Iterable[Port], direction: Direction, path: Path) -> list[Port]:
-    return [port for port in ports if (port.direction, port.path) == (direction, path)]
+def _those(ports: Iterable[Port], direction: Direction, pass_: Pass) -> list[Port]:
+    return [port for port in ports if (port.direction, port.pass_) == (direction, pass_)]
 
 
 def _kinds(ports: Iterable[Port]) -> set[str]:
@@ -85,14 +86,16 @@ def _kinds(ports: Iterable[Port]) -> set[str]:
 
 
 def _speakers(
-    ports: Mapping[str, Sequence[Port]], direction: Direction, path: Path, kinds: set[str]
+    ports: Mapping[str, Sequence[Port]], direction: Direction, pass_: Pass, kinds: set[str]
 ) -> dict[str, list[Port]]:
     """Return who has ports of such kinds, with these."""
-    found = {name: [port for port in _those(own, direction, path) if port.kind in kinds] for name, own in ports.items()}
+    found = {
+        name: [port for port in _those(own, direction, pass_) if port.kind in kinds] for name, own in ports.items()
+    }
     return {name: fitting for name, fitting in found.items() if fitting}
 
 
-def _by_type(direction: Direction, path: Path, kinds: set[str]) -> str:
+def _by_type(direction: Direction, pass_: Pass, kinds: set[str]) -> str:
     """Say that no module of the model has such a port, and which built-in types do."""
     own: dict[str, Sequence[Port]] = {}
     for name in BUILT_IN:
@@ -100,7 +103,7 @@ def _by_type(direction: Direction, path: Path, kinds: set[str]) -> str:
             own[name] = find(name).ports
         except ModuleError:  # what is wrong with it is said to whoever asks for it
             continue
-    found = _listed(_speakers(own, direction, path, kinds))
+    found = _listed(_speakers(own, direction, pass_, kinds))
     return f"no module of this model, but {found} of the built-in types" if found else "no module of this model"
 
 

@@ -7,93 +7,16 @@ then sent to the coordinator, which needs no module's code to route by it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal
+from typing import Any
 
+from actors.errors import GraphError
 from actors.graph.connection_hints import hunger, misfit
 from actors.graph.registry import find
 from actors.graph.schedule import Block, Item, Schedule, Step, numbered
-from actors.messaging.kinds import KINDS, own_kinds, register
+from actors.graph.spec import Connection, ModuleSpec, Route, Slot
+from actors.messaging.kinds import KINDS, own_kinds, register_kind
 from actors.module import Module, Port
-
-
-class GraphError(ValueError):
-    """A model that cannot be connected or scheduled as asked; says which part and why."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a module's actor reserves on the cluster.
-
-    Parameters
-    ----------
-    num_cpus : float
-    num_gpus : float or "auto"
-        ``auto`` is a GPU if the cluster has one, shared with others that hope for one.
-    memory : float
-        Bytes.
-    accelerator_type : str, optional
-        As Ray calls them (``A100``, ``H100``, …).
-    label_selector : mapping of str to str
-        Labels that the node must have; values as Ray reads them: ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``.
-    custom : mapping of str to float
-        Resources of names of one's own, which nodes were started with.
-    """
-
-    num_cpus: float = 0.0
-    num_gpus: float | Literal["auto"] = 0.0
-    memory: float = 0.0
-    accelerator_type: str | None = None
-    label_selector: Mapping[str, str] = field(default_factory=dict)
-    custom: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ModuleSpec:
-    """A module of the model: what it is, what it may use, and in which directories its Python files may lie."""
-
-    name: str
-    type: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    threads: int = 1
-    resources: Resources = field(default_factory=Resources)
-    code: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Connection:
-    """`lower` is nearer to the data: its forward messages go to `upper`, whose backward messages come back."""
-
-    lower: str
-    upper: str
-
-    def __str__(self) -> str:
-        return f"{self.lower} -> {self.upper}"
-
-
-@dataclass(frozen=True)
-class Route:
-    """The way of one message: from an output port of `sender` to an input port of `receiver`."""
-
-    sender: str
-    out_port: str
-    receiver: str
-    in_port: str
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One message that a module's update returns: for all receivers of a port, or (`receiver`) for one."""
-
-    port: str
-    kind: str
-    receiver: str = ""
-
-    @property
-    def name(self) -> str:
-        """The slot's name in files and logs."""
-        return f"{self.port}.{self.receiver}" if self.receiver else self.port
 
 
 class Graph:
@@ -147,7 +70,7 @@ class Graph:
         self.sources = tuple(
             name
             for name, cls in classes.items()
-            if not any(p.direction == "in" and p.path == "forward" for p in cls.ports)
+            if not any(p.direction == "in" and p.pass_ == "forward" for p in cls.ports)
         )
         learners = tuple(Step(name) for name in self.modules if name not in self.sources)
         self.schedule = schedule or Schedule(1, learners)
@@ -159,7 +82,7 @@ class Graph:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
         for kind in self.kinds:
-            register(kind, "the model")
+            register_kind(kind, "the model")
 
     def _check_names(self, given: Mapping[str, ModuleSpec]) -> None:
         for index, connection in enumerate(self.connections):
@@ -283,11 +206,11 @@ def _apart(one: Item, other: Item, talks: set[frozenset[str]]) -> bool:
 
 
 def _join(
-    sender: str, out_ports: Sequence[Port], receiver: str, in_ports: Sequence[Port], path: str
+    sender: str, out_ports: Sequence[Port], receiver: str, in_ports: Sequence[Port], pass_: str
 ) -> Iterable[Route]:
     for out in out_ports:
         for into in in_ports:
-            if (out.direction, into.direction, out.path, into.path) == ("out", "in", path, path) and (
+            if (out.direction, into.direction, out.pass_, into.pass_) == ("out", "in", pass_, pass_) and (
                 out.kind == into.kind
             ):
                 yield Route(sender, out.name, receiver, into.name)

@@ -20,8 +20,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from actors.messaging.kinds import KINDS, KindError, register
-from actors.module import Module, ModuleError, Port
+from actors.errors import KindError, ModuleError
+from actors.messaging.kinds import KINDS, register_kind
+from actors.module import Module, Port
 
 BUILT_IN: dict[str, str] = {
     "observation": "actors.modules.observation:Observation",
@@ -90,7 +91,7 @@ def known_names() -> list[str]:
     return list(dict.fromkeys(found.name for found in module_types()))
 
 
-def look_in(directories: Iterable[str | Path]) -> None:
+def add_code_directories(directories: Iterable[str | Path]) -> None:
     """Let Python files in `directories` be found too, after all that is installed."""
     for directory in map(str, directories):
         if directory not in sys.path:
@@ -207,7 +208,7 @@ def _load(target: str, who: str) -> type[Module[Any]]:
         raise ModuleError(f"{who}: kinds is {found.kinds!r}, expected a tuple of actors.messaging.kinds.Kind")
     try:
         for kind in found.kinds:
-            register(kind, f"{found.__module__}:{found.__qualname__}")
+            register_kind(kind, f"{found.__module__}:{found.__qualname__}")
     except KindError as error:
         raise ModuleError(f"{who}: {error}") from error
     if said := _ports_fault(found.ports):
@@ -223,9 +224,9 @@ def _ports_fault(ports: Any) -> str | None:
     for port in ports:
         if names.count(port.name) > 1:
             return f"two ports are called {port.name!r}"
-        if (port.direction, port.path) not in product(("in", "out"), ("forward", "backward")):
+        if (port.direction, port.pass_) not in product(("in", "out"), ("forward", "backward")):
             return (
-                f"port {port.name!r} is {port.direction!r} and {port.path!r}, expected in or out, forward or backward"
+                f"port {port.name!r} is {port.direction!r} and {port.pass_!r}, expected in or out, forward or backward"
             )
         if port.kind not in KINDS:
             known = ", ".join(KINDS)

@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.core.caching import CacheImpl, FunctionCache, _CacheLocator
 
+from actors.kernels.types import Array
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _KERNELS = Path(__file__).resolve().parent
@@ -155,7 +157,7 @@ def _install_locator() -> None:
         _CONFIG.CACHE_LOCATOR_CLASSES = ",".join([_LOCATOR, *names])
 
 
-def as_input(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
+def as_input(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
     """Return `array` as kernels take it: of one dtype, C-contiguous and writeable; a copy only where it is not.
 
     Messages arrive read-only, and to numba a read-only array is of another type: every kernel would compile again.

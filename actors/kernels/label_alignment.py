@@ -23,17 +23,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from actors.kernels.types import FloatArray, IntArray
 
 RISE = 1e-9
 """Nats a row by which the evidence must rise: rounding alone moves nothing."""
 
 
-def align(log_likelihoods: Sequence[Floats], start: Sequence[Integers | None], lapse: float, sweeps: int) -> Integers:
+def align(
+    log_likelihoods: Sequence[FloatArray], start: Sequence[IntArray | None], lapse: float, sweeps: int
+) -> IntArray:
     """Return the label by which each input knows each class.
 
     The classes are named by the first input that starts with a permutation, which keeps it; by the first of all, which
@@ -68,19 +68,19 @@ def align(log_likelihoods: Sequence[Floats], start: Sequence[Integers | None], l
     return np.stack([labels[names] for labels in best])
 
 
-def _agreement(inputs: Sequence[Floats], labels: Sequence[Integers]) -> float:
+def _agreement(inputs: Sequence[FloatArray], labels: Sequence[IntArray]) -> float:
     """Return the evidence: Σ_t log Σ_k Π_m of `inputs` (M of (N, K), lapses allowed for) in the common labels."""
     product = sum(np.log(own)[:, of_own] for own, of_own in zip(inputs, labels, strict=True))
     return float(np.logaddexp.reduce(product, axis=1).sum())
 
 
-def _lapsing(log_prob: Floats, lapse: float) -> Floats:
+def _lapsing(log_prob: FloatArray, lapse: float) -> FloatArray:
     """Return (1 - ε) P + ε / K."""
-    lapsing: Floats = (1.0 - lapse) * np.exp(log_prob) + lapse / log_prob.shape[1]
+    lapsing: FloatArray = (1.0 - lapse) * np.exp(log_prob) + lapse / log_prob.shape[1]
     return lapsing
 
 
-def _ascent(inputs: Sequence[Floats], labels: list[Integers], sweeps: int) -> list[Integers]:
+def _ascent(inputs: Sequence[FloatArray], labels: list[IntArray], sweeps: int) -> list[IntArray]:
     """Align one input after the other with all the others, until none moves."""
     for _ in range(sweeps):
         moved = False
@@ -93,7 +93,7 @@ def _ascent(inputs: Sequence[Floats], labels: list[Integers], sweeps: int) -> li
     return labels
 
 
-def _completed(inputs: Sequence[Floats], start: Sequence[Integers | None]) -> list[Integers]:
+def _completed(inputs: Sequence[FloatArray], start: Sequence[IntArray | None]) -> list[IntArray]:
     """Align the inputs without a permutation, in their order, with the joint of those that have one by then."""
     labels = list(start)
     for m, own in enumerate(inputs):
@@ -102,18 +102,18 @@ def _completed(inputs: Sequence[Floats], start: Sequence[Integers | None]) -> li
     return [each for each in labels if each is not None]
 
 
-def _joint(inputs: Sequence[Floats], labels: Sequence[Integers | None], without: int) -> Floats:
+def _joint(inputs: Sequence[FloatArray], labels: Sequence[IntArray | None], without: int) -> FloatArray:
     """Return the joint posterior (N, K) of all inputs that have a permutation, but one."""
     log_joint = np.zeros_like(inputs[0])
     for m, (own, of_own) in enumerate(zip(inputs, labels, strict=True)):
         if m != without and of_own is not None:
             log_joint += np.log(own)[:, of_own]
-    joint: Floats = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
+    joint: FloatArray = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
     joint /= joint.sum(axis=1, keepdims=True)
     return joint
 
 
-def _aligned(joint: Floats, own: Floats, labels: Integers) -> Integers:
+def _aligned(joint: FloatArray, own: FloatArray, labels: IntArray) -> IntArray:
     """Return labels of `own` that fit the `joint` of the others better; the same object where none were found."""
     matched = linear_sum_assignment(joint.T @ own, maximize=True)[1].astype(np.int64)
     before, after = ((joint * own[:, each]).sum(axis=1) for each in (labels, matched))
@@ -125,7 +125,7 @@ def _aligned(joint: Floats, own: Floats, labels: Integers) -> Integers:
     return labels
 
 
-def _best_exchange(joint: Floats, own: Floats) -> tuple[int, int] | None:
+def _best_exchange(joint: FloatArray, own: FloatArray) -> tuple[int, int] | None:
     """Return the two columns of `own` whose exchange raises Σ_t log Σ_k joint · own the most; None where none does."""
     agreed = (joint * own).sum(axis=1, keepdims=True)
     best, pair = RISE * len(joint), None

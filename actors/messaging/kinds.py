@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
+from actors.errors import KindError
 
-Array = npt.NDArray[Any]
 Semantics = Literal["real", "log", "log_distribution", "distribution", "counts", "lengths", "mask"]
 
 MAX_ARRAYS = 15
 MAX_DIMENSIONS = 8
 """What a message's header has room for, ``lengths`` and ``mask`` among the arrays."""
-
-
-class KindError(ValueError):
-    """A kind of message that cannot be; says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ _WHOSE: dict[str, str] = {}
 """Kinds that were added → who did."""
 
 
-def register(kind: Kind, whose: str = "") -> None:
+def register_kind(kind: Kind, whose: str = "") -> None:
     """Make a kind known to this process, such that ports may speak it and messages of it are held against it.
 
     A module class that lists its kinds in ``kinds`` need not do it: whoever loads the class does. Of a run, the
@@ -135,7 +129,7 @@ def register(kind: Kind, whose: str = "") -> None:
     """
     if not isinstance(kind, Kind):
         raise KindError(f"a kind of message is an actors.messaging.kinds.Kind, {kind!r} is none")
-    if said := _kind_fault(kind):
+    if said := _kind_error(kind):
         raise KindError(f"kind {kind.name!r}{f' of {whose}' if whose else ''} {said}")
     if kind.name in KINDS and KINDS[kind.name] != kind:
         known = "built in" if kind.name in BUILT_IN else f"that of {_WHOSE.get(kind.name) or 'somebody else'}"
@@ -152,7 +146,7 @@ def own_kinds(names: Iterable[str]) -> tuple[Kind, ...]:
     return tuple(KINDS[name] for name in sorted(set(names)) if name in KINDS and name not in BUILT_IN)
 
 
-def _kind_fault(kind: Kind) -> str | None:
+def _kind_error(kind: Kind) -> str | None:
     """Say why there can be no such kind, or None."""
     names = [spec.name for spec in kind.arrays]
     if not all(isinstance(name, str) and name.isidentifier() and len(name) <= 100 for name in (kind.name, *names)):
@@ -162,7 +156,7 @@ def _kind_fault(kind: Kind) -> str | None:
     if len(names) > MAX_ARRAYS:
         return f"has {len(names)} arrays with lengths and mask, at most {MAX_ARRAYS} are possible"
     for spec in kind.arrays:
-        if said := _spec_fault(spec):
+        if said := _spec_error(spec):
             return f"cannot have the array {spec.name}: {said}"
     if not any(spec.dims[0] == "N" and not spec.optional for spec in kind.arrays):
         return f"has {kind}; it needs an array that is always there and whose first dimension is N, the rows"
@@ -173,7 +167,7 @@ def _kind_fault(kind: Kind) -> str | None:
     return None
 
 
-def _spec_fault(spec: ArraySpec) -> str | None:
+def _spec_error(spec: ArraySpec) -> str | None:
     dims, said = spec.dims, None
     of_rows = {row.name: row for row in _ROWS}
     if spec.semantics not in get_args(Semantics):
@@ -187,42 +181,3 @@ def _spec_fault(spec: ArraySpec) -> str | None:
     elif spec.semantics.endswith("distribution") and (len(dims) != 2 or dims[-1] == "..."):
         said = "what sums to one are the rows of two dimensions"
     return said
-
-
-@np.errstate(all="ignore")
-def fault(spec: ArraySpec, array: Array) -> str | None:
-    """Say what is wrong with what `array` (of `spec`'s dtype and dimensions) says, or None."""
-    if spec.semantics == "mask":
-        return None
-    if spec.semantics in ("real", "log", "counts"):
-        said = _first_bad_row(~np.isfinite(array), "is not finite")
-        return said or (_first_bad_row(array < 0, "holds a negative count") if spec.semantics == "counts" else None)
-    if np.isnan(array).any():
-        return _first_bad_row(np.isnan(array), "holds NaN")
-    tolerance = 1e-3 if array.dtype.itemsize == 4 else 1e-6
-    if spec.semantics == "log_distribution":
-        if (array == np.inf).any():
-            return _first_bad_row(array == np.inf, "holds +inf")
-        if said := _first_bad_row((array == -np.inf).all(axis=1), "is -inf throughout"):
-            return said
-        sums = np.exp(array).sum(axis=1)
-    else:
-        if (array < 0).any():
-            return _first_bad_row(array < 0, "holds a negative probability")
-        sums = array.sum(axis=1)
-    return _first_bad_row(~(np.abs(sums - 1.0) <= tolerance), "does not sum to one")
-
-
-def lengths_fault(lengths: Array, rows: int) -> str | None:
-    """Say why `lengths` cannot be those of sequences that have `rows` rows together, or None."""
-    if (lengths <= 0).any():
-        return "has a sequence without rows"
-    # Halves are summed apart and joined as Python integers: hostile lengths cannot wrap around.
-    total = (int((lengths >> 32).sum()) << 32) + int((lengths & 0xFFFFFFFF).sum())
-    return None if total == rows else f"adds up to {total}, but there are {rows} rows"
-
-
-def _first_bad_row(bad: Array, what: str) -> str | None:
-    rows = bad.reshape(len(bad), -1).any(axis=1) if bad.size else bad
-    many = int(np.count_nonzero(rows))
-    return f"{what} in row {int(rows.argmax())} ({many} such rows)" if many else None

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from actors.messaging.kinds import Array
+from actors.errors import ModuleError
 from actors.messaging.message import Message
-from actors.module import Inbox, ModuleError
-
-Floats = npt.NDArray[np.float64]
+from actors.module import Inbox
+from actors.types import Array, FloatArray
 
 PORT = "class_posteriors"
 
@@ -42,9 +40,9 @@ class Evidence(NamedTuple):
         The rows that no sender saw.
     """
 
-    log_prob: Floats
-    by_sender: dict[str, Floats]
-    row_norms: Floats
+    log_prob: FloatArray
+    by_sender: dict[str, FloatArray]
+    row_norms: FloatArray
     log_norm: float
     lengths: Array | None
     mask: Array | None
@@ -56,7 +54,7 @@ class Evidence(NamedTuple):
         return {name: array for name, array in found.items() if array is not None}
 
 
-def likelihoods(inbox: Inbox) -> dict[str, Floats]:
+def likelihoods(inbox: Inbox) -> dict[str, FloatArray]:
     """Return what each sender says of each row, by sender in order of connection, (N, K) each; flat where it missed it.
 
     Raises
@@ -66,7 +64,7 @@ def likelihoods(inbox: Inbox) -> dict[str, Floats]:
     """
     inbox.require(PORT)
     messages = inbox.all(PORT)
-    found: dict[str, Floats] = {}
+    found: dict[str, FloatArray] = {}
     for sender, message in messages.items():
         log_prob = np.asarray(message["log_prob"], dtype=np.float64)
         # The density of a row that a sender missed is 1 whatever the class, not 1/K.
@@ -81,7 +79,7 @@ def likelihoods(inbox: Inbox) -> dict[str, Floats]:
     return found
 
 
-def joined(messages: Mapping[str, Message], by_sender: dict[str, Floats]) -> Evidence:
+def joined(messages: Mapping[str, Message], by_sender: dict[str, FloatArray]) -> Evidence:
     """Multiply what the senders say.
 
     Parameters
@@ -105,11 +103,11 @@ def joined(messages: Mapping[str, Message], by_sender: dict[str, Floats]) -> Evi
     lengths = next((m.lengths for m in messages.values() if m.lengths is not None), None)
     sent = [m["log_norm"] if m.mask is None else np.where(m.mask, 0.0, m["log_norm"]) for m in messages.values()]
     log_norm = sum(float(of_rows.sum()) for of_rows in sent) + float(present.sum())
-    row_norms: Floats = np.asarray(np.sum([norms if mask is None else np.where(mask, 0.0, norms), *sent], axis=0))
+    row_norms: FloatArray = np.asarray(np.sum([norms if mask is None else np.where(mask, 0.0, norms), *sent], axis=0))
     return Evidence(product - norms[:, None], by_sender, row_norms, log_norm, lengths, mask)
 
 
-def normalisers(log_product: Floats, senders: Iterable[str]) -> Floats:
+def normalisers(log_product: FloatArray, senders: Iterable[str]) -> FloatArray:
     """Return the log-normalisers (N,) of a product (N, K) of what `senders` said.
 
     Raises
@@ -121,32 +119,32 @@ def normalisers(log_product: Floats, senders: Iterable[str]) -> Floats:
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
         raise ModuleError(f"the messages of {', '.join(senders)} exclude each other in row {row}")
-    norms: Floats = np.logaddexp.reduce(log_product, axis=1)
+    norms: FloatArray = np.logaddexp.reduce(log_product, axis=1)
     return norms
 
 
-def raised(log_prob: Floats, temperature: float) -> Floats:
+def raised(log_prob: FloatArray, temperature: float) -> FloatArray:
     """Return log_prob to the power `temperature`, as log-distributions again."""
     return log_prob if temperature == 1.0 else normalised(temperature * log_prob)
 
 
-def floored(log_message: Floats) -> Floats:
+def floored(log_message: FloatArray) -> FloatArray:
     """Return the message with :data:`FLOOR` added to every probability, as log-distributions again."""
     return normalised(np.logaddexp(log_message, np.log(FLOOR)))
 
 
-def normalised(scores: Floats) -> Floats:
+def normalised(scores: FloatArray) -> FloatArray:
     """Return rows of `scores` as log-distributions."""
     return as_distributions(scores)[0]
 
 
-def as_distributions(scores: Floats) -> tuple[Floats, Floats]:
+def as_distributions(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return rows of `scores` (N, K) as log-distributions, and the log-normalisers (N,) that this took away."""
-    log_norm: Floats = np.logaddexp.reduce(scores, axis=1)
+    log_norm: FloatArray = np.logaddexp.reduce(scores, axis=1)
     return scores - log_norm[:, None], log_norm
 
 
-def prior_from(inbox: Inbox, port: str, shape: tuple[int, ...], without: str | None = None) -> Floats | None:
+def prior_from(inbox: Inbox, port: str, shape: tuple[int, ...], without: str | None = None) -> FloatArray | None:
     """Return the product of the priors (N, K) that came from above, all but that of `without`; None without any.
 
     Raises

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from actors.messaging.kinds import Array
 from actors.module import Context, Inbox, Outbox
+from actors.types import Array
 
 
 def pictures_of_means(inbox: Inbox, context: Context, decode: Callable[[Array], Array]) -> Outbox:

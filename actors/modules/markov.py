@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 from scipy.special import softmax
 
+from actors.errors import ModuleError
 from actors.kernels.markov.inference import (
     Smoothed,
     compile_kernels,
@@ -24,10 +24,9 @@ from actors.kernels.markov.inference import (
 from actors.kernels.markov.label_moves import split_and_merge
 from actors.kernels.markov.order_test import cost_of_order, fit_frequencies
 from actors.kernels.markov.transition_posterior import geometric_mean, transition_gain
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import FLOOR, Evidence, floored, joined, likelihoods, normalised, raised
-
-Floats = npt.NDArray[np.float64]
+from actors.types import FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,11 @@ class MarkovModel(Module[MarkovParameters]):
 
     def __init__(self, parameters: MarkovParameters) -> None:
         super().__init__(parameters)
-        self._transitions: Floats | None = None  # expected counts, (K, K)
-        self._trans_prob: Floats | None = None  # (K, K)
-        self._initial: Floats | None = None  # (K,)
-        self._frequencies: Floats | None = None  # (K,), where the rows are found to come in no order
-        self._log_message: Floats | None = None  # (N, K), of the tutorial's rule
+        self._transitions: FloatArray | None = None  # expected counts, (K, K)
+        self._trans_prob: FloatArray | None = None  # (K, K)
+        self._initial: FloatArray | None = None  # (K,)
+        self._frequencies: FloatArray | None = None  # (K,), where the rows are found to come in no order
+        self._log_message: FloatArray | None = None  # (N, K), of the tutorial's rule
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
@@ -182,7 +181,7 @@ class MarkovModel(Module[MarkovParameters]):
             reached = cumulated[classes[t]]
         certain = _certain(classes, len(cumulated))
         messages = [
-            Outgoing("transition_prior", {"log_prob": certain}, receiver)
+            OutgoingMessage("transition_prior", {"log_prob": certain}, receiver)
             for receiver in context.receivers.get("transition_prior", ())
         ]
         return Outbox(messages, outputs={"class": classes})
@@ -207,7 +206,7 @@ class MarkovModel(Module[MarkovParameters]):
             log_prior[evidence.mask] = -np.log(log_prior.shape[1])
         receivers = context.receivers.get("transition_prior", ())
         arrays = {"log_prob": log_prior, **evidence.rows}
-        return Outbox([Outgoing("transition_prior", arrays, receiver) for receiver in receivers])
+        return Outbox([OutgoingMessage("transition_prior", arrays, receiver) for receiver in receivers])
 
     def state(self) -> State:
         """Return copies of the expected transitions, the probabilities and (tutorial) the last message."""
@@ -229,7 +228,9 @@ class MarkovModel(Module[MarkovParameters]):
 
     # --- learning -------------------------------------------------------------------------------------------------
 
-    def _smooth(self, tempered: Floats, evidence: Evidence, parameters: MarkovParameters, context: Context) -> Floats:
+    def _smooth(
+        self, tempered: FloatArray, evidence: Evidence, parameters: MarkovParameters, context: Context
+    ) -> FloatArray:
         """Re-estimate the transitions by forward-backward; return the cavity message."""
         K, alpha = tempered.shape[1], parameters.pseudo_count
         estimated = geometric_mean if parameters.estimate == "variational" else transition_probabilities
@@ -248,7 +249,9 @@ class MarkovModel(Module[MarkovParameters]):
         self._transitions = found.transitions
         return floored(found.log_cavity)
 
-    def _count(self, tempered: Floats, evidence: Evidence, parameters: MarkovParameters, context: Context) -> Floats:
+    def _count(
+        self, tempered: FloatArray, evidence: Evidence, parameters: MarkovParameters, context: Context
+    ) -> FloatArray:
         """Count sampled transitions; return the tutorial's message, which remembers the one before."""
         P, previous = np.exp(tempered), self._log_message
         if previous is not None and previous.shape != P.shape:
@@ -268,13 +271,13 @@ class MarkovModel(Module[MarkovParameters]):
     # --- pieces ---------------------------------------------------------------------------------------------------
 
     @property
-    def _learnt(self) -> tuple[Floats, Floats]:
+    def _learnt(self) -> tuple[FloatArray, FloatArray]:
         """Transition probabilities and initial distribution."""
         assert self._trans_prob is not None
         assert self._initial is not None
         return self._trans_prob, self._initial
 
-    def _infer(self, log_prob: Floats, evidence: Evidence) -> Smoothed:
+    def _infer(self, log_prob: FloatArray, evidence: Evidence) -> Smoothed:
         return forward_backward(log_prob, *self._learnt, evidence.lengths, evidence.mask)
 
     def _judge(self, fit: Smoothed, evidence: Evidence, parameters: MarkovParameters) -> float:
@@ -290,7 +293,7 @@ class MarkovModel(Module[MarkovParameters]):
         self._frequencies = None if ordered else frequencies
         return log_likelihood if ordered else independent
 
-    def _of_any_row(self, rows: Floats) -> Floats:
+    def _of_any_row(self, rows: FloatArray) -> FloatArray:
         """Return for each of `rows` (N, K) how frequent the classes are, in the log domain: all that is known of it.
 
         The columns of the expected transitions, where the rows learnt from come in an order.
@@ -312,14 +315,16 @@ class MarkovModel(Module[MarkovParameters]):
         return joined(inbox.all("class_posteriors"), by_sender)
 
 
-def _certain(classes: npt.NDArray[np.int64], K: int) -> Floats:
+def _certain(classes: IntArray, K: int) -> FloatArray:
     """Return log-distributions (N, K) that know the class of each row."""
     certain = np.full((len(classes), K), -np.inf)
     certain[np.arange(len(classes)), classes] = 0.0
     return certain
 
 
-def _addressed(log_message: Floats, evidence: Evidence, context: Context, *, extrinsic: bool) -> list[Outgoing]:
+def _addressed(
+    log_message: FloatArray, evidence: Evidence, context: Context, *, extrinsic: bool
+) -> list[OutgoingMessage]:
     """Return the message to each receiver: `log_message`, if `extrinsic` times what other senders saw of the row."""
     messages = []
     for receiver in context.receivers.get("transition_prior", ()):
@@ -327,5 +332,5 @@ def _addressed(log_message: Floats, evidence: Evidence, context: Context, *, ext
         log_prob = log_message
         if extrinsic and others:
             log_prob = normalised(np.sum([log_message, *others], axis=0))
-        messages.append(Outgoing("transition_prior", {"log_prob": log_prob, **evidence.rows}, receiver))
+        messages.append(OutgoingMessage("transition_prior", {"log_prob": log_prob, **evidence.rows}, receiver))
     return messages

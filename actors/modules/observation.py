@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actors.messaging.kinds import Array
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
+from actors.errors import ModuleError
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
+from actors.types import Array, State
 
 _OPTIONAL = {"lengths": np.int64, "mask": np.bool_}
 
@@ -48,7 +49,7 @@ class Observation(Module[ObservationParameters]):
         """
         if not self._data:
             raise ModuleError(f"module {context.module!r} has no data: load a state with 'values' first")
-        return Outbox(messages=[Outgoing("observations", self._data)])
+        return Outbox(messages=[OutgoingMessage("observations", self._data)])
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Send the data, as :meth:`update` does."""

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
-from actors.messaging.kinds import Array
-from actors.messaging.message import Message
+from actors.errors import ModuleError
+from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State, rows_of
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import pictures_of_means
-
-Floats = npt.NDArray[np.float64]
+from actors.types import Array, BoolArray, FloatArray, State
 
 LEARNT = ("mean_", "components_", "explained_variance_")
 """All that scikit-learn's PCA knows after a fit, by the names that it gives them."""
@@ -132,7 +130,7 @@ class PCA(Module[PCAParameters]):
 
     # --- pieces ---------------------------------------------------------------------------------------------------
 
-    def _fit(self, rows: Floats, solver: str, context: Context) -> Any:
+    def _fit(self, rows: FloatArray, solver: str, context: Context) -> Any:
         from sklearn import decomposition
 
         own, most = self.parameters, min(rows.shape)
@@ -171,20 +169,20 @@ class PCA(Module[PCAParameters]):
         metrics = {"reconstruction_error": error / seen.sum()} if seen.any() else {}
         if variation > 0:
             metrics["explained"] = 1.0 - error / variation
-        up = Outgoing("latent_vectors", {"mean": z, **rows_of(message)})
-        down = Outgoing("reconstructions", {"values": x_hat, **rows_of(message)})
+        up = OutgoingMessage("latent_vectors", {"mean": z, **rows_of(message)})
+        down = OutgoingMessage("reconstructions", {"values": x_hat, **rows_of(message)})
         return Outbox([up, down], metrics, {"z": z, "x_hat": x_hat})
 
-    def _pictures(self, latents: Array, context: Context) -> Floats:
+    def _pictures(self, latents: Array, context: Context) -> FloatArray:
         """Return what latent vectors (M, D) look like, (M, …)."""
         fitted, D = self._fitted(context), self.parameters.latent_dim
         if latents.shape[1] != D:
             raise ModuleError(f"module {context.module!r}: means of dimension {latents.shape[1]} came, expected {D}")
-        pictures: Floats = fitted.inverse_transform(latents).reshape(len(latents), *self._learnt["shape"])
+        pictures: FloatArray = fitted.inverse_transform(latents).reshape(len(latents), *self._learnt["shape"])
         return pictures
 
 
-def _rows(message: Message) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _rows(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the observations as rows (N, P), and which of them are there (N,)."""
     rows = np.asarray(message["values"], dtype=np.float64).reshape(len(message["values"]), -1)
     return rows, np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask

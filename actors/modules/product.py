@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.errors import ModuleError
 from actors.kernels.label_alignment import align
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import Evidence, floored, joined, likelihoods, normalised, normalisers, prior_from
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from actors.types import FloatArray, IntArray, State
 
 PRIOR = "joint_prior"
 
@@ -37,9 +35,9 @@ class _Joint(NamedTuple):
     """
 
     evidence: Evidence
-    log_prior: Floats | None
-    log_posterior: Floats
-    norms: Floats
+    log_prior: FloatArray | None
+    log_posterior: FloatArray
+    norms: FloatArray
 
 
 class Product(Module[ProductParameters]):
@@ -81,8 +79,8 @@ class Product(Module[ProductParameters]):
 
     def __init__(self, parameters: ProductParameters) -> None:
         super().__init__(parameters)
-        self._permutations: dict[str, Integers] = {}  # by sender: its own label (K,) of each joint class
-        self._frequencies: Floats | None = None  # (K,), the mean posterior
+        self._permutations: dict[str, IntArray] = {}  # by sender: its own label (K,) of each joint class
+        self._frequencies: FloatArray | None = None  # (K,), the mean posterior
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
         """Find the permutations; send the joint posterior up and to each sender what the others know.
@@ -151,7 +149,9 @@ class Product(Module[ProductParameters]):
             drawn = context.generator.choice(K, context.rows, p=self._frequencies / self._frequencies.sum())
             log_prior = np.where(np.eye(K, dtype=np.bool_)[drawn], 0.0, -np.inf)
         messages = [
-            Outgoing("transition_prior", {"log_prob": _as_named(log_prior, self._permutations[receiver])}, receiver)
+            OutgoingMessage(
+                "transition_prior", {"log_prob": _as_named(log_prior, self._permutations[receiver])}, receiver
+            )
             for receiver in context.receivers.get("transition_prior", ())
             if receiver in self._permutations
         ]
@@ -183,7 +183,7 @@ class Product(Module[ProductParameters]):
         frequencies = state.get("frequencies")
         self._frequencies = None if frequencies is None else np.array(frequencies, dtype=np.float64)
 
-    def _check_classes(self, own: Mapping[str, Floats], context: Context) -> None:
+    def _check_classes(self, own: Mapping[str, FloatArray], context: Context) -> None:
         came = next(iter(own.values())).shape[1]
         learnt = next((len(labels) for labels in self._permutations.values()), came)
         if came != learnt:
@@ -191,7 +191,7 @@ class Product(Module[ProductParameters]):
             raise ModuleError(f"{came} classes came from {senders}, {context.module!r} has learnt {learnt}")
 
 
-def _join(inbox: Inbox, own: Mapping[str, Floats], permutations: Mapping[str, Integers]) -> _Joint:
+def _join(inbox: Inbox, own: Mapping[str, FloatArray], permutations: Mapping[str, IntArray]) -> _Joint:
     """Multiply all that came, each sender's likelihood (N, K) in the joint labels."""
     named = {s: log_prob[:, permutations[s]] if s in permutations else log_prob for s, log_prob in own.items()}
     evidence = joined(inbox.all("class_posteriors"), named)
@@ -205,7 +205,7 @@ def _join(inbox: Inbox, own: Mapping[str, Floats], permutations: Mapping[str, In
 def _outbox(
     joint: _Joint,
     inbox: Inbox,
-    permutations: Mapping[str, Integers],
+    permutations: Mapping[str, IntArray],
     context: Context,
     metrics: Mapping[str, float],
 ) -> Outbox:
@@ -217,7 +217,7 @@ def _outbox(
         norms = np.logaddexp.reduce(scores, axis=1)
         log_norm = evidence.row_norms + _of_those_seen(norms, evidence)
         arrays = {"log_prob": scores - norms[:, None], "log_norm": log_norm, **evidence.rows}
-        messages.append(Outgoing("joint_posteriors", arrays, receiver))
+        messages.append(OutgoingMessage("joint_posteriors", arrays, receiver))
     for receiver in context.receivers.get("transition_prior", ()):
         if receiver not in evidence.by_sender:  # has not spoken yet, so that nothing is known of its labels
             continue
@@ -228,16 +228,16 @@ def _outbox(
         message = floored(normalised(cavity))
         if receiver in permutations:
             message = _as_named(message, permutations[receiver])
-        messages.append(Outgoing("transition_prior", {"log_prob": message, **evidence.rows}, receiver))
+        messages.append(OutgoingMessage("transition_prior", {"log_prob": message, **evidence.rows}, receiver))
     posterior = np.exp(joint.log_posterior)
     return Outbox(messages, metrics, {"class": joint.log_posterior.argmax(axis=1), "Pdz": posterior})
 
 
-def _of_those_seen(norms: Floats, evidence: Evidence) -> Floats:
+def _of_those_seen(norms: FloatArray, evidence: Evidence) -> FloatArray:
     """Return norms (N,), zero for rows that nobody saw."""
     return norms if evidence.mask is None else np.where(evidence.mask, 0.0, norms)
 
 
-def _as_named(of_joint: Floats, labels: Integers) -> Floats:
+def _as_named(of_joint: FloatArray, labels: IntArray) -> FloatArray:
     """Return columns (N, K) in the joint labels as a sender names them, whose label of joint class k is labels[k]."""
     return of_joint[:, np.argsort(labels)]

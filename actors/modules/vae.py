@@ -15,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
-from actors.messaging.kinds import Array
-from actors.messaging.message import Message
-from actors.module import Context, Inbox, Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port, State, rows_of
+from actors.errors import ModuleError, NonFiniteError
+from actors.messaging.message import Message, rows_of
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import pictures_of_means
+from actors.types import Array, BoolArray, Float32Array, State
 
 if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ class VAE(Module[VAEParameters]):
         """
         return pictures_of_means(inbox, context, self.decode)
 
-    def decode(self, latents: npt.ArrayLike) -> Floats:
+    def decode(self, latents: npt.ArrayLike) -> Float32Array:
         """Return what latent vectors look like.
 
         Parameters
@@ -221,7 +220,7 @@ class VAE(Module[VAEParameters]):
         if rows.ndim != 2 or rows.shape[1] != self.parameters.latent_dim:
             raise ModuleError(f"latent vectors of shape {rows.shape} came, expected (M, {self.parameters.latent_dim})")
         pixels = kernels.reconstruct(self._networks, self._tensor(rows), self.parameters.likelihood)
-        decoded: Floats = pixels.cpu().numpy().reshape(len(rows), *self._shape)
+        decoded: Float32Array = pixels.cpu().numpy().reshape(len(rows), *self._shape)
         return decoded
 
     def state(self) -> State:
@@ -312,7 +311,7 @@ class VAE(Module[VAEParameters]):
         self._loss += losses
         return len(losses)
 
-    def _rows(self, message: Message, parameters: VAEParameters) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def _rows(self, message: Message, parameters: VAEParameters) -> tuple[Float32Array, BoolArray]:
         """Return the observations as rows (N, P) float32, and which rows are there (N,)."""
         values = message["values"]
         if parameters.latent_dim != self.parameters.latent_dim or parameters.hidden != self.parameters.hidden:
@@ -329,7 +328,7 @@ class VAE(Module[VAEParameters]):
             )
         return rows, seen
 
-    def _prior_mean(self, inbox: Inbox, count: int, latent_dim: int) -> Floats:
+    def _prior_mean(self, inbox: Inbox, count: int, latent_dim: int) -> Float32Array:
         """Return μ, (count, D): the mean of what the messages from above say of each row, zeros where none does."""
         total, said = np.zeros((count, latent_dim), dtype=np.float32), np.zeros((count, 1), dtype=np.float32)
         message = inbox.first("class_means")
@@ -351,7 +350,7 @@ class VAE(Module[VAEParameters]):
             said[told] += 1.0
         return np.divide(total, np.maximum(said, 1.0), dtype=np.float32)
 
-    def _tensor(self, array: Floats) -> torch.Tensor:
+    def _tensor(self, array: Float32Array) -> torch.Tensor:
         import torch
 
         return torch.from_numpy(array).to(self.device)
@@ -359,8 +358,8 @@ class VAE(Module[VAEParameters]):
     def _outbox(
         self,
         message: Message,
-        prior_mean: Floats,
-        seen: npt.NDArray[np.bool_],
+        prior_mean: Float32Array,
+        seen: BoolArray,
         encoded: tuple[torch.Tensor, torch.Tensor],
         noise: torch.Tensor | None,
         parameters: VAEParameters,
@@ -386,8 +385,8 @@ class VAE(Module[VAEParameters]):
         loss = np.array(self._loss, dtype=np.float64)
         return Outbox(
             messages=[
-                Outgoing("latent_vectors", arrays),
-                Outgoing("reconstructions", {"values": x_hat, **rows_of(message)}),
+                OutgoingMessage("latent_vectors", arrays),
+                OutgoingMessage("reconstructions", {"values": x_hat, **rows_of(message)}),
             ],
             metrics=metrics,
             outputs={"z": z, "x_hat": x_hat, "loss": loss},

@@ -9,28 +9,18 @@ safetensors (states and outputs) and message documents; nothing is pickled. Wher
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
-from safetensors.numpy import save as pack_arrays
-
-from actors.messaging.kinds import Array
-from actors.messaging.message import Message, MessageError, decode, encode, pack_header, unpack_header
-from actors.module import State
+from actors.errors import CheckpointError, MessageError
+from actors.messaging.codec import decode
+from actors.messaging.message import Message
 from actors.storage.filesystem import storage_at
 from actors.storage.manifest import (
     MANIFEST,
     MAX_BYTES,
     NAME,
-    SCHEMA,
-    CheckpointError,
     FileRecord,
     Manifest,
     ModuleRecord,
@@ -40,127 +30,9 @@ from actors.storage.manifest import (
     position,
     unpack_manifest,
 )
+from actors.storage.state_codec import unpack_state
 from actors.storage.status_files import Notes
-
-__all__ = [
-    "MANIFEST",
-    "SCHEMA",
-    "CheckpointError",
-    "Checkpoints",
-    "FileRecord",
-    "LoadRequest",
-    "Manifest",
-    "ModuleRecord",
-    "SaveRequest",
-    "load_part",
-    "pack_state",
-    "save",
-    "unpack_state",
-]
-
-_SCALARS = "__scalars__"
-
-
-@dataclass(frozen=True)
-class SaveRequest:
-    """What is to be written of one module: the objects are its state, its outputs, then a message a header.
-
-    `root` is a path or a URL.
-    """
-
-    root: str
-    directory: str
-    module: str
-    slots: tuple[str, ...] = ()
-    headers: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True)
-class LoadRequest:
-    """What is to be read of one module: its record in a commit below `root`, a path or a URL."""
-
-    root: str
-    module: str
-    record: ModuleRecord
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        """The slots of the messages that the module had sent."""
-        return tuple(label.removeprefix("message:") for label in self.record.files if label.startswith("message:"))
-
-
-def save(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
-    """Write a module's part of a commit; may be done again, by another process too, with the same result.
-
-    Returns
-    -------
-    dict of str to FileRecord
-        By label.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written; names it.
-    """
-    state, outputs, *messages = objects
-    stem = request.module
-    files = {"state": (f"{stem}.state.safetensors", pack_state(state))}
-    files["outputs"] = (f"{stem}.outputs.safetensors", pack_state(outputs))
-    for slot, head, arrays in zip(request.slots, request.headers, messages, strict=True):
-        files[f"message:{slot}"] = (f"{stem}.{slot}.message", encode(Message(unpack_header(head), arrays)))
-    storage, records = storage_at(request.root), {}
-    for label, (name, data) in files.items():
-        records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
-        storage.write(records[label].path, data)
-    return records
-
-
-def load_part(request: LoadRequest) -> tuple[Any, ...]:
-    """Read what :func:`save` wrote of a module.
-
-    Returns
-    -------
-    heads : tuple of bytes
-        The messages' headers, one a slot of the request.
-    state, outputs : dict
-    *messages : dict of str to ndarray
-        The arrays of one message a slot.
-
-    Raises
-    ------
-    CheckpointError
-        If a file is missing or damaged; names it.
-    """
-    checkpoints, record = Checkpoints(request.root), request.record
-    sent = [checkpoints.message(record, slot) for slot in request.slots]
-    heads = tuple(pack_header(message.header) for message in sent)
-    state, outputs = (checkpoints.part(record, label) for label in ("state", "outputs"))
-    return (heads, state, outputs, *(message.arrays for message in sent))
-
-
-def pack_state(state: Mapping[str, Any]) -> bytes:
-    """Return a flat dict of arrays and plain scalars as a safetensors document (the scalars in its metadata)."""
-    # ascontiguousarray makes a row of an array without dimensions.
-    arrays = {n: np.ascontiguousarray(v).reshape(v.shape) for n, v in state.items() if isinstance(v, np.ndarray)}
-    scalars = {n: v.item() if isinstance(v, np.generic) else v for n, v in state.items() if n not in arrays}
-    return bytes(pack_arrays(arrays, metadata={_SCALARS: json.dumps(scalars)}))
-
-
-def unpack_state(data: bytes, where: str) -> State:
-    """Read what :func:`pack_state` wrote.
-
-    Raises
-    ------
-    CheckpointError
-        If the bytes are no such document.
-    """
-    try:
-        arrays: dict[str, Any] = dict(load(data))
-        size = int.from_bytes(data[:8], "little")
-        scalars = json.loads(json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(_SCALARS, "{}"))
-    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{where}: no readable state ({error})") from error
-    return {**arrays, **scalars}
+from actors.types import Array, State
 
 
 class Checkpoints:
@@ -304,7 +176,7 @@ class Checkpoints:
     def messages(self, manifest: Manifest, module: str) -> dict[str, Message]:
         """Return the messages that `module` had sent at a commit, by slot."""
         record = manifest.modules[module]
-        slots = LoadRequest(str(self.root), module, record).slots
+        slots = record.slots
         return {slot: self.message(record, slot) for slot in slots}
 
     def part(self, record: ModuleRecord, label: str) -> State:

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from actors.errors import StorageError
+
 S3_EXTRA = "pip install 'serket-actors[s3]'"
 _settled: set[Path] = set()
 """The directories whose names this process knows to be on the disk."""
-
-
-class StorageError(ValueError):
-    """A root that names no storage which can be used here; says what to do."""
 
 
 class Storage(Protocol):

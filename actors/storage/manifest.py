@@ -14,16 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from actors.errors import CheckpointError
+
 SCHEMA = 2
 MANIFEST = "manifest.json"
 NAME = re.compile(r"round-(\d+)(?:-step-(\d+))?", re.ASCII)
 """What the directory of a commit is called."""
 MAX_BYTES = 16 << 20
 """Of a manifest; more is not read."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged or of another version; names the file."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,11 @@ class ModuleRecord:
     round: int
     files: Mapping[str, FileRecord]
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots of the messages that the module had sent."""
+        return tuple(label.removeprefix("message:") for label in self.files if label.startswith("message:"))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from actors.graph.registry import ModuleType, find, known_names, look_in, module_types, parameters_schema
+from actors.errors import ModuleError
+from actors.graph.registry import ModuleType, add_code_directories, find, known_names, module_types, parameters_schema
 from actors.messaging.kinds import own_kinds
-from actors.module import Module, ModuleError
+from actors.module import Module
 from runner.config.error_messages import aliases_of, described, did_you_mean, fields_of
 
 
@@ -48,7 +49,7 @@ def describe(type_name: str) -> dict[str, Any]:
             raise ModuleError(entry["problem"])
         return entry
     if ":" in type_name:
-        look_in([Path.cwd()])
+        add_code_directories([Path.cwd()])
     try:
         cls = find(type_name)
     except ModuleError as error:
@@ -80,7 +81,7 @@ def _contents(cls: type[Module[Any]]) -> dict[str, Any]:
         "summary": " ".join(doc.partition("\n\n")[0].split()),
         "doc": doc,
         "uses_gpu": cls.uses_gpu,
-        "ports": [dict(vars(port)) for port in cls.ports],
+        "ports": [{name.rstrip("_"): value for name, value in vars(port).items()} for port in cls.ports],
         "kinds": kinds,
         "parameters": _parameters(cls.Parameters),
         "schema": parameters_schema(cls),

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from actors.conformance import ModuleChecks, Outcome, outcomes
 from actors.conformance.sample_messages import Size
-from actors.graph.registry import find, look_in, make
+from actors.graph.registry import add_code_directories, find, make
 from runner.config.error_messages import ConfigError, aliases_of, fields_of
 from runner.config.yaml_io import set_at, split_override
 
@@ -44,7 +44,7 @@ def checks_of(
     ConfigError
         If a setting or a size cannot be read.
     """
-    look_in([Path.cwd()])
+    add_code_directories([Path.cwd()])
     cls = find(type_name)
     given: dict[str, Any] = {}
     for setting in settings:

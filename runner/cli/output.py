@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
-    from actors.graph.graph import GraphError
-    from actors.module import ModuleError, NonFiniteError
+    from actors.errors import GraphError, ModuleError, NonFiniteError
     from runner.cli.new_module import TemplateError
     from runner.config.run_config import ConfigError
     from runner.data.readers import DataError
@@ -32,15 +31,11 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _fail("interrupted", 1)
     except Exception as error:
-        from actors.coordination.backend import TransportError
-        from actors.coordination.recovery import ModuleFailedError
-        from actors.messaging.message import MessageError
-        from actors.storage.checkpoints import CheckpointError
-        from actors.storage.filesystem import StorageError
+        from actors.errors import BackendError, CheckpointError, MessageError, ModuleFailedError, StorageError
         from runner.cluster.connection import ClusterError
         from runner.commands.monitor import StoppedError
 
-        if isinstance(error, TransportError | StorageError | ClusterError):
+        if isinstance(error, BackendError | StorageError | ClusterError):
             _fail(error, 2)
         if isinstance(error, OSError) and error.errno is not None:
             _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)

@@ -40,7 +40,7 @@ def dry_run(config: RunConfig, address: str | None) -> Forecast:
     ------
     ClusterError
         If nothing answers at `address`.
-    TransportError
+    BackendError
         If modules that are to share a node contradict each other.
     """
     nodes = _nodes_at(address)

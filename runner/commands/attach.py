@@ -10,7 +10,7 @@ from typing import Any
 from actors.backends.in_process import InProcess
 from actors.backends.ray.metrics import Meter
 from actors.coordination.coordinator import Coordinator
-from actors.coordination.recovery import ModuleFailedError
+from actors.errors import ModuleFailedError
 from runner.cluster.connection import ClusterError, answers, cluster
 from runner.commands.monitor import Follower, Interrupts, StoppedError
 from runner.commands.train import finish, is_done, write_generated

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from actors.coordination.router import Emit, UpdateSeconds
-from actors.storage.checkpoints import CheckpointError
+from actors.errors import CheckpointError
 from runner.report.progress import Progress
 from runner.runs.directory import RoundScores, RunDirectory
 

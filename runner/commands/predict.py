@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import GraphError
-from actors.messaging.kinds import Array
-from actors.module import State
+from actors.errors import GraphError
+from actors.types import Array, FloatArray, State
 from runner.commands.recognize import load_run, states_of
 from runner.data.sources import Data, common_categories, rows_in
 from runner.report.clustering_metrics import match
@@ -50,7 +48,7 @@ class Prediction:
 
     run: str
     rows: int
-    probabilities: npt.NDArray[np.float64]
+    probabilities: FloatArray
     images: Array | None = None
     categories: dict[int, int] = field(default_factory=dict)
 

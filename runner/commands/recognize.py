@@ -7,8 +7,7 @@ from typing import Any
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.messaging.kinds import Array
-from actors.module import State
+from actors.types import Array, State
 from runner.data.sources import Data, common_categories, rows_in, source_states
 from runner.report.clustering_metrics import score
 from runner.report.plots import draw_images

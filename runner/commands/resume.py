@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.storage.checkpoints import Manifest
+from actors.storage.manifest import Manifest
 from runner.cluster.connection import POLL_SECONDS, answers, await_nodes, cluster
 from runner.commands.attach import found
 from runner.commands.monitor import interruptible

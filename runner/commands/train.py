@@ -11,8 +11,8 @@ from typing import Any
 
 from actors.backends.ray.metrics import Meter
 from actors.coordination.session import Plan
-from actors.messaging.kinds import Array
-from actors.storage.checkpoints import Manifest
+from actors.storage.manifest import Manifest
+from actors.types import Array
 from runner.cluster.connection import ClusterError, await_nodes, cluster
 from runner.commands.monitor import Follower, Interrupts, StoppedError, interruptible
 from runner.config.run_config import RunConfig

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
+from actors.errors import ModuleError
 from actors.graph.registry import find, known_names, make_parameters
-from actors.module import ModuleError
 from runner.config.error_messages import Fault, aliases_of, did_you_mean, explain, fields_of, shown, unknown
 from runner.config.sections import DataConfig
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
+from actors.graph.spec import Connection, ModuleSpec
 from pydantic import (
     ConfigDict,
     Discriminator,
@@ -23,11 +24,11 @@ from pydantic import (
     model_serializer,
 )
 
-from actors.graph.graph import Connection, Graph, GraphError, ModuleSpec
-from actors.graph.registry import look_in
+from actors.errors import GraphError, ModuleError
+from actors.graph.graph import Graph
+from actors.graph.registry import add_code_directories
 from actors.graph.schedule import Block, Schedule, Step, leaves
-from actors.messaging.kinds import Array
-from actors.module import ModuleError
+from actors.types import Array
 from runner.config.cross_checks import (
     DATA,
     are_several,
@@ -179,7 +180,7 @@ class RunConfig(Section):
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
         code, faults = code_directories(given, root)
         plain = {**given, "code": [] if code is None else code}
-        look_in(code if isinstance(code, list) else ())
+        add_code_directories(code if isinstance(code, list) else ())
         faults += check_names(plain)
         modules = as_map(plain.get("modules"))
         sources = sources_in(plain.get("data"))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from actors.graph.spec import Resources
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,7 +20,6 @@ from pydantic import (
 
 from actors.coordination.placement import Placement
 from actors.coordination.recovery import Recovery
-from actors.graph.graph import Resources
 from runner.config.error_messages import Fault, Faults, explain, fields_of, shown
 
 
@@ -107,7 +107,7 @@ _LABEL_VALUE = rf"!?(?:{_LABEL}|in\({_LABEL}(?:, *{_LABEL})*\))"
 
 
 class ResourcesConfig(Section):
-    """What a module's actor reserves; see :class:`actors.graph.graph.Resources`."""
+    """What a module's actor reserves; see :class:`actors.graph.spec.Resources`."""
 
     num_cpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     num_gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = 0.0

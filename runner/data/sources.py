@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from actors.graph.graph import Graph
-from actors.messaging.kinds import Array
-from actors.module import State
+from actors.types import Array, State
 from runner.config.sections import DataConfig
 from runner.data import datasets
 from runner.data.datasets import Dataset

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.messaging.kinds import Array
+from actors.types import Array
 from runner.report import plots as report
 from runner.report.clustering_metrics import confusion, match
 from runner.runs.directory import RunDirectory

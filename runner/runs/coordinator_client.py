@@ -17,15 +17,16 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from actors.storage.checkpoints import CheckpointError
+from actors.errors import CheckpointError
 from actors.coordination.coordinator import Halt
-from actors.graph.graph import GraphError
-from actors.module import State
+from actors.errors import GraphError
+from actors.types import State
 from actors.backends.ray.coordinator_actor import COORDINATOR, RemoteCoordinator, namespace_of
-from actors.coordination.recovery import ModuleFailedError, Recovery
+from actors.errors import ModuleFailedError
+from actors.coordination.recovery import Recovery
 from actors.coordination.session import Event, Plan, update_job
-from actors.storage.filesystem import StorageError
-from actors.coordination.backend import TransportError
+from actors.errors import StorageError
+from actors.errors import BackendError
 from runner.cluster.connection import POLL_SECONDS, ClusterError
 
 ANSWER_SECONDS = 30.0
@@ -194,7 +195,7 @@ class RunningModel:
             ray.get(ask(), timeout=self.wait)
 
 
-_PLAIN = (ModuleFailedError, GraphError, TransportError, CheckpointError, StorageError, OSError)
+_PLAIN = (ModuleFailedError, GraphError, BackendError, CheckpointError, StorageError, OSError)
 """What of a coordinator's errors says all that there is to say."""
 
 

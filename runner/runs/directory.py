@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from actors.storage.checkpoints import Checkpoints, Manifest
+from actors.storage.checkpoints import Checkpoints
+from actors.storage.manifest import Manifest
 from actors.graph.graph import Graph
-from actors.messaging.kinds import Array
+from actors.types import Array
 from actors.storage.filesystem import storage_at
 from runner.config.cross_checks import RUN_NAME
 from runner.config.run_config import RunConfig, load_config

@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 
-from actors.messaging.message import Header, make_message
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, rows_of
+from actors.errors import ModuleError
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header, rows_of
+from actors.module import Context, Inbox, Module, Outbox
 from tests.support.port_stubs import Part
 
 CONTEXT = Context("gmm", seed=7, run="run", round=2, step=1, exchange=3, chain=4)

@@ -11,10 +11,11 @@ import time
 from typing import Any
 
 import numpy as np
+from actors.graph.spec import Connection, ModuleSpec
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from runner.data.datasets import Dataset, load
 from runner.report.clustering_metrics import accuracy

@@ -18,8 +18,8 @@ quick_health_checks()
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from actors.coordination.recovery import ModuleFailedError  # noqa: E402
-from actors.graph.graph import Resources  # noqa: E402
+from actors.errors import ModuleFailedError  # noqa: E402
+from actors.graph.spec import Resources  # noqa: E402
 
 STORE = 100 << 20
 HEAD = {"resources": {"head": 0.01}}

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import ray
+from actors.graph.spec import Connection, ModuleSpec
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
 from actors.coordination.session import Plan
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.storage.checkpoints import Checkpoints
 from runner.runs.coordinator_client import RunningModel

@@ -13,11 +13,12 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+from actors.graph.spec import Connection, ModuleSpec, Resources
 
 from actors.backends.ray.coordinator_actor import COORDINATOR, RemoteCoordinator, namespace_of
 from actors.coordination.recovery import Recovery
 from actors.coordination.session import Plan
-from actors.graph.graph import Connection, Graph, ModuleSpec, Resources
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.storage.checkpoints import Checkpoints
 from runner.runs.coordinator_client import RunningModel

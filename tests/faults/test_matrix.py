@@ -3,7 +3,8 @@
 import pytest
 
 from actors.backends.fault_injection import PHASES
-from actors.coordination.recovery import ModuleFailedError, Recovery
+from actors.coordination.recovery import Recovery
+from actors.errors import ModuleFailedError
 from actors.storage.checkpoints import Checkpoints
 from tests.conftest import wait_until
 from tests.faults import table

@@ -5,7 +5,8 @@ import pytest
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.storage.checkpoints import CheckpointError, Checkpoints
+from actors.errors import CheckpointError
+from actors.storage.checkpoints import Checkpoints
 from actors.storage.filesystem import LocalStorage
 from actors.storage.manifest import needed
 from tests.actors.coordination.test_coordinator import model

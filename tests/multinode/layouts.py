@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 import ray
+from actors.graph.spec import Connection, ModuleSpec, Resources
 from ray.cluster_utils import Cluster
 
 from actors.backends.ray.backend import RayTransport
 from actors.backends.ray.placement_groups import nodes
-from actors.coordination.backend import TransportError
 from actors.coordination.placement import Placement
-from actors.coordination.recovery import ModuleFailedError
 from actors.coordination.session import Plan
-from actors.graph.graph import Connection, Graph, ModuleSpec, Resources
+from actors.errors import BackendError, ModuleFailedError
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.storage.checkpoints import Checkpoints
 from runner.config.run_config import load_config
@@ -56,7 +56,7 @@ def place(model, placement=None):
     transport = RayTransport("layouts", placement=placement)
     try:
         return {found["module"]: NAMES[found["node_id"]] for found in transport.start(model)}
-    except TransportError as error:
+    except BackendError as error:
         return str(error)
     finally:
         transport.stop()

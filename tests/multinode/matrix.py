@@ -12,13 +12,14 @@ from functools import partial
 from itertools import pairwise
 
 import ray
+from actors.graph.spec import Connection, ModuleSpec, Resources
 from ray.cluster_utils import Cluster
 
 from actors.backends.ray.backend import RayTransport
 from actors.backends.ray.placement_groups import nodes
-from actors.coordination.backend import TransportError
 from actors.coordination.placement import Placement, allot, bundles_of, plan
-from actors.graph.graph import Connection, Graph, ModuleSpec, Resources
+from actors.errors import BackendError
+from actors.graph.graph import Graph
 from tests.faults.scenes import perform
 from tests.multinode.layouts import GIB, NODES, STORE
 
@@ -78,7 +79,7 @@ def place(module: str, wish: Resources, named: dict[str, str]) -> str:
     try:
         found = transport.start(graph_of(module, wish))
         return next(named[each["node_id"]] for each in found if each["module"] == module)
-    except TransportError as error:
+    except BackendError as error:
         return str(error)
     finally:
         transport.stop()

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not allowed(), reason="machines are namespaces, which only root may make"),
 ]
 BIN = f"{sys.prefix}/bin"
-TOYS = ROOT / "tests" / "actors" / "toys.py"
+TOYS = ROOT / "tests" / "support" / "toy_modules.py"
 PIP = "[global]\nno-index = true\n[install]\nno-deps = true\nno-build-isolation = false\n"  # that is: without isolation
 SPREAD = "--set cluster.strategy=spread"
 

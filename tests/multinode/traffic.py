@@ -28,9 +28,9 @@ IDLE_SECONDS = 6.0
 def drive() -> None:
     """Run the model, on host 1; print when each round was committed, and what had to cross in it."""
     import ray
+    from actors.graph.spec import Resources
 
     from actors.coordination.session import Plan
-    from actors.graph.graph import Resources
     from actors.storage.checkpoints import Checkpoints
     from runner.config.run_config import load_config
     from runner.data.sources import source_states

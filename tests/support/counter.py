@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from actors.graph.spec import ModuleSpec, Slot
 from pydantic import Field
 
 from actors.backends.module_host import Call, Host
-from actors.graph.graph import ModuleSpec, Slot
-from actors.messaging.message import Header, make_message, pack_header
+from actors.messaging.codec import make_message, pack_header
+from actors.messaging.message import Header
 from actors.module import Module, Outbox, Port
 from tests.actors.messaging.test_messages import log_rows
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.messaging.kinds import ArraySpec, Kind
-from actors.module import Module, Outbox, Outgoing, Port, rows_of
+from actors.messaging.message import rows_of
+from actors.module import Module, Outbox, OutgoingMessage, Port
 
 WORDS = Kind("word_counts", (ArraySpec("counts", ("N", "V"), "counts"), ArraySpec("weight", ("N",), optional=True)))
 TOPIC = Kind(
@@ -52,7 +53,7 @@ class Listener(Speaker):
         counts = np.floor(np.abs(message["values"]) * 3).astype(np.int64)
         if self.parameters.fault:
             counts[2] = -1
-        return Outbox([Outgoing("words", {"counts": counts, **rows_of(message)})], {"heard": self.heard})
+        return Outbox([OutgoingMessage("words", {"counts": counts, **rows_of(message)})], {"heard": self.heard})
 
     def state(self):
         return {"heard": self.heard}
@@ -76,7 +77,7 @@ class Reader(Speaker):
         words = np.stack([half, ~half]) / np.stack([half, ~half]).sum(axis=1, keepdims=True)
         log_prob = np.log(np.stack([counts[:, half].sum(axis=1), counts[:, ~half].sum(axis=1)], axis=1) + 1.0)
         log_prob -= np.logaddexp.reduce(log_prob, axis=1, keepdims=True)
-        return Outbox([Outgoing("about", {"log_prob": log_prob, "words": words, **rows_of(message)})])
+        return Outbox([OutgoingMessage("about", {"log_prob": log_prob, "words": words, **rows_of(message)})])
 
 
 class Rival(Speaker):

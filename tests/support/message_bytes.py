@@ -8,8 +8,9 @@ import warnings
 import msgpack
 import pytest
 
-from actors.messaging.message import MessageError, decode, encode, pack_header
-from actors.messaging.message import unpack_header as unpack
+from actors.errors import MessageError
+from actors.messaging.codec import decode, encode, pack_header
+from actors.messaging.codec import unpack_header as unpack
 from tests.actors.messaging.test_messages import message
 
 FIXED_BYTES = 768 << 10

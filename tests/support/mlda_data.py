@@ -3,7 +3,8 @@
 import numpy as np
 
 from actors.graph.registry import make
-from actors.messaging.message import Header, make_message
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header
 from actors.module import Context, Inbox
 
 K, N = 4, 120

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from actors.graph.registry import make
-from actors.messaging.message import Header, make_message
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header
 from actors.module import Context, Inbox
 from actors.modules.network.network import Network
 

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.spec import Connection, ModuleSpec
+
+from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.module import Module, Outbox, Port
 

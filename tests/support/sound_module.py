@@ -6,7 +6,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from actors.module import Module, ModuleError, Outbox, Outgoing, Port, rows_of
+from actors.errors import ModuleError
+from actors.messaging.message import rows_of
+from actors.module import Module, Outbox, OutgoingMessage, Port
 
 
 class Sound(Module):
@@ -101,10 +103,12 @@ class Sound(Module):
         of_rows = self.rows(message)
         arrays = {"log_prob": scores - norm[:, None], "log_norm": norm, **of_rows}
         shown = {"values": np.exp(arrays["log_prob"]) @ self.centres, **of_rows}
-        sent = [Outgoing("posteriors", arrays, receiver) for receiver in context.receivers.get("posteriors", ())]
+        sent = [OutgoingMessage("posteriors", arrays, receiver) for receiver in context.receivers.get("posteriors", ())]
         seen = norm if message.mask is None else norm[~message.mask]
         return Outbox(
-            [*sent, Outgoing("reconstructions", shown)], {"evidence": float(seen.sum())}, {"class": scores.argmax(1)}
+            [*sent, OutgoingMessage("reconstructions", shown)],
+            {"evidence": float(seen.sum())},
+            {"class": scores.argmax(1)},
         )
 
     def state(self):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.module import Module, Outbox, Outgoing, Port, rows_of
+from actors.messaging.message import rows_of
+from actors.module import Module, Outbox, OutgoingMessage, Port
 
 
 def same(one, other):
@@ -52,7 +53,7 @@ class Source(Module):
     values = None
 
     def update(self, inbox, context):
-        return Outbox([Outgoing("observations", {"values": self.values})])
+        return Outbox([OutgoingMessage("observations", {"values": self.values})])
 
     recognize = update
 
@@ -124,7 +125,7 @@ class Encoder(Module):
     def _answer(self, message):
         latents = message["values"] @ self.weights
         return Outbox(
-            [Outgoing("latents", {"mean": latents, **rows_of(message)})],
+            [OutgoingMessage("latents", {"mean": latents, **rows_of(message)})],
             {"evidence": float(latents.sum())},
             {"z": latents},
         )
@@ -156,7 +157,7 @@ class Mirror(Module):
         first[order[: len(mean) // 2]] = True
         responsibilities = np.stack([first, ~first], axis=1).astype(float)
         means = responsibilities.T @ mean / responsibilities.sum(0)[:, None]
-        return Outbox([Outgoing("class_means", {"means": means, "responsibilities": responsibilities})])
+        return Outbox([OutgoingMessage("class_means", {"means": means, "responsibilities": responsibilities})])
 
     recognize = update
 

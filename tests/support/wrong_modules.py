@@ -6,7 +6,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from actors.module import ModuleError, Outbox, Outgoing, rows_of
+from actors.errors import ModuleError
+from actors.messaging.message import rows_of
+from actors.module import Outbox, OutgoingMessage
 from tests.support.sound_module import Sound
 
 # --- what it says of itself ---------------------------------------------------------------------------------------
@@ -45,7 +47,7 @@ class Unnormalised(Changed):
     def changed(self, messages):
         first = messages[0]
         return [
-            Outgoing(first.port, {**first.arrays, "log_prob": first.arrays["log_prob"] + 1.0}, first.receiver),
+            OutgoingMessage(first.port, {**first.arrays, "log_prob": first.arrays["log_prob"] + 1.0}, first.receiver),
             *messages[1:],
         ]
 
@@ -54,7 +56,7 @@ class Misspelling(Changed):
     """Sends on a port that it has not declared."""
 
     def changed(self, messages):
-        return [*messages, Outgoing("reconstruction", messages[-1].arrays)]
+        return [*messages, OutgoingMessage("reconstruction", messages[-1].arrays)]
 
 
 class Infinite(Sound):

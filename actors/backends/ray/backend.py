@@ -29,16 +29,29 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.fault_injection import Injector
 from actors.backends.module_host import Answer, Call
-from actors.backends.ray.module_actor import RemoteModule, StrangerError, last_words_task, run_chain_task
+from actors.backends.ray.module_actor import RemoteModule, last_words_task, run_chain_task
 from actors.backends.ray.placement_groups import Group, nodes, options_of
 from actors.backends.ray.polling import Patience, alive, get, gone
-from actors.coordination.backend import ChainCall, Part, Ref, Result, Task, TransportError
+from actors.coordination.backend import ChainCall, Part, Ref, Result, Task
 from actors.coordination.placement import Bundle, Placement, allot, bundles_of, check, plan
-from actors.coordination.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
-from actors.graph.graph import Graph, ModuleSpec
-from actors.messaging.message import SCHEMA, MessageError
-from actors.module import Mode, ModuleError, NonFiniteError
-from actors.storage.checkpoints import CheckpointError, FileRecord, LoadRequest, SaveRequest
+from actors.coordination.recovery import Recovery
+from actors.errors import (
+    BackendError,
+    CheckpointError,
+    MessageError,
+    ModuleDiedError,
+    ModuleError,
+    ModuleFailedError,
+    NonFiniteError,
+    ObjectsLostError,
+    StaleIncarnationError,
+)
+from actors.graph.graph import Graph
+from actors.graph.spec import ModuleSpec
+from actors.messaging.message import SCHEMA
+from actors.module import Mode
+from actors.storage.manifest import FileRecord
+from actors.storage.module_files import LoadRequest, SaveRequest
 
 STATUS_TIMEOUT = 2.0
 _WORDS_TIMEOUT = 20.0
@@ -179,7 +192,7 @@ class RayTransport:
         sizes, (answers, *objects), timeout, cpus, given = task
         try:
             found: Mapping[str, Answer] = self._get("", answers, timeout=timeout, given=given, cpus=cpus)
-        except ModuleLostError:
+        except ModuleDiedError:
             ray.cancel(answers, force=True)  # one that hangs would keep its core
             raise
         results, first = {}, 0
@@ -201,7 +214,7 @@ class RayTransport:
 
     def read(self, module: str, request: LoadRequest) -> Part:
         """Have the module's own actor read its part of a commit."""
-        slots = request.slots
+        slots = request.record.slots
         heads, state, outputs, *messages = self._actors[module].read.options(num_returns=3 + len(slots)).remote(request)
         found = self._get(module, heads, own=CheckpointError)
         return Part(dict(zip(slots, found, strict=True)), state, outputs, tuple(messages))
@@ -245,7 +258,7 @@ class RayTransport:
                 gpus = allot(graph, there, self._placement)
                 check(graph, there, gpus, self._placement)
                 return gpus
-            except TransportError as error:
+            except BackendError as error:
                 if not self._again:
                     raise
                 if patience.exhausted():
@@ -354,8 +367,8 @@ class RayTransport:
             cause = error.cause
             if isinstance(cause, ObjectLostError):
                 raise ObjectsLostError(f"what {who} was given is lost: {_first_line(cause)}") from None
-            if isinstance(cause, StrangerError):
-                raise ModuleLostError("its process is gone, and the one in its place knows nothing") from None
+            if isinstance(cause, StaleIncarnationError):
+                raise ModuleDiedError("its process is gone, and the one in its place knows nothing") from None
             if own and isinstance(cause, own):
                 raise cause from None
             if isinstance(cause, NonFiniteError):  # it names the module already
@@ -366,16 +379,16 @@ class RayTransport:
         except ObjectLostError as error:
             raise ObjectsLostError(f"what {who} answered is lost: {_first_line(error)}") from None
         except (RayActorError, WorkerCrashedError, TaskCancelledError) as error:
-            raise ModuleLostError(f"its process is gone\n{error}") from None
+            raise ModuleDiedError(f"its process is gone\n{error}") from None
         except GetTimeoutError:
-            raise ModuleLostError(f"it did not answer within {timeout:g} s") from None
+            raise ModuleDiedError(f"it did not answer within {timeout:g} s") from None
 
     def _check(self, module: str, who: str, given: Sequence[Ref], cpus: float) -> None:
         """Raise where an answer cannot come any more, whatever Ray says or does not say."""
         if module and self._places[module]["node_id"] not in alive():
-            raise ModuleLostError("its node is gone")
+            raise ModuleDiedError("its node is gone")
         if cpus and not self._core_left():
-            raise ModuleLostError("no node has a core left for it")
+            raise ModuleDiedError("no node has a core left for it")
         lost = gone(given)
         if lost:
             raise ObjectsLostError(f"what {who} was given is lost: {lost}")

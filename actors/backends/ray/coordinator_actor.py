@@ -13,9 +13,9 @@ import ray
 from actors.backends.fault_injection import Injector, MortalCheckpoints, MortalTransport
 from actors.backends.ray.backend import RayTransport
 from actors.backends.ray.metrics import Meter
-from actors.coordination.backend import TransportError
 from actors.coordination.coordinator import Halt
 from actors.coordination.session import Event, Plan, Session
+from actors.errors import BackendError
 from actors.messaging.message import SCHEMA
 
 COORDINATOR = "coordinator"
@@ -33,7 +33,7 @@ class CoordinatorActor:
 
     def __init__(self, plan: Plan) -> None:
         if plan.schema != SCHEMA:
-            raise TransportError(
+            raise BackendError(
                 f"the coordinator speaks messages of schema {SCHEMA} on this cluster, the driver those of schema "
                 f"{plan.schema}: install the same serket-actors on both"
             )

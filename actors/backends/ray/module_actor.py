@@ -14,18 +14,16 @@ from actors.backends.in_process import InProcess
 from actors.backends.module_host import Call, Host
 from actors.coordination.backend import ChainCall
 from actors.coordination.chains import run_chain
-from actors.graph.graph import ModuleSpec, Slot
-from actors.messaging.kinds import Kind, register
+from actors.errors import StaleIncarnationError
+from actors.graph.spec import ModuleSpec, Slot
+from actors.messaging.kinds import Kind, register_kind
 from actors.messaging.message import SCHEMA
 from actors.module import Mode
-from actors.storage.checkpoints import FileRecord, LoadRequest, SaveRequest
+from actors.storage.manifest import FileRecord
+from actors.storage.module_files import LoadRequest, SaveRequest
 
 _TAIL = 20_000
 """So many bytes hold any traceback."""
-
-
-class StrangerError(RuntimeError):
-    """What was meant for a process before this one, which had learnt something, came to this one, which has not."""
 
 
 class ModuleActor:
@@ -39,7 +37,7 @@ class ModuleActor:
         self, spec: ModuleSpec, slots: tuple[Slot, ...], kinds: tuple[Kind, ...], injector: Injector | None
     ) -> None:
         for kind in kinds:  # those of the whole model: a neighbour's may be declared in the neighbour's file alone
-            register(kind, "the model")
+            register_kind(kind, "the model")
         self._host = Host(spec, slots) if injector is None else MortalHost(spec, slots, injector)
         self._life = uuid.uuid4().hex
 
@@ -93,7 +91,7 @@ class ModuleActor:
 
     def _check(self, life: str) -> None:
         if life != self._life:
-            raise StrangerError(f"{self._host.spec.name} was started again meanwhile")
+            raise StaleIncarnationError(f"{self._host.spec.name} was started again meanwhile")
 
 
 RemoteModule: Any = ray.remote(concurrency_groups={"status": 1})(ModuleActor)

@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, get_placement_group, placem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.coordination.placement import Bundle, Node, Strategy, hardest_first, node_name, request_of
-from actors.graph.graph import Resources
+from actors.graph.spec import Resources
 
 _GONE_SECONDS = 30.0
 

@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.kernels.markov.inference import boundaries
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from actors.kernels.types import FloatArray, IntArray
 
 TINY = 1e-300
 
@@ -31,10 +29,10 @@ class Split(NamedTuple):
     """
 
     strength: float
-    side: Floats
+    side: FloatArray
 
 
-def similarity(transitions: npt.ArrayLike) -> Floats:
+def similarity(transitions: npt.ArrayLike) -> FloatArray:
     """Return how alike the successors and predecessors of two classes are, (K, K) in [0, 1], -1 on the diagonal.
 
     The mean of the Bhattacharyya coefficients of their rows and of their columns.
@@ -47,12 +45,12 @@ def similarity(transitions: npt.ArrayLike) -> Floats:
     counts = np.asarray(transitions, np.float64) + TINY
     after = np.sqrt(counts / counts.sum(axis=1, keepdims=True))
     before = np.sqrt(counts / counts.sum(axis=0)).T
-    alike: Floats = 0.5 * (after @ after.T + before @ before.T)
+    alike: FloatArray = 0.5 * (after @ after.T + before @ before.T)
     np.fill_diagonal(alike, -1.0)
     return alike
 
 
-def split(posterior: Floats, k: int, lengths: npt.ArrayLike | None = None) -> Split:
+def split(posterior: FloatArray, k: int, lengths: npt.ArrayLike | None = None) -> Split:
     """Return how class `k` falls into two by what its rows' predecessors tell of their successors.
 
     The first singular pair of Σ_t P_t(k) (P_{t-1} - mean)ᵀ (P_{t+1} - mean): within a class of one kind of rows
@@ -81,8 +79,8 @@ def split(posterior: Floats, k: int, lengths: npt.ArrayLike | None = None) -> Sp
 
 
 def split_and_merge(
-    posterior: Floats, transitions: npt.ArrayLike, number: int, lengths: npt.ArrayLike | None = None
-) -> Integers | None:
+    posterior: FloatArray, transitions: npt.ArrayLike, number: int, lengths: npt.ArrayLike | None = None
+) -> IntArray | None:
     """Return the labels of the `number`-th move: two classes that look the same become one, a third falls into two.
 
     Parameters
@@ -102,7 +100,7 @@ def split_and_merge(
     """
     above = np.triu_indices(posterior.shape[1], 1)
     pairs = np.argsort(-similarity(transitions)[above], kind="stable")[: number + 1]
-    labels: Integers = posterior.argmax(axis=1).astype(np.int64)
+    labels: IntArray = posterior.argmax(axis=1).astype(np.int64)
     splits = [split(posterior, k, lengths) for k in range(posterior.shape[1])]
     strongest = [
         k

@@ -8,15 +8,14 @@ Statistics 6): each further parameter must explain ½ log N.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from actors.kernels.types import FloatArray
 
 STEPS = 20
 """Steps of expectation-maximisation for the frequencies, from a start that is near already."""
 
 
-def fit_frequencies(log_evidence: Floats, start: Floats) -> tuple[Floats, float]:
+def fit_frequencies(log_evidence: FloatArray, start: FloatArray) -> tuple[FloatArray, float]:
     """Return the maximum-likelihood frequencies of the classes of independent rows, and the rows' log-likelihood.
 
     Parameters

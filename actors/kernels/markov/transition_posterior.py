@@ -8,16 +8,15 @@ share of pseudo-counts, so a few rows cannot buy themselves a way around the ord
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import digamma, gammaln, xlogy
 
-Floats = npt.NDArray[np.float64]
+from actors.kernels.types import FloatArray
 
 FLOOR = 1e-12
 """Below any probability that matters: a small alpha must not make a transition impossible."""
 
 
-def geometric_mean(counts: Floats, alpha: float) -> Floats:
+def geometric_mean(counts: FloatArray, alpha: float) -> FloatArray:
     """Return exp E[log T] under Dirichlet(counts + alpha), its rows normalised, (K, K).
 
     Parameters
@@ -29,11 +28,11 @@ def geometric_mean(counts: Floats, alpha: float) -> Floats:
     """
     logs = digamma(counts + alpha)
     means = np.exp(logs - logs.max(axis=1, keepdims=True)) + FLOOR
-    normalised: Floats = means / means.sum(axis=1, keepdims=True)
+    normalised: FloatArray = means / means.sum(axis=1, keepdims=True)
     return normalised
 
 
-def transition_gain(counts: Floats, transitions: Floats, alpha: float) -> float:
+def transition_gain(counts: FloatArray, transitions: FloatArray, alpha: float) -> float:
     """Return what to add to a log-likelihood under `transitions` to have a lower bound of the evidence without them.
 
     The bound holds for whatever transitions the counts were inferred with; it is the tightest that these counts allow.
@@ -52,7 +51,7 @@ def transition_gain(counts: Floats, transitions: Floats, alpha: float) -> float:
     return float(gain.sum())
 
 
-def _log_beta(rows: Floats) -> Floats:
+def _log_beta(rows: FloatArray) -> FloatArray:
     """Return the log-normalisers (K,) of Dirichlet distributions."""
-    logs: Floats = gammaln(rows).sum(axis=1) - gammaln(rows.sum(axis=1))
+    logs: FloatArray = gammaln(rows).sum(axis=1) - gammaln(rows.sum(axis=1))
     return logs

@@ -8,16 +8,17 @@ networks", section 4.2) and a lapse rate, the share of rows about which the like
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import logsumexp, softmax
 
-Floats = npt.NDArray[np.float64]
+from actors.kernels.types import FloatArray
 
 TEMPERATURES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 LAPSES = (1e-6, 0.001, 0.003, 0.01, 0.03, 0.1)
 
 
-def calibrated_posterior(log_likelihood: Floats, weights: Floats, temperature: float, lapse: float) -> Floats:
+def calibrated_posterior(
+    log_likelihood: FloatArray, weights: FloatArray, temperature: float, lapse: float
+) -> FloatArray:
     """Return P_t(k) = (1 - ε) softmax_k(τ log p(x_t | k) + log w_k) + ε w_k.
 
     Parameters
@@ -33,15 +34,15 @@ def calibrated_posterior(log_likelihood: Floats, weights: Floats, temperature: f
     ndarray (N, K) float64
         Rows sum to one; no class is ever impossible.
     """
-    sharp: Floats = softmax(temperature * log_likelihood + np.log(weights), axis=1)
+    sharp: FloatArray = softmax(temperature * log_likelihood + np.log(weights), axis=1)
     return _lapsed(sharp, weights, lapse)
 
 
-def _lapsed(sharp: Floats, weights: Floats, lapse: float) -> Floats:
+def _lapsed(sharp: FloatArray, weights: FloatArray, lapse: float) -> FloatArray:
     return (1.0 - lapse) * sharp + lapse * weights
 
 
-def scaled_likelihood(posterior: Floats, mean: Floats) -> Floats:
+def scaled_likelihood(posterior: FloatArray, mean: FloatArray) -> FloatArray:
     """Return log ℓ_t(k) = log P_t(k) - log P̄(k): by Bayes' rule p(x_t | k) / p(x_t), up to how well P fits.
 
     Parameters
@@ -51,11 +52,11 @@ def scaled_likelihood(posterior: Floats, mean: Floats) -> Floats:
         P̄, the mean of P over the rows that were learnt from. Relative to it the evidence of rows without any order is
         about zero, and that of an order is what the order explains.
     """
-    scaled: Floats = np.log(posterior) - np.log(mean)
+    scaled: FloatArray = np.log(posterior) - np.log(mean)
     return scaled
 
 
-def calibrate(log_likelihood: Floats, weights: Floats, log_cavity: Floats) -> tuple[float, float]:
+def calibrate(log_likelihood: FloatArray, weights: FloatArray, log_cavity: FloatArray) -> tuple[float, float]:
     """Choose the temperature and the lapse under which the neighbours' predictions come true best.
 
     Maximises Σ_t log Σ_k cavity_t(k) ℓ_t(k) over :data:`TEMPERATURES` × :data:`LAPSES`. The cavity does not contain the

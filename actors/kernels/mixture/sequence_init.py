@@ -18,9 +18,7 @@ from scipy.cluster.vq import kmeans2
 from actors.kernels.markov.inference import boundaries
 from actors.kernels.mixture.crp import chinese_restaurant, expected_classes
 from actors.kernels.mixture.niw import Prior
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from actors.kernels.types import FloatArray, IntArray
 
 RIDGE = 1e-3
 """Added to every variance, in shares of the mean one: collapsed dimensions must not be blown up to noise."""
@@ -44,17 +42,17 @@ MOST_AXES = 20
 """Products are made of so many axes at most: their number grows with the square."""
 
 
-def whitened(X: Floats) -> Floats:
+def whitened(X: FloatArray) -> FloatArray:
     """Return the centred rows (N, D) on their principal axes, covariance close to the identity (see :data:`RIDGE`)."""
     centred = X - X.mean(axis=0)
     covariance = centred.T @ centred / len(X)
     ridge = RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float64).tiny
     variances, axes = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
-    white: Floats = centred @ (axes / np.sqrt(variances))
+    white: FloatArray = centred @ (axes / np.sqrt(variances))
     return white
 
 
-def with_products(X: Floats) -> Floats:
+def with_products(X: FloatArray) -> FloatArray:
     """Return the whitened rows (N, D) beside products of two of their columns each, (N, D + P).
 
     Where means say nothing about the neighbours, spreads and diagonals may. The products are those of the axes of
@@ -70,7 +68,7 @@ def with_products(X: Floats) -> Floats:
     return np.concatenate([white, largest[:, i] * largest[:, j]], axis=1)
 
 
-def neighbours(X: Floats, window: int, lengths: npt.ArrayLike | None = None) -> Floats:
+def neighbours(X: FloatArray, window: int, lengths: npt.ArrayLike | None = None) -> FloatArray:
     """Return beside each row its `window` predecessors and successors, (N, 2·window·D); zeros beyond a sequence's ends.
 
     Parameters
@@ -94,7 +92,7 @@ def neighbours(X: Floats, window: int, lengths: npt.ArrayLike | None = None) -> 
     return np.concatenate(shifted, axis=1)
 
 
-def _views(X: Floats, window: int, lengths: npt.ArrayLike | None) -> tuple[Floats, Floats]:
+def _views(X: FloatArray, window: int, lengths: npt.ArrayLike | None) -> tuple[FloatArray, FloatArray]:
     """Return each row and its neighbours, both whitened."""
     if len(X) < 2:
         raise ValueError(f"{len(X)} rows: a sequence has at least two")
@@ -102,7 +100,7 @@ def _views(X: Floats, window: int, lengths: npt.ArrayLike | None) -> tuple[Float
     return here, whitened(neighbours(here, window, lengths))
 
 
-def count_shared(X: Floats, *, window: int, products: bool = False, lengths: npt.ArrayLike | None = None) -> int:
+def count_shared(X: FloatArray, *, window: int, products: bool = False, lengths: npt.ArrayLike | None = None) -> int:
     """Return how many directions rows share with their neighbours beyond chance; K classes differ in K - 1 of them.
 
     Of p and q columns that have nothing to do with each other N rows show canonical correlations up to
@@ -131,7 +129,9 @@ def count_shared(X: Floats, *, window: int, products: bool = False, lengths: npt
     return int((np.linalg.svd(here.T @ around / N, compute_uv=False) > BEYOND_CHANCE * chance).sum())
 
 
-def shared_with_neighbours(X: Floats, dimensions: int, window: int, lengths: npt.ArrayLike | None = None) -> Floats:
+def shared_with_neighbours(
+    X: FloatArray, dimensions: int, window: int, lengths: npt.ArrayLike | None = None
+) -> FloatArray:
     """Return the posterior means of what each row shares with its neighbours, at most (N, `dimensions`).
 
     Raises
@@ -143,12 +143,12 @@ def shared_with_neighbours(X: Floats, dimensions: int, window: int, lengths: npt
     U, correlations, Vt = np.linalg.svd(here.T @ around / len(X), full_matrices=False)
     rho = np.clip(correlations[:dimensions], 0.0, 0.999)
     # E[shared | both views] ∝ √ρ / (1 + ρ) · (Uᵀ here + Vᵀ around)
-    shared: Floats = (here @ U[:, : len(rho)] + around @ Vt[: len(rho)].T) * np.sqrt(rho) / (1.0 + rho)
+    shared: FloatArray = (here @ U[:, : len(rho)] + around @ Vt[: len(rho)].T) * np.sqrt(rho) / (1.0 + rho)
     return shared
 
 
 def labels_from_sequence(
-    X: Floats,
+    X: FloatArray,
     classes: int,
     generator: np.random.Generator,
     *,
@@ -156,7 +156,7 @@ def labels_from_sequence(
     products: bool = STARTS[0][1],
     restarts: int = 10,
     lengths: npt.ArrayLike | None = None,
-) -> Integers:
+) -> IntArray:
     """Return labels (N,) int64 to start from: k-means in the space that rows share with their neighbours.
 
     Parameters
@@ -191,14 +191,14 @@ def labels_from_sequence(
 
 
 def counted_labels_from_sequence(
-    X: Floats,
+    X: FloatArray,
     most: int,
     generator: np.random.Generator,
     *,
     window: int = STARTS[0][0],
     products: bool = STARTS[0][1],
     lengths: npt.ArrayLike | None = None,
-) -> Integers:
+) -> IntArray:
     """Return labels (N,) int64 to start from as `labels_from_sequence` does, where the number of classes is not known.
 
     It is one more than the directions that rows share with their neighbours (`count_shared`). If all directions are

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from actors.kernels.neural.device_batches import batches
 from actors.kernels.neural.vae_networks import Likelihood, divergence, normal, reconstruction_loss
+from actors.kernels.types import Array
 
 MARGIN = 0.005
 """Share of its best loss by which a training must improve within its patience: well above the noise of an epoch's loss
@@ -169,7 +169,7 @@ def _step(
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, npt.NDArray[Any]]:
+def save(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Array]:
     """Return copies of all weights (``weights.NAME``) and of Adam's moments and step count (``adam.….NAME``)."""
     arrays = {f"weights.{name}": _snapshot(value) for name, value in networks.state_dict().items()}
     for name, weight in networks.named_parameters():
@@ -200,5 +200,5 @@ def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[st
         optimiser.state[weight] = moments
 
 
-def _snapshot(value: Tensor) -> npt.NDArray[Any]:
+def _snapshot(value: Tensor) -> Array:
     return np.array(value.detach().cpu().numpy())

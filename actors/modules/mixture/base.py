@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from actors.errors import ModuleError, NonFiniteError
 from actors.kernels.mixture.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.mixture.gibbs import compile_kernels
 from actors.kernels.mixture.niw import Factors, Prior, log_predictive
-from actors.messaging.kinds import Array
-from actors.messaging.message import Message
+from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
-from actors.module import Context, Inbox, Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port, State, rows_of
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import as_distributions, prior_from
 from actors.modules.mixture.engines import Assignment, Fit, Settings, Task
-
-Floats = npt.NDArray[np.float64]
+from actors.types import Array, BoolArray, FloatArray, State
 
 SMALLEST_VARIANCE = 1e-6
 """Of the largest: a latent dimension that collapsed must not make the prior's scale singular."""
@@ -44,7 +42,7 @@ class _Calibration:
 
     temperature: float
     lapse: float
-    mean: Floats
+    mean: FloatArray
 
 
 class Mixture(Module[S]):
@@ -75,7 +73,7 @@ class Mixture(Module[S]):
         """K, the columns of every message."""
 
     @abstractmethod
-    def _first(self, rows: Floats, lengths: Array | None, context: Context) -> Assignment:
+    def _first(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
         """Return what the very first update of `rows` (N, D), all finite, starts from; ValueError where it cannot."""
 
     @abstractmethod
@@ -83,7 +81,7 @@ class Mixture(Module[S]):
         """Learn the classes; ValueError or LinAlgError where the numbers don't allow it."""
 
     @abstractmethod
-    def _log_weights(self, factors: Factors, parameters: S) -> Floats:
+    def _log_weights(self, factors: Factors, parameters: S) -> FloatArray:
         """Return how frequent the classes are, (K,), in the log domain; they sum to one."""
 
     @abstractmethod
@@ -94,11 +92,11 @@ class Mixture(Module[S]):
         """Whether the weights count beside a prior that came, instead of being replaced by it."""
         return False
 
-    def _heard(self, log_prior: Floats, factors: Factors, parameters: S) -> Floats:  # noqa: ARG002
+    def _heard(self, log_prior: FloatArray, factors: Factors, parameters: S) -> FloatArray:  # noqa: ARG002
         """Return what a prior (N, K) that came from above says of classes with these factors."""
         return log_prior
 
-    def _judge(self, left_out: Floats, weights: Floats, log_prior: Floats) -> tuple[float, float]:
+    def _judge(self, left_out: FloatArray, weights: FloatArray, log_prior: FloatArray) -> tuple[float, float]:
         """Return temperature and lapse (:func:`actors.kernels.mixture.calibration.calibrate`)."""
         return calibrate(left_out, weights, log_prior)
 
@@ -202,7 +200,7 @@ class Mixture(Module[S]):
         else:
             responsibilities = np.exp(log_prior)
         arrays = {"means": self._factors.mean.copy(), "responsibilities": responsibilities}
-        return Outbox([Outgoing("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
+        return Outbox([OutgoingMessage("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
 
     def state(self) -> State:
         """Return copies of the labels (and responsibilities), the factors and the prior they were built with."""
@@ -251,13 +249,13 @@ class Mixture(Module[S]):
         """Return the parameters for this step."""
         return self.at(context)
 
-    def _prior_for(self, inbox: Inbox, rows: int, parameters: S, without: str | None = None) -> Floats | None:
+    def _prior_for(self, inbox: Inbox, rows: int, parameters: S, without: str | None = None) -> FloatArray | None:
         """Return what is heard from above of so many rows; from nobody else but `without`, None."""
         assert self._factors is not None
         log_prior = prior_from(inbox, PRIOR, (rows, self.classes), without)
         return None if log_prior is None else self._heard(log_prior, self._factors, parameters)
 
-    def _start(self, X: Floats, missing: npt.NDArray[np.bool_], lengths: Array | None, context: Context) -> Assignment:
+    def _start(self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context) -> Assignment:
         """Return the assignment carried over, or that of the first update."""
         carried = self._assignment
         if carried is None:
@@ -278,7 +276,7 @@ class Mixture(Module[S]):
             )
         return carried
 
-    def _make_prior(self, seen: Floats, parameters: S) -> Prior:
+    def _make_prior(self, seen: FloatArray, parameters: S) -> Prior:
         if len(seen) == 0:
             raise ModuleError("every row of the latent vectors is missing: there is nothing to learn from")
         D = seen.shape[1]
@@ -297,18 +295,18 @@ class Mixture(Module[S]):
 
     def _calibrate(
         self,
-        left_out: Floats,
+        left_out: FloatArray,
         factors: Factors,
         parameters: S,
-        log_prior: Floats | None,
-        missing: npt.NDArray[np.bool_],
+        log_prior: FloatArray | None,
+        missing: BoolArray,
     ) -> _Calibration:
         """Return how far the rows that are there (M, K) can be trusted; almost wholly until a prior judges it."""
         weights = np.exp(self._log_weights(factors, parameters))
         trust, lapse = (1.0, FIRST_LAPSE) if log_prior is None else self._judge(left_out, weights, log_prior[~missing])
         return _Calibration(trust, lapse, calibrated_posterior(left_out, weights, trust, lapse).mean(axis=0))
 
-    def _trusted(self, likelihood: Floats, factors: Factors, parameters: S) -> Floats:
+    def _trusted(self, likelihood: FloatArray, factors: Factors, parameters: S) -> FloatArray:
         """Return the likelihood (N, K) as far as it is trusted, relative to the rows' density."""
         trust = self._calibration
         assert trust is not None
@@ -320,8 +318,8 @@ class Mixture(Module[S]):
         self,
         inbox: Inbox,
         context: Context,
-        likelihood: Floats,
-        missing: npt.NDArray[np.bool_],
+        likelihood: FloatArray,
+        missing: BoolArray,
         metrics: dict[str, float],
     ) -> Outbox:
         """Compose `likelihood` (N, K), zeros where rows are missing, with the priors that came, and address it."""
@@ -347,11 +345,15 @@ class Mixture(Module[S]):
                 up, up_norm = log_posterior.copy(), log_norm.copy()
                 up[missing] = -np.log(classes)
             up_norm[missing] = 0.0  # a row that is not there says nothing
-            messages.append(Outgoing("class_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
+            messages.append(
+                OutgoingMessage("class_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver)
+            )
         if multiplies:
             responsibilities = np.eye(classes)[best]
         means = self._factors.mean.copy()
-        messages.append(Outgoing("class_means", {"means": means, "responsibilities": responsibilities, **of_rows}))
+        messages.append(
+            OutgoingMessage("class_means", {"means": means, "responsibilities": responsibilities, **of_rows})
+        )
         outputs: dict[str, Array] = {"class": best, "Pdz": posterior, "mu": means}
         return Outbox(messages=messages, metrics=metrics, outputs=outputs)
 
@@ -361,7 +363,7 @@ def _received(inbox: Inbox) -> Message:
     return inbox.first("latent_vectors") or inbox.require("observations")
 
 
-def _rows(message: Message) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _rows(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the rows (N, D) as float64 and which of them are missing."""
     given = message["mean" if message.header.kind == "latent_vectors" else "values"]
     X = np.asarray(given, dtype=np.float64).reshape(len(given), -1)

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AliasChoices, Field
 from scipy.special import logsumexp
 
+from actors.errors import ModuleError
 from actors.kernels.mixture.crp import chinese_restaurant, compile_kernels, expected_classes, log_weights, with_empty
 from actors.kernels.mixture.niw import Factors, log_predictive_loo
 from actors.kernels.mixture.sequence_init import STARTS, counted_labels_from_sequence
-from actors.messaging.kinds import Array
-from actors.module import Context, Inbox, ModuleError, Outbox, State
+from actors.module import Context, Inbox, Outbox
 from actors.modules.mixture.base import Mixture
 from actors.modules.mixture.engines import Assignment, Fit, Task, first_assignment
-
-Floats = npt.NDArray[np.float64]
+from actors.types import Array, BoolArray, FloatArray, State
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class DPGMM(Mixture[DPGMMParameters]):
     def _concentration(self, parameters: DPGMMParameters) -> float:
         return self._alpha if parameters.learn_alpha and self._alpha is not None else parameters.alpha
 
-    def _first(self, rows: Floats, lengths: Array | None, context: Context) -> Assignment:
+    def _first(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
         start, most = self.parameters.start, min(self.parameters.most, len(rows))
         if start == "one" or len(rows) < 2:
             return Assignment(np.zeros(len(rows), np.int64))
@@ -159,13 +157,13 @@ class DPGMM(Mixture[DPGMMParameters]):
             self._alpha = metrics["alpha"] = found.alpha
         return Fit(Assignment(found.labels), found.factors, left_out, metrics)
 
-    def _log_weights(self, factors: Factors, parameters: DPGMMParameters) -> Floats:
+    def _log_weights(self, factors: Factors, parameters: DPGMMParameters) -> FloatArray:
         return log_weights(factors.counts, self._concentration(parameters))
 
-    def _heard(self, log_prior: Floats, factors: Factors, parameters: DPGMMParameters) -> Floats:
+    def _heard(self, log_prior: FloatArray, factors: Factors, parameters: DPGMMParameters) -> FloatArray:
         return with_empty(log_prior, factors.counts, self._concentration(parameters))
 
-    def _judge(self, left_out: Floats, weights: Floats, log_prior: Floats) -> tuple[float, float]:
+    def _judge(self, left_out: FloatArray, weights: FloatArray, log_prior: FloatArray) -> tuple[float, float]:
         # Empty classes are alike, so that one column can stand for all of them: of thirty some twelve are left.
         assert self._factors is not None
         empty = self._factors.counts == 0
@@ -182,8 +180,8 @@ class DPGMM(Mixture[DPGMMParameters]):
         self,
         inbox: Inbox,
         context: Context,
-        likelihood: Floats,
-        missing: npt.NDArray[np.bool_],
+        likelihood: FloatArray,
+        missing: BoolArray,
         metrics: dict[str, float],
     ) -> Outbox:
         outbox = super()._outbox(inbox, context, likelihood, missing, metrics)

@@ -20,9 +20,8 @@ from actors.kernels.mixture.variational import (
     variational_bayes,
 )
 from actors.module import Context
+from actors.types import BoolArray, FloatArray, IntArray
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 Engine = Literal["gibbs", "vb"]
 Start = Literal["random", "kmeans", "sequence"]
 
@@ -70,8 +69,8 @@ class Assignment(NamedTuple):
         By which shares, where an engine knows them; the labels are their argmax.
     """
 
-    labels: Integers
-    responsibilities: Floats | None = None
+    labels: IntArray
+    responsibilities: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,9 @@ class Task:
     temperature : float
     """
 
-    rows: Floats
-    missing: npt.NDArray[np.bool_]
-    log_prior: Floats | None
+    rows: FloatArray
+    missing: BoolArray
+    log_prior: FloatArray | None
     prior: Prior
     classes: int
     alpha: float
@@ -109,12 +108,12 @@ class Fit(NamedTuple):
 
     assignment: Assignment
     factors: Factors
-    left_out: Floats
+    left_out: FloatArray
     metrics: Mapping[str, float]
 
 
 def first_assignment(
-    start: Start, rows: Floats, classes: int, lengths: npt.ArrayLike | None, context: Context
+    start: Start, rows: FloatArray, classes: int, lengths: npt.ArrayLike | None, context: Context
 ) -> Assignment:
     """Return what the very first update starts from.
 

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.errors import ModuleError
 from actors.kernels.mixture.niw import Factors
-from actors.messaging.kinds import Array
-from actors.module import Context, ModuleError
+from actors.module import Context
 from actors.modules.mixture.base import Mixture
 from actors.modules.mixture.engines import ENGINES, Assignment, Engine, Fit, Start, Task, first_assignment
-
-Floats = npt.NDArray[np.float64]
+from actors.types import Array, FloatArray
 
 
 @dataclass(frozen=True)
@@ -96,16 +94,16 @@ class GMM(Mixture[GMMParameters]):
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
         return parameters
 
-    def _first(self, rows: Floats, lengths: Array | None, context: Context) -> Assignment:
+    def _first(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
         return first_assignment(self.parameters.start, rows, self.parameters.classes, lengths, context)
 
     def _learn(self, task: Task, start: Assignment, context: Context) -> Fit:
         return ENGINES[self._at(context).engine](task, start, context)
 
-    def _log_weights(self, factors: Factors, parameters: GMMParameters) -> Floats:
+    def _log_weights(self, factors: Factors, parameters: GMMParameters) -> FloatArray:
         """Return log((N_k + alpha) / (N + K alpha)), (K,)."""
         weights = factors.counts + parameters.alpha
-        log_weights: Floats = np.log(weights / weights.sum())
+        log_weights: FloatArray = np.log(weights / weights.sum())
         return log_weights
 
     def _sharing(self, rows: int, parameters: GMMParameters) -> float:  # noqa: ARG002 (K, whatever the rows)

@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
+from actors.errors import ModuleError
 from actors.kernels.mlda.gibbs import compile_kernels, count, counts_of
 from actors.kernels.mlda.row_updates import Settings
-from actors.messaging.kinds import Array
-from actors.module import Context, Inbox, Module, ModuleError, Outbox, Outgoing, Port, State
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import as_distributions, prior_from
 from actors.modules.mlda.sampler import Averages, Rows, Start, ask, begin, log_likelihood, predict, resume, sample
 from actors.modules.mlda.tokens import Layout, Learnt, Modality, carried, joined, nobody, parted, received, rows_with
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from actors.types import Array, Float32Array, FloatArray, IntArray, State
 
 SMALLEST, LARGEST = 1e-6, 1e6
 """Of α and β: beyond, a topic without tokens is as good as forbidden or tokens have no say, and products overflow."""
@@ -188,7 +185,7 @@ class MLDA(Module[MLDAParameters]):
             port = PREDICTED[learnt.kind]
             if port == "transition_prior" and learnt.sender in context.receivers.get(port, ()):
                 words = topics @ _word_distributions(learnt.counts, parameters.beta)
-                messages.append(Outgoing(port, {"log_prob": _log(words)}, learnt.sender))
+                messages.append(OutgoingMessage(port, {"log_prob": _log(words)}, learnt.sender))
         return Outbox(messages, outputs={"class": topics.argmax(axis=1)})
 
     def state(self) -> State:
@@ -262,7 +259,7 @@ class MLDA(Module[MLDAParameters]):
                 )
         return modalities
 
-    def _log_prior(self, inbox: Inbox, rows: int) -> tuple[Floats, bool]:
+    def _log_prior(self, inbox: Inbox, rows: int) -> tuple[FloatArray, bool]:
         """Return the product of the priors from above (rows, K), uniform where there is none, and whether one came."""
         expected = (rows, self.parameters.topics)
         product = prior_from(inbox, "topic_prior", expected)
@@ -284,7 +281,9 @@ class MLDA(Module[MLDAParameters]):
             others = inbox.log_product("topic_prior", without=receiver)
             up, up_norm = as_distributions(likelihood if others is None else likelihood + others)
             up_norm[rows.missing] = 0.0  # a row that is not there says nothing
-            messages.append(Outgoing("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
+            messages.append(
+                OutgoingMessage("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver)
+            )
         for modality in rows.modalities:
             port, receiver = PREDICTED[modality.message.header.kind], modality.message.header.sender
             if receiver not in context.receivers.get(port, ()):
@@ -294,14 +293,14 @@ class MLDA(Module[MLDAParameters]):
                 arrays["log_prob"] = _log(predict(rows, modality.name, parameters.samples, context))
             else:
                 arrays["values"] = self._reconstructed(modality, averages.shares, parameters)
-            messages.append(Outgoing(port, arrays, receiver))
+            messages.append(OutgoingMessage(port, arrays, receiver))
         outputs: dict[str, Array] = {"class": log_posterior.argmax(axis=1), "Pdz": np.exp(log_posterior)}
         for name, learnt in self._learnt.items():
             outputs[f"Pzw_{name}"] = _word_distributions(learnt.counts, parameters.beta)
         metrics = {"evidence": float(log_norm[~rows.missing].sum())} if learning else {}
         return Outbox(messages, metrics, outputs)
 
-    def _reconstructed(self, modality: Modality, shares: Floats, parameters: MLDAParameters) -> npt.NDArray[np.float32]:
+    def _reconstructed(self, modality: Modality, shares: FloatArray, parameters: MLDAParameters) -> Float32Array:
         """Return the histograms that the rows' topics predict, as they came; the sum of a missing one is the mean."""
         learnt = self._learnt[modality.name]
         totals = np.where(modality.totals > 0, modality.totals, learnt.total)
@@ -309,14 +308,14 @@ class MLDA(Module[MLDAParameters]):
         return values.astype(np.float32).reshape(modality.message["values"].shape)
 
 
-def _word_distributions(counts: Integers, beta: float) -> Floats:
+def _word_distributions(counts: IntArray, beta: float) -> FloatArray:
     """Return φ, (K, V): the words' distributions of topics with `counts` (V, K)."""
     raised = counts.T + beta
-    distributions: Floats = raised / raised.sum(axis=1, keepdims=True)
+    distributions: FloatArray = raised / raised.sum(axis=1, keepdims=True)
     return distributions
 
 
-def _log(distributions: Floats) -> Floats:
+def _log(distributions: FloatArray) -> FloatArray:
     """Return the logarithms of rows (N, V) that sum to one but for rounding."""
-    log_prob: Floats = np.log(distributions) - np.log(distributions.sum(axis=1, keepdims=True))
+    log_prob: FloatArray = np.log(distributions) - np.log(distributions.sum(axis=1, keepdims=True))
     return log_prob

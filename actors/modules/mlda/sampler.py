@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from actors.kernels.mlda.bound import lower_bounds
 from actors.kernels.mlda.gibbs import count, fold_in, likelihood_and_shares, place, row_counts, start, sweep
 from actors.kernels.mlda.row_updates import Corpus, Counts, Settings
 from actors.module import Context
 from actors.modules.mlda.tokens import Layout, Modality
+from actors.types import BoolArray, FloatArray, Int32Array, IntArray
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Tokens = npt.NDArray[np.int32]
 Start = Literal["rows", "tokens"]
 
 
@@ -45,16 +42,16 @@ class Rows(NamedTuple):
     modalities: list[Modality]
     layout: Layout
     corpus: Corpus
-    order: Integers
-    missing: npt.NDArray[np.bool_]
-    log_prior: Floats
+    order: IntArray
+    missing: BoolArray
+    log_prior: FloatArray
     told: bool
-    topics: Tokens
+    topics: Int32Array
     counts: Counts
     settings: Settings
 
     @property
-    def prior(self) -> Floats:
+    def prior(self) -> FloatArray:
         """The prior itself."""
         return np.exp(self.log_prior)
 
@@ -70,8 +67,8 @@ class Averages(NamedTuple):
         P(the topic of one more token is k).
     """
 
-    likelihood: Floats
-    shares: Floats
+    likelihood: FloatArray
+    shares: FloatArray
 
 
 def begin(rows: Rows, way: Start, restarts: int, context: Context) -> Rows:
@@ -127,17 +124,17 @@ def ask(rows: Rows, samples: int, context: Context) -> Averages:
     return Averages(found.likelihood, found.shares)
 
 
-def predict(rows: Rows, name: str, samples: int, context: Context) -> Floats:
+def predict(rows: Rows, name: str, samples: int, context: Context) -> FloatArray:
     """Return the distribution (N, V) of a modality's word given each row's other modalities and its prior."""
     return fold_in(*_plain(rows), samples, context.generator, rows.layout.index(name)).words
 
 
-def log_likelihood(rows: Rows, averages: Averages) -> Floats:
+def log_likelihood(rows: Rows, averages: Averages) -> FloatArray:
     """Return log p(the row's tokens | class k), (N, K); zeros for rows without tokens."""
     tokens = np.diff(rows.corpus.starts)[:, None]
     bounds = lower_bounds(rows.corpus, rows.topics, rows.counts, rows.settings, averages.shares * tokens)
     relative = averages.likelihood / averages.likelihood.mean(axis=1, keepdims=True)
-    likelihood: Floats = np.log(relative) + bounds[:, None]
+    likelihood: FloatArray = np.log(relative) + bounds[:, None]
     likelihood[rows.missing] = 0.0
     return likelihood
 
@@ -147,5 +144,5 @@ def tempered(rows: Rows, context: Context) -> Settings:
     return rows.settings._replace(temperature=context.temperature) if rows.told else rows.settings
 
 
-def _plain(rows: Rows) -> tuple[Corpus, Tokens, Floats, Counts, Settings]:
+def _plain(rows: Rows) -> tuple[Corpus, Int32Array, FloatArray, Counts, Settings]:
     return rows.corpus, rows.topics, rows.prior, rows.counts, rows.settings

@@ -6,21 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from actors.errors import ModuleError
 from actors.kernels.mlda.gibbs import make_corpus
 from actors.kernels.mlda.row_updates import Corpus, Counts
-from actors.messaging.kinds import Array
 from actors.messaging.message import Message
 from actors.messaging.validation import check_range
-from actors.module import Context, Inbox, ModuleError
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Tokens = npt.NDArray[np.int32]
+from actors.module import Context, Inbox
+from actors.types import Array, BoolArray, FloatArray, Int32Array, IntArray
 
 POSTERIOR_TOKENS = 100
-"""Tokens a row of class posteriors without a weight."""
+"""Int32Array a row of class posteriors without a weight."""
 
 MOST_TOKENS = 200_000_000
 """Of one modality: a gigabyte or two, and hours of sweeps."""
@@ -38,7 +34,7 @@ class Modality:
     size : int
         V, how many words there are.
     many : ndarray of int64, shape (N,)
-        Tokens of each row.
+        Int32Array of each row.
     words : ndarray of int32, shape (T,)
         Row after row, ascending within each.
     totals : ndarray of float64, shape (N,)
@@ -48,9 +44,9 @@ class Modality:
     name: str
     message: Message
     size: int
-    many: Integers
-    words: Tokens
-    totals: Floats
+    many: IntArray
+    words: Int32Array
+    totals: FloatArray
 
 
 @dataclass(frozen=True)
@@ -60,21 +56,21 @@ class Learnt:
     Attributes
     ----------
     tokens : ndarray of int64, shape (N,)
-        Tokens of each row.
+        Int32Array of each row.
     words, topics : ndarray of int32, shape (T,)
         Of each token, as in :class:`Modality`.
     counts : ndarray of int64, shape (V, K)
-        Tokens by word and topic.
+        Int32Array by word and topic.
     total : float
         The mean of the rows' sums, of those that have one.
     sender, kind : str
         Whose messages they were, and of which kind.
     """
 
-    tokens: Integers
-    words: Tokens
-    topics: Tokens
-    counts: Integers
+    tokens: IntArray
+    words: Int32Array
+    topics: Int32Array
+    counts: IntArray
     total: float
     sender: str
     kind: str
@@ -151,7 +147,7 @@ def _modality(name: str, message: Message, weight: int | None, context: Context)
     )
 
 
-def largest_remainder(values: Floats, total: int) -> Integers:
+def largest_remainder(values: FloatArray, total: int) -> IntArray:
     """Return `values` (N, V), each row scaled to `total`, as whole numbers that sum to it; rows of zeros stay.
 
     Each is rounded down; what is missing goes to the largest remainders, among equal ones to the first (Hamilton).
@@ -161,7 +157,7 @@ def largest_remainder(values: Floats, total: int) -> Integers:
     relative = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
     sums = relative.sum(axis=1, keepdims=True)
     scaled = np.divide(relative, sums, out=np.zeros_like(values), where=sums > 0) * total
-    counts: Integers = np.floor(scaled).astype(np.int64)
+    counts: IntArray = np.floor(scaled).astype(np.int64)
     lacking = np.where(sums[:, 0] > 0, total - counts.sum(axis=1), 0)
     first = np.argsort(counts - scaled, axis=1, kind="stable")
     ranks = np.empty_like(first)
@@ -191,20 +187,20 @@ class Layout:
         return slice(sum(sizes[:at]), sum(sizes[: at + 1]))
 
 
-def joined(modalities: Sequence[Modality], layout: Layout) -> tuple[Corpus, Integers]:
+def joined(modalities: Sequence[Modality], layout: Layout) -> tuple[Corpus, IntArray]:
     """Return the tokens of all modalities row by row, and where each is among them taken modality by modality."""
     rows = [np.repeat(np.arange(len(modality.many)), modality.many) for modality in modalities]
     words = [modality.words.astype(np.int64) + layout.span(modality.name).start for modality in modalities]
     return make_corpus(np.concatenate(rows), np.concatenate(words), layout.owner, len(modalities[0].many))
 
 
-def carried(modalities: Sequence[Modality], learnt: Mapping[str, Learnt], order: Integers) -> Tokens:
+def carried(modalities: Sequence[Modality], learnt: Mapping[str, Learnt], order: IntArray) -> Int32Array:
     """Return the topics (T,) that the joined tokens keep, -1 for new ones."""
     kept = [_kept(modality, learnt.get(modality.name)) for modality in modalities]
     return np.concatenate(kept)[order]
 
 
-def _kept(now: Modality, before: Learnt | None) -> Tokens:
+def _kept(now: Modality, before: Learnt | None) -> Int32Array:
     """Return the topics of a modality's tokens: the j-th token of a word keeps that of the row's j-th such token."""
     topics = np.full(len(now.words), -1, dtype=np.int32)
     if before is None:
@@ -219,14 +215,14 @@ def _kept(now: Modality, before: Learnt | None) -> Tokens:
     return topics
 
 
-def _cells(many: Integers, words: Tokens, size: int) -> Integers:
+def _cells(many: IntArray, words: Int32Array, size: int) -> IntArray:
     """Return row and word of each token as one number, ascending."""
-    cells: Integers = np.repeat(np.arange(len(many)), many) * size + words
+    cells: IntArray = np.repeat(np.arange(len(many)), many) * size + words
     return cells
 
 
 def parted(
-    modalities: Sequence[Modality], layout: Layout, order: Integers, topics: Tokens, counts: Counts
+    modalities: Sequence[Modality], layout: Layout, order: IntArray, topics: Int32Array, counts: Counts
 ) -> dict[str, Learnt]:
     """Return what is to be kept of each modality."""
     apart, found, done = np.empty_like(topics), {}, 0
@@ -242,13 +238,13 @@ def parted(
     return found
 
 
-def nobody(modalities: Sequence[Modality]) -> npt.NDArray[np.bool_]:
+def nobody(modalities: Sequence[Modality]) -> BoolArray:
     """Return which rows have no token at all, (N,)."""
-    missing: npt.NDArray[np.bool_] = np.sum([modality.many for modality in modalities], axis=0) == 0
+    missing: BoolArray = np.sum([modality.many for modality in modalities], axis=0) == 0
     return missing
 
 
-def rows_with(modalities: Sequence[Modality], missing: npt.NDArray[np.bool_]) -> dict[str, Array]:
+def rows_with(modalities: Sequence[Modality], missing: BoolArray) -> dict[str, Array]:
     """Return the lengths and the mask that go with what is made of all modalities."""
     messages = [modality.message for modality in modalities]
     arrays: dict[str, Array] = {}

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from actors.messaging.kinds import Array
+from actors.errors import ModuleError
 from actors.messaging.message import Message
-from actors.module import Inbox, ModuleError
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+from actors.module import Inbox
+from actors.types import Array, BoolArray, Float32Array
 
 TOLERANCE = 1e-3
 """How far the sum of a target's row may be from one, where it has to be a distribution."""
@@ -31,14 +28,14 @@ class Given(NamedTuple):
     """What came: inputs (N, I) and which rows of them somebody saw, targets (N, P) and which of them are there."""
 
     parts: tuple[Part, ...]
-    inputs: Floats
-    seen: Mask
-    targets: Floats
-    known: Mask
+    inputs: Float32Array
+    seen: BoolArray
+    targets: Float32Array
+    known: BoolArray
     shape: tuple[int, ...]
     lengths: Array | None
 
-    def rows(self, told: Mask) -> dict[str, Array]:
+    def rows(self, told: BoolArray) -> dict[str, Array]:
         """Return the lengths, and the mask of a message that says something in the rows `told`."""
         lengths = {} if self.lengths is None else {"lengths": self.lengths}
         return lengths if told.all() else {**lengths, "mask": ~told}
@@ -73,7 +70,7 @@ def received(inbox: Inbox, loss: str) -> Given:
     _check_targets(targets[known], loss, message.header.route)
     targets[~known] = 0.0
     parts: list[Part] = []
-    blocks: list[Floats] = []
+    blocks: list[Float32Array] = []
     seen = np.zeros(len(values), dtype=np.bool_)
     lengths = message.lengths
     for port in ("class_posteriors", "latent_vectors"):
@@ -90,7 +87,7 @@ def received(inbox: Inbox, loss: str) -> Given:
     return Given(tuple(parts), np.hstack(blocks), seen, targets, known, values.shape[1:], lengths)
 
 
-def _there(message: Message) -> Mask:
+def _there(message: Message) -> BoolArray:
     """Return which rows of a message are there, (N,)."""
     return np.ones(len(_main(message)), dtype=np.bool_) if message.mask is None else ~message.mask
 
@@ -99,7 +96,7 @@ def _main(message: Message) -> Array:
     return message[{"class_posteriors": "log_prob", "latent_vectors": "mean"}.get(message.header.kind, "values")]
 
 
-def _block(message: Message) -> Floats:
+def _block(message: Message) -> Float32Array:
     """Return the columns that a message fills, (N, K) or (N, D); what says nothing where its rows are missing."""
     rows = _main(message)
     if message.header.kind == "class_posteriors":
@@ -110,7 +107,7 @@ def _block(message: Message) -> Floats:
     return block
 
 
-def _check_targets(targets: Floats, loss: str, route: str) -> None:
+def _check_targets(targets: Float32Array, loss: str, route: str) -> None:
     """Refuse targets (M, P) that a loss has no probability for."""
     if not len(targets) or loss == "mse":
         return

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
-from actors.messaging.kinds import Array
-from actors.module import Context, Inbox, Module, ModuleError, NonFiniteError, Outbox, Outgoing, Port, State
+from actors.errors import ModuleError, NonFiniteError
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.network.inputs import Given, Part, received, said
+from actors.types import Array, Float32Array, State
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 
 FLOOR = 1e-10
 """Probability that a message leaves to every class: what a target says must not forbid what a row shows."""
@@ -244,7 +243,9 @@ class Network(Module[NetworkParameters]):
             raise ModuleError(str(error)) from error
         self._network, self._optimiser, self._parts, self._shape = network, optimiser, parts, shape
 
-    def _train(self, inputs: Floats, targets: Floats, parameters: NetworkParameters, context: Context) -> None:
+    def _train(
+        self, inputs: Float32Array, targets: Float32Array, parameters: NetworkParameters, context: Context
+    ) -> None:
         """Train the network in place and note the losses."""
         import torch
 
@@ -279,17 +280,17 @@ class Network(Module[NetworkParameters]):
                 raise
             raise ModuleError(f"{context.where}: {self.parameters.network!r} cannot be trained: {error}") from error
 
-    def _answer(self, given: Given, parameters: NetworkParameters, context: Context) -> tuple[Outbox, Floats]:
+    def _answer(self, given: Given, parameters: NetworkParameters, context: Context) -> tuple[Outbox, Float32Array]:
         """Return what goes out, and the log-likelihood of the targets (N,), of no meaning where they are missing."""
         from actors.kernels.neural import supervised as kernels
 
         assert self._network is not None
         answer = kernels.predict(self._network, self._tensor(given.inputs))
-        log_likelihood: Floats = (
+        log_likelihood: Float32Array = (
             kernels.log_likelihood(answer, self._tensor(given.targets), parameters.loss).cpu().numpy()
         )
         y_hat = kernels.expected(answer, parameters.loss).cpu().numpy().reshape(-1, *given.shape)
-        messages = [Outgoing("reconstructions", {"values": y_hat, **given.rows(given.seen)})]
+        messages = [OutgoingMessage("reconstructions", {"values": y_hat, **given.rows(given.seen)})]
         how = kernels.Ascent(parameters.input_steps, parameters.input_rate, parameters.loss, parameters.trust)
         for part in given.parts:
             classes = part.port == "class_posteriors"
@@ -297,7 +298,7 @@ class Network(Module[NetworkParameters]):
             if part.sender in context.receivers.get(port, ()):
                 told = self._prior(given, part, parameters.backward, how) if classes else self._mean(given, part, how)
                 arrays = {"log_prob" if classes else "mean": told, **given.rows(given.known)}
-                messages.append(Outgoing(port, arrays, part.sender))
+                messages.append(OutgoingMessage(port, arrays, part.sender))
         outputs: dict[str, Array] = {"y_hat": y_hat, "loss": np.array(self._loss, dtype=np.float64)}
         return Outbox(messages, outputs=outputs), log_likelihood
 
@@ -329,7 +330,7 @@ class Network(Module[NetworkParameters]):
         """Return inputs and targets of the rows whose targets are there."""
         return self._tensor(given.inputs[given.known]), self._tensor(given.targets[given.known])
 
-    def _tensor(self, array: Floats) -> torch.Tensor:
+    def _tensor(self, array: Float32Array) -> torch.Tensor:
         import torch
 
         return torch.from_numpy(array).to(self.device)

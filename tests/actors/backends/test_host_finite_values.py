@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from actors.graph.spec import ModuleSpec, Slot
 
 from actors.backends.module_host import Call, Host
-from actors.graph.graph import ModuleSpec, Slot
-from actors.messaging.message import Header, MessageError, make_message, pack_header
-from actors.module import Context, Module, NonFiniteError, Outbox, Outgoing, Port
+from actors.errors import MessageError, NonFiniteError
+from actors.messaging.codec import make_message, pack_header
+from actors.messaging.message import Header
+from actors.module import Context, Module, Outbox, OutgoingMessage, Port
 from tests.support.toy_modules import Source  # noqa: F401 (of the graphs here)
 
 
@@ -66,7 +68,7 @@ def free(outbox=None, *slots, **held):
 
 
 def sending(port, kind, **arrays):
-    return free(Outbox([Outgoing(port, arrays)]), Slot(port, kind))
+    return free(Outbox([OutgoingMessage(port, arrays)]), Slot(port, kind))
 
 
 def posteriors(log_norm=0.0, log_prob=None, rows=6):

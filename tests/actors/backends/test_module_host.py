@@ -5,12 +5,14 @@ import threading
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from actors.backends.module_host import Call, Host, limited_threads
-from actors.graph.graph import Connection, Graph, ModuleSpec
-from actors.messaging.message import MessageError, unpack_header
-from actors.module import ModuleError, NonFiniteError, Outbox, Outgoing
+from actors.errors import MessageError, ModuleError, NonFiniteError
+from actors.graph.graph import Graph
+from actors.messaging.codec import unpack_header
+from actors.module import Outbox, OutgoingMessage
 from tests.support.counter import TYPE, answering, call, evidence, host, latents, update
 
 
@@ -112,8 +114,8 @@ class TestWhatBecomesOfAnAnswer:
         reply = update(
             host(
                 answering(
-                    Outgoing("evidence", evidence(k=2), receiver="mm2"),
-                    Outgoing("evidence", evidence(k=3), receiver="mm1"),
+                    OutgoingMessage("evidence", evidence(k=2), receiver="mm2"),
+                    OutgoingMessage("evidence", evidence(k=3), receiver="mm1"),
                 )
             ),
             run="mine",
@@ -129,7 +131,12 @@ class TestWhatBecomesOfAnAnswer:
 
     def test_a_message_without_a_receiver_goes_to_all_that_get_none_of_their_own(self):
         reply = update(
-            host(answering(Outgoing("evidence", evidence(k=2)), Outgoing("evidence", evidence(k=5), receiver="mm2")))
+            host(
+                answering(
+                    OutgoingMessage("evidence", evidence(k=2)),
+                    OutgoingMessage("evidence", evidence(k=5), receiver="mm2"),
+                )
+            )
         )
         assert [arrays and arrays["log_prob"].shape[1] for arrays in reply.messages] == [2, 5, None]
 
@@ -139,7 +146,7 @@ class TestWhatBecomesOfAnAnswer:
         assert reply.messages == (None, None, None)
 
     def test_what_nobody_receives_is_dropped(self):
-        reply = update(host(answering(Outgoing("evidence", evidence())), slots=()))
+        reply = update(host(answering(OutgoingMessage("evidence", evidence())), slots=()))
         assert reply.messages == ()
 
     def test_the_slots_are_those_of_the_graph(self):
@@ -147,31 +154,31 @@ class TestWhatBecomesOfAnAnswer:
         specs = [ModuleSpec("data", "tests.support.toy_modules:Source"), ModuleSpec("vae", source), counter]
         graph = Graph(specs, [Connection("data", "vae"), Connection("vae", "gmm")])
         made = Host(counter, graph.slots("gmm"))
-        made.module.behaviour = answering(Outgoing("means", {"means": np.eye(2), "responsibilities": np.eye(2)}))
+        made.module.behaviour = answering(OutgoingMessage("means", {"means": np.eye(2), "responsibilities": np.eye(2)}))
         assert [sorted(arrays) for arrays in update(made).messages] == [["means", "responsibilities"]]
 
     def test_wrong_arrays_are_refused_in_the_senders_name(self):
         bad = {**evidence(), "log_norm": np.full(4, np.nan)}
         with pytest.raises(NonFiniteError, match=r"gmm -> mm1\.evidence \(class_posteriors\): log_norm is not finite"):
-            update(host(answering(Outgoing("evidence", bad))))
+            update(host(answering(OutgoingMessage("evidence", bad))))
 
     def test_a_misspelt_port_is_refused_and_not_lost(self):
         for port in ("evidense", "z"):
             with pytest.raises(MessageError, match=rf"gmm\.{port}: no such output port, only evidence, means"):
-                update(host(answering(Outgoing(port, evidence()))))
+                update(host(answering(OutgoingMessage(port, evidence()))))
 
     def test_a_receiver_of_a_port_that_all_share_is_refused_and_not_lost(self):
         means = {"means": np.eye(3), "responsibilities": np.eye(3)}
         with pytest.raises(MessageError, match=r"gmm\.means: a message of its own came for vae"):
-            update(host(answering(Outgoing("means", means, receiver="vae"))))
+            update(host(answering(OutgoingMessage("means", means, receiver="vae"))))
 
     def test_a_receiver_that_is_not_connected_is_refused_and_not_lost(self):
         with pytest.raises(MessageError, match=r"gmm\.evidence to mm3: no such receiver, only mm1, mm2"):
-            update(host(answering(Outgoing("evidence", evidence(), receiver="mm3"))))
+            update(host(answering(OutgoingMessage("evidence", evidence(), receiver="mm3"))))
 
     @pytest.mark.parametrize("receiver", ["", "mm1"])
     def test_a_second_message_for_the_same_place_is_refused_and_not_lost(self, receiver):
-        twice = [Outgoing("evidence", evidence(), receiver=receiver)] * 2
+        twice = [OutgoingMessage("evidence", evidence(), receiver=receiver)] * 2
         with pytest.raises(MessageError, match=r"gmm\.evidence.*: two messages came, one can be sent"):
             update(host(answering(*twice)))
 

@@ -12,8 +12,9 @@ from actors.conformance import ModuleChecks, outcomes
 from actors.conformance.harness import difference
 from actors.conformance.sample_messages import SIZES, make_arrays, of_rows, refilled, sizes_in, split
 from actors.graph.registry import BUILT_IN
+from actors.messaging.codec import make_message
 from actors.messaging.kinds import KINDS, ArraySpec, Kind
-from actors.messaging.message import Header, make_message
+from actors.messaging.message import Header
 from actors.module import Port
 from tests.support.sound_module import Sound
 

@@ -5,12 +5,14 @@ from functools import partial
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import Connection, Graph, GraphError, ModuleSpec
+from actors.errors import GraphError
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
-from actors.module import Module, Outbox, Outgoing, Port
+from actors.module import Module, Outbox, OutgoingMessage, Port
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.coordination import test_coordinator
 
@@ -44,7 +46,7 @@ class Walker(Module):
             )
             self.path = np.append(self.path, here + self.parameters.stride * context.generator.normal())
         self.notes = np.vstack([self.notes, [context.chain, context.temperature, context.learn]])
-        outgoing = Outgoing("latents", {"mean": self.path[-1:, None]})
+        outgoing = OutgoingMessage("latents", {"mean": self.path[-1:, None]})
         return Outbox([outgoing], metrics={"score": -self.path[-1]}, outputs={"path": self.path})
 
     recognize = update
@@ -89,7 +91,9 @@ class Judge(Module):
             return Outbox()
         place = inbox.require("latents")["mean"][0, 0]
         nearer = place + (self.parameters.goal - place) * (0.1 + 0.2 * context.proposal)
-        return Outbox([Outgoing("class_means", {"means": np.array([[nearer]]), "responsibilities": np.ones((1, 1))})])
+        return Outbox(
+            [OutgoingMessage("class_means", {"means": np.array([[nearer]]), "responsibilities": np.ones((1, 1))})]
+        )
 
     def state(self):
         return {"heard": self.heard}

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.storage.checkpoints import Checkpoints
 

@@ -4,7 +4,7 @@ import pytest
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.coordination.recovery import ModuleFailedError, ObjectsLostError
+from actors.errors import ModuleFailedError, ObjectsLostError
 from actors.graph.schedule import Block, Step
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.coordination.test_coordinator import ROWS, model

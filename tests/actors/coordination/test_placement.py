@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from actors.graph.spec import ModuleSpec, Resources
 
 from actors.backends.ray import backend as ray_transport
 from actors.backends.ray.placement_groups import options_of, requests_of
-from actors.coordination.backend import TransportError
 from actors.coordination.placement import Node, Placement, allot, bundles_of, check, plan
-from actors.graph.graph import ModuleSpec, Resources
+from actors.errors import BackendError
 from tests.actors.coordination.test_coordinator import model
 
 GIB = float(2**30)
@@ -136,7 +136,7 @@ class TestNodes:
         ],
     )
     def test_what_is_missing_is_said(self, wish, said):
-        with pytest.raises(TransportError, match=f"^module 'encoder' {said}"):
+        with pytest.raises(BackendError, match=f"^module 'encoder' {said}"):
             check(asking(encoder=wish), [node()], allot(asking(encoder=wish), [node()]), Placement())
 
     def test_more_in_all_than_there_is_leaves_the_smaller_one_out(self):
@@ -165,7 +165,7 @@ class TestNodes:
 
     def test_modules_that_share_a_node_must_not_want_different_ones(self):
         graph = asking(encoder=Resources(label_selector={"zone": "a"}), mirror=Resources(label_selector={"zone": "b"}))
-        with pytest.raises(TransportError, match="encoder, mirror are to share a node, but want zone=a and zone=b"):
+        with pytest.raises(BackendError, match="encoder, mirror are to share a node, but want zone=a and zone=b"):
             bundles_of(graph, NOBODY, Placement(together=(("encoder", "mirror"),)))
 
     def test_who_waits_for_a_process_says_which_labels_it_wants_and_for_whom(self, monkeypatch):

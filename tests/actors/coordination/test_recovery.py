@@ -4,9 +4,10 @@ import pytest
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.coordination.recovery import ModuleFailedError, ModuleLostError, ObjectsLostError, Recovery
+from actors.coordination.recovery import Recovery
+from actors.errors import CheckpointError, ModuleDiedError, ModuleFailedError, ObjectsLostError
 from actors.graph.schedule import Block, Step
-from actors.storage.checkpoints import CheckpointError, Checkpoints
+from actors.storage.checkpoints import Checkpoints
 from tests.actors.coordination.test_coordinator import ROWS, learn, model
 
 CALLS = ("ready", "load", "collect", "chained", "saved", "read")
@@ -81,7 +82,7 @@ def events_of(root, transport, **kwargs):
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_module_that_dies_at_any_moment_changes_no_bit(tmp_path, calm, times):
     for at in range(1, calm[1] + 1):
-        events = events_of(tmp_path / f"{at}", Lossy(at, ModuleLostError, times))
+        events = events_of(tmp_path / f"{at}", Lossy(at, ModuleDiedError, times))
         assert sum(name == "lost" for name, _ in events) == times
         assert digests(tmp_path / f"{at}") == digests(calm[0])
 
@@ -95,7 +96,7 @@ def test_what_is_lost_again_and_again_ends_the_run(tmp_path):
 
 
 def test_a_module_that_keeps_dying_ends_the_run_after_so_many_tries(tmp_path):
-    transport = Lossy(8, ModuleLostError, times=100)
+    transport = Lossy(8, ModuleDiedError, times=100)
     with pytest.raises(ModuleFailedError, match=r"module '\w+' died 4 times in .*: as the test asked"):
         run(tmp_path, transport, recovery=Recovery(tries=4))
     assert transport.left == 96

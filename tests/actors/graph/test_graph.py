@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from actors.graph.spec import Connection, ModuleSpec, Route, Slot
 
-from actors.graph.graph import Connection, Graph, GraphError, ModuleSpec, Route, Slot
+from actors.errors import GraphError, ModuleError
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
-from actors.module import ModuleError
 from tests.support.port_stubs import HERE, graph, hidden_markov
 
 

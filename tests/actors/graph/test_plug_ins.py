@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from actors.graph.registry import BUILT_IN, GROUP, find, known_names, look_in, make, module_types
-from actors.module import ModuleError
+from actors.errors import ModuleError
+from actors.graph.registry import BUILT_IN, GROUP, add_code_directories, find, known_names, make, module_types
 from tests.support.distributions import MODULE, Site
 
 
@@ -123,8 +123,8 @@ def test_files_in_further_directories_are_found_after_all_that_is_installed(site
     (tmp_path / "mine" / "numpy.py").write_text("1 / 0")
     with pytest.raises(ModuleError, match="No module named 'my_module'"):
         find("my_module:Own")
-    look_in([tmp_path / "mine"])
-    look_in([tmp_path / "mine"])
+    add_code_directories([tmp_path / "mine"])
+    add_code_directories([tmp_path / "mine"])
     assert find("my_module:Own").__name__ == "Own"
     assert sys.path.count(str(tmp_path / "mine")) == 1
     assert sys.path[-1] == str(tmp_path / "mine")

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
+from actors.errors import ModuleError
 from actors.graph.registry import BUILT_IN, canonical_parameters, find, make, make_parameters
-from actors.module import Module, ModuleError, Outbox
+from actors.module import Module, Outbox
 from tests.support.port_stubs import Part
 
 HERE = "tests.actors.graph.test_registry"

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.errors import NonFiniteError
+from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
-from actors.module import Context, Module, NonFiniteError, Outbox, Port
+from actors.module import Context, Module, Outbox, Port
 from tests.support.toy_modules import Source  # noqa: F401 (of the graphs here)
 
 X = np.random.default_rng(0).random((40, 5))

@@ -7,12 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.errors import KindError, MessageError, ModuleError
+from actors.graph.graph import Graph
 from actors.graph.registry import find
 from actors.graph.schedule import Schedule, Step
-from actors.messaging.kinds import KINDS, MAX_ARRAYS, ArraySpec, Kind, KindError, register
-from actors.messaging.message import Header, MessageError, decode, encode, make_message
-from actors.module import ModuleError
+from actors.graph.spec import Connection, ModuleSpec
+from actors.messaging.codec import decode, encode, make_message
+from actors.messaging.kinds import KINDS, MAX_ARRAYS, ArraySpec, Kind, register_kind
+from actors.messaging.message import Header
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.ray.test_backend import run_on_actors
 from tests.actors.coordination.test_coordinator import ROWS, learn
@@ -39,7 +41,7 @@ class TestRegistration:
         sent = {"values": np.ones((3, 2)), "mask": [True, False, False], "lengths": [1, 2]}
         with pytest.raises(MessageError, match="unknown kind 'mine'"):
             make_message(Header("mine", "a", "p"), sent)
-        register(Kind("mine", (ROWS_OF,)))
+        register_kind(Kind("mine", (ROWS_OF,)))
         came = decode(encode(make_message(Header("mine", "a", "p"), sent)))
         assert came.mask.tolist() == sent["mask"]
         with pytest.raises(MessageError, match="array 'more' does not belong to the kind"):
@@ -49,14 +51,14 @@ class TestRegistration:
         assert KINDS["observations"] == Kind("observations", (ArraySpec("values", ("N", "...")),))
 
     def test_it_may_be_made_known_again(self):
-        register(TOPIC, "one")
-        register(pickle.loads(pickle.dumps(TOPIC)), "another")
+        register_kind(TOPIC, "one")
+        register_kind(pickle.loads(pickle.dumps(TOPIC)), "another")
         assert KINDS["topic"] is TOPIC
 
     def test_another_one_of_the_same_name_is_refused_and_both_are_named(self):
-        register(Kind("mine", (ROWS_OF,)), "a.b:One")
+        register_kind(Kind("mine", (ROWS_OF,)), "a.b:One")
         with pytest.raises(KindError) as raised:
-            register(Kind("mine", (ArraySpec("values", ("N", "K"), "distribution"),)), "c.d:Two")
+            register_kind(Kind("mine", (ArraySpec("values", ("N", "K"), "distribution"),)), "c.d:Two")
         assert str(raised.value) == (
             "kind 'mine' of c.d:Two has values (N×K, distribution); the one of this name that is that of a.b:One "
             "has values (N×D, real): choose another name"
@@ -64,7 +66,7 @@ class TestRegistration:
 
     def test_a_built_in_kind_keeps_its_meaning(self):
         with pytest.raises(KindError, match=r"that is built in has mean \(N×D, real\), variance"):
-            register(Kind("latent_vectors", (ROWS_OF,)))
+            register_kind(Kind("latent_vectors", (ROWS_OF,)))
 
     @pytest.mark.parametrize(
         ("kind", "said"),
@@ -92,17 +94,17 @@ class TestRegistration:
     )
     def test_what_no_message_could_be_held_against_is_refused(self, kind, said):
         with pytest.raises(KindError, match=said):
-            register(kind)
+            register_kind(kind)
         assert "k" not in KINDS
 
     def test_as_many_arrays_as_fit_come_through(self):
         own = [ArraySpec(f"a{i}", ("N",)) for i in range(MAX_ARRAYS - 2)]
-        register(Kind("wide", tuple(own)))
+        register_kind(Kind("wide", tuple(own)))
         arrays = {spec.name: np.ones(2) for spec in own} | {"mask": [True, False], "lengths": [2]}
         assert len(decode(encode(make_message(Header("wide", "a", "p"), arrays))).arrays) == MAX_ARRAYS
 
     def test_rows_are_counted_though_an_optional_array_of_rows_comes_first_and_is_left_out(self):
-        register(Kind("k", (ArraySpec("extra", ("N",), optional=True), ROWS_OF)))
+        register_kind(Kind("k", (ArraySpec("extra", ("N",), optional=True), ROWS_OF)))
         arrays = {"values": np.ones((3, 2)), "lengths": [1, 2]}
         assert make_message(Header("k", "a", "p"), arrays).lengths.tolist() == [1, 2]
         with pytest.raises(MessageError, match="lengths adds up to 3, but there are 4 rows"):
@@ -112,7 +114,7 @@ class TestRegistration:
 class TestCounts:
     @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i8"])
     def test_are_whole_or_broken_numbers(self, dtype):
-        register(WORDS)
+        register_kind(WORDS)
         sent = make_message(Header("word_counts", "a", "p"), {"counts": np.array([[0, 3], [2, 1]], dtype)})
         assert decode(encode(sent))["counts"].tolist() == [[0, 3], [2, 1]]
 
@@ -121,12 +123,12 @@ class TestCounts:
         [(-1.0, "holds a negative count in row 1"), (np.nan, "is not finite in row 1"), (np.inf, "is not finite")],
     )
     def test_are_neither_negative_nor_infinite(self, value, said):
-        register(WORDS)
+        register_kind(WORDS)
         with pytest.raises(MessageError, match=f"counts {said}"):
             make_message(Header("word_counts", "a", "p"), {"counts": [[1.0, 2.0], [0.0, value]]})
 
     def test_are_no_truth_values(self):
-        register(WORDS)
+        register_kind(WORDS)
         with pytest.raises(MessageError, match="counts has dtype"):
             make_message(Header("word_counts", "a", "p"), {"counts": np.ones((2, 2), bool)})
 
@@ -160,7 +162,7 @@ def test_whoever_receives_a_model_reads_its_messages_without_its_modules_code():
     counts = make_message(Header("word_counts", "a", "p"), {"counts": [[1.0]]})
     code = (
         "import pickle, sys; model, data = pickle.loads(sys.stdin.buffer.read());"
-        "from actors.messaging.message import decode; "
+        "from actors.messaging.codec import decode; "
         "print(decode(data)['counts'], *[kind.name for kind in model.kinds]);"
         f"assert {HERE!r} not in sys.modules"
     )

@@ -11,8 +11,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from actors.messaging.message import MAX_HEADER_BYTES, decode, encode, make_message, pack_header
-from actors.messaging.message import unpack_header as unpack
+from actors.messaging.codec import MAX_HEADER_BYTES, decode, encode, make_message, pack_header
+from actors.messaging.codec import unpack_header as unpack
 from tests.actors.messaging.test_messages import arrays_of, header, log_rows, message
 from tests.support.message_bytes import (
     ROUTE,
@@ -239,16 +239,17 @@ def test_a_refused_header_costs_no_more_than_its_own_limit():
 
 LIMITED = """
 import pickle, resource, sys
-import actors.messaging.message as messages
+import actors.messaging.codec as codec
+from actors.errors import MessageError
 documents = pickle.loads(sys.stdin.buffer.read())  # of the test that started this process
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20),) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 for name, data in documents.items():
-    for read in (messages.decode, messages.unpack_header):
+    for read in (codec.decode, codec.unpack_header):
         try:
             read(data)
-        except messages.MessageError:
+        except MessageError:
             continue
         sys.exit(f"{name} was read")
 print("refused", len(documents))

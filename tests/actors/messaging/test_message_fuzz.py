@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.errors import MessageError
+from actors.messaging.codec import decode, encode, make_message, pack_header
+from actors.messaging.codec import unpack_header as unpack
 from actors.messaging.kinds import KINDS
-from actors.messaging.message import Header, MessageError, decode, encode, make_message, pack_header
-from actors.messaging.message import unpack_header as unpack
+from actors.messaging.message import Header
 from tests.actors.messaging.test_messages import arrays_of, message
 from tests.support.message_bytes import ROUTE, VALID, document, fields_of, header_with, message_or_refusal, said_about
 

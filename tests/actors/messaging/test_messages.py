@@ -5,22 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from actors.errors import MessageError
+from actors.messaging.codec import MAX_HEADER_BYTES, as_wire, decode, encode, make_message, pack_header, unpack_header
 from actors.messaging.kinds import KINDS
-from actors.messaging.message import (
-    MAX_HEADER_BYTES,
-    ArrayHeader,
-    Header,
-    Message,
-    MessageError,
-    as_wire,
-    decode,
-    encode,
-    make_message,
-    pack_header,
-    unpack_header,
-    validate,
-    validate_header,
-)
+from actors.messaging.message import ArrayHeader, Header, Message
+from actors.messaging.validation import validate, validate_header
 
 N, K, D = 5, 3, 2
 

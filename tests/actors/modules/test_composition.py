@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 from sklearn.metrics import adjusted_rand_score
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.errors import ModuleError
+from actors.graph.graph import Graph
 from actors.graph.registry import make
 from actors.graph.schedule import Block, Schedule, Step
-from actors.messaging.message import Header, make_message
-from actors.module import Context, Inbox, ModuleError
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header
+from actors.module import Context, Inbox
 from runner.report.clustering_metrics import accuracy
 
 K = 4

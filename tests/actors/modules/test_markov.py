@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from actors.errors import ModuleError
 from actors.graph.registry import make
 from actors.kernels.markov.inference import expected_counts, transition_probabilities
-from actors.messaging.message import Header, make_message
-from actors.module import Context, Inbox, ModuleError
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header
+from actors.module import Context, Inbox
 from tests.support.toy_modules import same
 
 K, N = 4, 120

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from actors.errors import ModuleError
 from actors.graph.registry import make
-from actors.messaging.message import Header, make_message
-from actors.module import Context, Inbox, ModuleError
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header
+from actors.module import Context, Inbox
 
 CONTEXT = Context("data")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.module import ModuleError
+from actors.errors import ModuleError
 from tests.support.toy_modules import same
 from tests.support.vae_data import (
     PIXELS,

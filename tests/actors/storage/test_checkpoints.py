@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from actors.storage.state_codec import pack_state, unpack_state
 
-from actors.storage.checkpoints import CheckpointError, Checkpoints, Manifest, ModuleRecord, pack_state, unpack_state
-from actors.storage.manifest import pack_manifest, unpack_manifest
+from actors.errors import CheckpointError
+from actors.storage.checkpoints import Checkpoints
+from actors.storage.manifest import Manifest, ModuleRecord, pack_manifest, unpack_manifest
 from tests.actors.coordination.test_coordinator import learn, model
 
 

@@ -8,10 +8,12 @@ import uuid
 
 import fsspec
 import pytest
+from actors.storage.module_files import LoadRequest, load_module_files
 
+from actors.errors import CheckpointError, StorageError
 from actors.storage import filesystem as storage
-from actors.storage.checkpoints import CheckpointError, Checkpoints, LoadRequest, load_part
-from actors.storage.filesystem import LocalStorage, ObjectStorage, StorageError, storage_at
+from actors.storage.checkpoints import Checkpoints
+from actors.storage.filesystem import LocalStorage, ObjectStorage, storage_at
 from tests.actors.coordination.test_coordinator import learn, model
 
 
@@ -79,7 +81,7 @@ def test_a_run_is_the_same_wherever_its_commits_lie(root, tmp_path):
     manifest = Checkpoints(root).newest_whole(pytest.fail)
     assert manifest.name == "round-002"
     record = manifest.modules["encoder"]
-    parts = [load_part(LoadRequest(str(checkpoints.root), "encoder", record)) for checkpoints in (here, there)]
+    parts = [load_module_files(LoadRequest(str(checkpoints.root), "encoder", record)) for checkpoints in (here, there)]
     assert parts[0][0] == parts[1][0]
     assert parts[0][1]["weights"].tobytes() == parts[1][1]["weights"].tobytes()
 

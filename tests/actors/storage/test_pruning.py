@@ -7,7 +7,8 @@ import pytest
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.storage.checkpoints import CheckpointError, Checkpoints
+from actors.errors import CheckpointError
+from actors.storage.checkpoints import Checkpoints
 from tests.actors.coordination.test_coordinator import learn, model
 from tests.faults.power import Disk, power
 

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from actors.errors import ModuleError
 from actors.graph.registry import BUILT_IN
-from actors.module import ModuleError
 from runner.cli.app import app
 from runner.cli.catalogue import catalogue, describe
 from runner.cli.inspect import show_modules

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from actors.conformance import ModuleChecks
-from actors.module import ModuleError
+from actors.errors import ModuleError
 from runner.cli.check_module import checks_of
 from runner.config.error_messages import ConfigError
 from tests.runner.cli.test_cli import serket

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from actors.graph.spec import Resources
 from rich.console import Console
 
 from actors.coordination.placement import Placement
-from actors.graph.graph import Resources
 from runner.cluster import dry_run
 from runner.cluster.connection import this_machine
 from tests.support.model_files import MODEL, faults, load

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from actors.graph.spec import Connection, Resources
 
-from actors.graph.graph import Connection, Resources
 from actors.graph.schedule import Block, Step
 from runner.config.run_config import RunConfig, load_config
 from tests.support.model_files import MODEL, faults, load, write

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.graph import Graph
 from runner.data.readers import DataError
 from runner.data.sources import new_rows, source_states
 from tests.support.model_files import MODEL, faults, load

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.graph.graph import Graph
 from runner.report.timeline import timeline, write_timeline
 from runner.runs.directory import RunDirectory, RunDirectoryError
 

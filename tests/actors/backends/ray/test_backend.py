@@ -6,11 +6,12 @@ import threading
 import numpy as np
 import pytest
 import ray
+from actors.graph.spec import Connection, ModuleSpec, Resources
 
-from actors.coordination.backend import TransportError
-from actors.coordination.recovery import ModuleFailedError, Recovery
+from actors.coordination.recovery import Recovery
 from actors.coordination.session import Plan
-from actors.graph.graph import Connection, Graph, ModuleSpec, Resources
+from actors.errors import BackendError, ModuleFailedError
+from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.storage.checkpoints import Checkpoints
 from runner.cluster.connection import ClusterError
@@ -76,7 +77,7 @@ def test_a_chain_that_raises_is_told_with_its_own_traceback(tmp_path):
     (tmp_path / "1").mkdir()  # where chain 1 would write a file
     with pytest.raises(ModuleFailedError, match=r"(?s)a chain raised.*IsADirectoryError") as failure:
         run_on_actors(meeting(tmp_path, chains=2, expected=2), "astray")
-    assert "toys.py" in str(failure.value)
+    assert "toy_modules.py" in str(failure.value)
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ def test_a_modules_file_is_found_in_the_directory_that_the_model_names(tmp_path,
 def test_a_module_that_raises_is_named_with_its_own_traceback():
     with pytest.raises(ModuleFailedError, match=r"(?s)module 'encoder' raised.*as the test asked") as failure:
         run_on_actors(model(fail_in_round=1), "raising")
-    assert "toys.py" in str(failure.value)
+    assert "toy_modules.py" in str(failure.value)
 
 
 @pytest.mark.slow
@@ -187,7 +188,7 @@ def test_a_module_that_hangs_counts_as_dead():
 def test_a_request_that_the_cluster_cannot_meet_is_an_error_at_once():
     graph = model()
     graph.modules["encoder"] = ModuleSpec("encoder", f"{TOYS}:Encoder", {}, 1, Resources(num_cpus=64))
-    with pytest.raises(TransportError, match=r"'encoder' asks for 64 CPU, and no node has that: .* has 2 CPU"):
+    with pytest.raises(BackendError, match=r"'encoder' asks for 64 CPU, and no node has that: .* has 2 CPU"):
         run_on_actors(graph, "greedy")
 
 

@@ -6,7 +6,7 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from actors.backends.ray import polling as ray_waiting
-from actors.coordination.recovery import ModuleLostError
+from actors.errors import ModuleDiedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -45,7 +45,7 @@ def check(*found):
     def look():
         looks.append(None)
         if found[min(len(looks), len(found)) - 1]:
-            raise ModuleLostError("its node is gone")
+            raise ModuleDiedError("its node is gone")
 
     return look, looks
 
@@ -56,14 +56,14 @@ def test_an_answer_that_comes_is_returned():
 
 def test_an_answer_that_cannot_come_is_given_up_after_some_looks(endless):
     look, looks = check(True)
-    with pytest.raises(ModuleLostError, match="its node is gone"):
+    with pytest.raises(ModuleDiedError, match="its node is gone"):
         ray_waiting.get(endless, None, look)
     assert len(looks) == ray_waiting.PATIENCE
 
 
 def test_one_look_that_finds_hope_again_begins_the_count_anew(endless):
     look, looks = check(True, True, False, True)
-    with pytest.raises(ModuleLostError):
+    with pytest.raises(ModuleDiedError):
         ray_waiting.get(endless, None, look)
     assert len(looks) == 3 + ray_waiting.PATIENCE
 

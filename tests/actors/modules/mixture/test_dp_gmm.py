@@ -2,17 +2,18 @@
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import adjusted_rand_score
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import Connection, Graph, ModuleSpec
+from actors.errors import ModuleError
+from actors.graph.graph import Graph
 from actors.graph.registry import make
 from actors.graph.schedule import Block, Schedule, Step
 from actors.kernels.mixture.crp import expected_classes
 from actors.kernels.mixture.niw import Factors, Prior, log_predictive, log_predictive_loo
-from actors.module import ModuleError
 from tests.actors.modules.mixture.test_gmm import downward, latent_vectors, prior_of, update, upward
 from tests.support.toy_modules import goes_on_in_another, same
 

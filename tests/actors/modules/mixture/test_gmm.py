@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
+from actors.errors import ModuleError
 from actors.graph.registry import make
 from actors.kernels.mixture.niw import Factors, Prior, log_predictive_loo
-from actors.messaging.message import Header, make_message
-from actors.module import Context, Inbox, ModuleError
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header
+from actors.module import Context, Inbox
 from tests.support.toy_modules import goes_on_in_another, same
 
 K, D, N = 3, 2, 90

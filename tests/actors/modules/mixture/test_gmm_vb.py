@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from actors.errors import ModuleError
 from actors.graph.registry import make
 from actors.kernels.mixture.niw import Factors, Prior
 from actors.kernels.mixture.variational import soft_factors, soft_log_predictive_loo
-from actors.module import ModuleError
 from runner.config.run_config import ConfigError, load_config
 from runner.report.clustering_metrics import accuracy
 from tests.actors.modules.mixture import test_gmm as gibbs

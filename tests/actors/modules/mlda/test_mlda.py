@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import gammaln, logsumexp
 
+from actors.errors import ModuleError, NonFiniteError
 from actors.graph.registry import make
-from actors.module import ModuleError, NonFiniteError
 from runner.report.clustering_metrics import accuracy
 from tests.support.mlda_data import (
     MERGED,

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from actors.graph.spec import Connection, ModuleSpec
 
 from actors.backends.in_process import InProcess
 from actors.coordination.coordinator import Coordinator
-from actors.graph.graph import Connection, Graph, GraphError, ModuleSpec
+from actors.errors import GraphError
+from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.modules.network.network import Network
 from runner.report.clustering_metrics import accuracy

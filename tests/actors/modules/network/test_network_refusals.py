@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.module import ModuleError, NonFiniteError
+from actors.errors import ModuleError, NonFiniteError
 from tests.support.network_modules import (
     TOYS,
     D,
