@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from actors.errors import ModuleError
 from actors.graph.registry import ModuleType, add_code_directories, find, known_names, module_types, parameters_schema
 from actors.messaging.kinds import own_kinds
-from actors.module import Module
+from actors.module import Module, Port
 from runner.config.error_messages import aliases_of, described, did_you_mean, fields_of
 
 
@@ -81,11 +81,16 @@ def _contents(cls: type[Module[Any]]) -> dict[str, Any]:
         "summary": " ".join(doc.partition("\n\n")[0].split()),
         "doc": doc,
         "uses_gpu": cls.uses_gpu,
-        "ports": [{name.rstrip("_"): value for name, value in vars(port).items()} for port in cls.ports],
+        "ports": [_port(port) for port in cls.ports],
         "kinds": kinds,
         "parameters": _parameters(cls.Parameters),
         "schema": parameters_schema(cls),
     }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    """Return a port as plain data; its pass is called ``path`` there, as in earlier versions."""
+    return {{"pass_": "path"}.get(name, name): value for name, value in vars(port).items()}
 
 
 def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
