@@ -1,1 +1,1 @@
-"""The numerics beneath the modules: plain functions on arrays."""
+"""Numerical kernels of the modules: functions on arrays, without messages, actors or configuration."""

@@ -1,10 +1,10 @@
-"""The decorator that compiles the kernels, and where compiled kernels are kept.
+"""Compile kernels with numba and cache the machine code on disk.
 
-Numba finds its on-disk cache by the path and the modification time of a source file. Runtime environments unpack the
-same package under a new path each time, so kernels would be compiled again and again. Here the cache lies in the user's
-cache directory, in a folder named by a digest of what the machine code depends on: the sources of this package, the
-versions of numba and Python, and the processor. Kernels of one file are compiled into those of another, so every source
-belongs to the digest of each.
+Numba looks up its on-disk cache by the path and the modification time of a source file. Ray's runtime environments
+unpack the same package under a new path each time, so every kernel would be compiled again. Here the cache lies in the
+user's cache directory, in a folder named by a digest of everything that the machine code depends on: the sources of
+this package, the versions of numba and Python, and the processor. A kernel's machine code contains the kernels that it
+calls, possibly from other files, so the digest covers all sources.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOCATOR = f"{__name__}.DigestLocator"
 
 
 def cache_directory() -> Path:
-    """Return the folder for compiled kernels of these sources on this processor.
+    """Return the cache folder for compiled kernels of these sources on this processor.
 
     Returns
     -------
@@ -42,18 +42,18 @@ def cache_directory() -> Path:
         ``BASE/numba/DIGEST``; ``BASE`` is ``$SERKET_CACHE_DIR``, or ``serket-actors`` under ``$XDG_CACHE_HOME`` or
         ``~/.cache``. The folder need not exist.
     """
-    chosen = os.environ.get("SERKET_CACHE_DIR")
-    if chosen:
-        base = Path(chosen).absolute()
+    configured = os.environ.get("SERKET_CACHE_DIR")
+    if configured:
+        base = Path(configured).absolute()
     else:
         shared = os.environ.get("XDG_CACHE_HOME", "")
-        # The XDG specification says that a relative path is to be ignored.
+        # The XDG specification requires a relative path to be ignored.
         base = (Path(shared) if Path(shared).is_absolute() else _home() / ".cache") / "serket-actors"
     return base / "numba" / source_digest()
 
 
 def _home() -> Path:
-    """Return the home directory, or the root where the user has none: writing there fails, and that is handled."""
+    """Return the home directory, or the root for a user without one: a failed write there is handled."""
     try:
         return Path.home()
     except RuntimeError:
@@ -62,10 +62,10 @@ def _home() -> Path:
 
 @functools.cache
 def source_digest() -> str:
-    """Return the digest of all that the kernels' machine code depends on.
+    """Return the digest of everything that the kernels' machine code depends on.
 
-    The processor belongs to it although numba's index tells processors apart: where machines share a home directory,
-    two that write one index at the same moment could take each other's file.
+    The processor is included although numba's index distinguishes processors: machines that share a home directory
+    and write one index at the same moment could read each other's file.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def source_digest() -> str:
 
 
 class DigestLocator(_CacheLocator):
-    """Tells numba where the compiled form of a kernel lies (numba's interface: ``NUMBA_CACHE_LOCATOR_CLASSES``).
+    """Locate the compiled form of a kernel for numba (see ``NUMBA_CACHE_LOCATOR_CLASSES``).
 
     Parameters
     ----------
@@ -96,9 +96,9 @@ class DigestLocator(_CacheLocator):
     """
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
-        self._py_file = py_file  # numba reads this name when it warns
+        self._py_file = py_file  # numba reads this attribute in its warnings
         self._line = py_func.__code__.co_firstlineno
-        # Numba names the files of its cache by a source's own name alone, and two folders may have a file of one name.
+        # Numba names cache files by the source's base name alone, which two folders may share.
         self._folder = Path(py_file).resolve().parent.relative_to(_KERNELS)
 
     def get_cache_path(self) -> str:
@@ -106,32 +106,32 @@ class DigestLocator(_CacheLocator):
         return str(cache_directory() / self._folder)
 
     def get_source_stamp(self) -> str:
-        """Return what must be equal for a cached kernel to be fresh."""
+        """Return the stamp that must be equal for a cached kernel to be valid."""
         return source_digest()
 
     def get_disambiguator(self) -> str:
-        """Return what tells functions of one name in one file apart."""
+        """Return the line number, which distinguishes functions of one name in one file."""
         return str(self._line)
 
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> DigestLocator | None:
-        """Return a locator for a function of this package, None for all others.
+        """Return a locator for a function of this package, None for any other function.
 
-        A folder that cannot be written is accepted, so that a cache can be shipped read-only; `_ForgivingCache` sees to
-        what follows. Refusing it would send numba to ``__pycache__``, where a changed callee goes unnoticed.
+        A folder that is not writable is accepted, so that a cache can be shipped read-only; `_FallbackCache` handles
+        the failed write. Refusing it would make numba use ``__pycache__``, which ignores changes of called kernels.
         """
         return cls(py_func, py_file) if Path(py_file).resolve().is_relative_to(_KERNELS) else None
 
 
-class _ForgivingCache(FunctionCache):
-    """A cache that is only ever a gain: what cannot be read or written is compiled and kept in memory."""
+class _FallbackCache(FunctionCache):
+    """A cache whose read and write errors become warnings: the kernel is then compiled and kept in memory."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
-        except Exception as error:  # a damaged pickle may raise anything
-            _warn(f"cannot read compiled kernels in {self.cache_path}, compiling: {error!r}")
-            # Else the index would be read again, and fail again, before what is compiled now is saved.
+        except Exception as error:  # a damaged pickle may raise any exception
+            _warn(f"cannot read compiled kernels in {self.cache_path}, compiling them instead: {error!r}")
+            # Otherwise saving the kernel compiled now would read the damaged index and fail again.
             with contextlib.suppress(OSError):
                 self.flush()  # type: ignore[no-untyped-call]
             return None
@@ -140,7 +140,7 @@ class _ForgivingCache(FunctionCache):
         try:
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except Exception as error:
-            _warn(f"cannot keep compiled kernels in {self.cache_path}: {error!r}")
+            _warn(f"cannot write compiled kernels to {self.cache_path}: {error!r}")
 
 
 def _warn(message: str) -> None:
@@ -149,7 +149,7 @@ def _warn(message: str) -> None:
 
 
 def _install_locator() -> None:
-    """Put `DigestLocator` before numba's own locators, which go on serving all other functions."""
+    """Put `DigestLocator` before numba's own locators, which still serve all other functions."""
     names = [name for name in (_CONFIG.CACHE_LOCATOR_CLASSES or "").split(",") if name.strip()]
     if not names:
         names = [locator.__name__ for locator in CacheImpl._locator_classes]
@@ -158,9 +158,9 @@ def _install_locator() -> None:
 
 
 def as_input(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
-    """Return `array` as kernels take it: of one dtype, C-contiguous and writeable; a copy only where it is not.
+    """Return `array` as a C-contiguous, writeable array of one dtype, copied only where necessary.
 
-    Messages arrive read-only, and to numba a read-only array is of another type: every kernel would compile again.
+    Arrays of messages are read-only, which is a different type to numba: every kernel would be compiled again.
     """
     return np.require(array, dtype, ["C", "W"])
 
@@ -176,11 +176,11 @@ def kernel(function: Function) -> Function:
     Returns
     -------
     callable
-        The dispatcher; the function itself where ``NUMBA_DISABLE_JIT`` is set.
+        The dispatcher; the function itself if ``NUMBA_DISABLE_JIT`` is set.
     """
-    # On every call, because numba sets its options back when a NUMBA_ variable of the environment changes.
+    # Repeated for each kernel, because numba resets its options when a NUMBA_ environment variable changes.
     _install_locator()
     compiled: Any = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function)
     if not _CONFIG.DISABLE_JIT:
-        compiled._cache = _ForgivingCache(function)  # type: ignore[no-untyped-call]
+        compiled._cache = _FallbackCache(function)  # type: ignore[no-untyped-call]
     return cast("Function", compiled)

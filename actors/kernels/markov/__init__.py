@@ -1,1 +1,1 @@
-"""Numerics of Markov chains over classes."""
+"""Numerics of hidden Markov models: inference, transition posteriors, label moves and a test of order."""

@@ -1,7 +1,8 @@
-"""Markov chains over classes: transition counts, messages, forward-backward and the most probable path.
+"""Inference in hidden Markov models: transition counts, messages, forward-backward and Viterbi.
 
-Rows come as log evidence or as distributions over K classes, shape (N, K). `lengths` says where sequences end: an
-array of S positive numbers that sum to N; None is one sequence. No transition crosses a boundary.
+Rows are given as log evidence (log p(row t | z_t = k), the emission log-likelihood) or as distributions over K classes,
+shape (N, K). `lengths` holds the S lengths of the sequences, which sum to N; None is one sequence. Transitions between
+sequences are not counted.
 
 Source: L. R. Rabiner, "A tutorial on hidden Markov models and selected applications in speech recognition", 1989.
 """
@@ -15,15 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.kernels.jit import as_input
-from actors.kernels.markov.recursions import Floats, Integers, Messages, best_path, log_passes, scaled_passes
+from actors.kernels.markov.recursions import ForwardBackwardBuffers, best_path, log_passes, scaled_passes
+from actors.kernels.sequences import boundaries, rows_with_successor
+from actors.kernels.types import FloatArray, IntArray
 
-PAIRS_AT_ONCE = 1_000_000
-"""Numbers held at once by `sampled_counts`."""
+MAX_JOINT_ENTRIES = 1_000_000
+"""Joint probabilities held in memory at once by `sampled_counts`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Smoothed:
-    """What `forward_backward` finds.
+class ForwardBackwardResult:
+    """The result of `forward_backward`.
 
     Attributes
     ----------
@@ -36,7 +39,7 @@ class Smoothed:
     posterior : ndarray of float64, shape (N, K)
         P(z_t | all rows), gamma.
     log_cavity : ndarray of float64, shape (N, K)
-        log P(z_t | all rows but t): prediction times backward message, normalised.
+        log P(z_t | all rows but t), the cavity message: prediction times backward message, normalised.
     transitions : ndarray of float64, shape (K, K)
         Expected number of transitions from i to j, xi summed over t.
     initial : ndarray of float64, shape (K,)
@@ -45,68 +48,44 @@ class Smoothed:
         Log density of all rows.
     """
 
-    prediction: Floats
-    filtered: Floats
-    backward: Floats
-    posterior: Floats
-    log_cavity: Floats
-    transitions: Floats
-    initial: Floats
+    prediction: FloatArray
+    filtered: FloatArray
+    backward: FloatArray
+    posterior: FloatArray
+    log_cavity: FloatArray
+    transitions: FloatArray
+    initial: FloatArray
     log_likelihood: float
 
     @cached_property
-    def log_prediction(self) -> Floats:
-        """Log of the prediction, shape (N, K)."""
+    def log_prediction(self) -> FloatArray:
+        """Return the logarithm of the prediction, shape (N, K)."""
         return _log(self.prediction)
 
     @cached_property
-    def log_backward(self) -> Floats:
-        """Log of the backward message, shape (N, K)."""
+    def log_backward(self) -> FloatArray:
+        """Return the logarithm of the backward message, shape (N, K)."""
         return _log(self.backward)
 
 
-def boundaries(rows: int, lengths: ArrayLike | None) -> Integers:
-    """Return where sequences start, and the end of the last one.
-
-    Returns
-    -------
-    ndarray of int64, shape (S + 1,)
-        0, …, N.
-
-    Raises
-    ------
-    ValueError
-        If there is no row, or lengths are not positive whole numbers that sum to the number of rows.
-    """
-    if rows < 1:
-        raise ValueError("a sequence needs at least one row")
-    if lengths is None:
-        return np.array([0, rows], dtype=np.int64)
-    sizes = np.asarray(lengths)
-    if sizes.ndim != 1 or sizes.size == 0 or sizes.dtype.kind not in "iu" or sizes.min() < 1 or sizes.sum() != rows:
-        raise ValueError(f"lengths must be positive whole numbers that sum to {rows}, they are {sizes.tolist()}")
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def _pairs(P: ArrayLike, lengths: ArrayLike | None) -> tuple[Floats, Integers]:
-    """Return the distributions as float64 and the rows that have a successor in their sequence."""
+def _check_rows(P: ArrayLike, lengths: ArrayLike | None) -> tuple[FloatArray, IntArray]:
+    """Return the validated distributions as float64, and the rows that have a successor in their sequence."""
     rows = as_input(P)
     if rows.ndim != 2:
-        raise ValueError(f"distributions must have the shape (N, K), theirs is {rows.shape}")
+        raise ValueError(f"distributions must have the shape (N, K), got {rows.shape}")
     _check_distributions(rows, "row {} of P")
-    starts = boundaries(rows.shape[0], lengths)
-    return rows, np.setdiff1d(np.arange(rows.shape[0]), starts[1:] - 1, assume_unique=True)
+    return rows, rows_with_successor(boundaries(rows.shape[0], lengths))
 
 
-def _check_distributions(rows: Floats, name: str) -> None:
-    """Refuse rows that are not distributions, up to float32's rounding."""
+def _check_distributions(rows: FloatArray, name: str) -> None:
+    """Raise ValueError for the first row that is not a distribution, up to float32 rounding."""
     bad = np.flatnonzero(~((rows >= 0.0).all(axis=1) & (np.abs(rows.sum(axis=1) - 1.0) <= 1e-4)))
     if bad.size:
         raise ValueError(f"{name.format(bad[0])} is not a distribution: {rows[bad[0]].tolist()}")
 
 
-def expected_counts(P: ArrayLike, lengths: ArrayLike | None = None) -> Floats:
-    """Return the expected transitions if neighbouring classes were independent given P: Σ_t P_t P_{t+1}ᵀ.
+def expected_counts(P: ArrayLike, lengths: ArrayLike | None = None) -> FloatArray:
+    """Return the expected transition counts Σ_t P_t P_{t+1}ᵀ, neighbouring rows being independent given P.
 
     Parameters
     ----------
@@ -118,26 +97,25 @@ def expected_counts(P: ArrayLike, lengths: ArrayLike | None = None) -> Floats:
     Returns
     -------
     ndarray of float64, shape (K, K)
-        Counts from (row) to (column).
+        Entry (i, j) counts transitions from class i to class j.
 
     Raises
     ------
     ValueError
-        If a row is no distribution or lengths don't add up.
+        If a row is not a distribution, or lengths don't sum to N.
     """
-    rows, before = _pairs(P, lengths)
-    counts: Floats = rows[before].T @ rows[before + 1]
+    rows, before = _check_rows(P, lengths)
+    counts: FloatArray = rows[before].T @ rows[before + 1]
     return counts
 
 
 def sampled_counts(
     P: ArrayLike, num_samp: int, generator: np.random.Generator, lengths: ArrayLike | None = None
-) -> Integers:
-    """Count sampled transitions: for each t, num_samp times, z' ~ P_t, z ~ P_{t+1}, N[z', z] += 1.
+) -> IntArray:
+    """Return counts of sampled transitions: for each t, num_samp times, z' ~ P_t, z ~ P_{t+1}, N[z', z] += 1.
 
-    The two draws are independent, so a pair (z', z) has probability P_t(z') P_{t+1}(z), and how often each of the K²
-    pairs occurs among num_samp independent ones is multinomial by definition. One multinomial draw per t therefore has
-    the same distribution as the loop over samples.
+    The two draws are independent, so a pair (z', z) has probability P_t(z') P_{t+1}(z), and the counts of the K² pairs
+    among num_samp samples are multinomial. One multinomial draw per t therefore has the same distribution as the loop.
 
     Parameters
     ----------
@@ -146,7 +124,7 @@ def sampled_counts(
     num_samp : int
         Samples per pair of rows.
     generator : numpy.random.Generator
-        Source of randomness.
+        Random generator; advanced by the draws.
 
     Returns
     -------
@@ -158,20 +136,20 @@ def sampled_counts(
     ValueError
         As `expected_counts`, or if num_samp is negative.
     """
-    rows, before = _pairs(P, lengths)
-    rows = rows / rows.sum(axis=1, keepdims=True)  # numpy's multinomial is stricter than float32 rows can be
+    rows, before = _check_rows(P, lengths)
+    rows = rows / rows.sum(axis=1, keepdims=True)  # numpy's multinomial rejects float32 rounding errors
     K = rows.shape[1]
     counts = np.zeros(K * K, dtype=np.int64)
-    step = max(1, PAIRS_AT_ONCE // (K * K))
-    for first in range(0, before.size, step):
-        some = before[first : first + step]
-        joint = (rows[some][:, :, None] * rows[some + 1][:, None, :]).reshape(some.size, K * K)
+    chunk_size = max(1, MAX_JOINT_ENTRIES // (K * K))
+    for first in range(0, before.size, chunk_size):
+        chunk = before[first : first + chunk_size]
+        joint = (rows[chunk][:, :, None] * rows[chunk + 1][:, None, :]).reshape(chunk.size, K * K)
         counts += generator.multinomial(num_samp, joint).sum(axis=0)
     return counts.reshape(K, K)
 
 
-def transition_probabilities(counts: ArrayLike, alpha: float) -> Floats:
-    """Return (N[z', z] + alpha) / (Σ_z N[z', z] + K alpha).
+def transition_probabilities(counts: ArrayLike, alpha: float) -> FloatArray:
+    """Return the transition matrix (N[z', z] + alpha) / (Σ_z N[z', z] + K alpha).
 
     Parameters
     ----------
@@ -188,49 +166,49 @@ def transition_probabilities(counts: ArrayLike, alpha: float) -> Floats:
     Raises
     ------
     ValueError
-        If a count or alpha is negative or not finite, or a row without counts meets alpha = 0.
+        If a count or alpha is negative or not finite, or if alpha is 0 and a row has no counts.
     """
     smoothed = np.asarray(counts, dtype=np.float64) + alpha
     totals = smoothed.sum(axis=-1, keepdims=True)
     if not (alpha >= 0.0 and np.isfinite(smoothed).all() and (smoothed >= alpha).all() and (totals > 0.0).all()):
-        raise ValueError(f"counts must be finite and >= 0, with alpha ({alpha}) > 0 where a row has none")
-    probabilities: Floats = smoothed / totals
+        raise ValueError(f"counts must be finite and >= 0, and alpha ({alpha}) > 0 if a row has no counts")
+    probabilities: FloatArray = smoothed / totals
     return probabilities
 
 
 def one_step_message(
     P: ArrayLike, T: ArrayLike, previous_log_message: ArrayLike | None = None, lengths: ArrayLike | None = None
-) -> Floats:
-    """Return the tutorial's message: P(z_t | z_{t-1}) averaged over P_{t-1}, times the message of the round before.
+) -> FloatArray:
+    """Return the one-step message: Σ_z' P_{t-1}(z') P(z_t | z'), times the message of the previous round.
 
     Parameters
     ----------
     P, lengths
         As in `expected_counts`.
     T : array_like, shape (K, K)
-        Transition probabilities.
+        Transition matrix.
     previous_log_message : array_like, shape (N, K), optional
-        Log of the message of the round before, in any normalisation.
+        Log of the message of the previous round, in any normalisation.
 
     Returns
     -------
     ndarray of float64, shape (N, K)
-        Log-distributions. The first row of each sequence is its own posterior.
+        Log-distributions. The message to the first row of each sequence is log P_t.
 
     Raises
     ------
     ValueError
-        As `expected_counts`; if T's rows are no distributions, shapes differ, or a row has no possible class.
+        As `expected_counts`; if T's rows are not distributions, shapes differ, or a row has no possible class.
     """
-    rows, before = _pairs(P, lengths)
+    rows, before = _check_rows(P, lengths)
     message = _log(rows)
     message[before + 1] = _log(rows[before] @ _check_transitions(T, rows.shape[1]))
     if previous_log_message is not None:
         previous = as_input(previous_log_message)
         if previous.shape != rows.shape:
-            raise ValueError(f"the previous message must have the shape {rows.shape}, its is {previous.shape}")
+            raise ValueError(f"the previous message must have the shape {rows.shape}, got {previous.shape}")
         message[before + 1] += previous[before + 1]
-    return _normalize(message, "row {}: prediction and previous message exclude each other")
+    return _normalize(message, "row {}: prediction and previous message have no class in common")
 
 
 def forward_backward(
@@ -239,40 +217,39 @@ def forward_backward(
     initial: ArrayLike,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
-) -> Smoothed:
-    """Infer the classes of all rows from the evidence of all rows.
+) -> ForwardBackwardResult:
+    """Return posteriors, messages and expected transitions, by the forward-backward algorithm (Rabiner, section III).
 
     Parameters
     ----------
     log_evidence : array_like, shape (N, K)
-        log p(row t | z_t = k), up to a constant per row (which goes into the log-likelihood). -inf is allowed, but not
-        for a whole row.
+        log p(row t | z_t = k), up to a constant per row (which is added to the log-likelihood). -inf is allowed, but
+        not for all classes of a row.
     T : array_like, shape (K, K)
-        Transition probabilities; zeros are allowed.
+        Transition matrix; zeros are allowed.
     initial : array_like, shape (K,)
         Distribution of the first class of each sequence; zeros are allowed.
     lengths : array_like of int, shape (S,), optional
         Lengths of the sequences.
     mask : array_like of bool, shape (N,), optional
-        True for missing rows: their evidence is flat (log evidence 0), whatever is in their place.
+        True for missing rows: their log evidence is replaced by 0.
 
     Returns
     -------
-    Smoothed
-        The messages, posteriors and counts.
+    ForwardBackwardResult
 
     Raises
     ------
     ValueError
-        If shapes don't fit, T or initial is no distribution, evidence has NaN, +inf or a row of -inf, or a row is
-        impossible given the rows before it (the text names it).
+        If shapes don't fit, T or initial is not a distribution, evidence has NaN, +inf or a row of -inf, or a row is
+        impossible given the rows before it (the message names the row).
     """
     evidence, starts = _check_evidence(log_evidence, lengths, mask)
     N, K = evidence.shape
     matrix, first = _check_transitions(T, K), _check_initial(initial, K)
     shift = evidence.max(axis=1)
     a, b, c, d, e = np.empty((5, N, K))
-    out = Messages(a, b, c, d, e, np.empty(N), np.zeros((K, K)))
+    out = ForwardBackwardBuffers(a, b, c, d, e, np.empty(N), np.zeros((K, K)))
     likelihood = np.exp(evidence - shift[:, None])
     if scaled_passes(likelihood, shift, matrix, np.ascontiguousarray(matrix.T), first, starts, out):
         log_cavity = _log(out.cavity)
@@ -284,7 +261,7 @@ def forward_backward(
         log_cavity = out.cavity.copy()
         for logs in out[:4]:
             np.exp(logs, out=logs)
-    return Smoothed(
+    return ForwardBackwardResult(
         prediction=out.prediction,
         filtered=out.filtered,
         backward=out.backward,
@@ -302,8 +279,8 @@ def viterbi(
     initial: ArrayLike,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
-) -> tuple[Integers, float]:
-    """Return the most probable classes.
+) -> tuple[IntArray, float]:
+    """Return the most probable class sequence, by the Viterbi algorithm (Rabiner, section III.B).
 
     Parameters
     ----------
@@ -313,9 +290,9 @@ def viterbi(
     Returns
     -------
     path : ndarray of int64, shape (N,)
-        The classes, of all sequences.
+        Class of each row.
     log_joint : float
-        Log density of path and rows, summed over sequences.
+        Log joint density of path and rows, summed over sequences.
 
     Raises
     ------
@@ -332,63 +309,63 @@ def viterbi(
     return path, log_joint
 
 
-def _log(values: Floats) -> Floats:
-    """Return the logarithm, -inf for 0 without a warning."""
+def _log(values: FloatArray) -> FloatArray:
+    """Return the logarithm; -inf for 0, without a warning."""
     with np.errstate(divide="ignore"):
-        logs: Floats = np.log(values)
+        logs: FloatArray = np.log(values)
     return logs
 
 
-def _normalize(logs: Floats, name: str) -> Floats:
-    """Return rows shifted so that their exponentials sum to one; refuse a row without a possible class."""
+def _normalize(logs: FloatArray, name: str) -> FloatArray:
+    """Return log rows normalised so that their exponentials sum to one; raise ValueError if a row is all -inf."""
     largest = logs.max(axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(largest[:, 0]))
     if bad.size:
         raise ValueError(name.format(bad[0]))
-    shifted: Floats = logs - largest
+    shifted: FloatArray = logs - largest
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
 
 
 def _check_evidence(
     log_evidence: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
-) -> tuple[Floats, Integers]:
-    """Return the evidence as float64 with missing rows flattened, and the boundaries."""
+) -> tuple[FloatArray, IntArray]:
+    """Return the log evidence as float64 with zeros in missing rows, and the sequence boundaries."""
     evidence = as_input(log_evidence)
     if evidence.ndim != 2:
-        raise ValueError(f"log evidence must have the shape (N, K), its is {evidence.shape}")
+        raise ValueError(f"log evidence must have the shape (N, K), got {evidence.shape}")
     if mask is not None:
         missing = as_input(mask, np.bool_)
         if missing.shape != evidence.shape[:1]:
-            raise ValueError(f"the mask must have the shape {evidence.shape[:1]}, its is {missing.shape}")
+            raise ValueError(f"the mask must have the shape {evidence.shape[:1]}, got {missing.shape}")
         evidence = np.where(missing[:, None], 0.0, evidence)
     bad = np.flatnonzero(~np.isfinite(evidence.max(axis=1)))
     if bad.size:
-        raise ValueError(f"row {bad[0]} of the log evidence has NaN, +inf, or no possible class")
+        raise ValueError(f"row {bad[0]} of the log evidence has NaN, +inf or no possible class")
     return evidence, boundaries(evidence.shape[0], lengths)
 
 
-def _check_transitions(T: ArrayLike, classes: int) -> Floats:
-    """Return T as float64, rows normalised exactly."""
+def _check_transitions(T: ArrayLike, classes: int) -> FloatArray:
+    """Return the transition matrix as float64, its rows normalised."""
     matrix = as_input(T)
     if matrix.shape != (classes, classes):
-        raise ValueError(f"T must have the shape ({classes}, {classes}), its is {matrix.shape}")
+        raise ValueError(f"T must have the shape ({classes}, {classes}), got {matrix.shape}")
     _check_distributions(matrix, "row {} of T")
     return np.ascontiguousarray(matrix / matrix.sum(axis=1, keepdims=True))
 
 
-def _check_initial(initial: ArrayLike, classes: int) -> Floats:
-    """Return the initial distribution as float64, normalised exactly."""
+def _check_initial(initial: ArrayLike, classes: int) -> FloatArray:
+    """Return the initial distribution as float64, normalised."""
     first = as_input(initial)
     if first.shape != (classes,):
-        raise ValueError(f"initial must have the shape ({classes},), its is {first.shape}")
+        raise ValueError(f"initial must have the shape ({classes},), got {first.shape}")
     _check_distributions(first[None, :], "initial")
     return np.ascontiguousarray(first / first.sum())
 
 
 def compile_kernels() -> None:
-    """Compile the kernels beneath this module, or load them from the cache."""
+    """Compile the kernels that this module calls, or load them from the cache."""
     evidence, T, initial = np.zeros((2, 2)), np.eye(2), np.array([1.0, 0.0])
     forward_backward(evidence, T, initial)
-    forward_backward(np.array([[-100.0, 0.0]]), T, initial)  # far enough to need the log domain
+    forward_backward(np.array([[-100.0, 0.0]]), T, initial)  # underflows, so it needs the log domain
     viterbi(evidence, T, initial)

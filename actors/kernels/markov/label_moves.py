@@ -1,8 +1,8 @@
-"""Moves: what the order of the rows says about classes that hold two kinds of rows, and kinds that hold two classes.
+"""Split-and-merge moves of labels, proposed from the order of the rows.
 
-The local optima of a mixture look alike: one class too many here, one too few there (Ueda et al. 2000, "SMEM algorithm
-for mixture models"). In a sequence both show. Two halves of one kind have the same predecessors and successors; and in
-a class of two kinds of rows, who came before tells who comes next.
+Typical local optima of a mixture divide one component between two classes and join two components in one class (Ueda et
+al. 2000, "SMEM algorithm for mixture models"). A sequence shows both errors: two halves of one component have the same
+predecessors and successors, and in a class of two components the predecessor predicts the successor.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from actors.kernels.markov.inference import boundaries
+from actors.kernels.sequences import boundaries
 from actors.kernels.types import FloatArray, IntArray
 
 TINY = 1e-300
+"""Added to sums that may be zero and are divided by."""
 
 
 class Split(NamedTuple):
-    """How a class falls into two: how strongly (in rows), and for each row which side it is on, if it is in the class.
+    """A division of one class into two.
 
     Attributes
     ----------
     strength : float
+        The first singular value of the covariance in :func:`split`, in rows.
     side : ndarray (N,) float64
-        Positive on the one side.
+        The sign assigns each row of the class to one of the halves.
     """
 
     strength: float
@@ -33,9 +35,9 @@ class Split(NamedTuple):
 
 
 def similarity(transitions: npt.ArrayLike) -> FloatArray:
-    """Return how alike the successors and predecessors of two classes are, (K, K) in [0, 1], -1 on the diagonal.
+    """Return the similarity of the predecessors and successors of two classes, (K, K) in [0, 1], -1 on the diagonal.
 
-    The mean of the Bhattacharyya coefficients of their rows and of their columns.
+    It is the mean of the Bhattacharyya coefficients of their rows and of their columns of the transition counts.
 
     Parameters
     ----------
@@ -51,16 +53,18 @@ def similarity(transitions: npt.ArrayLike) -> FloatArray:
 
 
 def split(posterior: FloatArray, k: int, lengths: npt.ArrayLike | None = None) -> Split:
-    """Return how class `k` falls into two by what its rows' predecessors tell of their successors.
+    """Return the division of class `k` by the covariance of its rows' predecessors and successors.
 
-    The first singular pair of Σ_t P_t(k) (P_{t-1} - mean)ᵀ (P_{t+1} - mean): within a class of one kind of rows
-    predecessor and successor of a first-order chain are independent, so this covariance is noise; within a class of
-    two kinds its first pair tells them apart.
+    It is given by the first singular pair of Σ_t P_t(k) (P_{t-1} - mean)ᵀ (P_{t+1} - mean). In a first-order chain,
+    predecessor and successor are independent given the class, so this covariance is noise in a class of one component;
+    in a class of two components its first singular pair separates them.
 
     Parameters
     ----------
     posterior : ndarray (N, K) float64
+        Rows sum to one.
     k : int
+        The class to divide.
     lengths : array_like of int (S,), optional
         Lengths of the sequences.
     """
@@ -70,7 +74,7 @@ def split(posterior: FloatArray, k: int, lengths: npt.ArrayLike | None = None) -
     before[1:], after[:-1] = posterior[:-1], posterior[1:]
     before[starts[:-1]], after[starts[1:] - 1] = 0.0, 0.0
     weights = posterior[:, k].copy()
-    weights[starts[:-1]], weights[starts[1:] - 1] = 0.0, 0.0  # no predecessor, no successor
+    weights[starts[:-1]], weights[starts[1:] - 1] = 0.0, 0.0  # these rows lack a predecessor or a successor
     total = weights.sum() + TINY
     before -= weights @ before / total
     after -= weights @ after / total
@@ -81,7 +85,7 @@ def split(posterior: FloatArray, k: int, lengths: npt.ArrayLike | None = None) -
 def split_and_merge(
     posterior: FloatArray, transitions: npt.ArrayLike, number: int, lengths: npt.ArrayLike | None = None
 ) -> IntArray | None:
-    """Return the labels of the `number`-th move: two classes that look the same become one, a third falls into two.
+    """Return the labels after the `number`-th move: two similar classes are merged, and a third is split.
 
     Parameters
     ----------
@@ -90,13 +94,15 @@ def split_and_merge(
     transitions : array_like (K, K)
         Expected numbers of transitions.
     number : int
-        From 0, the most promising first: by turns the next best class to split, and the next best pair to merge.
+        Index of the move, from 0. Moves are sorted by the sum of two ranks: the pair's by similarity, the split class's
+        by strength.
     lengths : array_like of int (S,), optional
+        Lengths of the sequences.
 
     Returns
     -------
     ndarray (N,) int64, or None
-        None where there are no so many moves.
+        None if there are at most `number` moves.
     """
     above = np.triu_indices(posterior.shape[1], 1)
     pairs = np.argsort(-similarity(transitions)[above], kind="stable")[: number + 1]
@@ -104,14 +110,14 @@ def split_and_merge(
     splits = [split(posterior, k, lengths) for k in range(posterior.shape[1])]
     strongest = [
         k
-        for k in np.argsort([-found.strength for found in splits], kind="stable")
-        if len(set(splits[k].side[labels == k] > 0)) == 2  # a class that stays whole would be no move
+        for k in np.argsort([-candidate.strength for candidate in splits], kind="stable")
+        if len(set(splits[k].side[labels == k] > 0)) == 2  # otherwise one half would be empty
     ]
     moves = []
-    for likeness, pair in enumerate(pairs):
+    for pair_rank, pair in enumerate(pairs):
         kept, freed = int(above[0][pair]), int(above[1][pair])
         others = [int(k) for k in strongest if k not in (kept, freed)]
-        moves += [(likeness + strength, likeness, kept, freed, k) for strength, k in enumerate(others)]
+        moves += [(pair_rank + split_rank, pair_rank, kept, freed, k) for split_rank, k in enumerate(others)]
     if number >= len(moves):
         return None
     *_, kept, freed, k = sorted(moves)[number]

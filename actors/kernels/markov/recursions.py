@@ -1,9 +1,9 @@
-"""The recursions along a hidden Markov chain beneath `hmm`, compiled.
+"""Compiled forward, backward and Viterbi recursions of hidden Markov models.
 
 Source: L. R. Rabiner, "A tutorial on hidden Markov models and selected applications in speech recognition", 1989,
-sections III and V.A (scaling). Everything is linear in the number of rows, and loops allocate nothing.
+sections III and V.A (scaling). Time is linear in the number of rows, and loops allocate nothing.
 
-N is the number of rows, K that of classes, S that of sequences. Sequence s spans rows starts[s] to starts[s + 1].
+N is the number of rows, K that of classes, S that of sequences. Sequence s spans rows starts[s] to starts[s + 1] - 1.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.kernels.jit import kernel
+from actors.kernels.types import FloatArray, IntArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-LEAST_SCALE = 1e-30
-"""Rows less likely than this, given the rows before and relative to their best class, call for the log domain."""
+MIN_SCALE = 1e-30
+"""Smallest likelihood of a row, given the previous rows and relative to its best class, in the linear domain."""
 
 
-class Messages(NamedTuple):
-    """What forward and backward pass fill in.
+class ForwardBackwardBuffers(NamedTuple):
+    """Arrays that the forward and the backward pass fill in.
 
     Attributes
     ----------
@@ -38,20 +35,26 @@ class Messages(NamedTuple):
         Expected transitions, summed over t.
     """
 
-    prediction: Floats
-    filtered: Floats
-    backward: Floats
-    posterior: Floats
-    cavity: Floats
-    log_scale: Floats
-    transitions: Floats
+    prediction: FloatArray
+    filtered: FloatArray
+    backward: FloatArray
+    posterior: FloatArray
+    cavity: FloatArray
+    log_scale: FloatArray
+    transitions: FloatArray
 
 
 @kernel
 def scaled_passes(
-    likelihood: Floats, shift: Floats, T: Floats, transposed: Floats, initial: Floats, starts: Integers, out: Messages
+    likelihood: FloatArray,
+    shift: FloatArray,
+    T: FloatArray,
+    transposed: FloatArray,
+    initial: FloatArray,
+    starts: IntArray,
+    out: ForwardBackwardBuffers,
 ) -> bool:
-    """Do the forward and the backward pass in the linear domain, scaled per row.
+    """Run the forward and the backward pass in the linear domain, scaled per row (Rabiner, section V.A).
 
     Parameters
     ----------
@@ -62,14 +65,14 @@ def scaled_passes(
     initial : ndarray of float64, shape (K,)
         Distribution of the first class of each sequence.
     starts : ndarray of int64, shape (S + 1,)
-        The sequences' boundaries.
-    out : Messages
-        Receives the results; transitions must be zeros.
+        Boundaries of the sequences.
+    out : ForwardBackwardBuffers
+        Receives the results; its transitions must be zeros.
 
     Returns
     -------
     bool
-        False if a row had next to no probability, so that underflow might have falsified the results.
+        False if a row is less likely than :data:`MIN_SCALE`, so that underflow may have falsified the results.
     """
     K = T.shape[0]
     weighted = np.empty(K)
@@ -85,7 +88,7 @@ def scaled_passes(
             if not _backward(t, likelihood, transposed, weighted, out):
                 return False
             _combine(t, out)
-    # Σ_t P(z_t-1 = i, z_t = j | all rows) = T_ij Σ_t filtered_i weighted_j / norm; T stays out of the loop.
+    # Σ_t P(z_t-1 = i, z_t = j | all rows) = T_ij Σ_t filtered_i weighted_j / norm; the factor T_ij is outside the loop.
     for i in range(K):
         for j in range(K):
             out.transitions[i, j] *= T[i, j]
@@ -93,8 +96,16 @@ def scaled_passes(
 
 
 @kernel
-def _forward(t: int, first: bool, likelihood: Floats, shift: Floats, T: Floats, initial: Floats, out: Messages) -> bool:
-    """Predict and filter row t."""
+def _forward(
+    t: int,
+    first: bool,
+    likelihood: FloatArray,
+    shift: FloatArray,
+    T: FloatArray,
+    initial: FloatArray,
+    out: ForwardBackwardBuffers,
+) -> bool:
+    """Compute prediction and filtered posterior of row t; return False if the row is too unlikely."""
     K = T.shape[0]
     prediction, filtered = out.prediction, out.filtered
     if first:
@@ -111,7 +122,7 @@ def _forward(t: int, first: bool, likelihood: Floats, shift: Floats, T: Floats, 
     for j in range(K):
         filtered[t, j] = prediction[t, j] * likelihood[t, j]
         total += filtered[t, j]
-    if not total > LEAST_SCALE:
+    if not total > MIN_SCALE:
         return False
     for j in range(K):
         filtered[t, j] /= total
@@ -120,8 +131,10 @@ def _forward(t: int, first: bool, likelihood: Floats, shift: Floats, T: Floats, 
 
 
 @kernel
-def _backward(t: int, likelihood: Floats, transposed: Floats, weighted: Floats, out: Messages) -> bool:
-    """Pass the evidence of the rows after t back to row t, and count the transition from t to t + 1."""
+def _backward(
+    t: int, likelihood: FloatArray, transposed: FloatArray, weighted: FloatArray, out: ForwardBackwardBuffers
+) -> bool:
+    """Compute the backward message of row t and add the expected transition t → t + 1; return False as `_forward`."""
     K = weighted.shape[0]
     backward, filtered, transitions = out.backward, out.filtered, out.transitions
     for j in range(K):
@@ -135,7 +148,7 @@ def _backward(t: int, likelihood: Floats, transposed: Floats, weighted: Floats, 
     for i in range(K):
         total += backward[t, i]
         norm += filtered[t, i] * backward[t, i]
-    if not norm > LEAST_SCALE:
+    if not norm > MIN_SCALE:
         return False
     for i in range(K):
         weight = filtered[t, i] / norm
@@ -146,8 +159,8 @@ def _backward(t: int, likelihood: Floats, transposed: Floats, weighted: Floats, 
 
 
 @kernel
-def _combine(t: int, out: Messages) -> None:
-    """Multiply what comes from before row t with what comes from behind it, with and without the row's own evidence."""
+def _combine(t: int, out: ForwardBackwardBuffers) -> None:
+    """Combine forward and backward messages of row t into its posterior, and into its cavity without its evidence."""
     K = out.posterior.shape[1]
     with_own, without = 0.0, 0.0
     for k in range(K):
@@ -161,13 +174,15 @@ def _combine(t: int, out: Messages) -> None:
 
 
 @kernel
-def log_passes(evidence: Floats, log_T: Floats, log_initial: Floats, starts: Integers, out: Messages) -> int:
-    """Do both passes in the log domain: slow (K² exponentials a row), but nothing underflows before the end.
+def log_passes(
+    evidence: FloatArray, log_T: FloatArray, log_initial: FloatArray, starts: IntArray, out: ForwardBackwardBuffers
+) -> int:
+    """Run both passes in the log domain: slower (K² exponentials a row), but without underflow.
 
     Parameters
     ----------
     evidence, log_T, log_initial : ndarray of float64, shapes (N, K), (K, K), (K,)
-        Log evidence, log transition probabilities, log initial distribution.
+        Log evidence, log transition matrix, log initial distribution.
     starts, out
         As in `scaled_passes`. `out` receives *logarithms* in all arrays of shape (N, K).
 
@@ -206,8 +221,10 @@ def log_passes(evidence: Floats, log_T: Floats, log_initial: Floats, starts: Int
 
 
 @kernel
-def _log_backward(t: int, evidence: Floats, log_T: Floats, work: Floats, out: Messages) -> None:
-    """As `_backward`, in the log domain (the counted transitions are not logarithms)."""
+def _log_backward(
+    t: int, evidence: FloatArray, log_T: FloatArray, work: FloatArray, out: ForwardBackwardBuffers
+) -> None:
+    """Compute the backward message of row t in the log domain, and add the expected transition t → t + 1."""
     K = log_T.shape[0]
     backward = out.backward
     for i in range(K):
@@ -225,8 +242,8 @@ def _log_backward(t: int, evidence: Floats, log_T: Floats, work: Floats, out: Me
 
 
 @kernel
-def log_sum(values: Floats) -> float:
-    """Return log Σ exp(values); -inf if all are."""
+def log_sum(values: FloatArray) -> float:
+    """Return log Σ exp(values); -inf if all values are -inf."""
     largest = -np.inf
     for i in range(values.shape[0]):
         largest = max(largest, values[i])
@@ -239,20 +256,22 @@ def log_sum(values: Floats) -> float:
 
 
 @kernel
-def best_path(evidence: Floats, log_T: Floats, log_initial: Floats, starts: Integers, path: Integers) -> float:
-    """Find the most probable path (Rabiner 1989, eqs. 33 to 35).
+def best_path(
+    evidence: FloatArray, log_T: FloatArray, log_initial: FloatArray, starts: IntArray, path: IntArray
+) -> float:
+    """Compute the most probable path by the Viterbi algorithm (Rabiner 1989, eqs. 33 to 35).
 
     Parameters
     ----------
     evidence, log_T, log_initial, starts
         As in `log_passes`.
     path : ndarray of int64, shape (N,)
-        Receives the classes; of equally probable ones the lowest.
+        Receives the classes; the lowest of equally probable ones.
 
     Returns
     -------
     float
-        The log joint density of path and rows. If a row cannot be reached, -inf, and path[0] is that row.
+        The log joint density of path and rows. If a row has probability zero: -inf, and path[0] is that row.
     """
     N, K = evidence.shape
     source = np.zeros((N, K), dtype=np.int64)

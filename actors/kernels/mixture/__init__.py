@@ -1,1 +1,1 @@
-"""Numerics of Gaussian mixtures with a normal-inverse-Wishart prior."""
+"""Kernels for Gaussian mixtures with a normal-inverse-Wishart prior."""

@@ -1,32 +1,30 @@
-"""Cholesky factors in place: from scratch, and after a rank-one change (Golub and Van Loan, section 6.5.4)."""
+"""Cholesky factorisation in place: from scratch, and after a rank-one change (Golub and Van Loan, section 6.5.4)."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.kernels.jit import kernel
-
-Floats = NDArray[np.float64]
+from actors.kernels.types import FloatArray
 
 
 @kernel
-def factorize(matrix: Floats, chol: Floats) -> bool:
-    """Compute the lower L with L Lᵀ = matrix.
+def factorize(matrix: FloatArray, chol: FloatArray) -> bool:
+    """Compute the lower Cholesky factor L with L Lᵀ = matrix.
 
     Parameters
     ----------
     matrix : ndarray of float64, shape (D, D)
         Symmetric; only its lower triangle is read.
     chol : ndarray of float64, shape (D, D)
-        Receives L in its lower triangle; the upper one is left as it is.
+        Output: L in its lower triangle; the upper one is not written.
 
     Returns
     -------
     bool
-        False if the matrix is not positive definite; chol is then unusable.
+        False if the matrix is not positive definite; the contents of chol are then invalid.
     """
     D = matrix.shape[0]
     column = np.empty(D)
@@ -42,7 +40,7 @@ def factorize(matrix: Floats, chol: Floats) -> bool:
         for i in range(d + 1, D):
             chol[i, d] /= root
             column[i] = chol[i, d]
-        # What remains loses l lᵀ; written row by row, its updates don't wait for each other.
+        # Subtract l lᵀ from the trailing matrix, row by row: these updates are independent of each other.
         for i in range(d + 1, D):
             factor = column[i]
             for e in range(d + 1, i + 1):
@@ -51,27 +49,27 @@ def factorize(matrix: Floats, chol: Floats) -> bool:
 
 
 @kernel
-def rank_one(chol: Floats, vector: Floats, sign: float) -> bool:
-    """Change L so that L Lᵀ becomes L Lᵀ + sign · vector vectorᵀ.
+def rank_one_update(chol: FloatArray, vector: FloatArray, sign: float) -> bool:
+    """Update L in place so that L Lᵀ becomes L Lᵀ + sign · vector vectorᵀ.
 
     Parameters
     ----------
     chol : ndarray of float64, shape (D, D)
         L, changed in place.
     vector : ndarray of float64, shape (D,)
-        The vector; destroyed.
+        The vector; overwritten.
     sign : float
-        1.0 to add, -1.0 to take away.
+        1.0 for an update, -1.0 for a downdate.
 
     Returns
     -------
     bool
-        False if the result is not positive definite; chol is then unusable.
+        False if the result is not positive definite; the contents of chol are then invalid.
     """
     D = vector.shape[0]
     for d in range(D):
         old = chol[d, d]
-        # Rotate (hyperbolically, for a downdate) so that the vector's entry d vanishes: r² = L_dd² ± v_d².
+        # Rotate (hyperbolically, for a downdate) so that entry d of the vector vanishes: r² = L_dd² ± v_d².
         square = old * old + sign * vector[d] * vector[d]
         if not square > 0.0:
             return False

@@ -1,13 +1,15 @@
-"""The Chinese restaurant: how many classes there are, where their number is not given.
+"""Chinese restaurant process (CRP) mixture: sample the labels of Gaussian classes whose number is not given.
 
-Of n rows in classes a further one goes to class k with probability n_k / (n + α), and begins a class with α / (n + α)
+Of n labelled rows, a further one joins class k with probability n_k / (n + α), and a new class with α / (n + α)
 (R. M. Neal, "Markov chain sampling methods for Dirichlet process mixture models", 2000, section 2). The classes have K
-places. The E empty ones share α, so that places are exchangeable and a labelling with M classes has the probability
+labels. The E empty classes share α equally, so that labels are exchangeable and a labelling with M occupied classes has
+the probability
 
     p(z) = (K - M)! / K! · α^M Π_k (n_k - 1)! / (α (α + 1) … (α + n - 1)),
 
-the restaurant's own, whichever of its places a class has; with as many places as rows nothing is cut off. Sweeps sample
-it row by row (Neal's algorithm 3), and steps that split and merge classes (:mod:`actors.kernels.mixture.split_merge`).
+the CRP probability of the partition divided equally among its K! / (K - M)! labellings; with K at least the number of
+rows nothing is truncated. It is sampled by sweeps row by row (Neal's algorithm 3), and by steps that split and merge
+classes (:mod:`actors.kernels.mixture.split_merge`).
 """
 
 from __future__ import annotations
@@ -21,45 +23,46 @@ from numpy.typing import ArrayLike
 from scipy.special import digamma, logsumexp
 
 from actors.kernels.mixture import gibbs
-from actors.kernels.mixture.input_checks import Floats, Integers
-from actors.kernels.mixture.niw import Factors, Prior, build_factors
-from actors.kernels.mixture.split_merge import Sampler, propose
+from actors.kernels.mixture.gibbs_sweep import make_tables
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_labels
+from actors.kernels.mixture.split_merge import SplitMergeSampler, propose
+from actors.kernels.types import FloatArray, IntArray
 
 
-class Seated(NamedTuple):
-    """What `chinese_restaurant` ends with: labels (N,), the factors of these labels (K classes), and α."""
+class CRPResult(NamedTuple):
+    """The last sample of `sample_crp_mixture`: labels (N,), the posterior of the K classes given them, and α."""
 
-    labels: Integers
-    factors: Factors
+    labels: IntArray
+    posterior: NIWPosterior
     alpha: float
 
 
-def expected_classes(rows: int, alpha: float) -> float:
-    """Return how many classes so many rows are expected to be in, Σ_{i < n} α / (α + i) = α (ψ(α + n) - ψ(α))."""
+def expected_class_count(rows: int, alpha: float) -> float:
+    """Return the expected number of classes of n rows, Σ_{i < n} α / (α + i) = α (ψ(α + n) - ψ(α))."""
     return float(alpha * (digamma(alpha + rows) - digamma(alpha)))
 
 
-def log_weights(counts: ArrayLike, alpha: float) -> Floats:
-    """Return where a further row goes, (K,), in the log domain: ∝ n_k, or α / E for each of the E empty classes."""
-    found = np.asarray(counts, np.float64)
-    empty = found == 0.0
-    weights = np.where(empty, alpha / max(int(empty.sum()), 1), found)
-    logs: Floats = np.log(weights / weights.sum())
+def crp_log_weights(counts: ArrayLike, alpha: float) -> FloatArray:
+    """Return the CRP's log-probabilities (K,) of a further row's class: ∝ n_k, or α / E for each of E empty classes."""
+    sizes = np.asarray(counts, np.float64)
+    empty = sizes == 0.0
+    weights = np.where(empty, alpha / max(int(empty.sum()), 1), sizes)
+    logs: FloatArray = np.log(weights / weights.sum())
     return logs
 
 
-def with_empty(log_prior: Floats, counts: ArrayLike, alpha: float) -> Floats:
-    """Return a prior from above in which the empty classes have the share that the restaurant gives them.
+def prior_with_empty_classes(log_prior: FloatArray, counts: ArrayLike, alpha: float) -> FloatArray:
+    """Return per-row class priors in which the empty classes have the share that the CRP gives them.
 
-    Whoever sent it has seen the classes that hold rows. What it says of the E empty ones comes from its pseudo-counts,
-    and so grows with the number of places. Therefore, of n rows,
+    The sender of the prior was trained on the classes that hold rows. Its probability of the E empty ones comes from
+    its pseudo-counts, and so grows with E. Therefore, of n rows,
 
         p'(k) = n / (n + α) · p(k) / Σ_{j: n_j > 0} p(j)   if n_k > 0,      α / ((n + α) E)   otherwise,
 
-    as from a state of an infinite hidden Markov model the share of all states not seen yet is fixed, however many
-    places stand for them (Y. W. Teh et al., "Hierarchical Dirichlet processes", 2006, section 7; in the weak limit of
-    E. B. Fox et al., "A sticky HDP-HMM with application to speaker diarization", 2011, it is divided equally, too).
-    Where the sender is sure of an empty class, its word stands.
+    as the total transition probability to the unseen states of an infinite hidden Markov model is independent of the
+    truncation (Y. W. Teh et al., "Hierarchical Dirichlet processes", 2006, section 7; the weak limit of E. B. Fox et
+    al., "A sticky HDP-HMM with application to speaker diarization", 2011, also divides it equally). A row whose prior
+    has no mass on the occupied classes keeps it.
 
     Parameters
     ----------
@@ -71,7 +74,7 @@ def with_empty(log_prior: Floats, counts: ArrayLike, alpha: float) -> Floats:
     Returns
     -------
     ndarray (N, K) float64
-        Rows are log-distributions. It is `log_prior` itself where no class is empty, or every one.
+        Rows are log-distributions. The object `log_prior` itself if no class is empty, or every one.
     """
     occupied = np.asarray(counts) > 0
     if occupied.all() or not occupied.any():
@@ -79,121 +82,122 @@ def with_empty(log_prior: Floats, counts: ArrayLike, alpha: float) -> Floats:
     n, empty = int(np.sum(counts)), int((~occupied).sum())
     mass = logsumexp(log_prior[:, occupied], axis=1)
     known = mass > -np.inf
-    heard = log_prior.copy()
-    heard[known] += (math.log(n / (n + alpha)) - mass[known])[:, None]
-    heard[np.ix_(known, ~occupied)] = math.log(alpha / (n + alpha) / empty)
-    return heard
+    adjusted = log_prior.copy()
+    adjusted[known] += (math.log(n / (n + alpha)) - mass[known])[:, None]
+    adjusted[np.ix_(known, ~occupied)] = math.log(alpha / (n + alpha) / empty)
+    return adjusted
 
 
 def resample_alpha(
     alpha: float, classes: int, rows: int, generator: np.random.Generator, shape: float = 1.0, rate: float = 1.0
 ) -> float:
-    """Return a draw of α given how many classes so many rows are in, under a Gamma(shape, rate) prior.
+    """Sample α given the number of occupied classes and of rows, under a Gamma(shape, rate) prior.
 
     M. D. Escobar and M. West, "Bayesian density estimation and inference using mixtures", 1995, equations 13 and 14:
     with η ~ Beta(α + 1, n), α ~ Gamma(a + M, b - log η) with odds (a + M - 1) : n (b - log η), else of shape a + M - 1.
     """
-    later = rate - math.log(max(generator.beta(alpha + 1.0, rows), np.finfo(float).tiny))
-    odds = (shape + classes - 1.0) / (rows * later)
-    more = generator.random() * (1.0 + odds) < odds
-    return float(generator.gamma(shape + classes - (0.0 if more else 1.0)) / later)
+    posterior_rate = rate - math.log(max(generator.beta(alpha + 1.0, rows), np.finfo(float).tiny))
+    odds = (shape + classes - 1.0) / (rows * posterior_rate)
+    larger = generator.random() * (1.0 + odds) < odds
+    return float(generator.gamma(shape + classes - (0.0 if larger else 1.0)) / posterior_rate)
 
 
-def chinese_restaurant(
+def sample_crp_mixture(
     X: ArrayLike,
     z: ArrayLike,
-    most: int,
-    prior: Prior,
+    max_classes: int,
+    prior: NIWPrior,
     alpha: float,
     iterations: int,
     generator: np.random.Generator,
     *,
-    log_prior: Floats | None = None,
+    log_prior: FloatArray | None = None,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
     proposals: int = 0,
     learn_alpha: bool = False,
     on_sweep: Callable[[int, int], object] | None = None,
-) -> Seated:
-    """Sample labels: sweeps over all rows, and after each of them proposals to split or to merge classes.
+) -> CRPResult:
+    """Sample labels: Gibbs sweeps over all rows, each followed by proposals to split or to merge classes.
 
-    Without `log_prior` from p(z) Π_k p(rows of k)^temperature, with p(z) as above. With it the weights of the classes
-    that held rows at the start are what it says (`with_empty`), and a row of another class counts 1 / (n + α):
-    (K - M)! / K! · α^M Π_t p'_t(z_t) takes the place of p(z), but for splits and merges (see there).
+    Without `log_prior` the target is p(z) Π_k p(rows of k)^temperature, with p(z) as above. With it, the classes that
+    are occupied at the start are weighted by it (`prior_with_empty_classes`), and a row of any other class has the
+    weight 1 / (n + α): (K - M)! / K! · α^M Π_t p'_t(z_t) replaces p(z), except in splits and merges (see there).
 
     Parameters
     ----------
     X : array_like, shape (N, D)
         Rows.
     z : array_like of int, shape (N,)
-        Labels to start from, not changed; -1 for a row that is in no class yet.
-    most : int
-        K, the number of places.
-    prior : Prior
+        Initial labels, not changed; -1 for a row without one.
+    max_classes : int
+        K, the number of labels.
+    prior : NIWPrior
         Prior of the classes.
     alpha : float
-        α.
+        The concentration α.
     iterations : int
-        Sweeps. With 0 the factors of z are returned.
+        Number of sweeps. With 0 the posterior given z is returned.
     generator : numpy.random.Generator
-        All randomness.
+        Source of all randomness.
     log_prior : ndarray of float64, shape (N, K), optional
-        Log of a prior over the classes of each row, from above; not changed.
+        Log-prior over the classes of each row, from another module; not changed.
     temperature : float
-        The power of the likelihood.
+        The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
-        True for missing rows: they are in no class, and never looked at.
+        True for missing rows: they are in no class, and their values are not used.
     proposals : int
-        To split or to merge, after each sweep.
+        Number of split or merge proposals after each sweep.
     learn_alpha : bool
-        Whether α is drawn anew after each sweep (`resample_alpha`).
+        Whether α is resampled after each sweep (`resample_alpha`).
     on_sweep : callable, optional
-        Called with (sweeps done, rows moved in the last one).
+        Called after each sweep with (sweeps done, rows whose label changed in it).
 
     Returns
     -------
-    Seated
-        Labels are -1 for missing rows; the factors are computed from scratch from them.
+    CRPResult
+        Labels are -1 for missing rows; the posterior is computed from the rows and the labels.
 
     Raises
     ------
     ValueError
         As :func:`actors.kernels.mixture.gibbs.gibbs`.
     """
-    given = gibbs.as_given(X, z, most, prior, None if log_prior is None else log_prior.copy(), mask)
-    tables = gibbs.make_tables(prior, len(given.rows), alpha, log_prior is None, temperature, shared=True)
-    factors = build_factors(given.rows, given.labels, most, prior)
+    data = gibbs.as_sampler_input(X, z, max_classes, prior, None if log_prior is None else log_prior.copy(), mask)
+    tables = make_tables(prior, len(data.rows), alpha, log_prior is None, temperature, share_alpha=True)
+    posterior = posterior_from_labels(data.rows, data.labels, max_classes, prior)
     if log_prior is not None:
-        given.bias[:] = _weights_of_places(given.bias, factors.counts, alpha)
-    sampler = Sampler(given, factors, tables, prior, informed=log_prior is not None)
+        data.bias[:] = _class_bias(data.bias, posterior.counts, alpha)
+    sampler = SplitMergeSampler(data, posterior, tables, prior, has_row_prior=log_prior is not None)
     for done in range(1, iterations + 1):
-        moved = gibbs.sweep_once(given, factors, sampler.tables, generator)
+        moved = gibbs.sweep_once(data, posterior, sampler.tables, generator)
         for _ in range(proposals):
             propose(sampler, generator)
-        if learn_alpha and factors.counts.any():
-            alpha = resample_alpha(alpha, int((factors.counts > 0).sum()), int(factors.counts.sum()), generator)
-            sampler.tables = tables._replace(shared=alpha)
+        if learn_alpha and posterior.counts.any():
+            alpha = resample_alpha(alpha, int((posterior.counts > 0).sum()), int(posterior.counts.sum()), generator)
+            sampler.tables = tables._replace(shared_alpha=alpha)
         if done % gibbs.REBUILD_EVERY == 0 or done == iterations:
-            for part, afresh in zip(factors, build_factors(given.rows, given.labels, most, prior), strict=True):
-                part[...] = afresh
+            rebuilt = posterior_from_labels(data.rows, data.labels, max_classes, prior)
+            for array, new in zip(posterior, rebuilt, strict=True):
+                array[...] = new
         if on_sweep is not None:
             on_sweep(done, moved)
-    return Seated(given.labels, factors, alpha)
+    return CRPResult(data.labels, posterior, alpha)
 
 
-def _weights_of_places(log_prior: Floats, counts: Integers | Floats, alpha: float) -> Floats:
-    """Return `with_empty`, but what a row of an empty class counts once there is one: the sweep has α / E apart."""
-    heard = with_empty(log_prior, counts, alpha)
+def _class_bias(log_prior: FloatArray, counts: IntArray | FloatArray, alpha: float) -> FloatArray:
+    """Return `prior_with_empty_classes`, but 1 / (n + α) for empty classes: the sweep itself includes α / E."""
+    adjusted = prior_with_empty_classes(log_prior, counts, alpha)
     empty = counts == 0
-    if heard is not log_prior:
+    if adjusted is not log_prior:
         known = log_prior[:, ~empty].max(axis=1) > -np.inf
-        heard[np.ix_(known, empty)] = -math.log(counts.sum() + alpha)
-    return heard
+        adjusted[np.ix_(known, empty)] = -math.log(counts.sum() + alpha)
+    return adjusted
 
 
 def compile_kernels() -> None:
-    """Compile the kernels that `chinese_restaurant` needs, or load them from the cache."""
+    """Compile the kernels that `sample_crp_mixture` needs, or load them from the cache."""
     gibbs.compile_kernels()
     X = np.array([[0.0], [1.0], [2.0]])
-    prior = Prior(np.zeros(1), 1.0, 3.0, np.eye(1))
-    chinese_restaurant(X, [0, 0, 0], 2, prior, 1.0, 1, np.random.default_rng(0), proposals=4)
+    prior = NIWPrior(np.zeros(1), 1.0, 3.0, np.eye(1))
+    sample_crp_mixture(X, [0, 0, 0], 2, prior, 1.0, 1, np.random.default_rng(0), proposals=4)

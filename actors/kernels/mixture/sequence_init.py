@@ -1,12 +1,13 @@
-"""A start from the sequence: classes are what a row and its neighbours have in common.
+"""Initial labels from the sequence: cluster the component of each row that it shares with its neighbours.
 
 If each row's class depends on the classes before and after it, the directions in which a row is correlated with its
-neighbours are those in which the classes differ, whatever else varies. Canonical correlation analysis finds them in
-one step (Bach and Jordan 2005, "A probabilistic interpretation of canonical correlation analysis", section 4: the
-posterior mean of what two views share); k-means in the space they span gives labels to start from.
+neighbours are those in which the classes differ, whatever other variation there is. Canonical correlation analysis
+finds them in closed form (F. R. Bach and M. I. Jordan, "A probabilistic interpretation of canonical correlation
+analysis", 2005, section 4: the posterior mean of the latent variable shared by two views); k-means in the space that
+they span yields initial labels.
 
-How far to look, and whether products of columns help, depends on the data. So there are several such starts
-(:data:`STARTS`), for as many chains.
+The best window, and whether products of columns help, depends on the data. So there are several variants
+(:data:`STARTS`), one for each of several chains.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
 
-from actors.kernels.markov.inference import boundaries
-from actors.kernels.mixture.crp import chinese_restaurant, expected_classes
-from actors.kernels.mixture.niw import Prior
+from actors.kernels.mixture.crp import expected_class_count, sample_crp_mixture
+from actors.kernels.mixture.niw import NIWPrior
+from actors.kernels.sequences import boundaries
 from actors.kernels.types import FloatArray, IntArray
 
 RIDGE = 1e-3
-"""Added to every variance, in shares of the mean one: collapsed dimensions must not be blown up to noise."""
+"""Added to every variance, as a fraction of their mean: collapsed dimensions must not be amplified to noise."""
 
 STARTS = ((3, False), (1, True), (1, False), (3, True))
-"""Window and products of the starts that chains take in turn: one that fails is rarely like the one after it."""
+"""Window and use of products, per chain in turn, ordered so that each variant is followed by a different one."""
 
-ROWS_A_COLUMN = 10
-"""With fewer, products would be correlated with anything by chance."""
+MIN_ROWS_PER_COLUMN = 10
+"""With fewer rows, products would correlate with anything by chance."""
 
-BEYOND_CHANCE = 1.05
-"""So many times the largest correlation that chance is expected to show."""
+CHANCE_FACTOR = 1.05
+"""Correlations count as shared above this multiple of the largest one expected by chance."""
 
-FEW_CLASSES = 0.1
-"""The concentration with which classes are counted where the directions don't tell how many: in favour of few."""
+COUNT_ALPHA = 0.1
+"""Concentration of the CRP mixture that counts classes if the directions don't determine how many: favours few."""
 
-COUNTING = 20
-"""Sweeps in which they are counted, and proposals to split and to merge after each."""
+COUNT_SWEEPS = 20
+"""Sweeps of this mixture, and split or merge proposals after each."""
 
-MOST_AXES = 20
-"""Products are made of so many axes at most: their number grows with the square."""
+MAX_PRODUCT_AXES = 20
+"""Maximum number of axes that products are made of: the number of products grows with its square."""
 
 
-def whitened(X: FloatArray) -> FloatArray:
-    """Return the centred rows (N, D) on their principal axes, covariance close to the identity (see :data:`RIDGE`)."""
+def whiten(X: FloatArray) -> FloatArray:
+    """Return the centred rows (N, D) on their principal axes, with covariance close to the identity (:data:`RIDGE`)."""
     centred = X - X.mean(axis=0)
     covariance = centred.T @ centred / len(X)
     ridge = RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float64).tiny
@@ -52,31 +53,32 @@ def whitened(X: FloatArray) -> FloatArray:
     return white
 
 
-def with_products(X: FloatArray) -> FloatArray:
-    """Return the whitened rows (N, D) beside products of two of their columns each, (N, D + P).
+def append_products(X: FloatArray) -> FloatArray:
+    """Return the whitened rows (N, D), followed by P pairwise products of their columns, (N, D + P).
 
-    Where means say nothing about the neighbours, spreads and diagonals may. The products are those of the axes of
-    largest variance, so few that there are :data:`ROWS_A_COLUMN` rows a column; of none, where rows are too few.
+    If the classes have equal means, their variances and covariances may still depend on the neighbours. The products
+    are those of the axes of largest variance, of as many axes as leave :data:`MIN_ROWS_PER_COLUMN` rows a column; there
+    are none if rows are too few.
     """
     N, D = X.shape
-    axes = min(D, MOST_AXES)
-    while axes and D + axes * (axes + 1) // 2 > N / ROWS_A_COLUMN:
+    axes = min(D, MAX_PRODUCT_AXES)
+    while axes and D + axes * (axes + 1) // 2 > N / MIN_ROWS_PER_COLUMN:
         axes -= 1
-    white = whitened(X)
+    white = whiten(X)
     i, j = np.triu_indices(axes)
     largest = white[:, D - axes :]  # variances ascend
     return np.concatenate([white, largest[:, i] * largest[:, j]], axis=1)
 
 
-def neighbours(X: FloatArray, window: int, lengths: npt.ArrayLike | None = None) -> FloatArray:
-    """Return beside each row its `window` predecessors and successors, (N, 2·window·D); zeros beyond a sequence's ends.
+def neighbour_columns(X: FloatArray, window: int, lengths: npt.ArrayLike | None = None) -> FloatArray:
+    """Return each row's `window` predecessors and successors, (N, 2·window·D); zeros beyond the ends of a sequence.
 
     Parameters
     ----------
     X : ndarray (N, D) float64
     window : int
     lengths : array_like of int (S,), optional
-        Lengths of the sequences, N in all.
+        Lengths of the sequences; they sum to N.
     """
     N = len(X)
     starts = boundaries(N, lengths)
@@ -93,25 +95,27 @@ def neighbours(X: FloatArray, window: int, lengths: npt.ArrayLike | None = None)
 
 
 def _views(X: FloatArray, window: int, lengths: npt.ArrayLike | None) -> tuple[FloatArray, FloatArray]:
-    """Return each row and its neighbours, both whitened."""
+    """Return the rows and their neighbours, both whitened."""
     if len(X) < 2:
-        raise ValueError(f"{len(X)} rows: a sequence has at least two")
-    here = whitened(X)
-    return here, whitened(neighbours(here, window, lengths))
+        raise ValueError(f"a sequence needs at least two rows, but there are {len(X)} rows")
+    here = whiten(X)
+    return here, whiten(neighbour_columns(here, window, lengths))
 
 
-def count_shared(X: FloatArray, *, window: int, products: bool = False, lengths: npt.ArrayLike | None = None) -> int:
+def count_shared_directions(
+    X: FloatArray, *, window: int, products: bool = False, lengths: npt.ArrayLike | None = None
+) -> int:
     """Return how many directions rows share with their neighbours beyond chance; K classes differ in K - 1 of them.
 
-    Of p and q columns that have nothing to do with each other N rows show canonical correlations up to
-    ρ = √(a (1 - b)) + √(b (1 - a)), a = p/N, b = q/N (K. W. Wachter, "The limiting empirical measure of multiple
-    discriminant ratios", 1980), and hardly beyond: the largest strays by N^(-2/3) (I. M. Johnstone, "Multivariate
-    analysis and Jacobi ensembles", 2008). What is above is counted.
+    N rows of p and q independent columns have sample canonical correlations up to ρ = √(a (1 - b)) + √(b (1 - a)),
+    a = p/N, b = q/N (K. W. Wachter, "The limiting empirical measure of multiple discriminant ratios", 1980), beyond
+    which the largest fluctuates by N^(-2/3) (I. M. Johnstone, "Multivariate analysis and Jacobi ensembles", 2008).
+    The correlations above are counted.
 
     Parameters
     ----------
     X : ndarray (N, D) float64
-        Rows in the order in which they happened.
+        Rows in sequential order.
     window, products, lengths
         As in `labels_from_sequence`.
 
@@ -120,19 +124,17 @@ def count_shared(X: FloatArray, *, window: int, products: bool = False, lengths:
     ValueError
         If there are fewer than two rows.
     """
-    here, around = _views(with_products(X) if products else X, window, lengths)
+    here, around = _views(append_products(X) if products else X, window, lengths)
     N = len(X)
     a, b = min(here.shape[1] / N, 1.0), min(around.shape[1] / N, 1.0)
-    if a + b >= 1.0:  # anything can be explained
+    if a + b >= 1.0:  # a perfect correlation is possible by chance
         return 0
     chance = np.sqrt(a * (1.0 - b)) + np.sqrt(b * (1.0 - a))
-    return int((np.linalg.svd(here.T @ around / N, compute_uv=False) > BEYOND_CHANCE * chance).sum())
+    return int((np.linalg.svd(here.T @ around / N, compute_uv=False) > CHANCE_FACTOR * chance).sum())
 
 
-def shared_with_neighbours(
-    X: FloatArray, dimensions: int, window: int, lengths: npt.ArrayLike | None = None
-) -> FloatArray:
-    """Return the posterior means of what each row shares with its neighbours, at most (N, `dimensions`).
+def shared_component(X: FloatArray, dimensions: int, window: int, lengths: npt.ArrayLike | None = None) -> FloatArray:
+    """Return the posterior mean of the latent variable that each row shares with its neighbours, (N, ≤ `dimensions`).
 
     Raises
     ------
@@ -157,21 +159,22 @@ def labels_from_sequence(
     restarts: int = 10,
     lengths: npt.ArrayLike | None = None,
 ) -> IntArray:
-    """Return labels (N,) int64 to start from: k-means in the space that rows share with their neighbours.
+    """Return initial labels (N,) int64: k-means in the space that rows share with their neighbours.
 
     Parameters
     ----------
     X : ndarray (N, D) float64
-        Rows in the order in which they happened.
+        Rows in sequential order.
     classes : int
     generator : numpy.random.Generator
     window : int
-        How many neighbours on either side.
+        Number of neighbours on either side.
     products : bool
-        Whether products of columns are looked at too (:func:`with_products`).
+        Whether products of columns are included (:func:`append_products`).
     restarts : int
-        Of k-means; the one with the smallest distances is taken.
+        Runs of k-means; the one with the smallest sum of squared distances is returned.
     lengths : array_like of int (S,), optional
+        Lengths of the sequences; they sum to N.
 
     Raises
     ------
@@ -180,7 +183,7 @@ def labels_from_sequence(
     """
     if len(X) < classes:
         raise ValueError(f"{len(X)} rows cannot start {classes} classes")
-    shared = shared_with_neighbours(with_products(X) if products else X, max(1, classes - 1), window, lengths)
+    shared = shared_component(append_products(X) if products else X, max(1, classes - 1), window, lengths)
     best, smallest = np.zeros(len(X), np.int64), np.inf
     for _ in range(restarts):
         centres, labels = kmeans2(shared, classes, minit="++", rng=generator)
@@ -192,37 +195,39 @@ def labels_from_sequence(
 
 def counted_labels_from_sequence(
     X: FloatArray,
-    most: int,
+    max_classes: int,
     generator: np.random.Generator,
     *,
     window: int = STARTS[0][0],
     products: bool = STARTS[0][1],
     lengths: npt.ArrayLike | None = None,
 ) -> IntArray:
-    """Return labels (N,) int64 to start from as `labels_from_sequence` does, where the number of classes is not known.
+    """Return initial labels (N,) int64 as `labels_from_sequence` does, and estimate the number of classes as well.
 
-    It is one more than the directions that rows share with their neighbours (`count_shared`). If all directions are
-    shared, there may be more classes than these can tell; then a Dirichlet-process mixture in their space counts them.
+    It is one more than the number of directions that rows share with their neighbours (`count_shared_directions`). If
+    all directions are shared, there may be more classes than that; then a CRP mixture in their space counts them.
 
     Parameters
     ----------
     X, generator, window, products, lengths
         As in `labels_from_sequence`.
-    most : int
-        Classes at most; no more than there are rows.
+    max_classes : int
+        Maximum number of classes; no more than there are rows.
 
     Raises
     ------
     ValueError
         If there are fewer than two rows, or fewer than classes.
     """
-    directions = count_shared(X, window=window, products=products, lengths=lengths)
-    classes = min(most, directions + 1)
+    directions = count_shared_directions(X, window=window, products=products, lengths=lengths)
+    classes = min(max_classes, directions + 1)
     labels = labels_from_sequence(X, classes, generator, window=window, products=products, lengths=lengths)
-    columns = with_products(X) if products else X
+    columns = append_products(X) if products else X
     if directions < columns.shape[1]:
         return labels
-    shared = shared_with_neighbours(columns, directions, window, lengths)
-    scale = shared.var(axis=0) * expected_classes(len(X), 1.0) ** (-2.0 / directions)
-    prior = Prior(shared.mean(axis=0), 1.0, directions + 2.0, scale)
-    return chinese_restaurant(shared, labels, most, prior, FEW_CLASSES, COUNTING, generator, proposals=COUNTING).labels
+    shared = shared_component(columns, directions, window, lengths)
+    scale = shared.var(axis=0) * expected_class_count(len(X), 1.0) ** (-2.0 / directions)
+    prior = NIWPrior(shared.mean(axis=0), 1.0, directions + 2.0, scale)
+    return sample_crp_mixture(
+        shared, labels, max_classes, prior, COUNT_ALPHA, COUNT_SWEEPS, generator, proposals=COUNT_SWEEPS
+    ).labels

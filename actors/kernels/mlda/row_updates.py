@@ -1,12 +1,12 @@
-"""What the sampler in `lda` does with one row of tokens, compiled.
+"""Compiled updates and likelihood bounds of one row of tokens, for the sampler in :mod:`actors.kernels.mlda.gibbs`.
 
-The row's tokens z_1 … z_n and its class c are drawn from one θ, c having a prior ψ and no word. With c and θ integrated
-out the row's topics have the probability
+The topics z_1 … z_n of the row's tokens and its class c are drawn from one θ; c has a further prior ψ and no word. With
+c and θ integrated out, the row's topics have the probability
 
     p(z) ∝ S(n) · Π_k Γ(n_k + α),    S(n) = Σ_k ψ_k (n_k + α),
 
-n_k being how many of them are topic k. Each modality's topics are integrated out as well: a token of word w of modality
-m has the probability (N_mkw + β) / (N_mk + V_m β) in topic k, N counting all other tokens.
+where n_k is the number of tokens of topic k. The word distributions φ are integrated out as well: a token of modality m
+has word w with probability (N_mkw + β) / (N_mk + V_m β) in topic k, where N counts all other tokens.
 """
 
 from __future__ import annotations
@@ -15,103 +15,105 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.kernels.jit import kernel
+from actors.kernels.types import FloatArray, Int32Array, IntArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Tokens = NDArray[np.int32]
+FACTORS_PER_LOG = 32
+"""Factors multiplied per logarithm; with factors of 1e-6 to 1e9 the product stays within float64's range."""
 
-BATCH = 32
-"""Factors multiplied before a logarithm is taken; from 1e-6 to 1e9 each, they stay within float64."""
+BOUND_STEPS = 20
+"""Fixed-point iterations of :func:`lower_bounds`."""
 
 
 class Corpus(NamedTuple):
-    """Tokens of N rows in M modalities, whose words are numbered through, W of them.
+    """Tokens of N rows in M modalities; the W words of all modalities are numbered consecutively.
 
     Attributes
     ----------
     starts : ndarray of int64, shape (N + 1,)
-        Where each row's tokens begin.
+        First token of each row, then T.
     words : ndarray of int32, shape (T,)
-        Equal words of a row are neighbours.
-    owner : ndarray of int32, shape (W,)
-        The modality of each word.
+        Word of each token. Equal words of a row are adjacent.
+    modality : ndarray of int32, shape (W,)
+        Modality of each word.
     sizes : ndarray of float64, shape (M,)
-        How many words each modality has.
+        Vocabulary size of each modality.
     """
 
-    starts: Integers
-    words: Tokens
-    owner: Tokens
-    sizes: Floats
+    starts: IntArray
+    words: Int32Array
+    modality: Int32Array
+    sizes: FloatArray
 
 
 class Counts(NamedTuple):
-    """How many tokens are in which topic; whole numbers.
+    """Numbers of tokens in each topic.
 
     Attributes
     ----------
     words : ndarray of float64, shape (W, K)
+        By word and topic; whole numbers.
     totals : ndarray of float64, shape (M, K)
-        The same by modality.
+        By modality and topic; whole numbers.
     inverse : ndarray of float64, shape (M, K)
-        1 / (totals + size · beta), kept up to date.
+        1 / (totals + size · beta), updated with the counts.
     """
 
-    words: Floats
-    totals: Floats
-    inverse: Floats
+    words: FloatArray
+    totals: FloatArray
+    inverse: FloatArray
 
 
 class Settings(NamedTuple):
-    """α, β, and the power of the words' probabilities."""
+    """Hyperparameters α and β, and the exponent of the word probabilities (1 for no tempering)."""
 
     alpha: float
     beta: float
     temperature: float
 
 
-class Work(NamedTuple):
-    """Scratch space; a block is all tokens of the row that share a topic.
+class Workspace(NamedTuple):
+    """Scratch arrays for one row; a block is the set of its tokens that share a topic.
 
     Attributes
     ----------
     n : ndarray (K,)
-        The row's tokens by topic.
+        The row's number of tokens in each topic.
     scores, gains : ndarray (K,)
-    fits : ndarray (K, K)
-        See :func:`fit_blocks`.
+        Weights of the topics.
+    block_scores : ndarray (K, K)
+        See :func:`fill_block_scores`.
     product : ndarray (K, K)
-    many : ndarray (M, K)
-        The blocks' tokens by modality.
+        Products of factors whose logarithm is not yet taken.
+    block_sizes : ndarray (M, K)
+        Tokens of each block by modality.
     pending, seen : ndarray (K,)
-        Factors in a block's product; β + how often the present word was met in a block.
+        Number of factors in each block's product; β + occurrences of the current word in each block.
     """
 
-    n: Floats
-    scores: Floats
-    gains: Floats
-    fits: Floats
-    product: Floats
-    many: Floats
-    pending: Floats
-    seen: Floats
+    n: FloatArray
+    scores: FloatArray
+    gains: FloatArray
+    block_scores: FloatArray
+    product: FloatArray
+    block_sizes: FloatArray
+    pending: FloatArray
+    seen: FloatArray
 
 
 @kernel
-def make_work(modalities: int, topics: int) -> Work:
-    """Allocate the scratch space."""
+def make_workspace(modalities: int, topics: int) -> Workspace:
+    """Allocate the scratch arrays."""
     K = topics
-    square, more = np.zeros((K, K)), np.zeros((K, K))
-    many = np.zeros((modalities, K))
-    return Work(np.zeros(K), np.zeros(K), np.zeros(K), square, more, many, np.zeros(K), np.zeros(K))
+    square, other = np.zeros((K, K)), np.zeros((K, K))
+    block_sizes = np.zeros((modalities, K))
+    return Workspace(np.zeros(K), np.zeros(K), np.zeros(K), square, other, block_sizes, np.zeros(K), np.zeros(K))
 
 
 @kernel
-def pick(scores: Floats, uniform: float) -> int:
-    """Return an index with probability proportional to `scores` (K,), by inversion."""
+def sample_index(scores: FloatArray, uniform: float) -> int:
+    """Return an index drawn with probability proportional to `scores` (K,), by inversion of `uniform`."""
     total = 0.0
     for k in range(scores.shape[0]):
         total += scores[k]
@@ -122,20 +124,20 @@ def pick(scores: Floats, uniform: float) -> int:
             return k
         if scores[k] > 0.0:
             last = k
-    return last  # rounding: the threshold is the total
+    return last  # reached only by rounding, where the threshold equals the total
 
 
 @kernel
-def pick_log(log_scores: Floats, scores: Floats, uniform: float) -> int:
-    """Return an index with probability proportional to exp(`log_scores`); `scores` is scratch."""
+def sample_log_index(log_scores: FloatArray, scores: FloatArray, uniform: float) -> int:
+    """Return an index drawn with probability proportional to exp(`log_scores`); `scores` is overwritten."""
     norm = log_sum(log_scores)
     for k in range(scores.shape[0]):
         scores[k] = math.exp(log_scores[k] - norm)
-    return pick(scores, uniform)
+    return sample_index(scores, uniform)
 
 
 @kernel
-def log_sum(values: Floats) -> float:
+def log_sum(values: FloatArray) -> float:
     """Return log Σ exp(values)."""
     top, total = values.max(), 0.0
     for k in range(values.shape[0]):
@@ -145,20 +147,22 @@ def log_sum(values: Floats) -> float:
 
 
 @kernel
-def move(words: Tokens, topics: Tokens, sign: float, corpus: Corpus, counts: Counts, settings: Settings) -> None:
-    """Add a row's tokens to the counts (sign 1) or take them out (-1); those of topic -1 are in none."""
+def update_counts(
+    words: Int32Array, topics: Int32Array, sign: float, corpus: Corpus, counts: Counts, settings: Settings
+) -> None:
+    """Add a row's tokens to the counts (sign 1) or subtract them (-1), except tokens of topic -1."""
     for i in range(words.shape[0]):
         if topics[i] >= 0:
             counts.words[words[i], topics[i]] += sign
-            counts.totals[corpus.owner[words[i]], topics[i]] += sign
+            counts.totals[corpus.modality[words[i]], topics[i]] += sign
     for m in range(counts.totals.shape[0]):
         for k in range(counts.totals.shape[1]):
             counts.inverse[m, k] = 1.0 / (counts.totals[m, k] + corpus.sizes[m] * settings.beta)
 
 
 @kernel
-def tally(topics: Tokens, prior: Floats, alpha: float, n: Floats) -> float:
-    """Count the row's topics into `n` (K,); return S(n)."""
+def count_topics(topics: Int32Array, prior: FloatArray, alpha: float, n: FloatArray) -> float:
+    """Count the tokens of each topic into `n` (K,) and return S(n)."""
     n[:] = 0.0
     for i in range(topics.shape[0]):
         if topics[i] >= 0:
@@ -170,32 +174,33 @@ def tally(topics: Tokens, prior: Floats, alpha: float, n: Floats) -> float:
 
 
 @kernel
-def draw_tokens(
-    words: Tokens,
-    topics: Tokens,
-    prior: Floats,
+def sample_topics(
+    words: Int32Array,
+    topics: Int32Array,
+    prior: FloatArray,
     only_new: bool,
     corpus: Corpus,
     counts: Counts,
     settings: Settings,
-    work: Work,
+    work: Workspace,
     generator: np.random.Generator,
 ) -> int:
-    """Draw the topic of each token (with `only_new`, of those in none) given all others; return how many changed.
+    """Sample the topic of each token given all others, and return the number of changed topics.
 
-    Token i of word w of modality m gets topic k with probability proportional to
+    With `only_new`, only tokens of topic -1 are sampled. A token of word w of modality m gets topic k with probability
+    proportional to
 
         (n_k + α) · (S(n) + ψ_k) · ((N_mkw + β) / (N_mk + V_m β))^temperature,
 
-    all counts without it.
+    where all counts exclude the token.
     """
     alpha, beta, n, scores = settings.alpha, settings.beta, work.n, work.scores
-    S, changed = tally(topics, prior, alpha, n), 0
+    S, changed = count_topics(topics, prior, alpha, n), 0
     for i in range(words.shape[0]):
         old = topics[i]
         if only_new and old >= 0:
             continue
-        m = corpus.owner[words[i]]
+        m = corpus.modality[words[i]]
         of_word, totals, inverse = counts.words[words[i]], counts.totals[m], counts.inverse[m]
         base = corpus.sizes[m] * beta
         if old >= 0:
@@ -227,87 +232,97 @@ def draw_tokens(
 
 
 @kernel
-def fit_blocks(words: Tokens, topics: Tokens, corpus: Corpus, counts: Counts, settings: Settings, work: Work) -> None:
-    """Fill in work.fits: [a, b] is the log-probability of the words of block a, were it in topic b.
+def fill_block_scores(
+    words: Int32Array, topics: Int32Array, corpus: Corpus, counts: Counts, settings: Settings, work: Workspace
+) -> None:
+    """Fill in ``work.block_scores[a, b]``: the log-probability of the words of block a if its topic were b.
 
-    The counts must be without the row. With c_w tokens of word w in block a it is, to the power of the temperature,
+    The counts must exclude the row. With c_w tokens of word w and c_m tokens of modality m in block a, it is the
+    temperature times
 
         Σ_w log (N_bw + β)_(c_w) - Σ_m log (N_mb + V_m β)_(c_m),    (x)_(c) = x (x + 1) … (x + c - 1).
     """
-    fits, product, many, pending, seen = work.fits, work.product, work.many, work.pending, work.seen
-    fits[:], product[:], many[:], pending[:] = 0.0, 1.0, 0.0, 0.0
-    K, before = fits.shape[0], -1
+    block_scores, product, block_sizes, pending, seen = (
+        work.block_scores,
+        work.product,
+        work.block_sizes,
+        work.pending,
+        work.seen,
+    )
+    block_scores[:], product[:], block_sizes[:], pending[:] = 0.0, 1.0, 0.0, 0.0
+    K, before = block_scores.shape[0], -1
     for i in range(words.shape[0]):
         w, a = words[i], topics[i]
         if w != before:
             seen[:] = settings.beta
             before = w
-        of_word, factors, more = counts.words[w], product[a], seen[a]
+        of_word, factors, offset = counts.words[w], product[a], seen[a]
         for b in range(K):
-            factors[b] *= of_word[b] + more
+            factors[b] *= of_word[b] + offset
         seen[a] += 1.0
-        many[corpus.owner[w], a] += 1.0
+        block_sizes[corpus.modality[w], a] += 1.0
         pending[a] += 1.0
-        if pending[a] == BATCH:
-            flush(product[a], fits[a])
+        if pending[a] == FACTORS_PER_LOG:
+            flush_products(product[a], block_scores[a])
             pending[a] = 0.0
     for a in range(K):
         if pending[a] > 0.0:
-            flush(product[a], fits[a])
-    for m in range(many.shape[0]):
+            flush_products(product[a], block_scores[a])
+    for m in range(block_sizes.shape[0]):
         for a in range(K):
-            if many[m, a] > 0.0:
+            if block_sizes[m, a] > 0.0:
                 for b in range(K):
                     base = counts.totals[m, b] + corpus.sizes[m] * settings.beta
-                    fits[a, b] -= math.lgamma(base + many[m, a]) - math.lgamma(base)
+                    block_scores[a, b] -= math.lgamma(base + block_sizes[m, a]) - math.lgamma(base)
     if settings.temperature != 1.0:
-        fits *= settings.temperature
+        block_scores *= settings.temperature
 
 
 @kernel
-def flush(product: Floats, sums: Floats) -> None:
-    """Add the logarithms of the products (K,) to the sums, and begin new products."""
+def flush_products(product: FloatArray, sums: FloatArray) -> None:
+    """Add the logarithms of the products (K,) to `sums`, and reset the products to one."""
     for b in range(product.shape[0]):
         sums[b] += math.log(product[b])
         product[b] = 1.0
 
 
 @kernel
-def swap_topics(
-    words: Tokens,
-    topics: Tokens,
-    prior: Floats,
+def propose_topic_swap(
+    words: Int32Array,
+    topics: Int32Array,
+    prior: FloatArray,
     corpus: Corpus,
     counts: Counts,
     settings: Settings,
-    work: Work,
+    work: Workspace,
     generator: np.random.Generator,
 ) -> bool:
-    """Exchange two topics in the whole row, or not, such that the posterior stays; return whether they were.
+    """Propose to swap two topics in the whole row, by a Metropolis-Hastings step; return whether it was accepted.
 
-    Token by token a row hardly ever gets from one topic to another, since most of its tokens vote for where they are.
-    The topic k of a random token is offered the place of each topic l in proportion to the posterior x_l after the
-    exchange; that is accepted with probability min(1, Z / Z'), Z and Z' being the sums of what k is offered before and
-    l after it: k is as likely to be chosen before as l after, and x_l / Z · Z / Z' = x_l / Z' is the way back.
+    Sampling single tokens rarely moves a row from one topic to another, since each token follows the row's others. With
+    k the topic of a random token, topic l is proposed in proportion to the posterior x_l after the swap of k and l. The
+    swap is accepted with probability min(1, Z / Z'), where Z = Σ_l x_l, and Z' is the same sum for topic l after the
+    swap: k is chosen before the swap with the probability of l after it, and with x the present posterior
+    x · (x_l / Z) · min(1, Z / Z') = x_l · (x / Z') · min(1, Z' / Z), which is detailed balance.
     """
     if words.shape[0] == 0:
         return False
-    n, fits, gains = work.n, work.fits, work.gains
-    move(words, topics, -1.0, corpus, counts, settings)
-    fit_blocks(words, topics, corpus, counts, settings, work)
-    S = tally(topics, prior, settings.alpha, n)
+    n, block_scores, gains = work.n, work.block_scores, work.gains
+    update_counts(words, topics, -1.0, corpus, counts, settings)
+    fill_block_scores(words, topics, corpus, counts, settings, work)
+    S = count_topics(topics, prior, settings.alpha, n)
     k = topics[int(generator.random() * topics.shape[0])]
     choice, chance = generator.random(), generator.random()
-    offer(k, prior, S, n, fits, gains)
-    l = pick_log(gains, work.scores, choice)  # noqa: E741 (k and l)
+    fill_swap_gains(k, prior, S, n, block_scores, gains)
+    l = sample_log_index(gains, work.scores, choice)  # noqa: E741 (k and l)
     accepted = False
     if l != k:
         before, gain = log_sum(gains), gains[l]
         S += (prior[k] - prior[l]) * (n[l] - n[k])
         n[k], n[l] = n[l], n[k]
         for j in range(n.shape[0]):
-            fits[k, j], fits[l, j] = fits[l, j], fits[k, j]
-        offer(l, prior, S, n, fits, gains)
+            block_scores[k, j], block_scores[l, j] = block_scores[l, j], block_scores[k, j]
+        fill_swap_gains(l, prior, S, n, block_scores, gains)
         accepted = math.log(chance) < before - log_sum(gains) - gain if chance > 0.0 else True
         if accepted:
             for i in range(topics.shape[0]):
@@ -315,34 +330,124 @@ def swap_topics(
                     topics[i] = l
                 elif topics[i] == l:
                     topics[i] = k
-    move(words, topics, 1.0, corpus, counts, settings)
+    update_counts(words, topics, 1.0, corpus, counts, settings)
     return accepted
 
 
 @kernel
-def offer(k: int, prior: Floats, S: float, n: Floats, fits: Floats, gains: Floats) -> None:
-    """Fill in `gains` (K,): how the log-posterior changes when the row's topics k and l are exchanged, for each l."""
+def fill_swap_gains(
+    k: int, prior: FloatArray, S: float, n: FloatArray, block_scores: FloatArray, gains: FloatArray
+) -> None:
+    """Fill in `gains` (K,): the change of the log-posterior if topics k and l are swapped in the row, for each l."""
     for l in range(gains.shape[0]):  # noqa: E741
-        words = fits[k, l] + fits[l, k] - fits[k, k] - fits[l, l]
+        words = block_scores[k, l] + block_scores[l, k] - block_scores[k, k] - block_scores[l, l]
         gains[l] = words + math.log1p((prior[k] - prior[l]) * (n[l] - n[k]) / S)
     gains[k] = 0.0
 
 
 @kernel
-def start_row(
-    words: Tokens,
-    topics: Tokens,
-    prior: Floats,
+def initialise_row(
+    words: Int32Array,
+    topics: Int32Array,
+    prior: FloatArray,
     corpus: Corpus,
     counts: Counts,
     settings: Settings,
-    work: Work,
+    work: Workspace,
     generator: np.random.Generator,
 ) -> None:
-    """Put a row that is not in the counts into one topic, drawn given all other rows, and into the counts."""
+    """Sample one topic for all tokens of a row given all other rows, and add the row to the counts."""
     topics[:] = 0
-    fit_blocks(words, topics, corpus, counts, settings, work)
+    fill_block_scores(words, topics, corpus, counts, settings, work)
     for k in range(work.gains.shape[0]):
-        work.gains[k] = work.fits[0, k] + math.log(words.shape[0] * prior[k] + settings.alpha)
-    topics[:] = pick_log(work.gains, work.scores, generator.random())
-    move(words, topics, 1.0, corpus, counts, settings)
+        work.gains[k] = work.block_scores[0, k] + math.log(words.shape[0] * prior[k] + settings.alpha)
+    topics[:] = sample_log_index(work.gains, work.scores, generator.random())
+    update_counts(words, topics, 1.0, corpus, counts, settings)
+
+
+# --- lower bound of the likelihood --------------------------------------------------------------------------------
+
+
+@kernel
+def lower_bounds(corpus: Corpus, topics: Int32Array, counts: Counts, settings: Settings, n: FloatArray) -> FloatArray:
+    """Return a lower bound of log p(tokens) of each row, with φ estimated from all other rows and without the prior ψ.
+
+    The counts are unchanged on return.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    topics : ndarray of int32, shape (T,)
+        -1 for tokens that are not in the counts.
+    counts : Counts
+    settings : Settings
+        Its temperature is not used.
+    n : ndarray of float64, shape (N, K)
+        Expected tokens of each row by topic, from which the fixed-point iteration starts.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        Zeros for rows without tokens.
+    """
+    work, bounds = make_workspace(counts.totals.shape[0], counts.totals.shape[1]), np.zeros(n.shape[0])
+    for d in range(n.shape[0]):
+        words = corpus.words[corpus.starts[d] : corpus.starts[d + 1]]
+        own = topics[corpus.starts[d] : corpus.starts[d + 1]]
+        if words.shape[0] > 0:
+            update_counts(words, own, -1.0, corpus, counts, settings)
+            work.n[:] = n[d]
+            bounds[d] = _bound_row(words, corpus, counts, settings, work, BOUND_STEPS)
+            update_counts(words, own, 1.0, corpus, counts, settings)
+    return bounds
+
+
+@kernel
+def digamma(x: float) -> float:
+    """Return the digamma function at x > 0 (Abramowitz and Stegun 1964, 6.3.5 and 6.3.18)."""
+    shift = 0.0
+    while x < 10.0:
+        shift -= 1.0 / x
+        x += 1.0
+    r = 1.0 / (x * x)
+    series = r * (1.0 / 12.0 - r * (1.0 / 120.0 - r * (1.0 / 252.0 - r * (1.0 / 240.0 - r / 132.0))))
+    return shift + math.log(x) - 0.5 / x - series
+
+
+@kernel
+def _bound_row(
+    words: Int32Array, corpus: Corpus, counts: Counts, settings: Settings, work: Workspace, steps: int
+) -> float:
+    """Return a lower bound of log p(words) under θ ~ Dirichlet(α) and the mean φ of the counts, which exclude the row.
+
+    It is the bound of D. M. Blei, A. Y. Ng, M. I. Jordan, "Latent Dirichlet allocation", 2003, section 5.3, with
+    q(θ) = Dirichlet(γ): the largest over `steps` fixed-point iterations of γ from α + ``work.n``.
+    """
+    K, alpha, beta = work.n.shape[0], settings.alpha, settings.beta
+    gamma, weights, shares = work.n, work.gains, work.scores
+    gamma += alpha
+    best, constant = -np.inf, math.lgamma(K * alpha) - K * math.lgamma(alpha)
+    for _ in range(steps):
+        total = gamma.sum()
+        at_total = digamma(total)
+        bound = constant - math.lgamma(total)
+        for k in range(K):
+            mean_log = digamma(gamma[k]) - at_total
+            bound += math.lgamma(gamma[k]) + (alpha - gamma[k]) * mean_log
+            weights[k] = math.exp(mean_log)
+            gamma[k] = alpha
+        i = 0
+        while i < words.shape[0]:
+            w, occurrences = words[i], 0.0
+            while i < words.shape[0] and words[i] == w:
+                occurrences += 1.0
+                i += 1
+            norm = 0.0
+            for k in range(K):
+                shares[k] = weights[k] * (counts.words[w, k] + beta) * counts.inverse[corpus.modality[w], k]
+                norm += shares[k]
+            bound += occurrences * math.log(norm)
+            for k in range(K):
+                gamma[k] += occurrences * shares[k] / norm
+        best = max(best, bound)
+    return best

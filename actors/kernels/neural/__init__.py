@@ -1,1 +1,1 @@
-"""Neural networks, their training, and the device that holds their rows."""
+"""Neural networks, their training, and the placement of their data on a device."""

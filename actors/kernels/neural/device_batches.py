@@ -1,6 +1,7 @@
-"""Where the rows that a network learns from lie: on its device if they fit there, else in page-locked host memory.
+"""Placement of training rows: on the network's device if they fit there, else in page-locked host memory.
 
-Rows that stay with the host are copied to the device in blocks of batches, each while the one before it is learnt from.
+Rows in host memory are copied to the device in blocks of batches, each copy overlapping with training on the previous
+block.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-SHARE = 0.5
-"""Of the device's free memory that rows may take; the rest is for weights, activations and other processes."""
+MEMORY_SHARE = 0.5
+"""Share of the device's free memory for rows; the rest is for weights, activations and other processes."""
 
-BLOCK = 16
-"""Batches that are gathered and copied at a time."""
+BATCHES_PER_COPY = 16
+"""Batches that are gathered and copied together."""
 
 
-def settle(rows: npt.ArrayLike, device: torch.device) -> Tensor:
-    """Return rows as a float32 tensor on `device` if they fit there, else page-locked on the host.
+def place_rows(rows: npt.ArrayLike, device: torch.device) -> Tensor:
+    """Return rows as a float32 tensor on `device` if they fit there, else in page-locked host memory.
 
     Parameters
     ----------
@@ -30,24 +31,27 @@ def settle(rows: npt.ArrayLike, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     free, _ = torch.cuda.mem_get_info(device)
-    if tensor.nbytes > SHARE * free:
+    if tensor.nbytes > MEMORY_SHARE * free:
         return tensor.pin_memory()
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def batches(rows: Tensor, order: Tensor, size: int, device: torch.device, block: int = BLOCK) -> Iterator[Tensor]:
-    """Give `rows` in a given order, `size` of them at a time, on `device`.
+def iterate_batches(
+    rows: Tensor, order: Tensor, size: int, device: torch.device, block: int = BATCHES_PER_COPY
+) -> Iterator[Tensor]:
+    """Yield batches of `size` rows on `device`, in the given order of rows.
 
     Parameters
     ----------
     rows : Tensor (N, P)
-        On the device, or on the host.
+        On the device or on the host.
     order : Tensor (N,) of int64
-        On the device.
+        Permutation of the rows; on the device.
     size : int
+        Rows per batch; the last batch may have fewer.
     device : torch.device
     block : int
-        Batches that are copied at a time where rows are on the host.
+        Batches per copy, if rows are on the host.
     """
     if rows.device.type == device.type:
         yield from torch.split(rows.index_select(0, order), size)

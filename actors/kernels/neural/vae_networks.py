@@ -1,9 +1,9 @@
-"""The networks of the VAE and its bound: plain functions on torch tensors.
+"""Networks of the VAE and its evidence lower bound (ELBO), as functions on torch tensors.
 
-Source: D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2014, section 3 and appendix B; the prior's mean is
-not zero but a given one for each row.
+Source: D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2014, section 3 and appendix B. The prior has a
+given mean for each row in place of zero.
 
-Throughout, N is the number of rows, P the pixels of a row, L the latent dimensions. All tensors are float32.
+N is the number of rows, P the number of pixels per row, L the number of latent dimensions. All tensors are float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.functional import relu, softplus
 Likelihood = Literal["bce", "mse"]
 
 CHUNK = 4096
-"""Rows that are looked at together without learning; a constant, because the bits of a product depend on it."""
+"""Rows per forward pass in inference; a constant, because the bits of a matrix product depend on it."""
 
 
 class Encoder(nn.Module):
@@ -66,12 +66,12 @@ class Decoder(nn.Module):
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return a layer whose weights `initialise` fills: it draws nothing from the process's generator."""
+    """Return a layer with uninitialised weights, without drawing from the process's generator."""
     return cast("nn.Linear", nn.utils.skip_init(nn.Linear, inputs, outputs))  # type: ignore[no-untyped-call]
 
 
 def initialise(layers: nn.Module, generator: torch.Generator) -> None:
-    """Fill all linear layers as torch does by default, uniformly within 1/sqrt(inputs), but from `generator`."""
+    """Initialise all linear layers uniformly within ±1/sqrt(inputs), torch's default, with draws from `generator`."""
     for layer in layers.modules():
         if isinstance(layer, nn.Linear):
             bound = 1.0 / math.sqrt(layer.in_features)
@@ -81,7 +81,7 @@ def initialise(layers: nn.Module, generator: torch.Generator) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it the process's generators are seeded, after it they are as before: for networks that draw from them."""
+    """Seed the process's torch generators within the context, and restore their states afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -90,22 +90,22 @@ def seeded(seed: int) -> Iterator[None]:
 def build(
     pixels: int, hidden: int, latent_dim: int, seed: int, encoder: str | None = None, decoder: str | None = None
 ) -> nn.ModuleDict:
-    """Return new networks ``encoder`` and ``decoder`` on the CPU; equal seeds give equal weights in every process.
+    """Return new networks ``encoder`` and ``decoder`` on the CPU, with weights determined by the seed.
 
     Parameters
     ----------
     pixels, hidden, latent_dim : int
-        Widths; `hidden` is for the default networks.
+        Widths; `hidden` is that of the default networks.
     seed : int
-        Of the weights.
+        Seed of the initial weights.
     encoder, decoder : str, optional
-        ``package.module:callable``, called with (pixels, latent_dim) and (latent_dim, pixels); return torch modules
-        that answer like `Encoder` and `Decoder`.
+        ``package.module:callable``, called with (pixels, latent_dim) and (latent_dim, pixels); must return torch
+        modules with the outputs of `Encoder` and `Decoder`.
 
     Raises
     ------
     ValueError
-        If a dotted name leads to no torch module.
+        If a callable cannot be loaded, fails, or does not return a torch module.
     """
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, nn.Module] = {}
@@ -115,38 +115,38 @@ def build(
             ("decoder", decoder, Decoder, latent_dim, pixels),
         ):
             if dotted is not None:
-                parts[name] = plugged_in(dotted, inputs, outputs)
+                parts[name] = load_user_network(dotted, inputs, outputs)
             else:
                 parts[name] = default(inputs, hidden, outputs)
                 initialise(parts[name], generator)
     return nn.ModuleDict(parts)
 
 
-def plugged_in(dotted: str, inputs: int, outputs: int) -> nn.Module:
-    """Return the user's network that ``package.module:callable`` makes of its two widths.
+def load_user_network(dotted: str, inputs: int, outputs: int) -> nn.Module:
+    """Return the network that the user's ``package.module:callable`` builds from its two widths.
 
     Raises
     ------
     ValueError
-        If the dotted name leads to no torch module.
+        If the callable cannot be loaded, fails, or does not return a torch module.
     """
     package, _, name = dotted.partition(":")
     try:
-        made = getattr(importlib.import_module(package), name)(inputs, outputs)
+        network = getattr(importlib.import_module(package), name)(inputs, outputs)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"network {dotted!r} cannot be made: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"network {dotted!r} gives {type(made).__name__}, expected a torch.nn.Module")
-    return made
+        raise ValueError(f"network {dotted!r} cannot be built: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network {dotted!r} returned {type(network).__name__}, expected a torch.nn.Module")
+    return network
 
 
-# --- the bound ----------------------------------------------------------------------------------------------------
+# --- ELBO ---------------------------------------------------------------------------------------------------------
 
 
 class _BernoulliLoss(torch.autograd.Function):
-    """Negative log-probability of values in [0, 1] under logits, summed.
+    """Compute the summed negative log-probability of values in [0, 1] under logits.
 
-    torch's own gives the same, but its gradient takes several passes over (N, P), and this is where the time goes.
+    torch's function returns the same, but its gradient takes several passes over (N, P), and dominates the run time.
     """
 
     @staticmethod
@@ -166,9 +166,9 @@ def reconstruction_loss(logits: Tensor, values: Tensor, likelihood: Likelihood) 
     Parameters
     ----------
     logits, values : Tensor, shape (N, P)
-        Decoder's answer and what it should be.
+        Output of the decoder, and its target.
     likelihood : {"bce", "mse"}
-        Bernoulli, or Gaussian of unit variance around the decoder's answer without the constant P/2 log(2 pi).
+        Bernoulli, or Gaussian with the decoder's output as mean and unit variance, without the constant P/2 log(2 pi).
     """
     if likelihood == "bce":
         loss: Tensor = _BernoulliLoss.apply(logits, values)  # type: ignore[no-untyped-call]
@@ -176,13 +176,13 @@ def reconstruction_loss(logits: Tensor, values: Tensor, likelihood: Likelihood) 
     return 0.5 * (logits - values).square().sum()
 
 
-def divergence(mean: Tensor, log_variance: Tensor, prior_mean: Tensor) -> Tensor:
+def kl_divergence(mean: Tensor, log_variance: Tensor, prior_mean: Tensor) -> Tensor:
     """Return KL(N(mean, exp(log_variance)) ‖ N(prior_mean, I)), summed over rows and dimensions (all (N, L))."""
     return 0.5 * ((mean - prior_mean).square() + log_variance.exp() - log_variance - 1.0).sum()
 
 
 def reconstruct(networks: nn.ModuleDict, latents: Tensor, likelihood: Likelihood) -> Tensor:
-    """Return the expected values (N, P) for `latents` (N, L); learns nothing."""
+    """Return the expected values (N, P) for `latents` (N, L), in evaluation mode."""
     networks.eval()
     with torch.no_grad():
         parts = [networks["decoder"](part) for part in torch.split(latents, CHUNK)]
@@ -191,55 +191,55 @@ def reconstruct(networks: nn.ModuleDict, latents: Tensor, likelihood: Likelihood
 
 
 def encode(networks: nn.ModuleDict, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and log-variance, (N, L) each, of q(z | row) for `rows` (N, P); learns nothing."""
+    """Return mean and log-variance, (N, L) each, of q(z | row) for `rows` (N, P), in evaluation mode."""
     networks.eval()
-    device = next(networks.parameters()).device  # where rows that did not fit there are not
+    device = next(networks.parameters()).device  # rows may be in host memory
     with torch.no_grad():
         parts = (networks["encoder"](part.to(device)) for part in torch.split(rows, CHUNK))
         means, log_variances = zip(*parts, strict=True)
         return torch.cat(means), torch.cat(log_variances)
 
 
-class Bound(NamedTuple):
-    """The parts of the bound, means over rows: ``reconstruction`` - ``kl`` is the bound; ``entropy`` is q's."""
+class ElboTerms(NamedTuple):
+    """Terms of the ELBO, in nats, means over rows: ``reconstruction - kl`` is the ELBO, ``entropy`` that of q."""
 
     reconstruction: float
     kl: float
     entropy: float
 
 
-def bound(
+def elbo(
     networks: nn.ModuleDict,
     rows: Tensor,
     prior_mean: Tensor,
     encoded: tuple[Tensor, Tensor],
     likelihood: Likelihood,
     generator: torch.Generator,
-) -> Bound:
-    """Return the evidence lower bound, the expectation over q taken by one sample a row.
+) -> ElboTerms:
+    """Return the terms of the evidence lower bound, with one sample of q per row (Kingma and Welling, eq. 7).
 
     Parameters
     ----------
     networks : ModuleDict
     rows, prior_mean : Tensor, shapes (N, P), (N, L)
     encoded : tuple of Tensor
-        What `encode` gave for the rows.
+        Mean and log-variance of q for the rows, from `encode`.
     likelihood : {"bce", "mse"}
     generator : torch.Generator
     """
     mean, log_variance = encoded
     networks.eval()
     with torch.no_grad():
-        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), normal(mean.shape, generator))
+        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), standard_normal(mean.shape, generator))
         parts = zip(torch.split(latents, CHUNK), torch.split(rows, CHUNK), strict=True)
         losses = (reconstruction_loss(networks["decoder"](z), row.to(z.device), likelihood) for z, row in parts)
         loss = sum(map(float, losses))
-        kl = float(divergence(mean, log_variance, prior_mean))
+        kl = float(kl_divergence(mean, log_variance, prior_mean))
         entropy = 0.5 * float((log_variance + math.log(2 * math.pi * math.e)).sum())
     count = len(rows)
-    return Bound(-loss / count, kl / count, entropy / count)
+    return ElboTerms(-loss / count, kl / count, entropy / count)
 
 
-def normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Return standard normal noise on the generator's device."""
+def standard_normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Return standard normal noise, on the generator's device."""
     return torch.randn(shape, generator=generator, device=generator.device)

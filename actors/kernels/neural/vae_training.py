@@ -1,6 +1,6 @@
-"""The loop that trains the networks of the VAE, and what of it is kept from one update to the next.
+"""Training loop of the VAE's networks, and the state of networks and optimiser between updates.
 
-Throughout, N is the number of rows, P the pixels of a row, L the latent dimensions. All tensors are float32.
+N is the number of rows, P the number of pixels per row, L the number of latent dimensions. All tensors are float32.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actors.kernels.neural.device_batches import batches
-from actors.kernels.neural.vae_networks import Likelihood, divergence, normal, reconstruction_loss
+from actors.kernels.neural.device_batches import iterate_batches
+from actors.kernels.neural.vae_networks import Likelihood, kl_divergence, reconstruction_loss, standard_normal
 from actors.kernels.types import Array
 
 MARGIN = 0.005
-"""Share of its best loss by which a training must improve within its patience: well above the noise of an epoch's loss
+"""Relative improvement of the best loss that is required within the patience; well above the noise of an epoch's loss
 (0.0007 of it on 3,000 digits)."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """How to train.
+class TrainingOptions:
+    """Options of `train`.
 
     Parameters
     ----------
     epochs : int
         Passes over the rows.
     batch_size : int
-        Rows a step.
+        Rows per step.
     kl_weight : float
-        β, the weight of the divergence.
+        β, the weight of the KL divergence.
     learning_rate : float
-        Adam's step size.
+        Step size of Adam.
     likelihood : {"bce", "mse"}
     kl_warmup : int
-        Epochs of the networks' life over which β climbs linearly from 0 to `kl_weight`.
-    age : int
-        Epochs of the networks' life that came before.
+        Number of epochs, counted from the networks' first, in which β rises linearly from 0 to `kl_weight`.
+    previous_epochs : int
+        Epochs that the networks were trained for before.
     patience : int, optional
-        The training ends when the best loss has not improved by more than :data:`MARGIN` of itself within the last so
-        many epochs; never by default. Losses of a warm-up do not count.
+        Training stops when the best loss has improved by less than :data:`MARGIN` of itself within this number of
+        epochs, those of the warm-up excluded. By default it does not stop early.
     mixed_precision : bool
-        Whether the networks' products are taken in bfloat16; weights, losses and moments stay float32.
+        Whether the networks are evaluated in bfloat16; weights, losses and moments stay float32.
     """
 
     epochs: int
@@ -55,18 +55,18 @@ class Training:
     learning_rate: float
     likelihood: Likelihood
     kl_warmup: int = 0
-    age: int = 0
+    previous_epochs: int = 0
     patience: int | None = None
     mixed_precision: bool = False
 
     def beta(self, epoch: int) -> float:
-        """Return β in an epoch of this training, the first being 0."""
-        lived = self.age + epoch
-        return self.kl_weight if lived >= self.kl_warmup else self.kl_weight * lived / self.kl_warmup
+        """Return β in an epoch of this training, counted from 0."""
+        total = self.previous_epochs + epoch
+        return self.kl_weight if total >= self.kl_warmup else self.kl_weight * total / self.kl_warmup
 
-    def settled(self, losses: Sequence[float]) -> bool:
-        """Say whether patience is at its end after the epochs of which `losses` are."""
-        compared = losses[max(self.kl_warmup - self.age, 0) :]  # losses of different β do not compare
+    def converged(self, losses: Sequence[float]) -> bool:
+        """Return whether to stop after epochs with these losses, by the patience."""
+        compared = losses[max(self.kl_warmup - self.previous_epochs, 0) :]  # losses of different β are not comparable
         if self.patience is None or len(compared) <= self.patience:
             return False
         before = min(compared[: -self.patience])
@@ -74,8 +74,8 @@ class Training:
 
 
 def make_optimiser(networks: nn.Module) -> torch.optim.Adam:
-    """Return a fresh Adam over all weights; `train` sets its step size."""
-    # Fused: one kernel for all weights; the loop over tensors costs a tenth of a step.
+    """Return a new Adam optimiser of all weights; `train` sets its step size."""
+    # Fused: one kernel for all weights; the loop over tensors takes a tenth of a step.
     return torch.optim.Adam(networks.parameters(), fused=True)
 
 
@@ -84,11 +84,11 @@ def train(
     optimiser: torch.optim.Adam,
     rows: Tensor,
     prior_mean: Tensor,
-    training: Training,
+    options: TrainingOptions,
     generator: torch.Generator,
     on_epoch: Callable[[int, int, float], None],
 ) -> list[float]:
-    """Maximise E_q[log p(row | z)] - β · KL(q(z | row) ‖ N(prior_mean, I)), in place.
+    """Maximise E_q[log p(row | z)] - β · KL(q(z | row) ‖ N(prior_mean, I)) over the weights, in place.
 
     Parameters
     ----------
@@ -96,48 +96,48 @@ def train(
         Changed in place, like `optimiser`.
     optimiser : torch.optim.Adam
     rows, prior_mean : Tensor, shapes (N, P), (N, L)
-        On the networks' device; rows that do not fit there, on the host (:mod:`actors.kernels.neural.device_batches`).
-    training : Training
+        On the networks' device; `rows` may be on the host (:mod:`actors.kernels.neural.device_batches`).
+    options : TrainingOptions
     generator : torch.Generator
-        Of the order of rows and the noise; on the same device.
+        Generator of the order of rows and of the noise; on the networks' device.
     on_epoch : callable
-        Called with the epochs done, those that there will be as far as is known, and the last one's loss.
+        Called after each epoch with the number of epochs done, their total as far as known, and the epoch's loss.
 
     Returns
     -------
     list of float
-        The loss of each epoch under its own β, mean over rows; fewer than `training.epochs` where patience ended.
+        The loss of each epoch with its own β, mean over rows; fewer than ``options.epochs`` after an early stop.
 
     Raises
     ------
     FloatingPointError
-        If the loss of an epoch is not finite; says after how many epochs, and what its parts are.
+        If the loss of an epoch is not finite; the message names the epoch and the terms of the loss.
     """
     networks.train()
     for group in optimiser.param_groups:
-        group["lr"] = training.learning_rate
+        group["lr"] = options.learning_rate
     losses: list[float] = []
-    for epoch in range(training.epochs):
-        beta = training.beta(epoch)
+    for epoch in range(options.epochs):
+        beta = options.beta(epoch)
         order = torch.randperm(len(rows), generator=generator, device=generator.device)
-        taken = zip(
-            batches(rows, order, training.batch_size, generator.device),
-            torch.split(prior_mean.index_select(0, order), training.batch_size),
-            torch.split(normal(prior_mean.shape, generator), training.batch_size),
+        batches = zip(
+            iterate_batches(rows, order, options.batch_size, generator.device),
+            torch.split(prior_mean.index_select(0, order), options.batch_size),
+            torch.split(standard_normal(prior_mean.shape, generator), options.batch_size),
             strict=True,
         )
-        sums = sum(_step(networks, optimiser, *part, beta, training) for part in taken)
+        sums = sum(_step(networks, optimiser, *batch, beta, options) for batch in batches)
         # The only synchronisation with the device in an epoch.
         reconstruction, kl = (cast("Tensor", sums) / len(rows)).tolist()
         losses.append(reconstruction + beta * kl)
-        if not math.isfinite(losses[-1]):  # which it is not either where one of its parts is not
-            parts = f"reconstruction {reconstruction:g}, KL divergence {kl:g}"
+        if not math.isfinite(losses[-1]):  # also if only one of its terms is not finite
+            terms = f"reconstruction {reconstruction:g}, KL divergence {kl:g}"
             raise FloatingPointError(
-                f"the loss is {losses[-1]:g} after {epoch + 1} of {training.epochs} epochs ({parts})"
+                f"the loss is {losses[-1]:g} after {epoch + 1} of {options.epochs} epochs ({terms})"
             )
-        settled = training.settled(losses)
-        on_epoch(epoch + 1, epoch + 1 if settled else training.epochs, losses[-1])
-        if settled:
+        converged = options.converged(losses)
+        on_epoch(epoch + 1, epoch + 1 if converged else options.epochs, losses[-1])
+        if converged:
             break
     return losses
 
@@ -149,15 +149,15 @@ def _step(
     prior_mean: Tensor,
     noise: Tensor,
     beta: float,
-    training: Training,
+    options: TrainingOptions,
 ) -> Tensor:
-    """Take one step on a batch; return its reconstruction loss and divergence, both summed, as one tensor (2,)."""
-    with torch.autocast(rows.device.type, torch.bfloat16, enabled=training.mixed_precision):
+    """Take one step on a batch; return its summed reconstruction loss and KL divergence, as one tensor (2,)."""
+    with torch.autocast(rows.device.type, torch.bfloat16, enabled=options.mixed_precision):
         mean, log_variance = (head.float() for head in networks["encoder"](rows))
         latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
         logits = networks["decoder"](latents).float()
-    reconstruction = reconstruction_loss(logits, rows, training.likelihood)
-    kl = divergence(mean, log_variance, prior_mean)
+    reconstruction = reconstruction_loss(logits, rows, options.likelihood)
+    kl = kl_divergence(mean, log_variance, prior_mean)
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward((reconstruction + beta * kl) / len(rows))
     optimiser.step()
@@ -171,20 +171,20 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Array]:
     """Return copies of all weights (``weights.NAME``) and of Adam's moments and step count (``adam.….NAME``)."""
-    arrays = {f"weights.{name}": _snapshot(value) for name, value in networks.state_dict().items()}
+    arrays = {f"weights.{name}": _copy(value) for name, value in networks.state_dict().items()}
     for name, weight in networks.named_parameters():
         moments = optimiser.state.get(weight, {})
-        arrays.update({f"adam.{key}.{name}": _snapshot(value) for key, value in moments.items()})
+        arrays.update({f"adam.{key}.{name}": _copy(value) for key, value in moments.items()})
     return arrays
 
 
 def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[str, Any]) -> None:
-    """Put the arrays that `save` gave into `networks` and its fresh `optimiser`; copies them.
+    """Load copies of the arrays that `save` returned into `networks` and their new `optimiser`.
 
     Raises
     ------
     ValueError
-        If they don't fit.
+        If the names or shapes of the weights are those of other networks.
     """
     weights = {key.removeprefix("weights."): value for key, value in arrays.items() if key.startswith("weights.")}
     try:
@@ -200,5 +200,6 @@ def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[st
         optimiser.state[weight] = moments
 
 
-def _snapshot(value: Tensor) -> Array:
+def _copy(value: Tensor) -> Array:
+    """Return a copy of a tensor in host memory."""
     return np.array(value.detach().cpu().numpy())

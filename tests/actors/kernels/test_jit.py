@@ -1,4 +1,4 @@
-"""Compiled kernels are kept on disk, and found again wherever the package lies."""
+"""Test the on-disk cache of compiled kernels: it is valid for any copy of the same sources."""
 
 import importlib
 import os
@@ -21,9 +21,10 @@ import sys, warnings
 warnings.simplefilter("always")
 import numpy as np
 from actors.kernels.mixture import cholesky
-ok = cholesky.rank_one(np.eye(2), np.ones(2), 1.0)
+cholesky.rank_one_update(np.eye(2), np.ones(2), 1.0)
 print(cholesky.__file__)
-print(sum(cholesky.rank_one.stats.cache_hits.values()), sum(cholesky.rank_one.stats.cache_misses.values()))
+stats = cholesky.rank_one_update.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
 
@@ -38,7 +39,7 @@ def copy_package(target):
 
 
 def use_kernel(package, cache, **variables):
-    """Run a kernel in a new process; return its hits and misses of the cache, and what it warned."""
+    """Run a kernel in a new process; return its cache hits and misses, and its standard error."""
     environment = {**os.environ, "PYTHONPATH": str(package), "SERKET_CACHE_DIR": str(cache), **variables}
     done = subprocess.run(
         [sys.executable, "-c", USE], capture_output=True, text=True, env=environment, timeout=120, cwd=package
@@ -50,13 +51,13 @@ def use_kernel(package, cache, **variables):
 
 
 @pytest.mark.slow
-def test_a_copy_of_the_package_under_another_path_loads_what_was_compiled(tmp_path):
+def test_a_copy_of_the_package_under_another_path_loads_the_compiled_kernels(tmp_path):
     first, second = copy_package(tmp_path / "first"), copy_package(tmp_path / "second")
     assert use_kernel(first, tmp_path / "cache")[0] == (0, 1)
     assert use_kernel(second, tmp_path / "cache")[0] == (1, 0)
 
 
-def test_changed_sources_are_compiled_again_even_if_the_change_is_in_another_file(tmp_path):
+def test_kernels_are_recompiled_when_the_source_of_another_file_changes(tmp_path):
     package = copy_package(tmp_path / "first")
     use_kernel(package, tmp_path / "cache")
     with (package / "actors" / "kernels" / "mixture" / "niw.py").open("a") as file:
@@ -64,29 +65,29 @@ def test_changed_sources_are_compiled_again_even_if_the_change_is_in_another_fil
     assert use_kernel(package, tmp_path / "cache")[0] == (0, 1)
 
 
-def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(tmp_path):
+def test_an_unwritable_cache_causes_only_a_warning(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    counts, warned = use_kernel(copy_package(tmp_path / "package"), blocked)
+    counts, stderr = use_kernel(copy_package(tmp_path / "package"), blocked)
     assert counts[0] == 0
-    assert "cannot keep compiled kernels" in warned
-    assert not list(tmp_path.rglob("*.nbi"))  # and nothing was written beside the sources
+    assert "cannot write compiled kernels" in stderr
+    assert not list(tmp_path.rglob("*.nbi"))  # nothing was written beside the sources either
 
 
 @pytest.mark.slow
-def test_a_damaged_cache_is_compiled_anew(tmp_path):
+def test_kernels_are_recompiled_when_the_cache_is_damaged(tmp_path):
     package = copy_package(tmp_path / "package")
     use_kernel(package, tmp_path / "cache")
     for path in (tmp_path / "cache").rglob("*.nb?"):
         path.write_bytes(path.read_bytes()[:100])
-    counts, warned = use_kernel(package, tmp_path / "cache")
+    counts, stderr = use_kernel(package, tmp_path / "cache")
     assert counts[0] == 0
-    assert "cannot read compiled kernels" in warned
+    assert "cannot read compiled kernels" in stderr
     assert use_kernel(package, tmp_path / "cache")[0] == (1, 0)
 
 
 @pytest.mark.slow
-def test_several_processes_may_compile_at_once(tmp_path):
+def test_several_processes_can_compile_at_the_same_time(tmp_path):
     package = copy_package(tmp_path / "package")
     environment = {**os.environ, "PYTHONPATH": str(package), "SERKET_CACHE_DIR": str(tmp_path / "cache")}
     started = [
@@ -99,8 +100,8 @@ def test_several_processes_may_compile_at_once(tmp_path):
     assert use_kernel(package, tmp_path / "cache")[0] == (1, 0)
 
 
-def test_functions_of_others_are_kept_where_numba_keeps_them():
-    importlib.import_module("actors.kernels.mixture.cholesky")  # a kernel installs the locator
+def test_functions_outside_the_package_use_numbas_own_locators():
+    importlib.import_module("actors.kernels.mixture.cholesky")  # defining a kernel installs the locator
     names = numba.config.CACHE_LOCATOR_CLASSES.split(",")
     assert names[0] == "actors.kernels.jit.DigestLocator"
     assert "InTreeCacheLocator" in names
@@ -116,7 +117,7 @@ def test_functions_of_others_are_kept_where_numba_keeps_them():
         ({"HOME": "/c"}, "/c/.cache/serket-actors/numba"),
     ],
 )
-def test_the_folder_follows_the_environment(monkeypatch, variables, expected):
+def test_the_cache_folder_depends_on_the_environment_variables(monkeypatch, variables, expected):
     for name in ("SERKET_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -124,16 +125,15 @@ def test_the_folder_follows_the_environment(monkeypatch, variables, expected):
     assert jit.cache_directory() == Path(expected) / jit.source_digest()
 
 
-def test_a_read_only_message_compiles_nothing_anew() -> None:
-    from actors.kernels.markov import inference as hmm
-    from actors.kernels.mixture import gibbs, niw
-    from actors.kernels.mixture import gibbs_sweep as sweep
+def test_read_only_arrays_do_not_trigger_recompilation() -> None:
+    from actors.kernels.markov import inference
+    from actors.kernels.mixture import gibbs, gibbs_sweep, niw
 
     gibbs.compile_kernels()
-    hmm.compile_kernels()
+    inference.compile_kernels()
     kernels = {
         name: kernel
-        for module in (gibbs, hmm, niw, sweep)
+        for module in (gibbs, gibbs_sweep, inference, niw)
         for name, kernel in vars(module).items()
         if hasattr(kernel, "signatures")
     }
@@ -144,14 +144,14 @@ def test_a_read_only_message_compiles_nothing_anew() -> None:
     mask, lengths = np.zeros(60, np.bool_), np.array([20, 40])
     for array in (X, labels, log_prob, mask, lengths):
         array.flags.writeable = False
-    prior = niw.Prior(X.mean(0), 1.0, 4.0, np.ones(2))
-    labels, factors = gibbs.gibbs(
+    prior = niw.NIWPrior(X.mean(0), 1.0, 4.0, np.ones(2))
+    labels, posterior = gibbs.gibbs(
         X, labels, 3, prior, 0.1, 2, np.random.default_rng(0), log_bias=log_prob, use_counts=False, mask=mask
     )
-    niw.log_predictive(X, factors, prior)
-    niw.log_predictive_loo(X, labels, factors, prior)
+    niw.log_predictive(X, posterior, prior)
+    niw.log_predictive_loo(X, labels, posterior, prior)
     T = np.full((3, 3), 1 / 3)
-    hmm.forward_backward(log_prob, T, np.full(3, 1 / 3), lengths, mask)
-    hmm.viterbi(log_prob, T, np.full(3, 1 / 3), lengths, mask)
-    hmm.one_step_message(np.exp(log_prob), T, log_prob, lengths)
+    inference.forward_backward(log_prob, T, np.full(3, 1 / 3), lengths, mask)
+    inference.viterbi(log_prob, T, np.full(3, 1 / 3), lengths, mask)
+    inference.one_step_message(np.exp(log_prob), T, log_prob, lengths)
     assert {name: len(kernel.signatures) for name, kernel in kernels.items()} == before

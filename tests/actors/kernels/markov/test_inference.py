@@ -1,4 +1,4 @@
-"""Markov chains, against enumeration of all paths, against hmmlearn, and against their own limits."""
+"""Tests of inference in hidden Markov models, against enumeration of all paths and against hmmlearn."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from actors.kernels.markov import inference as hmm
 
 
 def distributions(rng, rows, K, sparse=0.0):
-    """Return random distributions; the share `sparse` of the entries is zero."""
+    """Return random distributions; a fraction `sparse` of the entries is zero."""
     values = rng.gamma(1.0, size=(rows, K)) + 1e-3
     values[rng.random((rows, K)) < sparse] = 0.0
     values[np.arange(rows), rng.integers(0, K, rows)] += 0.1
@@ -22,7 +22,7 @@ def distributions(rng, rows, K, sparse=0.0):
 
 @st.composite
 def chains(draw, sparse=0.3):
-    """Draw evidence, transitions, initial distribution, lengths and mask of a few short sequences."""
+    """Draw log evidence, transition matrix, initial distribution, lengths and mask of a few short sequences."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     K = draw(st.integers(1, 3))
     lengths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
@@ -35,7 +35,7 @@ def chains(draw, sparse=0.3):
 
 
 def enumerate_paths(evidence, T, initial):
-    """Return all paths of one sequence, and the log joint density of each with the rows."""
+    """Return all paths of one sequence, and the log joint density of each path and the rows."""
     N, K = evidence.shape
     paths = np.array(list(itertools.product(range(K), repeat=N)))
     with np.errstate(divide="ignore"):
@@ -43,8 +43,8 @@ def enumerate_paths(evidence, T, initial):
     return paths, joint + evidence[np.arange(N), paths].sum(axis=1)
 
 
-def weigh(joint):
-    """Return the paths' probabilities and the log of their sum; all zero if none is possible."""
+def normalised_paths(joint):
+    """Return the posterior of the paths and the log of their total density; zeros if no path is possible."""
     top = joint.max()
     if top == -np.inf:
         return np.zeros_like(joint), -np.inf
@@ -58,7 +58,7 @@ def brute_force(evidence, T, initial, mask):
     evidence = np.where(mask[:, None], 0.0, evidence)
     paths, joint = enumerate_paths(evidence, T, initial)
     onehot = np.eye(K)[paths]
-    weights, total = weigh(joint)
+    weights, total = normalised_paths(joint)
     per_row = [[], [], [], []]
     for t in range(N):
         rows = evidence.copy()
@@ -66,7 +66,7 @@ def brute_force(evidence, T, initial, mask):
         rows_before, rows_until = evidence.copy(), evidence.copy()
         rows_before[t:], rows_until[t + 1 :] = 0.0, 0.0
         for collected, used in zip(per_row, (evidence, rows_until, rows_before, rows), strict=True):
-            collected.append(weigh(enumerate_paths(used, T, initial)[1])[0] @ onehot[:, t])
+            collected.append(normalised_paths(enumerate_paths(used, T, initial)[1])[0] @ onehot[:, t])
     transitions = np.einsum("p,pti,ptj->ij", weights, onehot[:, :-1], onehot[:, 1:])
     return (*(np.array(rows) for rows in per_row), transitions, total)
 
@@ -81,22 +81,22 @@ def test_forward_backward_agrees_with_enumerating_all_paths(chain):
         with pytest.raises(ValueError, match=r"row \d+ has probability zero"):
             hmm.forward_backward(evidence, T, initial, lengths, mask)
         return
-    found = hmm.forward_backward(evidence, T, initial, lengths, mask)
+    result = hmm.forward_backward(evidence, T, initial, lengths, mask)
     posterior, filtered, prediction, cavity = (np.concatenate([e[n] for e in expected]) for n in range(4))
-    assert_allclose(found.posterior, posterior, atol=1e-9)
-    assert_allclose(found.filtered, filtered, atol=1e-9)
-    assert_allclose(found.prediction, prediction, atol=1e-9)
-    assert_allclose(np.exp(found.log_cavity), cavity, atol=1e-9)
-    assert_allclose(found.transitions, sum(e[4] for e in expected), atol=1e-9)
-    assert_allclose(found.initial, sum(posterior[rows[0]] for rows in pieces), atol=1e-9)
-    assert_allclose(found.log_likelihood, sum(e[5] for e in expected), rtol=1e-10, atol=1e-9)
-    product = found.prediction * np.exp(found.log_backward)
-    assert_allclose(product / product.sum(axis=1, keepdims=True), np.exp(found.log_cavity), atol=1e-9)
+    assert_allclose(result.posterior, posterior, atol=1e-9)
+    assert_allclose(result.filtered, filtered, atol=1e-9)
+    assert_allclose(result.prediction, prediction, atol=1e-9)
+    assert_allclose(np.exp(result.log_cavity), cavity, atol=1e-9)
+    assert_allclose(result.transitions, sum(e[4] for e in expected), atol=1e-9)
+    assert_allclose(result.initial, sum(posterior[rows[0]] for rows in pieces), atol=1e-9)
+    assert_allclose(result.log_likelihood, sum(e[5] for e in expected), rtol=1e-10, atol=1e-9)
+    product = result.prediction * np.exp(result.log_backward)
+    assert_allclose(product / product.sum(axis=1, keepdims=True), np.exp(result.log_cavity), atol=1e-9)
 
 
 @given(chains())
 @settings(max_examples=100, deadline=None)
-def test_viterbi_finds_the_best_of_all_paths(chain):
+def test_viterbi_returns_the_most_probable_of_all_paths(chain):
     evidence, T, initial, lengths, mask = chain
     evidence = np.where(mask[:, None], np.nan, evidence)
     flat = np.where(mask[:, None], 0.0, evidence)
@@ -128,39 +128,39 @@ def long_chain(N=3000, K=5, seed=0):
 def test_long_sequences_agree_with_hmmlearn():
     model, X, evidence = long_chain()
     lengths = [1000, 1, 1999]
-    found = hmm.forward_backward(evidence, model.transmat_, model.startprob_, lengths)
+    result = hmm.forward_backward(evidence, model.transmat_, model.startprob_, lengths)
     likelihood, posterior = model.score_samples(X, lengths)
-    assert_allclose(found.log_likelihood, likelihood, rtol=1e-10)
-    assert_allclose(found.posterior, posterior, atol=1e-9)
+    assert_allclose(result.log_likelihood, likelihood, rtol=1e-10)
+    assert_allclose(result.posterior, posterior, atol=1e-9)
     path, log_joint = hmm.viterbi(evidence, model.transmat_, model.startprob_, lengths)
     expected_joint, expected_path = model.decode(X, lengths, algorithm="viterbi")
     assert_allclose(log_joint, expected_joint, rtol=1e-10)
     assert_array_equal(path, expected_path)
 
 
-def test_expected_transitions_are_what_hmmlearns_baum_welch_step_learns_from():
+def test_expected_transitions_agree_with_a_baum_welch_step_of_hmmlearn():
     rng = np.random.default_rng(2)
     T, initial, emission = distributions(rng, 4, 4), distributions(rng, 1, 4)[0], distributions(rng, 4, 6)
     symbols = rng.integers(0, 6, 500)
     model = CategoricalHMM(4, n_iter=1, init_params="", params="st", n_features=6)
     model.startprob_, model.transmat_, model.emissionprob_ = initial, T, emission
-    found = hmm.forward_backward(np.log(emission[:, symbols].T), T, initial, [200, 300])
+    result = hmm.forward_backward(np.log(emission[:, symbols].T), T, initial, [200, 300])
     model.fit(symbols[:, None], [200, 300])
-    assert_allclose(hmm.transition_probabilities(found.transitions, 0.0), model.transmat_, atol=1e-9)
-    assert_allclose(found.initial / 2, model.startprob_, atol=1e-9)
+    assert_allclose(hmm.transition_probabilities(result.transitions, 0.0), model.transmat_, atol=1e-9)
+    assert_allclose(result.initial / 2, model.startprob_, atol=1e-9)
 
 
-def test_a_hundred_thousand_rows_do_not_underflow():
+def test_a_sequence_of_100000_rows_does_not_underflow():
     model, _, evidence = long_chain()
     evidence = np.tile(evidence - 1000.0, (34, 1))[:100_000]
-    found = hmm.forward_backward(evidence, model.transmat_, model.startprob_)
-    assert found.log_likelihood < -1e8
-    assert_allclose(found.posterior.sum(axis=1), 1.0)
-    assert_allclose(found.transitions.sum(), 99_999)
-    assert np.isfinite(found.log_cavity).all()
+    result = hmm.forward_backward(evidence, model.transmat_, model.startprob_)
+    assert result.log_likelihood < -1e8
+    assert_allclose(result.posterior.sum(axis=1), 1.0)
+    assert_allclose(result.transitions.sum(), 99_999)
+    assert np.isfinite(result.log_cavity).all()
 
 
-def test_sequences_are_as_if_each_had_been_given_alone():
+def test_several_sequences_give_the_results_of_each_sequence_alone():
     model, _, evidence = long_chain(60)
     T, initial = model.transmat_, model.startprob_
     together = hmm.forward_backward(evidence, T, initial, [20, 40])
@@ -173,15 +173,15 @@ def test_sequences_are_as_if_each_had_been_given_alone():
     assert_allclose(message[20:], hmm.one_step_message(P[20:], T))
 
 
-def test_evidence_that_only_a_later_row_overrules_is_not_lost_to_underflow():
-    # Class 1 is 800 nats behind at the first row (exp underflows), but only from there the second row can be reached.
+def test_a_class_with_underflowing_evidence_is_kept_where_a_later_row_requires_it():
+    # Class 1 is 800 nats less likely in the first row (exp underflows), but the second row is reachable from it alone.
     evidence = np.array([[0.0, -800.0], [-np.inf, 0.0]])
-    found = hmm.forward_backward(evidence, np.eye(2), np.array([0.5, 0.5]))
-    assert_allclose(found.posterior, [[0.0, 1.0], [0.0, 1.0]])
-    assert_allclose(found.log_likelihood, np.log(0.5) - 800.0)
+    result = hmm.forward_backward(evidence, np.eye(2), np.array([0.5, 0.5]))
+    assert_allclose(result.posterior, [[0.0, 1.0], [0.0, 1.0]])
+    assert_allclose(result.log_likelihood, np.log(0.5) - 800.0)
 
 
-def test_an_impossible_row_is_named():
+def test_the_error_names_the_impossible_row():
     evidence = np.array([[0.0, 0.0], [0.0, -np.inf], [-np.inf, 0.0]])
     for algorithm in (hmm.forward_backward, hmm.viterbi):
         with pytest.raises(ValueError, match="row 2 has probability zero"):
@@ -198,28 +198,28 @@ def test_sampled_counts_scatter_around_the_expected_counts():
     p = P[before][:, :, None] * P[before + 1][:, None, :]
     z = (counts - samples * hmm.expected_counts(P, lengths)) / np.sqrt(samples * (p * (1 - p)).sum(axis=0))
     assert np.abs(z).max() < 4.0
-    assert (z**2).sum() > 2.0  # and do scatter: chi-square of about 15 degrees of freedom
+    assert (z**2).sum() > 2.0  # there is scatter: chi-square of about 15 degrees of freedom
 
 
-def test_sampled_counts_do_not_depend_on_how_many_pairs_are_held_at_once(monkeypatch):
+def test_sampled_counts_do_not_depend_on_the_chunk_size(monkeypatch):
     P = distributions(np.random.default_rng(5), 50, 3)
     whole = hmm.sampled_counts(P, 20, np.random.default_rng(6))
-    monkeypatch.setattr(hmm, "PAIRS_AT_ONCE", 30)
+    monkeypatch.setattr(hmm, "MAX_JOINT_ENTRIES", 30)
     assert_array_equal(hmm.sampled_counts(P, 20, np.random.default_rng(6)), whole)
 
 
-def test_rows_in_single_precision_are_distributions_too():
+def test_rows_in_single_precision_are_accepted_as_distributions():
     P = distributions(np.random.default_rng(7), 50, 10).astype(np.float32)
     assert hmm.sampled_counts(P, 10, np.random.default_rng(8)).sum() == 490
 
 
-def test_transition_probabilities_smooth_with_alpha():
+def test_transition_probabilities_are_smoothed_with_alpha():
     assert_allclose(hmm.transition_probabilities([[3, 1], [0, 0]], 1.0), [[4 / 6, 2 / 6], [0.5, 0.5]])
     with pytest.raises(ValueError, match="alpha"):
         hmm.transition_probabilities([[3, 1], [0, 0]], 0.0)
 
 
-def test_the_one_step_message_is_the_tutorials():
+def test_the_one_step_message_agrees_with_its_formula():
     rng = np.random.default_rng(9)
     P, T, previous = distributions(rng, 6, 3), distributions(rng, 3, 3), distributions(rng, 6, 3)
     message = np.exp(hmm.one_step_message(P, T, np.log(previous) - 5.0, [2, 4]))
@@ -247,14 +247,14 @@ def test_the_one_step_message_is_the_tutorials():
         ({"mask": [True]}, "mask must have the shape"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, text):
-    fitting = {"log_evidence": np.zeros((4, 2)), "T": np.eye(2), "initial": np.full(2, 0.5), **change}
+def test_invalid_inputs_are_rejected(change, text):
+    arguments = {"log_evidence": np.zeros((4, 2)), "T": np.eye(2), "initial": np.full(2, 0.5), **change}
     for algorithm in (hmm.forward_backward, hmm.viterbi):
         with pytest.raises(ValueError, match=text):
-            algorithm(**fitting)
+            algorithm(**arguments)
 
 
-def test_rows_that_are_no_distributions_are_refused():
+def test_rows_that_are_not_distributions_are_rejected():
     with pytest.raises(ValueError, match="row 1 of P"):
         hmm.expected_counts([[0.5, 0.5], [0.5, 0.6]])
 

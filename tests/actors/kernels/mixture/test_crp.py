@@ -1,4 +1,4 @@
-"""The Chinese restaurant, against the exact posterior over partitions and the process's own expectations."""
+"""Test the CRP mixture against the exact posterior over partitions and the expectations of the CRP."""
 
 import itertools
 
@@ -9,74 +9,85 @@ from scipy.special import gammaln, logsumexp
 from sklearn.metrics import adjusted_rand_score
 
 from actors.kernels.mixture import niw
-from actors.kernels.mixture.crp import chinese_restaurant, expected_classes, log_weights, resample_alpha, with_empty
-from actors.kernels.mixture.gibbs import as_given, make_tables, sweep_once
-from actors.kernels.mixture.split_merge import Sampler, merged, propose, scan_pair
+from actors.kernels.mixture.crp import (
+    crp_log_weights,
+    expected_class_count,
+    prior_with_empty_classes,
+    resample_alpha,
+    sample_crp_mixture,
+)
+from actors.kernels.mixture.gibbs import as_sampler_input, sweep_once
+from actors.kernels.mixture.gibbs_sweep import make_tables
+from actors.kernels.mixture.split_merge import SplitMergeSampler, merge_classes, propose, restricted_sweeps
 
 N = 5
 GENERATOR = np.random.default_rng(9)
 POINTS = GENERATOR.normal(size=(N, 2)) + np.array([[0.0, 0.0]] * 3 + [[1.5, 0.0]] * 2)
-PRIOR = niw.Prior(POINTS.mean(axis=0), 1.0, 4.0, np.full(2, 1.0))
+PRIOR = niw.NIWPrior(POINTS.mean(axis=0), 1.0, 4.0, np.full(2, 1.0))
 
 
-def clusters(classes, seed, rows=210, D=4, apart=8.0):
-    """Return rows around points on the axes, their classes, and a prior as wide as one of eight classes."""
+def clusters(classes, seed, rows=210, D=4, distance=8.0):
+    """Return rows around points on the axes, their classes, and a prior with the scale of one of eight classes."""
     truth = np.arange(rows) % classes
-    centres = apart * np.vstack([np.eye(D), -np.eye(D)])[:classes]
+    centres = distance * np.vstack([np.eye(D), -np.eye(D)])[:classes]
     X = centres[truth] + np.random.default_rng(seed).normal(size=(rows, D))
-    return X, truth, niw.Prior(X.mean(axis=0), 1.0, D + 2.0, np.maximum(X.var(axis=0), 1.0) * 8 ** (-2 / D))
+    return X, truth, niw.NIWPrior(X.mean(axis=0), 1.0, D + 2.0, np.maximum(X.var(axis=0), 1.0) * 8 ** (-2 / D))
 
 
 def agrees(labels, truth):
-    """Whether both divide the rows in the same way, but for a few rows: any sample has some in small classes."""
+    """Return whether both partitions agree up to a few rows: any sample has some in small classes."""
     counts = np.bincount(labels)
     large = (counts >= 5).sum() == len(set(truth.tolist()))
     return large and adjusted_rand_score(truth, labels) > 0.97
 
 
-# --- exactness ----------------------------------------------------------------------------------------------------
+# --- exactness ------------------------------------------------------------------------------------------------------
 
 
-def labellings(places):
-    return np.array(list(itertools.product(range(places), repeat=N)))
+def labellings(max_classes):
+    return np.array(list(itertools.product(range(max_classes), repeat=N)))
 
 
-def log_restaurant(z, places, alpha):
-    """Return log p(z) of the module's first equation, up to a constant."""
-    counts = np.bincount(z, minlength=places)
-    taken = counts[counts > 0]
-    seated = gammaln(taken).sum() + len(taken) * np.log(alpha)
-    return seated + gammaln(places - len(taken) + 1)
+def log_crp(z, max_classes, alpha):
+    """Return log p(z) as in the docstring of `crp`, up to a constant."""
+    counts = np.bincount(z, minlength=max_classes)
+    occupied = counts[counts > 0]
+    partition = gammaln(occupied).sum() + len(occupied) * np.log(alpha)
+    return partition + gammaln(max_classes - len(occupied) + 1)
 
 
-def log_told(z, places, alpha, log_prior, start):
-    """Return log p(z) where a prior came while the labels were `start`, up to a constant."""
-    occupied = np.bincount(start, minlength=places) > 0
-    said = log_prior - logsumexp(log_prior[:, occupied], axis=1, keepdims=True) + np.log(N / (N + alpha))
-    said[:, ~occupied] = -np.log(N + alpha)
-    taken = len(set(z.tolist()))
-    return said[np.arange(N), z].sum() + taken * np.log(alpha) + gammaln(places - taken + 1)
+def log_crp_with_row_prior(z, max_classes, alpha, log_prior, start):
+    """Return log p(z) given a row prior received with the labels `start`, up to a constant."""
+    occupied = np.bincount(start, minlength=max_classes) > 0
+    weights = log_prior - logsumexp(log_prior[:, occupied], axis=1, keepdims=True) + np.log(N / (N + alpha))
+    weights[:, ~occupied] = -np.log(N + alpha)
+    count = len(set(z.tolist()))
+    return weights[np.arange(N), z].sum() + count * np.log(alpha) + gammaln(max_classes - count + 1)
 
 
-def exact(places, alpha, temperature=1.0, log_prior=None, start=None):
+def exact(max_classes, alpha, temperature=1.0, log_prior=None, start=None):
     """Return the posterior over all labellings."""
-    found = []
-    for z in labellings(places):
-        likelihood = niw.log_marginal(niw.build_factors(POINTS, z, places, PRIOR), PRIOR).sum()
-        prior = log_restaurant(z, places, alpha) if start is None else log_told(z, places, alpha, log_prior, start)
-        found.append(temperature * likelihood + prior)
-    return np.exp(np.array(found) - logsumexp(found))
+    log_joint = []
+    for z in labellings(max_classes):
+        likelihood = niw.log_marginal_likelihood(niw.posterior_from_labels(POINTS, z, max_classes, PRIOR), PRIOR).sum()
+        prior = (
+            log_crp(z, max_classes, alpha)
+            if start is None
+            else log_crp_with_row_prior(z, max_classes, alpha, log_prior, start)
+        )
+        log_joint.append(temperature * likelihood + prior)
+    return np.exp(np.array(log_joint) - logsumexp(log_joint))
 
 
-def check_against(posterior, places, draws, batches):
-    """Compare who is with whom, and how many classes there are, within the Monte-Carlo error of the batches' means."""
-    every = labellings(places)
-    marks = [every[:, i] == every[:, j] for i, j in itertools.combinations(range(N), 2)]
+def check_against(posterior, max_classes, draws, batches):
+    """Compare co-membership, numbers of classes and labels, within the Monte Carlo error of the batch means."""
+    every = labellings(max_classes)
+    indicators = [every[:, i] == every[:, j] for i, j in itertools.combinations(range(N), 2)]
     numbers = np.array([len(set(z.tolist())) for z in every])
-    marks += [numbers == m for m in range(1, min(places, 4) + 1)]
-    marks += [every[:, 0] == k for k in range(places)]
-    statistics = np.array(marks, dtype=float).T
-    rows = np.array(draws) @ places ** np.arange(N - 1, -1, -1)
+    indicators += [numbers == m for m in range(1, min(max_classes, 4) + 1)]
+    indicators += [every[:, 0] == k for k in range(max_classes)]
+    statistics = np.array(indicators, dtype=float).T
+    rows = np.array(draws) @ max_classes ** np.arange(N - 1, -1, -1)
     means = statistics[rows].reshape(batches, -1, statistics.shape[1]).mean(axis=1)
     error = means.std(axis=0, ddof=1) / np.sqrt(batches)
     deviation = np.abs(means.mean(axis=0) - posterior @ statistics) / np.maximum(error, 1e-4)
@@ -85,62 +96,65 @@ def check_against(posterior, places, draws, batches):
 
 
 @pytest.mark.parametrize("proposals", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("places", "alpha", "temperature"), [(N, 0.8, 1.0), (3, 2.0, 0.3)])
-def test_five_points_follow_the_posterior_over_all_partitions(places, alpha, temperature, proposals):
-    given = as_given(POINTS, np.zeros(N, np.int64), places, PRIOR, None, None)
-    tables = make_tables(PRIOR, N, alpha, temperature=temperature, shared=True)
-    factors = niw.build_factors(POINTS, given.labels, places, PRIOR)
-    sampler, generator = Sampler(given, factors, tables, PRIOR, informed=False), np.random.default_rng(10)
+@pytest.mark.parametrize(("max_classes", "alpha", "temperature"), [(N, 0.8, 1.0), (3, 2.0, 0.3)])
+def test_five_points_follow_the_posterior_over_all_partitions(max_classes, alpha, temperature, proposals):
+    data = as_sampler_input(POINTS, np.zeros(N, np.int64), max_classes, PRIOR, None, None)
+    tables = make_tables(PRIOR, N, alpha, temperature=temperature, share_alpha=True)
+    posterior = niw.posterior_from_labels(POINTS, data.labels, max_classes, PRIOR)
+    sampler, generator = (
+        SplitMergeSampler(data, posterior, tables, PRIOR, has_row_prior=False),
+        np.random.default_rng(10),
+    )
     draws, batches, accepted = [], 40, 0
     for _ in range(batches * 100):
-        sweep_once(given, factors, tables, generator)
+        sweep_once(data, posterior, tables, generator)
         accepted += sum(propose(sampler, generator) for _ in range(proposals))
-        draws.append(given.labels.copy())
-    check_against(exact(places, alpha, temperature), places, draws, batches)
-    assert accepted >= 0.05 * proposals * len(draws)  # so that the agreement says something about them
-    afresh = niw.build_factors(POINTS, given.labels, places, PRIOR)
-    assert_array_equal(factors.counts, afresh.counts)
+        draws.append(data.labels.copy())
+    check_against(exact(max_classes, alpha, temperature), max_classes, draws, batches)
+    assert accepted >= 0.05 * proposals * len(draws)  # otherwise the agreement would not cover proposals
+    recomputed = niw.posterior_from_labels(POINTS, data.labels, max_classes, PRIOR)
+    assert_array_equal(posterior.counts, recomputed.counts)
     for part in ("mean", "log_det"):
-        assert_allclose(getattr(factors, part), getattr(afresh, part), atol=1e-7)
-    assert_allclose(np.tril(factors.chol), afresh.chol, atol=1e-7)
+        assert_allclose(getattr(posterior, part), getattr(recomputed, part), atol=1e-7)
+    assert_allclose(np.tril(posterior.chol), recomputed.chol, atol=1e-7)
 
 
-@pytest.mark.parametrize(("places", "alpha"), [(4, 1.5), pytest.param(3, 0.5, marks=pytest.mark.slow)])
-def test_a_prior_from_above_weighs_the_classes_that_were_there(places, alpha):
+@pytest.mark.parametrize(("max_classes", "alpha"), [(4, 1.5), pytest.param(3, 0.5, marks=pytest.mark.slow)])
+def test_a_row_prior_weights_the_classes_occupied_at_the_start(max_classes, alpha):
     start = np.array([0, 0, 2, 2, 0])
-    log_prior = np.log(np.random.default_rng(3).dirichlet(np.ones(places), N))
+    log_prior = np.log(np.random.default_rng(3).dirichlet(np.ones(max_classes), N))
     kept, generator = log_prior.copy(), np.random.default_rng(4)
     draws = [
-        chinese_restaurant(POINTS, start, places, PRIOR, alpha, 12, generator, log_prior=log_prior).labels
+        sample_crp_mixture(POINTS, start, max_classes, PRIOR, alpha, 12, generator, log_prior=log_prior).labels
         for _ in range(4000)
     ]
     assert_array_equal(log_prior, kept)
-    check_against(exact(places, alpha, 1.0, log_prior, start), places, draws, 40)
+    check_against(exact(max_classes, alpha, 1.0, log_prior, start), max_classes, draws, 40)
 
 
-# --- the process alone --------------------------------------------------------------------------------------------
+# --- the prior alone ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("proposals", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_without_a_likelihood_there_are_as_many_classes_as_the_process_expects(proposals):
+def test_without_a_likelihood_the_number_of_classes_is_that_expected_of_the_crp(proposals):
     rows, alpha, numbers = 30, 1.5, []
-    prior = niw.Prior(np.zeros(1), 1.0, 3.0, np.ones(1))
+    prior = niw.NIWPrior(np.zeros(1), 1.0, 3.0, np.ones(1))
     generator = np.random.default_rng(1)
     X, labels = generator.normal(size=(rows, 1)), np.zeros(rows, np.int64)
     for _ in range(1500):
-        labels, factors, _ = chinese_restaurant(
+        labels, posterior, _ = sample_crp_mixture(
             X, labels, rows, prior, alpha, 2, generator, temperature=0.0, proposals=proposals
         )
-        numbers.append((factors.counts > 0).sum())
+        numbers.append((posterior.counts > 0).sum())
     expected = sum(alpha / (alpha + i) for i in range(rows))
-    assert expected_classes(rows, alpha) == pytest.approx(expected)
+    assert expected_class_count(rows, alpha) == pytest.approx(expected)
     batches = np.reshape(numbers[100:], (20, -1)).mean(axis=1)
     assert abs(batches.mean() - expected) < 4 * batches.std(ddof=1) / np.sqrt(20)
     assert batches.std(ddof=1) / np.sqrt(20) < 0.1
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(50, 7), (3, 2)])
-def test_a_concentration_that_is_learnt_follows_its_posterior(rows, classes):
+def test_resampled_concentration_follows_its_posterior(rows, classes):
     grid = np.linspace(1e-3, 30, 30_000)
     log_density = classes * np.log(grid) + gammaln(grid) - gammaln(grid + rows) - grid  # Gamma(1, 1) · p(M | α)
     density = np.exp(log_density - log_density.max())
@@ -153,226 +167,237 @@ def test_a_concentration_that_is_learnt_follows_its_posterior(rows, classes):
     assert np.var(draws) == pytest.approx(density @ (grid - mean) ** 2, rel=0.06)
 
 
-def test_many_classes_raise_the_concentration_and_few_lower_it():
+def test_the_learnt_concentration_grows_with_the_number_of_classes():
     def learnt(classes):
         X, _, prior = clusters(classes, 0)
-        return chinese_restaurant(
+        return sample_crp_mixture(
             X, np.zeros(len(X)), 30, prior, 1.0, 30, np.random.default_rng(0), proposals=20, learn_alpha=True
         ).alpha
 
     assert learnt(1) != learnt(7)
     X, truth, prior = clusters(7, 0)
-    found = [
+    alphas = [
         [
-            chinese_restaurant(X, labels, 30, prior, 1.0, 1, np.random.default_rng(seed), learn_alpha=True).alpha
+            sample_crp_mixture(X, labels, 30, prior, 1.0, 1, np.random.default_rng(seed), learn_alpha=True).alpha
             for seed in range(40)
         ]
         for labels in (np.zeros(len(X), np.int64), truth)
     ]
-    assert np.mean(found[0]) < 0.5 * np.mean(found[1])
+    assert np.mean(alphas[0]) < 0.5 * np.mean(alphas[1])
 
 
-# --- the share of empty classes -----------------------------------------------------------------------------------
+# --- the share of empty classes -------------------------------------------------------------------------------------
 
 
-def test_empty_classes_share_what_the_process_gives_them():
-    weights = np.exp(log_weights([3, 0, 6, 0], 0.5))
+def test_empty_classes_share_the_crp_probability_of_a_new_class():
+    weights = np.exp(crp_log_weights([3, 0, 6, 0], 0.5))
     assert_allclose(weights, np.array([3, 0.25, 6, 0.25]) / 9.5)
-    assert_allclose(np.exp(log_weights([2, 2], 0.5)), [0.5, 0.5])
-    assert_allclose(np.exp(log_weights([0, 0], 0.5)), [0.5, 0.5])
+    assert_allclose(np.exp(crp_log_weights([2, 2], 0.5)), [0.5, 0.5])
+    assert_allclose(np.exp(crp_log_weights([0, 0], 0.5)), [0.5, 0.5])
 
 
-def test_a_prior_from_above_keeps_its_say_on_the_classes_that_hold_rows():
+def test_a_row_prior_keeps_its_proportions_for_occupied_classes():
     log_prior = np.log(np.random.default_rng(0).dirichlet(np.ones(5), 7))
     counts = np.array([4, 0, 3, 2, 0])
-    heard = np.exp(with_empty(log_prior, counts, 1.5))
-    assert_allclose(heard.sum(axis=1), 1.0)
-    assert_allclose(heard[:, counts == 0], 1.5 / 10.5 / 2)
-    said = np.exp(log_prior)[:, counts > 0]
-    assert_allclose(heard[:, counts > 0], 9 / 10.5 * said / said.sum(axis=1, keepdims=True))
+    adjusted = np.exp(prior_with_empty_classes(log_prior, counts, 1.5))
+    assert_allclose(adjusted.sum(axis=1), 1.0)
+    assert_allclose(adjusted[:, counts == 0], 1.5 / 10.5 / 2)
+    original = np.exp(log_prior)[:, counts > 0]
+    assert_allclose(adjusted[:, counts > 0], 9 / 10.5 * original / original.sum(axis=1, keepdims=True))
 
 
-def test_the_share_of_empty_classes_does_not_hang_on_how_many_places_there_are():
+def test_the_share_of_empty_classes_is_independent_of_the_truncation():
     few, many = np.full((1, 4), -np.log(4)), np.full((1, 40), -np.log(40))
-    shares = [np.exp(with_empty(p, np.r_[5, 5, np.zeros(p.shape[1] - 2)], 1.0))[0, 2:].sum() for p in (few, many)]
+    shares = [
+        np.exp(prior_with_empty_classes(p, np.r_[5, 5, np.zeros(p.shape[1] - 2)], 1.0))[0, 2:].sum()
+        for p in (few, many)
+    ]
     assert_allclose(shares, 1 / 11)
 
 
-def test_where_the_sender_is_sure_of_an_empty_class_its_word_stands():
+def test_a_row_prior_with_all_mass_on_an_empty_class_is_kept():
     with np.errstate(divide="ignore"):
         log_prior = np.log(np.array([[0.0, 1.0, 0.0], [0.5, 0.2, 0.3]]))
-    heard = with_empty(log_prior, [3, 0, 1], 1.0)
-    assert_array_equal(heard[0], log_prior[0])
-    assert_allclose(np.exp(heard[1]), [0.5, 0.2, 0.3])
+    adjusted = prior_with_empty_classes(log_prior, [3, 0, 1], 1.0)
+    assert_array_equal(adjusted[0], log_prior[0])
+    assert_allclose(np.exp(adjusted[1]), [0.5, 0.2, 0.3])
     X = np.zeros((2, 1))
-    prior = niw.Prior(np.zeros(1), 1.0, 3.0, np.ones(1))
-    sure = np.repeat(log_prior[:1], 2, axis=0)
-    found = chinese_restaurant(X, [0, 2], 3, prior, 1.0, 1, np.random.default_rng(0), log_prior=sure).labels
-    assert found.tolist() == [1, 1]
+    prior = niw.NIWPrior(np.zeros(1), 1.0, 3.0, np.ones(1))
+    certain = np.repeat(log_prior[:1], 2, axis=0)
+    result = sample_crp_mixture(X, [0, 2], 3, prior, 1.0, 1, np.random.default_rng(0), log_prior=certain).labels
+    assert result.tolist() == [1, 1]
 
 
-# --- splits and merges --------------------------------------------------------------------------------------------
+# --- splits and merges ----------------------------------------------------------------------------------------------
 
 
-def test_two_classes_together_have_the_factors_of_all_their_rows():
+def test_merging_two_classes_gives_the_posterior_of_all_their_rows():
     X, truth, prior = clusters(4, 3)
-    factors = niw.build_factors(X, truth, 4, prior)
-    one, expected = merged(factors, 1, 3, prior), niw.build_factors(X, np.where(truth == 3, 1, truth), 4, prior)
+    posterior = niw.posterior_from_labels(X, truth, 4, prior)
+    one, expected = (
+        merge_classes(posterior, 1, 3, prior),
+        niw.posterior_from_labels(X, np.where(truth == 3, 1, truth), 4, prior),
+    )
     for part, right in zip(one, expected, strict=True):
         assert_allclose(part[0], right[1], rtol=1e-10, atol=1e-10)
 
 
 def slow_scan(X, side, free, target, uniforms, prior, temperature):
-    """Allocate row by row from scratch, sweep after sweep; return the log-probability of the last one."""
+    """Allocate row by row with recomputed posteriors; return the log-probability of the last sweep."""
     for sweep, draws in enumerate(uniforms):
         log_q = 0.0
         for row, draw in zip(free, draws, strict=True):
             side[row] = -1
-            factors = niw.build_factors(X, side, 2, prior)
-            scores = temperature * niw.log_predictive(X[row : row + 1], factors, prior)[0] + np.log(factors.counts)
+            posterior = niw.posterior_from_labels(X, side, 2, prior)
+            scores = temperature * niw.log_predictive(X[row : row + 1], posterior, prior)[0] + np.log(posterior.counts)
             log_p = scores - logsumexp(scores)
             side[row] = target[row] if len(target) and sweep == len(uniforms) - 1 else int(draw < np.exp(log_p[1]))
             log_q += log_p[side[row]]
     return log_q
 
 
-@pytest.mark.parametrize("aimed", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
-def test_rows_are_allocated_to_two_classes_as_one_by_one_from_scratch(aimed, temperature):
-    X, _, prior = clusters(2, 4, rows=24, apart=1.5)
+def test_restricted_sweeps_agree_with_row_by_row_allocation(targeted, temperature):
+    X, _, prior = clusters(2, 4, rows=24, distance=1.5)
     generator = np.random.default_rng(5)
     side, free = generator.integers(0, 2, 24), np.arange(2, 24)
     side[:2] = 0, 1
-    target = generator.integers(0, 2, 24) if aimed else np.empty(0, np.int64)
+    target = generator.integers(0, 2, 24) if targeted else np.empty(0, np.int64)
     uniforms = generator.random((3, 22))
     expected = side.copy()
     log_q = slow_scan(X, expected, free, target, uniforms, prior, temperature)
-    factors, tables = niw.build_factors(X, side, 2, prior), make_tables(prior, 24, 1.0, True, temperature, True)
-    assert scan_pair(X, free, side, target, uniforms, factors, tables) == pytest.approx(log_q, rel=1e-9)
+    posterior, tables = (
+        niw.posterior_from_labels(X, side, 2, prior),
+        make_tables(prior, 24, 1.0, True, temperature, True),
+    )
+    assert restricted_sweeps(X, free, side, target, uniforms, posterior, tables) == pytest.approx(log_q, rel=1e-9)
     assert_array_equal(side, expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("start", ["one", "each its own place"])
+@pytest.mark.parametrize("start", ["one class", "all classes"])
 @pytest.mark.parametrize("classes", [3, 7])
-def test_clusters_are_found_in_their_number(classes, start, seed):
+def test_the_clusters_and_their_number_are_recovered(classes, start, seed):
     X, truth, prior = clusters(classes, seed)
-    z = np.zeros(len(X)) if start == "one" else np.arange(len(X)) % 30
-    found = chinese_restaurant(X, z, 30, prior, 1.0, 40, np.random.default_rng(seed), proposals=20)
-    assert agrees(found.labels, truth)
+    z = np.zeros(len(X)) if start == "one class" else np.arange(len(X)) % 30
+    result = sample_crp_mixture(X, z, 30, prior, 1.0, 40, np.random.default_rng(seed), proposals=20)
+    assert agrees(result.labels, truth)
 
 
-def test_without_splits_and_merges_they_are_not():
+def test_without_splits_and_merges_the_clusters_are_not_recovered():
     X, truth, prior = clusters(7, 0)
-    found = chinese_restaurant(X, np.zeros(len(X)), 30, prior, 1.0, 40, np.random.default_rng(0))
-    assert not agrees(found.labels, truth)
+    result = sample_crp_mixture(X, np.zeros(len(X)), 30, prior, 1.0, 40, np.random.default_rng(0))
+    assert not agrees(result.labels, truth)
 
 
-def test_two_classes_that_a_prior_does_not_tell_apart_become_one():
+def test_two_classes_that_a_row_prior_does_not_distinguish_are_merged():
     X, truth, prior = clusters(2, 6, rows=120)
     halves = np.where(truth == 0, np.arange(120) // 2 % 2, 2)
-    told = np.full((120, 5), 1e-4)
-    told[truth == 0, :2], told[truth == 1, 2] = 0.5, 1.0
-    log_prior = np.log(told / told.sum(axis=1, keepdims=True))
+    row_prior = np.full((120, 5), 1e-4)
+    row_prior[truth == 0, :2], row_prior[truth == 1, 2] = 0.5, 1.0
+    log_prior = np.log(row_prior / row_prior.sum(axis=1, keepdims=True))
 
-    def found(proposals):
-        return chinese_restaurant(
+    def sampled(proposals):
+        return sample_crp_mixture(
             X, halves, 5, prior, 1.0, 3, np.random.default_rng(1), log_prior=log_prior, proposals=proposals
         ).labels
 
-    assert agrees(found(50), truth)
-    assert not agrees(found(0), truth)
+    assert agrees(sampled(50), truth)
+    assert not agrees(sampled(0), truth)
 
 
-def test_what_a_prior_says_is_shared_by_halves_and_summed_up_when_classes_become_one():
+def test_a_row_prior_is_divided_by_a_split_and_summed_by_a_merge():
     X, truth, prior = clusters(2, 6, rows=120)
     halves = np.where(truth == 0, np.arange(120) // 2 % 2, 2)
-    said = np.random.default_rng(0).dirichlet(np.ones(4), 120)
-    given = as_given(X, halves, 4, prior, np.log(said), None)
-    tables = make_tables(prior, 120, 1.5, use_counts=False, shared=True)
-    sampler = Sampler(given, niw.build_factors(X, halves, 4, prior), tables, prior, informed=True)
+    row_prior = np.random.default_rng(0).dirichlet(np.ones(4), 120)
+    data = as_sampler_input(X, halves, 4, prior, np.log(row_prior), None)
+    tables = make_tables(prior, 120, 1.5, use_counts=False, share_alpha=True)
+    sampler = SplitMergeSampler(data, niw.posterior_from_labels(X, halves, 4, prior), tables, prior, has_row_prior=True)
     generator = np.random.default_rng(1)
-    while not propose(sampler, generator):  # one of the first proposals puts the halves together again
+    while not propose(sampler, generator):  # one of the first proposals merges the halves
         pass
-    assert agrees(given.labels, truth)
-    kept, freed = sorted((0, 1), key=lambda k: (given.labels == k).sum(), reverse=True)
-    assert_allclose(np.exp(given.bias[:, kept]), said[:, 0] + said[:, 1])
-    assert_allclose(np.exp(given.bias[:, freed]), 1 / 121.5)
-    assert_allclose(np.exp(given.bias[:, 2:]), said[:, 2:])
+    assert agrees(data.labels, truth)
+    kept, freed = sorted((0, 1), key=lambda k: (data.labels == k).sum(), reverse=True)
+    assert_allclose(np.exp(data.bias[:, kept]), row_prior[:, 0] + row_prior[:, 1])
+    assert_allclose(np.exp(data.bias[:, freed]), 1 / 121.5)
+    assert_allclose(np.exp(data.bias[:, 2:]), row_prior[:, 2:])
 
     X[truth == 0] += np.where(np.arange(60) % 2, 20.0, 0.0)[:, None]  # now there are three clusters
-    sampler.factors = niw.build_factors(X, given.labels, 4, prior)
-    given.rows[:] = X
-    before = np.exp(given.bias)
+    sampler.posterior = niw.posterior_from_labels(X, data.labels, 4, prior)
+    data.rows[:] = X
+    before = np.exp(data.bias)
     while not propose(sampler, generator):
         pass
-    new = (set(given.labels.tolist()) - {kept, 2}).pop()
-    shares = np.array([(given.labels == k).mean() for k in (kept, new)])
-    assert_allclose(np.exp(given.bias[:, [kept, new]]), before[:, [kept]] * shares / shares.sum())
+    new = (set(data.labels.tolist()) - {kept, 2}).pop()
+    shares = np.array([(data.labels == k).mean() for k in (kept, new)])
+    assert_allclose(np.exp(data.bias[:, [kept, new]]), before[:, [kept]] * shares / shares.sum())
 
 
-def test_two_classes_that_only_a_prior_tells_apart_stay_two():
+def test_two_classes_that_only_a_row_prior_distinguishes_are_not_merged():
     X = np.random.default_rng(7).normal(size=(120, 2))
-    prior, truth = niw.Prior(np.zeros(2), 1.0, 4.0, np.ones(2)), np.arange(120) % 2
-    told = np.full((120, 5), 1e-6)
-    told[np.arange(120), truth] = 1.0
-    for log_prior, stay in ((np.log(told / told.sum(axis=1, keepdims=True)), True), (None, False)):
-        found = chinese_restaurant(
+    prior, truth = niw.NIWPrior(np.zeros(2), 1.0, 4.0, np.ones(2)), np.arange(120) % 2
+    row_prior = np.full((120, 5), 1e-6)
+    row_prior[np.arange(120), truth] = 1.0
+    for log_prior, remain in ((np.log(row_prior / row_prior.sum(axis=1, keepdims=True)), True), (None, False)):
+        result = sample_crp_mixture(
             X, truth, 5, prior, 0.01, 10, np.random.default_rng(2), log_prior=log_prior, proposals=50
         )
-        assert agrees(found.labels, truth) == stay
+        assert agrees(result.labels, truth) == remain
 
 
-# --- what a sampler must be able to bear --------------------------------------------------------------------------
+# --- edge cases -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("places", [1, 2, 3])
-def test_with_too_few_places_clusters_share_them(places):
+@pytest.mark.parametrize("max_classes", [1, 2, 3])
+def test_with_too_few_labels_clusters_share_them(max_classes):
     X, truth, prior = clusters(3, 1)
-    found = chinese_restaurant(X, np.zeros(len(X)), places, prior, 1.0, 40, np.random.default_rng(0), proposals=20)
-    assert len(set(found.labels.tolist())) == places
-    assert len(set(zip(found.labels.tolist(), truth.tolist(), strict=True))) == 3  # no cluster is divided
+    result = sample_crp_mixture(
+        X, np.zeros(len(X)), max_classes, prior, 1.0, 40, np.random.default_rng(0), proposals=20
+    )
+    assert len(set(result.labels.tolist())) == max_classes
+    assert len(set(zip(result.labels.tolist(), truth.tolist(), strict=True))) == 3  # no cluster is split
 
 
-def test_missing_rows_are_in_no_class_and_never_looked_at():
+def test_missing_rows_are_in_no_class_and_their_values_are_not_used():
     X, truth, prior = clusters(3, 2)
     mask = np.random.default_rng(0).random(len(X)) < 0.3
-    found = []
+    labels = []
     for filler in (np.nan, 1e6):
         X[mask] = filler
-        found.append(
-            chinese_restaurant(X, truth, 9, prior, 1.0, 5, np.random.default_rng(0), mask=mask, proposals=20).labels
+        labels.append(
+            sample_crp_mixture(X, truth, 9, prior, 1.0, 5, np.random.default_rng(0), mask=mask, proposals=20).labels
         )
-    assert_array_equal(*found)
-    assert (found[0][mask] == -1).all()
-    assert agrees(found[0][~mask], truth[~mask])
+    assert_array_equal(*labels)
+    assert (labels[0][mask] == -1).all()
+    assert agrees(labels[0][~mask], truth[~mask])
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
-def test_hardly_any_rows_are_sampled_all_the_same(rows):
-    prior = niw.Prior(np.zeros(2), 1.0, 4.0, np.ones(2))
+def test_zero_to_two_rows_can_be_sampled(rows):
+    prior = niw.NIWPrior(np.zeros(2), 1.0, 4.0, np.ones(2))
     X = np.random.default_rng(0).normal(size=(rows, 2))
-    found = chinese_restaurant(
+    result = sample_crp_mixture(
         X, np.zeros(rows), 4, prior, 1.0, 5, np.random.default_rng(0), proposals=5, learn_alpha=True
     )
-    assert found.factors.counts.sum() == rows
-    assert np.isfinite(found.alpha)
+    assert result.posterior.counts.sum() == rows
+    assert np.isfinite(result.alpha)
 
 
-def test_the_same_seed_gives_the_same_bits_and_leaves_the_labels_that_came_alone():
+def test_the_same_seed_gives_the_same_bits_and_does_not_change_the_input():
     X, truth, prior = clusters(3, 2)
     kept = truth.copy()
     one, two = (
-        chinese_restaurant(X, truth, 9, prior, 1.0, 30, np.random.default_rng(3), proposals=5, learn_alpha=True)
+        sample_crp_mixture(X, truth, 9, prior, 1.0, 30, np.random.default_rng(3), proposals=5, learn_alpha=True)
         for _ in range(2)
     )
     assert_array_equal(one.labels, two.labels)
     assert one.alpha == two.alpha
     assert_array_equal(truth, kept)
-    for a, b in zip(one.factors, two.factors, strict=True):
+    for a, b in zip(one.posterior, two.posterior, strict=True):
         assert_array_equal(a, b)
 
 
-def test_a_concentration_of_nothing_is_refused():
+def test_a_concentration_of_zero_is_refused():
     with pytest.raises(ValueError, match="alpha must be positive"):
-        chinese_restaurant(POINTS, np.zeros(N), 3, PRIOR, 0.0, 1, np.random.default_rng(0))
+        sample_crp_mixture(POINTS, np.zeros(N), 3, PRIOR, 0.0, 1, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""The factors and predictive densities of Gaussian classes, against scipy and against computing them afresh."""
+"""Test normal-inverse-Wishart posteriors and predictive densities against scipy and against recomputation."""
 
 import numpy as np
 import pytest
@@ -8,24 +8,24 @@ from numpy.testing import assert_allclose
 from scipy.stats import multivariate_t
 
 from actors.kernels.mixture import niw
-from actors.kernels.mixture.cholesky import factorize, rank_one
+from actors.kernels.mixture.cholesky import factorize, rank_one_update
 
 K, D = 3, 4
 
 
 @pytest.fixture
 def problem():
-    """Rows in three classes, the last of them empty, two rows in none; a prior with a full scale matrix."""
+    """Return rows, labels of three classes (the last one empty, two rows in none) and a prior with a full scale."""
     rng = np.random.default_rng(1)
     X = rng.normal(size=(40, D)) @ rng.normal(size=(D, D)) + 3.0
     z = rng.integers(0, 2, 40)
     z[:2] = -1
     A = rng.normal(size=(D, D))
-    return X, z, niw.Prior(rng.normal(size=D), 0.7, D + 1.5, A @ A.T + 0.1 * np.eye(D))
+    return X, z, niw.NIWPrior(rng.normal(size=D), 0.7, D + 1.5, A @ A.T + 0.1 * np.eye(D))
 
 
 def scipy_predictive(x, members, prior):
-    """Score x by textbook formulas, with explicit matrices."""
+    """Return the log predictive density of x by textbook formulas, with explicit matrices."""
     n = len(members)
     r, nu = prior.r0 + n, prior.nu0 + n
     m = (prior.r0 * prior.mean + members.sum(axis=0)) / r
@@ -37,24 +37,24 @@ def scipy_predictive(x, members, prior):
 def test_new_rows_have_a_multivariate_student_t_density(problem):
     X, z, prior = problem
     new = np.random.default_rng(2).normal(size=(70, D)) * 4
-    density = niw.log_predictive(new, niw.build_factors(X, z, K, prior), prior)
+    density = niw.log_predictive(new, niw.posterior_from_labels(X, z, K, prior), prior)
     expected = np.stack([scipy_predictive(new, X[z == k], prior) for k in range(K)], axis=1)
     assert_allclose(density, expected, rtol=1e-9)
 
 
-def test_a_row_left_out_scores_as_if_the_factors_had_been_built_without_it(problem):
+def test_leave_one_out_density_equals_that_of_a_posterior_without_the_row(problem):
     X, z, prior = problem
-    density = niw.log_predictive_loo(X, z, niw.build_factors(X, z, K, prior), prior)
+    density = niw.log_predictive_loo(X, z, niw.posterior_from_labels(X, z, K, prior), prior)
     for i in range(len(X)):
         others = np.where(np.arange(len(X)) == i, -1, z)
-        expected = niw.log_predictive(X[i : i + 1], niw.build_factors(X, others, K, prior), prior)
+        expected = niw.log_predictive(X[i : i + 1], niw.posterior_from_labels(X, others, K, prior), prior)
         assert_allclose(density[i], expected[0], rtol=1e-9)
 
 
-def test_a_class_of_one_row_without_it_is_the_prior():
-    prior = niw.Prior(np.zeros(D), 1.0, D + 2.0, np.full(D, 0.1))
+def test_a_class_of_one_row_has_the_prior_density_when_that_row_is_left_out():
+    prior = niw.NIWPrior(np.zeros(D), 1.0, D + 2.0, np.full(D, 0.1))
     X = np.array([[1.0, -2.0, 3.0, 0.5]])
-    alone = niw.log_predictive_loo(X, [1], niw.build_factors(X, [1], 2, prior), prior)
+    alone = niw.log_predictive_loo(X, [1], niw.posterior_from_labels(X, [1], 2, prior), prior)
     assert_allclose(alone[0, 1], alone[0, 0], rtol=1e-9)
 
 
@@ -62,13 +62,13 @@ def test_predictive_densities_multiply_to_the_marginal_likelihood(problem):
     X, _, prior = problem
     chained = 0.0
     for i in range(len(X)):
-        factors = niw.build_factors(X[:i], np.zeros(i, dtype=int), 1, prior)
-        chained += niw.log_predictive(X[i : i + 1], factors, prior)[0, 0]
-    whole = niw.log_marginal(niw.build_factors(X, np.zeros(len(X), dtype=int), 1, prior), prior)
+        posterior = niw.posterior_from_labels(X[:i], np.zeros(i, dtype=int), 1, prior)
+        chained += niw.log_predictive(X[i : i + 1], posterior, prior)[0, 0]
+    whole = niw.log_marginal_likelihood(niw.posterior_from_labels(X, np.zeros(len(X), dtype=int), 1, prior), prior)
     assert_allclose(whole[0], chained, rtol=1e-10)
 
 
-def test_ten_thousand_rank_one_steps_stay_with_the_factor_computed_from_scratch():
+def test_ten_thousand_rank_one_updates_agree_with_a_factorisation_from_scratch():
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(200, 6))
     S, L = np.eye(6), np.eye(6)
@@ -76,7 +76,7 @@ def test_ten_thousand_rank_one_steps_stay_with_the_factor_computed_from_scratch(
     for i in rng.integers(0, 200, 10_000):
         sign = -1.0 if inside[i] else 1.0
         S += sign * np.outer(rows[i], rows[i])
-        assert rank_one(L, rows[i].copy(), sign)
+        assert rank_one_update(L, rows[i].copy(), sign)
         inside[i] = not inside[i]
     assert_allclose(L, np.linalg.cholesky(np.eye(6) + rows[inside].T @ rows[inside]), rtol=1e-9, atol=1e-9)
     assert_allclose(np.tril(L) @ np.tril(L).T, S, rtol=1e-9, atol=1e-9)
@@ -93,11 +93,11 @@ def test_factorize_agrees_with_numpy(size, seed):
 
 def test_matrices_that_are_not_positive_definite_are_reported():
     assert not factorize(np.array([[1.0, 2.0], [2.0, 1.0]]), np.zeros((2, 2)))
-    assert not rank_one(np.eye(2), np.array([1.0, 1.0]), -1.0)
+    assert not rank_one_update(np.eye(2), np.array([1.0, 1.0]), -1.0)
 
 
-def test_a_vector_as_the_priors_scale_is_a_diagonal():
-    assert_allclose(niw.Prior(np.zeros(2), 1.0, 3.0, np.array([1.0, 2.0])).scale, np.diag([1.0, 2.0]))
+def test_a_vector_as_prior_scale_is_taken_as_the_diagonal():
+    assert_allclose(niw.NIWPrior(np.zeros(2), 1.0, 3.0, np.array([1.0, 2.0])).scale, np.diag([1.0, 2.0]))
 
 
 @pytest.mark.parametrize(
@@ -111,16 +111,16 @@ def test_a_vector_as_the_priors_scale_is_a_diagonal():
         (np.full(2, np.nan), 1.0, 3.0, np.eye(2), "finite"),
     ],
 )
-def test_a_prior_that_is_none_is_refused(mean, r0, nu0, scale, text):
+def test_an_invalid_prior_is_refused(mean, r0, nu0, scale, text):
     with pytest.raises(ValueError, match=text):
-        niw.Prior(mean, r0, nu0, scale)
+        niw.NIWPrior(mean, r0, nu0, scale)
 
 
-def test_rows_and_labels_that_do_not_fit_are_refused(problem):
+def test_rows_and_labels_of_wrong_shape_or_range_are_refused(problem):
     X, z, prior = problem
     with pytest.raises(ValueError, match=r"shape \(N, 4\)"):
-        niw.build_factors(X[:, :2], z, K, prior)
+        niw.posterior_from_labels(X[:, :2], z, K, prior)
     with pytest.raises(ValueError, match="labels must have the shape"):
-        niw.build_factors(X, z[:5], K, prior)
+        niw.posterior_from_labels(X, z[:5], K, prior)
     with pytest.raises(ValueError, match=r"labels must lie in -1\.\.0"):
-        niw.build_factors(X, z, 1, prior)
+        niw.posterior_from_labels(X, z, 1, prior)

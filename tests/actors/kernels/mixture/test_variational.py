@@ -1,4 +1,4 @@
-"""Variational Bayes: against scikit-learn, against Bishop's bound term by term, and against classes built afresh."""
+"""Test variational Bayes against scikit-learn, Bishop's bound term by term, and recomputed posteriors."""
 
 import math
 
@@ -17,28 +17,28 @@ from tests.actors.kernels.mixture.test_gibbs import clusters
 K, ALPHA = 4, 0.5
 
 
-def soft(seed, rows=120, classes=K):
+def random_responsibilities(seed, rows=120, classes=K):
     """Return responsibilities, some of them close to zero or one."""
     return np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), rows)
 
 
-def vb(X, r, prior, iterations, **given):
-    return variational.variational_bayes(X, r, prior, ALPHA, iterations, **given)
+def vb(X, r, prior, iterations, **options):
+    return variational.variational_bayes(X, r, prior, ALPHA, iterations, **options)
 
 
-def refuse_to_stop(monkeypatch):
-    monkeypatch.setattr(variational, "LEAST_RISE", -math.inf)
+def disable_stopping(monkeypatch):
+    monkeypatch.setattr(variational, "MIN_RISE", -math.inf)
 
 
-# --- the fixed point ----------------------------------------------------------------------------------------------
+# --- the fixed point ------------------------------------------------------------------------------------------------
 
 
 class Sklearn(BayesianGaussianMixture):
-    """scikit-learn's variational Bayes, started at given responsibilities."""
+    """scikit-learn's variational Bayes with given initial responsibilities."""
 
     start = None
 
-    def _initialize_parameters(self, X, *args, **given):
+    def _initialize_parameters(self, X, *args, **kwargs):
         self._initialize(X, self.start)
 
 
@@ -46,7 +46,7 @@ class Sklearn(BayesianGaussianMixture):
 @pytest.mark.parametrize("iterations", [1, 7, 300])
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_scikit_learn_iteration_by_iteration(monkeypatch, seed, iterations):
-    refuse_to_stop(monkeypatch)
+    disable_stopping(monkeypatch)
     X, prior, _ = clusters(seed)
     other = Sklearn(
         n_components=K,
@@ -60,53 +60,53 @@ def test_agrees_with_scikit_learn_iteration_by_iteration(monkeypatch, seed, iter
         tol=0.0,
         reg_covar=0.0,
     )
-    other.start = soft(seed)
+    other.start = random_responsibilities(seed)
     other.fit(X)
-    r, factors, _ = vb(X, soft(seed), prior, iterations)
-    degrees = prior.nu0 + factors.counts
-    assert_allclose(factors.mean, other.means_, atol=1e-7)
-    assert_allclose(factors.scale / degrees[:, None, None], other.covariances_, atol=1e-7)
-    assert_allclose(ALPHA + factors.counts, other.weight_concentration_, rtol=1e-7)
+    r, posterior, _ = vb(X, random_responsibilities(seed), prior, iterations)
+    degrees = prior.nu0 + posterior.counts
+    assert_allclose(posterior.mean, other.means_, atol=1e-7)
+    assert_allclose(posterior.scale / degrees[:, None, None], other.covariances_, atol=1e-7)
+    assert_allclose(ALPHA + posterior.counts, other.weight_concentration_, rtol=1e-7)
     assert_allclose(degrees, other.degrees_of_freedom_, rtol=1e-7)
     following, _, _ = vb(X, r, prior, 1)
     assert_allclose(following, other.predict_proba(X), atol=1e-7)
 
 
-def test_stops_where_the_bound_does_not_rise_and_stays_there():
+def test_stops_at_a_fixed_point_when_the_bound_stops_rising():
     X, prior, _ = clusters(2)
     seen = []
-    r, factors, bound = vb(X, soft(2), prior, 10_000, on_iteration=lambda *report: seen.append(report))
+    r, posterior, bound = vb(X, random_responsibilities(2), prior, 10_000, on_iteration=lambda *each: seen.append(each))
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
     assert len(seen) < 1000
     assert seen[-1][1] == bound
     again, _, _ = vb(X, r, prior, 50)
     assert_allclose(again, r, atol=1e-3)
-    assert_allclose(factors.counts, r.sum(axis=0))
+    assert_allclose(posterior.counts, r.sum(axis=0))
 
 
-def test_no_iteration_changes_nothing_and_returns_the_factors():
+def test_zero_iterations_return_the_responsibilities_and_their_posterior():
     X, prior, z = clusters(3)
-    hard = variational.responsibilities_of(z, K)
-    r, factors, _ = vb(X, hard, prior, 0)
+    hard = variational.one_hot_responsibilities(z, K)
+    r, posterior, _ = vb(X, hard, prior, 0)
     assert_array_equal(r, hard)
-    expected = niw.build_factors(X, z, K, prior)
-    for name, value in factors._asdict().items():
+    expected = niw.posterior_from_labels(X, z, K, prior)
+    for name, value in posterior._asdict().items():
         assert_allclose(value, getattr(expected, name), rtol=1e-9, atol=1e-10, err_msg=name)
 
 
-def test_an_empty_class_is_the_prior_and_can_be_filled():
+def test_an_empty_class_equals_the_prior_and_can_gain_rows():
     X = np.random.default_rng(0).normal(size=(90, 1)) * 0.1 + np.tile([-5.0, 0.0, 5.0], 30)[:, None]
-    prior = niw.Prior(np.zeros(1), 1.0, 3.0, np.full(1, 0.1))
-    all_in_one = variational.responsibilities_of(np.zeros(90, dtype=int), 2)
-    _, factors, _ = vb(X, all_in_one, prior, 0)
-    assert factors.counts[1] == 0
-    assert_allclose(factors.scale[1], prior.scale)
-    assert_array_equal(factors.mean[1], prior.mean)
+    prior = niw.NIWPrior(np.zeros(1), 1.0, 3.0, np.full(1, 0.1))
+    all_in_one = variational.one_hot_responsibilities(np.zeros(90, dtype=int), 2)
+    _, posterior, _ = vb(X, all_in_one, prior, 0)
+    assert posterior.counts[1] == 0
+    assert_allclose(posterior.scale[1], prior.scale)
+    assert_array_equal(posterior.mean[1], prior.mean)
     r, _, _ = vb(X, all_in_one, prior, 50)
-    assert_array_equal(variational.labels_of(r), np.tile([0, 1, 0], 30))
+    assert_array_equal(variational.most_probable_labels(r), np.tile([0, 1, 0], 30))
 
 
-# --- the bound ----------------------------------------------------------------------------------------------------
+# --- the bound ------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 5), st.integers(1, 70), st.sampled_from([0.2, 1.0]))
@@ -118,7 +118,7 @@ def test_the_objective_never_falls(seed, D, classes, N, temperature):
     seen = []
     vb(
         X,
-        soft(seed, N, classes),
+        random_responsibilities(seed, N, classes),
         prior,
         60,
         log_bias=log_bias,
@@ -129,10 +129,10 @@ def test_the_objective_never_falls(seed, D, classes, N, temperature):
     assert np.diff(seen).min(initial=0.0) > -1e-9 * (1.0 + abs(seen[-1]))
 
 
-def bishop(X, r, factors, prior, log_prior=None):
-    """The bound by (10.70) to (10.77), each expectation for itself."""
-    D, n = X.shape[1], factors.counts
-    beta, nu, W = prior.r0 + n, prior.nu0 + n, np.linalg.inv(factors.scale)
+def bishop(X, r, posterior, prior, log_prior=None):
+    """Return the bound by (10.70) to (10.77), each expectation computed separately."""
+    D, n = X.shape[1], posterior.counts
+    beta, nu, W = prior.r0 + n, prior.nu0 + n, np.linalg.inv(posterior.scale)
     average = (r.T @ X) / n[:, None]
     log_pi = digamma(ALPHA + n) - digamma((ALPHA + n).sum())
     log_lambda = np.array(
@@ -141,12 +141,12 @@ def bishop(X, r, factors, prior, log_prior=None):
     bound = 0.0
     for k in range(K):
         spread = (r[:, k, None] * (X - average[k])).T @ (X - average[k]) / n[k]
-        gap, offset = average[k] - factors.mean[k], factors.mean[k] - prior.mean
+        gap, offset = average[k] - posterior.mean[k], posterior.mean[k] - prior.mean
         trace = np.trace(spread @ W[k])
         bound += 0.5 * n[k] * (log_lambda[k] - D / beta[k] - nu[k] * (trace + gap @ W[k] @ gap) - D * np.log(2 * np.pi))
         start = D * np.log(prior.r0 / (2 * np.pi)) + log_lambda[k] - D * prior.r0 / beta[k]
         bound += 0.5 * (start - prior.r0 * nu[k] * offset @ W[k] @ offset)
-        # log p(Λ) is linear in log |Λ| and Λ: its normaliser is what scipy's density at the identity leaves.
+        # log p(Λ) is linear in log |Λ| and Λ: scipy's density at the identity yields its normaliser.
         normaliser = wishart.logpdf(np.eye(D), prior.nu0, np.linalg.inv(prior.scale)) + 0.5 * np.trace(prior.scale)
         bound += normaliser + 0.5 * (prior.nu0 - D - 1) * log_lambda[k] - 0.5 * nu[k] * np.trace(prior.scale @ W[k])
         entropy = wishart.entropy(nu[k], W[k])
@@ -161,122 +161,126 @@ def bishop(X, r, factors, prior, log_prior=None):
 
 
 @pytest.mark.parametrize("with_prior", [False, True])
-def test_the_bound_is_bishops(with_prior):
+def test_the_bound_equals_bishops(with_prior):
     X, prior, _ = clusters(5)
-    log_prior = np.log(soft(6)) if with_prior else None
-    r, factors, bound = vb(X, soft(5), prior, 3, log_bias=log_prior)
-    assert bound == pytest.approx(bishop(X, r, factors, prior, log_prior), rel=1e-10)
+    log_prior = np.log(random_responsibilities(6)) if with_prior else None
+    r, posterior, bound = vb(X, random_responsibilities(5), prior, 3, log_bias=log_prior)
+    assert bound == pytest.approx(bishop(X, r, posterior, prior, log_prior), rel=1e-10)
 
 
-def test_the_bound_lies_below_the_evidence_and_meets_it_where_nothing_is_uncertain():
+def test_the_bound_is_below_the_evidence_and_equals_it_for_certain_labels():
     X, prior, _ = clusters(6)
     certain = np.full((120, 1), 0.0)
-    _, factors, bound = variational.variational_bayes(X, np.ones((120, 1)), prior, ALPHA, 3, log_bias=certain)
-    assert bound == pytest.approx(niw.log_marginal(factors, prior)[0])
+    _, posterior, bound = variational.variational_bayes(X, np.ones((120, 1)), prior, ALPHA, 3, log_bias=certain)
+    assert bound == pytest.approx(niw.log_marginal_likelihood(posterior, prior)[0])
     few, uniform = X[:6], np.full((6, 2), -np.log(2))
-    labelings = np.array(list(np.ndindex(*[2] * 6)))
-    joint = np.array([niw.log_marginal(niw.build_factors(few, z, 2, prior), prior).sum() for z in labelings])
+    labellings = np.array(list(np.ndindex(*[2] * 6)))
+    joint = np.array(
+        [niw.log_marginal_likelihood(niw.posterior_from_labels(few, z, 2, prior), prior).sum() for z in labellings]
+    )
     joint -= 6 * np.log(2)
-    start = variational.responsibilities_of(labelings[joint.argmax()], 2)
+    start = variational.one_hot_responsibilities(labellings[joint.argmax()], 2)
     for iterations in (0, 100):
         _, _, bound = variational.variational_bayes(few, start, prior, ALPHA, iterations, log_bias=uniform)
         assert joint.max() - 1e-9 <= bound < logsumexp(joint)
 
 
-def test_the_expected_density_is_the_average_over_the_posterior():
+def test_the_expected_log_density_equals_its_posterior_average():
     X, prior, z = clusters(7)
-    factors = niw.build_factors(X, z, K, prior)
+    posterior = niw.posterior_from_labels(X, z, K, prior)
     rng = np.random.default_rng(0)
     drawn = []
-    for covariance in invwishart.rvs(prior.nu0 + factors.counts[1], factors.scale[1], 4000, random_state=rng):
-        mean = rng.multivariate_normal(factors.mean[1], covariance / (prior.r0 + factors.counts[1]))
+    for covariance in invwishart.rvs(prior.nu0 + posterior.counts[1], posterior.scale[1], 4000, random_state=rng):
+        mean = rng.multivariate_normal(posterior.mean[1], covariance / (prior.r0 + posterior.counts[1]))
         drawn.append(multivariate_normal.logpdf(X[:3], mean, covariance))
     error = np.std(drawn, axis=0) / np.sqrt(len(drawn))
-    expected = variational.expected_log_density(X[:3], factors, prior)[:, 1]
+    expected = variational.expected_log_density(X[:3], posterior, prior)[:, 1]
     assert (np.abs(np.mean(drawn, axis=0) - expected) < 5 * error).all()
 
 
-# --- leaving rows out ---------------------------------------------------------------------------------------------
+# --- leave-one-out densities ----------------------------------------------------------------------------------------
 
 
-def test_a_row_left_out_scores_as_if_the_classes_had_been_built_without_its_weight():
+def test_leave_one_out_density_equals_that_of_a_posterior_without_the_row():
     X, prior, _ = clusters(8)
-    r = soft(8)
-    found = variational.soft_log_predictive_loo(X, r, variational.soft_factors(X, r, prior), prior)
+    r = random_responsibilities(8)
+    density = variational.soft_log_predictive_loo(X, r, variational.posterior_from_responsibilities(X, r, prior), prior)
     for i in range(0, len(X), 5):
         without = r.copy()
         without[i] = 0.0
-        expected = niw.log_predictive(X[i : i + 1], variational.soft_factors(X, without, prior), prior)
-        assert_allclose(found[i], expected[0], rtol=1e-9)
+        expected = niw.log_predictive(
+            X[i : i + 1], variational.posterior_from_responsibilities(X, without, prior), prior
+        )
+        assert_allclose(density[i], expected[0], rtol=1e-9)
 
 
-def test_at_weights_of_zero_and_one_it_is_the_leave_one_out_density_of_labels():
+def test_leave_one_out_density_of_one_hot_responsibilities_equals_that_of_labels():
     X, prior, z = clusters(9)
     z[:5] = -1
     z[z == 3] = 2
     z[7] = 3  # alone in its class
-    factors = niw.build_factors(X, z, K, prior)
-    soft_loo = variational.soft_log_predictive_loo(X, variational.responsibilities_of(z, K), factors, prior)
-    assert_allclose(soft_loo, niw.log_predictive_loo(X, z, factors, prior), rtol=1e-12)
+    posterior = niw.posterior_from_labels(X, z, K, prior)
+    soft_loo = variational.soft_log_predictive_loo(X, variational.one_hot_responsibilities(z, K), posterior, prior)
+    assert_allclose(soft_loo, niw.log_predictive_loo(X, z, posterior, prior), rtol=1e-12)
 
 
-def test_whole_counts_score_the_same_as_floats():
+def test_integer_and_float_counts_give_the_same_density():
     X, prior, z = clusters(9)
-    factors = niw.build_factors(X, z, K, prior)
-    floats = factors._replace(counts=factors.counts.astype(np.float64))
-    assert_array_equal(niw.log_predictive(X, floats, prior), niw.log_predictive(X, factors, prior))
+    posterior = niw.posterior_from_labels(X, z, K, prior)
+    floats = posterior._replace(counts=posterior.counts.astype(np.float64))
+    assert_array_equal(niw.log_predictive(X, floats, prior), niw.log_predictive(X, posterior, prior))
 
 
-# --- priors, missing rows, what is refused ------------------------------------------------------------------------
+# --- row priors, missing rows, invalid input ------------------------------------------------------------------------
 
 
-def test_a_prior_of_rows_replaces_the_weights():
+def test_a_row_prior_replaces_the_weights():
     X, prior, _ = clusters(10)
-    r, log_bias = soft(10), np.log(soft(11))
-    factors = variational.soft_factors(X, r, prior)
+    r, log_bias = random_responsibilities(10), np.log(random_responsibilities(11))
+    posterior = variational.posterior_from_responsibilities(X, r, prior)
     for temperature in (1.0, 0.3):
         new, _, _ = vb(X, r, prior, 1, log_bias=log_bias, temperature=temperature)
-        scores = log_bias + temperature * variational.expected_log_density(X, factors, prior)
+        scores = log_bias + temperature * variational.expected_log_density(X, posterior, prior)
         assert_allclose(new, np.exp(scores - logsumexp(scores, axis=1, keepdims=True)), atol=1e-12)
     new, _, _ = vb(X, r, prior, 1)
-    scores = variational.expected_log_density(X, factors, prior) + digamma(ALPHA + factors.counts)
+    scores = variational.expected_log_density(X, posterior, prior) + digamma(ALPHA + posterior.counts)
     assert_allclose(new, np.exp(scores - logsumexp(scores, axis=1, keepdims=True)), atol=1e-12)
 
 
-def test_a_forbidden_class_gets_nothing_and_leaves_the_bound_finite():
+def test_a_forbidden_class_gets_zero_responsibility_and_the_bound_stays_finite():
     X, prior, _ = clusters(12)
     log_bias = np.zeros((120, K))
     log_bias[:, 2] = -np.inf
-    r, factors, bound = vb(X, soft(12), prior, 5, log_bias=log_bias)
+    r, posterior, bound = vb(X, random_responsibilities(12), prior, 5, log_bias=log_bias)
     assert (r[:, 2] == 0).all()
-    assert factors.counts[2] == 0
+    assert posterior.counts[2] == 0
     assert np.isfinite(bound)
 
 
-def test_missing_rows_take_part_in_nothing():
+def test_missing_rows_have_no_effect():
     X, prior, _ = clusters(13)
     mask = np.random.default_rng(0).random(120) < 0.2
     X[mask] = np.nan
-    r, factors, bound = vb(X, soft(13), prior, 6, mask=mask)
+    r, posterior, bound = vb(X, random_responsibilities(13), prior, 6, mask=mask)
     assert (r[mask] == 0).all()
-    alone, same, bound_alone = vb(X[~mask], soft(13)[~mask], prior, 6)
+    alone, same, bound_alone = vb(X[~mask], random_responsibilities(13)[~mask], prior, 6)
     assert_array_equal(r[~mask], alone)
-    assert_array_equal(factors.chol, same.chol)
+    assert_array_equal(posterior.chol, same.chol)
     assert bound == bound_alone
-    assert (variational.labels_of(r) == np.where(mask, -1, r.argmax(axis=1))).all()
+    assert (variational.most_probable_labels(r) == np.where(mask, -1, r.argmax(axis=1))).all()
 
 
-def test_a_row_that_is_in_no_class_yet_gets_one():
+def test_a_row_without_responsibilities_gets_some():
     X, prior, _ = clusters(14)
-    start = soft(14)
+    start = random_responsibilities(14)
     start[:10] = 0.0
     r, _, _ = vb(X, start, prior, 1)
     assert_allclose(r.sum(axis=1), 1.0)
 
 
-def test_nothing_given_is_changed_and_nothing_is_random():
+def test_the_input_is_not_changed_and_the_result_is_deterministic():
     X, prior, _ = clusters(15)
-    start = soft(15)
+    start = random_responsibilities(15)
     kept = start.copy()
     one, two = (vb(X, start, prior, 5) for _ in range(2))
     assert_array_equal(start, kept)
@@ -288,8 +292,8 @@ def test_nothing_given_is_changed_and_nothing_is_random():
     ("change", "text"),
     [
         ({"X": np.full((120, 5), np.inf)}, "row 0 is not finite"),
-        ({"responsibilities": np.full((120, K), 0.5)}, "row 0 of the responsibilities is no distribution"),
-        ({"responsibilities": np.full((120, K), np.nan)}, "row 0 of the responsibilities is no distribution"),
+        ({"responsibilities": np.full((120, K), 0.5)}, "row 0 of the responsibilities is not a distribution"),
+        ({"responsibilities": np.full((120, K), np.nan)}, "row 0 of the responsibilities is not a distribution"),
         ({"responsibilities": np.full((60, K), 0.25)}, "responsibilities must have the shape"),
         ({"alpha": 0.0}, "alpha must be positive"),
         ({"log_bias": np.full((120, K), -np.inf)}, "no possible class"),
@@ -297,15 +301,22 @@ def test_nothing_given_is_changed_and_nothing_is_random():
         ({"mask": np.zeros(3, dtype=bool)}, "mask must have the shape"),
     ],
 )
-def test_what_cannot_be_approximated_is_refused(change, text):
+def test_invalid_input_is_refused(change, text):
     X, prior, _ = clusters(18)
-    arguments = {"X": X, "responsibilities": soft(18), "prior": prior, "alpha": 1.0, "iterations": 1, **change}
+    arguments = {
+        "X": X,
+        "responsibilities": random_responsibilities(18),
+        "prior": prior,
+        "alpha": 1.0,
+        "iterations": 1,
+        **change,
+    }
     with pytest.raises(ValueError, match=text):
         variational.variational_bayes(**arguments)
 
 
-def test_weights_that_do_not_fit_the_rows_cannot_be_left_out():
+def test_leave_one_out_refuses_responsibilities_of_wrong_shape():
     X, prior, _ = clusters(18)
-    factors = variational.soft_factors(X, soft(18), prior)
+    posterior = variational.posterior_from_responsibilities(X, random_responsibilities(18), prior)
     with pytest.raises(ValueError, match="responsibilities must have the shape"):
-        variational.soft_log_predictive_loo(X[:5], soft(18), factors, prior)
+        variational.soft_log_predictive_loo(X[:5], random_responsibilities(18), posterior, prior)

@@ -1,4 +1,4 @@
-"""The sampler of topics, against draws from the joint distribution in closed form and against exact enumeration."""
+"""Tests of the Gibbs sampler of topics, against the joint distribution in closed form and exact enumeration."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import digamma, gammaln, logsumexp
 
-from actors.kernels.mlda import bound as lda_bound
 from actors.kernels.mlda import gibbs as lda
+from actors.kernels.mlda import row_updates
 
 OWNER = [0, 0, 0, 1, 1]  # three words in the first modality, two in the second
 SETTINGS = lda.Settings(0.4, 0.3, 1.0)
@@ -27,7 +27,7 @@ def random_corpus(generator, rows=12, most=9):
 
 def random_prior(generator, rows, classes):
     prior = generator.dirichlet(np.ones(classes), rows)
-    prior[::3] = np.eye(classes)[generator.integers(0, classes, len(prior[::3]))]  # some that are certain
+    prior[::3] = np.eye(classes)[generator.integers(0, classes, len(prior[::3]))]  # some rows are one-hot
     return prior
 
 
@@ -36,7 +36,7 @@ def rows_of(corpus):
 
 
 def log_joint(corpus, topics, prior, settings):
-    """Return log p(topics, words) of assignments (…, T), those of topic -1 left out, in closed form."""
+    """Return log p(topics, words) of assignments (…, T) in closed form, without tokens of topic -1."""
     rows, (size, classes) = rows_of(corpus), prior.shape
     hot = topics[..., None] == np.arange(classes)  # (…, T, K)
     n = np.stack([hot[..., rows == d, :].sum(axis=-2) for d in range(size)], axis=-2)  # (…, N, K)
@@ -57,7 +57,7 @@ def draw(log_scores, uniform):
 
 
 def slow_sweep(corpus, topics, prior, settings, generator):
-    """Draw each token, and offer each row's exchange, by the joint probability of each of the outcomes."""
+    """Sample each token and propose a swap in each row, by the joint probabilities of all outcomes."""
     classes, rows = prior.shape[1], rows_of(corpus)
 
     def offers(k, topics, row):
@@ -87,7 +87,7 @@ def slow_sweep(corpus, topics, prior, settings, generator):
     ("rows", "most", "classes", "temperature"),
     [(12, 9, 3, 1.0), (12, 9, 4, 0.3), (10, 4, 2, 1.0), (3, 200, 2, 1.0), (5, 60, 1, 0.3)],
 )
-def test_sweeps_draw_what_the_joint_probability_draws(rows, most, classes, temperature):
+def test_sweeps_agree_with_sampling_from_the_joint_probability(rows, most, classes, temperature):
     generator = np.random.default_rng(most)
     corpus, settings = random_corpus(generator, rows, most), SETTINGS._replace(temperature=temperature)
     prior = random_prior(generator, rows, classes)
@@ -100,18 +100,18 @@ def test_sweeps_draw_what_the_joint_probability_draws(rows, most, classes, tempe
         slow_sweep(corpus, expected, prior, settings, np.random.default_rng(sweep))
         assert_array_equal(topics, expected)
         moved += (topics != before).sum()
-    assert moved > len(topics) or classes == 1  # so that the agreement says something about moves
+    assert moved > len(topics) or classes == 1  # otherwise the agreement would be trivial
     for kept, afresh in zip(counts, lda.count(corpus, topics, classes, settings.beta), strict=True):
         assert_allclose(kept, afresh)
 
 
-def test_tokens_follow_the_posterior_found_by_enumeration():
+def test_tokens_follow_the_enumerated_posterior():
     corpus = corpus_of([0, 1, 3], [1, 2, 4], [0, 0, 3])
     prior = np.array([[0.6, 0.3, 0.1], [0.0, 0.5, 0.5], [1 / 3] * 3])
     assignments = np.array(list(itertools.product(range(3), repeat=9)), dtype=np.int32)
     exact = np.exp(scores := log_joint(corpus, assignments, prior, SETTINGS), out=scores)
     exact /= exact.sum()
-    # Who has which topic, and who is with whom.
+    # The topic of each token, and which pairs of tokens share one.
     marks = [assignments[:, i] == k for i in range(9) for k in range(3)]
     marks += [assignments[:, i] == assignments[:, j] for i, j in itertools.combinations(range(9), 2)]
     statistics = np.array(marks, dtype=float).T
@@ -130,7 +130,7 @@ def test_tokens_follow_the_posterior_found_by_enumeration():
     assert error.max() < 0.01
 
 
-def test_the_joint_probability_is_that_of_the_closed_form():
+def test_the_joint_probability_agrees_with_the_closed_form():
     generator = np.random.default_rng(3)
     corpus = random_corpus(generator)
     prior, topics = random_prior(generator, 12, 3), generator.integers(0, 3, (2, len(corpus.words))).astype(np.int32)
@@ -138,11 +138,11 @@ def test_the_joint_probability_is_that_of_the_closed_form():
     assert values[1] - values[0] == pytest.approx(np.diff(log_joint(corpus, topics, prior, SETTINGS))[0])
 
 
-# --- one row, the others staying as they are ----------------------------------------------------------------------
+# --- one row, with the topics of all others fixed -----------------------------------------------------------------
 
 
 def one_row(words, seed=5):
-    """Return a corpus whose last row has these words, topics with that row in none, and a prior."""
+    """Return a corpus whose last row has these words, topics that are -1 in that row, and a prior."""
     generator = np.random.default_rng(seed)
     corpus = corpus_of(*(generator.integers(0, 5, 6).tolist() for _ in range(8)), words)
     topics = generator.integers(0, 3, len(corpus.words)).astype(np.int32)
@@ -153,7 +153,7 @@ def one_row(words, seed=5):
 
 
 def enumerated(corpus, topics, prior, settings=SETTINGS):
-    """Return each assignment of the tokens that are in no topic, (A, T), and log p of it, up to a constant."""
+    """Return all assignments (A, T) of the tokens of topic -1, and the log-probability of each up to a constant."""
     new = np.flatnonzero(topics < 0)
     every = np.array(list(itertools.product(range(prior.shape[1]), repeat=len(new))), dtype=np.int32)
     assignments = np.tile(topics, (len(every), 1))
@@ -162,7 +162,7 @@ def enumerated(corpus, topics, prior, settings=SETTINGS):
 
 
 def evidence_of_classes(corpus, topics, row=8):
-    """Return log p(the row's tokens | class k) for each k, up to one constant: a certain prior each."""
+    """Return log p(the row's tokens | class k) for each k, up to one constant, with a one-hot prior for each."""
     certain = np.tile(np.full(3, 1 / 3), (9, 1))
     scores = []
     for k in range(3):
@@ -171,40 +171,40 @@ def evidence_of_classes(corpus, topics, row=8):
     return np.array(scores)
 
 
-def test_a_row_asked_alone_says_what_enumeration_finds():
+def test_folding_in_a_row_agrees_with_enumeration():
     corpus, topics, prior = one_row([0, 1, 1, 4])
     counts = lda.count(corpus, topics, 3, SETTINGS.beta)
-    found = lda.fold_in(corpus, topics, prior, counts, SETTINGS, 20_000, np.random.default_rng(0))
+    result = lda.fold_in(corpus, topics, prior, counts, SETTINGS, 20_000, np.random.default_rng(0))
     scores = evidence_of_classes(corpus, topics)
     exact = np.exp(scores - logsumexp(scores))
-    assert_allclose(found.likelihood[8] / found.likelihood[8].sum(), exact, atol=0.01)
-    # One more token, whose word says nothing, is in topic k.
+    assert_allclose(result.likelihood[8] / result.likelihood[8].sum(), exact, atol=0.01)
+    # One further token, with an uninformative word, has topic k.
     assignments, weights = enumerated(corpus, topics, prior)
     n = (assignments[:, -4:, None] == np.arange(3)).sum(axis=1)
     more = (n + 0.4) * ((prior[8] * (n + 0.4)).sum(axis=1, keepdims=True) + prior[8])
     exact = np.exp(weights - logsumexp(weights)) @ (more / more.sum(axis=1, keepdims=True))
-    assert_allclose(found.shares[8], exact, atol=0.01)
+    assert_allclose(result.shares[8], exact, atol=0.01)
 
 
-def test_a_modality_left_out_has_no_say_and_its_words_are_predicted():
+def test_a_held_out_modality_is_ignored_and_its_words_are_predicted():
     corpus, topics, prior = one_row([0, 1, 4, 4, 4])
-    # Words 1 and 4 go together, 0 and 3 too: the row's own tokens, heard, would tell which word is the next one.
+    # Words 1 and 4 go together, 0 and 3 too: if the row's own tokens were used, they would predict the next word.
     topics[:-5] = np.array([0, 1, 2, 0, 1])[corpus.words[:-5]]
-    taken = np.where(topics < 0, 1, topics).astype(np.int32)  # and so would they in the words' distributions
+    taken = np.where(topics < 0, 1, topics).astype(np.int32)  # so would they in the word distributions
     counts = lda.count(corpus, taken, 3, SETTINGS.beta)
-    found = lda.fold_in(corpus, taken, prior, counts, SETTINGS, 20_000, np.random.default_rng(0), 1)
+    result = lda.fold_in(corpus, taken, prior, counts, SETTINGS, 20_000, np.random.default_rng(0), 1)
     others = [corpus.words[rows_of(corpus) == d].tolist() for d in range(8)]
     scores = []
-    for word in (3, 4):  # the probability of each, were it the row's only word of its modality
+    for word in (3, 4):  # the probability of each as the row's only word of its modality
         with_word = corpus_of(*others, [0, 1, word])
         scores.append(logsumexp(enumerated(with_word, topics[:-2], prior)[1]))
     exact = np.exp(scores - logsumexp(scores))
-    assert_allclose(found.words[8], exact, atol=0.01)
-    assert_allclose(found.words.sum(axis=1), 1.0)
-    assert exact[0] > 0.55  # the prior's say
+    assert_allclose(result.words[8], exact, atol=0.01)
+    assert_allclose(result.words.sum(axis=1), 1.0)
+    assert exact[0] > 0.55  # the effect of the prior
 
 
-def test_asking_rows_changes_no_count():
+def test_folding_in_leaves_the_counts_unchanged():
     generator = np.random.default_rng(2)
     corpus = random_corpus(generator)
     topics = generator.integers(0, 3, len(corpus.words)).astype(np.int32)
@@ -212,7 +212,7 @@ def test_asking_rows_changes_no_count():
     before = [array.copy() for array in counts]
     for without in (-1, 0, 1):
         lda.fold_in(corpus, topics, prior, counts, SETTINGS, 2, generator, without)
-    lda_bound.lower_bounds(corpus, topics, counts, SETTINGS, np.zeros((12, 3)))
+    row_updates.lower_bounds(corpus, topics, counts, SETTINGS, np.zeros((12, 3)))
     for kept, now in zip(before, counts, strict=True):
         assert_array_equal(kept, now)
 
@@ -228,31 +228,31 @@ def test_the_bound_is_below_the_rows_likelihood_and_near_it(words):
         theta = gammaln(n).sum() - gammaln(n.sum()) + gammaln(1.2) - 3 * gammaln(0.4)
         exact = np.logaddexp(exact, theta + np.log(phi[sorted(words), list(z)]).sum())
     n = np.tile(len(words) * np.array([0.5, 0.3, 0.2]), (9, 1))
-    bound = lda_bound.lower_bounds(corpus, topics, counts, SETTINGS, n)[8]
+    bound = row_updates.lower_bounds(corpus, topics, counts, SETTINGS, n)[8]
     assert exact - 1.5 < bound <= exact
-    # With one topic there is nothing to be bounded.
+    # With one topic the bound is exact.
     single = np.where(topics < 0, -1, 0).astype(np.int32)
     counts = lda.count(corpus, single, 1, SETTINGS.beta)
-    bound = lda_bound.lower_bounds(corpus, single, counts, SETTINGS, np.zeros((9, 1)))[8]
+    bound = row_updates.lower_bounds(corpus, single, counts, SETTINGS, np.zeros((9, 1)))[8]
     phi = (counts.words[:, 0] + 0.3) / (counts.totals[:, 0] + np.array([3, 2]) * 0.3)[OWNER]
     assert bound == pytest.approx(np.log(phi[words]).sum())
 
 
-def test_the_rows_own_tokens_do_not_count_in_its_bound():
+def test_the_bound_of_a_row_excludes_its_own_tokens_from_the_counts():
     corpus, topics, _ = one_row([0, 1, 1, 4])
     n = np.full((9, 3), 2.0)
-    new = lda_bound.lower_bounds(corpus, topics, lda.count(corpus, topics, 3, 0.3), SETTINGS, n)[8]
+    new = row_updates.lower_bounds(corpus, topics, lda.count(corpus, topics, 3, 0.3), SETTINGS, n)[8]
     topics[topics < 0] = 1
-    learnt = lda_bound.lower_bounds(corpus, topics, lda.count(corpus, topics, 3, 0.3), SETTINGS, n)[8]
+    learnt = row_updates.lower_bounds(corpus, topics, lda.count(corpus, topics, 3, 0.3), SETTINGS, n)[8]
     assert learnt == pytest.approx(new)
 
 
-def test_digamma_is_scipys():
+def test_digamma_agrees_with_scipy():
     x = np.concatenate([np.logspace(-6, 6, 200), np.linspace(0.5, 12, 50)])
-    assert_allclose([lda_bound.digamma(value) for value in x], digamma(x), rtol=1e-12, atol=1e-13)
+    assert_allclose([row_updates.digamma(value) for value in x], digamma(x), rtol=1e-12, atol=1e-13)
 
 
-# --- starts -------------------------------------------------------------------------------------------------------
+# --- initial topics -----------------------------------------------------------------------------------------------
 
 
 def test_new_rows_start_in_one_topic_and_new_tokens_join_the_old_ones():
@@ -277,7 +277,7 @@ def test_new_rows_start_in_one_topic_and_new_tokens_join_the_old_ones():
     assert_allclose(counts.words, lda.count(corpus, z, 3, SETTINGS.beta).words)
 
 
-def test_a_start_by_rows_ends_higher_than_one_by_tokens():
+def test_a_start_by_rows_reaches_at_least_the_probability_of_a_start_by_tokens():
     generator = np.random.default_rng(0)
     phi = generator.dirichlet(np.full(5, 0.5), 3)
     corpus = corpus_of(*(generator.choice(5, 40, p=phi[d % 3]).tolist() for d in range(90)))
@@ -293,9 +293,9 @@ def test_a_start_by_rows_ends_higher_than_one_by_tokens():
     assert by_rows > end(topics, lda.count(corpus, topics, 3, 0.1)) - 5.0
 
 
-def test_a_start_heeds_the_prior():
+def test_the_start_follows_the_prior():
     generator = np.random.default_rng(0)
-    corpus = corpus_of(*(generator.integers(0, 5, 4).tolist() for _ in range(60)))  # which says nothing
+    corpus = corpus_of(*(generator.integers(0, 5, 4).tolist() for _ in range(60)))  # uninformative
     labels = np.arange(60) % 3
     topics, _ = lda.start(corpus, 0.98 * np.eye(3)[labels] + 0.02 / 3, SETTINGS, generator, 1)
     assert (topics == labels[rows_of(corpus)]).mean() > 0.8
@@ -303,7 +303,7 @@ def test_a_start_heeds_the_prior():
 
 def test_kernels_compile_once():
     lda.compile_kernels()
-    kernels = (lda.sweep, lda.place, lda._fold, lda_bound.lower_bounds)
+    kernels = (lda.sweep, lda.place, lda._fold, row_updates.lower_bounds)
     before = [len(kernel.signatures) for kernel in kernels]
     generator = np.random.default_rng(0)
     corpus = random_corpus(generator)
@@ -311,5 +311,5 @@ def test_kernels_compile_once():
     topics, counts = lda.start(corpus, prior, SETTINGS, generator, 2)
     lda.sweep(corpus, topics, prior, counts, SETTINGS, generator)
     lda.fold_in(corpus, topics, prior, counts, SETTINGS, 2, generator, 1)
-    lda_bound.lower_bounds(corpus, topics, counts, SETTINGS, lda.row_counts(corpus, topics, 3))
+    row_updates.lower_bounds(corpus, topics, counts, SETTINGS, lda.row_counts(corpus, topics, 3))
     assert [len(kernel.signatures) for kernel in kernels] == before == [1, 1, 1, 1]
