@@ -1,8 +1,8 @@
-"""What a module is: its ports, the update contract, its state. Nothing here knows Ray or a coordinator.
+"""The contract of modules: ports, updates and states, independent of Ray and of the coordinator.
 
-To write a module, subclass :class:`Module`: declare ``ports`` and a ``Parameters`` dataclass, and write ``update``,
-``recognize``, ``state`` and ``load_state``. Everything else (who sends to whom, when, on which machine) is the
-model's business.
+To write a module, subclass :class:`Module`: declare ``ports`` and a ``Parameters`` dataclass, and implement ``update``,
+``recognize``, ``state`` and ``load_state``. The model determines the rest: the connections, the schedule and the
+machine on which each module runs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from actors.types import Array, FloatArray, State
 Direction = Literal["in", "out"]
 Pass = Literal["forward", "backward"]
 Mode = Literal["update", "recognize", "generate", "propose"]
-"""What a module can be asked for; see the methods of these names."""
+"""The kinds of call to a module, named after the methods of :class:`Module`."""
 Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
 class Port:
-    """Where a module receives or sends one kind of message.
+    """An input or output of a module for messages of one kind.
 
     Parameters
     ----------
@@ -40,17 +40,18 @@ class Port:
         Unique within the module.
     direction : {"in", "out"}
     pass_ : {"forward", "backward"}
-        Forward is up, from the data; backward is down, from the more abstract module. A connection ``a -> b`` joins
-        a's forward outputs to b's forward inputs and b's backward outputs to a's backward inputs, kind by kind.
+        Forward messages go up, away from the data; backward messages go down, from the more abstract module. A
+        connection ``a -> b`` joins the forward outputs of a to the forward inputs of b of the same kind, and the
+        backward outputs of b to the backward inputs of a.
     kind : str
-        One of :data:`actors.messaging.kinds.KINDS`, or of the module class's own ``kinds``.
+        A key of :data:`actors.messaging.kinds.KINDS`, or the name of one of the module class's own ``kinds``.
     optional : bool
-        For an input: the module learns without it too.
+        For an input: the module can learn without a message on it.
     per_receiver : bool
-        For an output: every receiver gets a message of its own instead of all getting the same.
+        For an output: each receiver gets its own message, such as a cavity message, instead of the same one.
     several : bool
-        For an input: several senders are welcome, and the module tells them apart. Kinds that multiply (log_prob)
-        may always have several.
+        For an input: the module accepts several senders and distinguishes them. Ports of kinds that multiply
+        (``log_prob``) always accept several.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Inbox:
     Parameters
     ----------
     messages : sequence of Message
-        Addressed messages; a later one replaces an earlier one of the same sender and port.
+        Addressed messages; a later message replaces an earlier one of the same sender and port.
     """
 
     def __init__(self, messages: Sequence[Message] = ()) -> None:
@@ -80,24 +81,24 @@ class Inbox:
         return (message for by_sender in self._messages.values() for message in by_sender.values())
 
     def all(self, port: str) -> dict[str, Message]:
-        """Return the messages on `port`, by sender, in the order in which they were delivered."""
+        """Return the messages on `port` by sender, in the order of delivery."""
         return self._messages.get(port, {})
 
     def first(self, port: str) -> Message | None:
-        """Return the message on `port`, or None where none came (yet)."""
+        """Return the first message on `port`, or None if there is none."""
         return next(iter(self.all(port).values()), None)
 
     def require(self, port: str) -> Message:
-        """Return the message on `port`.
+        """Return the first message on `port`.
 
         Raises
         ------
         ModuleError
-            If none came.
+            If there is none.
         """
         message = self.first(port)
         if message is None:
-            raise ModuleError(f"no message on port {port!r}: connect a module that sends one")
+            raise ModuleError(f"no message on port {port!r}, connect a module that sends one")
         return message
 
     def log_product(self, port: str, without: str | None = None) -> FloatArray | None:
@@ -108,24 +109,25 @@ class Inbox:
         port : str
             A port whose messages carry ``log_prob``.
         without : str, optional
-            A sender whose message is left out (what came from a receiver is never sent back to it).
+            A sender whose message is left out of the product. The message to a receiver must not contain that
+            receiver's own message: it is the cavity message, the product of all others.
 
         Returns
         -------
-        ndarray (N, K) float64, or None where no message came
+        ndarray (N, K) float64, or None if there are no messages
             Rows are log-distributions.
 
         Raises
         ------
         ModuleError
-            If the messages are not of one shape, or exclude each other: a row of their product is zero throughout.
+            If the shapes differ, or if the messages exclude each other: every class of a row has probability zero.
         """
         factors = {sender: message["log_prob"] for sender, message in self.all(port).items() if sender != without}
         if not factors:
             return None
         if len({factor.shape for factor in factors.values()}) > 1:
-            came = " and ".join(f"{factor.shape} from {sender}" for sender, factor in factors.items())
-            raise ModuleError(f"the messages on port {port!r} cannot be multiplied: {came}")
+            shapes = " and ".join(f"{factor.shape} from {sender}" for sender, factor in factors.items())
+            raise ModuleError(f"the messages on port {port!r} have different shapes: {shapes}")
         product = np.sum([factor.astype(np.float64) for factor in factors.values()], axis=0)
         norm = np.logaddexp.reduce(product, axis=1, keepdims=True)
         excluded = np.flatnonzero(norm == -np.inf)
@@ -137,34 +139,35 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Context:
-    """When and as part of what a module is asked to learn or to answer.
+    """The circumstances of a call to a module: its position in the schedule, and the settings for this call.
 
     Parameters
     ----------
     module : str
-        The module's own name in the model.
+        Name of the module in the model.
     seed : int
-        The run's seed.
+        Seed of the run.
     run : str
+        Name of the run.
     round, step, exchange, chain : int
-        Where in the schedule; together with seed and module they determine every random draw.
+        Position in the schedule; together with seed and module it determines every random draw.
     temperature : float
-        The power τ to which a receiver raises likelihoods, 0 < τ ≤ 1.
+        The power τ to which likelihoods are raised, 0 < τ ≤ 1 (annealing).
     learn : bool
-        False in an update that only asks what has been learnt means for what comes in now (an incumbent whose
-        evidence is to be known again): what follows from the inbox is rebuilt and sent, the rest stays as it is.
+        False in an update that only evaluates the learnt parameters for the present inbox, for instance to compute the
+        evidence again: messages are computed and sent, the parameters stay as they are.
     proposal : int
-        Which proposal is asked for, counted from 0.
+        Index of the proposal, from 0.
     receivers : mapping of str to tuple of str
-        Who receives from each output port.
+        Names of the receivers of each output port.
     overrides : mapping
-        Parameters set for this step alone.
+        Parameters that the schedule sets for this step only.
     ordered : bool
-        At recognition: whether the rows come in the order in which they happened.
+        At recognition: whether the rows are in temporal order.
     rows : int
-        At generation: how many rows to make up; 0 for none.
+        At generation: the number of rows to generate; 0 for none.
     reporter : callable, optional
-        Where :meth:`report` goes.
+        Called by :meth:`report`.
     """
 
     module: str
@@ -185,12 +188,12 @@ class Context:
 
     @cached_property
     def generator(self) -> np.random.Generator:
-        """The only source of randomness; the same on every attempt at the same update, wherever it runs."""
+        """The only source of randomness; equal for every attempt at the same update, on any machine."""
         return np.random.default_rng(self._seed_sequence(0))
 
     @property
     def torch_seed(self) -> int:
-        """A seed for a torch generator, independent of :attr:`generator`'s stream."""
+        """A seed for a torch generator, independent of the stream of :attr:`generator`."""
         return int(self._seed_sequence(1).generate_state(1, np.uint64)[0] >> 1)
 
     def _seed_sequence(self, stream: int) -> np.random.SeedSequence:
@@ -200,17 +203,17 @@ class Context:
 
     @property
     def where(self) -> str:
-        """Which module this is, and where in the schedule, for people."""
+        """Name of the module and position in the schedule, for messages."""
         inside = [f"{name} {value}" for name, value in (("exchange", self.exchange), ("chain", self.chain)) if value]
         return ", ".join([f"module {self.module!r}, round {self.round}, step {self.step}", *inside])
 
     def report(self, done: int, total: int, **metrics: float) -> None:
-        """Tell how far the update is: `done` of `total` epochs, sweeps or samples, and any figures.
+        """Report the progress of an update: `done` of `total` epochs, sweeps or samples, and any metrics.
 
         Raises
         ------
         NonFiniteError
-            If a figure is not finite: what comes after it is not worth the time.
+            If a metric is not finite, so that a diverged update ends at once.
         """
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -221,7 +224,7 @@ class Context:
 
 @dataclass(frozen=True)
 class OutgoingMessage:
-    """What a module puts on one of its output ports; to every receiver, or to the one named."""
+    """A message that a module returns: output port, arrays, and the receiver or, if empty, every receiver."""
 
     port: str
     arrays: Mapping[str, npt.ArrayLike]
@@ -230,19 +233,19 @@ class OutgoingMessage:
 
 @dataclass(frozen=True)
 class Outbox:
-    """What an update or a recognition gives.
+    """The result of a call to a module.
 
     Parameters
     ----------
     messages : sequence of OutgoingMessage
-        An update's replace those of the update before: what is not sent again is withdrawn.
+        The messages of an update replace all those of the previous update; a message that is not sent again is
+        withdrawn.
     metrics : mapping of str to float
-        Figures of this update. ``evidence`` (nats) is what chains are selected by; ``score`` (nats) is what a module
-        adds to the evidence of the module above it when exchanges or rounds are compared. All are finite: leave out
-        what is not known.
+        Metrics of this update, all finite; leave out unknown ones. Chains are selected by ``evidence`` (nats). When
+        exchanges or rounds are compared, ``score`` (nats) is added to the evidence of the module above.
     outputs : mapping of str to array
-        Named results for the run directory (``z``, ``class``, ``trans_prob``, …). They hold neither NaN nor +∞; −∞, the
-        logarithm of zero, may stand in them.
+        Named results for the run directory (``z``, ``class``, ``trans_prob``, …). They contain neither NaN nor +∞; −∞,
+        the logarithm of zero, is allowed.
     """
 
     messages: Sequence[OutgoingMessage] = ()
@@ -254,64 +257,156 @@ P = TypeVar("P")
 
 
 class Module(ABC, Generic[P]):
-    """A part of a model that learns from messages and sends messages.
+    """A part of a model that learns from messages and sends messages; the base class of every module.
 
     Parameters
     ----------
     parameters : P
         An instance of the class's ``Parameters`` dataclass.
+
+    Attributes
+    ----------
+    ports : tuple of Port
+        The inputs and outputs of the module.
+    kinds : tuple of Kind
+        The message kinds of the ports that are not built in.
+    Parameters : type
+        A frozen dataclass of the parameters that a model file may set; pydantic validates its fields.
+    uses_gpu : bool
+        Whether the module computes on a GPU if it has one.
+
+    Examples
+    --------
+    A complete module: k-means clustering, as the EM algorithm with hard assignments for a mixture of Gaussians of unit
+    variance.
+
+    >>> from dataclasses import dataclass
+    >>> from typing import Annotated
+    >>> import numpy as np
+    >>> from pydantic import Field
+    >>> from actors import Context, Header, Inbox, Module, ModuleError, Outbox, OutgoingMessage, Port
+    >>> from actors import make_message, rows_of
+
+    >>> class KMeans(Module):
+    ...     '''Assign each vector to the nearest of K centres, and send the likelihood of each class.'''
+    ...
+    ...     ports = (
+    ...         Port("latent_vectors", "in", "forward", "latent_vectors"),
+    ...         Port("class_posteriors", "out", "forward", "class_posteriors"),
+    ...     )
+    ...
+    ...     @dataclass(frozen=True)
+    ...     class Parameters:
+    ...         classes: Annotated[int, Field(ge=1)] = 3
+    ...         iterations: Annotated[int, Field(ge=0)] = 10
+    ...
+    ...     centres = None  # (K, D)
+    ...
+    ...     def update(self, inbox, context):
+    ...         message = inbox.require("latent_vectors")
+    ...         x = message["mean"] if message.mask is None else message["mean"][~message.mask]
+    ...         if self.centres is None:
+    ...             if len(x) < self.parameters.classes:
+    ...                 raise ModuleError(f"{context.where}: {len(x)} rows for {self.parameters.classes} classes")
+    ...             self.centres = context.generator.choice(x, self.parameters.classes, replace=False).astype(float)
+    ...         for _ in range(self.at(context).iterations if context.learn else 0):
+    ...             nearest = self.log_likelihood(x).argmax(axis=1)
+    ...             for k in np.unique(nearest):
+    ...                 self.centres[k] = x[nearest == k].mean(axis=0)
+    ...         return self.recognize(inbox, context)
+    ...
+    ...     def recognize(self, inbox, context):
+    ...         message = inbox.require("latent_vectors")
+    ...         log_likelihood = self.log_likelihood(message["mean"])
+    ...         log_norm = np.logaddexp.reduce(log_likelihood, axis=1)
+    ...         arrays = {"log_prob": log_likelihood - log_norm[:, None], "log_norm": log_norm, **rows_of(message)}
+    ...         classes = log_likelihood.argmax(axis=1)
+    ...         return Outbox([OutgoingMessage("class_posteriors", arrays)], outputs={"class": classes})
+    ...
+    ...     def log_likelihood(self, x):  # log N(x | centre, I), (N, K)
+    ...         if self.centres is None or x.shape[1] != self.centres.shape[1]:
+    ...             raise ModuleError(f"vectors of size {x.shape[1]} do not match the learnt centres")
+    ...         distance = ((x[:, None] - self.centres) ** 2).sum(axis=2)
+    ...         return -0.5 * (distance + x.shape[1] * np.log(2 * np.pi))
+    ...
+    ...     def state(self):
+    ...         return {} if self.centres is None else {"centres": self.centres.copy()}
+    ...
+    ...     def load_state(self, state):
+    ...         self.centres = state["centres"].copy() if state else None
+
+    An update with a message, as the model would send it:
+
+    >>> x = np.array([[0.0, 0.2], [0.2, 0.0], [5.0, 5.2], [5.2, 5.0]])
+    >>> header = Header("latent_vectors", sender="vae", receiver="kmeans", port="latent_vectors")
+    >>> module = KMeans(KMeans.Parameters(classes=2))
+    >>> outbox = module.update(Inbox([make_message(header, {"mean": x})]), Context("kmeans", seed=0))
+    >>> outbox.outputs["class"].tolist()
+    [1, 1, 0, 0]
+    >>> module.state()["centres"].round(1).tolist()
+    [[5.1, 5.1], [0.1, 0.1]]
     """
 
     ports: ClassVar[tuple[Port, ...]] = ()
     kinds: ClassVar[tuple[Kind, ...]] = ()
-    """Kinds of message that the ports speak and that are not built in."""
     Parameters: ClassVar[type[Any]]
     uses_gpu: ClassVar[bool] = False
-    """Whether the module computes on a GPU when it is given one."""
 
     def __init__(self, parameters: P) -> None:
         self.parameters = parameters
 
     def at(self, context: Context) -> P:
-        """Return the parameters for this step: the module's own, with the step's overrides."""
+        """Return the parameters for this step: the module's parameters with the overrides of the step."""
         return replace(self.parameters, **context.overrides) if context.overrides else self.parameters  # type: ignore[type-var]
 
     def prepare(self, device: str, threads: int) -> None:
-        """Get ready once, before the first update: compile, allocate, move to `device` (``cpu`` or ``cuda``)."""
+        """Prepare for the first update; called once.
+
+        Parameters
+        ----------
+        device : str
+            ``cpu`` or ``cuda``.
+        threads : int
+            Number of threads to use.
+        """
 
     @abstractmethod
     def update(self, inbox: Inbox, context: Context) -> Outbox:
-        """Learn from the inbox; pure in the inbox (whose arrays are read-only), the context and the own state."""
+        """Learn from the inbox and return messages.
+
+        The result and the new state depend on nothing but the inbox, whose arrays are read-only, the context and the
+        previous state, so that an update can be repeated after a failure.
+        """
 
     @abstractmethod
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
-        """Answer for new data with what was learnt; learns nothing, changes no state."""
+        """Return messages and outputs for new data, from the learnt parameters; does not change the state."""
 
-    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (a module may have nothing to show)
-        """Answer on the way down: what the messages from above look like in the module's own data; learns nothing.
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (optional to override)
+        """Return backward messages and outputs: what the backward messages of the inbox mean in the module's own data.
 
-        With ``context.rows``, so many rows are made up: the most abstract module draws them, those below follow.
+        With ``context.rows`` > 0, generate that number of rows: the most abstract module draws them, and the modules
+        below decode them. Does not change the state. By default there are none.
         """
         return Outbox()
 
-    def propose(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (most modules have none)
-        """Return the `context.proposal`-th of other messages to start from than those sent last; none by default.
+    def propose(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (optional to override)
+        """Return the proposal `context.proposal`: messages that differ from those sent last, for a chain to start from.
 
-        A chain starts from each (:class:`actors.graph.schedule.Block`, ``moves``): the receivers with what they have
-        learnt,
-        this module with nothing. Proposals are asked for one by one, the most promising first; an empty outbox says
-        that there is none of this number. Changes no state.
+        One chain starts from each proposal (:class:`actors.graph.schedule.Block`, ``moves``): the receivers keep their
+        states, this module starts anew. Proposals are requested in order, the most promising first; an empty outbox,
+        the default, means that there are no more. Does not change the state.
         """
         return Outbox()
 
     @abstractmethod
     def state(self) -> State:
-        """Return everything that learning changed, such that ``update`` after ``load_state`` continues bit for bit.
+        """Return everything that updates changed, so that updates after :meth:`load_state` give the same bits.
 
-        Its arrays hold neither NaN nor +∞; −∞, the logarithm of zero, may stand in them. A plain scalar may be ±∞ (a
-        best loss before there is one), but not NaN (:mod:`actors.messaging.validation`).
+        Arrays contain neither NaN nor +∞; −∞, the logarithm of zero, is allowed. Plain scalars may be ±∞, like the best
+        loss before the first epoch, but not NaN (:mod:`actors.messaging.validation`).
         """
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that :meth:`state` returned (arrays may be read-only: copy what changes in place)."""
+        """Load a state that :meth:`state` returned; its arrays may be read-only, so copy those that are modified."""

@@ -1,6 +1,6 @@
-"""The checks that whoever writes a module runs, to see that it keeps to the contract of :mod:`actors.module`.
+"""Checks that a module fulfils the contract of :mod:`actors.module`, for authors of modules.
 
-A test file of three lines holds a module against all of them::
+A test file of three lines runs all of them under pytest::
 
     from actors.conformance import ModuleChecks
 
@@ -8,8 +8,8 @@ A test file of three lines holds a module against all of them::
         module = "my_package:MyModule"
         parameters = {"size": 3}
 
-and so does ``serket check my_package:MyModule``. Each check says in a sentence what was expected and what came. Of
-messages nothing is known but their kinds; what is drawn for each is by default valid and without meaning.
+and so does ``serket check my_package:MyModule``. A check that fails reports in one sentence what was expected and what
+was found. The messages passed to the module are valid for the kinds of its ports and have random values.
 """
 
 from __future__ import annotations
@@ -22,112 +22,114 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from actors.conformance.inbox_checks import InboxChecks
-from actors.conformance.recovery_checks import DeathChecks
-from actors.conformance.sample_messages import Letters
+from actors.conformance.recovery_checks import RecoveryChecks
+from actors.conformance.sample_messages import PortMessages
 from actors.conformance.state_checks import StateChecks
 from actors.errors import MessageError, ModuleError
 from actors.graph.registry import make_parameters
 from actors.messaging.kinds import KINDS
+from actors.module import Mode
 
-__all__ = ["ModuleChecks", "Outcome", "Verdict", "outcomes"]
+__all__ = ["ModuleChecks", "Outcome", "Verdict", "iter_outcomes"]
 
 Verdict = Literal["passed", "failed", "not applicable"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one check: its name without ``test_``, and why it failed or does not apply."""
+    """The outcome of one check: its name without ``test_``, and why it failed or does not apply."""
 
     name: str
     verdict: Verdict
     sentence: str = ""
 
 
-class ModuleChecks(StateChecks, InboxChecks, DeathChecks):
-    """The checks of one module: to be subclassed, and collected by pytest or ``serket check``.
+class ModuleChecks(StateChecks, InboxChecks, RecoveryChecks):
+    """The checks of one module, as a base class for a test class of pytest or for ``serket check``.
 
-    A check that does not apply to a module is skipped. One that an author has a reason to leave out is set to None.
-    Where random messages make no sense to a module, its author overrides :meth:`message`, or :meth:`inbox` where they
-    must fit each other; where not all of its optional inputs go together, :meth:`offers`; and :meth:`initial_state`
-    says what a module without inputs from below starts from.
+    A check that does not apply to a module is skipped; a check that an author sets to None is left out. If random
+    messages are not suitable for a module, override :meth:`message`, or :meth:`inbox` if the messages to several ports
+    must be consistent; if not all of its optional inputs can be used together, override :meth:`offers`.
+    :meth:`initial_state` returns the initial state of a module without inputs from below.
 
     Attributes
     ----------
     module : str or type
-        A module type (``vae``, an entry point's name, ``package.module:Class``) or the class.
+        A module type (``vae``, the name of an entry point, ``package.module:Class``) or the class.
     parameters : mapping
-        Its parameters; such as make an update short.
+        Parameters of the module; choose those that make an update short.
     rows : int
-        How many rows messages have.
+        Number of rows of the messages.
     sizes : mapping of str to int or tuple of int
-        Sizes of the dimensions of messages from below, by letter; by default K = 4, D = 3, ``...`` = 5, others 3.
-        Messages from above are as large as what the module itself sends upwards.
+        Size of each dimension letter in messages from below; by default K = 4, D = 3, ``...`` = 5, others 3. Messages
+        from above have the sizes of the messages that the module sends upwards.
     flexible : tuple of str
-        Letters whose size may change from one update to the next, of a module that learns anew each time.
+        Dimension letters whose size may change between updates, for modules that learn from scratch at each update.
     under_ray : bool
-        Whether the module is run on Ray, and its process killed.
+        Whether to run the module on Ray and kill its process.
     deaths : tuple of str
-        Where it is killed, ``phase:round`` of three rounds (:mod:`actors.backends.fault_injection`): ``inside`` an
-        update, where it first reports or at its end, and ``before`` one.
+        When its process is killed, as ``phase:round`` of three rounds (:mod:`actors.backends.fault_injection`):
+        ``inside`` an update (at its first progress report or its end), or ``before`` one.
     """
 
-    def test_it_declares_itself_well(self) -> None:
-        """Ports are of known kinds and names of their own, defaults are valid, and there is a docstring."""
-        cls = self.bench.cls
+    def test_its_declaration_is_valid(self) -> None:
+        """Port names are unique, kinds are registered, default values are valid, and there is a docstring."""
+        cls = self.harness.cls
         if not (cls.__doc__ or "").strip():
-            self.fail("the class has no docstring; its first line is what serket modules shows")
+            self.fail("the class has no docstring; serket modules prints its first line")
         names = [port.name for port in cls.ports]
         for port in cls.ports:
             if names.count(port.name) > 1:
-                self.fail(f"two ports are called {port.name!r}")
+                self.fail(f"two ports have the name {port.name!r}, expected unique names")
             if port.kind not in KINDS:
-                self.fail(f"port {port.name!r} is of the unknown kind {port.kind!r}")
-        given: dict[str, Any] = {}
+                self.fail(f"port {port.name!r} has the unknown kind {port.kind!r}")
+        defaults: dict[str, Any] = {}
         for field in fields(cls.Parameters):
             if field.default is not MISSING:
-                given[field.name] = field.default
+                defaults[field.name] = field.default
             elif field.default_factory is not MISSING:
-                given[field.name] = field.default_factory()
+                defaults[field.name] = field.default_factory()
             elif field.name not in self.parameters:
-                self.fail(f"parameter {field.name!r} has no default and is not among the checks' parameters")
+                self.fail(f"parameter {field.name!r} has no default value, and the checks are given none")
         try:
-            make_parameters(cls, {**given, **self.parameters})
+            make_parameters(cls, {**defaults, **self.parameters})
         except ValidationError as error:
-            fault = error.errors()[0]
-            self.fail(f"the default of parameter {fault['loc']} is not valid: {fault['msg']}")
+            problem = error.errors()[0]
+            self.fail(f"the default of parameter {problem['loc']} is not valid: {problem['msg']}")
 
-    def test_what_it_sends_is_valid(self) -> None:
-        """Messages are valid for their kinds, on ports that are declared; outputs and figures are numbers."""
+    def test_its_results_are_valid(self) -> None:
+        """Messages are valid for their kinds and on declared ports; outputs and metrics are finite numbers."""
         for case in self.cases:
-            host = self.bench.host(self.data)
-            steps: list[tuple[Any, Letters, dict[str, Any]]] = [
-                ("update", case.first, {"round": 1}),
-                ("update", case.later, {"round": 2}),
-                ("recognize", case.later, {"ordered": True}),
-                ("recognize", case.later, {"ordered": False}),
+            host = self.harness.new_host(self.source_state)
+            steps: list[tuple[Mode, PortMessages, dict[str, Any]]] = [
+                ("update", case.first_messages, {"round": 1}),
+                ("update", case.later_messages, {"round": 2}),
+                ("recognize", case.later_messages, {"ordered": True}),
+                ("recognize", case.later_messages, {"ordered": False}),
             ]
-            for mode, letters, when in steps:
+            for mode, messages, call_fields in steps:
                 try:
-                    host.ask(mode, *self.bench.call(letters, **when))
+                    host.call(*self.harness.make_call(mode, messages, **call_fields))
                 except (MessageError, ModuleError) as error:
-                    raise AssertionError(f"{self.bench.type}: what {mode} gives is refused: {error}") from error
+                    failure = f"{self.harness.type_name}: the result of {mode} is not valid: {error}"
+                    raise AssertionError(failure) from error
 
 
-def outcomes(checks: type[ModuleChecks]) -> Iterator[Outcome]:
-    """Go through all checks, without a test runner; give what came of each as soon as it is known."""
+def iter_outcomes(checks: type[ModuleChecks]) -> Iterator[Outcome]:
+    """Run all checks of a class without a test runner, and yield the outcome of each."""
     names = [name for cls in checks.__mro__ for name in vars(cls) if name.startswith("test_")]
     for name in dict.fromkeys(names):
         check = getattr(checks(), name)
-        plain = name.removeprefix("test_")
-        if check is None:  # the author has left it out
+        short_name = name.removeprefix("test_")
+        if check is None:  # left out by the author
             continue
         try:
             check()
         except unittest.SkipTest as reason:
-            yield Outcome(plain, "not applicable", str(reason))
+            yield Outcome(short_name, "not applicable", str(reason))
         except AssertionError as error:
-            yield Outcome(plain, "failed", str(error))
-        except Exception as error:  # in what the author says otherwise
-            yield Outcome(plain, "failed", f"{type(error).__name__}: {error}")
+            yield Outcome(short_name, "failed", str(error))
+        except Exception as error:  # from a method that the author has overridden
+            yield Outcome(short_name, "failed", f"{type(error).__name__}: {error}")
         else:
-            yield Outcome(plain, "passed")
+            yield Outcome(short_name, "passed")

@@ -1,4 +1,4 @@
-"""What all checks stand on: what the author says of the module, and the messages that it is tried with."""
+"""The base of all checks: the attributes and methods that an author sets, and the messages passed to the module."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from actors.conformance.harness import ABOVE, Answer, Asked, Bench, difference
-from actors.conformance.sample_messages import SIZES, Arrays, Letters, Size, Sizes, make_arrays, of_rows, sizes_in
+from actors.conformance.harness import ABOVE, CallSetup, ModuleHarness, OutboxCopy, find_difference
+from actors.conformance.sample_messages import (
+    DEFAULT_SIZES,
+    Arrays,
+    PortMessages,
+    Size,
+    Sizes,
+    add_row_arrays,
+    get_sizes,
+    make_arrays,
+)
 from actors.errors import GraphError, ModuleError
 from actors.messaging.kinds import KINDS
 from actors.module import Module, Port
@@ -19,35 +28,36 @@ from actors.types import Array, State
 
 @dataclass(frozen=True)
 class Case:
-    """One choice of the messages that reach a module.
+    """One combination of inputs that the module is checked with.
 
     Parameters
     ----------
-    ports : tuple of Port
-        From below.
-    backward : tuple of Port
-        From above.
-    sizes : mapping
-        By letter, of messages from below.
-    answered : mapping
-        By letter, of messages from above: as large as what the module itself sent upwards.
-    bound : frozenset of str
-        The letters whose sizes in `answered` are those of what the module sent.
-    first, later : dict of str to dict
-        The messages of the first update, when nothing has come from above yet, and of those after it.
+    forward_ports : tuple of Port
+        Input ports for messages from below.
+    backward_ports : tuple of Port
+        Input ports for messages from above.
+    forward_sizes : mapping
+        Size of each dimension letter in messages from below.
+    backward_sizes : mapping
+        Size of each dimension letter in messages from above; equal to the sizes in the messages that the module sends
+        upwards.
+    determined : frozenset of str
+        The dimension letters whose `backward_sizes` come from messages of the module.
+    first_messages, later_messages : dict of str to dict
+        The messages of the first update, before any comes from above, and those of all later updates.
     """
 
-    ports: tuple[Port, ...]
-    backward: tuple[Port, ...]
-    sizes: Sizes
-    answered: Sizes
-    bound: frozenset[str]
-    first: Letters
-    later: Letters
+    forward_ports: tuple[Port, ...]
+    backward_ports: tuple[Port, ...]
+    forward_sizes: Sizes
+    backward_sizes: Sizes
+    determined: frozenset[str]
+    first_messages: PortMessages
+    later_messages: PortMessages
 
 
-class Checks:
-    """What an author says about a module, and what every check does with it; see :class:`ModuleChecks`."""
+class BaseChecks:
+    """The attributes and methods that an author sets, and the helpers of all checks; see :class:`ModuleChecks`."""
 
     module: ClassVar[str | type[Module[Any]]] = ""
     parameters: ClassVar[Mapping[str, Any]] = {}
@@ -57,166 +67,166 @@ class Checks:
     under_ray: ClassVar[bool] = True
     deaths: ClassVar[tuple[str, ...]] = ("inside:2", "before:3")
 
-    # --- what an author may say otherwise -------------------------------------------------------------------------
+    # --- methods that an author may override ----------------------------------------------------------------------
 
     def message(self, port: Port, sizes: Sizes, generator: np.random.Generator) -> Arrays:
-        """Return the arrays of a message to `port`; those that its kind cannot do without, with random values.
+        """Return the arrays of a message to `port`; by default the required arrays of its kind, with random values.
 
         Parameters
         ----------
         port : Port
-        sizes : mapping of str to int
-            By letter of a dimension; N is the number of rows, ``...`` may be a tuple.
+        sizes : mapping of str to int or tuple of int
+            Size of each dimension letter; N is the number of rows, ``...`` may be a tuple.
         generator : numpy.random.Generator
-            What is drawn from it is the same in every check.
+            Seeded alike in every check.
         """
         return make_arrays(KINDS[port.kind], sizes, generator)
 
-    def inbox(self, ports: Sequence[Port], sizes: Sizes, generator: np.random.Generator) -> Letters:
-        """Return the messages to several ports, for modules to which they must fit each other.
+    def inbox(self, ports: Sequence[Port], sizes: Sizes, generator: np.random.Generator) -> PortMessages:
+        """Return the messages to several ports, for modules that need consistent messages.
 
         Parameters
         ----------
         ports : sequence of Port
         sizes, generator
-            As :meth:`message` has them.
+            As in :meth:`message`.
         """
         return {port.name: dict(self.message(port, sizes, generator)) for port in ports}
 
     def offers(self) -> Sequence[Sequence[str]]:
-        """Return which inputs from below the module is tried with, by port: one choice after the other.
+        """Return the combinations of input ports, for messages from below, that the module is checked with.
 
-        All at once; of a module that requires none, each alone too.
+        By default all ports together; if none is required, also each port alone.
         """
-        forward = self.bench.ports("in", "forward")
-        every = tuple(port.name for port in forward)
-        if len(every) < 2 or any(not port.optional for port in forward):
-            return [every]
-        return [*((name,) for name in every), every]
+        forward = self.harness.ports("in", "forward")
+        all_names = tuple(port.name for port in forward)
+        if len(all_names) < 2 or any(not port.optional for port in forward):
+            return [all_names]
+        return [*((name,) for name in all_names), all_names]
 
     def initial_state(self, sizes: Sizes, generator: np.random.Generator) -> State:
-        """Return what a module without inputs from below starts from: data, as a run gives them to its sources.
+        """Return the initial state of a module without inputs from below: data, as a run loads them into its sources.
 
         Parameters
         ----------
         sizes, generator
-            As :meth:`message` has them.
+            As in :meth:`message`.
         """
         return {"values": make_arrays(KINDS["observations"], sizes, generator)["values"]}
 
-    # --- what the checks are made of ------------------------------------------------------------------------------
+    # --- helpers of the checks ------------------------------------------------------------------------------------
 
     @property
-    def bench(self) -> Bench:
-        """Where modules are made and asked; one for all checks of a class."""
+    def harness(self) -> ModuleHarness:
+        """The harness of the module; one for all checks of a class."""
         cls = type(self)
-        if "_bench" not in vars(cls):
+        if "_harness" not in vars(cls):
             try:
-                cls._bench = Bench(self.module, self.parameters)  # type: ignore[attr-defined]
+                cls._harness = ModuleHarness(self.module, self.parameters)  # type: ignore[attr-defined]
             except (ModuleError, GraphError) as error:
                 raise AssertionError(str(error)) from error
-        made: Bench = vars(cls)["_bench"]
-        return made
+        harness: ModuleHarness = vars(cls)["_harness"]
+        return harness
 
     @property
     def cases(self) -> list[Case]:
-        """The choices of messages with which everything is tried."""
+        """The combinations of inputs that every check uses."""
         cls = type(self)
         if "_cases" not in vars(cls):
-            cls._cases = [self._case(names) for names in self.offers()]  # type: ignore[attr-defined]
-        made: list[Case] = vars(cls)["_cases"]
-        return made
+            cls._cases = [self._make_case(names) for names in self.offers()]  # type: ignore[attr-defined]
+        cases: list[Case] = vars(cls)["_cases"]
+        return cases
 
-    def listening_cases(self) -> list[Case]:
-        """Return the choices of messages in which something comes from below; without any, this is no check."""
-        found = [case for case in self.cases if case.ports]
-        return found or self.skip("the module receives nothing from below")
+    def cases_with_input(self) -> list[Case]:
+        """Return the cases with messages from below; skip the check if there are none."""
+        cases = [case for case in self.cases if case.forward_ports]
+        return cases or self.skip("the module receives nothing from below")
 
-    def fresh(self) -> Module[Any]:
-        """Return a module that has learnt nothing; a source has its data."""
-        return self.bench.fresh(self.data)
+    def new_module(self) -> Module[Any]:
+        """Return an untrained module; a source has its data."""
+        return self.harness.new_module(self.source_state)
 
     @property
-    def data(self) -> State | None:
-        """What a source starts from; None for other modules."""
-        if self.bench.ports("in", "forward"):
+    def source_state(self) -> State | None:
+        """The initial state of a source; None for other modules."""
+        if self.harness.ports("in", "forward"):
             return None
-        return self.initial_state(self.own_sizes, _generator())
+        return self.initial_state(self.forward_sizes, _make_generator())
 
     @property
-    def own_sizes(self) -> dict[str, Size]:
-        """The sizes of messages from below, by letter."""
-        return {**SIZES, **self.sizes, "N": self.rows}
+    def forward_sizes(self) -> dict[str, Size]:
+        """The size of each dimension letter in messages from below."""
+        return {**DEFAULT_SIZES, **self.sizes, "N": self.rows}
 
-    def letters(self, ports: Sequence[Port], sizes: Sizes) -> Letters:
-        """Return messages of these sizes; the same ones whenever they are asked for."""
-        return self.inbox(ports, sizes, _generator())
+    def make_messages(self, ports: Sequence[Port], sizes: Sizes) -> PortMessages:
+        """Return messages of the given sizes, equal at every call."""
+        return self.inbox(ports, sizes, _make_generator())
 
-    def resized(self, case: Case, **sizes: Size) -> tuple[Letters, Letters]:
-        """Return the messages of a first and of a later update in other sizes."""
-        first = self.letters(case.ports, {**case.sizes, **sizes})
-        return first, {**first, **self.letters(case.backward, {**case.answered, **sizes})}
+    def resize_messages(self, case: Case, **sizes: Size) -> tuple[PortMessages, PortMessages]:
+        """Return the first and the later messages of a case in other sizes."""
+        first = self.make_messages(case.forward_ports, {**case.forward_sizes, **sizes})
+        return first, {**first, **self.make_messages(case.backward_ports, {**case.backward_sizes, **sizes})}
 
-    def learnt(self, case: Case, updates: int = 2, asked: Asked | None = None, **context: Any) -> Module[Any]:
-        """Return a module after its first updates."""
-        module = self.fresh()
-        for _ in self.updates(module, case.first, case.later, updates, asked, **context):
+    def train_module(self, case: Case, updates: int = 2, setup: CallSetup | None = None, **context: Any) -> Module[Any]:
+        """Return a new module after its first updates."""
+        module = self.new_module()
+        for _ in self.run_updates(module, case.first_messages, case.later_messages, updates, setup, **context):
             pass
         return module
 
-    def updates(
+    def run_updates(
         self,
         module: Module[Any],
-        first: Letters,
-        later: Letters,
+        first: PortMessages,
+        later: PortMessages,
         count: int = 2,
-        asked: Asked | None = None,
+        setup: CallSetup | None = None,
         **context: Any,
-    ) -> Iterator[Answer]:
-        """Let a module learn, round after round, and give each answer."""
+    ) -> Iterator[OutboxCopy]:
+        """Update a module in successive rounds, and yield the result of each."""
         for round in range(1, count + 1):
-            letters = first if round == 1 else later
-            yield self.bench.ask(module, "update", letters, asked, round=round, **context)
+            messages = first if round == 1 else later
+            yield self.harness.call(module, "update", messages, setup, round=round, **context)
 
-    def annotated(self, letters: Letters, **extra: Array | None) -> Letters:
-        """Return the messages with ``lengths`` or ``mask`` beside their arrays."""
-        found = {}
-        for port, arrays in letters.items():
-            kind = self.bench.kind(port)
-            found[port] = of_rows(kind, arrays, **extra) if kind else arrays
-        return found
+    def annotate_rows(self, messages: PortMessages, **extra: Array | None) -> PortMessages:
+        """Return messages with ``lengths`` or ``mask`` added, where their kinds have them."""
+        annotated = {}
+        for port, arrays in messages.items():
+            kind = self.harness.kind(port)
+            annotated[port] = add_row_arrays(kind, arrays, **extra) if kind else arrays
+        return annotated
 
-    def same(self, one: Any, other: Any, what: str) -> None:
-        """Hold two answers or states against each other, bit by bit; `what` says what is wrong if they differ."""
-        one, other = (each.parts() if isinstance(each, Answer) else each for each in (one, other))
-        if said := difference(one, other):
-            self.fail(f"{what}: {said}")
+    def check_equal(self, first: Any, second: Any, failure: str) -> None:
+        """Fail with the sentence `failure` and the first difference unless two results or states are bitwise equal."""
+        first, second = (each.parts() if isinstance(each, OutboxCopy) else each for each in (first, second))
+        if difference := find_difference(first, second):
+            self.fail(f"{failure}: {difference}")
 
     def fail(self, sentence: str) -> NoReturn:
-        """Say what is wrong with the module."""
-        raise AssertionError(f"{self.bench.type}: {sentence}")
+        """Fail the check with a sentence about the module."""
+        raise AssertionError(f"{self.harness.type_name}: {sentence}")
 
     def skip(self, reason: str) -> NoReturn:
-        """Say why a check is none for this module. Test runners know this exception."""
-        raise unittest.SkipTest(f"{self.bench.type}: {reason}")
+        """Skip the check, with the reason why it does not apply, by the exception that test runners know."""
+        raise unittest.SkipTest(f"{self.harness.type_name}: {reason}")
 
-    def _case(self, names: Sequence[str]) -> Case:
-        bench = self.bench
-        ports = tuple(port for port in bench.ports("in", "forward") if port.name in names)
-        sizes = self.own_sizes
-        first = self.letters(ports, sizes)
-        sent = bench.ask(self.fresh(), "update", first, round=1).messages
-        upwards = {port.name for port in bench.ports("out", "forward")}
-        bound: dict[str, Size] = {}
+    def _make_case(self, names: Sequence[str]) -> Case:
+        harness = self.harness
+        forward = tuple(port for port in harness.ports("in", "forward") if port.name in names)
+        sizes = self.forward_sizes
+        first = self.make_messages(forward, sizes)
+        sent = harness.call(self.new_module(), "update", first, round=1).messages
+        upward_names = {port.name for port in harness.ports("out", "forward")}
+        determined: dict[str, Size] = {}
         for (name, _), arrays in sent.items():
-            kind = bench.kind(name)
-            if name in upwards and kind is not None:
-                bound.update(sizes_in(kind, arrays))
-        answered = {**sizes, **bound, "N": self.rows}
-        backward = bench.ports("in", "backward") if ABOVE in bench.graph.modules else ()
-        later = {**first, **self.letters(backward, answered)}
-        return Case(ports, backward, sizes, answered, frozenset(bound) - {"N", "S"}, first, later)
+            kind = harness.kind(name)
+            if name in upward_names and kind is not None:
+                determined.update(get_sizes(kind, arrays))
+        backward_sizes = {**sizes, **determined, "N": self.rows}
+        backward = harness.ports("in", "backward") if ABOVE in harness.graph.modules else ()
+        later = {**first, **self.make_messages(backward, backward_sizes)}
+        return Case(forward, backward, sizes, backward_sizes, frozenset(determined) - {"N", "S"}, first, later)
 
 
-def _generator() -> np.random.Generator:
+def _make_generator() -> np.random.Generator:
     return np.random.default_rng(20)

@@ -1,7 +1,7 @@
-"""The bench that a module under test lies on: it makes modules anew, asks them, and keeps copies of what they say.
+"""The harness of a module under test: creates modules, calls them, and copies their results.
 
-It asks a module more directly than a run does. What it hands over may be written to, and what comes back is not held
-against anything, so that a module which does one thing wrong is found wrong in that one thing.
+It calls a module more directly than a run does: arrays are passed writable and results are not validated, so that a
+module with one error fails the check of that error alone.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from actors.backends.module_host import Call, Host, limited_threads
-from actors.conformance.neighbours import Above, Below
-from actors.conformance.sample_messages import Arrays, Letters
+from actors.backends.module_host import ModuleHost
+from actors.backends.thread_limits import limited_threads
+from actors.conformance.neighbours import LowerNeighbour, UpperNeighbour
+from actors.conformance.sample_messages import Arrays, PortMessages
+from actors.coordination.backend import ModuleCall
 from actors.errors import MessageError, ModuleError
 from actors.graph.graph import Graph
-from actors.graph.registry import find, make
+from actors.graph.registry import find, make_module
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec
 from actors.messaging.codec import as_wire, describe, pack_header
@@ -32,303 +34,322 @@ from actors.types import Array, State
 
 MODULE, BELOW, ABOVE = "module", "below", "above"
 
-_DOING = {"update": "update", "recognize": "recognition", "generate": "generation", "propose": "proposal"}
+_MODE_NOUNS = {"update": "update", "recognize": "recognition", "generate": "generation", "propose": "proposal"}
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a module gave, copied: messages by port and receiver, figures, outputs."""
+class OutboxCopy:
+    """A copy of what a module returned: messages by port and receiver, metrics, and outputs."""
 
     messages: Mapping[tuple[str, str], Arrays]
     metrics: Mapping[str, float]
     outputs: Mapping[str, Array]
-    touched: tuple[str, ...] = ()
-    """The global generators that are not as they were before."""
+    changed_generators: tuple[str, ...] = ()
+    """The global random generators whose state the call changed."""
 
     def parts(self) -> dict[str, Any]:
-        """Return all of it, named as people call it."""
-        sent = {f"{port} to {to}" if to else port: arrays for (port, to), arrays in self.messages.items()}
-        return {"message": sent, "output": self.outputs, "metric": self.metrics}
+        """Return messages, outputs and metrics under the names that failure sentences use."""
+        messages = {f"{port} to {to}" if to else port: arrays for (port, to), arrays in self.messages.items()}
+        return {"message": messages, "output": self.outputs, "metric": self.metrics}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """When, and with what else, a module is asked: the fields of its context, and the world around it.
+class CallSetup:
+    """The conditions of a call: fields of the context, the global random generators, and the access to the arrays.
 
     Parameters
     ----------
     context : mapping
         Fields of :class:`actors.module.Context`.
-    generators : int
-        What the global generators are seeded with.
-    lent : bool
-        Whether the arrays are read-only, and the caller's own, as in a run.
+    global_seed : int
+        The seed of the global random generators.
+    read_only : bool
+        Whether to pass the given arrays themselves, read-only, as in a run; otherwise writable copies.
     """
 
     context: Mapping[str, Any] = field(default_factory=dict)
-    generators: int = 0
-    lent: bool = False
+    global_seed: int = 0
+    read_only: bool = False
 
 
-class Bench:
-    """Makes modules of one type and asks them.
+class ModuleHarness:
+    """Creates modules of one type and calls them.
 
     Parameters
     ----------
-    given : str or type
+    module : str or type
         A module type, or the class.
     parameters : mapping
 
     Raises
     ------
     ModuleError
-        If there is no such type or a parameter is wrong.
+        If the type does not exist or a parameter is not valid.
     """
 
-    def __init__(self, given: str | type[Module[Any]], parameters: Mapping[str, Any]) -> None:
-        self.type = given if isinstance(given, str) else f"{given.__module__}:{given.__qualname__}"
-        self.cls = find(self.type)
+    def __init__(self, module: str | type[Module[Any]], parameters: Mapping[str, Any]) -> None:
+        self.type_name = module if isinstance(module, str) else f"{module.__module__}:{module.__qualname__}"
+        self.cls = find(self.type_name)
         self.parameters = dict(parameters)
-        make(self.type, self.parameters)
-        self.graph = self._connected()
+        make_module(self.type_name, self.parameters)
+        self.graph = self._build_graph()
         self.receivers = self.graph.receivers(MODULE)
 
-    def _connected(self) -> Graph:
-        """Return the module between as many stubs as it has something to do with."""
-        # Another process finds what this one finds: the file of a test that pytest imported, for one.
-        spec = ModuleSpec(MODULE, self.type, self.parameters, code=tuple(path for path in sys.path if path))
+    def _build_graph(self) -> Graph:
+        """Return a graph of the module and of those neighbours that its ports can be connected to."""
+        # The search path goes along so that an actor can import the module too, from a test file for example.
+        spec = ModuleSpec(MODULE, self.type_name, self.parameters, code=tuple(path for path in sys.path if path))
         specs, connections, steps = [spec], [], [Step(MODULE)]
         if self.ports("in", "forward"):
-            specs.append(ModuleSpec(BELOW, f"{Below.__module__}:{Below.__name__}"))
+            specs.append(ModuleSpec(BELOW, _class_path(LowerNeighbour)))
             connections.append(Connection(BELOW, MODULE))
         if self.ports("out", "forward"):
-            specs.append(ModuleSpec(ABOVE, f"{Above.__module__}:{Above.__name__}"))
+            specs.append(ModuleSpec(ABOVE, _class_path(UpperNeighbour)))
             connections.append(Connection(MODULE, ABOVE))
             steps.append(Step(ABOVE))
         return Graph(specs, connections, Schedule(3, tuple(steps)))
 
     def ports(self, direction: str, pass_: Pass) -> tuple[Port, ...]:
-        """Return the ports of one direction on one path."""
+        """Return the ports of one direction and one pass."""
         return tuple(port for port in self.cls.ports if (port.direction, port.pass_) == (direction, pass_))
 
     def kind(self, port: str) -> Kind | None:
-        """Return what `port` speaks; None where there is no such port."""
+        """Return the message kind of a port, or None if there is no such port."""
         return next((KINDS[each.kind] for each in self.cls.ports if each.name == port), None)
 
-    def fresh(self, state: Mapping[str, Any] | None = None) -> Module[Any]:
-        """Return a new module, ready, that has learnt what `state` holds."""
-        made = make(self.type, self.parameters)
-        with self._blamed("preparation"):
-            made.prepare("cpu", 1)
+    def new_module(self, state: Mapping[str, Any] | None = None) -> Module[Any]:
+        """Return a new, prepared module, with `state` loaded if one is given."""
+        module = make_module(self.type_name, self.parameters)
+        with self._report_exceptions("preparation"):
+            module.prepare("cpu", 1)
         if state is not None:
-            self.load(made, state)
-        return made
+            self.load_state(module, state)
+        return module
 
-    def load(self, module: Module[Any], state: Mapping[str, Any]) -> None:
-        """Give a module a state as it comes in a run: read-only."""
-        given = {name: _locked(value) if isinstance(value, np.ndarray) else value for name, value in state.items()}
-        with self._blamed("load_state"):
+    def load_state(self, module: Module[Any], state: Mapping[str, Any]) -> None:
+        """Load a state into a module, with read-only arrays as in a run."""
+        given = {name: _read_only(value) if isinstance(value, np.ndarray) else value for name, value in state.items()}
+        with self._report_exceptions("load_state"):
             module.load_state(given)
 
     def state(self, module: Module[Any]) -> State:
         """Return a copy of a module's state."""
-        with self._blamed("state"):
+        with self._report_exceptions("state"):
             return copy.deepcopy(module.state())
 
-    def ask(
-        self, module: Module[Any], mode: Mode, letters: Letters, asked: Asked | None = None, **context: Any
-    ) -> Answer:
-        """Ask a module that has no reason to refuse.
+    def call(
+        self, module: Module[Any], mode: Mode, messages: PortMessages, setup: CallSetup | None = None, **context: Any
+    ) -> OutboxCopy:
+        """Call a module that has no reason to refuse its messages.
 
         Parameters
         ----------
         module : Module
         mode : Mode
-        letters : dict of str to dict
-            By port.
-        asked : Asked, optional
+        messages : dict of str to dict
+            The arrays of the message on each port.
+        setup : CallSetup, optional
         **context
             Further fields of the context.
 
         Raises
         ------
         AssertionError
-            If it raises anything; says what.
+            If the module raises an exception, which is named.
         """
-        answer = self.attempt(module, mode, letters, asked, **context)
-        if isinstance(answer, Answer):
-            return answer
-        raise AssertionError(f"{self.type}: {_DOING[mode]} refuses {_listed(letters)}: {answer}") from answer
+        result = self.try_call(module, mode, messages, setup, **context)
+        if isinstance(result, OutboxCopy):
+            return result
+        failure = f"{self.type_name}: {_MODE_NOUNS[mode]} refuses {_describe_inputs(messages)}: {result}"
+        raise AssertionError(failure) from result
 
-    def attempt(
-        self, module: Module[Any], mode: Mode, letters: Letters, asked: Asked | None = None, **context: Any
-    ) -> Answer | Exception:
-        """Ask a module; return its answer, or what it says to refuse.
+    def try_call(
+        self, module: Module[Any], mode: Mode, messages: PortMessages, setup: CallSetup | None = None, **context: Any
+    ) -> OutboxCopy | Exception:
+        """Call a module; return its result, or the ModuleError or MessageError with which it refuses its messages.
 
         Raises
         ------
         AssertionError
-            If it raises what is neither a ModuleError nor a MessageError; says what.
+            If the module raises any other exception, which is named.
         """
-        asked = asked or Asked()
-        inbox = Inbox([self._letter(port, arrays, asked.lent) for port, arrays in letters.items()])
-        known = {"module": MODULE, "run": "conformance", "receivers": self.receivers}
-        when = Context(**{**known, **asked.context, **context})
-        with _pinned(asked.generators) as touched:
+        setup = setup or CallSetup()
+        inbox = Inbox([self._make_message(port, arrays, setup.read_only) for port, arrays in messages.items()])
+        defaults = {"module": MODULE, "run": "conformance", "receivers": self.receivers}
+        call_context = Context(**{**defaults, **setup.context, **context})
+        noun = _MODE_NOUNS[mode]
+        with _seeded_global_generators(setup.global_seed) as changed_generators:
             try:
                 with (
-                    self._blamed(f"{_DOING[mode]} with {_listed(letters)}", may_refuse=True),
+                    self._report_exceptions(f"{noun} with {_describe_inputs(messages)}", may_refuse=True),
                     limited_threads(1),
                     np.errstate(over="ignore", invalid="ignore", divide="ignore"),
                 ):
-                    outbox = getattr(module, mode)(inbox, when)
+                    outbox = getattr(module, mode)(inbox, call_context)
             except (ModuleError, MessageError) as error:
                 return error
         if not isinstance(outbox, Outbox):
-            raise AssertionError(f"{self.type}: {_DOING[mode]} returned {type(outbox).__name__}, expected an Outbox")
-        with self._blamed(_DOING[mode]):
+            raise AssertionError(f"{self.type_name}: {noun} returned {type(outbox).__name__}, expected an Outbox")
+        with self._report_exceptions(noun):
             sent = {
                 (outgoing.port, outgoing.receiver): {name: np.array(array) for name, array in outgoing.arrays.items()}
                 for outgoing in outbox.messages
             }
             outputs = {name: np.array(array) for name, array in outbox.outputs.items()}
-        return Answer(sent, dict(outbox.metrics), outputs, tuple(touched))
+        return OutboxCopy(sent, dict(outbox.metrics), outputs, tuple(changed_generators))
 
-    def host(self, state: Mapping[str, Any] | None = None) -> LenientHost:
-        """Return a host of a new module, as a run has it."""
-        made = LenientHost(self.graph.modules[MODULE], self.graph.slots(MODULE))
-        with self._blamed("preparation"):
-            made.prepare("cpu")
+    def new_host(self, state: Mapping[str, Any] | None = None) -> UncheckedHost:
+        """Return a new module in a host, as in a run, with `state` loaded if one is given."""
+        host = UncheckedHost(self.graph.modules[MODULE], self.graph.slots(MODULE))
+        with self._report_exceptions("preparation"):
+            host.prepare("cpu")
         if state is not None:
-            self.load(made.module, state)
-        return made
+            self.load_state(host.module, state)
+        return host
 
-    def call(self, letters: Letters, **fields: Any) -> tuple[Call, Sequence[Arrays]]:
-        """Return a coordinator's call, and the arrays that lie beside it."""
-        sent = [self._letter(port, arrays, lent=True) for port, arrays in letters.items()]
-        when = {"seed": 0, "round": 1, "step": 0, "sequence": 1, **fields}
-        heads = tuple(pack_header(letter.header) for letter in sent)
-        return Call("conformance", receivers=self.receivers, headers=heads, **when), [dict(m.arrays) for m in sent]
+    def make_call(self, mode: Mode, messages: PortMessages, **fields: Any) -> tuple[ModuleCall, Sequence[Arrays]]:
+        """Return a call as the coordinator makes it, and the arrays of its messages."""
+        sent = [self._make_message(port, arrays, read_only=True) for port, arrays in messages.items()]
+        call_fields = {"seed": 0, "round": 1, "step": 0, "sequence": 1, **fields}
+        headers = tuple(pack_header(message.header) for message in sent)
+        call = ModuleCall(
+            mode, "conformance", receivers=self.receivers, headers=headers, ports=tuple(messages), **call_fields
+        )
+        return call, [dict(message.arrays) for message in sent]
 
-    def _letter(self, port: str, given: Arrays, lent: bool) -> Message:
-        arrays = {name: _locked(as_wire(array)) if lent else np.array(array) for name, array in given.items()}
-        spoken = next(each for each in self.cls.ports if each.name == port)
-        sender = BELOW if spoken.pass_ == "forward" else ABOVE
-        return Message(Header(spoken.kind, sender, port, MODULE, "conformance", arrays=describe(arrays)), arrays)
+    def _make_message(self, port: str, given: Arrays, read_only: bool) -> Message:
+        arrays = {name: _read_only(as_wire(array)) if read_only else np.array(array) for name, array in given.items()}
+        declared = next(each for each in self.cls.ports if each.name == port)
+        sender = BELOW if declared.pass_ == "forward" else ABOVE
+        return Message(Header(declared.kind, sender, port, MODULE, "conformance", arrays=describe(arrays)), arrays)
 
     @contextmanager
-    def _blamed(self, doing: str, *, may_refuse: bool = False) -> Iterator[None]:
-        """Say of whatever a module raises that it did; unless it may refuse, and does so as the contract has it."""
+    def _report_exceptions(self, action: str, *, may_refuse: bool = False) -> Iterator[None]:
+        """Turn an exception of the module into a failure of the check, except the errors with which it may refuse."""
         try:
             yield
         except Exception as error:
             if may_refuse and isinstance(error, ModuleError | MessageError):
                 raise
-            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            expected = (
-                "expected is an answer, or a ModuleError that says what is wrong" if may_refuse else "not expected"
-            )
-            raise AssertionError(f"{self.type}: {doing} raised {said}; {expected}") from error
+            raised = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            expected = "a result, or a ModuleError with the reason" if may_refuse else "no exception"
+            raise AssertionError(f"{self.type_name}: {action} raised {raised}; expected {expected}") from error
 
 
-class LenientHost(Host):
-    """A host whose module may write into what it is given."""
+class UncheckedHost(ModuleHost):
+    """A host that passes writable arrays to its module."""
 
-    def _open(self, head: bytes, body: Mapping[str, Array]) -> Message:
-        message = super()._open(head, body)
+    def _unpack_input(self, packed_header: bytes, port: str, arrays: Mapping[str, Array]) -> Message:
+        message = super()._unpack_input(packed_header, port, arrays)
         return Message(message.header, {name: np.array(array) for name, array in message.arrays.items()})
 
 
-def reporting(told: list[tuple[int, int]]) -> Report:
-    """Return a reporter that notes how far an update says that it is."""
-    return lambda done, total, _metrics: told.append((done, total))
+def record_progress(reports: list[tuple[int, int]]) -> Report:
+    """Return a reporter that appends each progress report of an update, (done, total), to a list."""
+    return lambda done, total, _metrics: reports.append((done, total))
 
 
-def difference(one: Any, other: Any, where: str = "") -> str | None:
-    """Say where two states, answers or arrays are not the same to the bit, or None.
+def find_difference(first: Any, second: Any, where: str = "") -> str | None:
+    """Return a description of the first bitwise difference between two states, results or arrays, or None.
 
     Parameters
     ----------
-    one, other : mapping, array or scalar
+    first, second : mapping, array or scalar
     where : str
-        What they are, for people.
+        The name of the compared values in the description.
 
     Returns
     -------
     str or None
-        The first place, and what is there in each.
+        The position of the difference, and both values there.
     """
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for name in {**one, **other}:
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        for name in {**first, **second}:
             inner = f"{where} {name!r}" if where else str(name)
-            if name not in one or name not in other:
-                return f"{inner} is {'missing' if name not in other else 'there'} the second time"
-            if said := difference(one[name], other[name], inner):
-                return said
+            if name not in first or name not in second:
+                return f"{inner} is missing the {'first' if name not in first else 'second'} time"
+            if difference := find_difference(first[name], second[name], inner):
+                return difference
         return None
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return _array_difference(one, other, where)
-    one, other = (value.item() if isinstance(value, np.generic) else value for value in (one, other))
-    same = type(one) is type(other) and repr(one) == repr(other)
-    return None if same else f"{where} is {one!r} once and {other!r} the second time"
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return _find_array_difference(first, second, where)
+    first, second = (value.item() if isinstance(value, np.generic) else value for value in (first, second))
+    same = type(first) is type(second) and repr(first) == repr(second)
+    return None if same else f"{where} is {_both(repr(first), repr(second))}"
 
 
-def _array_difference(one: Array, other: Array, where: str) -> str | None:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return f"{where} is {one.dtype} {one.shape} once and {other.dtype} {other.shape} the second time"
-    if one.tobytes() == other.tobytes():
+def _find_array_difference(first: Array, second: Array, where: str) -> str | None:
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return f"{where} is {_both(*(f'{array.dtype} {array.shape}' for array in (first, second)))}"
+    if first.tobytes() == second.tobytes():
         return None
-    differs = np.atleast_1d((one != other) & ~((one != one) & (other != other)))
-    at = tuple(int(i) for i in np.unravel_index(int(differs.argmax()), differs.shape))
-    first, second = (np.atleast_1d(array)[at].item() for array in (one, other))
-    values = f"{first!r} once and {second!r} the second time"
-    return f"{where} is {values} at {at} ({int(differs.sum())} of {one.size} differ)"
+    differs = np.atleast_1d((first != second) & ~((first != first) & (second != second)))
+    index = tuple(int(i) for i in np.unravel_index(int(differs.argmax()), differs.shape))
+    values = _both(*(repr(np.atleast_1d(array)[index].item()) for array in (first, second)))
+    return f"{where} is {values} at {index} ({int(differs.sum())} of {first.size} differ)"
+
+
+def _both(first: str, second: str) -> str:
+    return f"{first} the first time and {second} the second time"
 
 
 @contextmanager
-def _pinned(seed: int) -> Iterator[list[str]]:
-    """Seed the global generators for as long as the block lasts; give a list of those that it touched."""
-    generators = _global_generators()
-    before = {name: take() for name, (take, _, _) in generators.items()}
-    touched: list[str] = []
+def _seeded_global_generators(seed: int) -> Iterator[list[str]]:
+    """Seed the global random generators within the context; yield a list that then names those which it changed."""
+    generators = _get_global_generators()
+    saved = {name: generator.get_state() for name, generator in generators.items()}
+    changed: list[str] = []
     try:
-        for _, _, sow in generators.values():
-            sow(seed)
-        sown = {name: take() for name, (take, _, _) in generators.items()}
-        yield touched
-        touched += [name for name, (take, _, _) in generators.items() if take() != sown[name]]
+        for generator in generators.values():
+            generator.seed(seed)
+        seeded = {name: generator.get_state() for name, generator in generators.items()}
+        yield changed
+        changed += [name for name, generator in generators.items() if generator.get_state() != seeded[name]]
     finally:
-        for name, (_, put, _) in generators.items():
-            put(before[name])
+        for name, generator in generators.items():
+            generator.set_state(saved[name])
 
 
-def _global_generators() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[int], Any]]]:
-    """Return for each of the process's own generators how its state is taken, put back, and made from a seed."""
-    found: dict[str, Any] = {
-        "random": (random.getstate, random.setstate, random.seed),
-        "numpy.random": (_numpy_state, np.random.set_state, np.random.seed),
+class _GlobalGenerator(NamedTuple):
+    """The functions of a random generator that belongs to the process."""
+
+    get_state: Callable[[], Any]
+    set_state: Callable[[Any], object]
+    seed: Callable[[int], object]
+
+
+def _get_global_generators() -> dict[str, _GlobalGenerator]:
+    generators = {
+        "random": _GlobalGenerator(random.getstate, random.setstate, random.seed),
+        "numpy.random": _GlobalGenerator(_numpy_state, np.random.set_state, np.random.seed),
     }
     torch: Any = sys.modules.get("torch")
-    own = getattr(torch, "default_generator", None)  # none while torch is being imported
-    if own is not None:  # of the CPU; torch.manual_seed would note the seed for devices that are not there, every time
+    default = getattr(torch, "default_generator", None)  # None while torch is being imported
+    if default is not None:  # the CPU's; torch.manual_seed would also queue a seed for absent devices at every call
 
-        def put(data: bytes) -> None:
-            own.set_state(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        def set_state(data: bytes) -> None:
+            default.set_state(torch.frombuffer(bytearray(data), dtype=torch.uint8))
 
-        found["torch"] = (lambda: own.get_state().numpy().tobytes(), put, own.manual_seed)
-    return found
+        generators["torch"] = _GlobalGenerator(
+            lambda: default.get_state().numpy().tobytes(), set_state, default.manual_seed
+        )
+    return generators
 
 
 def _numpy_state() -> Any:
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (it is watched, not used)
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (it is compared, not drawn from)
     return (kind, np.asarray(keys).tolist(), *rest)
 
 
-def _locked(array: Array) -> Array:
+def _read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def _listed(letters: Letters) -> str:
-    return f"messages on {' and '.join(letters)}" if letters else "no message"
+def _class_path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__name__}"
+
+
+def _describe_inputs(messages: PortMessages) -> str:
+    return f"messages on {' and '.join(messages)}" if messages else "no message"

@@ -1,4 +1,4 @@
-"""The check that needs Ray: a module whose process is killed ends with the same bits as one that nobody killed."""
+"""Runs on Ray in which the process of a module is killed, compared with undisturbed runs in one process."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import ray
 
-from actors.backends.fault_injection import Fault, Injector
-from actors.backends.in_process import InProcess
-from actors.backends.module_host import Call
-from actors.backends.ray.backend import RayTransport
-from actors.coordination.backend import Ref, Result, Task, Transport
+from actors.backends.fault_injection import Fault, FaultyHost, Injector
+from actors.backends.in_process import InProcessBackend
+from actors.backends.ray.backend import RayBackend, RayTask
+from actors.coordination.backend import Backend, ModuleCall, Ref, ResultRef, Task
 from actors.coordination.coordinator import Coordinator
-from actors.coordination.recovery import Recovery
+from actors.coordination.events import ModulePlaced
+from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.graph import Graph
-from actors.module import Mode
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import SaveRequest
 from actors.types import State
 
-_RECOVERY = Recovery(tries=5, timeout=300.0, wait=120.0)
+T = TypeVar("T")
+
+_RECOVERY = RecoveryPolicy(tries=5, timeout=300.0, wait=120.0)
 
 
-def difference_by_deaths(
+def find_difference_after_deaths(
     graph: Graph, module: str, states: Mapping[str, State], root: Path, deaths: Sequence[str]
 ) -> str | None:
-    """Run a model in this process, and again with one module in an actor whose process dies; say what differs.
+    """Run a model in this process and with one module in an actor that is killed, and return where the results differ.
 
     Parameters
     ----------
     graph : Graph
     module : str
-        Whose process dies.
+        The module whose process is killed.
     states : mapping of str to dict
-        What modules start from.
+        Initial states of the modules.
     root : Path
         An empty directory.
     deaths : sequence of str
@@ -49,43 +51,49 @@ def difference_by_deaths(
     Returns
     -------
     str or None
-        In which round which of the module's files differ, or None.
+        The files of the module that differ and the round of their commit, or None.
 
     Raises
     ------
     ModuleFailedError
-        If the module cannot be run on Ray.
+        If the module fails on Ray.
+    AssertionError
+        If the process did not die as often as requested.
     """
-    expected = _learn(graph, InProcess(), states, root / "undisturbed")
-    marks = root / "deaths"
-    marks.mkdir()
-    injector = Injector(tuple(Fault.parse(f"{module}:{death}") for death in deaths), str(marks))
+    expected = _run_rounds(graph, InProcessBackend(), states, root / "undisturbed")
+    death_records = root / "deaths"
+    death_records.mkdir()
+    injector = Injector(tuple(Fault.parse(f"{module}:{death}") for death in deaths), str(death_records))
     with local_ray():
         namespace = f"serket-conformance-{os.getpid()}-{root.name}"
-        transport = _OneActor(module, RayTransport(namespace, recovery=_RECOVERY, injector=injector))
+        remote = RayBackend(namespace, recovery=_RECOVERY, make_host=partial(FaultyHost, injector=injector))
+        backend = _OneActorBackend(module, remote)
         try:
-            found = _learn(graph, transport, states, root / "disturbed")
+            disturbed = _run_rounds(graph, backend, states, root / "disturbed")
         finally:
-            transport.stop()
-    happened = sorted(mark.name for mark in marks.iterdir())
+            backend.stop()
+    happened = sorted(path.name for path in death_records.iterdir())
     if len(happened) != len(deaths):
-        raise AssertionError(f"the process should have died {len(deaths)} times ({', '.join(deaths)}): {happened}")
+        raise AssertionError(
+            f"the process died {len(happened)} times ({happened}), expected {len(deaths)} times ({', '.join(deaths)})"
+        )
     for name in expected.names():
-        records = [run.manifest(name).modules.get(module) for run in (expected, found)]
+        records = [run.manifest(name).modules.get(module) for run in (expected, disturbed)]
         one, other = ({} if record is None else record.files for record in records)
         differs = [label for label in one if label not in other or one[label].digest != other[label].digest]
         if differs:
-            return f"{' and '.join(differs)} of {name} differ where its process died ({', '.join(deaths)})"
+            verb = "differs" if len(differs) == 1 else "differ"
+            return f"{' and '.join(differs)} of {name} {verb} after its process died ({', '.join(deaths)})"
     return None
 
 
 @contextmanager
 def local_ray() -> Iterator[None]:
-    """Start Ray on this machine for as long as the context lasts; one that this process is in already stays."""
+    """Run a local Ray cluster while the context lasts, unless this process is already connected to one."""
     if ray.is_initialized():
         yield
         return
-    # Ray says on this process's standard output that a process died, which here is what was meant to be.
+    # Ray prints on standard output that a worker died, which is intended here.
     with redirect_stdout(io.StringIO()):
         try:
             quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
@@ -95,80 +103,77 @@ def local_ray() -> Iterator[None]:
             ray.shutdown()
 
 
-def _learn(graph: Graph, transport: Transport, states: Mapping[str, State], root: Path) -> Checkpoints:
+def _run_rounds(graph: Graph, backend: Backend, states: Mapping[str, State], root: Path) -> Checkpoints:
     checkpoints = Checkpoints(root)
-    coordinator = Coordinator(graph, transport, run="conformance", checkpoints=checkpoints, recovery=_RECOVERY)
-    coordinator.start(states)
+    coordinator = Coordinator(graph, backend, run="conformance", checkpoints=checkpoints, recovery=_RECOVERY)
+    coordinator.start({name: Ref(state) for name, state in states.items()})
     coordinator.run_rounds()
     return checkpoints
 
 
-class _OneActor(InProcess):
-    """Reaches one module through an actor, and its neighbours, which nobody kills, in this process.
+class _OneActorBackend(InProcessBackend):
+    """Runs one module in an actor, and its neighbours, which are not killed, in this process.
 
     Parameters
     ----------
     module : str
-        The one.
-    remote : RayTransport
-        How it is reached.
+        The module with an actor.
+    remote : RayBackend
+        The backend of the actor.
     """
 
-    def __init__(self, module: str, remote: RayTransport) -> None:
+    def __init__(self, module: str, remote: RayBackend) -> None:
         super().__init__()
         self._module, self._remote = module, remote
 
-    def start(self, graph: Graph) -> list[dict[str, Any]]:
-        """Make the actor, and the neighbours."""
+    def start(self, graph: Graph) -> list[ModulePlaced]:
+        """Start the actor and the neighbours."""
         alone = copy.copy(graph)
         alone.modules = {self._module: graph.modules[self._module]}
         self._modules = [name for name in graph.modules if name != self._module]
         return [*self._remote.start(alone), *super().start(graph)]
 
-    def ready(self, module: str) -> str:
-        """Prepare `module`."""
-        return self._remote.ready(module) if module == self._module else super().ready(module)
+    def await_prepared(self, module: str) -> str:
+        """Wait until `module` is prepared."""
+        return self._remote.await_prepared(module) if module == self._module else super().await_prepared(module)
 
-    def load(self, module: str, state: Ref | None) -> None:
-        """Give `module` a state."""
+    def load_state(self, module: str, state: Ref | None) -> None:
+        """Load a state into `module`."""
         if module == self._module:
-            self._remote.load(module, state)
+            self._remote.load_state(module, state)
         else:
-            super().load(module, state)
+            super().load_state(module, state)
 
-    def revive(self, module: str) -> dict[str, Any]:
-        """Wait for another process of the one."""
-        return self._remote.revive(module)
+    def restart(self, module: str) -> ModulePlaced:
+        """Wait for a new process of the module."""
+        return self._remote.restart(module)
 
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
-        """Ask `module`."""
+    def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
+        """Submit a call to `module`."""
         if module == self._module:
-            return self._remote.submit(module, call, arrays, mode)
-        return super().submit(module, call, [_here(reference) for reference in arrays], mode)
+            return self._remote.submit(module, call, arrays)
+        return super().submit(module, call, [_local(reference) for reference in arrays])
 
-    def collect(self, module: str, task: Task) -> Result:
-        """Wait for what it answers."""
-        return self._remote.collect(module, task) if module == self._module else super().collect(module, task)
-
-    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
-        """Have the objects of `module` written."""
+    def submit_save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task[Mapping[str, FileRecord]]:
+        """Submit the saving of objects of `module`."""
         if module == self._module:
-            return (self._remote.save(module, request, objects),)
-        return super().save(module, request, objects)
+            return self._remote.submit_save(module, request, objects)
+        return super().submit_save(module, request, objects)
 
-    def saved(self, task: Task) -> Mapping[str, FileRecord]:
-        """Wait for what :meth:`save` asked for."""
-        return self._remote.saved(task[0]) if isinstance(task, tuple) else super().saved(task)
+    def collect(self, task: Task[T]) -> T:
+        """Wait for the result of a task."""
+        return self._remote.collect(task) if isinstance(task, RayTask) else super().collect(task)
 
-    def last_words(self, module: str) -> str:
+    def crash_traceback(self, module: str) -> str:
         """Return the traceback that the last process of `module` left."""
-        return self._remote.last_words(module)
+        return self._remote.crash_traceback(module)
 
     def stop(self) -> None:
-        """End the actor, and forget the neighbours."""
+        """Stop the actor and the neighbours."""
         self._remote.stop()
         super().stop()
 
 
-def _here(reference: Ref) -> Any:
-    return ray.get(reference) if isinstance(reference, ray.ObjectRef) else reference
+def _local(reference: Ref) -> Ref:
+    """Return a reference to the object itself, fetched from the object store of Ray if it is there."""
+    return Ref(ray.get(reference)) if isinstance(reference, ray.ObjectRef) else reference

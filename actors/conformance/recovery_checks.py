@@ -5,41 +5,46 @@ from __future__ import annotations
 import pathlib
 import tempfile
 
-from actors.conformance.base import Checks
+from actors.conformance.base import BaseChecks
 from actors.conformance.harness import ABOVE, BELOW, MODULE
-from actors.conformance.neighbours import saying
-from actors.conformance.sample_messages import Arrays, Letters
+from actors.conformance.neighbours import make_neighbour_state
+from actors.conformance.sample_messages import Arrays, PortMessages
 from actors.errors import ModuleFailedError
 from actors.module import Pass
 from actors.types import State
 
 
-class DeathChecks(Checks):
-    """What a module must bear as an actor."""
+class RecoveryChecks(BaseChecks):
+    """Checks of a module that runs as an actor whose process is killed."""
 
     def test_it_survives_the_death_of_its_process(self) -> None:
-        """Killed in an update and before one, under Ray, it ends with the bits of a run in which nothing dies."""
+        """Killed during an update and before one, on Ray, it has the state and outputs of an undisturbed run."""
         if not self.under_ray:
             self.skip("not run on Ray")
-        from actors.conformance.ray_runs import difference_by_deaths
+        from actors.conformance.ray_runs import find_difference_after_deaths
 
         case = self.cases[-1]
-        states = {**self._heard(BELOW, case.first), **self._heard(ABOVE, case.later)}
-        if self.data is not None:
-            states[MODULE] = self.data
+        states = {
+            **self._neighbour_state(BELOW, case.first_messages),
+            **self._neighbour_state(ABOVE, case.later_messages),
+        }
+        if self.source_state is not None:
+            states[MODULE] = self.source_state
         with tempfile.TemporaryDirectory() as root:
             try:
-                said = difference_by_deaths(self.bench.graph, MODULE, states, pathlib.Path(root), self.deaths)
+                difference = find_difference_after_deaths(
+                    self.harness.graph, MODULE, states, pathlib.Path(root), self.deaths
+                )
             except ModuleFailedError as error:
-                raise AssertionError(f"{self.bench.type}: under Ray: {error}") from error
-        if said:
-            self.fail(f"{said}: something that it learnt lies outside its state")
+                raise AssertionError(f"{self.harness.type_name}: on Ray: {error}") from error
+        if difference:
+            self.fail(f"{difference}; something that it learnt is not in its state")
 
-    def _heard(self, stub: str, letters: Letters) -> dict[str, State]:
-        """Return the state of a stub that says what is to come from its side, if it is there; of one kind one thing."""
-        pass_: Pass = "forward" if stub == BELOW else "backward"
-        said: dict[str, Arrays] = {}
-        for port in self.bench.ports("in", pass_):
-            if port.name in letters:
-                said.setdefault(port.kind, letters[port.name])
-        return {stub: saying(said)} if stub in self.bench.graph.modules else {}
+    def _neighbour_state(self, neighbour: str, messages: PortMessages) -> dict[str, State]:
+        """Return the state with which a neighbour, if there is one, sends its part of `messages`: one of each kind."""
+        pass_: Pass = "forward" if neighbour == BELOW else "backward"
+        by_kind: dict[str, Arrays] = {}
+        for port in self.harness.ports("in", pass_):
+            if port.name in messages:
+                by_kind.setdefault(port.kind, messages[port.name])
+        return {neighbour: make_neighbour_state(by_kind)} if neighbour in self.harness.graph.modules else {}

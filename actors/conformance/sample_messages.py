@@ -1,4 +1,4 @@
-"""Messages made up for a module under test: valid for the kind of its port, and otherwise without meaning."""
+"""Sample messages for a module under test: valid for the kinds of its ports, with random values."""
 
 from __future__ import annotations
 
@@ -12,86 +12,89 @@ from actors.types import Array, BoolArray
 
 Size: TypeAlias = int | tuple[int, ...]
 Sizes: TypeAlias = Mapping[str, Size]
-"""By letter of a dimension; that of ``...`` may be a tuple."""
+"""Size of each dimension letter; that of ``...`` may be a tuple."""
 Arrays: TypeAlias = dict[str, Array]
-Letters: TypeAlias = dict[str, Arrays]
-"""The arrays of one message a port."""
+PortMessages: TypeAlias = dict[str, Arrays]
+"""The arrays of one message for each port."""
 
-SIZES: dict[str, Size] = {"K": 4, "D": 3, "...": 5}
-OTHER_SIZE = 3
-"""Of a letter of which nothing else is known."""
+DEFAULT_SIZES: dict[str, Size] = {"K": 4, "D": 3, "...": 5}
+FALLBACK_SIZE = 3
+"""Size of a dimension letter that has no other size."""
 
 
 def make_arrays(kind: Kind, sizes: Sizes, generator: np.random.Generator) -> Arrays:
-    """Return the arrays that a message of `kind` cannot do without.
+    """Return random values for the required arrays of a message kind.
 
     Parameters
     ----------
     kind : Kind
     sizes : mapping of str to int or tuple of int
-        ``N``, the rows, among them; a letter that is missing has :data:`OTHER_SIZE`.
+        Size of each dimension letter, including ``N``, the number of rows; a letter that is missing has
+        :data:`FALLBACK_SIZE`.
     generator : numpy.random.Generator
 
     Returns
     -------
     dict of str to ndarray
-        ``real`` float32, uniform in [0, 1]; the rest float64: rows of distributions drawn from a flat Dirichlet,
-        ``log`` normal, ``counts`` from a Poisson distribution.
+        ``real``: float32, uniform in [0, 1). All others are float64: ``distribution`` and ``log_distribution`` from a
+        flat Dirichlet distribution, ``log`` from a standard normal, ``counts`` from a Poisson distribution of mean 2.
     """
-    return {spec.name: _drawn(spec, shape_of(spec, sizes), generator) for spec in kind.arrays if not spec.optional}
+    specs = [spec for spec in kind.arrays if not spec.optional]
+    return {spec.name: _draw_array(spec, get_shape(spec, sizes), generator) for spec in specs}
 
 
-def shape_of(spec: ArraySpec, sizes: Sizes) -> tuple[int, ...]:
-    """Return the shape of an array of these sizes."""
-    given = [sizes.get(letter, OTHER_SIZE) for letter in spec.dims]
+def get_shape(spec: ArraySpec, sizes: Sizes) -> tuple[int, ...]:
+    """Return the shape of an array for given sizes of its dimension letters."""
+    given = [sizes.get(letter, FALLBACK_SIZE) for letter in spec.dims]
     return tuple(length for size in given for length in ((size,) if isinstance(size, int) else size))
 
 
-def sizes_in(kind: Kind, arrays: Mapping[str, Array]) -> dict[str, Size]:
-    """Return the sizes that a message has, by letter."""
-    found: dict[str, Size] = {}
+def get_sizes(kind: Kind, arrays: Mapping[str, Array]) -> dict[str, Size]:
+    """Return the sizes of the dimension letters in a message."""
+    sizes: dict[str, Size] = {}
     for spec in kind.arrays:
         if spec.name not in arrays:
             continue
         shape = np.shape(arrays[spec.name])
-        for place, letter in enumerate(spec.dims):
-            found[letter] = tuple(shape[place:]) if letter == "..." else shape[place]
-    return found
+        for axis, letter in enumerate(spec.dims):
+            sizes[letter] = tuple(shape[axis:]) if letter == "..." else shape[axis]
+    return sizes
 
 
-def one_more(size: Size) -> Size:
-    """Return the next larger size."""
+def increment_size(size: Size) -> Size:
+    """Return the next larger size; of several dimensions, enlarge the first."""
     if isinstance(size, int):
         return size + 1
     return (size[0] + 1, *size[1:]) if size else (2,)
 
 
-def of_rows(kind: Kind, arrays: Arrays, **extra: Array | None) -> Arrays:
-    """Return the message with ``lengths`` or ``mask`` beside its arrays, where its kind has them."""
+def add_row_arrays(kind: Kind, arrays: Arrays, **extra: Array | None) -> Arrays:
+    """Return the arrays of a message with ``lengths`` or ``mask`` added, where its kind has them."""
     return {**arrays, **{name: array for name, array in extra.items() if array is not None and kind.spec(name)}}
 
 
-def refilled(kind: Kind, arrays: Arrays, mask: BoolArray, generator: np.random.Generator) -> Arrays:
-    """Return the message with other values, and far larger ones, in the rows that are masked."""
-    filled = dict(arrays)
+def replace_masked_rows(kind: Kind, arrays: Arrays, mask: BoolArray, generator: np.random.Generator) -> Arrays:
+    """Return the arrays of a message with other, much larger values in the masked rows."""
+    replaced = dict(arrays)
     for spec in kind.arrays:
         if spec.name not in arrays or spec.dims[0] != "N" or spec.semantics in ("lengths", "mask"):
             continue
-        array = filled[spec.name] = np.array(arrays[spec.name])
+        array = replaced[spec.name] = np.array(arrays[spec.name])
         shape = array[mask].shape
         if spec.semantics in ("real", "log"):
             array[mask] = 30.0 * generator.normal(size=shape)
         else:
-            array[mask] = _drawn(spec, shape, generator)
-    return filled
+            array[mask] = _draw_array(spec, shape, generator)
+    return replaced
 
 
-def split(rows: int, parts: int = 3) -> Array:
-    """Return lengths of `parts` sequences (or as many as there are rows) that have `rows` rows together."""
-    return np.array([len(part) for part in np.array_split(np.arange(rows), min(parts, rows))], dtype=np.int64)
+def make_lengths(rows: int, sequences: int = 3) -> Array:
+    """Return lengths of `sequences` sequences (at most one for each row) that sum to `rows`, int64."""
+    parts = np.array_split(np.arange(rows), min(sequences, rows))
+    return np.array([len(part) for part in parts], dtype=np.int64)
 
 
-def _drawn(spec: ArraySpec, shape: Sequence[int], generator: np.random.Generator) -> Array:
+def _draw_array(spec: ArraySpec, shape: Sequence[int], generator: np.random.Generator) -> Array:
     if spec.semantics == "log":
         return generator.normal(size=shape)
     if spec.semantics in ("distribution", "log_distribution"):

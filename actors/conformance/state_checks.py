@@ -1,4 +1,4 @@
-"""Checks of what a module keeps: its state, where its randomness comes from, and that answering changes nothing."""
+"""Checks of a module's state: saving, loading, random draws, and modes that must not change it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from actors.conformance.base import Case, Checks
-from actors.conformance.harness import MODULE, Answer, Asked, reporting
+from actors.conformance.base import BaseChecks, Case
+from actors.conformance.harness import MODULE, CallSetup, OutboxCopy, record_progress
 from actors.module import Mode
 from actors.storage.manifest import ModuleRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
@@ -20,152 +20,159 @@ _SCALARS = tuple(kind for kind in get_args(Scalar) if kind is not None)
 _UPDATES = 3
 
 
-class StateChecks(Checks):
-    """What a module keeps, and what must leave it as it is."""
+class StateChecks(BaseChecks):
+    """Checks of the state, of random draws, and of modes that must not change the state."""
 
-    def test_its_state_is_flat_and_comes_back_from_disk(self) -> None:
-        """A commit holds arrays by name and plain scalars, nothing else."""
+    def test_its_state_is_flat_and_can_be_saved_and_loaded(self) -> None:
+        """The state has named arrays and scalars alone, and is equal after it was saved in a commit and loaded."""
         for case in self.cases:
-            module = self.fresh()
-            answers = list(self.updates(module, case.first, case.later))
-            state = self.bench.state(module)
+            module = self.new_module()
+            results = list(self.run_updates(module, case.first_messages, case.later_messages))
+            state = self.harness.state(module)
             if not isinstance(state, dict):
-                self.fail(f"state() gives {type(state).__name__}, expected a dict")
+                self.fail(f"state() returned {type(state).__name__}, expected a dict")
             for key, value in state.items():
                 self._check_entry(key, value)
-            read_state, read_outputs = self._through_disk(state, answers[-1].outputs)
-            self.same(state, read_state, "a state is not what it was when it comes back from disk")
-            self.same(answers[-1].outputs, read_outputs, "outputs are not what they were when they come back from disk")
+            loaded_state, loaded_outputs = self._save_and_load(state, results[-1].outputs)
+            self.check_equal(state, loaded_state, "the state differs after it was saved and loaded")
+            self.check_equal(results[-1].outputs, loaded_outputs, "the outputs differ after they were saved and loaded")
 
-    def test_another_module_takes_over_its_whole_state(self) -> None:
-        """``load_state(state())`` gives an equal state, in a new module and in one that has learnt something else."""
+    def test_load_state_restores_the_whole_state(self) -> None:
+        """``load_state(state())`` leads to an equal state, in a new module and in one that was trained otherwise."""
         for case in self.cases:
-            state = self.bench.state(self.learnt(case))
-            for other, what in ((self.fresh(), "a new module"), (self.learnt(case, 1, seed=1), "one that has learnt")):
-                self.bench.load(other, state)
-                self.same(state, self.bench.state(other), f"the state that {what} has taken over is not the one given")
+            state = self.harness.state(self.train_module(case))
+            targets = ((self.new_module(), "a new module"), (self.train_module(case, 1, seed=1), "a trained module"))
+            for other, target in targets:
+                self.harness.load_state(other, state)
+                failure = f"state() differs from the state that was loaded into {target}"
+                self.check_equal(state, self.harness.state(other), failure)
 
-    def test_an_empty_state_is_that_of_a_module_that_has_learnt_nothing(self) -> None:
-        """A run that goes back to its beginning loads an empty state."""
+    def test_an_empty_state_resets_the_module(self) -> None:
+        """A run that starts again from its beginning loads an empty state."""
         for case in self.cases:
-            emptied, new = self.learnt(case), self.bench.fresh()
-            self.bench.load(emptied, {})
-            what = "load_state({}) does not make a module that has learnt nothing"
-            self.same(self.bench.state(new), self.bench.state(emptied), what)
-            if self.data is not None:
-                self.bench.load(emptied, self.data)
-            expected = self.bench.ask(self.fresh(), "update", case.first, round=1)
-            self.same(expected, self.bench.ask(emptied, "update", case.first, round=1), what)
+            reset, new = self.train_module(case), self.harness.new_module()
+            self.harness.load_state(reset, {})
+            failure = "load_state({}) does not reset the module to its untrained state"
+            self.check_equal(self.harness.state(new), self.harness.state(reset), failure)
+            if self.source_state is not None:
+                self.harness.load_state(reset, self.source_state)
+            expected = self.harness.call(self.new_module(), "update", case.first_messages, round=1)
+            self.check_equal(expected, self.harness.call(reset, "update", case.first_messages, round=1), failure)
 
-    def test_a_state_that_was_taken_stays_as_it_is(self) -> None:
-        """A coordinator keeps what ``state()`` gave while the module goes on learning."""
+    def test_a_returned_state_does_not_change_later(self) -> None:
+        """The coordinator keeps the result of ``state()`` while the module continues to learn."""
         for case in self.cases:
-            module = self.learnt(case, 1)
-            taken = module.state()
-            kept = copy.deepcopy(taken)
-            self.bench.ask(module, "update", case.later, round=2)
-            self.same(kept, taken, "a later update changes what state() gave before: give copies of arrays")
+            module = self.train_module(case, 1)
+            returned = module.state()
+            expected = copy.deepcopy(returned)
+            self.harness.call(module, "update", case.later_messages, round=2)
+            failure = "a later update changes the arrays that state() returned; return copies of arrays"
+            self.check_equal(expected, returned, failure)
 
-    def test_it_goes_on_from_its_state_as_if_nothing_had_happened(self) -> None:
-        """Updates with a new process before each are those without, to the bit."""
+    def test_updates_continue_exactly_from_a_loaded_state(self) -> None:
+        """Updates with a new process before each are bitwise equal to those of one process."""
         for case in self.cases:
-            undisturbed = self.fresh()
-            expected = list(self.updates(undisturbed, case.first, case.later, _UPDATES))
-            module = self.fresh()
+            undisturbed = self.new_module()
+            expected = list(self.run_updates(undisturbed, case.first_messages, case.later_messages, _UPDATES))
+            module = self.new_module()
             for round in range(1, _UPDATES + 1):
-                answer = self.bench.ask(module, "update", case.first if round == 1 else case.later, round=round)
-                what = f"update {round} is another one after load_state: something learnt is not in the state"
-                self.same(expected[round - 1], answer, what)
-                module = self.bench.fresh(self.bench.state(module))
-            what = "the state is another one after load_state: something learnt is not in it"
-            self.same(self.bench.state(undisturbed), self.bench.state(module), what)
+                messages = case.first_messages if round == 1 else case.later_messages
+                result = self.harness.call(module, "update", messages, round=round)
+                failure = f"update {round} differs after load_state; something that it learnt is not in the state"
+                self.check_equal(expected[round - 1], result, failure)
+                module = self.harness.new_module(self.harness.state(module))
+            failure = "the state differs after load_state; something that it learnt is not in it"
+            self.check_equal(self.harness.state(undisturbed), self.harness.state(module), failure)
 
-    def test_its_draws_follow_from_the_seed_alone(self) -> None:
-        """The process's own generators (random, numpy.random, torch) neither have a say nor are touched."""
+    def test_its_random_draws_depend_on_the_seed_alone(self) -> None:
+        """The global generators (random, numpy.random, torch) neither influence a module nor are changed by it."""
         for case in self.cases:
-            found = []
-            for generators in (1, 2):  # the second time in a process in which much was drawn, and by another module
-                module, asked = self.fresh(), Asked(generators=generators)
-                answers = list(self.updates(module, case.first, case.later, asked=asked))
-                answers.append(self.bench.ask(module, "recognize", case.later, asked))
-                found.append((answers, self.bench.state(module)))
-                for touched in (name for answer in answers for name in answer.touched):
-                    self.fail(f"it draws from or seeds the process's own generator ({touched}); use the context's")
-            what = "the same seed does not give the same bits where the process's own generators are in other states"
-            for one, other in zip(*(answers for answers, _ in found), strict=True):
-                self.same(one, other, what)
-            self.same(found[0][1], found[1][1], what)
+            runs = []
+            for global_seed in (1, 2):
+                module, setup = self.new_module(), CallSetup(global_seed=global_seed)
+                results = list(self.run_updates(module, case.first_messages, case.later_messages, setup=setup))
+                results.append(self.harness.call(module, "recognize", case.later_messages, setup))
+                runs.append((results, self.harness.state(module)))
+                for changed in (name for result in results for name in result.changed_generators):
+                    self.fail(f"it draws from or seeds the global random generator ({changed}); use context.generator")
+            failure = "the same seed gives other bits when the global random generators have another state"
+            for first, second in zip(*(results for results, _ in runs), strict=True):
+                self.check_equal(first, second, failure)
+            self.check_equal(runs[0][1], runs[1][1], failure)
 
     def test_recognition_learns_nothing(self) -> None:
-        """It leaves no trace, in the order in which things happened or out of it, and gives the same bits again."""
+        """Recognition of ordered and of unordered rows changes nothing and is repeatable to the bit."""
         for case in self.cases:
-            module, undisturbed = self.learnt(case), self.learnt(case)
+            module, undisturbed = self.train_module(case), self.train_module(case)
             for ordered in (True, False):
-                self._check_untouched(module, "recognize", case, ordered=ordered)
-            expected, after = (self.bench.ask(each, "update", case.later, round=3) for each in (undisturbed, module))
-            self.same(expected, after, "an update is another one after a recognition: it leaves a trace")
+                self._check_state_unchanged(module, "recognize", case, ordered=ordered)
+            expected, after = (
+                self.harness.call(each, "update", case.later_messages, round=3) for each in (undisturbed, module)
+            )
+            self.check_equal(expected, after, "an update differs after a recognition, which must not change the module")
 
-    def test_generating_and_proposing_learn_nothing(self) -> None:
-        """Both may be asked for at any time, and again."""
+    def test_generation_and_proposals_learn_nothing(self) -> None:
+        """Both can be called at any time, and again with the same result."""
         for case in self.cases:
-            module = self.learnt(case)
+            module = self.train_module(case)
             for rows in (0, self.rows):
-                self._check_untouched(module, "generate", case, rows=rows)
+                self._check_state_unchanged(module, "generate", case, rows=rows)
             for proposal in (0, 1):
-                self._check_untouched(module, "propose", case, proposal=proposal)
+                self._check_state_unchanged(module, "propose", case, proposal=proposal)
 
-    def test_it_says_so_where_it_has_learnt_nothing_yet(self) -> None:
-        """Asked before its first update it answers, or refuses with a ModuleError."""
+    def test_it_answers_or_refuses_before_its_first_update(self) -> None:
+        """An untrained module returns a result in every mode, or refuses with a ModuleError."""
         modes: tuple[Mode, ...] = ("recognize", "generate", "propose")
         for case in self.cases:
             for mode in modes:
-                self.bench.attempt(self.fresh(), mode, case.first)
+                self.harness.try_call(self.new_module(), mode, case.first_messages)
 
-    def test_it_can_be_asked_not_to_learn(self) -> None:
-        """An update without ``context.learn`` sends what follows from the inbox, the same bits each time."""
+    def test_it_can_update_without_learning(self) -> None:
+        """An update without ``context.learn`` returns messages for its inbox, with the same bits each time."""
         for case in self.cases:
-            one, other = (
-                self.bench.ask(self.learnt(case), "update", case.later, round=3, learn=False) for _ in range(2)
+            first, second = (
+                self.harness.call(self.train_module(case), "update", case.later_messages, round=3, learn=False)
+                for _ in range(2)
             )
-            self.same(one, other, "two updates that were not to learn differ")
-            self.bench.attempt(self.fresh(), "update", case.first, round=1, learn=False)
+            self.check_equal(first, second, "two updates without context.learn differ")
+            self.harness.try_call(self.new_module(), "update", case.first_messages, round=1, learn=False)
 
-    def test_it_says_how_far_it_is(self) -> None:
-        """What it reports goes from 0 to the total, if it reports anything."""
+    def test_its_progress_reports_are_valid(self) -> None:
+        """The progress that it reports, if any, is between 0 and the total."""
         for case in self.cases:
-            told: list[tuple[int, int]] = []
-            self.learnt(case, reporter=reporting(told))
-            for done, total in told:
+            reports: list[tuple[int, int]] = []
+            self.train_module(case, reporter=record_progress(reports))
+            for done, total in reports:
                 if not 0 <= done <= total:
-                    self.fail(f"report says {done} of {total}, expected a number from 0 to {total}")
+                    self.fail(f"it reported the progress {done} of {total}, expected a number from 0 to {total}")
 
-    # --- pieces ---------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
     def _check_entry(self, key: Any, value: Any) -> None:
         if not isinstance(key, str):
-            self.fail(f"the state has a key {key!r}, expected text")
+            self.fail(f"the state has the key {key!r}, expected a str")
         if isinstance(value, np.ndarray):
             if value.dtype.kind not in "biuf":
-                self.fail(f"state {key!r} is an array of {value.dtype}, expected numbers or truth values")
+                self.fail(f"state {key!r} is an array of {value.dtype}, expected numbers or booleans")
         elif not isinstance(value, (*_SCALARS, np.bool_, np.number)):
             self.fail(f"state {key!r} is {type(value).__name__}, expected an array or a bool, int, float, str or None")
 
-    def _through_disk(self, state: State, outputs: Mapping[str, Any]) -> tuple[State, Mapping[str, Any]]:
-        """Return a state and outputs as a commit gives them back."""
+    def _save_and_load(self, state: State, outputs: Mapping[str, Any]) -> tuple[State, Mapping[str, Any]]:
+        """Save a state and outputs as in a commit, and return them as loaded from it."""
         with tempfile.TemporaryDirectory() as root:
             try:
                 files = save_module_files(SaveRequest(root, "round-001", MODULE), [state, outputs])
             except Exception as error:
-                self.fail(f"its state or outputs cannot be written to a commit ({type(error).__name__}: {error})")
+                self.fail(f"its state or outputs cannot be saved in a commit ({type(error).__name__}: {error})")
             record = ModuleRecord(1, files)
-            _, read_state, read_outputs = load_module_files(LoadRequest(root, MODULE, record))
-        return read_state, read_outputs
+            _, loaded_state, loaded_outputs = load_module_files(LoadRequest(root, MODULE, record))
+        return loaded_state, loaded_outputs
 
-    def _check_untouched(self, module: Any, mode: Mode, case: Case, **context: Any) -> None:
-        before = self.bench.state(module)
-        one, other = (self.bench.attempt(module, mode, case.later, **context) for _ in range(2))
-        self.same(before, self.bench.state(module), f"{mode} changes the state")
-        if isinstance(one, Answer) and isinstance(other, Answer):
-            self.same(one, other, f"{mode} gives other bits when it is asked again")
+    def _check_state_unchanged(self, module: Any, mode: Mode, case: Case, **context: Any) -> None:
+        before = self.harness.state(module)
+        first, second = (self.harness.try_call(module, mode, case.later_messages, **context) for _ in range(2))
+        self.check_equal(before, self.harness.state(module), f"{mode} changes the state")
+        if isinstance(first, OutboxCopy) and isinstance(second, OutboxCopy):
+            self.check_equal(first, second, f"{mode} returns other bits when it is called again")
         elif mode == "recognize":
-            self.fail(f"recognize refuses messages such as it has learnt from: {one}")
+            self.fail(f"recognize refuses messages that update accepted: {first}")

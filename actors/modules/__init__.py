@@ -1,1 +1,1 @@
-"""The module types that come with this package."""
+"""The built-in module types."""

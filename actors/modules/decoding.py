@@ -1,4 +1,4 @@
-"""What class means look like, for modules that decode latent vectors."""
+"""Decoding of class means for modules that map latent vectors back to data."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from actors.module import Context, Inbox, Outbox
 from actors.types import Array
 
 
-def pictures_of_means(inbox: Inbox, context: Context, decode: Callable[[Array], Array]) -> Outbox:
-    """Return what the class means from above look like; nothing where none came.
+def decode_class_means(inbox: Inbox, context: Context, decode: Callable[[Array], Array]) -> Outbox:
+    """Return the decoded class means of the message on port ``class_means``; an empty outbox without one.
 
     Parameters
     ----------
     inbox : Inbox
     context : Context
     decode : callable
-        Gives the pictures (M, …) of latent vectors (M, D).
+        Maps latent vectors (M, D) to data (M, …).
 
     Returns
     -------
     Outbox
-        Output ``mu_hat`` (K, …) and, with ``context.rows``, ``x_hat`` (N, …), each row the picture of its own mean μ.
+        Output ``mu_hat`` (K, …) and, with ``context.rows``, ``x_hat`` (N, …), each row decoded from its expected class
+        mean, responsibilities times means.
     """
     message = inbox.first("class_means")
     if message is None:

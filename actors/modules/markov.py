@@ -1,4 +1,4 @@
-"""The Markov model (MM): learns in which order the classes come, and tells each row what its neighbours say of it."""
+"""The Markov model (MM): learns the transitions between classes and sends each row a prior from its neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from actors.errors import ModuleError
 from actors.kernels.markov.inference import (
-    Smoothed,
+    ForwardBackwardResult,
     compile_kernels,
     expected_counts,
     forward_backward,
@@ -22,10 +22,18 @@ from actors.kernels.markov.inference import (
     viterbi,
 )
 from actors.kernels.markov.label_moves import split_and_merge
-from actors.kernels.markov.order_test import cost_of_order, fit_frequencies
-from actors.kernels.markov.transition_posterior import geometric_mean, transition_gain
+from actors.kernels.markov.order_test import fit_frequencies, order_penalty
+from actors.kernels.markov.transition_posterior import geometric_mean, transition_bound_term
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import FLOOR, Evidence, floored, joined, likelihoods, normalised, raised
+from actors.modules.class_posteriors import (
+    FLOOR,
+    CombinedPosteriors,
+    add_floor,
+    combine_posteriors,
+    normalise_rows,
+    sender_likelihoods,
+    temper,
+)
 from actors.types import FloatArray, IntArray, State
 
 
@@ -43,36 +51,36 @@ class MarkovParameters:
 
     @property
     def pseudo_count(self) -> float:
-        """α of the rule, where none was given."""
+        """Return α, by default that of the rule."""
         return self.alpha if self.alpha is not None else {"tutorial": 1.0, "smoothed": 0.1}[self.rule]
 
 
 class MarkovModel(Module[MarkovParameters]):
-    """A first-order Markov chain over classes.
+    """Learn a first-order Markov chain over classes, and send each row the prior from its neighbours.
 
     Parameters
     ----------
     parameters : MarkovParameters
         rule : {"smoothed", "tutorial"}
-            ``smoothed``: transitions are expected counts of forward-backward, and the message is the cavity, all that
-            the other rows say about a row's class. ``tutorial``: transitions are counted in samples, and the message is
-            one step of prediction times the message of the update before.
+            ``smoothed``: transitions are expected counts of forward-backward, and the message is the cavity message,
+            the distribution of a row's class given all other rows. ``tutorial``: transitions are counted in samples,
+            and the message is the one-step prediction times the message of the previous update.
         num_samp : int
             Samples per pair of neighbours (``tutorial``).
         alpha : float, optional
-            Added to the count of each transition; 1 for ``tutorial``, 0.1 for ``smoothed`` by default.
+            Pseudo-count of each transition; by default 1 for ``tutorial`` and 0.1 for ``smoothed``.
         inner_iterations : int
-            Passes of forward-backward and re-estimation an update (``smoothed``). With 0 the transitions stay.
+            Passes of forward-backward and re-estimation per update (``smoothed``). With 0 the transitions are kept.
         initial : {"uniform", "learnt"}
             Distribution of the first class of a sequence (``smoothed``).
         test_order : bool
-            Whether transitions have a say only if they explain more of the rows than their parameters cost
-            (:mod:`actors.kernels.markov.order_test`). Where they don't, no message goes down: the model is the one
+            Whether transitions are used only if they explain more of the rows than their parameters cost
+            (:mod:`actors.kernels.markov.order_test`). Otherwise no message goes downwards, and the model is the one
             without this module (``smoothed``).
         estimate : {"mean", "variational"}
-            Transitions are the mean of their posterior, or its geometric mean; the evidence is then a bound that counts
-            what the transitions cost (``smoothed``; :mod:`actors.kernels.markov.transition_posterior`). Best where an
-            order is strict.
+            Transitions are the mean of their posterior, or its geometric mean; the evidence is then a lower bound that
+            includes the cost of the transitions (``smoothed``; :mod:`actors.kernels.markov.transition_posterior`). The
+            latter suits a strict order best.
     """
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
@@ -86,39 +94,39 @@ class MarkovModel(Module[MarkovParameters]):
         self._transitions: FloatArray | None = None  # expected counts, (K, K)
         self._trans_prob: FloatArray | None = None  # (K, K)
         self._initial: FloatArray | None = None  # (K,)
-        self._frequencies: FloatArray | None = None  # (K,), where the rows are found to come in no order
-        self._log_message: FloatArray | None = None  # (N, K), of the tutorial's rule
+        self._frequencies: FloatArray | None = None  # (K,), if the order test rejects an order
+        self._log_message: FloatArray | None = None  # (N, K), of rule 'tutorial'
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
         compile_kernels()
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
-        """Learn the transitions; send each row what they say about its class.
+        """Learn the transitions; send each row a prior over its class.
 
         Raises
         ------
         ModuleError
-            If the messages don't fit what was learnt before.
+            If the messages do not fit what was learnt before.
         """
-        parameters, evidence = self.at(context), self._evidence(inbox, context)
-        tempered = raised(evidence.log_prob, context.temperature)
+        parameters, combined = self.at(context), self._combined_posteriors(inbox, context)
+        tempered = temper(combined.log_prob, context.temperature)
         smoothed = parameters.rule == "smoothed"
-        learn = self._smooth if smoothed else self._count
+        learn = self._learn_smoothed if smoothed else self._learn_tutorial
         try:
-            log_message = learn(tempered, evidence, parameters, context)
-            fit = self._infer(evidence.log_prob, evidence)
-            log_likelihood = self._judge(fit, evidence, parameters) if smoothed else fit.log_likelihood
-            path, _ = viterbi(evidence.log_prob, self._learnt[0], self._learnt[1], evidence.lengths, evidence.mask)
+            log_message = learn(tempered, combined, parameters, context)
+            fit = self._infer(combined.log_prob, combined)
+            log_likelihood = self._test_order(fit, combined, parameters) if smoothed else fit.log_likelihood
+            path, _ = viterbi(combined.log_prob, *self._transition_model, combined.lengths, combined.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        messages = _addressed(log_message, evidence, context, extrinsic=smoothed)
+        messages = _compose_messages(log_message, combined, context, extrinsic=smoothed)
         return Outbox(
             messages=messages if self._frequencies is None else (),
             # Always of the untempered rows, so that updates at different temperatures compare.
-            metrics={"evidence": evidence.log_norm + log_likelihood},
+            metrics={"evidence": combined.log_norm + log_likelihood},
             outputs={
-                "trans_prob": self._learnt[0].copy(),
+                "trans_prob": self._transition_model[0].copy(),
                 "msg": np.exp(log_message),
                 "Pdz": fit.posterior,
                 "viterbi": path,
@@ -126,42 +134,42 @@ class MarkovModel(Module[MarkovParameters]):
         )
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
-        """Say what the learnt transitions make of new rows; of rows out of order, only how frequent each class is.
+        """Infer the classes of new rows by the learnt transitions, or by class frequencies if the rows are unordered.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the messages don't fit.
+            If nothing was learnt yet or the messages do not fit.
         """
         if self._trans_prob is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
-        evidence = self._evidence(inbox, context)
+        combined = self._combined_posteriors(inbox, context)
         if not context.ordered or self._frequencies is not None:
-            log_message = self._of_any_row(evidence.log_prob)
-            messages = _addressed(log_message, evidence, context, extrinsic=True)
-            posterior = softmax(evidence.log_prob + log_message, axis=1)
+            log_message = self._unordered_message(combined.log_prob)
+            messages = _compose_messages(log_message, combined, context, extrinsic=True)
+            posterior = softmax(combined.log_prob + log_message, axis=1)
             outputs = {"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
             return Outbox(messages, outputs={**outputs, "filtered": posterior, "smoothed": posterior})
-        tempered = raised(evidence.log_prob, context.temperature)
+        tempered = temper(combined.log_prob, context.temperature)
         try:
-            found = self._infer(tempered, evidence)
-            path, _ = viterbi(tempered, *self._learnt, evidence.lengths, evidence.mask)
+            fit = self._infer(tempered, combined)
+            path, _ = viterbi(tempered, *self._transition_model, combined.lengths, combined.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        log_message = floored(found.log_cavity)
+        log_message = add_floor(fit.log_cavity)
         return Outbox(
-            messages=_addressed(log_message, evidence, context, extrinsic=True),
+            messages=_compose_messages(log_message, combined, context, extrinsic=True),
             outputs={
                 "trans_prob": self._trans_prob.copy(),
                 "msg": np.exp(log_message),
-                "filtered": found.filtered,
-                "smoothed": found.posterior,
+                "filtered": fit.filtered,
+                "smoothed": fit.posterior,
                 "viterbi": path,
             },
         )
 
-    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (what is below has no say)
-        """Draw a sequence of classes from the learnt transitions; output ``class`` (N,), and certain priors downwards.
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (nothing is above)
+        """Sample a sequence of classes from the chain; output ``class`` (N,), and send one-hot priors downwards.
 
         Raises
         ------
@@ -172,165 +180,170 @@ class MarkovModel(Module[MarkovParameters]):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
         if not context.rows:
             return Outbox()
-        cumulated = np.cumsum(self._trans_prob, axis=1)
+        transition_cdf = np.cumsum(self._trans_prob, axis=1)
         draws = context.generator.random(context.rows)
         classes = np.empty(context.rows, np.int64)
-        reached = np.cumsum(self._initial)
-        for t, draw in enumerate(draws):  # each class hangs on the one before
-            classes[t] = min(int(np.searchsorted(reached, draw * reached[-1], side="right")), len(cumulated) - 1)
-            reached = cumulated[classes[t]]
-        certain = _certain(classes, len(cumulated))
+        cdf = np.cumsum(self._initial)
+        for t, draw in enumerate(draws):
+            classes[t] = min(int(np.searchsorted(cdf, draw * cdf[-1], side="right")), len(transition_cdf) - 1)
+            cdf = transition_cdf[classes[t]]
+        log_prior = _one_hot_log_prob(classes, len(transition_cdf))
         messages = [
-            OutgoingMessage("transition_prior", {"log_prob": certain}, receiver)
+            OutgoingMessage("transition_prior", {"log_prob": log_prior}, receiver)
             for receiver in context.receivers.get("transition_prior", ())
         ]
         return Outbox(messages, outputs={"class": classes})
 
     def propose(self, inbox: Inbox, context: Context) -> Outbox:
-        """Return certain priors: the classes after one split-and-merge move (:mod:`actors.kernels.markov.label_moves`).
+        """Return one-hot priors: the labels after a split-and-merge move (:mod:`actors.kernels.markov.label_moves`).
 
         Raises
         ------
         ModuleError
-            If the messages don't fit what was learnt.
+            If the messages do not fit what was learnt.
         """
-        if self._trans_prob is None or self._frequencies is not None:  # no order, no sign of what is wrong
+        if self._trans_prob is None or self._frequencies is not None:  # moves are ranked by the transitions
             return Outbox()
-        evidence = self._evidence(inbox, context)
-        found = self._infer(evidence.log_prob, evidence)
-        labels = split_and_merge(found.posterior, found.transitions, context.proposal, evidence.lengths)
+        combined = self._combined_posteriors(inbox, context)
+        fit = self._infer(combined.log_prob, combined)
+        labels = split_and_merge(fit.posterior, fit.transitions, context.proposal, combined.lengths)
         if labels is None:
             return Outbox()
-        log_prior = _certain(labels, found.posterior.shape[1])
-        if evidence.mask is not None:
-            log_prior[evidence.mask] = -np.log(log_prior.shape[1])
+        log_prior = _one_hot_log_prob(labels, fit.posterior.shape[1])
+        if combined.mask is not None:
+            log_prior[combined.mask] = -np.log(log_prior.shape[1])
         receivers = context.receivers.get("transition_prior", ())
-        arrays = {"log_prob": log_prior, **evidence.rows}
+        arrays = {"log_prob": log_prior, **combined.row_arrays}
         return Outbox([OutgoingMessage("transition_prior", arrays, receiver) for receiver in receivers])
 
     def state(self) -> State:
-        """Return copies of the expected transitions, the probabilities and (tutorial) the last message."""
-        held = {
+        """Return copies of expected transitions, probabilities, frequencies and (``tutorial``) the last message."""
+        arrays = {
             "transitions": self._transitions,
             "trans_prob": self._trans_prob,
             "initial": self._initial,
             "frequencies": self._frequencies,
             "log_message": self._log_message,
         }
-        return {name: array.copy() for name, array in held.items() if array is not None}
+        return {name: array.copy() for name, array in arrays.items() if array is not None}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; an empty one is that of a model that has learnt nothing."""
-        held = {name: np.array(array, dtype=np.float64) for name, array in state.items()}
-        self._transitions, self._trans_prob = held.get("transitions"), held.get("trans_prob")
-        self._initial, self._log_message = held.get("initial"), held.get("log_message")
-        self._frequencies = held.get("frequencies")
+        """Restore a state; an empty one is that of a model that has learnt nothing."""
+        arrays = {name: np.array(array, dtype=np.float64) for name, array in state.items()}
+        self._transitions, self._trans_prob = arrays.get("transitions"), arrays.get("trans_prob")
+        self._initial, self._log_message = arrays.get("initial"), arrays.get("log_message")
+        self._frequencies = arrays.get("frequencies")
 
     # --- learning -------------------------------------------------------------------------------------------------
 
-    def _smooth(
-        self, tempered: FloatArray, evidence: Evidence, parameters: MarkovParameters, context: Context
+    def _learn_smoothed(
+        self, tempered: FloatArray, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
     ) -> FloatArray:
         """Re-estimate the transitions by forward-backward; return the cavity message."""
         K, alpha = tempered.shape[1], parameters.pseudo_count
-        estimated = geometric_mean if parameters.estimate == "variational" else transition_probabilities
+        estimate = geometric_mean if parameters.estimate == "variational" else transition_probabilities
         if self._trans_prob is None:
-            self._transitions = expected_counts(np.exp(tempered), evidence.lengths)
-            self._trans_prob = estimated(self._transitions, alpha)
+            self._transitions = expected_counts(np.exp(tempered), combined.lengths)
+            self._trans_prob = estimate(self._transitions, alpha)
         if self._initial is None or parameters.initial == "uniform":
             self._initial = np.full(K, 1.0 / K)
         for done in range(parameters.inner_iterations if context.learn else 0):
-            found = self._infer(tempered, evidence)
-            self._trans_prob = estimated(found.transitions, alpha)
+            fit = self._infer(tempered, combined)
+            self._trans_prob = estimate(fit.transitions, alpha)
             if parameters.initial == "learnt":
-                self._initial = transition_probabilities(found.initial, alpha)
-            context.report(done + 1, parameters.inner_iterations, log_likelihood=found.log_likelihood)
-        found = self._infer(tempered, evidence)
-        self._transitions = found.transitions
-        return floored(found.log_cavity)
+                self._initial = transition_probabilities(fit.initial, alpha)
+            context.report(done + 1, parameters.inner_iterations, log_likelihood=fit.log_likelihood)
+        fit = self._infer(tempered, combined)
+        self._transitions = fit.transitions
+        return add_floor(fit.log_cavity)
 
-    def _count(
-        self, tempered: FloatArray, evidence: Evidence, parameters: MarkovParameters, context: Context
+    def _learn_tutorial(
+        self, tempered: FloatArray, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
     ) -> FloatArray:
-        """Count sampled transitions; return the tutorial's message, which remembers the one before."""
+        """Count sampled transitions; return the one-step prediction times the previous message."""
         P, previous = np.exp(tempered), self._log_message
         if previous is not None and previous.shape != P.shape:
             raise ModuleError(
                 f"module {context.module!r} has a message of shape {previous.shape}, {P.shape} came: start a new run"
             )
         if context.learn or self._trans_prob is None:
-            counts = sampled_counts(P, parameters.num_samp, context.generator, evidence.lengths)
+            counts = sampled_counts(P, parameters.num_samp, context.generator, combined.lengths)
             self._transitions = counts / parameters.num_samp
             self._trans_prob = transition_probabilities(counts, parameters.pseudo_count)
             self._initial = np.full(P.shape[1], 1.0 / P.shape[1])
-        message = one_step_message(P, self._trans_prob, previous, evidence.lengths)
-        # A posterior that underflowed would forbid its class for good, since each message multiplies the next one.
+        message = one_step_message(P, self._trans_prob, previous, combined.lengths)
+        # Messages multiply from update to update, so that a zero would exclude its class for good.
         self._log_message = np.maximum(message, np.log(np.finfo(np.float64).tiny))
         return self._log_message
 
-    # --- pieces ---------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
     @property
-    def _learnt(self) -> tuple[FloatArray, FloatArray]:
-        """Transition probabilities and initial distribution."""
+    def _transition_model(self) -> tuple[FloatArray, FloatArray]:
+        """Transition matrix (K, K) and initial distribution (K,)."""
         assert self._trans_prob is not None
         assert self._initial is not None
         return self._trans_prob, self._initial
 
-    def _infer(self, log_prob: FloatArray, evidence: Evidence) -> Smoothed:
-        return forward_backward(log_prob, *self._learnt, evidence.lengths, evidence.mask)
+    def _infer(self, log_prob: FloatArray, combined: CombinedPosteriors) -> ForwardBackwardResult:
+        return forward_backward(log_prob, *self._transition_model, combined.lengths, combined.mask)
 
-    def _judge(self, fit: Smoothed, evidence: Evidence, parameters: MarkovParameters) -> float:
-        """Return the log-likelihood of what is believed about the order; note where it is that there is none."""
+    def _test_order(
+        self, fit: ForwardBackwardResult, combined: CombinedPosteriors, parameters: MarkovParameters
+    ) -> float:
+        """Test whether the rows are ordered; return the log-likelihood of the model, chain or independent rows.
+
+        Without an order, ``_frequencies`` is set to the class frequencies of independent rows.
+        """
         log_likelihood = fit.log_likelihood
         if parameters.estimate == "variational":
-            log_likelihood += transition_gain(fit.transitions, self._learnt[0], parameters.pseudo_count)
+            log_likelihood += transition_bound_term(fit.transitions, self._transition_model[0], parameters.pseudo_count)
         if not parameters.test_order:
             return log_likelihood
-        seen = evidence.log_prob if evidence.mask is None else evidence.log_prob[~evidence.mask]
-        frequencies, independent = fit_frequencies(seen, fit.posterior.mean(axis=0))
-        ordered = fit.log_likelihood - independent > cost_of_order(*seen.shape)
+        present = combined.log_prob if combined.mask is None else combined.log_prob[~combined.mask]
+        frequencies, independent = fit_frequencies(present, fit.posterior.mean(axis=0))
+        ordered = fit.log_likelihood - independent > order_penalty(*present.shape)
         self._frequencies = None if ordered else frequencies
         return log_likelihood if ordered else independent
 
-    def _of_any_row(self, rows: FloatArray) -> FloatArray:
-        """Return for each of `rows` (N, K) how frequent the classes are, in the log domain: all that is known of it.
+    def _unordered_message(self, rows: FloatArray) -> FloatArray:
+        """Return the message (N, K) for unordered rows: the log-frequencies of the classes, the same for each row.
 
-        The columns of the expected transitions, where the rows learnt from come in an order.
+        They are the column sums of the expected transitions, unless the order test rejected an order.
         """
         assert self._transitions is not None
         counts = self._transitions.sum(axis=0) if self._frequencies is None else self._frequencies
         log_frequencies = np.log((counts + FLOOR) / (counts + FLOOR).sum())
         return np.tile(log_frequencies, (len(rows), 1))
 
-    def _evidence(self, inbox: Inbox, context: Context) -> Evidence:
-        """Return the product of what came from below."""
-        by_sender = likelihoods(inbox)
+    def _combined_posteriors(self, inbox: Inbox, context: Context) -> CombinedPosteriors:
+        """Return the product of the class posteriors from below."""
+        by_sender = sender_likelihoods(inbox)
         first = inbox.require("class_posteriors")
         classes = first["log_prob"].shape[1]
         if self._trans_prob is not None and len(self._trans_prob) != classes:
             raise ModuleError(
                 f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
             )
-        return joined(inbox.all("class_posteriors"), by_sender)
+        return combine_posteriors(inbox.all("class_posteriors"), by_sender)
 
 
-def _certain(classes: IntArray, K: int) -> FloatArray:
-    """Return log-distributions (N, K) that know the class of each row."""
-    certain = np.full((len(classes), K), -np.inf)
-    certain[np.arange(len(classes)), classes] = 0.0
-    return certain
+def _one_hot_log_prob(classes: IntArray, K: int) -> FloatArray:
+    """Return log-distributions (N, K) with all mass on the class of each row."""
+    log_prob = np.full((len(classes), K), -np.inf)
+    log_prob[np.arange(len(classes)), classes] = 0.0
+    return log_prob
 
 
-def _addressed(
-    log_message: FloatArray, evidence: Evidence, context: Context, *, extrinsic: bool
+def _compose_messages(
+    log_message: FloatArray, combined: CombinedPosteriors, context: Context, *, extrinsic: bool
 ) -> list[OutgoingMessage]:
-    """Return the message to each receiver: `log_message`, if `extrinsic` times what other senders saw of the row."""
+    """Return a message per receiver: `log_message`, with `extrinsic` times the likelihoods of all other senders."""
     messages = []
     for receiver in context.receivers.get("transition_prior", ()):
-        others = [log_prob for sender, log_prob in evidence.by_sender.items() if sender != receiver]
+        others = [log_prob for sender, log_prob in combined.by_sender.items() if sender != receiver]
         log_prob = log_message
         if extrinsic and others:
-            log_prob = normalised(np.sum([log_message, *others], axis=0))
-        messages.append(OutgoingMessage("transition_prior", {"log_prob": log_prob, **evidence.rows}, receiver))
+            log_prob = normalise_rows(np.sum([log_message, *others], axis=0))
+        messages.append(OutgoingMessage("transition_prior", {"log_prob": log_prob, **combined.row_arrays}, receiver))
     return messages

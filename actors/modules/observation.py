@@ -1,4 +1,4 @@
-"""The module at the bottom of a model: it holds the data and sends them up."""
+"""The observation module: the source at the bottom of a model, which holds the data and sends them upwards."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _OPTIONAL = {"lengths": np.int64, "mask": np.bool_}
 
 @dataclass(frozen=True)
 class ObservationParameters:
-    """An observation has no parameters; its data come by :meth:`Observation.load_state`."""
+    """No parameters: the data are passed to :meth:`Observation.load_state`."""
 
 
 class Observation(Module[ObservationParameters]):
-    """Sends the data that it was given as its state: ``values`` (N×…), perhaps ``lengths`` (S,) and ``mask`` (N,).
+    """Send the data of its state upwards: ``values`` (N, …) and, optionally, ``lengths`` (S,) and ``mask`` (N,).
 
     Parameters
     ----------
     parameters : ObservationParameters
-        Nothing.
+        Empty.
     """
 
     Parameters: ClassVar[type[Any]] = ObservationParameters
@@ -39,7 +39,7 @@ class Observation(Module[ObservationParameters]):
         super().__init__(parameters)
         self._data: dict[str, Array] = {}
 
-    def update(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (the contract's)
+    def update(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (signature of the contract)
         """Send the data.
 
         Raises
@@ -56,29 +56,29 @@ class Observation(Module[ObservationParameters]):
         return self.update(inbox, context)
 
     def state(self) -> State:
-        """Return the data."""
+        """Return copies of the data."""
         return {name: array.copy() for name, array in self._data.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over data.
+        """Replace the data.
 
         Parameters
         ----------
         state : mapping
             ``values``, array (N, …) of numbers; ``lengths``, array (S,) of int, and ``mask``, array (N,) of bool, may
-            be left out or None. An empty mapping is the state before there are data.
+            be absent or None. An empty mapping removes the data.
 
         Raises
         ------
         ModuleError
-            If the values are no numbers or have no rows.
+            If the values are not numeric or have no rows.
         """
         data: dict[str, Array] = {}
         if state.get("values") is not None:
             values = np.array(state["values"])
             if values.ndim == 0 or len(values) == 0 or values.dtype.kind not in "buif":
                 raise ModuleError(f"observations must be numbers in rows; {values.dtype} of shape {values.shape} came")
-            # Pixels stored as bytes are fine, but messages carry floats; float32 holds integers up to 2^24.
+            # Messages carry floats, also for pixels stored as bytes; float32 holds integers up to 2^24.
             floats = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
             data = {"values": floats}
             data.update({k: np.array(state[k], dtype=t) for k, t in _OPTIONAL.items() if state.get(k) is not None})

@@ -1,7 +1,7 @@
-"""Principal component analysis, by scikit-learn: the example of how a library's estimator becomes a module.
+"""The PCA module, with scikit-learn: the example of how to wrap a library's estimator as a module.
 
-A module is one class: its ports, its parameters and a few methods. What the estimator has learnt is kept as plain
-arrays, never the estimator itself, since they are what a commit holds; and the library is imported where it is used.
+A module is one class: its ports, its parameters and a few methods. It keeps the estimator's fitted attributes as plain
+arrays, not the estimator itself, because a commit stores arrays; and it imports the library where it is used.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from actors.errors import ModuleError
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.decoding import pictures_of_means
+from actors.modules.decoding import decode_class_means
 from actors.types import Array, BoolArray, FloatArray, State
 
-LEARNT = ("mean_", "components_", "explained_variance_")
-"""All that scikit-learn's PCA knows after a fit, by the names that it gives them."""
+FITTED_ATTRIBUTES = ("mean_", "components_", "explained_variance_")
+"""The attributes of a fitted scikit-learn PCA that transform and inverse_transform need."""
 
 
 @dataclass(frozen=True)
 class PCAParameters:
-    """See :class:`PCA`. They are checked with the config, before anything starts."""
+    """Parameters of :class:`PCA`, which describes them; they are validated with the config, before a run starts."""
 
     latent_dim: Annotated[int, Field(ge=1)] = 10
     whiten: bool = False
@@ -34,23 +34,24 @@ class PCAParameters:
 
 
 class PCA(Module[PCAParameters]):
-    """Projects observations onto the directions in which they vary the most.
+    """Project observations onto their principal components.
 
-    Each update fits anew to the rows that are there. Class means from above are shown (:meth:`generate`), not learnt
-    from. There is no evidence: this is a projection, not a density; and the latent vectors of the same observations
-    stay the same from round to round, so that the evidence of who is above needs nothing added to compare.
-    The metrics are ``explained``, the share of the variance that the components keep, and ``reconstruction_error``, the
-    squared distance between a row and its reconstruction, mean over rows.
+    Each update fits the components anew to the rows that are present. Class means from above are decoded
+    (:meth:`generate`), but do not influence the fit. No evidence or score is reported: PCA is a projection, not a
+    density, and its latent vectors of the same observations stay the same from round to round, so that the evidence of
+    the modules above can be compared without a correction.
+    The metrics are ``explained``, the share of the variance that the components retain, and ``reconstruction_error``,
+    the squared distance between a row and its reconstruction, mean over rows.
 
     Parameters
     ----------
     parameters : PCAParameters
         latent_dim : int
-            D, the number of components; at most that of the rows, and of the values in a row.
+            D, the number of components; at most the number of rows and the number of values per row.
         whiten : bool
             Whether latent vectors are scaled to unit variance.
         solver : {"full", "covariance_eigh", "randomized"}
-            ``covariance_eigh`` is quick for many rows of few values, ``randomized`` (seeded) for few components.
+            ``covariance_eigh`` is fast for many rows of few values, ``randomized`` (seeded) for few components.
     """
 
     Parameters: ClassVar[type[Any]] = PCAParameters
@@ -63,10 +64,10 @@ class PCA(Module[PCAParameters]):
 
     def __init__(self, parameters: PCAParameters) -> None:
         super().__init__(parameters)
-        self._learnt: dict[str, Array] = {}  # LEARNT, and the shape of an observation
+        self._fitted: dict[str, Array] = {}  # FITTED_ATTRIBUTES, and the shape of an observation
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy, on the CPU)
-        """Import scikit-learn, so that the first update doesn't wait for it."""
+        """Import scikit-learn, so that the first update does not wait for it."""
         import sklearn.decomposition  # noqa: F401
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
@@ -75,114 +76,119 @@ class PCA(Module[PCAParameters]):
         Raises
         ------
         ModuleError
-            If there are fewer rows or values than components, or a step sets what recognition needs too.
+            If there are fewer rows or values than components, or a step sets ``latent_dim`` or ``whiten``.
         """
         parameters, message = self.at(context), inbox.require("observations")
-        rows, seen = _rows(message)
+        rows, present = _read_rows(message)
         if (parameters.latent_dim, parameters.whiten) != (self.parameters.latent_dim, self.parameters.whiten):
-            raise ModuleError("latent_dim and whiten are those of all rows to come and cannot be set for a step")
-        if context.learn or not self._learnt:
-            check_range(context.where, "observations", rows[seen])
-            fitted = self._fit(rows[seen], parameters.solver, context)
-            # As a state comes back from a commit, row by row in memory: the last bits of a product depend on it.
-            self._learnt = {name: np.array(getattr(fitted, name), order="C") for name in LEARNT}
-            self._learnt["shape"] = np.array(message["values"].shape[1:], dtype=np.int64)
+            raise ModuleError("latent_dim and whiten also apply to recognition and cannot be set for a step")
+        if context.learn or not self._fitted:
+            check_range(context.where, "observations", rows[present])
+            fitted = self._fit(rows[present], parameters.solver, context)
+            # In C order, as arrays are loaded from a commit: the last bits of a matrix product depend on the order.
+            self._fitted = {name: np.array(getattr(fitted, name), order="C") for name in FITTED_ATTRIBUTES}
+            self._fitted["shape"] = np.array(message["values"].shape[1:], dtype=np.int64)
         return self._outbox(message, context)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
-        """Project new observations onto the components that were learnt.
+        """Project new observations onto the fitted components.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the observations have another shape.
+            If the PCA is unfitted or the observations have another shape.
         """
         return self._outbox(inbox.require("observations"), context)
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
-        """Show what the class means from above look like: output ``mu_hat`` (K, …); nothing where none came.
+        """Decode the class means from above: output ``mu_hat`` (K, …); no output without such a message.
 
-        With ``context.rows`` also what their rows look like: output ``x_hat`` (N, …), each the picture of its mean.
+        With ``context.rows`` the rows are decoded too: output ``x_hat`` (N, …), each decoded from its mean.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the means have another dimension.
+            If the PCA is unfitted or the means have another dimension.
         """
-        return pictures_of_means(inbox, context, lambda latents: self._pictures(latents, context))
+        return decode_class_means(inbox, context, lambda latents: self._decode(latents, context))
 
     def state(self) -> State:
-        """Return copies of mean, components, explained variances, and of the shape of an observation."""
-        return {name: array.copy() for name, array in self._learnt.items()}
+        """Return copies of the mean, components, explained variances and the shape of an observation."""
+        return {name: array.copy() for name, array in self._fitted.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; an empty one is that of a PCA that has learnt nothing.
+        """Restore a state; the empty state is that of an unfitted PCA.
 
         Raises
         ------
         ModuleError
-            If it has another number of components.
+            If the state has another number of components.
         """
         if state and len(state["components_"]) != self.parameters.latent_dim:
-            came = len(state["components_"])
-            raise ModuleError(f"the state has {came} components, this PCA {self.parameters.latent_dim}")
-        self._learnt = {name: np.array(array) for name, array in state.items()}
+            components = len(state["components_"])
+            raise ModuleError(f"the state has {components} components, this PCA {self.parameters.latent_dim}")
+        self._fitted = {name: np.array(array) for name, array in state.items()}
 
-    # --- pieces ---------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
     def _fit(self, rows: FloatArray, solver: str, context: Context) -> Any:
         from sklearn import decomposition
 
-        own, most = self.parameters, min(rows.shape)
-        if own.latent_dim > most or len(rows) < 2:
+        """Return scikit-learn's PCA fitted to rows (N, P)."""
+        own, limit = self.parameters, min(rows.shape)
+        if own.latent_dim > limit or len(rows) < 2:
             raise ModuleError(
-                f"module {context.module!r}: {len(rows)} rows of {rows.shape[1]} values came: that is not enough for "
-                f"{own.latent_dim} components, which need as many rows (and 2 at least) and as many values"
+                f"module {context.module!r}: {len(rows)} rows of {rows.shape[1]} values are not enough for "
+                f"{own.latent_dim} components, which need as many rows (and at least 2) and as many values"
             )
         seed = int(context.generator.integers(2**31))
-        # The sign of a component means nothing: scikit-learn makes its largest value positive, whatever the solver.
+        # The sign of a component is arbitrary: scikit-learn makes its largest value positive, with every solver.
         return decomposition.PCA(own.latent_dim, whiten=own.whiten, svd_solver=solver, random_state=seed).fit(rows)
 
-    def _fitted(self, context: Context) -> Any:
-        """Return scikit-learn's PCA as if it had just been fitted: with what was learnt."""
+    def _estimator(self, context: Context) -> Any:
+        """Return scikit-learn's PCA with the fitted attributes set."""
         from sklearn import decomposition
 
-        if not self._learnt:
+        if not self._fitted:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet")
         estimator = decomposition.PCA(self.parameters.latent_dim, whiten=self.parameters.whiten)
-        for name in LEARNT:
-            setattr(estimator, name, self._learnt[name])
+        for name in FITTED_ATTRIBUTES:
+            setattr(estimator, name, self._fitted[name])
         return estimator
 
     def _outbox(self, message: Message, context: Context) -> Outbox:
-        """Return what goes out. Of a missing row nothing is known: zeros, whose picture is the mean of all rows."""
-        fitted, (rows, seen) = self._fitted(context), _rows(message)
-        came, learnt = message["values"].shape[1:], tuple(self._learnt["shape"].tolist())
-        if came != learnt:
-            raise ModuleError(f"{message.header.route}: observations of shape {came} came, those learnt have {learnt}")
+        """Return messages, metrics and outputs; a missing row gets z = 0, which decodes to the mean of all rows."""
+        estimator, (rows, present) = self._estimator(context), _read_rows(message)
+        received, expected = message["values"].shape[1:], tuple(self._fitted["shape"].tolist())
+        if received != expected:
+            raise ModuleError(
+                f"{message.header.route}: received observations of shape {received}, expected {expected} as in training"
+            )
         z = np.zeros((len(rows), self.parameters.latent_dim))
-        if seen.any():
-            z[seen] = fitted.transform(rows[seen])
-        x_hat = self._pictures(z, context)
-        error = np.square(rows[seen] - x_hat.reshape(rows.shape)[seen]).sum()
-        variation = np.square(rows[seen] - self._learnt["mean_"]).sum()
-        metrics = {"reconstruction_error": error / seen.sum()} if seen.any() else {}
+        if present.any():
+            z[present] = estimator.transform(rows[present])
+        x_hat = self._decode(z, context)
+        error = np.square(rows[present] - x_hat.reshape(rows.shape)[present]).sum()
+        variation = np.square(rows[present] - self._fitted["mean_"]).sum()
+        metrics = {"reconstruction_error": error / present.sum()} if present.any() else {}
         if variation > 0:
             metrics["explained"] = 1.0 - error / variation
         up = OutgoingMessage("latent_vectors", {"mean": z, **rows_of(message)})
         down = OutgoingMessage("reconstructions", {"values": x_hat, **rows_of(message)})
         return Outbox([up, down], metrics, {"z": z, "x_hat": x_hat})
 
-    def _pictures(self, latents: Array, context: Context) -> FloatArray:
-        """Return what latent vectors (M, D) look like, (M, …)."""
-        fitted, D = self._fitted(context), self.parameters.latent_dim
+    def _decode(self, latents: Array, context: Context) -> FloatArray:
+        """Return the reconstructions (M, …) of latent vectors (M, D)."""
+        estimator, D = self._estimator(context), self.parameters.latent_dim
         if latents.shape[1] != D:
-            raise ModuleError(f"module {context.module!r}: means of dimension {latents.shape[1]} came, expected {D}")
-        pictures: FloatArray = fitted.inverse_transform(latents).reshape(len(latents), *self._learnt["shape"])
-        return pictures
+            raise ModuleError(
+                f"module {context.module!r}: received means of dimension {latents.shape[1]}, expected {D}"
+            )
+        decoded: FloatArray = estimator.inverse_transform(latents).reshape(len(latents), *self._fitted["shape"])
+        return decoded
 
 
-def _rows(message: Message) -> tuple[FloatArray, BoolArray]:
-    """Return the observations as rows (N, P), and which of them are there (N,)."""
+def _read_rows(message: Message) -> tuple[FloatArray, BoolArray]:
+    """Return the observations as rows (N, P) float64, and which of them are present, (N,) bool."""
     rows = np.asarray(message["values"], dtype=np.float64).reshape(len(message["values"]), -1)
     return rows, np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask

@@ -1,4 +1,4 @@
-"""The product: joins several modules that share one latent variable, each of which has its own names for its values."""
+"""The product module: combines several modules that share one latent class but label it differently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from pydantic import AliasChoices, Field
 from actors.errors import ModuleError
 from actors.kernels.label_alignment import align
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import Evidence, floored, joined, likelihoods, normalised, normalisers, prior_from
+from actors.modules.class_posteriors import (
+    CombinedPosteriors,
+    add_floor,
+    combine_posteriors,
+    combine_priors,
+    log_normalisers,
+    normalise_rows,
+    sender_likelihoods,
+)
 from actors.types import FloatArray, IntArray, State
 
 PRIOR = "joint_prior"
@@ -28,45 +36,54 @@ class ProductParameters:
     lapse: Annotated[float, Field(ge=1e-6, lt=1)] = 0.01
 
 
-class _Joint(NamedTuple):
-    """What came, in the joint labels: from below; the product of all priors, None without any; and both together.
+class _JointPosterior(NamedTuple):
+    """The combination of all messages, in the joint labels.
 
-    The posterior (N, K) is log-distributions; its normalisers (N,) are 0 for missing rows.
+    Attributes
+    ----------
+    combined : CombinedPosteriors
+        The class posteriors from below.
+    log_prior : ndarray (N, K) float64, or None
+        The product of the priors from above.
+    log_posterior : ndarray (N, K) float64
+        Both together; rows are log-distributions.
+    norms : ndarray (N,) float64
+        Log-normalisers of the posterior; 0 for missing rows.
     """
 
-    evidence: Evidence
+    combined: CombinedPosteriors
     log_prior: FloatArray | None
     log_posterior: FloatArray
     norms: FloatArray
 
 
 class Product(Module[ProductParameters]):
-    """The product of what several modules say of one class that they share.
+    """Combine the class posteriors of several modules that share one latent class, in aligned labels.
 
-    They have classified the same rows, seen in different ways, and number their classes each in its own way. An update
-    finds which class of one is which of another's (:mod:`actors.kernels.label_alignment`). The first sender names the
-    joint classes (the first in order of connection; whoever came alone at first keeps naming them).
+    The modules below classify different views of the same rows, each with labels of its own. An update aligns them
+    (:mod:`actors.kernels.label_alignment`). The joint labels are those of the first sender in order of connection, or
+    of a sender that was the only one at first.
 
-    Upwards goes the product of all likelihoods and of every prior but the receiver's own. Downwards goes to each sender
-    what all others know, in the sender's own labels: the product of the other likelihoods and all priors. So each comes
-    to name its classes as it did when the permutations were found, and later updates, which start from these, keep
-    them, unless others explain the rows better.
+    Upwards goes the product of all likelihoods and of every prior except the receiver's own. Downwards goes to each
+    sender, in its own labels, the product of the other likelihoods and all priors. Each sender thereby keeps the labels
+    for which the permutations were inferred; later updates start from these and change them only if others explain the
+    rows better.
 
-    Priors from above take no part in the alignment: they were made of the same posteriors as these were aligned
-    before, so they would vote for what is already there.
+    Priors from above take no part in the alignment: they derive from posteriors in the previous alignment, and so would
+    only confirm it.
 
-    With one sender it passes on what it hears, and without a prior it has nothing to say to that sender: the
-    message is uniform. What a sender does not know of a row (its mask) it leaves to the others. Messages travel
-    untempered; the likelihoods of the others, as they go down, are raised to the temperature of this module's context.
+    With one sender its message is passed on, and without a prior the message back to it is uniform. A row that is
+    missing for a sender (its mask) is left to the others. Messages upwards are untempered; the likelihoods of the other
+    senders, on their way downwards, are raised to the power of this module's temperature.
 
     Parameters
     ----------
     parameters : ProductParameters
         iterations (or itr) : int
-            Passes over the senders an update, at most: the first that changes nothing is the last. With 0 the
-            permutations stay as they are.
+            Maximum number of passes over the senders per update; the first without a change is the last. With 0 the
+            permutations are kept.
         lapse : float
-            The share of rows that each sender is taken to be wrong about while permutations are looked for.
+            Lapse rate of every sender in the alignment: the share of rows that it is assumed to misclassify.
     """
 
     Parameters: ClassVar[type[Any]] = ProductParameters
@@ -79,60 +96,59 @@ class Product(Module[ProductParameters]):
 
     def __init__(self, parameters: ProductParameters) -> None:
         super().__init__(parameters)
-        self._permutations: dict[str, IntArray] = {}  # by sender: its own label (K,) of each joint class
+        self._permutations: dict[str, IntArray] = {}  # by sender: its label (K,) of each joint class
         self._frequencies: FloatArray | None = None  # (K,), the mean posterior
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
-        """Find the permutations; send the joint posterior up and to each sender what the others know.
+        """Align the labels; send the joint posterior upwards, and the product of the other senders to each sender.
 
-        A sender of which nothing was learnt yet is taken at its word (its labels are the joint ones) where nothing
-        is to be learnt.
+        In an update that does not learn, the labels of a sender without a permutation are taken for the joint labels.
 
         Raises
         ------
         ModuleError
-            If the messages don't fit each other or what was learnt before, or exclude each other in a row.
+            If the messages do not fit each other or what was learnt before, or exclude each other in a row.
         """
-        parameters, own = self.at(context), likelihoods(inbox)
-        self._check_classes(own, context)
+        parameters, likelihoods = self.at(context), sender_likelihoods(inbox)
+        self._check_classes(likelihoods, context)
         permutations = self._permutations
         learn = context.learn and parameters.iterations > 0
         if learn:
-            start = [permutations.get(sender) for sender in own]
-            found = align(list(own.values()), start, parameters.lapse, parameters.iterations)
-            self._permutations = permutations = {**permutations, **dict(zip(own, found, strict=True))}
-        joint = _join(inbox, own, permutations)
+            start = [permutations.get(sender) for sender in likelihoods]
+            aligned = align(list(likelihoods.values()), start, parameters.lapse, parameters.iterations)
+            self._permutations = permutations = {**permutations, **dict(zip(likelihoods, aligned, strict=True))}
+        joint = _combine(inbox, likelihoods, permutations)
         if learn:
-            seen = slice(None) if joint.evidence.mask is None else ~joint.evidence.mask
-            posterior = np.exp(joint.log_posterior[seen])
+            present = slice(None) if joint.combined.mask is None else ~joint.combined.mask
+            posterior = np.exp(joint.log_posterior[present])
             self._frequencies = posterior.mean(axis=0) if len(posterior) else None
-        evidence = joint.evidence.log_norm + float(joint.norms.sum())
-        return _outbox(joint, inbox, permutations, context, {"evidence": evidence})
+        evidence = joint.combined.log_norm + float(joint.norms.sum())
+        return _compose_outbox(joint, inbox, permutations, context, {"evidence": evidence})
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
-        """Join what is said of new rows, by the permutations that were learnt.
+        """Combine the posteriors of new rows, by the learnt permutations.
 
         Raises
         ------
         ModuleError
-            If a sender was unknown when the permutations were learnt, or as in :meth:`update`.
+            If nothing was learnt yet, if a sender has no permutation, or as in :meth:`update`.
         """
         if not self._permutations:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
-        own = likelihoods(inbox)
-        self._check_classes(own, context)
-        unknown = [sender for sender in own if sender not in self._permutations]
+        likelihoods = sender_likelihoods(inbox)
+        self._check_classes(likelihoods, context)
+        unknown = [sender for sender in likelihoods if sender not in self._permutations]
         if unknown:
             raise ModuleError(
                 f"module {context.module!r} has learnt the labels of {', '.join(self._permutations)}, not those of "
                 f"{', '.join(unknown)}: let it learn with all its senders first"
             )
-        return _outbox(_join(inbox, own, self._permutations), inbox, self._permutations, context, {})
+        return _compose_outbox(_combine(inbox, likelihoods, self._permutations), inbox, self._permutations, context, {})
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
-        """Tell all senders, in their labels, of one class a row: that of the priors, or drawn; output ``class`` (N,).
+        """Send a prior to all senders, in their labels: that from above, or of drawn classes; output ``class`` (N,).
 
-        Without a prior from above, classes are drawn by how frequent they were when the module learnt.
+        Without a prior from above, classes are drawn by their frequencies in the last update that learnt.
 
         Raises
         ------
@@ -144,13 +160,13 @@ class Product(Module[ProductParameters]):
         if not context.rows:
             return Outbox()
         K = len(self._frequencies)
-        log_prior = prior_from(inbox, PRIOR, (context.rows, K))
+        log_prior = combine_priors(inbox, PRIOR, (context.rows, K))
         if log_prior is None:
             drawn = context.generator.choice(K, context.rows, p=self._frequencies / self._frequencies.sum())
             log_prior = np.where(np.eye(K, dtype=np.bool_)[drawn], 0.0, -np.inf)
         messages = [
             OutgoingMessage(
-                "transition_prior", {"log_prob": _as_named(log_prior, self._permutations[receiver])}, receiver
+                "transition_prior", {"log_prob": _in_sender_labels(log_prior, self._permutations[receiver])}, receiver
             )
             for receiver in context.receivers.get("transition_prior", ())
             if receiver in self._permutations
@@ -158,86 +174,91 @@ class Product(Module[ProductParameters]):
         return Outbox(messages, outputs={"class": log_prior.argmax(axis=1)})
 
     def state(self) -> State:
-        """Return copies of the permutations, by sender, and of the classes' frequencies."""
+        """Return copies of the permutations, by sender, and of the class frequencies."""
         permutations = {_PERMUTATION + sender: labels.copy() for sender, labels in self._permutations.items()}
         return permutations if self._frequencies is None else {**permutations, "frequencies": self._frequencies.copy()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; an empty one is that of a product that has learnt nothing.
+        """Restore a state; an empty one is that of a product that has learnt nothing.
 
         Raises
         ------
         ModuleError
-            If what it calls permutations are none, or of different lengths.
+            If its permutations are not valid, or of different lengths.
         """
-        found = {
+        permutations = {
             name.removeprefix(_PERMUTATION): np.array(labels, dtype=np.int64)
             for name, labels in state.items()
             if name.startswith(_PERMUTATION)
         }
-        classes = max((len(labels) for labels in found.values()), default=0)
-        for sender, labels in found.items():
+        classes = max((len(labels) for labels in permutations.values()), default=0)
+        for sender, labels in permutations.items():
             if not np.array_equal(np.sort(labels), np.arange(classes)):
                 raise ModuleError(f"the state has no permutation of {classes} classes for {sender}, but {labels}")
-        self._permutations = found
+        self._permutations = permutations
         frequencies = state.get("frequencies")
         self._frequencies = None if frequencies is None else np.array(frequencies, dtype=np.float64)
 
-    def _check_classes(self, own: Mapping[str, FloatArray], context: Context) -> None:
-        came = next(iter(own.values())).shape[1]
+    def _check_classes(self, likelihoods: Mapping[str, FloatArray], context: Context) -> None:
+        """Raise ModuleError if the likelihoods have another number of classes than the permutations."""
+        came = next(iter(likelihoods.values())).shape[1]
         learnt = next((len(labels) for labels in self._permutations.values()), came)
         if came != learnt:
-            senders = " and ".join(own)
+            senders = " and ".join(likelihoods)
             raise ModuleError(f"{came} classes came from {senders}, {context.module!r} has learnt {learnt}")
 
 
-def _join(inbox: Inbox, own: Mapping[str, FloatArray], permutations: Mapping[str, IntArray]) -> _Joint:
-    """Multiply all that came, each sender's likelihood (N, K) in the joint labels."""
-    named = {s: log_prob[:, permutations[s]] if s in permutations else log_prob for s, log_prob in own.items()}
-    evidence = joined(inbox.all("class_posteriors"), named)
-    rows, classes = evidence.log_prob.shape
-    log_prior = prior_from(inbox, PRIOR, (rows, classes))
-    scores = evidence.log_prob + (-np.log(classes) if log_prior is None else log_prior)
-    norms = normalisers(scores, [*own, *inbox.all(PRIOR)])
-    return _Joint(evidence, log_prior, scores - norms[:, None], _of_those_seen(norms, evidence))
+def _combine(
+    inbox: Inbox, likelihoods: Mapping[str, FloatArray], permutations: Mapping[str, IntArray]
+) -> _JointPosterior:
+    """Combine all messages in the joint labels; `likelihoods` (N, K) are in the senders' labels."""
+    aligned = {
+        s: log_prob[:, permutations[s]] if s in permutations else log_prob for s, log_prob in likelihoods.items()
+    }
+    combined = combine_posteriors(inbox.all("class_posteriors"), aligned)
+    rows, classes = combined.log_prob.shape
+    log_prior = combine_priors(inbox, PRIOR, (rows, classes))
+    scores = combined.log_prob + (-np.log(classes) if log_prior is None else log_prior)
+    norms = log_normalisers(scores, [*likelihoods, *inbox.all(PRIOR)])
+    return _JointPosterior(combined, log_prior, scores - norms[:, None], _zero_where_missing(norms, combined))
 
 
-def _outbox(
-    joint: _Joint,
+def _compose_outbox(
+    joint: _JointPosterior,
     inbox: Inbox,
     permutations: Mapping[str, IntArray],
     context: Context,
     metrics: Mapping[str, float],
 ) -> Outbox:
-    """Address what came to those above and below: to each what it does not know from itself."""
-    evidence, messages = joint.evidence, []
+    """Return the extrinsic message to each receiver above and below, without what that receiver sent."""
+    combined, messages = joint.combined, []
     for receiver in context.receivers.get("joint_posteriors", ()):
-        others = prior_from(inbox, PRIOR, evidence.log_prob.shape, without=receiver)
-        scores = evidence.log_prob if others is None else evidence.log_prob + others
+        others = combine_priors(inbox, PRIOR, combined.log_prob.shape, without=receiver)
+        scores = combined.log_prob if others is None else combined.log_prob + others
         norms = np.logaddexp.reduce(scores, axis=1)
-        log_norm = evidence.row_norms + _of_those_seen(norms, evidence)
-        arrays = {"log_prob": scores - norms[:, None], "log_norm": log_norm, **evidence.rows}
+        log_norm = combined.row_norms + _zero_where_missing(norms, combined)
+        arrays = {"log_prob": scores - norms[:, None], "log_norm": log_norm, **combined.row_arrays}
         messages.append(OutgoingMessage("joint_posteriors", arrays, receiver))
     for receiver in context.receivers.get("transition_prior", ()):
-        if receiver not in evidence.by_sender:  # has not spoken yet, so that nothing is known of its labels
+        if receiver not in combined.by_sender:  # its labels are unknown before its first message
             continue
-        others_said = [log_prob for sender, log_prob in evidence.by_sender.items() if sender != receiver]
-        cavity = np.zeros_like(evidence.log_prob) if joint.log_prior is None else joint.log_prior
-        if others_said:
-            cavity = cavity + context.temperature * np.sum(others_said, axis=0)
-        message = floored(normalised(cavity))
+        other_likelihoods = [log_prob for sender, log_prob in combined.by_sender.items() if sender != receiver]
+        cavity = np.zeros_like(combined.log_prob) if joint.log_prior is None else joint.log_prior
+        if other_likelihoods:
+            cavity = cavity + context.temperature * np.sum(other_likelihoods, axis=0)
+        message = add_floor(normalise_rows(cavity))
         if receiver in permutations:
-            message = _as_named(message, permutations[receiver])
-        messages.append(OutgoingMessage("transition_prior", {"log_prob": message, **evidence.rows}, receiver))
+            message = _in_sender_labels(message, permutations[receiver])
+        messages.append(OutgoingMessage("transition_prior", {"log_prob": message, **combined.row_arrays}, receiver))
     posterior = np.exp(joint.log_posterior)
     return Outbox(messages, metrics, {"class": joint.log_posterior.argmax(axis=1), "Pdz": posterior})
 
 
-def _of_those_seen(norms: FloatArray, evidence: Evidence) -> FloatArray:
-    """Return norms (N,), zero for rows that nobody saw."""
-    return norms if evidence.mask is None else np.where(evidence.mask, 0.0, norms)
+def _zero_where_missing(norms: FloatArray, combined: CombinedPosteriors) -> FloatArray:
+    """Return norms (N,), 0 for rows that are missing for every sender."""
+    return norms if combined.mask is None else np.where(combined.mask, 0.0, norms)
 
 
-def _as_named(of_joint: FloatArray, labels: IntArray) -> FloatArray:
-    """Return columns (N, K) in the joint labels as a sender names them, whose label of joint class k is labels[k]."""
-    return of_joint[:, np.argsort(labels)]
+def _in_sender_labels(log_prob: FloatArray, labels: IntArray) -> FloatArray:
+    """Return log_prob (N, K) with its columns in the sender's labels: joint class k is the sender's labels[k]."""
+    return log_prob[:, np.argsort(labels)]

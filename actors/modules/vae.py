@@ -1,7 +1,7 @@
-"""The VAE: compresses observations into latent vectors, under a prior whose means come from above.
+"""The VAE module: compresses observations into latent vectors, with prior means received from the modules above.
 
-torch is imported when the module is prepared, not with this file: it costs seconds and hundreds of MB in every process
-that only asks what a VAE's ports are.
+torch is imported when the module is prepared, not with this file: the import takes seconds and hundreds of MB, and
+many processes read no more than the module's ports.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import AliasChoices, Field
 from actors.errors import ModuleError, NonFiniteError
 from actors.messaging.message import Message, rows_of
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.decoding import pictures_of_means
+from actors.modules.decoding import decode_class_means
 from actors.types import Array, BoolArray, Float32Array, State
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VAEParameters:
-    """See :class:`VAE`."""
+    """Parameters of :class:`VAE`, which describes them."""
 
     latent_dim: Annotated[int, Field(ge=1)] = 18
     epochs: Annotated[int, Field(ge=0, validation_alias=AliasChoices("epochs", "itr"))] = 200
@@ -49,11 +49,12 @@ class VAEParameters:
 
 
 class VAE(Module[VAEParameters]):
-    """A variational auto-encoder.
+    """Compress observations into latent vectors with a variational auto-encoder.
 
-    Maximises E_q[log p(o | z1)] - β · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. μ is the
-    mean that the class means and responsibilities from above give to each row, zeros before the first message. Latent
-    means from above say the same row by row; of several that came, μ is the mean, as in a product of unit Gaussians.
+    Maximises E_q[log p(o | z1)] - β · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. The prior mean μ of
+    a row is the mean of the class means from above, weighted by its responsibilities, and zero before the first
+    message. Latent means from above give μ directly; with several messages, μ is their mean, as in a product of unit
+    Gaussians.
 
     Parameters
     ----------
@@ -61,42 +62,42 @@ class VAE(Module[VAEParameters]):
         latent_dim : int
             D, the size of a latent vector.
         epochs (or itr) : int
-            Passes over the data an update.
+            Passes over the data per update.
         batch_size : int
-            Rows a step.
+            Rows per optimisation step.
         hidden : int
             Units of the hidden layer of the default networks.
         likelihood : {"bce", "mse"}
-            Bernoulli on logits, for observations in [0, 1], or Gaussian of unit variance.
+            Bernoulli on logits, for observations in [0, 1], or Gaussian with unit variance.
         send : {"mean", "sample"}
-            Whether q's mean goes up or a sample of q. Recognition always sends the mean.
+            Whether the mean of q or a sample of q is sent up. Recognition always sends the mean.
         send_variance : bool
-            Whether q's variance goes with it.
+            Whether the variance of q is sent with it.
         restart_weights : bool
-            Whether every update starts from new weights instead of the last ones. The losses start anew with them.
+            Whether every update starts from new weights instead of the last ones. The list of losses is then reset too.
         kl_weight : float
             β.
         kl_warmup : int
-            Epochs of the weights' life, over all updates since they were new, in which β climbs linearly from 0 to
-            `kl_weight`: with W of them it is kl_weight · e/W in epoch e = 0, 1, …, W. Keeps latent dimensions from
+            W, the number of epochs since the weights were initialised, counted over all updates, in which β rises
+            linearly from 0 to `kl_weight`: it is kl_weight · e/W in epoch e = 0, 1, …, W. Keeps latent dimensions from
             collapsing before the decoder can use them.
         patience : int, optional
-            An update ends before `epochs` when its best loss has not improved by more than half a percent within the
-            last so many epochs, those of a warm-up not counted; never by default. The weights are the last epoch's.
+            Number of epochs, those of the warm-up not counted, after which an update stops early if its best loss has
+            not improved by more than half a percent; by default it never does. The weights of the last epoch are kept.
         mixed_precision : bool
-            Whether the networks' products are taken in bfloat16 while they learn: faster on a GPU, and less exact.
+            Whether matrix products are computed in bfloat16 during training: faster on a GPU, and less exact.
         learning_rate : float
             Adam's step size.
         encoder, decoder : str, optional
-            ``package.module:callable`` that makes the network instead of the default.
-            ``encoder(input_dim, latent_dim)`` gives a torch module that answers (N, input_dim) with mean and
-            log-variance, (N, latent_dim) each; ``decoder(latent_dim, input_dim)`` one that answers (N, latent_dim)
-            with logits (N, input_dim).
+            ``package.module:callable`` that builds the network in place of the default one.
+            ``encoder(input_dim, latent_dim)`` returns a torch module that maps (N, input_dim) to mean and
+            log-variance, (N, latent_dim) each; ``decoder(latent_dim, input_dim)`` returns one that maps
+            (N, latent_dim) to logits (N, input_dim).
 
     Attributes
     ----------
     device : str
-        Where the networks are, ``cpu`` or ``cuda``.
+        The device of the networks, ``cpu`` or ``cuda``.
     """
 
     Parameters: ClassVar[type[Any]] = VAEParameters
@@ -118,14 +119,14 @@ class VAE(Module[VAEParameters]):
         self._optimiser: torch.optim.Adam | None = None
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (the host limits the threads)
-        """Import torch and choose the device; the CPU where there is no GPU."""
+        """Import torch and select the device; without a GPU this is the CPU."""
         import torch
 
-        import actors.kernels.neural.vae_training  # noqa: F401 (so that the first update doesn't wait for it)
+        import actors.kernels.neural.vae_training  # noqa: F401 (so that the first update does not wait for it)
 
         self.device = "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
         if device != self.device:
-            _log.warning("device %r was asked for and is not there: the VAE uses the CPU", device)
+            _log.warning("device %r was requested but is not available: the VAE uses the CPU", device)
         if self._networks is not None:
             self.load_state(self.state())
 
@@ -135,68 +136,68 @@ class VAE(Module[VAEParameters]):
         Raises
         ------
         ModuleError
-            If observations or class means don't fit, or the loss is not finite.
+            If the messages do not match the parameters, the trained networks or each other, or the loss is not finite.
         """
         import torch
 
         from actors.kernels.neural import vae_networks as kernels
-        from actors.kernels.neural.device_batches import settle
+        from actors.kernels.neural.device_batches import place_rows
 
         parameters, message = self.at(context), inbox.require("observations")
-        values, seen = self._rows(message, parameters)
+        values, present = self._read_rows(message, parameters)
         prior_mean = self._prior_mean(inbox, len(values), parameters.latent_dim)
-        if not seen.any():
+        if not present.any():
             raise ModuleError("every row of the observations is missing: there is nothing to learn from")
         if self._networks is None or parameters.restart_weights:
-            self._start(values.shape[1], context.torch_seed)
+            self._build_networks(values.shape[1], context.torch_seed)
             self._shape, self._loss = message["values"].shape[1:], []
-        net = self._networks
-        assert net is not None
-        rows, means = settle(values[seen], torch.device(self.device)), self._tensor(prior_mean[seen])
+        networks = self._networks
+        assert networks is not None
+        rows, means = place_rows(values[present], torch.device(self.device)), self._tensor(prior_mean[present])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
         epochs = self._train(rows, means, generator, parameters, context) if context.learn else 0
-        encoded = kernels.encode(net, rows)
-        parts = kernels.bound(net, rows, means, encoded, parameters.likelihood, generator)
+        encoded = kernels.encode(networks, rows)
+        parts = kernels.elbo(networks, rows, means, encoded, parameters.likelihood, generator)
         metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl, "epochs": float(epochs)}
         metrics["score"] = len(rows) * (parts.reconstruction + parts.entropy)
         if self._loss:
             metrics["loss"] = self._loss[-1]
         noise = torch.randn(encoded[0].shape, generator=generator, device=self.device)
         sample = noise if parameters.send == "sample" else None
-        return self._outbox(message, prior_mean, seen, encoded, sample, parameters, metrics)
+        return self._outbox(message, prior_mean, present, encoded, sample, parameters, metrics)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
-        """Encode new observations: the mean of q goes up, its reconstruction down.
+        """Encode new observations: send the mean of q up and its reconstruction down.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the observations don't fit.
+            If the VAE is untrained or the messages do not match the trained networks.
         """
         from actors.kernels.neural import vae_networks as kernels
 
         if self._networks is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         parameters, message = self.at(context), inbox.require("observations")
-        values, seen = self._rows(message, parameters)
+        values, present = self._read_rows(message, parameters)
         prior_mean = self._prior_mean(inbox, len(values), parameters.latent_dim)
-        encoded = kernels.encode(self._networks, self._tensor(values[seen]))
-        return self._outbox(message, prior_mean, seen, encoded, None, parameters, {})
+        encoded = kernels.encode(self._networks, self._tensor(values[present]))
+        return self._outbox(message, prior_mean, present, encoded, None, parameters, {})
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
-        """Show what the class means from above look like: output ``mu_hat`` (K, …); nothing where none came.
+        """Decode the class means from above: output ``mu_hat`` (K, …); no output without such a message.
 
-        With ``context.rows`` also what their rows look like: output ``x_hat`` (N, …), each decoded from its mean μ.
+        With ``context.rows`` the rows are decoded too: output ``x_hat`` (N, …), each decoded from its prior mean μ.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the means have another dimension.
+            If the VAE is untrained or the means have another dimension.
         """
-        return pictures_of_means(inbox, context, self.decode)
+        return decode_class_means(inbox, context, self.decode)
 
     def decode(self, latents: npt.ArrayLike) -> Float32Array:
-        """Return what latent vectors look like.
+        """Decode latent vectors into observations.
 
         Parameters
         ----------
@@ -205,12 +206,12 @@ class VAE(Module[VAEParameters]):
         Returns
         -------
         ndarray of float32, shape (M, …)
-            In the shape of an observation.
+            One reconstruction per latent vector, in the shape of an observation.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the latent vectors have another dimension.
+            If the VAE is untrained or the latent vectors have another dimension.
         """
         from actors.kernels.neural import vae_networks as kernels
 
@@ -218,13 +219,15 @@ class VAE(Module[VAEParameters]):
             raise ModuleError("the VAE has learnt nothing yet, so it cannot decode")
         rows = np.array(latents, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.parameters.latent_dim:
-            raise ModuleError(f"latent vectors of shape {rows.shape} came, expected (M, {self.parameters.latent_dim})")
+            raise ModuleError(
+                f"received latent vectors of shape {rows.shape}, expected (M, {self.parameters.latent_dim})"
+            )
         pixels = kernels.reconstruct(self._networks, self._tensor(rows), self.parameters.likelihood)
         decoded: Float32Array = pixels.cpu().numpy().reshape(len(rows), *self._shape)
         return decoded
 
     def state(self) -> State:
-        """Return copies of the weights, of the optimiser's state, of their losses and the shape of an observation."""
+        """Return copies of the weights, the optimiser's state, the losses and the shape of an observation."""
         if self._networks is None or self._optimiser is None or self._shape is None:
             return {}
         from actors.kernels.neural import vae_training as kernels
@@ -236,7 +239,7 @@ class VAE(Module[VAEParameters]):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; an empty one is that of a VAE that has learnt nothing.
+        """Restore a state; the empty state is that of an untrained VAE.
 
         Raises
         ------
@@ -250,7 +253,7 @@ class VAE(Module[VAEParameters]):
 
         self._shape = tuple(int(length) for length in state["shape"])
         self._loss = [float(loss) for loss in state["loss"]]
-        self._start(int(np.prod(self._shape, dtype=np.int64)), seed=0)
+        self._build_networks(int(np.prod(self._shape, dtype=np.int64)), seed=0)
         assert self._networks is not None
         assert self._optimiser is not None
         try:
@@ -258,19 +261,19 @@ class VAE(Module[VAEParameters]):
         except ValueError as error:
             raise ModuleError(str(error)) from error
 
-    # --- pieces ---------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _start(self, pixels: int, seed: int) -> None:
-        """Make new networks and a new optimiser."""
+    def _build_networks(self, pixels: int, seed: int) -> None:
+        """Build new networks and a new optimiser."""
         from actors.kernels.neural import vae_networks as kernels
         from actors.kernels.neural.vae_training import make_optimiser
 
         own = self.parameters
         try:
-            net = kernels.build(pixels, own.hidden, own.latent_dim, seed, own.encoder, own.decoder)
+            networks = kernels.build(pixels, own.hidden, own.latent_dim, seed, own.encoder, own.decoder)
         except ValueError as error:
             raise ModuleError(str(error)) from error
-        self._networks = net.to(self.device)
+        self._networks = networks.to(self.device)
         self._optimiser = make_optimiser(self._networks)
 
     def _train(
@@ -281,20 +284,20 @@ class VAE(Module[VAEParameters]):
         parameters: VAEParameters,
         context: Context,
     ) -> int:
-        """Train the networks in place and note the losses; return how many epochs it took."""
+        """Train the networks in place, append the losses and return the number of epochs."""
         from actors.kernels.neural import vae_training as kernels
         from actors.kernels.neural.vae_networks import seeded
 
         assert self._networks is not None
         assert self._optimiser is not None
-        training = kernels.Training(
+        training = kernels.TrainingOptions(
             epochs=parameters.epochs,
             batch_size=parameters.batch_size,
             kl_weight=parameters.kl_weight,
             learning_rate=parameters.learning_rate,
             likelihood=parameters.likelihood,
             kl_warmup=parameters.kl_warmup,
-            age=len(self._loss),
+            previous_epochs=len(self._loss),
             patience=parameters.patience,
             mixed_precision=parameters.mixed_precision,
         )
@@ -303,7 +306,7 @@ class VAE(Module[VAEParameters]):
             context.report(done, total, loss=loss)
 
         try:
-            with seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
+            with seeded(context.torch_seed):  # dropout in a user's network draws from the global generator
                 losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
         except FloatingPointError as error:
             remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.likelihood == "mse" else "")
@@ -311,44 +314,48 @@ class VAE(Module[VAEParameters]):
         self._loss += losses
         return len(losses)
 
-    def _rows(self, message: Message, parameters: VAEParameters) -> tuple[Float32Array, BoolArray]:
-        """Return the observations as rows (N, P) float32, and which rows are there (N,)."""
+    def _read_rows(self, message: Message, parameters: VAEParameters) -> tuple[Float32Array, BoolArray]:
+        """Return the observations as rows (N, P) float32, and which of them are present, (N,) bool."""
         values = message["values"]
         if parameters.latent_dim != self.parameters.latent_dim or parameters.hidden != self.parameters.hidden:
-            raise ModuleError("latent_dim and hidden are the networks' and cannot be set for a step")
+            raise ModuleError("latent_dim and hidden define the networks and cannot be set for a step")
         if self._shape is not None and values.shape[1:] != self._shape:
-            raise ModuleError(f"observations of shape {values.shape[1:]} came, this VAE has learnt {self._shape}")
-        rows = np.array(values.reshape(len(values), -1), dtype=np.float32)
-        seen = np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask
-        if parameters.likelihood == "bce" and seen.any() and (rows[seen].min() < 0 or rows[seen].max() > 1):
-            low, high = rows[seen].min(), rows[seen].max()
             raise ModuleError(
-                f"observations span {low:g} to {high:g}: likelihood 'bce' is for values in [0, 1]; "
+                f"received observations of shape {values.shape[1:]}, but this VAE was trained on {self._shape}"
+            )
+        rows = np.array(values.reshape(len(values), -1), dtype=np.float32)
+        present = np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask
+        if parameters.likelihood == "bce" and present.any() and (rows[present].min() < 0 or rows[present].max() > 1):
+            low, high = rows[present].min(), rows[present].max()
+            raise ModuleError(
+                f"observations span {low:g} to {high:g}, but likelihood 'bce' is for values in [0, 1]; "
                 "scale them or use 'mse'"
             )
-        return rows, seen
+        return rows, present
 
     def _prior_mean(self, inbox: Inbox, count: int, latent_dim: int) -> Float32Array:
-        """Return μ, (count, D): the mean of what the messages from above say of each row, zeros where none does."""
-        total, said = np.zeros((count, latent_dim), dtype=np.float32), np.zeros((count, 1), dtype=np.float32)
+        """Return μ, (count, D): the mean over the messages from above that contain the row, zeros without any."""
+        total, messages = np.zeros((count, latent_dim), dtype=np.float32), np.zeros((count, 1), dtype=np.float32)
         message = inbox.first("class_means")
         if message is not None:
             responsibilities, means = message["responsibilities"], message["means"]
             if len(responsibilities) != count or means.shape[1] != latent_dim:
                 raise ModuleError(
-                    f"{message.header.route}: responsibilities of {len(responsibilities)} rows and means of dimension "
-                    f"{means.shape[1]} came, expected {count} and {latent_dim}"
+                    f"{message.header.route}: received responsibilities of {len(responsibilities)} rows and means of "
+                    f"dimension {means.shape[1]}, expected {count} and {latent_dim}"
                 )
             total += responsibilities @ means
-            said += 1.0
+            messages += 1.0
         for message in inbox.all("latent_means").values():
             mean = message["mean"]
             if mean.shape != (count, latent_dim):
-                raise ModuleError(f"{message.header.route}: {mean.shape} came, expected {(count, latent_dim)}")
-            told = np.ones(count, dtype=np.bool_) if message.mask is None else ~message.mask
-            total[told] += mean[told]
-            said[told] += 1.0
-        return np.divide(total, np.maximum(said, 1.0), dtype=np.float32)
+                raise ModuleError(
+                    f"{message.header.route}: received means of shape {mean.shape}, expected {(count, latent_dim)}"
+                )
+            present = np.ones(count, dtype=np.bool_) if message.mask is None else ~message.mask
+            total[present] += mean[present]
+            messages[present] += 1.0
+        return np.divide(total, np.maximum(messages, 1.0), dtype=np.float32)
 
     def _tensor(self, array: Float32Array) -> torch.Tensor:
         import torch
@@ -359,29 +366,29 @@ class VAE(Module[VAEParameters]):
         self,
         message: Message,
         prior_mean: Float32Array,
-        seen: BoolArray,
+        present: BoolArray,
         encoded: tuple[torch.Tensor, torch.Tensor],
         noise: torch.Tensor | None,
         parameters: VAEParameters,
         metrics: Mapping[str, float],
     ) -> Outbox:
-        """Return what goes out: of missing rows all that is known is the prior, N(μ, I)."""
+        """Return messages and outputs; missing rows get their prior, N(μ, I)."""
         from actors.kernels.neural import vae_networks as kernels
 
         assert self._networks is not None
         mean, log_variance = encoded
         z = prior_mean.copy()
-        z[seen] = mean.cpu().numpy()
+        z[present] = mean.cpu().numpy()
         pixels = kernels.reconstruct(self._networks, self._tensor(z), parameters.likelihood)
         x_hat = pixels.cpu().numpy().reshape(message["values"].shape)
         sent = z
         if noise is not None:
             sent = z.copy()
-            sent[seen] += ((0.5 * log_variance).exp() * noise).cpu().numpy()
+            sent[present] += ((0.5 * log_variance).exp() * noise).cpu().numpy()
         arrays: dict[str, Array] = {"mean": sent, **rows_of(message)}
         if parameters.send_variance:
             arrays["variance"] = np.ones_like(z)
-            arrays["variance"][seen] = log_variance.exp().cpu().numpy()
+            arrays["variance"][present] = log_variance.exp().cpu().numpy()
         loss = np.array(self._loss, dtype=np.float64)
         return Outbox(
             messages=[

@@ -1,13 +1,14 @@
-"""A module that counts what it saw, in a host, and calls to it."""
+"""A module that counts its updates, its host, and calls to it."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from actors.graph.spec import ModuleSpec, Slot
 from pydantic import Field
 
-from actors.backends.module_host import Call, Host
+from actors.backends.module_host import ModuleHost
+from actors.coordination.backend import ModuleCall
+from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import make_message, pack_header
 from actors.messaging.message import Header
 from actors.module import Module, Outbox, Port
@@ -17,7 +18,7 @@ TYPE = "tests.support.counter:Counter"
 
 
 class Counter(Module):
-    """Counts what it saw; `behaviour` lets a test say what else its update does, and `seen` what it was given."""
+    """Counts its updates; `behaviour` is a test's function for the result, `seen` the arguments of the last call."""
 
     ports = (
         Port("z", "in", "forward", "latent_vectors", optional=True),
@@ -64,24 +65,26 @@ SLOTS = (
 
 
 def host(behaviour=None, slots=SLOTS, threads=1, **parameters):
-    made = Host(ModuleSpec("gmm", TYPE, parameters, threads), slots)
+    made = ModuleHost(ModuleSpec("gmm", TYPE, parameters, threads), slots)
     if behaviour is not None:
         made.module.behaviour = behaviour
     return made
 
 
 def call(*messages, **fields):
-    """A call with `messages` in its inbox, and their arrays beside it."""
-    made = Call(
+    """Return a call with `messages` in its inbox, and the arrays of the messages."""
+    made = ModuleCall(
+        mode=fields.pop("mode", "update"),
         run=fields.pop("run", "run"),
         **{"seed": 1, "round": 2, "step": 3, "sequence": 4, "receivers": {}, **fields},
         headers=tuple(pack_header(message.header) for message in messages),
+        ports=tuple(message.header.port for message in messages),
     )
     return made, [message.arrays for message in messages]
 
 
 def update(made, *messages, **fields):
-    return made.ask("update", *call(*messages, **fields))
+    return made.call(*call(*messages, **fields))
 
 
 def latents(port="z", sender="vae", **arrays):

@@ -1,4 +1,4 @@
-"""Modules that talk in kinds of message of their own: a listener counts words, a reader says what they are about."""
+"""Modules with custom message kinds: a counter sends word counts, a reader sends the posteriors of their topics."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ TOPIC = Kind(
 )
 
 
-class Speaker(Module):
+class Base(Module):
     kinds = (WORDS, TOPIC)
 
     @dataclass(frozen=True)
@@ -36,34 +36,34 @@ class Speaker(Module):
         pass
 
 
-class Listener(Speaker):
-    """Adds up how sure the reader was of the first topic."""
+class Counter(Base):
+    """Sends counts, and sums the posteriors of the first topic over the updates."""
 
     ports = (
         Port("observations", "in", "forward", "observations"),
         Port("about", "in", "backward", "topic", optional=True),
         Port("words", "out", "forward", "word_counts"),
     )
-    heard = 0.0
+    total = 0.0
 
     def update(self, inbox, context):
         message, topic = inbox.require("observations"), inbox.log_product("about")
         if topic is not None:
-            self.heard += float(np.exp(topic[:, 0]).sum()) / (1.0 + self.heard)
+            self.total += float(np.exp(topic[:, 0]).sum()) / (1.0 + self.total)
         counts = np.floor(np.abs(message["values"]) * 3).astype(np.int64)
         if self.parameters.fault:
             counts[2] = -1
-        return Outbox([OutgoingMessage("words", {"counts": counts, **rows_of(message)})], {"heard": self.heard})
+        return Outbox([OutgoingMessage("words", {"counts": counts, **rows_of(message)})], {"total": self.total})
 
     def state(self):
-        return {"heard": self.heard}
+        return {"total": self.total}
 
     def load_state(self, state):
-        self.heard = state.get("heard", 0.0)
+        self.total = state.get("total", 0.0)
 
 
-class Reader(Speaker):
-    """Two topics, one of each half of the vocabulary."""
+class Reader(Base):
+    """Sends posteriors of two topics, one for each half of the vocabulary."""
 
     ports = (
         Port("words", "in", "forward", "word_counts"),
@@ -80,14 +80,14 @@ class Reader(Speaker):
         return Outbox([OutgoingMessage("about", {"log_prob": log_prob, "words": words, **rows_of(message)})])
 
 
-class Rival(Speaker):
-    """Calls something else by the name of a kind that is there."""
+class Conflicting(Base):
+    """Declares a different kind with the name of an existing one."""
 
     kinds = (Kind("topic", (ArraySpec("values", ("N", "...")),)),)
 
 
-class Forgetful(Speaker):
-    """Speaks of what it does not declare."""
+class Undeclared(Base):
+    """Has a port of a kind that it does not declare."""
 
     kinds = ()
     ports = (Port("gossip", "out", "forward", "gossip"),)

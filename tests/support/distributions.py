@@ -1,4 +1,4 @@
-"""Distributions that bring module types, installed where a test wants them."""
+"""Distributions with module types, installed into a directory of a test."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Own(Module):
 
 
 class Site:
-    """A directory of installed distributions, in front of ``sys.path``."""
+    """A directory of installed distributions at the start of ``sys.path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Bytes that may be a message, or nearly one, and what is said when they are refused."""
+"""Bytes of valid and invalid messages, and the errors when invalid ones are decoded."""
 
 import struct
 import time
@@ -14,23 +14,23 @@ from actors.messaging.codec import unpack_header as unpack
 from tests.actors.messaging.test_messages import message
 
 FIXED_BYTES = 768 << 10
-"""What reading may take besides a multiple of what came: the header's own limit times what Python makes of it."""
+"""Memory that decoding may take besides a multiple of its input: the Python objects of the largest header."""
 
 
 def fields_of(like="latent_vectors", /, **changed):
-    """A header like that of a message of kind `like`, as msgpack sees it."""
+    """Return the fields of the header of a message of kind `like`, as msgpack packs them."""
     plain = {**msgpack.unpackb(pack_header(message(like).header)), **changed}
     return {name: value for name, value in plain.items() if value is not None}
 
 
 def document(fields, blobs):
-    """The bytes of a message of which the parts may be anything, bytes being taken as they are."""
+    """Return a document with any header and arrays; bytes are inserted as they are."""
     packed = [part if isinstance(part, bytes) else msgpack.packb(part) for part in (fields, blobs)]
     return b"\x82\xa6header" + packed[0] + b"\xa6arrays" + packed[1]
 
 
 def header_with(raw, field="kind"):
-    """Header bytes in which `field` holds the msgpack bytes `raw`."""
+    """Return the bytes of a header whose `field` is the msgpack bytes `raw`."""
     plain = fields_of()
     body = b"".join(msgpack.packb(name) + (raw if name == field else msgpack.packb(v)) for name, v in plain.items())
     return bytes([0x80 | len(plain)]) + body
@@ -40,8 +40,8 @@ def tree(depth, leaf, width=60):
     return leaf if depth == 0 else b"\xdc" + struct.pack(">H", width) + tree(depth - 1, leaf, width) * width
 
 
-def said_about(data, read=decode):
-    """What is said when `data` is refused; also that refusing took little time and memory, and no warning."""
+def decode_error(data, read=decode):
+    """Return the error message for `data`; check that decoding took little time and memory and gave no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracemalloc.start()
@@ -54,18 +54,19 @@ def said_about(data, read=decode):
             tracemalloc.stop()
     assert time.perf_counter() - started < 1.0
     assert peak < 4 * len(data) + FIXED_BYTES
-    said = str(raised.value)
-    assert len(said) < 20_000
-    return said
+    error = str(raised.value)
+    assert len(error) < 20_000
+    return error
 
 
 VALID = encode(message("class_posteriors", lengths=[2, 3], mask=[False] * 5))
 ROUTE = "gmm -> mm.evidence ({})"
 
 
-def message_or_refusal(read, data):
+def check_decodes_or_raises(read, data):
+    """Check that `read` returns a valid message or header, or raises MessageError."""
     try:
-        came = read(data)
+        message = read(data)
     except MessageError:
         return
-    assert read is unpack or encode(came)  # valid then, and nothing less
+    assert read is unpack or encode(message)

@@ -1,25 +1,25 @@
-"""Rows of four classes for tests of the MLDA, messages to it, and what comes of them."""
+"""Data of four classes for tests of the MLDA, and helpers for its messages."""
 
 import numpy as np
 
-from actors.graph.registry import make
+from actors.graph.registry import make_module
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
 
 K, N = 4, 120
 TRUTH = np.arange(N) % K
-# One modality takes classes 0 and 1 for the same, the other 2 and 3.
+# Classes 0 and 1 are the same in one modality, 2 and 3 in the other.
 MERGED = {"left": [0, 0, 1, 2], "right": [0, 1, 2, 2]}
 BELOW = {"transition_prior": ("gmm", "other_gmm"), "reconstructions": ("left", "right")}
 
 
-def make_mlda(**given):
-    return make("mlda", {"topics": K, "itr": 20, **given})
+def make_mlda(**parameters):
+    return make_module("mlda", {"topics": K, "itr": 20, **parameters})
 
 
 def histograms(name, rows=N, tokens=40, seed=0, own=0.3):
-    """Return counts over 12 words; each row's words are its class's, but for a share that is the row's own."""
+    """Return counts over 12 words, drawn from the row's class except for a share `own` of a distribution of its own."""
     generator = np.random.default_rng([seed, ord(name[0])])
     phi = np.eye(3).repeat(4, axis=1) / 4
     words = phi[np.array(MERGED[name])[np.arange(rows) % K]]
@@ -49,17 +49,18 @@ def some_prior(sender, seed, rows=N):
     return prior_of(sender, np.random.default_rng(seed).dirichlet(np.ones(K), rows))
 
 
-def both(**given):
-    return [observed(name, histograms(name, **given)) for name in MERGED]
+def both(**options):
+    return [observed(name, histograms(name, **options)) for name in MERGED]
 
 
-def update(mlda, *messages, answer="update", receivers=("mm",), **context):
+def call(mlda, *messages, method="update", receivers=("mm",), **context):
+    """Call a method of the MLDA with an inbox of `messages` and return its outbox."""
     context = Context("mlda", receivers={"topic_posteriors": receivers, **BELOW}, **context)
-    return getattr(mlda, answer)(Inbox(messages), context)
+    return getattr(mlda, method)(Inbox(messages), context)
 
 
 def sent(outbox, port, receiver):
-    """Return what went out, checked as a message."""
+    """Return the outgoing message, checked as a message."""
     kind = {"topic_posteriors": "class_posteriors"}.get(port, port)
     (outgoing,) = [o for o in outbox.messages if (o.port, o.receiver) == (port, receiver)]
     return make_message(Header(kind, "mlda", port, receiver), outgoing.arrays)
@@ -71,5 +72,5 @@ def likelihood(outbox, receiver="mm"):
 
 
 def most_common(mlda):
-    """Return the topic of most of each row's tokens in "left"."""
+    """Return the most frequent topic of each row's tokens in "left"."""
     return np.array([np.bincount(row).argmax() for row in mlda.state()["topics.left"].reshape(N, -1)])

@@ -1,6 +1,6 @@
-"""A model file over modules without numerics, for tests of what is made of model files.
+"""A model file whose modules do no numerical work, for tests of what is derived from model files.
 
-The fixture ``fakes`` puts the modules in the place of the built-in ones.
+The fixture ``fakes`` replaces the built-in modules by these.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Fake(Module[Any]):
 
 
 @dataclass(frozen=True)
-class Nothing:
+class ObservationParameters:
     pass
 
 
 class FakeObservation(Fake):
-    Parameters = Nothing
+    Parameters = ObservationParameters
     ports = (Port("observations", "out", "forward", "observations"),)
 
 
@@ -79,8 +79,13 @@ class FakeGMM(Fake):
     )
 
 
+@dataclass(frozen=True)
+class MarkovParameters:
+    pass
+
+
 class FakeMarkov(Fake):
-    Parameters = Nothing
+    Parameters = MarkovParameters
     ports = (Port("classes", "in", "forward", "class_posteriors"),)
 
 
@@ -100,16 +105,19 @@ schedule: {rounds: 5}
 
 
 def write(tmp_path: Path, text: str) -> Path:
+    """Write a model file and return its path."""
     path = tmp_path / "model.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def faults(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+def config_errors(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    """Return the lines of the error that loading a model file raises."""
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, text), overrides)
     return str(caught.value).splitlines()
 
 
 def load(tmp_path: Path, *overrides: str, text: str = MODEL) -> RunConfig:
+    """Load a model file."""
     return load_config(write(tmp_path, text), overrides)

@@ -1,30 +1,30 @@
-"""Rows and messages for tests of the network, and networks of users, good ones and bad ones."""
+"""Data and messages for tests of the network module, and user networks, valid and invalid ones."""
 
 import numpy as np
 import torch
 
-from actors.graph.registry import make
+from actors.graph.registry import make_module
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
 from actors.modules.network.network import Network
 
-TOYS = "tests.support.network_modules"
+USER_NETWORKS = "tests.support.network_modules"
 N, K, D = 120, 3, 2
 RECEIVERS = {"transition_prior": ("gmm",), "latent_means": ("vae",), "reconstructions": ("words",)}
 
 
-def make_network(**given):
+def make_network(**parameters):
     quick = {"epochs": 20, "batch_size": 40, "hidden": 16, "learning_rate": 1e-2, "input_steps": 30}
-    return make("network", {"loss": "cross_entropy", **quick, **given})
+    return make_module("network", {"loss": "cross_entropy", **quick, **parameters})
 
 
 def truth(rows=N):
     return np.arange(rows) % K
 
 
-def soft(labels, seed=0, strength=3.0):
-    """Class posteriors that lean towards the labels, as log-distributions."""
+def noisy_posteriors(labels, seed=0, strength=3.0):
+    """Return noisy class posteriors of the labels, as log-distributions."""
     scores = strength * np.eye(K)[labels] + np.random.default_rng(seed).normal(size=(len(labels), K))
     return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
 
@@ -42,24 +42,30 @@ def targets(values, sender="words", **rows):
     return make_message(Header("observations", sender, "observations", "net"), {"values": values, **rows})
 
 
-def scene(seed=0, rows=N):
-    """Posteriors of three classes, latent vectors, and the class in one-hot columns."""
+def all_messages(seed=0, rows=N):
+    """Return messages with posteriors of three classes, latent vectors, and one-hot classes as targets."""
     rng = np.random.default_rng(seed)
-    return [posteriors(soft(truth(rows), seed)), latents(rng.normal(size=(rows, D))), targets(np.eye(K)[truth(rows)])]
+    return [
+        posteriors(noisy_posteriors(truth(rows), seed)),
+        latents(rng.normal(size=(rows, D))),
+        targets(np.eye(K)[truth(rows)]),
+    ]
 
 
-def update(network, *messages, answer="update", receivers=RECEIVERS, **context):
-    return getattr(network, answer)(Inbox(messages), Context("net", receivers=receivers, **context))
+def call(network, *messages, method="update", receivers=RECEIVERS, **context):
+    """Call a method of the network module with an inbox of `messages` and return its outbox."""
+    return getattr(network, method)(Inbox(messages), Context("net", receivers=receivers, **context))
 
 
 def sent(outbox, port, receiver=None):
+    """Return the outgoing message on `port`, checked as a message."""
     (outgoing,) = [out for out in outbox.messages if out.port == port and receiver in (None, out.receiver)]
     kind = next(p.kind for p in Network.ports if p.name == port)
     return make_message(Header(kind, "net", port), outgoing.arrays)
 
 
 class Noisy(torch.nn.Module):
-    """A user's network: draws weights and dropout from the process's generator, and keeps running statistics."""
+    """A user's network that draws weights and dropout from torch's global generator and keeps running statistics."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -87,5 +93,5 @@ def too_wide(inputs, outputs):
     return torch.nn.Linear(inputs + 1, outputs)
 
 
-def nothing_to_learn(inputs, outputs):
+def without_parameters(inputs, outputs):
     return torch.nn.Identity()

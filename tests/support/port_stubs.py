@@ -1,17 +1,16 @@
-"""Stand-ins for modules, of which only the ports matter, and models drawn with them."""
+"""Stub modules that have ports only, and graphs of them."""
 
 from dataclasses import dataclass
 
-from actors.graph.spec import Connection, ModuleSpec
-
 from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from actors.module import Module, Outbox, Port
 
 HERE = "tests.support.port_stubs"
 
 
-class Part(Module):
+class StubModule(Module):
     @dataclass(frozen=True)
     class Parameters:
         pass
@@ -28,11 +27,11 @@ class Part(Module):
         pass
 
 
-class Data(Part):
+class Data(StubModule):
     ports = (Port("o", "out", "forward", "observations"),)
 
 
-class Features(Part):
+class Features(StubModule):
     ports = (
         Port("o", "in", "forward", "observations"),
         Port("means", "in", "backward", "class_means", optional=True),
@@ -40,7 +39,7 @@ class Features(Part):
     )
 
 
-class Classes(Part):
+class Classes(StubModule):
     ports = (
         Port("z", "in", "forward", "latent_vectors"),
         Port("priors", "in", "backward", "transition_prior", optional=True),
@@ -49,31 +48,31 @@ class Classes(Part):
     )
 
 
-class Order(Part):
+class Order(StubModule):
     ports = (
         Port("evidence", "in", "forward", "class_posteriors"),
         Port("prior", "out", "backward", "transition_prior"),
     )
 
 
-class Gatherer(Part):
-    """Tells several senders of latent vectors apart."""
+class Gather(StubModule):
+    """Accepts latent vectors of several senders on one port."""
 
     ports = (Port("z", "in", "forward", "latent_vectors", several=True),)
 
 
-class Idle(Part):
-    """Would learn without anything."""
+class Idle(StubModule):
+    """Has an optional input only."""
 
     ports = (Port("o", "in", "forward", "observations", optional=True),)
 
 
-class Gossip(Part):
+class UnknownKind(StubModule):
     ports = (Port("o", "in", "forward", "observations"), Port("g", "out", "forward", "gossip"))
 
 
-class TwoTongues(Part):
-    """Sends evidence from two ports."""
+class TwoOutputs(StubModule):
+    """Sends class posteriors from two ports."""
 
     ports = (
         Port("z", "in", "forward", "latent_vectors"),
@@ -82,8 +81,8 @@ class TwoTongues(Part):
     )
 
 
-class TwoEars(Part):
-    """Hears evidence on two ports."""
+class TwoInputs(StubModule):
+    """Receives class posteriors on two ports."""
 
     ports = (
         Port("one", "in", "forward", "class_posteriors"),
@@ -91,8 +90,8 @@ class TwoEars(Part):
     )
 
 
-class Pupil(Part):
-    """Learns only with a module above."""
+class Pupil(StubModule):
+    """Requires a message from a module above."""
 
     ports = (
         Port("o", "in", "forward", "observations"),
@@ -101,15 +100,15 @@ class Pupil(Part):
     )
 
 
-class Adviser(Part):
+class Adviser(StubModule):
     ports = (
         Port("z", "in", "forward", "latent_vectors", optional=True),
         Port("prior", "out", "backward", "transition_prior"),
     )
 
 
-class Relay(Part):
-    """Sends observations on."""
+class Relay(StubModule):
+    """Receives latent vectors and sends observations."""
 
     ports = (Port("z", "in", "forward", "latent_vectors"), Port("o", "out", "forward", "observations"))
 
@@ -122,19 +121,19 @@ TYPES = {
     "vae": "Features",
     "gmm": "Classes",
     "mm": "Order",
-    "gather": "Gatherer",
+    "gather": "Gather",
     "idle": "Idle",
-    "gossip": "Gossip",
-    "tongues": "TwoTongues",
-    "ears": "TwoEars",
+    "unknown": "UnknownKind",
+    "outputs": "TwoOutputs",
+    "inputs": "TwoInputs",
 }
 
 
 def graph(names, connections, steps=None):
-    """A model of stand-ins: each module's type follows from its name without digits."""
+    """Return a graph of stub modules; a module's name without digits is its type."""
     specs = [ModuleSpec(name, f"{HERE}:{TYPES[name.rstrip('0123456789')]}") for name in names.split()]
-    drawn = [Connection(*connection.split(" -> ")) for connection in connections]
-    return Graph(specs, drawn, None if steps is None else Schedule(3, tuple(Step(step) for step in steps)))
+    pairs = [Connection(*connection.split(" -> ")) for connection in connections]
+    return Graph(specs, pairs, None if steps is None else Schedule(3, tuple(Step(step) for step in steps)))
 
 
 def hidden_markov():

@@ -1,4 +1,4 @@
-"""A small module that keeps to the contract; ``wrong_modules`` has others like it, each wrong in one way."""
+"""A small module that fulfils the contract; the modules of ``wrong_modules`` derive from it."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +12,7 @@ from actors.module import Module, Outbox, OutgoingMessage, Port
 
 
 class Sound(Module):
-    """Soft clusters that move with momentum; pictures beside the rows, where there are any, are averaged."""
+    """Soft k-means with momentum; if there are pictures, their mean is computed too."""
 
     ports = (
         Port("rows", "in", "forward", "latent_vectors"),
@@ -27,55 +27,55 @@ class Sound(Module):
         classes: Annotated[int, Field(ge=1)] = 2
         rate: Annotated[float, Field(gt=0)] = 0.5
 
-    arrays = ("start", "centres", "velocity", "average")
+    state_names = ("start", "centres", "velocity", "average")
 
     def __init__(self, parameters):
         super().__init__(parameters)
-        self.forget()
+        self.reset()
 
-    def forget(self):
+    def reset(self):
         self.start = self.centres = self.velocity = self.average = None
 
     def update(self, inbox, context):
-        X, seen, pictures, prior = self.read(inbox, context)
-        if not seen.any():
+        X, present, pictures, prior = self.read(inbox, context)
+        if not present.any():
             raise ModuleError(f"module {context.module!r}: every row is missing")
         if self.centres is None:
-            self.start = self.draw(context, X.shape[1])
+            self.start = self.draw_centres(context, X.shape[1])
             self.centres, self.velocity = self.start.copy(), np.zeros_like(self.start)
         if context.learn:
-            self.learn(X[seen], self.responsibilities(X, prior)[seen])
+            self.learn(X[present], self.responsibilities(X, prior)[present])
             if pictures is not None:
-                self.average = pictures[seen].mean(axis=0)
+                self.average = pictures[present].mean(axis=0)
         context.report(1, 1)
-        return self.answer(inbox, context, X, prior)
+        return self.make_outbox(inbox, context, X, prior)
 
     def recognize(self, inbox, context):
         if self.centres is None:
-            raise ModuleError(f"module {context.module!r} has learnt nothing yet")
+            raise ModuleError(f"module {context.module!r} has not been trained yet")
         X, _, _, prior = self.read(inbox, context)
-        return self.answer(inbox, context, X, prior)
+        return self.make_outbox(inbox, context, X, prior)
 
     def read(self, inbox, context):
         message = inbox.require("rows")
         X = np.asarray(message["mean"], dtype=np.float64)
-        seen = np.ones(len(X), bool) if message.mask is None else ~message.mask
+        present = np.ones(len(X), bool) if message.mask is None else ~message.mask
         pictures = inbox.first("pictures") and inbox.first("pictures")["values"]
         prior = inbox.log_product("prior")
-        self.check(X, pictures, prior, context)
-        return X, seen, pictures, np.zeros((len(X), self.parameters.classes)) if prior is None else prior
+        self.check_shapes(X, pictures, prior, context)
+        return X, present, pictures, np.zeros((len(X), self.parameters.classes)) if prior is None else prior
 
-    def check(self, X, pictures, prior, context):
-        fits = [
+    def check_shapes(self, X, pictures, prior, context):
+        conditions = [
             self.centres is None or X.shape[1] == self.centres.shape[1],
             prior is None or prior.shape == (len(X), self.parameters.classes),
             pictures is None or len(pictures) == len(X),
             pictures is None or self.average is None or pictures.shape[1:] == self.average.shape,
         ]
-        if not all(fits):
-            raise ModuleError(f"module {context.module!r}: the messages do not fit")
+        if not all(conditions):
+            raise ModuleError(f"module {context.module!r}: the shapes of the messages do not fit")
 
-    def draw(self, context, width):
+    def draw_centres(self, context, width):
         return context.generator.normal(size=(self.parameters.classes, width))
 
     def learn(self, X, responsibilities):
@@ -91,31 +91,31 @@ class Sound(Module):
         scores = self.scores(X, prior)
         return np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
 
-    def rows(self, message):
+    def row_arrays(self, message):
         return rows_of(message)
 
-    def answer(self, inbox, context, X, prior):
+    def make_outbox(self, inbox, context, X, prior):
         message = inbox.require("rows")
         scores = self.scores(X, prior)
         if message.mask is not None:
             scores[message.mask] = 0.0
         norm = np.logaddexp.reduce(scores, axis=1)
-        of_rows = self.rows(message)
-        arrays = {"log_prob": scores - norm[:, None], "log_norm": norm, **of_rows}
-        shown = {"values": np.exp(arrays["log_prob"]) @ self.centres, **of_rows}
+        row_arrays = self.row_arrays(message)
+        arrays = {"log_prob": scores - norm[:, None], "log_norm": norm, **row_arrays}
+        reconstruction = {"values": np.exp(arrays["log_prob"]) @ self.centres, **row_arrays}
         sent = [OutgoingMessage("posteriors", arrays, receiver) for receiver in context.receivers.get("posteriors", ())]
-        seen = norm if message.mask is None else norm[~message.mask]
+        present_norm = norm if message.mask is None else norm[~message.mask]
         return Outbox(
-            [*sent, OutgoingMessage("reconstructions", shown)],
-            {"evidence": float(seen.sum())},
+            [*sent, OutgoingMessage("reconstructions", reconstruction)],
+            {"evidence": float(present_norm.sum())},
             {"class": scores.argmax(1)},
         )
 
     def state(self):
-        held = {name: getattr(self, name) for name in self.arrays}
-        return {name: array.copy() for name, array in held.items() if array is not None}
+        arrays = {name: getattr(self, name) for name in self.state_names}
+        return {name: array.copy() for name, array in arrays.items() if array is not None}
 
     def load_state(self, state):
-        self.forget()
+        self.reset()
         for name, array in state.items():
             setattr(self, name, np.array(array))

@@ -1,4 +1,4 @@
-"""Small modules for tests of whatever drives modules: quick, deterministic, and able to misbehave on demand."""
+"""Small modules for tests of the code that calls modules: fast, deterministic, and with failures on demand."""
 
 import ctypes
 import os
@@ -12,34 +12,39 @@ from actors.messaging.message import rows_of
 from actors.module import Module, Outbox, OutgoingMessage, Port
 
 
-def same(one, other):
-    """Whether two mappings hold the same arrays."""
+def same_arrays(one, other):
+    """Return whether two mappings have the same keys and equal arrays."""
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
-def goes_on_in_another(update, one, other, *messages):
-    """A module learns twice; another one takes over its state after the first time, and goes on alike.
+def check_state_transfer(update, one, other, *messages):
+    """Check that a module continues in the same way from the state of another module of its type.
 
-    Returns what came of the second time, of both.
+    `one` is updated twice; `other` loads its state after the first update and repeats the second one.
+
+    Returns
+    -------
+    Outbox, Outbox
+        The results of the second update, of `one` and of `other`.
     """
     update(one, *messages)
     state = one.state()
     kept = {name: np.array(value) for name, value in state.items()}
     continued = update(one, *messages, round=1)
-    assert same(state, kept)
+    assert same_arrays(state, kept)
     for value in state.values():
         if isinstance(value, np.ndarray):
             value.flags.writeable = False
     other.load_state(state)
     again = update(other, *messages, round=1)
-    assert same(again.outputs, continued.outputs)
+    assert same_arrays(again.outputs, continued.outputs)
     assert again.metrics == continued.metrics
-    assert same(one.state(), other.state())
+    assert same_arrays(one.state(), other.state())
     return continued, again
 
 
 class Source(Module):
-    """Sends what it was given."""
+    """Sends the values of its state."""
 
     ports = (
         Port("observations", "out", "forward", "observations"),
@@ -65,10 +70,12 @@ class Source(Module):
 
 
 class Encoder(Module):
-    """A random walk of projections; `step` and `size` make its steps and messages as large as a test wants them.
+    """Projects its observations; the weights make a random walk.
 
-    In round 2 it waits in step 1 as long as there is a file ``2-1`` in the directory `gates`, and says so by a file
-    ``waiting-2-1``; so in every round and step.
+    Parameters: `dim` latent dimensions; `step`, the scale of a random step; `seconds`, the duration of an update;
+    the rounds in which an update raises an exception, exits its process or crashes it; and `gates`, a directory. An
+    update in round R and step S creates the file ``waiting-R-S`` there and waits for as long as there is a file
+    ``R-S``.
     """
 
     ports = (
@@ -85,7 +92,6 @@ class Encoder(Module):
         seconds: float = 0.0
         fail_in_round: int = 0
         die_in_round: int = 0
-
         crash_in_round: int = 0
         gates: str = ""
 
@@ -112,7 +118,7 @@ class Encoder(Module):
         if parameters.gates:
             self._wait(Path(parameters.gates), f"{context.round}-{context.step}")
         self.updates += 1
-        return self._answer(message)
+        return self._outbox(message)
 
     def _wait(self, gates, name):
         while (gates / name).exists():
@@ -120,9 +126,9 @@ class Encoder(Module):
             time.sleep(0.01)
 
     def recognize(self, inbox, context):
-        return self._answer(inbox.require("observations"))
+        return self._outbox(inbox.require("observations"))
 
-    def _answer(self, message):
+    def _outbox(self, message):
         latents = message["values"] @ self.weights
         return Outbox(
             [OutgoingMessage("latents", {"mean": latents, **rows_of(message)})],
@@ -139,7 +145,7 @@ class Encoder(Module):
 
 
 class Mirror(Module):
-    """Receives latent vectors and sends the means of their two halves back down."""
+    """Divides latent vectors into two random halves and sends the mean of each down."""
 
     ports = (
         Port("latents", "in", "forward", "latent_vectors"),
@@ -172,7 +178,10 @@ class Mirror(Module):
 
 
 class Guest(Module):
-    """Comes to `place`, and learns only once as many chains as are `expected` are there too."""
+    """Learns only while `expected` chains are in their updates at the same time.
+
+    Each chain writes a file with its process id into the directory `place` and waits for those of the other chains.
+    """
 
     ports = (Port("observations", "in", "forward", "observations"),)
 
@@ -187,7 +196,7 @@ class Guest(Module):
         until = time.monotonic() + 60.0
         while len(list(place.iterdir())) < self.parameters.expected:
             if time.monotonic() > until:
-                raise TimeoutError("nobody else came")
+                raise TimeoutError("the other chains did not start")
             time.sleep(0.01)
         return Outbox(metrics={"evidence": float(context.chain)})
 

@@ -1,4 +1,4 @@
-"""Modules like the sound one, each of which does one thing wrong."""
+"""Modules that derive from the sound module and violate the contract in one way each."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,15 +11,15 @@ from actors.messaging.message import rows_of
 from actors.module import Outbox, OutgoingMessage
 from tests.support.sound_module import Sound
 
-# --- what it says of itself ---------------------------------------------------------------------------------------
+# --- its declaration ----------------------------------------------------------------------------------------------
 
 
-class Undocumented(Sound):
+class NoDocstring(Sound):
     __doc__ = None
 
 
-class BadDefault(Sound):
-    """Has a default that its own bounds refuse."""
+class InvalidDefault(Sound):
+    """Has a default value outside its own bounds."""
 
     @dataclass(frozen=True)
     class Parameters:
@@ -27,24 +27,24 @@ class BadDefault(Sound):
         rate: Annotated[float, Field(gt=0)] = 0.5
 
 
-# --- what it sends ------------------------------------------------------------------------------------------------
+# --- its results --------------------------------------------------------------------------------------------------
 
 
-class Changed(Sound):
-    """Changes what the sound one answers."""
+class ChangedMessages(Sound):
+    """Changes the messages of the sound module."""
 
-    def answer(self, *given):
-        outbox = super().answer(*given)
-        return Outbox(self.changed([*outbox.messages]), outbox.metrics, outbox.outputs)
+    def make_outbox(self, *arguments):
+        outbox = super().make_outbox(*arguments)
+        return Outbox(self.change_messages([*outbox.messages]), outbox.metrics, outbox.outputs)
 
-    def changed(self, messages):
+    def change_messages(self, messages):
         return messages
 
 
-class Unnormalised(Changed):
-    """Sends scores that are no distributions."""
+class Unnormalised(ChangedMessages):
+    """Sends scores that are not normalised."""
 
-    def changed(self, messages):
+    def change_messages(self, messages):
         first = messages[0]
         return [
             OutgoingMessage(first.port, {**first.arrays, "log_prob": first.arrays["log_prob"] + 1.0}, first.receiver),
@@ -52,22 +52,22 @@ class Unnormalised(Changed):
         ]
 
 
-class Misspelling(Changed):
-    """Sends on a port that it has not declared."""
+class UndeclaredPort(ChangedMessages):
+    """Sends a message on a port that it does not declare."""
 
-    def changed(self, messages):
+    def change_messages(self, messages):
         return [*messages, OutgoingMessage("reconstruction", messages[-1].arrays)]
 
 
-class Infinite(Sound):
-    """Has a figure that is no number."""
+class NaNMetric(Sound):
+    """Returns a metric that is NaN."""
 
-    def answer(self, *given):
-        outbox = super().answer(*given)
+    def make_outbox(self, *arguments):
+        outbox = super().make_outbox(*arguments)
         return Outbox(outbox.messages, {"evidence": float("nan")}, outbox.outputs)
 
 
-class Maskless(Sound):
+class LearnsFromMaskedRows(Sound):
     """Learns from rows that are missing."""
 
     def read(self, inbox, context):
@@ -76,24 +76,24 @@ class Maskless(Sound):
 
 
 class DropsTheMask(Sound):
-    """Keeps from others which rows are missing."""
+    """Does not pass the mask on."""
 
-    def rows(self, message):
+    def row_arrays(self, message):
         return {name: array for name, array in rows_of(message).items() if name != "mask"}
 
 
 class DropsTheLengths(Sound):
-    """Keeps from others where sequences end."""
+    """Does not pass the lengths of sequences on."""
 
-    def rows(self, message):
+    def row_arrays(self, message):
         return {name: array for name, array in rows_of(message).items() if name != "lengths"}
 
 
-# --- what it keeps ------------------------------------------------------------------------------------------------
+# --- its state ----------------------------------------------------------------------------------------------------
 
 
-class Nested(Sound):
-    """Has a dict within its state."""
+class NestedState(Sound):
+    """Has a dict in its state."""
 
     def state(self):
         return {"all": super().state()}
@@ -102,8 +102,8 @@ class Nested(Sound):
         super().load_state(state.get("all", {}))
 
 
-class Wordy(Sound):
-    """Has an array of words in its state, which no commit holds."""
+class TextArrayInState(Sound):
+    """Has an array of text in its state, which cannot be saved in a commit."""
 
     def state(self):
         return {**super().state(), "words": np.array(["a", "b"])}
@@ -112,8 +112,8 @@ class Wordy(Sound):
         super().load_state({name: array for name, array in state.items() if name != "words"})
 
 
-class Stale(Sound):
-    """Keeps, when it takes over a state, what it had learnt itself."""
+class IncompleteLoad(Sound):
+    """Keeps an array that it learnt itself when a state is loaded."""
 
     def load_state(self, state):
         own = self.start
@@ -122,43 +122,43 @@ class Stale(Sound):
             self.start = own
 
 
-class Unempty(Sound):
-    """Has never thought of an empty state."""
+class RaisesOnEmptyState(Sound):
+    """Raises an exception when an empty state is loaded."""
 
     def load_state(self, state):
         super().load_state({name: state[name] for name in ("start", "centres", "velocity")} | dict(state))
 
 
-class Clinging(Sound):
-    """Takes an empty state for none, and stays as it is."""
+class IgnoresEmptyState(Sound):
+    """Ignores an empty state instead of resetting itself."""
 
     def load_state(self, state):
         if state:
             super().load_state(state)
 
 
-class Aliasing(Sound):
-    """Gives its live arrays away."""
+class SharesStateArrays(Sound):
+    """Returns its own arrays as its state, not copies."""
 
     def state(self):
-        return {name: getattr(self, name) for name in self.arrays if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in self.state_names if getattr(self, name) is not None}
 
 
-class Forgetful(Sound):
-    """Does not keep its velocity."""
+class IncompleteState(Sound):
+    """Omits its velocity from its state."""
 
-    arrays = ("start", "centres", "average")
+    state_names = ("start", "centres", "average")
 
     def load_state(self, state):
         super().load_state(state)
         self.velocity = None if self.centres is None else np.zeros_like(self.centres)
 
 
-class Borrowing(Sound):
-    """Goes on in the arrays that it was given, which are read-only."""
+class KeepsReadOnlyArrays(Sound):
+    """Keeps the read-only arrays of a loaded state and writes into them."""
 
     def load_state(self, state):
-        self.forget()
+        self.reset()
         for name, array in state.items():
             setattr(self, name, array)
 
@@ -166,8 +166,8 @@ class Borrowing(Sound):
 OFFSETS = {}
 
 
-class Elsewhere(Sound):
-    """Keeps something where only this process finds it."""
+class StateInAGlobalVariable(Sound):
+    """Keeps a part of what it learnt in a global variable of the process."""
 
     def update(self, inbox, context):
         offset = OFFSETS.setdefault((context.run, context.seed), context.generator.normal())
@@ -176,29 +176,29 @@ class Elsewhere(Sound):
         return outbox
 
 
-# --- where its draws come from ------------------------------------------------------------------------------------
+# --- its random draws ---------------------------------------------------------------------------------------------
 
 
-class Unseeded(Sound):
-    """Draws from numpy's own generator."""
+class DrawsFromGlobalGenerator(Sound):
+    """Draws from the global generator of numpy."""
 
-    def draw(self, context, width):
-        return np.random.normal(size=(self.parameters.classes, width))  # noqa: NPY002 (that is what is wrong)
-
-
-class Reseeding(Sound):
-    """Seeds numpy's own generator, for everybody."""
-
-    def draw(self, context, width):
-        np.random.seed(context.seed)  # noqa: NPY002 (that is what is wrong)
-        return super().draw(context, width)
+    def draw_centres(self, context, width):
+        return np.random.normal(size=(self.parameters.classes, width))  # noqa: NPY002 (the error to be detected)
 
 
-# --- what it does to its messages, and what it makes of them ------------------------------------------------------
+class SeedsGlobalGenerator(Sound):
+    """Seeds the global generator of numpy."""
+
+    def draw_centres(self, context, width):
+        np.random.seed(context.seed)  # noqa: NPY002 (the error to be detected)
+        return super().draw_centres(context, width)
 
 
-class Scribbling(Sound):
-    """Writes into what it is given."""
+# --- its messages -------------------------------------------------------------------------------------------------
+
+
+class WritesIntoMessages(Sound):
+    """Writes into the arrays of a message."""
 
     def update(self, inbox, context):
         mean = inbox.require("rows")["mean"] if inbox.first("rows") else None
@@ -207,8 +207,8 @@ class Scribbling(Sound):
         return super().update(inbox, context)
 
 
-class PickingTheLock(Sound):
-    """Writes into what it is given, having made it writable."""
+class MakesMessagesWritable(Sound):
+    """Makes the arrays of a message writable and writes into them."""
 
     def update(self, inbox, context):
         if inbox.first("rows"):
@@ -218,8 +218,8 @@ class PickingTheLock(Sound):
         return super().update(inbox, context)
 
 
-class Needy(Sound):
-    """Cannot do without what it calls optional."""
+class RequiresOptionalMessage(Sound):
+    """Requires a message on a port that it declares optional."""
 
     def read(self, inbox, context):
         inbox.require("rows")
@@ -227,23 +227,23 @@ class Needy(Sound):
         return super().read(inbox, context)
 
 
-class Blunt(Sound):
-    """Takes for granted that there is a message."""
+class RaisesKeyErrorWithoutMessage(Sound):
+    """Raises a KeyError if there is no message."""
 
     def read(self, inbox, context):
         inbox.all("rows")["below"]
         return super().read(inbox, context)
 
 
-class Guessing(Sound):
-    """Makes up the message that it says it needs."""
+class AcceptsAbsentMessage(Sound):
+    """Returns an empty outbox without its required message."""
 
     def update(self, inbox, context):
         return super().update(inbox, context) if inbox.first("rows") else Outbox()
 
 
-class Demanding(Sound):
-    """Wants to see a row at recognition."""
+class RefusesMaskedRows(Sound):
+    """Refuses recognition if every row is masked."""
 
     def recognize(self, inbox, context):
         message = inbox.first("rows")
@@ -252,16 +252,16 @@ class Demanding(Sound):
         return super().recognize(inbox, context)
 
 
-class Crowded(Sound):
-    """Needs as many rows as there are dimensions."""
+class NeedsSeveralRows(Sound):
+    """Needs at least as many rows as dimensions."""
 
     def learn(self, X, responsibilities):
         np.linalg.cholesky(np.cov(X.T, ddof=0))
         super().learn(X, responsibilities)
 
 
-class PerSequence(Sound):
-    """Divides by how many rows of each sequence were seen."""
+class DividesBySequenceRows(Sound):
+    """Divides by the number of unmasked rows of each sequence."""
 
     def update(self, inbox, context):
         outbox = super().update(inbox, context)
@@ -273,37 +273,37 @@ class PerSequence(Sound):
         return outbox
 
 
-class Careless(Sound):
-    """Trusts that its messages fit each other."""
+class ChecksNoShape(Sound):
+    """Does not check the shapes of its messages."""
 
-    def check(self, X, pictures, prior, context):
+    def check_shapes(self, X, pictures, prior, context):
         pass
 
 
-class Truncating(Sound):
-    """Takes of a prior that is too large what it needs."""
+class TruncatesPrior(Sound):
+    """Uses a part of a prior that is too large."""
 
-    def check(self, X, pictures, prior, context):
-        super().check(X, pictures, None, context)
+    def check_shapes(self, X, pictures, prior, context):
+        super().check_shapes(X, pictures, None, context)
 
     def scores(self, X, prior):
         return super().scores(X, prior[: len(X), : self.parameters.classes])
 
 
-class Deaf(Sound):
-    """Makes nothing of its prior, so that it need not fit."""
+class IgnoresPrior(Sound):
+    """Ignores its prior, whose shape therefore need not fit."""
 
     def read(self, inbox, context):
         return super().read(type(inbox)([message for message in inbox if message.header.port != "prior"]), context)
 
 
-class Rash(Sound):
-    """Has changed before it finds out that its messages do not fit."""
+class ChangesBeforeRefusal(Sound):
+    """Changes its state before it refuses its messages."""
 
-    def check(self, X, pictures, prior, context):
+    def check_shapes(self, X, pictures, prior, context):
         if self.velocity is not None:
             self.velocity *= 1.5
-        super().check(X, pictures, prior, context)
+        super().check_shapes(X, pictures, prior, context)
 
     def recognize(self, inbox, context):
         velocity = self.velocity
@@ -314,10 +314,10 @@ class Rash(Sound):
             self.velocity = velocity
 
 
-# --- what answering does to it ------------------------------------------------------------------------------------
+# --- modes that must not change it --------------------------------------------------------------------------------
 
 
-class Curious(Sound):
+class LearnsAtRecognition(Sound):
     """Learns at recognition."""
 
     def recognize(self, inbox, context):
@@ -326,33 +326,33 @@ class Curious(Sound):
         return outbox
 
 
-class Moody(Sound):
-    """Answers otherwise when it is asked again."""
+class UnrepeatableRecognition(Sound):
+    """Returns another result at each recognition."""
 
-    asked = 0
-
-    def recognize(self, inbox, context):
-        outbox = super().recognize(inbox, context)
-        self.asked += 1
-        return Outbox(outbox.messages, {"asked": float(self.asked)}, outbox.outputs)
-
-
-class Tracing(Sound):
-    """Remembers outside its state that it was asked."""
-
-    hurry = 1.0
+    calls = 0
 
     def recognize(self, inbox, context):
         outbox = super().recognize(inbox, context)
-        self.hurry = 2.0
+        self.calls += 1
+        return Outbox(outbox.messages, {"calls": float(self.calls)}, outbox.outputs)
+
+
+class RemembersRecognition(Sound):
+    """Learns differently after a recognition, outside its state."""
+
+    factor = 1.0
+
+    def recognize(self, inbox, context):
+        outbox = super().recognize(inbox, context)
+        self.factor = 2.0
         return outbox
 
     def learn(self, X, responsibilities):
-        super().learn(X * self.hurry, responsibilities)
+        super().learn(X * self.factor, responsibilities)
 
 
-class Dreaming(Sound):
-    """Changes while it generates."""
+class LearnsWhileGenerating(Sound):
+    """Changes its state in generate."""
 
     def generate(self, inbox, context):
         if self.centres is not None:
@@ -360,24 +360,24 @@ class Dreaming(Sound):
         return Outbox()
 
 
-class Presumptuous(Sound):
-    """Takes for granted that it has learnt something."""
+class RecognizesUntrained(Sound):
+    """Recognizes without having been trained."""
 
     def recognize(self, inbox, context):
         X, _, _, prior = self.read(inbox, context)
-        return self.answer(inbox, context, X, prior)
+        return self.make_outbox(inbox, context, X, prior)
 
 
-class Stubborn(Sound):
-    """Counts on having learnt in every update."""
+class NeedsToLearn(Sound):
+    """Divides by zero in an update without learning."""
 
     def update(self, inbox, context):
         outbox = super().update(inbox, context)
         return Outbox(outbox.messages, {"loss": 1.0 / int(context.learn)}, outbox.outputs)
 
 
-class Boastful(Sound):
-    """Says that it has done more than there is to do."""
+class InvalidProgress(Sound):
+    """Reports more progress than the total."""
 
     def update(self, inbox, context):
         context.report(3, 2)

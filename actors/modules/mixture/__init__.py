@@ -1,1 +1,1 @@
-"""Gaussian mixtures with a given (``gmm``) or an inferred (``dp_gmm``) number of classes."""
+"""Gaussian mixtures with a fixed (``gmm``) or an inferred (``dp_gmm``) number of classes."""

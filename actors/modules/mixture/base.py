@@ -1,7 +1,7 @@
-"""What Gaussian mixtures have in common, whether the number of their classes is given (`gmm`) or not (`dp_gmm`).
+"""The common base of the Gaussian mixtures `gmm` and `dp_gmm`.
 
-Rows come as latent vectors or observations, priors over each row's class from above; class posteriors go up, class
-means down. How the classes are learnt and what their weights are is the mixture's own.
+Input are latent vectors or observations, and priors over each row's class from above; output are class posteriors
+upwards and class means downwards. The subclasses define how the classes are learnt and what their weights are.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ import numpy as np
 from actors.errors import ModuleError, NonFiniteError
 from actors.kernels.mixture.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.mixture.gibbs import compile_kernels
-from actors.kernels.mixture.niw import Factors, Prior, log_predictive
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import as_distributions, prior_from
-from actors.modules.mixture.engines import Assignment, Fit, Settings, Task
+from actors.modules.class_posteriors import combine_priors, normalise_with_norms
+from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, MixtureParameters
 from actors.types import Array, BoolArray, FloatArray, State
 
-SMALLEST_VARIANCE = 1e-6
-"""Of the largest: a latent dimension that collapsed must not make the prior's scale singular."""
+MIN_VARIANCE_RATIO = 1e-6
+"""Smallest variance of a dimension, relative to the largest: a collapsed one must not make the prior scale singular."""
 
 PRIOR = "transition_prior"
 
-FIRST_LAPSE = 0.01
-"""The share of rows that the likelihood is taken to be wrong about before anything else is known."""
+INITIAL_LAPSE = 0.01
+"""Lapse rate of the likelihood until a prior has come that it can be calibrated against."""
 
 
-S = TypeVar("S", bound=Settings)
+P = TypeVar("P", bound=MixtureParameters)
 
 
 @dataclass(frozen=True)
 class _Calibration:
-    """How far the likelihood is trusted, and the mean posterior (K,) under that trust of the rows learnt from."""
+    """Temperature and lapse rate of the likelihood, and the mean posterior (K,) of the training rows under them."""
 
     temperature: float
     lapse: float
     mean: FloatArray
 
 
-class Mixture(Module[S]):
-    """A mixture of Gaussians with a normal-inverse-Wishart prior, in the midst of other modules."""
+class Mixture(Module[P]):
+    """A mixture of Gaussians with a normal-inverse-Wishart prior; abstract."""
 
-    called: ClassVar[str]
-    """What errors call it."""
+    display_name: ClassVar[str]
+    """Name of the module type in error messages."""
     ports = (
         Port("latent_vectors", "in", "forward", "latent_vectors", optional=True),
         Port("observations", "in", "forward", "observations", optional=True),
@@ -58,47 +58,61 @@ class Mixture(Module[S]):
         Port("class_means", "out", "backward", "class_means"),
     )
 
-    def __init__(self, parameters: S) -> None:
+    def __init__(self, parameters: P) -> None:
         super().__init__(parameters)
         self._assignment: Assignment | None = None
-        self._factors: Factors | None = None
-        self._prior: Prior | None = None
+        self._factors: NIWPosterior | None = None
+        self._prior: NIWPrior | None = None
         self._calibration: _Calibration | None = None
 
-    # --- what a mixture says of itself ----------------------------------------------------------------------------
+    # --- what a subclass defines ----------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def classes(self) -> int:
-        """K, the columns of every message."""
+        """K, the number of columns of every message."""
 
     @abstractmethod
-    def _first(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
-        """Return what the very first update of `rows` (N, D), all finite, starts from; ValueError where it cannot."""
+    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+        """Return the assignment that the first update of `rows` (N, D), all finite, starts from.
+
+        Raises
+        ------
+        ValueError
+            If there are too few rows for this start.
+        """
 
     @abstractmethod
-    def _learn(self, task: Task, start: Assignment, context: Context) -> Fit:
-        """Learn the classes; ValueError or LinAlgError where the numbers don't allow it."""
+    def _fit(self, problem: FitProblem, start: Assignment, context: Context) -> FitResult:
+        """Learn the classes.
+
+        Raises
+        ------
+        ValueError or LinAlgError
+            If the data do not allow it.
+        """
 
     @abstractmethod
-    def _log_weights(self, factors: Factors, parameters: S) -> FloatArray:
-        """Return how frequent the classes are, (K,), in the log domain; they sum to one."""
+    def _log_weights(self, factors: NIWPosterior, parameters: P) -> FloatArray:
+        """Return the log-weights of the classes, (K,); the weights sum to one."""
 
     @abstractmethod
-    def _sharing(self, rows: int, parameters: S) -> float:
-        """Return how many classes are taken to share the volume of so many rows (`prior_scale` ``data``)."""
+    def _expected_class_count(self, rows: int, parameters: P) -> float:
+        """Return the number of classes that share the volume of N rows (for ``prior_scale: data``)."""
 
-    def _multiplies(self, parameters: S) -> bool:  # noqa: ARG002 (the tutorial's rule is the GMM's)
-        """Whether the weights count beside a prior that came, instead of being replaced by it."""
+    def _weights_multiply_prior(self, parameters: P) -> bool:  # noqa: ARG002 (only the GMM's tutorial rule does)
+        """Return whether the weights multiply a prior from above instead of being replaced by it."""
         return False
 
-    def _heard(self, log_prior: FloatArray, factors: Factors, parameters: S) -> FloatArray:  # noqa: ARG002
-        """Return what a prior (N, K) that came from above says of classes with these factors."""
+    def _adjust_prior(self, log_prior: FloatArray, factors: NIWPosterior, parameters: P) -> FloatArray:  # noqa: ARG002
+        """Return a prior (N, K) from above, adjusted to the classes that these factors describe."""
         return log_prior
 
-    def _judge(self, left_out: FloatArray, weights: FloatArray, log_prior: FloatArray) -> tuple[float, float]:
-        """Return temperature and lapse (:func:`actors.kernels.mixture.calibration.calibrate`)."""
-        return calibrate(left_out, weights, log_prior)
+    def _select_trust(
+        self, loo_log_likelihood: FloatArray, weights: FloatArray, log_prior: FloatArray
+    ) -> tuple[float, float]:
+        """Return temperature and lapse rate (:func:`actors.kernels.mixture.calibration.calibrate`)."""
+        return calibrate(loo_log_likelihood, weights, log_prior)
 
     # --- the contract ---------------------------------------------------------------------------------------------
 
@@ -107,23 +121,23 @@ class Mixture(Module[S]):
         compile_kernels()
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
-        """Learn the classes; send class posteriors up, class means and responsibilities down.
+        """Learn the classes; send class posteriors upwards, class means and responsibilities downwards.
 
         Raises
         ------
         ModuleError
-            If the messages don't fit the parameters or the labels carried over.
+            If the messages do not fit the parameters or the labels of the last update.
         """
-        parameters = self._at(context)
-        message = _received(inbox)
-        X, missing = _rows(message)
-        check_range(context.where, "observations or latent vectors", seen := X[~missing])
-        log_prior = prior_from(inbox, PRIOR, (len(X), self.classes))
-        prior = self._make_prior(seen, parameters)
+        parameters = self._step_parameters(context)
+        message = _data_message(inbox)
+        X, missing = _rows_and_mask(message)
+        check_range(context.where, "observations or latent vectors", present := X[~missing])
+        log_prior = combine_priors(inbox, PRIOR, (len(X), self.classes))
+        prior = self._make_prior(present, parameters)
         iterations = parameters.iterations + (parameters.burn_in if self._assignment is None else 0)
-        # Tempering gives a prior its say. Without one it only blurs the classes, and chains don't recover from that.
+        # Tempering balances the likelihood against a prior. Without one it only blurs the classes, for good.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
-        task = Task(
+        problem = FitProblem(
             rows=X,
             missing=missing,
             log_prior=log_prior,
@@ -131,57 +145,57 @@ class Mixture(Module[S]):
             classes=self.classes,
             alpha=parameters.alpha,
             iterations=iterations if context.learn else 0,
-            use_counts=log_prior is None or self._multiplies(parameters),
+            use_counts=log_prior is None or self._weights_multiply_prior(parameters),
             temperature=1.0 if log_prior is None else context.temperature * trust,
         )
         try:
-            start = self._start(X, missing, message.lengths, context)
-            assignment, factors, left_out, metrics = self._learn(task, start, context)
-            likelihood = log_predictive(X, factors, prior) if self._multiplies(parameters) else left_out
-        except NonFiniteError:  # says already where
+            start = self._current_assignment(X, missing, message.lengths, context)
+            assignment, factors, loo, metrics = self._fit(problem, start, context)
+            likelihood = log_predictive(X, factors, prior) if self._weights_multiply_prior(parameters) else loo
+        except NonFiniteError:  # names the module already
             raise
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._prior = assignment, factors, prior
         if log_prior is not None:
-            log_prior = self._heard(log_prior, factors, parameters)
-        left_out[missing] = 0.0
+            log_prior = self._adjust_prior(log_prior, factors, parameters)
+        loo[missing] = 0.0
         likelihood[missing] = 0.0
         if parameters.calibrate:
-            self._calibration = self._calibrate(left_out[~missing], factors, parameters, log_prior, missing)
-            likelihood = self._trusted(likelihood, factors, parameters)
+            self._calibration = self._fit_calibration(loo[~missing], factors, parameters, log_prior, missing)
+            likelihood = self._calibrated_likelihood(likelihood, factors, parameters)
             likelihood[missing] = 0.0
-        # The mixture's own weights sum to one here, so that evidence with and without a prior is a density both times.
+        # Both the weights and a prior sum to one, so that the evidence is a log density with either.
         log_weights = self._log_weights(factors, parameters)
-        evidence = as_distributions(left_out + (log_weights if log_prior is None else log_prior))[1].sum()
+        evidence = normalise_with_norms(loo + (log_weights if log_prior is None else log_prior))[1].sum()
         metrics = {"evidence": float(evidence), **metrics}
         if parameters.calibrate and context.receivers.get("class_posteriors"):
-            # What goes up is relative to the rows' density, so the evidence above is short of just that.
-            metrics["score"] = float(as_distributions(left_out + log_weights)[1].sum())
-        return self._outbox(inbox, context, likelihood, missing, metrics)
+            # A calibrated message is relative to the rows' density, which the evidence of the receiver thus lacks.
+            metrics["score"] = float(normalise_with_norms(loo + log_weights)[1].sum())
+        return self._compose_outbox(inbox, context, likelihood, missing, metrics)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
-        """Classify new rows by the factors that were learnt.
+        """Classify new rows by the learnt factors.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the messages don't fit.
+            If nothing was learnt yet or the messages do not fit.
         """
         if self._factors is None or self._prior is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
-        X, missing = _rows(_received(inbox))
+        X, missing = _rows_and_mask(_data_message(inbox))
         try:
             likelihood = log_predictive(X, self._factors, self._prior)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         if self._calibration is not None:
-            likelihood = self._trusted(likelihood, self._factors, self.parameters)
+            likelihood = self._calibrated_likelihood(likelihood, self._factors, self.parameters)
         likelihood[missing] = 0.0
-        return self._outbox(inbox, context, likelihood, missing, {})
+        return self._compose_outbox(inbox, context, likelihood, missing, {})
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
-        """Send the means of the classes that the priors from above give, or that the weights draw; output ``class``.
+        """Send class means for classes from the prior, or drawn by the weights without one; output ``class`` (N,).
 
         Raises
         ------
@@ -192,7 +206,7 @@ class Mixture(Module[S]):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
         if not context.rows:
             return Outbox()
-        log_prior = prior_from(inbox, PRIOR, (context.rows, self.classes))
+        log_prior = combine_priors(inbox, PRIOR, (context.rows, self.classes))
         if log_prior is None:
             weights = np.exp(self._log_weights(self._factors, self.parameters))
             drawn = context.generator.choice(len(weights), context.rows, p=weights)
@@ -203,7 +217,7 @@ class Mixture(Module[S]):
         return Outbox([OutgoingMessage("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
 
     def state(self) -> State:
-        """Return copies of the labels (and responsibilities), the factors and the prior they were built with."""
+        """Return copies of the labels (and responsibilities), the factors, their prior and the calibration."""
         if self._assignment is None or self._factors is None or self._prior is None:
             return {}
         prior, trust = self._prior, self._calibration
@@ -223,45 +237,49 @@ class Mixture(Module[S]):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; an empty one is that of a GMM that has learnt nothing.
+        """Restore a state; an empty one is that of a mixture that has learnt nothing.
 
         Raises
         ------
         ModuleError
-            If it is that of another number of classes.
+            If the state has another number of classes.
         """
         self._assignment, self._factors, self._prior, self._calibration = None, None, None, None
         if not state:
             return
-        factors = Factors(*(np.array(state[name]) for name in Factors._fields))
+        factors = NIWPosterior(*(np.array(state[name]) for name in NIWPosterior._fields))
         if factors.counts.size != self.classes:
-            raise ModuleError(f"the state has {factors.counts.size} classes, this {self.called} {self.classes}")
+            raise ModuleError(
+                f"the state has {factors.counts.size} classes, this {self.display_name} has {self.classes}"
+            )
         soft = np.array(state["responsibilities"]) if "responsibilities" in state else None
         self._assignment, self._factors = Assignment(np.array(state["labels"], dtype=np.int64), soft), factors
-        self._prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+        self._prior = NIWPrior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
         if "temperature" in state:
             mean = np.array(state["mean_posterior"])
             self._calibration = _Calibration(float(state["temperature"]), float(state["lapse"]), mean)
 
-    # --- pieces ---------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _at(self, context: Context) -> S:
+    def _step_parameters(self, context: Context) -> P:
         """Return the parameters for this step."""
         return self.at(context)
 
-    def _prior_for(self, inbox: Inbox, rows: int, parameters: S, without: str | None = None) -> FloatArray | None:
-        """Return what is heard from above of so many rows; from nobody else but `without`, None."""
+    def _combined_prior(self, inbox: Inbox, rows: int, parameters: P, without: str | None = None) -> FloatArray | None:
+        """Return the adjusted product of the priors (N, K) from above, `without` left out; None if there is none."""
         assert self._factors is not None
-        log_prior = prior_from(inbox, PRIOR, (rows, self.classes), without)
-        return None if log_prior is None else self._heard(log_prior, self._factors, parameters)
+        log_prior = combine_priors(inbox, PRIOR, (rows, self.classes), without)
+        return None if log_prior is None else self._adjust_prior(log_prior, self._factors, parameters)
 
-    def _start(self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context) -> Assignment:
-        """Return the assignment carried over, or that of the first update."""
+    def _current_assignment(
+        self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context
+    ) -> Assignment:
+        """Return the assignment of the last update, or the initial one in the first update."""
         carried = self._assignment
         if carried is None:
-            # A missing row is put where it can say nothing: in the middle of those that are there.
+            # Missing rows take the mean of the others, where they influence the start least.
             filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
-            return self._first(filled, lengths, context)
+            return self._initial_assignment(filled, lengths, context)
         if len(carried.labels) != len(X):
             raise ModuleError(
                 f"module {context.module!r} has labels of {len(carried.labels)} rows, {len(X)} rows came: "
@@ -276,45 +294,52 @@ class Mixture(Module[S]):
             )
         return carried
 
-    def _make_prior(self, seen: FloatArray, parameters: S) -> Prior:
-        if len(seen) == 0:
+    def _make_prior(self, present: FloatArray, parameters: P) -> NIWPrior:
+        """Return the normal-inverse-Wishart prior for the rows (M, D) that are not missing."""
+        if len(present) == 0:
             raise ModuleError("every row of the latent vectors is missing: there is nothing to learn from")
-        D = seen.shape[1]
+        D = present.shape[1]
         scale = np.full(D, 0.1)
         if parameters.prior_scale == "data":
-            variance = seen.var(axis=0)
-            floor = SMALLEST_VARIANCE * max(float(variance.max()), SMALLEST_VARIANCE)
-            scale = np.maximum(variance, floor) * self._sharing(len(seen), parameters) ** (-2.0 / D)
+            variance = present.var(axis=0)
+            floor = MIN_VARIANCE_RATIO * max(float(variance.max()), MIN_VARIANCE_RATIO)
+            # S0 = var(X) K^(-2/D): the variance of one of K classes that share the volume.
+            scale = np.maximum(variance, floor) * self._expected_class_count(len(present), parameters) ** (-2.0 / D)
         else:
             scale[:] = parameters.prior_scale
         degrees = D + 2.0 if parameters.degrees is None else parameters.degrees
         try:
-            return Prior(seen.mean(axis=0), parameters.prior_count, degrees, scale)
+            return NIWPrior(present.mean(axis=0), parameters.prior_count, degrees, scale)
         except ValueError as error:
             raise ModuleError(f"the prior of {D} latent dimensions is not possible: {error}") from error
 
-    def _calibrate(
+    def _fit_calibration(
         self,
-        left_out: FloatArray,
-        factors: Factors,
-        parameters: S,
+        loo_log_likelihood: FloatArray,
+        factors: NIWPosterior,
+        parameters: P,
         log_prior: FloatArray | None,
         missing: BoolArray,
     ) -> _Calibration:
-        """Return how far the rows that are there (M, K) can be trusted; almost wholly until a prior judges it."""
+        """Return the calibration from the rows (M, K) that are not missing; close to none without a prior."""
         weights = np.exp(self._log_weights(factors, parameters))
-        trust, lapse = (1.0, FIRST_LAPSE) if log_prior is None else self._judge(left_out, weights, log_prior[~missing])
-        return _Calibration(trust, lapse, calibrated_posterior(left_out, weights, trust, lapse).mean(axis=0))
+        trust, lapse = (
+            (1.0, INITIAL_LAPSE)
+            if log_prior is None
+            else self._select_trust(loo_log_likelihood, weights, log_prior[~missing])
+        )
+        mean = calibrated_posterior(loo_log_likelihood, weights, trust, lapse).mean(axis=0)
+        return _Calibration(trust, lapse, mean)
 
-    def _trusted(self, likelihood: FloatArray, factors: Factors, parameters: S) -> FloatArray:
-        """Return the likelihood (N, K) as far as it is trusted, relative to the rows' density."""
+    def _calibrated_likelihood(self, likelihood: FloatArray, factors: NIWPosterior, parameters: P) -> FloatArray:
+        """Return the calibrated log-likelihood (N, K), relative to the rows' density."""
         trust = self._calibration
         assert trust is not None
         weights = np.exp(self._log_weights(factors, parameters))
         posterior = calibrated_posterior(likelihood, weights, trust.temperature, trust.lapse)
         return scaled_likelihood(posterior, trust.mean)
 
-    def _outbox(
+    def _compose_outbox(
         self,
         inbox: Inbox,
         context: Context,
@@ -322,29 +347,29 @@ class Mixture(Module[S]):
         missing: BoolArray,
         metrics: dict[str, float],
     ) -> Outbox:
-        """Compose `likelihood` (N, K), zeros where rows are missing, with the priors that came, and address it."""
+        """Combine `likelihood` (N, K), 0 where rows are missing, with the priors; return messages and outputs."""
         assert self._factors is not None
-        parameters, of_rows = self._at(context), rows_of(_received(inbox))
-        multiplies = self._multiplies(parameters)
+        parameters, of_rows = self._step_parameters(context), rows_of(_data_message(inbox))
+        multiplies = self._weights_multiply_prior(parameters)
         rows, classes = likelihood.shape
-        log_prior = self._prior_for(inbox, rows, parameters)
+        log_prior = self._combined_prior(inbox, rows, parameters)
         scores = likelihood if log_prior is None else likelihood + log_prior
         if log_prior is None or multiplies:
             scores = scores + self._log_weights(self._factors, parameters)
-        log_posterior, log_norm = as_distributions(scores)
+        log_posterior, log_norm = normalise_with_norms(scores)
         posterior = np.exp(log_posterior)
         best = log_posterior.argmax(axis=1)
         responsibilities = posterior
         messages = []
         for receiver in context.receivers.get("class_posteriors", ()):
             if not multiplies:
-                # What came from the receiver is known to it; sent back, it would count twice.
-                others = self._prior_for(inbox, rows, parameters, without=receiver)
-                up, up_norm = as_distributions(likelihood if others is None else likelihood + others)
+                # Extrinsic message: the receiver's own prior is left out, since it would count twice there.
+                others = self._combined_prior(inbox, rows, parameters, without=receiver)
+                up, up_norm = normalise_with_norms(likelihood if others is None else likelihood + others)
             else:
                 up, up_norm = log_posterior.copy(), log_norm.copy()
                 up[missing] = -np.log(classes)
-            up_norm[missing] = 0.0  # a row that is not there says nothing
+            up_norm[missing] = 0.0  # a missing row has density 1
             messages.append(
                 OutgoingMessage("class_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver)
             )
@@ -358,13 +383,13 @@ class Mixture(Module[S]):
         return Outbox(messages=messages, metrics=metrics, outputs=outputs)
 
 
-def _received(inbox: Inbox) -> Message:
-    """Return the message whose rows are to be classified: latent vectors, or observations taken as such."""
+def _data_message(inbox: Inbox) -> Message:
+    """Return the message with the rows to classify: latent vectors, or observations without a sender of these."""
     return inbox.first("latent_vectors") or inbox.require("observations")
 
 
-def _rows(message: Message) -> tuple[FloatArray, BoolArray]:
-    """Return the rows (N, D) as float64 and which of them are missing."""
-    given = message["mean" if message.header.kind == "latent_vectors" else "values"]
-    X = np.asarray(given, dtype=np.float64).reshape(len(given), -1)
+def _rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:
+    """Return the rows (N, D) as float64, and the mask (N,) of the missing ones."""
+    values = message["mean" if message.header.kind == "latent_vectors" else "values"]
+    X = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)

@@ -1,4 +1,4 @@
-"""The DP-GMM: a Gaussian mixture that finds how many classes there are."""
+"""The DP-GMM module: a Gaussian mixture whose number of classes is inferred, by a Dirichlet process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from pydantic import AliasChoices, Field
 from scipy.special import logsumexp
 
 from actors.errors import ModuleError
-from actors.kernels.mixture.crp import chinese_restaurant, compile_kernels, expected_classes, log_weights, with_empty
-from actors.kernels.mixture.niw import Factors, log_predictive_loo
+from actors.kernels.mixture.crp import (
+    compile_kernels,
+    crp_log_weights,
+    expected_class_count,
+    prior_with_empty_classes,
+    sample_crp_mixture,
+)
+from actors.kernels.mixture.niw import NIWPosterior, log_predictive_loo
 from actors.kernels.mixture.sequence_init import STARTS, counted_labels_from_sequence
 from actors.module import Context, Inbox, Outbox
 from actors.modules.mixture.base import Mixture
-from actors.modules.mixture.engines import Assignment, Fit, Task, first_assignment
+from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, initial_assignment
 from actors.types import Array, BoolArray, FloatArray, State
 
 
@@ -38,90 +44,92 @@ class DPGMMParameters:
 
 
 class DPGMM(Mixture[DPGMMParameters]):
-    """A Dirichlet-process mixture of Gaussians, learnt by collapsed Gibbs sampling (:mod:`actors.kernels.mixture.crp`).
+    """Classify rows by a Dirichlet-process Gaussian mixture, which infers the number of classes.
 
-    In all but the number of its classes it is :class:`actors.modules.mixture.gmm.GMM` with ``rule: extrinsic``, and
-    takes its place.
-    A class keeps its number for as long as it holds rows, and messages have a column for every place, so that a module
-    above goes on with what it knows when classes come and go. The likelihood of an empty class is the prior's. From a
-    prior that came the occupied classes have what it says of them; the empty ones share what the process gives to a new
-    class (:func:`actors.kernels.mixture.crp.with_empty`).
+    It is learnt by collapsed Gibbs sampling (:mod:`actors.kernels.mixture.crp`). Apart from the number of classes the
+    module is :class:`actors.modules.mixture.gmm.GMM` with ``rule: extrinsic``, and can replace it in a model.
 
-    Metrics: ``occupied``, how many classes hold sampled rows, and ``classes``, how many of them are the best of any row
-    (output ``class``): the sample has a few rows in small classes at any moment.
+    The number of columns K of all messages is fixed. A class keeps its column for as long as it contains rows, so that
+    what a module above has learnt stays valid when classes appear or vanish. An empty class has the likelihood of the
+    prior. A prior from above applies to the occupied classes; the empty ones share the mass that the process gives to a
+    new class (:func:`actors.kernels.mixture.crp.prior_with_empty_classes`).
+
+    Metrics: ``occupied``, the number of classes that contain sampled rows, and ``classes``, the number of classes that
+    are the most probable one of any row (output ``class``). A sample usually has a few rows in small classes.
 
     Parameters
     ----------
     parameters : DPGMMParameters
         most : int
-            K, places for classes: the most that there are at once.
+            K, the maximum number of classes.
         iterations (or itr) : int
-            Sweeps an update. With 0 nothing is learnt, as in the GMM.
+            Sweeps per update. With 0 nothing is learnt, as in the GMM.
         alpha : float
-            Concentration: of n rows α / (n + α) is the share of a class not seen yet, all places together.
+            Concentration: after n rows, all empty classes together have the probability α / (n + α).
         learn_alpha : bool
-            Whether α is drawn anew after each sweep, under a Gamma(1, 1) prior; it starts at `alpha`.
+            Whether α is sampled after each sweep, under a Gamma(1, 1) prior; it starts at `alpha`.
         split_merge : int
-            Proposals after each sweep to split a class or to merge two (:mod:`actors.kernels.mixture.split_merge`).
+            Proposals per sweep to split a class or to merge two (:mod:`actors.kernels.mixture.split_merge`).
         prior_count, degrees : float
             As in the GMM.
         prior_scale : float or "data"
-            S0 is so many times the identity; ``data`` takes the variances of the data times M^(-2/D), the size of a
-            class if as many classes share the volume as the process expects beforehand of so many rows,
+            S0 is this multiple of the identity; ``data`` takes the variances of the data times M^(-2/D), the variance
+            of one class if the number of classes that the process expects a priori for N rows share the volume,
             M = Σ_{i < N} α / (α + i).
         burn_in : int
-            Further sweeps in the very first update.
+            Additional sweeps in the first update.
         start : {"one", "random", "kmeans", "sequence"}
-            Labels of the very first update: all alike; drawn uniformly, or by k-means, among all places; or by what
-            each row shares with its neighbours in the sequence, which says how many classes to start with, too
-            (:func:`actors.kernels.mixture.sequence_init.counted_labels_from_sequence`); of several chains each looks
-            in another way.
+            Initial labels: a single class; uniformly random, or by k-means, among all K classes; or from the directions
+            that each row shares with its neighbours in the sequence, which also give the initial number of classes
+            (:func:`actors.kernels.mixture.sequence_init.counted_labels_from_sequence`), with other settings in each of
+            several chains.
         calibrate : bool
             As in the GMM.
     """
 
     Parameters: ClassVar[type[Any]] = DPGMMParameters
-    called = "DP-GMM"
+    display_name = "DP-GMM"
 
     def __init__(self, parameters: DPGMMParameters) -> None:
         super().__init__(parameters)
-        self._alpha: float | None = None  # where it is learnt
+        self._alpha: float | None = None  # with learn_alpha
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
         compile_kernels()
 
     def state(self) -> State:
-        """Return what a mixture has, and α where it is learnt."""
+        """Return the state of a mixture, and α where it is learnt."""
         state = super().state()
         return state if self._alpha is None or not state else {**state, "alpha": self._alpha}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; an empty one is that of a mixture that has learnt nothing.
+        """Restore a state; an empty one is that of a mixture that has learnt nothing.
 
         Raises
         ------
         ModuleError
-            If it has another number of places.
+            If the state has another maximum number of classes.
         """
         super().load_state(state)
         self._alpha = float(state["alpha"]) if "alpha" in state else None
 
     @property
     def classes(self) -> int:
-        """K, the number of places."""
+        """K, the maximum number of classes."""
         return self.parameters.most
 
-    def _at(self, context: Context) -> DPGMMParameters:
+    def _step_parameters(self, context: Context) -> DPGMMParameters:
         parameters = self.at(context)
         if parameters.most != self.parameters.most:
-            raise ModuleError("the most classes cannot be set for a step: labels are carried over")
+            raise ModuleError("the maximum number of classes cannot be set for a step: labels are carried over")
         return parameters
 
     def _concentration(self, parameters: DPGMMParameters) -> float:
+        """Return α, the learnt one where there is one."""
         return self._alpha if parameters.learn_alpha and self._alpha is not None else parameters.alpha
 
-    def _first(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
         start, most = self.parameters.start, min(self.parameters.most, len(rows))
         if start == "one" or len(rows) < 2:
             return Assignment(np.zeros(len(rows), np.int64))
@@ -132,51 +140,53 @@ class DPGMM(Mixture[DPGMMParameters]):
                     rows, most, context.generator, window=window, products=products, lengths=lengths
                 )
             )
-        return first_assignment(start, rows, most, lengths, context)
+        return initial_assignment(start, rows, most, lengths, context)
 
-    def _learn(self, task: Task, start: Assignment, context: Context) -> Fit:
-        parameters = self._at(context)
-        found = chinese_restaurant(
-            task.rows,
+    def _fit(self, problem: FitProblem, start: Assignment, context: Context) -> FitResult:
+        parameters = self._step_parameters(context)
+        result = sample_crp_mixture(
+            problem.rows,
             start.labels,
-            task.classes,
-            task.prior,
+            problem.classes,
+            problem.prior,
             self._concentration(parameters),
-            task.iterations,
+            problem.iterations,
             context.generator,
-            log_prior=task.log_prior,
-            temperature=task.temperature,
-            mask=task.missing,
+            log_prior=problem.log_prior,
+            temperature=problem.temperature,
+            mask=problem.missing,
             proposals=parameters.split_merge,
             learn_alpha=parameters.learn_alpha,
-            on_sweep=lambda done, moved: context.report(done, task.iterations, moved=float(moved)),
+            on_sweep=lambda done, moved: context.report(done, problem.iterations, moved=float(moved)),
         )
-        left_out = log_predictive_loo(task.rows, found.labels, found.factors, task.prior)
-        metrics = {"occupied": float((found.factors.counts > 0).sum())}
+        loo_log_likelihood = log_predictive_loo(problem.rows, result.labels, result.posterior, problem.prior)
+        metrics = {"occupied": float((result.posterior.counts > 0).sum())}
         if parameters.learn_alpha:
-            self._alpha = metrics["alpha"] = found.alpha
-        return Fit(Assignment(found.labels), found.factors, left_out, metrics)
+            self._alpha = metrics["alpha"] = result.alpha
+        return FitResult(Assignment(result.labels), result.posterior, loo_log_likelihood, metrics)
 
-    def _log_weights(self, factors: Factors, parameters: DPGMMParameters) -> FloatArray:
-        return log_weights(factors.counts, self._concentration(parameters))
+    def _log_weights(self, factors: NIWPosterior, parameters: DPGMMParameters) -> FloatArray:
+        return crp_log_weights(factors.counts, self._concentration(parameters))
 
-    def _heard(self, log_prior: FloatArray, factors: Factors, parameters: DPGMMParameters) -> FloatArray:
-        return with_empty(log_prior, factors.counts, self._concentration(parameters))
+    def _adjust_prior(self, log_prior: FloatArray, factors: NIWPosterior, parameters: DPGMMParameters) -> FloatArray:
+        return prior_with_empty_classes(log_prior, factors.counts, self._concentration(parameters))
 
-    def _judge(self, left_out: FloatArray, weights: FloatArray, log_prior: FloatArray) -> tuple[float, float]:
-        # Empty classes are alike, so that one column can stand for all of them: of thirty some twelve are left.
+    def _select_trust(
+        self, loo_log_likelihood: FloatArray, weights: FloatArray, log_prior: FloatArray
+    ) -> tuple[float, float]:
+        # All empty classes have the same likelihood, so that one column with their total weight is exact and faster.
         assert self._factors is not None
         empty = self._factors.counts == 0
         if empty.any():
-            left_out = np.hstack([left_out[:, ~empty], left_out[:, empty][:, :1]])
+            loo_log_likelihood = np.hstack([loo_log_likelihood[:, ~empty], loo_log_likelihood[:, empty][:, :1]])
             weights = np.append(weights[~empty], weights[empty].sum())
             log_prior = np.hstack([log_prior[:, ~empty], logsumexp(log_prior[:, empty], axis=1, keepdims=True)])
-        return super()._judge(left_out, weights, log_prior)
+        return super()._select_trust(loo_log_likelihood, weights, log_prior)
 
-    def _sharing(self, rows: int, parameters: DPGMMParameters) -> float:
-        return expected_classes(rows, parameters.alpha)
+    def _expected_class_count(self, rows: int, parameters: DPGMMParameters) -> float:
+        return expected_class_count(rows, parameters.alpha)
 
-    def _outbox(
+    def _compose_outbox(
         self,
         inbox: Inbox,
         context: Context,
@@ -184,6 +194,6 @@ class DPGMM(Mixture[DPGMMParameters]):
         missing: BoolArray,
         metrics: dict[str, float],
     ) -> Outbox:
-        outbox = super()._outbox(inbox, context, likelihood, missing, metrics)
-        found = len(np.unique(outbox.outputs["class"][~missing]))
-        return Outbox(outbox.messages, {**outbox.metrics, "classes": float(found)}, outbox.outputs)
+        outbox = super()._compose_outbox(inbox, context, likelihood, missing, metrics)
+        classes = len(np.unique(outbox.outputs["class"][~missing]))
+        return Outbox(outbox.messages, {**outbox.metrics, "classes": float(classes)}, outbox.outputs)

@@ -1,4 +1,4 @@
-"""The two ways in which the GMM learns its classes: sampling their rows' labels, or approximating their posterior."""
+"""The two inference methods of the GMM: Gibbs sampling of the labels, and variational Bayes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
 
 from actors.kernels.mixture.gibbs import gibbs
-from actors.kernels.mixture.niw import Factors, Prior, log_predictive_loo
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
 from actors.kernels.mixture.sequence_init import STARTS, labels_from_sequence
 from actors.kernels.mixture.variational import (
-    labels_of,
-    responsibilities_of,
+    most_probable_labels,
+    one_hot_responsibilities,
     soft_log_predictive_loo,
     variational_bayes,
 )
@@ -26,20 +26,20 @@ Engine = Literal["gibbs", "vb"]
 Start = Literal["random", "kmeans", "sequence"]
 
 
-class Settings(Protocol):
+class MixtureParameters(Protocol):
     """The parameters that every mixture has; see :class:`actors.modules.mixture.gmm.GMM`."""
 
     @property
     def iterations(self) -> int:
-        """Sweeps an update."""
+        """Sweeps per update."""
 
     @property
     def alpha(self) -> float:
-        """What a class counts beside its rows."""
+        """Pseudo-count of a class, or the concentration."""
 
     @property
     def prior_count(self) -> float:
-        """Rows that the prior mean counts for."""
+        """Number of rows that the prior mean counts for."""
 
     @property
     def degrees(self) -> float | None:
@@ -47,11 +47,11 @@ class Settings(Protocol):
 
     @property
     def prior_scale(self) -> float | Literal["data"]:
-        """The prior's scale."""
+        """Scale of the prior."""
 
     @property
     def burn_in(self) -> int:
-        """Further sweeps in the first update."""
+        """Additional sweeps in the first update."""
 
     @property
     def calibrate(self) -> bool:
@@ -59,14 +59,14 @@ class Settings(Protocol):
 
 
 class Assignment(NamedTuple):
-    """Which rows are in which class.
+    """The assignment of rows to classes.
 
     Attributes
     ----------
     labels : ndarray of int64, shape (N,)
-        -1 for a row that is in none.
+        -1 for a row without a class.
     responsibilities : ndarray of float64, shape (N, K), or None
-        By which shares, where an engine knows them; the labels are their argmax.
+        The soft assignment, where the engine infers one; the labels are its argmax.
     """
 
     labels: IntArray
@@ -74,28 +74,32 @@ class Assignment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task:
-    """What an update is to learn from, N rows of dimension D, and how; the parameters are those of the GMM.
+class FitProblem:
+    """The data and settings of one update, for N rows of dimension D; the parameters are those of the GMM.
 
     Parameters
     ----------
     rows : ndarray (N, D) float64
     missing : ndarray (N,) of bool
+        True for missing rows.
     log_prior : ndarray (N, K) float64, optional
-        The product of the priors that came.
-    prior : Prior
+        The product of the priors from above; rows are log-distributions.
+    prior : NIWPrior
+        Normal-inverse-Wishart prior of the classes.
     classes : int
+        K.
     alpha : float
     iterations : int
     use_counts : bool
-        Whether the classes' weights count.
+        Whether the weights of the classes enter the posterior of a label.
     temperature : float
+        The power of the likelihood.
     """
 
     rows: FloatArray
     missing: BoolArray
     log_prior: FloatArray | None
-    prior: Prior
+    prior: NIWPrior
     classes: int
     alpha: float
     iterations: int
@@ -103,19 +107,19 @@ class Task:
     temperature: float
 
 
-class Fit(NamedTuple):
-    """What was learnt: factors of the assignment, the leave-one-out log-likelihood (N, K), and figures."""
+class FitResult(NamedTuple):
+    """The result of one update: assignment, its factors, the leave-one-out log-likelihood (N, K), and metrics."""
 
     assignment: Assignment
-    factors: Factors
-    left_out: FloatArray
+    factors: NIWPosterior
+    loo_log_likelihood: FloatArray
     metrics: Mapping[str, float]
 
 
-def first_assignment(
+def initial_assignment(
     start: Start, rows: FloatArray, classes: int, lengths: npt.ArrayLike | None, context: Context
 ) -> Assignment:
-    """Return what the very first update starts from.
+    """Return the assignment that the first update starts from.
 
     Parameters
     ----------
@@ -124,6 +128,7 @@ def first_assignment(
     rows : ndarray (N, D) float64
         Finite.
     classes : int
+        K.
     lengths : array_like of int (S,), optional
         Lengths of the sequences.
     context : Context
@@ -140,63 +145,66 @@ def first_assignment(
     if start == "kmeans":
         _, labels = kmeans2(rows, classes, minit="++", rng=context.generator)
         return Assignment(np.asarray(labels, np.int64))
-    # Chains look at the sequence in different ways.
+    # Chains differ in window and features, so that they start from different labels.
     window, products = STARTS[context.chain % len(STARTS)]
     return Assignment(
         labels_from_sequence(rows, classes, context.generator, window=window, products=products, lengths=lengths)
     )
 
 
-def sample(task: Task, start: Assignment, context: Context) -> Fit:
+def fit_gibbs(problem: FitProblem, start: Assignment, context: Context) -> FitResult:
     """Learn by collapsed Gibbs sampling (:mod:`actors.kernels.mixture.gibbs`).
 
     Raises
     ------
     ValueError
-        If the kernel refuses what it is given.
+        If the kernel rejects its input.
     """
     labels, factors = gibbs(
-        task.rows,
+        problem.rows,
         start.labels,
-        task.classes,
-        task.prior,
-        task.alpha,
-        task.iterations,
+        problem.classes,
+        problem.prior,
+        problem.alpha,
+        problem.iterations,
         context.generator,
-        log_bias=task.log_prior,
-        use_counts=task.use_counts,
-        temperature=task.temperature,
-        mask=task.missing,
-        on_sweep=lambda done, moved: context.report(done, task.iterations, moved=float(moved)),
+        log_bias=problem.log_prior,
+        use_counts=problem.use_counts,
+        temperature=problem.temperature,
+        mask=problem.missing,
+        on_sweep=lambda done, moved: context.report(done, problem.iterations, moved=float(moved)),
     )
-    return Fit(Assignment(labels), factors, log_predictive_loo(task.rows, labels, factors, task.prior), {})
+    loo_log_likelihood = log_predictive_loo(problem.rows, labels, factors, problem.prior)
+    return FitResult(Assignment(labels), factors, loo_log_likelihood, {})
 
 
-def approximate(task: Task, start: Assignment, context: Context) -> Fit:
-    """Learn by variational Bayes (:mod:`actors.kernels.mixture.variational`), where weights count if no prior came.
+def fit_variational(problem: FitProblem, start: Assignment, context: Context) -> FitResult:
+    """Learn by variational Bayes (:mod:`actors.kernels.mixture.variational`); class weights enter only without a prior.
 
     Raises
     ------
     ValueError
-        If the kernel refuses what it is given.
+        If the kernel rejects its input.
     """
-    given = start.responsibilities
+    carried = start.responsibilities
     responsibilities, factors, bound = variational_bayes(
-        task.rows,
-        responsibilities_of(start.labels, task.classes) if given is None else given,
-        task.prior,
-        task.alpha,
-        task.iterations,
-        log_bias=task.log_prior,
-        temperature=task.temperature,
-        mask=task.missing,
-        on_iteration=lambda done, objective: context.report(done, task.iterations, objective=objective),
+        problem.rows,
+        one_hot_responsibilities(start.labels, problem.classes) if carried is None else carried,
+        problem.prior,
+        problem.alpha,
+        problem.iterations,
+        log_bias=problem.log_prior,
+        temperature=problem.temperature,
+        mask=problem.missing,
+        on_iteration=lambda done, objective: context.report(done, problem.iterations, objective=objective),
     )
-    left_out = soft_log_predictive_loo(task.rows, responsibilities, factors, task.prior)
-    # Without an iteration a row stays where its prior may forbid it: a bound of -inf says nothing, and is no fault.
+    loo_log_likelihood = soft_log_predictive_loo(problem.rows, responsibilities, factors, problem.prior)
+    # Without an iteration a row can stay in a class that its prior excludes: the bound is -inf, which is no metric.
     metrics = {} if bound == -np.inf else {"bound": bound}
-    return Fit(Assignment(labels_of(responsibilities), responsibilities), factors, left_out, metrics)
+    return FitResult(
+        Assignment(most_probable_labels(responsibilities), responsibilities), factors, loo_log_likelihood, metrics
+    )
 
 
-Learn: TypeAlias = Callable[[Task, Assignment, Context], Fit]
-ENGINES: Mapping[Engine, Learn] = {"gibbs": sample, "vb": approximate}
+FitFunction: TypeAlias = Callable[[FitProblem, Assignment, Context], FitResult]
+ENGINES: Mapping[Engine, FitFunction] = {"gibbs": fit_gibbs, "vb": fit_variational}

@@ -1,4 +1,4 @@
-"""The GMM: classifies latent vectors by a Gaussian mixture, under priors over each row's class that come from above."""
+"""The GMM module: a Gaussian mixture with a fixed number of classes, under priors over each row's class from above."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import numpy as np
 from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError
-from actors.kernels.mixture.niw import Factors
+from actors.kernels.mixture.niw import NIWPosterior
 from actors.module import Context
 from actors.modules.mixture.base import Mixture
-from actors.modules.mixture.engines import ENGINES, Assignment, Engine, Fit, Start, Task, first_assignment
+from actors.modules.mixture.engines import (
+    ENGINES,
+    Assignment,
+    Engine,
+    FitProblem,
+    FitResult,
+    Start,
+    initial_assignment,
+)
 from actors.types import Array, FloatArray
 
 
@@ -38,12 +46,14 @@ class GMMParameters:
 
 
 class GMM(Mixture[GMMParameters]):
-    """A Gaussian mixture with a normal-inverse-Wishart prior, learnt by collapsed Gibbs sampling or variational Bayes.
+    """Classify rows by a Gaussian mixture model, learnt by collapsed Gibbs sampling or variational Bayes.
 
-    With ``rule: extrinsic`` a prior that came replaces the mixture's weights; upwards goes the likelihood of each row
-    as if it were left out, times every prior but the receiver's own. Without a module that sends latent vectors it
-    takes the observations themselves for them. With ``rule: tutorial`` weights and prior
-    multiply, and the posterior goes upwards as it is.
+    The classes have a normal-inverse-Wishart prior. Rows are latent vectors, or the observations themselves where no
+    module sends latent vectors.
+
+    With ``rule: extrinsic`` a prior from above replaces the class weights, and the message upwards is the leave-one-out
+    likelihood of each row, times every prior except the receiver's own. With ``rule: tutorial`` weights and prior
+    multiply, and the message upwards is the posterior.
 
     Parameters
     ----------
@@ -51,63 +61,63 @@ class GMM(Mixture[GMMParameters]):
         classes : int
             K.
         iterations (or itr) : int
-            Sweeps (with ``vb`` iterations, at most) an update. With 0 nothing is learnt: labels stay, the factors are
-            rebuilt from them, messages are composed anew (and the calibration is renewed under the latest prior).
+            Sweeps per update (with ``vb``: the maximum number of iterations). With 0 the labels are kept, the factors
+            are rebuilt from them, and the messages are composed anew (the calibration follows the latest prior).
         alpha : float
-            Added to the count of each class.
+            Pseudo-count of each class.
         prior_count : float
-            r0, how many rows the prior mean counts for.
+            r0, the number of rows that the prior mean counts for.
         degrees : float, optional
             ν0, more than D - 1; D + 2 by default.
         prior_scale : float or "data"
-            S0 is so many times the identity; ``data`` takes the variances of the data times K^(-2/D), the size of
-            a class if K classes share the volume.
+            S0 is this multiple of the identity; ``data`` takes the variances of the data times K^(-2/D), the variance
+            of one class if K classes share the volume.
         rule : {"extrinsic", "tutorial"}
             What is sampled and sent; see above.
         burn_in : int
-            Further sweeps in the very first update.
+            Additional sweeps in the first update.
         start : {"random", "kmeans", "sequence"}
-            Labels of the very first update: drawn uniformly, by k-means, or by what each row shares with its neighbours
-            in the sequence (:mod:`actors.kernels.mixture.sequence_init`); of several chains each looks at it in
-            another way.
+            Initial labels: uniformly random; by k-means; or from the directions that each row shares with its
+            neighbours in the sequence (:mod:`actors.kernels.mixture.sequence_init`), with other settings in each of
+            several chains.
         calibrate : bool
-            Whether the likelihood is tempered, and allowed to lapse, as far as the priors from above say that it is
-            over-confident (:mod:`actors.kernels.mixture.calibration`); it then goes upwards relative to the rows'
-            density, and the evidence of the model above counts what the order explains.
+            Whether the likelihood is tempered and mixed with a lapse rate, to correct the over-confidence that the
+            priors from above reveal (:mod:`actors.kernels.mixture.calibration`). The message upwards is then relative
+            to the density of the rows, and the evidence of the module above measures what the order explains.
         engine : {"gibbs", "vb"}
-            Sampled labels, or responsibilities by variational Bayes: deterministic but for the start, with the metric
-            ``bound``, a lower bound of the log evidence of the rows under the priors that came (left out where they
-            forbid the classes that the rows are in and nothing is learnt). Not with ``tutorial``.
+            Sampled labels, or responsibilities by variational Bayes. The latter is deterministic after the start and
+            has the metric ``bound``, a lower bound of the log evidence of the rows under the priors from above (absent
+            where these exclude the rows' classes and nothing is learnt). Not with ``tutorial``.
     """
 
     Parameters: ClassVar[type[Any]] = GMMParameters
-    called = "GMM"
+    display_name = "GMM"
 
     @property
     def classes(self) -> int:
         """K."""
         return self.parameters.classes
 
-    def _at(self, context: Context) -> GMMParameters:
+    def _step_parameters(self, context: Context) -> GMMParameters:
         parameters = self.at(context)
         if parameters.classes != self.parameters.classes:
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
         return parameters
 
-    def _first(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
-        return first_assignment(self.parameters.start, rows, self.parameters.classes, lengths, context)
+    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+        return initial_assignment(self.parameters.start, rows, self.parameters.classes, lengths, context)
 
-    def _learn(self, task: Task, start: Assignment, context: Context) -> Fit:
-        return ENGINES[self._at(context).engine](task, start, context)
+    def _fit(self, problem: FitProblem, start: Assignment, context: Context) -> FitResult:
+        return ENGINES[self._step_parameters(context).engine](problem, start, context)
 
-    def _log_weights(self, factors: Factors, parameters: GMMParameters) -> FloatArray:
+    def _log_weights(self, factors: NIWPosterior, parameters: GMMParameters) -> FloatArray:
         """Return log((N_k + alpha) / (N + K alpha)), (K,)."""
         weights = factors.counts + parameters.alpha
         log_weights: FloatArray = np.log(weights / weights.sum())
         return log_weights
 
-    def _sharing(self, rows: int, parameters: GMMParameters) -> float:  # noqa: ARG002 (K, whatever the rows)
+    def _expected_class_count(self, rows: int, parameters: GMMParameters) -> float:  # noqa: ARG002 (always K)
         return parameters.classes
 
-    def _multiplies(self, parameters: GMMParameters) -> bool:
+    def _weights_multiply_prior(self, parameters: GMMParameters) -> bool:
         return parameters.rule == "tutorial"

@@ -1,4 +1,4 @@
-"""How the MLDA learns, between the messages that come and those that go (:mod:`actors.modules.mlda.mlda`)."""
+"""Gibbs sampling of the MLDA's topics, and the estimates of each row that :mod:`actors.modules.mlda.mlda` sends."""
 
 from __future__ import annotations
 
@@ -6,143 +6,147 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from actors.kernels.mlda.bound import lower_bounds
 from actors.kernels.mlda.gibbs import count, fold_in, likelihood_and_shares, place, row_counts, start, sweep
-from actors.kernels.mlda.row_updates import Corpus, Counts, Settings
+from actors.kernels.mlda.row_updates import Corpus, Counts, Settings, lower_bounds
 from actors.module import Context
-from actors.modules.mlda.tokens import Layout, Modality
+from actors.modules.mlda.tokens import Modality, Vocabulary
 from actors.types import BoolArray, FloatArray, Int32Array, IntArray
 
-Start = Literal["rows", "tokens"]
+StartMethod = Literal["rows", "tokens"]
 
 
-class Rows(NamedTuple):
-    """What came, N rows, and where its tokens are.
+class SamplerState(NamedTuple):
+    """Tokens, priors, topics and counts of N rows: input and state of the sampler.
 
     Attributes
     ----------
     modalities : list of Modality
-    layout : Layout
+    vocabulary : Vocabulary
     corpus : Corpus
+        The joined tokens of all modalities.
     order : ndarray of int64 (T,)
-        Where each token of the corpus is among those of the modalities.
+        Position of each token of the corpus in the modalities' concatenated tokens.
     missing : ndarray of bool (N,)
         Which rows have no tokens.
     log_prior : ndarray of float64 (N, K)
-        From above; uniform where nothing came, see `told`.
-    told : bool
-        Whether anything came.
+        Product of the priors from above; uniform without any.
+    has_prior : bool
+        Whether there is a prior from above.
     topics : ndarray of int32 (T,)
-        Of each token, -1 for none.
+        The topic of each token, -1 for none.
     counts : Counts
     settings : Settings
-        At temperature 1.
+        With temperature 1.
     """
 
     modalities: list[Modality]
-    layout: Layout
+    vocabulary: Vocabulary
     corpus: Corpus
     order: IntArray
     missing: BoolArray
     log_prior: FloatArray
-    told: bool
+    has_prior: bool
     topics: Int32Array
     counts: Counts
     settings: Settings
 
     @property
     def prior(self) -> FloatArray:
-        """The prior itself."""
+        """The prior ψ (N, K) as probabilities."""
         return np.exp(self.log_prior)
 
 
-class Averages(NamedTuple):
-    """What samples say of the rows, on average; see :func:`actors.kernels.mlda.gibbs.likelihood_and_shares`.
+class SampleAverages(NamedTuple):
+    """Averages over samples; see :func:`actors.kernels.mlda.gibbs.likelihood_and_shares`.
 
     Attributes
     ----------
     likelihood : ndarray of float64 (N, K)
         Proportional to p(the row's tokens | class k).
     shares : ndarray of float64 (N, K)
-        P(the topic of one more token is k).
+        P(the topic of the row's next token is k).
     """
 
     likelihood: FloatArray
     shares: FloatArray
 
 
-def begin(rows: Rows, way: Start, restarts: int, context: Context) -> Rows:
-    """Return the rows with a topic for every token, none having had one.
+def initialise_topics(state: SamplerState, method: StartMethod, restarts: int, context: Context) -> SamplerState:
+    """Return the state with initial topics for all tokens.
 
     Parameters
     ----------
-    rows : Rows
-    way : {"rows", "tokens"}
-        As in :class:`actors.modules.mlda.mlda.MLDA`.
+    state : SamplerState
+        No token has a topic.
+    method : {"rows", "tokens"}
+        The parameter ``start`` of :class:`actors.modules.mlda.mlda.MLDA`.
     restarts : int
+        Number of starts by rows, of which the most probable is taken.
     context : Context
     """
-    generator, settings = context.generator, tempered(rows, context)
-    if way == "rows":
-        topics, counts = start(rows.corpus, rows.prior, settings, generator, restarts)
+    generator, settings = context.generator, tempered_settings(state, context)
+    if method == "rows":
+        topics, counts = start(state.corpus, state.prior, settings, generator, restarts)
     else:
-        classes = rows.log_prior.shape[1]
-        topics = generator.integers(0, classes, len(rows.topics), dtype=np.int32)
-        counts = count(rows.corpus, topics, classes, settings.beta)
-    return rows._replace(topics=topics, counts=counts)
+        classes = state.log_prior.shape[1]
+        topics = generator.integers(0, classes, len(state.topics), dtype=np.int32)
+        counts = count(state.corpus, topics, classes, settings.beta)
+    return state._replace(topics=topics, counts=counts)
 
 
-def resume(rows: Rows, context: Context) -> Rows:
-    """Return the rows with a topic for every token; those that have one keep it."""
-    order = np.arange(len(rows.missing))
-    place(rows.corpus, rows.topics, rows.prior, rows.counts, tempered(rows, context), False, order, context.generator)
-    return rows
+def assign_new_tokens(state: SamplerState, context: Context) -> SamplerState:
+    """Draw topics for tokens without one, in place; the others keep theirs."""
+    order, settings = np.arange(len(state.missing)), tempered_settings(state, context)
+    place(state.corpus, state.topics, state.prior, state.counts, settings, False, order, context.generator)
+    return state
 
 
-def sample(rows: Rows, iterations: int, samples: int, context: Context) -> Averages | None:
-    """Sweep, which changes topics and counts in place; return the averages of the last `samples` sweeps.
+def run_sweeps(state: SamplerState, iterations: int, samples: int, context: Context) -> SampleAverages | None:
+    """Run Gibbs sweeps, which change topics and counts in place, and average the last `samples` of them.
 
     Returns
     -------
-    Averages or None
-        None where no sweep was made at temperature 1: what goes out is never tempered.
+    SampleAverages or None
+        None if no sweep was made at temperature 1: messages are never tempered.
     """
-    settings, prior, classes = tempered(rows, context), rows.prior, rows.log_prior.shape[1]
-    taken = []
+    settings, prior, classes = tempered_settings(state, context), state.prior, state.log_prior.shape[1]
+    sampled = []
     for done in range(1, iterations + 1):
-        moved = sweep(rows.corpus, rows.topics, prior, rows.counts, settings, context.generator)
+        moved = sweep(state.corpus, state.topics, prior, state.counts, settings, context.generator)
         if done > iterations - samples and settings.temperature == 1.0:
-            n = row_counts(rows.corpus, rows.topics, classes)
-            taken.append(likelihood_and_shares(n, prior, settings.alpha))
+            n = row_counts(state.corpus, state.topics, classes)
+            sampled.append(likelihood_and_shares(n, prior, settings.alpha))
         context.report(done, iterations, moved=float(moved))
-    return Averages(*(np.mean(kind, axis=0) for kind in zip(*taken, strict=True))) if taken else None
+    if not sampled:
+        return None
+    return SampleAverages(*(np.mean(values, axis=0) for values in zip(*sampled, strict=True)))
 
 
-def ask(rows: Rows, samples: int, context: Context) -> Averages:
-    """Return what each row says, asked alone, all others' topics staying as they are."""
-    found = fold_in(*_plain(rows), samples, context.generator)
-    return Averages(found.likelihood, found.shares)
+def fold_in_rows(state: SamplerState, samples: int, context: Context) -> SampleAverages:
+    """Return the averages of each row sampled on its own, with the topics of all other rows fixed."""
+    result = fold_in(*_kernel_arguments(state), samples, context.generator)
+    return SampleAverages(result.likelihood, result.shares)
 
 
-def predict(rows: Rows, name: str, samples: int, context: Context) -> FloatArray:
+def predict_words(state: SamplerState, name: str, samples: int, context: Context) -> FloatArray:
     """Return the distribution (N, V) of a modality's word given each row's other modalities and its prior."""
-    return fold_in(*_plain(rows), samples, context.generator, rows.layout.index(name)).words
+    return fold_in(*_kernel_arguments(state), samples, context.generator, state.vocabulary.index(name)).words
 
 
-def log_likelihood(rows: Rows, averages: Averages) -> FloatArray:
+def class_log_likelihood(state: SamplerState, averages: SampleAverages) -> FloatArray:
     """Return log p(the row's tokens | class k), (N, K); zeros for rows without tokens."""
-    tokens = np.diff(rows.corpus.starts)[:, None]
-    bounds = lower_bounds(rows.corpus, rows.topics, rows.counts, rows.settings, averages.shares * tokens)
+    tokens = np.diff(state.corpus.starts)[:, None]
+    bounds = lower_bounds(state.corpus, state.topics, state.counts, state.settings, averages.shares * tokens)
     relative = averages.likelihood / averages.likelihood.mean(axis=1, keepdims=True)
     likelihood: FloatArray = np.log(relative) + bounds[:, None]
-    likelihood[rows.missing] = 0.0
+    likelihood[state.missing] = 0.0
     return likelihood
 
 
-def tempered(rows: Rows, context: Context) -> Settings:
-    """Return the settings to learn with: as for the GMM, tempering is for priors from above, to give them a say."""
-    return rows.settings._replace(temperature=context.temperature) if rows.told else rows.settings
+def tempered_settings(state: SamplerState, context: Context) -> Settings:
+    """Return the settings for learning: tempered only with a prior from above, to raise its weight, as in the GMM."""
+    return state.settings._replace(temperature=context.temperature) if state.has_prior else state.settings
 
 
-def _plain(rows: Rows) -> tuple[Corpus, Int32Array, FloatArray, Counts, Settings]:
-    return rows.corpus, rows.topics, rows.prior, rows.counts, rows.settings
+def _kernel_arguments(state: SamplerState) -> tuple[Corpus, Int32Array, FloatArray, Counts, Settings]:
+    return state.corpus, state.topics, state.prior, state.counts, state.settings

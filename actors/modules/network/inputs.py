@@ -1,4 +1,4 @@
-"""What comes to the network: messages as columns of inputs, observations as targets, and which rows are there."""
+"""Inputs of the network module: messages as columns of inputs, observations as targets, and the masks of both."""
 
 from __future__ import annotations
 
@@ -13,43 +13,58 @@ from actors.module import Inbox
 from actors.types import Array, BoolArray, Float32Array
 
 TOLERANCE = 1e-3
-"""How far the sum of a target's row may be from one, where it has to be a distribution."""
+"""Maximal deviation from one of a target's sum, where the target must be a distribution."""
 
 
-class Part(NamedTuple):
-    """The columns of the inputs that one sender fills."""
+class InputBlock(NamedTuple):
+    """The columns of the inputs that hold the messages of one sender."""
 
     port: str
     sender: str
     width: int
 
 
-class Given(NamedTuple):
-    """What came: inputs (N, I) and which rows of them somebody saw, targets (N, P) and which of them are there."""
+class InputsAndTargets(NamedTuple):
+    """Inputs and targets of N rows.
 
-    parts: tuple[Part, ...]
+    Attributes
+    ----------
+    blocks : tuple of InputBlock
+        The senders of the inputs, in the order of their columns.
+    inputs : ndarray of float32, shape (N, I)
+    has_input : ndarray of bool, shape (N,)
+        Which rows have an input from at least one sender.
+    targets : ndarray of float32, shape (N, P)
+    has_target : ndarray of bool, shape (N,)
+    shape : tuple of int
+        The shape of one target before flattening.
+    lengths : ndarray or None
+    """
+
+    blocks: tuple[InputBlock, ...]
     inputs: Float32Array
-    seen: BoolArray
+    has_input: BoolArray
     targets: Float32Array
-    known: BoolArray
+    has_target: BoolArray
     shape: tuple[int, ...]
     lengths: Array | None
 
-    def rows(self, told: BoolArray) -> dict[str, Array]:
-        """Return the lengths, and the mask of a message that says something in the rows `told`."""
+    def lengths_and_mask(self, present: BoolArray) -> dict[str, Array]:
+        """Return the lengths, where there are any, and the mask, unless all rows are `present` (N,)."""
         lengths = {} if self.lengths is None else {"lengths": self.lengths}
-        return lengths if told.all() else {**lengths, "mask": ~told}
+        return lengths if present.all() else {**lengths, "mask": ~present}
 
-    def block(self, part: Part) -> slice:
-        """Return the columns of a part."""
-        start = sum(other.width for other in self.parts[: self.parts.index(part)])
-        return slice(start, start + part.width)
+    def columns(self, block: InputBlock) -> slice:
+        """Return the columns of a block."""
+        start = sum(other.width for other in self.blocks[: self.blocks.index(block)])
+        return slice(start, start + block.width)
 
 
-def received(inbox: Inbox, loss: str) -> Given:
-    """Return what came, checked against each other and the loss.
+def read_messages(inbox: Inbox, loss: str) -> InputsAndTargets:
+    """Return the inputs and targets from the inbox, checked against each other and the loss.
 
-    Targets that are missing are zeros, inputs that are missing say nothing: equal probabilities, or zeros.
+    Missing targets are replaced by zeros, missing class posteriors by equal probabilities, missing latent vectors by
+    zeros.
 
     Parameters
     ----------
@@ -59,70 +74,78 @@ def received(inbox: Inbox, loss: str) -> Given:
     Raises
     ------
     ModuleError
-        If there are no inputs, or targets of several senders, or numbers of rows differ, or the loss has no probability
-        for a target.
+        If there are no inputs, targets from several senders, different numbers of rows, or targets outside the domain
+        of the loss.
     """
-    if len(came := inbox.all("observations")) > 1:
-        raise ModuleError(f"the targets are those of one sender, but {' and '.join(came)} sent observations")
+    if len(senders := inbox.all("observations")) > 1:
+        raise ModuleError(f"targets must come from one sender, but {' and '.join(senders)} sent observations")
     message = inbox.require("observations")
-    values, known = message["values"], _there(message)
+    values, has_target = message["values"], _present_rows(message)
     targets = np.array(values.reshape(len(values), -1), dtype=np.float32)
-    _check_targets(targets[known], loss, message.header.route)
-    targets[~known] = 0.0
-    parts: list[Part] = []
-    blocks: list[Float32Array] = []
-    seen = np.zeros(len(values), dtype=np.bool_)
+    _check_targets(targets[has_target], loss, message.header.route)
+    targets[~has_target] = 0.0
+    blocks: list[InputBlock] = []
+    columns: list[Float32Array] = []
+    has_input = np.zeros(len(values), dtype=np.bool_)
     lengths = message.lengths
     for port in ("class_posteriors", "latent_vectors"):
         for sender, sent in sorted(inbox.all(port).items()):
-            block = _block(sent)
-            if len(block) != len(values):
-                raise ModuleError(f"{sent.header.route}: {len(block)} rows came, the targets are {len(values)}")
-            parts.append(Part(port, sender, block.shape[1]))
-            blocks.append(block)
-            seen |= _there(sent)
+            filled = _input_columns(sent)
+            if len(filled) != len(values):
+                raise ModuleError(
+                    f"{sent.header.route}: received {len(filled)} rows, but there are {len(values)} targets"
+                )
+            blocks.append(InputBlock(port, sender, filled.shape[1]))
+            columns.append(filled)
+            has_input |= _present_rows(sent)
             lengths = sent.lengths if lengths is None else lengths
-    if not parts:
-        raise ModuleError("no class posteriors and no latent vectors came: there is nothing to predict from")
-    return Given(tuple(parts), np.hstack(blocks), seen, targets, known, values.shape[1:], lengths)
+    if not blocks:
+        raise ModuleError(
+            "received no class posteriors and no latent vectors, so there is nothing to predict from; "
+            "connect a module that sends them"
+        )
+    return InputsAndTargets(
+        tuple(blocks), np.hstack(columns), has_input, targets, has_target, values.shape[1:], lengths
+    )
 
 
-def _there(message: Message) -> BoolArray:
-    """Return which rows of a message are there, (N,)."""
-    return np.ones(len(_main(message)), dtype=np.bool_) if message.mask is None else ~message.mask
+def _present_rows(message: Message) -> BoolArray:
+    """Return which rows of a message are present, (N,)."""
+    return np.ones(len(_main_array(message)), dtype=np.bool_) if message.mask is None else ~message.mask
 
 
-def _main(message: Message) -> Array:
+def _main_array(message: Message) -> Array:
     return message[{"class_posteriors": "log_prob", "latent_vectors": "mean"}.get(message.header.kind, "values")]
 
 
-def _block(message: Message) -> Float32Array:
-    """Return the columns that a message fills, (N, K) or (N, D); what says nothing where its rows are missing."""
-    rows = _main(message)
+def _input_columns(message: Message) -> Float32Array:
+    """Return the input columns of a message, (N, K) or (N, D), with an uninformative value in missing rows."""
+    rows = _main_array(message)
     if message.header.kind == "class_posteriors":
-        block, nothing = np.exp(rows, dtype=np.float64).astype(np.float32), 1.0 / rows.shape[1]
+        columns, uninformative = np.exp(rows, dtype=np.float64).astype(np.float32), 1.0 / rows.shape[1]
     else:
-        block, nothing = rows.astype(np.float32), 0.0
-    block[~_there(message)] = nothing
-    return block
+        columns, uninformative = rows.astype(np.float32), 0.0
+    columns[~_present_rows(message)] = uninformative
+    return columns
 
 
 def _check_targets(targets: Float32Array, loss: str, route: str) -> None:
-    """Refuse targets (M, P) that a loss has no probability for."""
+    """Raise ModuleError for targets (M, P) outside the domain of the loss."""
     if not len(targets) or loss == "mse":
         return
     low, high = float(targets.min()), float(targets.max())
     if low < 0 or high > 1:
         raise ModuleError(
-            f"{route}: targets span {low:g} to {high:g}: loss {loss!r} is for values in [0, 1]; scale them or use 'mse'"
+            f"{route}: targets span {low:g} to {high:g}, but loss {loss!r} is for values in [0, 1]; "
+            "scale them or use 'mse'"
         )
     if loss == "cross_entropy" and (odd := np.abs(targets.sum(axis=1, dtype=np.float64) - 1.0) > TOLERANCE).any():
         raise ModuleError(
-            f"{route}: a target sums to {targets[odd][0].sum():g} ({np.count_nonzero(odd)} such rows): loss "
+            f"{route}: a target sums to {targets[odd][0].sum():g} ({np.count_nonzero(odd)} such rows), but loss "
             "'cross_entropy' is for distributions, such as categories in one-hot columns; use 'bce' or 'mse'"
         )
 
 
-def said(parts: Sequence[Part]) -> str:
-    """Return the parts in words."""
-    return ", ".join(f"{part.width} {part.port} of {part.sender}" for part in parts)
+def describe_inputs(blocks: Sequence[InputBlock]) -> str:
+    """Return a description of the inputs for error messages."""
+    return ", ".join(f"{block.width} {block.port} of {block.sender}" for block in blocks)

@@ -1,6 +1,6 @@
-"""The network: learns to predict observations from messages, and says downwards what the observations say of them.
+"""The network module: predicts observations from messages, and sends down what the observations imply about them.
 
-torch is imported when the module is prepared, not with this file, as with the VAE.
+torch is imported when the module is prepared, not with this file, as in :mod:`actors.modules.vae`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError, NonFiniteError
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.network.inputs import Given, Part, received, said
+from actors.modules.network.inputs import InputBlock, InputsAndTargets, describe_inputs, read_messages
 from actors.types import Array, Float32Array, State
 
 if TYPE_CHECKING:
     import torch
 
-    from actors.kernels.neural.supervised import Ascent
+    from actors.kernels.neural.supervised import AscentOptions
 
 _log = logging.getLogger(__name__)
 
 
 FLOOR = 1e-10
-"""Probability that a message leaves to every class: what a target says must not forbid what a row shows."""
+"""Minimal probability of a class in a message: a target alone must not exclude the class that a row's data show."""
 
 
 @dataclass(frozen=True)
 class NetworkParameters:
-    """See :class:`Network`."""
+    """Parameters of :class:`Network`, which describes them."""
 
     epochs: Annotated[int, Field(ge=0, validation_alias=AliasChoices("epochs", "itr"))] = 200
     batch_size: Annotated[int, Field(ge=1)] = 500
@@ -50,53 +50,56 @@ class NetworkParameters:
 
 
 class Network(Module[NetworkParameters]):
-    """A supervised mapping: messages from below are the inputs x, the observations are the targets y.
+    """Predict observations from messages with a neural network.
 
-    Maximises the mean of log p(y | x) over rows. The inputs of a row are the class probabilities of every sender of
-    class posteriors, then the means of every sender of latent vectors, each in the order of their names. What a sender
-    has missed is filled by what says nothing, equal probabilities or zeros; a row takes part if its target and at least
-    one of its inputs are there.
+    The messages from below are the inputs x, the observations are the targets y. Maximises the mean of log p(y | x)
+    over rows. The inputs of a row are the class probabilities of every sender of class posteriors, then the means of
+    every sender of latent vectors, each sorted by the senders' names. Missing inputs are replaced by uninformative
+    values, equal probabilities or zeros; a row is used for learning if its target and at least one of its inputs are
+    present.
 
-    Downwards goes what each row's target says of each input, the other inputs being held as they came. What came from a
-    receiver has no say in the message to it. How the input is optimised: :mod:`actors.kernels.neural.supervised`. A
-    row without a target says nothing, and neither does a network that was never trained.
+    The message down to a sender is what each row's target implies about that sender's input, with the other inputs
+    fixed at their received values; the receiver's own input does not influence it. How the input is optimised:
+    :mod:`actors.kernels.neural.supervised`. The message is uninformative for rows without a target, and for all rows
+    if the network is untrained.
 
     Parameters
     ----------
     parameters : NetworkParameters
         epochs (or itr) : int
-            Passes over the rows an update. With 0 nothing is learnt.
+            Passes over the rows per update. With 0 nothing is learnt.
         batch_size : int
-            Rows a step.
+            Rows per optimisation step.
         hidden : int
-            Rectified linear units in the one hidden layer of the default network.
+            Rectified linear units in the single hidden layer of the default network.
         loss : {"mse", "bce", "cross_entropy"}
-            What a target is: Gaussian of unit variance; columns of values in [0, 1], each Bernoulli; a distribution
-            over its columns, one-hot where the category is known.
+            Distribution of a target: Gaussian with unit variance; independent Bernoulli columns with values in [0, 1];
+            categorical over its columns, one-hot where the category is known.
         learning_rate : float
             Adam's step size.
         weight_decay : float
-            L2 penalty on all weights, as Adam takes it.
+            Adam's L2 penalty on all weights.
         restart_weights : bool
-            Whether every update starts from new weights instead of the last ones. The losses start anew with them.
+            Whether every update starts from new weights instead of the last ones. The list of losses is then reset too.
         backward : {"expected", "relaxed"}
-            How a distribution q over classes is found for a message downwards. ``expected``: the one that maximises
-            E_q[log p(y | class)] + H(q), the posterior under equal priors; the network is asked once for each class.
+            How a distribution q over classes is computed for a message downwards. ``expected``: q maximises
+            E_q[log p(y | class)] + H(q), the posterior under a uniform prior; the network is evaluated once per class.
             ``relaxed``: q itself is the input, and log p(y | q) + H(q) is maximised in `input_steps`; softer, for
-            networks that cannot be asked about a class that is certain.
+            networks that cannot be evaluated at one-hot classes.
         trust : float
-            The power to which p(y | x) is raised in messages downwards; below 1 where the columns of a target say the
-            same thing many times over.
+            The power to which p(y | x) is raised in messages downwards; below 1 where the columns of a target are
+            redundant.
         input_steps, input_rate : int, float
-            Steps of Adam and their first size, when an input is optimised (latent vectors, and ``relaxed``).
+            Number of Adam steps and their initial step size when an input is optimised (latent vectors, and
+            ``relaxed``).
         network : str, optional
-            ``package.module:callable`` that makes the network instead of the default: ``callable(input_dim,
-            output_dim)`` gives a torch module that answers (N, input_dim) with (N, output_dim), values (mse) or logits.
+            ``package.module:callable`` that builds the network in place of the default one: ``callable(input_dim,
+            output_dim)`` returns a torch module that maps (N, input_dim) to (N, output_dim), values (mse) or logits.
 
     Attributes
     ----------
     device : str
-        Where the network is, ``cpu`` or ``cuda``.
+        The device of the network, ``cpu`` or ``cuda``.
     """
 
     Parameters: ClassVar[type[Any]] = NetworkParameters
@@ -113,39 +116,40 @@ class Network(Module[NetworkParameters]):
     def __init__(self, parameters: NetworkParameters) -> None:
         super().__init__(parameters)
         self.device = "cpu"
-        self._parts: tuple[Part, ...] = ()
+        self._blocks: tuple[InputBlock, ...] = ()
         self._shape: tuple[int, ...] = ()
         self._loss: list[float] = []
         self._network: torch.nn.Module | None = None
         self._optimiser: torch.optim.Adam | None = None
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (the host limits the threads)
-        """Import torch and choose the device; the CPU where there is no GPU."""
+        """Import torch and select the device; without a GPU this is the CPU."""
         import torch
 
-        import actors.kernels.neural.supervised  # noqa: F401 (so that the first update doesn't wait for it)
+        import actors.kernels.neural.supervised  # noqa: F401 (so that the first update does not wait for it)
 
         self.device = "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
         if device != self.device:
-            _log.warning("device %r was asked for and is not there: the network uses the CPU", device)
+            _log.warning("device %r was requested but is not available: the network uses the CPU", device)
         if self._network is not None:
             self.load_state(self.state())
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
-        """Train on the rows whose inputs and targets are there; say downwards what the targets say of the inputs.
+        """Train on the rows that have input and target; send down what the targets imply about the inputs.
 
-        No evidence is reported: that of a module below, under the priors sent down, counts the targets already.
+        No evidence is reported: the evidence of a module below, under the priors sent down, already includes the
+        targets.
 
         Raises
         ------
         ModuleError
-            If the messages don't fit each other, the loss or what was learnt, or no row can be learnt from.
+            If the messages do not match each other, the loss or the trained network, or no row can be learnt from.
         NonFiniteError
             If the loss is not finite.
         """
         parameters = self._at(context)
-        given = self._given(inbox, parameters)
-        usable = given.seen & given.known
+        data = self._read(inbox, parameters)
+        usable = data.has_input & data.has_target
         if not usable.any():
             raise ModuleError(
                 f"module {context.module!r}: every row lacks its target or all of its inputs: "
@@ -153,31 +157,31 @@ class Network(Module[NetworkParameters]):
             )
         learns = context.learn and parameters.epochs > 0
         if self._network is None or (parameters.restart_weights and learns):
-            self._start(given.parts, given.shape, context.torch_seed)
+            self._build_network(data.blocks, data.shape, context.torch_seed)
             self._loss = []
         if learns:
-            self._train(given.inputs[usable], given.targets[usable], parameters, context)
-        outbox, log_likelihood = self._answer(given, parameters, context)
+            self._train(data.inputs[usable], data.targets[usable], parameters, context)
+        outbox, log_likelihood = self._outbox(data, parameters, context)
         metrics = {"log_likelihood": float(log_likelihood[usable].sum(dtype=np.float64))}
         if self._loss:
             metrics["loss"] = self._loss[-1]
         return Outbox(outbox.messages, metrics, outbox.outputs)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
-        """Predict the targets of new rows; where targets came, say downwards what they say of the inputs.
+        """Predict the targets of new rows; send down what the targets that are present imply about the inputs.
 
         Raises
         ------
         ModuleError
-            If nothing was learnt yet or the messages don't fit.
+            If the network is untrained or the messages do not match it.
         """
         if self._network is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         parameters = self._at(context)
-        return self._answer(self._given(inbox, parameters), parameters, context)[0]
+        return self._outbox(self._read(inbox, parameters), parameters, context)[0]
 
     def state(self) -> State:
-        """Return copies of the weights, of the optimiser's state, their losses, and what inputs and targets are."""
+        """Return copies of the weights, the optimiser's state, the losses, and the layout of inputs and targets."""
         if self._network is None or self._optimiser is None:
             return {}
         from actors.kernels.neural import vae_training as kernels
@@ -186,11 +190,11 @@ class Network(Module[NetworkParameters]):
             **kernels.save(self._network, self._optimiser),
             "loss": np.array(self._loss, dtype=np.float64),
             "shape": np.array(self._shape, dtype=np.int64),
-            "inputs": json.dumps(self._parts),
+            "inputs": json.dumps(self._blocks),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; an empty one is that of a network that has learnt nothing.
+        """Restore a state; the empty state is that of an untrained network.
 
         Raises
         ------
@@ -198,12 +202,12 @@ class Network(Module[NetworkParameters]):
             If the weights belong to another network.
         """
         if not state:
-            self._network, self._optimiser, self._parts, self._shape, self._loss = None, None, (), (), []
+            self._network, self._optimiser, self._blocks, self._shape, self._loss = None, None, (), (), []
             return
         from actors.kernels.neural import vae_training as kernels
 
-        parts = tuple(Part(*part) for part in json.loads(str(state["inputs"])))
-        self._start(parts, tuple(int(length) for length in state["shape"]), seed=0)
+        blocks = tuple(InputBlock(*block) for block in json.loads(str(state["inputs"])))
+        self._build_network(blocks, tuple(int(length) for length in state["shape"]), seed=0)
         self._loss = [float(loss) for loss in state["loss"]]
         assert self._network is not None
         assert self._optimiser is not None
@@ -212,41 +216,44 @@ class Network(Module[NetworkParameters]):
         except ValueError as error:
             raise ModuleError(str(error)) from error
 
-    # --- pieces ---------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
     def _at(self, context: Context) -> NetworkParameters:
         parameters, own = self.at(context), self.parameters
         if (parameters.hidden, parameters.network, parameters.loss) != (own.hidden, own.network, own.loss):
-            raise ModuleError("hidden, network and loss are the network's and cannot be set for a step")
+            raise ModuleError("hidden, network and loss define the network and cannot be set for a step")
         return parameters
 
-    def _given(self, inbox: Inbox, parameters: NetworkParameters) -> Given:
-        """Return what came, held against what was learnt."""
-        given = received(inbox, parameters.loss)
-        if self._network is not None and given.shape != self._shape:
-            raise ModuleError(f"targets of shape {given.shape} came, this network has learnt {self._shape}")
-        if self._network is not None and given.parts != self._parts:
-            raise ModuleError(f"the inputs are {said(given.parts)}; this network has learnt {said(self._parts)}")
-        return given
+    def _read(self, inbox: Inbox, parameters: NetworkParameters) -> InputsAndTargets:
+        """Return inputs and targets, checked against those that the network was built for."""
+        data = read_messages(inbox, parameters.loss)
+        if self._network is not None and data.shape != self._shape:
+            raise ModuleError(f"received targets of shape {data.shape}, but this network was trained on {self._shape}")
+        if self._network is not None and data.blocks != self._blocks:
+            raise ModuleError(
+                f"the inputs are {describe_inputs(data.blocks)}, but this network was trained on "
+                f"{describe_inputs(self._blocks)}"
+            )
+        return data
 
-    def _start(self, parts: tuple[Part, ...], shape: tuple[int, ...], seed: int) -> None:
-        """Make a new network and a new optimiser for these inputs and targets of this shape."""
+    def _build_network(self, blocks: tuple[InputBlock, ...], shape: tuple[int, ...], seed: int) -> None:
+        """Build a new network and a new optimiser for these inputs and targets of this shape."""
         from actors.kernels.neural import supervised as kernels
         from actors.kernels.neural.vae_training import make_optimiser
 
-        own, inputs = self.parameters, sum(part.width for part in parts)
+        own, inputs = self.parameters, sum(block.width for block in blocks)
         outputs = int(np.prod(shape, dtype=np.int64))
         try:
             network = kernels.build(inputs, own.hidden, outputs, seed, own.network).to(self.device)
             optimiser = make_optimiser(network)
         except ValueError as error:
             raise ModuleError(str(error)) from error
-        self._network, self._optimiser, self._parts, self._shape = network, optimiser, parts, shape
+        self._network, self._optimiser, self._blocks, self._shape = network, optimiser, blocks, shape
 
     def _train(
         self, inputs: Float32Array, targets: Float32Array, parameters: NetworkParameters, context: Context
     ) -> None:
-        """Train the network in place and note the losses."""
+        """Train the network in place and append the losses."""
         import torch
 
         from actors.kernels.neural import supervised as kernels
@@ -254,7 +261,7 @@ class Network(Module[NetworkParameters]):
 
         assert self._network is not None
         assert self._optimiser is not None
-        how = kernels.Fit(
+        options = kernels.FitOptions(
             epochs=parameters.epochs,
             batch_size=parameters.batch_size,
             learning_rate=parameters.learning_rate,
@@ -267,10 +274,10 @@ class Network(Module[NetworkParameters]):
 
         rows, generator = (self._tensor(inputs), self._tensor(targets)), torch.Generator(self.device)
         try:
-            with seeded(context.torch_seed):  # dropout in a user's network draws from the process's generator
+            with seeded(context.torch_seed):  # dropout in a user's network draws from the global generator
                 generator.manual_seed(context.torch_seed)
-                self._loss += kernels.fit(self._network, self._optimiser, *rows, how, generator, on_epoch)
-        except NonFiniteError:  # says already where
+                self._loss += kernels.fit(self._network, self._optimiser, *rows, options, generator, on_epoch)
+        except NonFiniteError:  # names the module already
             raise
         except FloatingPointError as error:
             remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.loss == "mse" else "")
@@ -280,55 +287,62 @@ class Network(Module[NetworkParameters]):
                 raise
             raise ModuleError(f"{context.where}: {self.parameters.network!r} cannot be trained: {error}") from error
 
-    def _answer(self, given: Given, parameters: NetworkParameters, context: Context) -> tuple[Outbox, Float32Array]:
-        """Return what goes out, and the log-likelihood of the targets (N,), of no meaning where they are missing."""
+    def _outbox(
+        self, data: InputsAndTargets, parameters: NetworkParameters, context: Context
+    ) -> tuple[Outbox, Float32Array]:
+        """Return messages and outputs, and the targets' log-likelihoods (N,), undefined where a target is missing."""
         from actors.kernels.neural import supervised as kernels
 
         assert self._network is not None
-        answer = kernels.predict(self._network, self._tensor(given.inputs))
+        predicted = kernels.predict(self._network, self._tensor(data.inputs))
         log_likelihood: Float32Array = (
-            kernels.log_likelihood(answer, self._tensor(given.targets), parameters.loss).cpu().numpy()
+            kernels.log_likelihood(predicted, self._tensor(data.targets), parameters.loss).cpu().numpy()
         )
-        y_hat = kernels.expected(answer, parameters.loss).cpu().numpy().reshape(-1, *given.shape)
-        messages = [OutgoingMessage("reconstructions", {"values": y_hat, **given.rows(given.seen)})]
-        how = kernels.Ascent(parameters.input_steps, parameters.input_rate, parameters.loss, parameters.trust)
-        for part in given.parts:
-            classes = part.port == "class_posteriors"
-            port = "transition_prior" if classes else "latent_means"
-            if part.sender in context.receivers.get(port, ()):
-                told = self._prior(given, part, parameters.backward, how) if classes else self._mean(given, part, how)
-                arrays = {"log_prob" if classes else "mean": told, **given.rows(given.known)}
-                messages.append(OutgoingMessage(port, arrays, part.sender))
+        y_hat = kernels.expected_targets(predicted, parameters.loss).cpu().numpy().reshape(-1, *data.shape)
+        messages = [OutgoingMessage("reconstructions", {"values": y_hat, **data.lengths_and_mask(data.has_input)})]
+        options = kernels.AscentOptions(
+            parameters.input_steps, parameters.input_rate, parameters.loss, parameters.trust
+        )
+        for block in data.blocks:
+            port = "transition_prior" if block.port == "class_posteriors" else "latent_means"
+            if block.sender not in context.receivers.get(port, ()):
+                continue
+            if port == "transition_prior":
+                arrays = {"log_prob": self._class_prior(data, block, parameters.backward, options)}
+            else:
+                arrays = {"mean": self._latent_mean(data, block, options)}
+            arrays |= data.lengths_and_mask(data.has_target)
+            messages.append(OutgoingMessage(port, arrays, block.sender))
         outputs: dict[str, Array] = {"y_hat": y_hat, "loss": np.array(self._loss, dtype=np.float64)}
         return Outbox(messages, outputs=outputs), log_likelihood
 
-    def _prior(self, given: Given, part: Part, backward: str, how: Ascent) -> Array:
-        """Return log-distributions (N, K): what the targets say of one sender's classes, none of which they exclude."""
+    def _class_prior(self, data: InputsAndTargets, block: InputBlock, backward: str, options: AscentOptions) -> Array:
+        """Return the log-distributions (N, K) over one sender's classes given the targets, with :data:`FLOOR` added."""
         from actors.kernels.neural import supervised as kernels
 
-        log_prob = np.full((len(given.inputs), part.width), -np.log(part.width))
-        if self._loss and given.known.any():
+        log_prob = np.full((len(data.inputs), block.width), -np.log(block.width))
+        if self._loss and data.has_target.any():
             assert self._network is not None
-            find = kernels.expected_classes if backward == "expected" else kernels.relaxed_classes
-            found = find(self._network, *self._told(given), given.block(part), how).cpu().numpy().astype(np.float64)
-            log_prob[given.known] = np.logaddexp(found, np.log(FLOOR))
+            optimise = kernels.expected_classes if backward == "expected" else kernels.relaxed_classes
+            log_q = optimise(self._network, *self._rows_with_targets(data), data.columns(block), options)
+            log_prob[data.has_target] = np.logaddexp(log_q.cpu().numpy().astype(np.float64), np.log(FLOOR))
         normalised: Array = log_prob - np.logaddexp.reduce(log_prob, axis=1, keepdims=True)
         return normalised
 
-    def _mean(self, given: Given, part: Part, how: Ascent) -> Array:
-        """Return (N, D): where the targets put the latent vectors of one sender, zeros where they say nothing."""
+    def _latent_mean(self, data: InputsAndTargets, block: InputBlock, options: AscentOptions) -> Array:
+        """Return the modes (N, D) of one sender's latent vectors given the targets, zeros for rows without a target."""
         from actors.kernels.neural import supervised as kernels
 
-        mean = np.zeros((len(given.inputs), part.width), dtype=np.float32)
-        if self._loss and given.known.any():
+        mean = np.zeros((len(data.inputs), block.width), dtype=np.float32)
+        if self._loss and data.has_target.any():
             assert self._network is not None
-            found = kernels.latent_modes(self._network, *self._told(given), given.block(part), how)
-            mean[given.known] = found.cpu().numpy()
+            modes = kernels.latent_modes(self._network, *self._rows_with_targets(data), data.columns(block), options)
+            mean[data.has_target] = modes.cpu().numpy()
         return mean
 
-    def _told(self, given: Given) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs and targets of the rows whose targets are there."""
-        return self._tensor(given.inputs[given.known]), self._tensor(given.targets[given.known])
+    def _rows_with_targets(self, data: InputsAndTargets) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs and targets of the rows that have a target."""
+        return self._tensor(data.inputs[data.has_target]), self._tensor(data.targets[data.has_target])
 
     def _tensor(self, array: Float32Array) -> torch.Tensor:
         import torch

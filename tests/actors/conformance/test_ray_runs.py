@@ -1,6 +1,6 @@
-"""On Ray the process of a module is killed, and what it ends with is as if nothing had died.
+"""Tests of the conformance check that kills the process of a module on Ray.
 
-Those of all modules are killed by ``make test-faults``.
+``make test-faults`` runs it for all modules.
 """
 
 import pytest
@@ -11,9 +11,11 @@ from tests.actors.conformance import test_conformance as quick
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
-def survive(checks, *deaths):
-    made = type("Checks", (ModuleChecks,), {"module": checks.module, "parameters": checks.parameters, "deaths": deaths})
-    made().test_it_survives_the_death_of_its_process()
+def check_survival(checks, *deaths):
+    subclass = type(
+        "Checks", (ModuleChecks,), {"module": checks.module, "parameters": checks.parameters, "deaths": deaths}
+    )
+    subclass().test_it_survives_the_death_of_its_process()
 
 
 @pytest.mark.parametrize(
@@ -27,11 +29,13 @@ def survive(checks, *deaths):
     ids=lambda value: getattr(value, "module", value),
 )
 def test_a_module_survives_the_death_of_its_process(checks, death):
-    survive(checks, death)
+    check_survival(checks, death)
 
 
 @pytest.mark.slow
-def test_a_module_that_keeps_something_outside_its_state_does_not():
-    checks = type("Checks", (quick.Quick,), {"module": f"{quick.WRONG}:Elsewhere"})
-    with pytest.raises(AssertionError, match=r"Elsewhere: state.* of round-002 differ.*\(inside:2\): something"):
-        survive(checks, "inside:2")
+def test_a_module_with_state_in_a_global_variable_does_not_survive():
+    checks = type("Checks", (quick.QuickChecks,), {"module": f"{quick.WRONG}:StateInAGlobalVariable"})
+    with pytest.raises(
+        AssertionError, match=r"StateInAGlobalVariable: state.* of round-002 differ.*\(inside:2\); something"
+    ):
+        check_survival(checks, "inside:2")

@@ -1,22 +1,22 @@
-"""The MM learns in which order classes come, alone and in exchange with a GMM."""
+"""Tests of the Markov module, alone and in exchange with a GMM: it learns the transitions between classes."""
 
 import numpy as np
 import pytest
 
 from actors.errors import ModuleError
-from actors.graph.registry import make
+from actors.graph.registry import make_module
 from actors.kernels.markov.inference import expected_counts, transition_probabilities
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
-from tests.support.toy_modules import same
+from tests.support.toy_modules import same_arrays
 
 K, N = 4, 120
 CYCLE = np.roll(np.eye(K), 1, axis=1)
 
 
-def beliefs(rows=N, certainty=0.9, seed=0):
-    """What a classifier says of a cycle of classes: mostly right, every tenth row undecided."""
+def class_probabilities(rows=N, certainty=0.9, seed=0):
+    """Return class probabilities (N, K) for a cycle of classes: mostly right, uniform in every tenth row."""
     rng = np.random.default_rng(seed)
     probabilities = certainty * np.eye(K)[np.arange(rows) % K] + (1 - certainty) * rng.dirichlet(np.ones(K), rows)
     probabilities[5::10] = 1 / K
@@ -43,8 +43,8 @@ def sent(outbox, receiver="gmm"):
 # --- smoothed -----------------------------------------------------------------------------------------------------
 
 
-def test_learns_the_cycle_and_fills_in_undecided_rows():
-    outbox = update(make("markov", {}), posteriors(beliefs()))
+def test_learns_the_cycle_and_decides_ambiguous_rows():
+    outbox = update(make_module("markov", {}), posteriors(class_probabilities()))
     out, truth = outbox.outputs, np.arange(N) % K
     assert np.abs(out["trans_prob"] - CYCLE).max() < 0.1
     for classes in (out["msg"].argmax(axis=1), out["Pdz"].argmax(axis=1), out["viterbi"]):
@@ -52,104 +52,104 @@ def test_learns_the_cycle_and_fills_in_undecided_rows():
     np.testing.assert_allclose(np.exp(sent(outbox)["log_prob"]), out["msg"])
 
 
-def test_the_message_does_not_hold_what_the_row_itself_said():
-    mm = make("markov", {})
-    update(mm, posteriors(beliefs()))
-    still = {"overrides": {"inner_iterations": 0}}
-    before = sent(update(mm, posteriors(beliefs()), **still))["log_prob"]
-    changed = beliefs()
+def test_the_message_to_a_row_excludes_its_own_likelihood():
+    mm = make_module("markov", {})
+    update(mm, posteriors(class_probabilities()))
+    without_learning = {"overrides": {"inner_iterations": 0}}
+    before = sent(update(mm, posteriors(class_probabilities()), **without_learning))["log_prob"]
+    changed = class_probabilities()
     changed[10] = np.roll(changed[10], 1)
-    after = sent(update(mm, posteriors(changed), **still))["log_prob"]
+    after = sent(update(mm, posteriors(changed), **without_learning))["log_prob"]
     np.testing.assert_allclose(after[10], before[10], atol=1e-9)
     assert not np.allclose(after[11], before[11], atol=1e-9)
 
 
-def test_no_inner_iterations_learn_nothing():
-    mm = make("markov", {})
-    update(mm, posteriors(beliefs()))
+def test_nothing_is_learnt_without_inner_iterations():
+    mm = make_module("markov", {})
+    update(mm, posteriors(class_probabilities()))
     before = mm.state()["trans_prob"]
-    update(mm, posteriors(beliefs(seed=4)), overrides={"inner_iterations": 0})
+    update(mm, posteriors(class_probabilities(seed=4)), overrides={"inner_iterations": 0})
     assert np.array_equal(mm.state()["trans_prob"], before)
 
 
-def test_no_class_is_ever_impossible():
-    outbox = update(make("markov", {"alpha": 1e-12}), posteriors(np.eye(K)[np.arange(N) % K]))
+def test_messages_give_every_class_a_positive_probability():
+    outbox = update(make_module("markov", {"alpha": 1e-12}), posteriors(np.eye(K)[np.arange(N) % K]))
     assert (np.exp(sent(outbox)["log_prob"]) > 5e-11).all()
 
 
-def test_evidence_is_the_density_of_the_rows():
-    """Two rows and two classes, by hand."""
+def test_the_evidence_is_the_log_density_of_the_rows():
+    """Compare with two rows and two classes computed by hand."""
     P = np.array([[0.8, 0.2], [0.3, 0.7]])
-    mm = make("markov", {"inner_iterations": 0})
+    mm = make_module("markov", {"inner_iterations": 0})
     outbox = update(mm, posteriors(P, log_norm=np.array([-3.0, -5.0])))
     T = outbox.outputs["trans_prob"]
     np.testing.assert_allclose(T, transition_probabilities(expected_counts(P), 0.1))
     assert outbox.metrics["evidence"] == pytest.approx(-8.0 + np.log(0.5 * P[0] @ T @ P[1]))
 
 
-def test_evidence_is_untempered_at_every_temperature():
-    mm = make("markov", {"inner_iterations": 0})
-    update(mm, posteriors(beliefs()))
-    cold, hot = (update(mm, posteriors(beliefs()), temperature=t) for t in (1.0, 0.3))
+def test_the_evidence_does_not_depend_on_the_temperature():
+    mm = make_module("markov", {"inner_iterations": 0})
+    update(mm, posteriors(class_probabilities()))
+    cold, hot = (update(mm, posteriors(class_probabilities()), temperature=t) for t in (1.0, 0.3))
     assert cold.metrics["evidence"] == hot.metrics["evidence"]
     assert not np.allclose(cold.outputs["msg"], hot.outputs["msg"])
 
 
-def test_no_transition_crosses_a_boundary():
+def test_no_transition_crosses_a_sequence_boundary():
     probabilities = np.eye(2)[[0, 0, 1, 1]]
-    joined = update(make("markov", {}), posteriors(probabilities)).outputs["trans_prob"]
+    one_sequence = update(make_module("markov", {}), posteriors(probabilities)).outputs["trans_prob"]
     message = posteriors(probabilities, lengths=np.array([2, 2]))
-    outbox = update(make("markov", {}), message)
-    assert outbox.outputs["trans_prob"][0, 1] < 0.15 < joined[0, 1]
+    outbox = update(make_module("markov", {}), message)
+    assert outbox.outputs["trans_prob"][0, 1] < 0.15 < one_sequence[0, 1]
     assert sent(outbox).lengths.tolist() == [2, 2]
 
 
-def test_a_learnt_start_remembers_how_sequences_begin():
-    message = posteriors(beliefs(), lengths=np.full(N // K, K))
+def test_a_learnt_initial_distribution_is_that_of_the_first_classes():
+    message = posteriors(class_probabilities(), lengths=np.full(N // K, K))
     for initial, low, high in (("learnt", 0.9, 1.0), ("uniform", 0.25, 0.25)):
-        mm = make("markov", {"initial": initial})
+        mm = make_module("markov", {"initial": initial})
         update(mm, message)
         assert low <= mm.state()["initial"][0] <= high
 
 
-def test_missing_rows_say_nothing():
+def test_missing_rows_have_no_influence():
     mask = np.arange(N) % 9 == 2
     outboxes = []
     for shift in (0, 1):
-        probabilities = beliefs()
+        probabilities = class_probabilities()
         probabilities[mask] = np.roll(probabilities[mask], shift, axis=1)
         message = posteriors(probabilities, log_norm=np.where(mask, 9.0 * shift, -1.0), mask=mask)
-        outboxes.append(update(make("markov", {"inner_iterations": 2}), message))
-    assert same(outboxes[0].outputs, outboxes[1].outputs)
+        outboxes.append(update(make_module("markov", {"inner_iterations": 2}), message))
+    assert same_arrays(outboxes[0].outputs, outboxes[1].outputs)
     assert outboxes[0].metrics == outboxes[1].metrics
     assert np.array_equal(sent(outboxes[0]).mask, mask)
     assert np.array_equal(outboxes[0].outputs["Pdz"].argmax(axis=1), np.arange(N) % K)
 
 
-def test_several_senders_multiply_and_each_hears_of_the_others():
-    a, b = beliefs(certainty=0.5, seed=1), beliefs(certainty=0.5, seed=2)
+def test_several_senders_multiply_and_each_receives_the_product_of_the_others():
+    a, b = class_probabilities(certainty=0.5, seed=1), class_probabilities(certainty=0.5, seed=2)
     product = a * b / (a * b).sum(axis=1, keepdims=True)
-    both = update(make("markov", {}), posteriors(a, "a"), posteriors(b, "b"))
-    joint = update(make("markov", {}), posteriors(product, log_norm=np.log((a * b).sum(axis=1))))
+    both = update(make_module("markov", {}), posteriors(a, "a"), posteriors(b, "b"))
+    joint = update(make_module("markov", {}), posteriors(product, log_norm=np.log((a * b).sum(axis=1))))
     np.testing.assert_allclose(both.outputs["msg"], joint.outputs["msg"], atol=1e-9)
     assert both.metrics["evidence"] == pytest.approx(joint.metrics["evidence"])
-    heard = both.outputs["msg"] * b
-    np.testing.assert_allclose(np.exp(sent(both, "a")["log_prob"]), heard / heard.sum(axis=1, keepdims=True), atol=1e-9)
+    to_a = both.outputs["msg"] * b
+    np.testing.assert_allclose(np.exp(sent(both, "a")["log_prob"]), to_a / to_a.sum(axis=1, keepdims=True), atol=1e-9)
 
 
 # --- tutorial -----------------------------------------------------------------------------------------------------
 
 
-def test_the_tutorials_transitions_tend_to_the_expected_counts():
-    P = beliefs(rows=40)
-    outbox = update(make("markov", {"rule": "tutorial", "num_samp": 20000, "alpha": 1e-9}), posteriors(P))
+def test_tutorial_transitions_converge_to_the_expected_counts():
+    P = class_probabilities(rows=40)
+    outbox = update(make_module("markov", {"rule": "tutorial", "num_samp": 20000, "alpha": 1e-9}), posteriors(P))
     np.testing.assert_allclose(
         outbox.outputs["trans_prob"], transition_probabilities(expected_counts(P), 1e-9), atol=0.01
     )
 
 
-def test_the_tutorials_message_is_one_step_times_the_message_before():
-    mm, P = make("markov", {"rule": "tutorial"}), beliefs()
+def test_the_tutorial_message_is_one_step_times_the_previous_message():
+    mm, P = make_module("markov", {"rule": "tutorial"}), class_probabilities()
     first, second = (update(mm, posteriors(P), round=r).outputs for r in range(2))
     step = P[:-1] @ second["trans_prob"] * first["msg"][1:]
     np.testing.assert_allclose(second["msg"][1:], step / step.sum(axis=1, keepdims=True), atol=1e-9)
@@ -157,36 +157,36 @@ def test_the_tutorials_message_is_one_step_times_the_message_before():
     np.testing.assert_allclose(second["msg"][0], P[0])
 
 
-def test_the_tutorials_message_survives_certainty_that_changes_its_mind():
-    mm = make("markov", {"rule": "tutorial"})
+def test_the_tutorial_message_stays_finite_when_certain_posteriors_change():
+    mm = make_module("markov", {"rule": "tutorial"})
     for round_ in range(4):
         outbox = update(mm, posteriors(np.eye(K)[(np.arange(N) + round_) % K]), round=round_)
         assert np.isfinite(sent(outbox)["log_prob"]).all()
 
 
 @pytest.mark.parametrize(("rule", "alpha"), [("tutorial", 1.0), ("smoothed", 0.1)])
-def test_alpha_is_that_of_the_rule_unless_given(rule, alpha):
-    assert make("markov", {"rule": rule}).parameters.pseudo_count == alpha
-    assert make("markov", {"rule": rule, "alpha": 0.5}).parameters.pseudo_count == 0.5
+def test_the_default_alpha_depends_on_the_rule(rule, alpha):
+    assert make_module("markov", {"rule": rule}).parameters.pseudo_count == alpha
+    assert make_module("markov", {"rule": rule, "alpha": 0.5}).parameters.pseudo_count == 0.5
 
 
 # --- recognition and state ----------------------------------------------------------------------------------------
 
 
-def test_recognizes_ordered_rows_by_their_neighbours():
-    mm = make("markov", {})
-    update(mm, posteriors(beliefs()))
+def test_recognition_of_ordered_rows_uses_their_neighbours():
+    mm = make_module("markov", {})
+    update(mm, posteriors(class_probabilities()))
     before = mm.state()
-    out = update(mm, posteriors(beliefs(rows=30, seed=7)), answer="recognize").outputs
+    out = update(mm, posteriors(class_probabilities(rows=30, seed=7)), answer="recognize").outputs
     truth = np.arange(30) % K
     assert np.array_equal(out["smoothed"].argmax(axis=1), truth)
     assert np.array_equal(out["filtered"].argmax(axis=1), truth)
     assert np.array_equal(out["viterbi"], truth)
-    assert same(mm.state(), before)
+    assert same_arrays(mm.state(), before)
 
 
-def test_of_rows_out_of_order_it_only_says_how_frequent_classes_are():
-    mm = make("markov", {})
+def test_recognition_of_unordered_rows_uses_class_frequencies_only():
+    mm = make_module("markov", {})
     update(mm, posteriors(np.eye(2)[[0, 0, 0, 1] * 20]))
     outbox = update(mm, posteriors(np.eye(2)[[1, 1, 1]]), answer="recognize", ordered=False)
     message = np.exp(sent(outbox)["log_prob"])
@@ -195,44 +195,44 @@ def test_of_rows_out_of_order_it_only_says_how_frequent_classes_are():
 
 
 @pytest.mark.parametrize("rule", ["smoothed", "tutorial"])
-def test_continues_bit_for_bit_after_a_load(rule):
-    one, other = (make("markov", {"rule": rule, "initial": "learnt"}) for _ in range(2))
-    update(one, posteriors(beliefs()))
+def test_a_loaded_state_continues_bit_for_bit(rule):
+    one, other = (make_module("markov", {"rule": rule, "initial": "learnt"}) for _ in range(2))
+    update(one, posteriors(class_probabilities()))
     state = one.state()
     kept = {name: value.copy() for name, value in state.items()}
-    continued = update(one, posteriors(beliefs(seed=1)), round=1)
-    assert same(state, kept)
+    continued = update(one, posteriors(class_probabilities(seed=1)), round=1)
+    assert same_arrays(state, kept)
     other.load_state(state)
-    assert same(update(other, posteriors(beliefs(seed=1)), round=1).outputs, continued.outputs)
-    assert same(one.state(), other.state())
+    assert same_arrays(update(other, posteriors(class_probabilities(seed=1)), round=1).outputs, continued.outputs)
+    assert same_arrays(one.state(), other.state())
 
 
-def test_says_what_does_not_fit():
-    mm = make("markov", {"rule": "tutorial"})
+def test_refuses_messages_that_do_not_fit():
+    mm = make_module("markov", {"rule": "tutorial"})
     with pytest.raises(ModuleError, match="learnt nothing"):
-        update(mm, posteriors(beliefs()), answer="recognize")
+        update(mm, posteriors(class_probabilities()), answer="recognize")
     with pytest.raises(ModuleError, match="exclude each other in row 0"):
         update(mm, posteriors(np.eye(2)[[0, 1]], "a"), posteriors(np.eye(2)[[1, 1]], "b"))
     with pytest.raises(ModuleError, match=r"b -> mm.*\(8, 4\) came, 'a' sent \(120, 4\)"):
-        update(mm, posteriors(beliefs(), "a"), posteriors(beliefs(rows=8), "b"))
-    update(mm, posteriors(beliefs()))
+        update(mm, posteriors(class_probabilities(), "a"), posteriors(class_probabilities(rows=8), "b"))
+    update(mm, posteriors(class_probabilities()))
     with pytest.raises(ModuleError, match=r"message of shape \(120, 4\), \(8, 4\) came"):
-        update(mm, posteriors(beliefs(rows=8)))
+        update(mm, posteriors(class_probabilities(rows=8)))
     with pytest.raises(ModuleError, match="2 classes came, 'mm' has learnt 4"):
         update(mm, posteriors(np.eye(2)[[0, 1]]))
 
 
 @pytest.mark.parametrize("given", [{"rule": "best"}, {"num_samp": 0}, {"alpha": 0}, {"initial": "first"}])
-def test_refuses_wrong_parameters(given):
+def test_refuses_invalid_parameters(given):
     with pytest.raises(ModuleError):
-        make("markov", given)
+        make_module("markov", given)
 
 
 # --- with a GMM ---------------------------------------------------------------------------------------------------
 
 
 def exchange(gmm, mm, X, rounds, sweeps):
-    """Let GMM and MM talk; returns their last outboxes."""
+    """Run an exchange of GMM and MM; return their last outboxes."""
     vectors = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": X})
     to_gmm = [vectors]
     for e in range(rounds):
@@ -250,13 +250,13 @@ def exchange(gmm, mm, X, rounds, sweeps):
 @pytest.mark.parametrize(
     ("gmm_rule", "rule", "spread"), [("extrinsic", "smoothed", 1.2), ("tutorial", "tutorial", 0.8)]
 )
-def test_gmm_and_mm_together_find_overlapping_classes_and_their_cycle(gmm_rule, rule, spread):
+def test_gmm_and_mm_together_learn_overlapping_classes_and_their_cycle(gmm_rule, rule, spread):
     truth = np.arange(400) % K
     centres = 2.0 * np.array([[1, 1], [1, -1], [-1, -1], [-1, 1.0]])
     X = centres[truth] + spread * np.random.default_rng(1).normal(size=(400, 2))
 
     def learn(rounds, sweeps):
-        gmm, mm = make("gmm", {"classes": K, "rule": gmm_rule}), make("markov", {"rule": rule})
+        gmm, mm = make_module("gmm", {"classes": K, "rule": gmm_rule}), make_module("markov", {"rule": rule})
         below, above = exchange(gmm, mm, X, rounds, sweeps)
         table = np.zeros((K, K), dtype=int)
         np.add.at(table, (below.outputs["class"], truth), 1)
@@ -264,7 +264,7 @@ def test_gmm_and_mm_together_find_overlapping_classes_and_their_cycle(gmm_rule, 
 
     alone, _ = learn(rounds=1, sweeps=40)
     together, transitions = learn(rounds=15, sweeps=10)
-    names = together.argmax(axis=1)  # of which true class each class holds most
+    names = together.argmax(axis=1)  # the most frequent true class of each class
     assert sorted(names) == list(range(K))
     assert together.max(axis=1).sum() > 0.99 * len(truth)
     assert together.max(axis=1).sum() >= alone.max(axis=1).sum()

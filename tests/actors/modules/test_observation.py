@@ -1,10 +1,10 @@
-"""The observation holds the data and sends them up."""
+"""Tests of the observation module: it holds the data and sends them upwards."""
 
 import numpy as np
 import pytest
 
 from actors.errors import ModuleError
-from actors.graph.registry import make
+from actors.graph.registry import make_module
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
@@ -13,7 +13,7 @@ CONTEXT = Context("data")
 
 
 def observation(**data):
-    module = make("observation", {})
+    module = make_module("observation", {})
     module.load_state(data)
     return module
 
@@ -25,7 +25,7 @@ def sent(outbox):
 
 
 @pytest.mark.parametrize("answer", ["update", "recognize"])
-def test_sends_what_it_was_given(answer):
+def test_sends_the_data_of_its_state(answer):
     values = np.arange(24.0).reshape(4, 3, 2)
     mask = np.array([False, True, False, False])
     module = observation(values=values, lengths=[1, 3], mask=mask)
@@ -35,28 +35,28 @@ def test_sends_what_it_was_given(answer):
     assert np.array_equal(message.mask, mask)
 
 
-def test_does_without_lengths_and_mask():
+def test_lengths_and_mask_are_optional():
     message = sent(observation(values=np.ones((2, 3)), lengths=None).update(Inbox(), CONTEXT))
     assert set(message.arrays) == {"values"}
 
 
-def test_whole_numbers_travel_as_floats():
+def test_integers_are_sent_as_floats():
     message = sent(observation(values=np.array([[0, 255]], dtype=np.uint8)).update(Inbox(), CONTEXT))
     assert message["values"].tolist() == [[0.0, 255.0]]
 
 
-def test_without_data_it_says_so():
+def test_refuses_an_update_without_data():
     with pytest.raises(ModuleError, match="'data' has no data"):
-        make("observation", {}).update(Inbox(), CONTEXT)
+        make_module("observation", {}).update(Inbox(), CONTEXT)
 
 
 @pytest.mark.parametrize("values", [3.0, np.ones((0, 2)), np.array([["a"]])])
-def test_refuses_what_are_no_rows_of_numbers(values):
+def test_refuses_values_that_are_not_rows_of_numbers(values):
     with pytest.raises(ModuleError, match="numbers in rows"):
         observation(values=values)
 
 
-def test_state_is_a_copy_and_goes_back_in():
+def test_the_state_is_a_copy_and_can_be_loaded():
     values = np.ones((2, 2))
     module = observation(values=values)
     values[:] = 7
@@ -65,4 +65,4 @@ def test_state_is_a_copy_and_goes_back_in():
     other = observation(**state)
     state["values"][:] = 9
     assert (other.state()["values"] == 1).all()
-    assert make("observation", {}).state() == {}
+    assert make_module("observation", {}).state() == {}

@@ -1,4 +1,4 @@
-"""PCA compresses observations with scikit-learn, and shows what is said of its latent vectors as observations."""
+"""PCA projects observations onto principal components with scikit-learn, and decodes class means from above."""
 
 import os
 import subprocess
@@ -6,26 +6,26 @@ import sys
 
 import numpy as np
 import pytest
-from actors.graph.spec import Connection, ModuleSpec
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleError
 from actors.graph.graph import Graph
-from actors.graph.registry import make
+from actors.graph.registry import make_module
 from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
 from runner.report.clustering_metrics import accuracy
-from tests.support.toy_modules import same
+from tests.support.toy_modules import same_arrays
 
 N, PIXELS, D = 60, (3, 4), 3
 SOLVERS = ["full", "covariance_eigh", "randomized"]
 
 
-def pictures(rows=N, seed=0):
-    """Pictures whose pixels vary together."""
+def images(rows=N, seed=0):
+    """Return images with correlated pixels."""
     mixing = np.random.default_rng(99).normal(size=(12, 12)) * 0.7 ** np.arange(12)[:, None]
     return 5.0 + (np.random.default_rng(seed).normal(size=(rows, 12)) @ mixing).reshape(rows, *PIXELS)
 
@@ -34,11 +34,13 @@ def observations(values, **rows):
     return make_message(Header("observations", "data", "observations", "pca"), {"values": values, **rows})
 
 
-def ask(pca, *messages, answer="update", **context):
-    return getattr(pca, answer)(Inbox(messages), Context("pca", **context))
+def call(pca, *messages, method="update", **context):
+    """Call a method of the PCA with an inbox of `messages` and return its outbox."""
+    return getattr(pca, method)(Inbox(messages), Context("pca", **context))
 
 
-def arrays(outbox, port):
+def sent(outbox, port):
+    """Return the outgoing message on `port`, checked as a message."""
     (outgoing,) = [outgoing for outgoing in outbox.messages if outgoing.port == port]
     return make_message(Header(port, "pca", port), outgoing.arrays)
 
@@ -49,11 +51,11 @@ def arrays(outbox, port):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("whiten", [False, True])
 def test_the_components_are_the_first_singular_vectors(solver, whiten):
-    X = pictures().reshape(N, -1)
+    X = images().reshape(N, -1)
     _, singular, Vt = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)
     Vt *= np.sign(Vt[np.arange(len(Vt)), np.abs(Vt).argmax(axis=1)])[:, None]  # the largest value is positive
-    pca = make("pca", {"latent_dim": D, "solver": solver, "whiten": whiten})
-    outbox = ask(pca, observations(pictures()))
+    pca = make_module("pca", {"latent_dim": D, "solver": solver, "whiten": whiten})
+    outbox = call(pca, observations(images()))
     z = (X - X.mean(axis=0)) @ Vt[:D].T
     deviation = singular[:D] / np.sqrt(N - 1)
     np.testing.assert_allclose(outbox.outputs["z"], z / deviation if whiten else z, atol=1e-6)
@@ -65,157 +67,157 @@ def test_the_components_are_the_first_singular_vectors(solver, whiten):
     assert "evidence" not in outbox.metrics
 
 
-def test_sends_what_it_outputs():
-    outbox = ask(make("pca", {"latent_dim": D}), observations(pictures()))
-    assert np.array_equal(arrays(outbox, "latent_vectors")["mean"], outbox.outputs["z"])
-    assert np.array_equal(arrays(outbox, "reconstructions")["values"], outbox.outputs["x_hat"])
+def test_the_messages_contain_the_outputs():
+    outbox = call(make_module("pca", {"latent_dim": D}), observations(images()))
+    assert np.array_equal(sent(outbox, "latent_vectors")["mean"], outbox.outputs["z"])
+    assert np.array_equal(sent(outbox, "reconstructions")["values"], outbox.outputs["x_hat"])
     assert outbox.outputs["x_hat"].shape == (N, *PIXELS)
 
 
 @pytest.mark.parametrize("whiten", [False, True])
-def test_as_many_components_as_values_lose_nothing(whiten):
-    outbox = ask(make("pca", {"latent_dim": 12, "whiten": whiten}), observations(pictures()))
-    np.testing.assert_allclose(outbox.outputs["x_hat"], pictures())
+def test_as_many_components_as_values_reconstruct_exactly(whiten):
+    outbox = call(make_module("pca", {"latent_dim": 12, "whiten": whiten}), observations(images()))
+    np.testing.assert_allclose(outbox.outputs["x_hat"], images())
     assert outbox.metrics["explained"] == pytest.approx(1.0)
 
 
-def test_every_update_fits_anew_but_where_nothing_is_to_be_learnt():
-    pca = make("pca", {"latent_dim": D})
-    ask(pca, observations(pictures()))
+def test_every_update_fits_anew_unless_learning_is_off():
+    pca = make_module("pca", {"latent_dim": D})
+    call(pca, observations(images()))
     first = pca.state()
-    kept = ask(pca, observations(pictures(seed=1)), round=1, learn=False)
-    assert same(pca.state(), first)
-    recognized = ask(pca, observations(pictures(seed=1)), answer="recognize")
-    assert same(kept.outputs, recognized.outputs)
-    ask(pca, observations(pictures(seed=1)), round=1)
-    fresh = make("pca", {"latent_dim": D})
-    ask(fresh, observations(pictures(seed=1)))
-    assert same(pca.state(), fresh.state())
-    assert not same(pca.state(), first)
+    kept = call(pca, observations(images(seed=1)), round=1, learn=False)
+    assert same_arrays(pca.state(), first)
+    recognized = call(pca, observations(images(seed=1)), method="recognize")
+    assert same_arrays(kept.outputs, recognized.outputs)
+    call(pca, observations(images(seed=1)), round=1)
+    fresh = make_module("pca", {"latent_dim": D})
+    call(fresh, observations(images(seed=1)))
+    assert same_arrays(pca.state(), fresh.state())
+    assert not same_arrays(pca.state(), first)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_equal_seeds_give_equal_bits(solver):
-    one, other = (ask(make("pca", {"solver": solver}), observations(pictures())) for _ in range(2))
-    assert same(one.outputs, other.outputs)
+    one, other = (call(make_module("pca", {"solver": solver}), observations(images())) for _ in range(2))
+    assert same_arrays(one.outputs, other.outputs)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-def test_missing_rows_are_not_learnt_from_and_get_zeros():
+def test_missing_rows_do_not_influence_the_fit_and_get_zeros():
     mask = np.arange(N) % 4 == 0
-    present = make("pca", {"latent_dim": D})
-    expected = ask(present, observations(pictures()[~mask]))
+    present = make_module("pca", {"latent_dim": D})
+    expected = call(present, observations(images()[~mask]))
     for filler in (0.0, 1e300):
-        values = np.where(mask[:, None, None], filler, pictures())
-        pca = make("pca", {"latent_dim": D})
-        outbox = ask(pca, observations(values, mask=mask, lengths=np.array([20, 40])))
-        assert same(pca.state(), present.state())
+        values = np.where(mask[:, None, None], filler, images())
+        pca = make_module("pca", {"latent_dim": D})
+        outbox = call(pca, observations(values, mask=mask, lengths=np.array([20, 40])))
+        assert same_arrays(pca.state(), present.state())
         assert outbox.metrics == expected.metrics
         np.testing.assert_allclose(outbox.outputs["z"][~mask], expected.outputs["z"])
         assert not outbox.outputs["z"][mask].any()
         np.testing.assert_allclose(
-            outbox.outputs["x_hat"][mask], np.broadcast_to(pictures()[~mask].mean(axis=0), (mask.sum(), *PIXELS))
+            outbox.outputs["x_hat"][mask], np.broadcast_to(images()[~mask].mean(axis=0), (mask.sum(), *PIXELS))
         )
         for port in ("latent_vectors", "reconstructions"):
-            assert np.array_equal(arrays(outbox, port).mask, mask)
-            assert arrays(outbox, port).lengths.tolist() == [20, 40]
+            assert np.array_equal(sent(outbox, port).mask, mask)
+            assert sent(outbox, port).lengths.tolist() == [20, 40]
 
 
-def test_recognizes_one_row_or_none_and_changes_nothing():
-    pca = make("pca", {"latent_dim": D})
-    learnt = ask(pca, observations(pictures()))
+def test_recognition_of_one_row_or_none_does_not_change_the_state():
+    pca = make_module("pca", {"latent_dim": D})
+    learnt = call(pca, observations(images()))
     before = pca.state()
-    one = ask(pca, observations(pictures()[7:8]), answer="recognize")
+    one = call(pca, observations(images()[7:8]), method="recognize")
     np.testing.assert_allclose(one.outputs["z"][0], learnt.outputs["z"][7])
-    none = ask(pca, observations(pictures()[:2], mask=np.ones(2, bool)), answer="recognize")
+    none = call(pca, observations(images()[:2], mask=np.ones(2, bool)), method="recognize")
     assert not none.outputs["z"].any()
     assert none.metrics == {}
-    assert same(pca.state(), before)
+    assert same_arrays(pca.state(), before)
 
 
-# --- the way down -------------------------------------------------------------------------------------------------
+# --- generation ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("whiten", [False, True])
-def test_shows_what_class_means_and_their_rows_look_like(whiten):
-    pca = make("pca", {"latent_dim": 12, "whiten": whiten})
-    z = ask(pca, observations(pictures())).outputs["z"]
+def test_generates_images_of_class_means_and_of_their_rows(whiten):
+    pca = make_module("pca", {"latent_dim": 12, "whiten": whiten})
+    z = call(pca, observations(images())).outputs["z"]
     message = {"means": z[:2], "responsibilities": np.array([[1.0, 0], [0, 1], [0.5, 0.5]])}
     down = make_message(Header("class_means", "gmm", "class_means", "pca"), message)
-    outputs = ask(pca, down, answer="generate", rows=3).outputs
-    np.testing.assert_allclose(outputs["mu_hat"], pictures()[:2])
-    np.testing.assert_allclose(outputs["x_hat"][2], pictures()[:2].mean(axis=0))
-    assert ask(pca, down, answer="generate").outputs.keys() == {"mu_hat"}
-    assert not ask(pca, answer="generate").outputs
-    told = ask(pca, observations(pictures()), down, round=1)
-    assert np.array_equal(told.outputs["z"], z)
+    outputs = call(pca, down, method="generate", rows=3).outputs
+    np.testing.assert_allclose(outputs["mu_hat"], images()[:2])
+    np.testing.assert_allclose(outputs["x_hat"][2], images()[:2].mean(axis=0))
+    assert call(pca, down, method="generate").outputs.keys() == {"mu_hat"}
+    assert not call(pca, method="generate").outputs
+    with_means = call(pca, observations(images()), down, round=1)
+    assert np.array_equal(with_means.outputs["z"], z)
 
 
-# --- state and refusals -------------------------------------------------------------------------------------------
+# --- state and errors ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_continues_bit_for_bit_after_a_load(whiten):
-    one, other = (make("pca", {"latent_dim": D, "whiten": whiten, "solver": "randomized"}) for _ in range(2))
-    ask(one, observations(pictures()))
+    one, other = (make_module("pca", {"latent_dim": D, "whiten": whiten, "solver": "randomized"}) for _ in range(2))
+    call(one, observations(images()))
     state = {name: np.array(value) for name, value in one.state().items()}
     for value in state.values():
         value.flags.writeable = False
     other.load_state(state)
-    assert same(other.state(), state)
-    for answer in ("recognize", "update"):
-        outboxes = [ask(pca, observations(pictures(seed=1)), answer=answer, round=1) for pca in (one, other)]
-        assert same(outboxes[0].outputs, outboxes[1].outputs)
-    assert same(one.state(), other.state())
+    assert same_arrays(other.state(), state)
+    for method in ("recognize", "update"):
+        outboxes = [call(pca, observations(images(seed=1)), method=method, round=1) for pca in (one, other)]
+        assert same_arrays(outboxes[0].outputs, outboxes[1].outputs)
+    assert same_arrays(one.state(), other.state())
     other.load_state({})
     assert other.state() == {}
 
 
-def test_says_what_does_not_fit():
-    pca = make("pca", {"latent_dim": D})
+def test_rejects_messages_that_do_not_match():
+    pca = make_module("pca", {"latent_dim": D})
     means = {"means": np.zeros((2, D + 1)), "responsibilities": np.ones((1, 2)) / 2}
     down = make_message(Header("class_means", "gmm", "class_means", "pca"), means)
-    for answer, message in (("recognize", observations(pictures())), ("generate", down)):
+    for method, message in (("recognize", observations(images())), ("generate", down)):
         with pytest.raises(ModuleError, match="'pca' has learnt nothing"):
-            ask(pca, message, answer=answer)
-    for few in (pictures(2), pictures()[:, :1, :2]):
-        with pytest.raises(ModuleError, match=rf"{len(few)} rows of {few[0].size} values came.* not enough for 3"):
-            ask(pca, observations(few))
-    with pytest.raises(ModuleError, match=r"0 rows of 12 values came"):
-        ask(pca, observations(pictures(), mask=np.ones(N, bool)))
-    with pytest.raises(ModuleError, match=r"1 rows .* 2 at least"):
-        ask(make("pca", {"latent_dim": 1}), observations(pictures(1)))
+            call(pca, message, method=method)
+    for few in (images(2), images()[:, :1, :2]):
+        with pytest.raises(ModuleError, match=rf"{len(few)} rows of {few[0].size} values are not enough for 3"):
+            call(pca, observations(few))
+    with pytest.raises(ModuleError, match=r"0 rows of 12 values are not enough"):
+        call(pca, observations(images(), mask=np.ones(N, bool)))
+    with pytest.raises(ModuleError, match=r"1 rows .* at least 2"):
+        call(make_module("pca", {"latent_dim": 1}), observations(images(1)))
     with pytest.raises(ModuleError, match=r"reach 1e\+200"):
-        ask(pca, observations(pictures() * 1e200 / pictures().max()))
-    ask(pca, observations(pictures()))
-    with pytest.raises(ModuleError, match=r"shape \(4, 3\) came.*\(3, 4\)"):
-        ask(pca, observations(pictures().reshape(N, 4, 3)), answer="recognize")
-    with pytest.raises(ModuleError, match="dimension 4 came, expected 3"):
-        ask(pca, down, answer="generate")
+        call(pca, observations(images() * 1e200 / images().max()))
+    call(pca, observations(images()))
+    with pytest.raises(ModuleError, match=r"received.* shape \(4, 3\).*\(3, 4\)"):
+        call(pca, observations(images().reshape(N, 4, 3)), method="recognize")
+    with pytest.raises(ModuleError, match="received means of dimension 4, expected 3"):
+        call(pca, down, method="generate")
     with pytest.raises(ModuleError, match="cannot be set for a step"):
-        ask(pca, observations(pictures()), overrides={"latent_dim": 2})
+        call(pca, observations(images()), overrides={"latent_dim": 2})
     with pytest.raises(ModuleError, match="3 components, this PCA 4"):
-        make("pca", {"latent_dim": 4}).load_state(pca.state())
+        make_module("pca", {"latent_dim": 4}).load_state(pca.state())
 
 
-@pytest.mark.parametrize("given", [{"latent_dim": 0}, {"solver": "arpack"}, {"whiten": "perhaps"}, {"itr": 3}])
-def test_refuses_wrong_parameters(given):
+@pytest.mark.parametrize("parameters", [{"latent_dim": 0}, {"solver": "arpack"}, {"whiten": "perhaps"}, {"itr": 3}])
+def test_rejects_invalid_parameters(parameters):
     with pytest.raises(ModuleError):
-        make("pca", given)
+        make_module("pca", parameters)
 
 
-def test_asking_for_its_ports_does_not_import_scikit_learn():
+def test_reading_the_ports_does_not_import_scikit_learn():
     code = "import sys, actors.modules.pca; assert actors.modules.pca.PCA.ports; sys.exit('sklearn' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
 
 
-# --- with others --------------------------------------------------------------------------------------------------
+# --- composition --------------------------------------------------------------------------------------------------
 
 
-def test_beneath_a_gmm_and_a_markov_model_it_is_part_of_one_model():
-    """Four noisy pictures in turn: classes, their order and what they look like are found, and made up again."""
+def test_learns_and_generates_below_a_gmm_and_a_markov_model():
+    """Four noisy images in cyclic order: classes, order and images are learnt, and sequences of them generated."""
     patterns = np.random.default_rng(5).normal(size=(4, *PIXELS))
     truth = np.arange(300) % 4
     values = patterns[truth] + 0.5 * np.random.default_rng(6).normal(size=(300, *PIXELS))
@@ -230,13 +232,13 @@ def test_beneath_a_gmm_and_a_markov_model_it_is_part_of_one_model():
         [Connection("data", "pca"), Connection("pca", "gmm"), Connection("gmm", "mm")],
         Schedule(2, (Step("pca"), Block((Step("gmm"), Step("mm")), repeat=5))),
     )
-    coordinator = Coordinator(graph, InProcess())
+    coordinator = Coordinator(graph, InProcessBackend())
     coordinator.start({"data": {"values": values}})
     coordinator.run_rounds()
     assert accuracy(coordinator.outputs("gmm")["class"], truth) > 0.99
     classes = coordinator.outputs("gmm")["class"][:4]
     np.testing.assert_allclose(coordinator.generate("pca")["mu_hat"][classes], patterns, atol=0.4)
     states = {name: coordinator.state(name) for name in ("pca", "gmm", "mm")}
-    made = Coordinator(graph, InProcess()).make_up(states, 50)
-    nearest = np.square(made["pca"]["x_hat"][:, None] - patterns).sum(axis=(2, 3)).argmin(axis=1)
+    generated = Coordinator(graph, InProcessBackend()).generate_rows(states, 50)
+    nearest = np.square(generated["pca"]["x_hat"][:, None] - patterns).sum(axis=(2, 3)).argmin(axis=1)
     assert np.array_equal(nearest[1:], (nearest[:-1] + 1) % 4)

@@ -1,16 +1,16 @@
-"""The GMM classifies latent vectors, heeds priors and never sends one back to where it came from."""
+"""Tests of the GMM module: classification of latent vectors, priors from above, and extrinsic messages."""
 
 import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
 from actors.errors import ModuleError
-from actors.graph.registry import make
-from actors.kernels.mixture.niw import Factors, Prior, log_predictive_loo
+from actors.graph.registry import make_module
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
-from tests.support.toy_modules import goes_on_in_another, same
+from tests.support.toy_modules import check_state_transfer, same_arrays
 
 K, D, N = 3, 2, 90
 CENTRES = np.array([[0.0, 6.0], [6.0, 0.0], [-6.0, -6.0]])
@@ -22,7 +22,7 @@ def clusters(spread=0.5, rows=N, seed=0):
 
 
 def make_gmm(**given):
-    return make("gmm", {"classes": K, "itr": 20, **given})
+    return make_module("gmm", {"classes": K, "itr": 20, **given})
 
 
 def latent_vectors(mean, **rows):
@@ -55,16 +55,16 @@ def downward(outbox):
 
 
 def likelihood(gmm, X):
-    """Leave-one-out log-likelihood from the saved state, and the state's log-weights."""
+    """Return the leave-one-out log-likelihood and the log-weights of the saved state."""
     state = gmm.state()
-    factors = Factors(*(state[name] for name in Factors._fields))
-    prior = Prior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+    factors = NIWPosterior(*(state[name] for name in NIWPosterior._fields))
+    prior = NIWPrior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
     weights = np.log(factors.counts + gmm.parameters.alpha)
     return log_predictive_loo(X, state["labels"], factors, prior), weights - logsumexp(weights)
 
 
-def agrees(labels, truth=TRUTH):
-    """Whether labels and truth divide the rows in the same way."""
+def same_partition(labels, truth=TRUTH):
+    """Return whether labels and truth are the same partition of the rows."""
     return len(set(zip(labels.tolist(), truth.tolist(), strict=True))) == len(set(truth.tolist())) == len(set(labels))
 
 
@@ -76,14 +76,14 @@ def agrees(labels, truth=TRUTH):
 def test_finds_well_separated_classes(rule, scale):
     outbox = update(make_gmm(rule=rule, prior_scale=scale), latent_vectors(clusters()), seed=3)
     classes = outbox.outputs["class"]
-    assert agrees(classes)
+    assert same_partition(classes)
     assert np.array_equal(outbox.outputs["Pdz"].argmax(axis=1), classes)
     for k in range(K):
         centre = CENTRES[TRUTH[classes == k][0]]
         assert np.abs(outbox.outputs["mu"][k] - centre).max() < 0.5
 
 
-def test_an_update_without_sweeps_changes_no_labels_and_still_heeds_the_prior():
+def test_an_update_without_sweeps_keeps_the_labels_and_applies_the_prior():
     gmm, X = make_gmm(), clusters(spread=6.0)
     before = update(gmm, latent_vectors(X))
     labels = gmm.state()["labels"]
@@ -95,13 +95,13 @@ def test_an_update_without_sweeps_changes_no_labels_and_still_heeds_the_prior():
     assert np.array_equal(downward(outbox)["responsibilities"], np.eye(K)[np.zeros(N, dtype=int)])
 
 
-def test_a_prior_decides_where_the_rows_do_not():
+def test_a_prior_decides_the_classes_of_uninformative_rows():
     X = np.random.default_rng(0).normal(size=(N, D))
     outbox = update(make_gmm(), latent_vectors(X), prior_of("mm", 0.98 * np.eye(K)[TRUTH] + 0.02 / K))
     assert (outbox.outputs["class"] == TRUTH).mean() > 0.95
 
 
-def test_a_low_temperature_gives_the_prior_more_say():
+def test_a_low_temperature_gives_the_prior_more_weight():
     def agreement(temperature):
         gmm = make_gmm(itr=30)
         update(gmm, latent_vectors(clusters(spread=2.0)), prior, temperature=temperature, seed=3)
@@ -111,27 +111,27 @@ def test_a_low_temperature_gives_the_prior_more_say():
     assert agreement(0.01) > agreement(1.0) + 0.05
 
 
-def test_burn_in_is_for_the_first_update_alone():
+def test_burn_in_applies_to_the_first_update_only():
     gmm, sweeps = make_gmm(itr=2, burn_in=3), []
     for round_ in range(2):
-        said = []
-        update(gmm, latent_vectors(clusters()), round=round_, reporter=lambda *r, said=said: said.append(r))
-        sweeps.append([(done, total) for done, total, _ in said])
+        reports = []
+        update(gmm, latent_vectors(clusters()), round=round_, reporter=lambda *r, reports=reports: reports.append(r))
+        sweeps.append([(done, total) for done, total, _ in reports])
     assert [len(s) for s in sweeps] == [5, 2]
     assert sweeps[1] == [(1, 2), (2, 2)]
 
 
-def test_a_collapsed_dimension_does_not_break_a_scale_taken_from_the_data():
+def test_a_collapsed_dimension_does_not_break_a_data_driven_prior_scale():
     X = np.c_[clusters(), np.zeros(N)]
     outbox = update(make_gmm(prior_scale="data"), latent_vectors(X), seed=2)
     assert np.isfinite(outbox.metrics["evidence"])
-    assert agrees(outbox.outputs["class"])
+    assert same_partition(outbox.outputs["class"])
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
-def test_sends_up_the_likelihood_and_down_the_composition():
+def test_sends_the_likelihood_upwards_and_the_posterior_downwards():
     gmm, X = make_gmm(), clusters(spread=3.0)
     update(gmm, latent_vectors(X))
     prior = some_prior("mm", 1)
@@ -139,13 +139,13 @@ def test_sends_up_the_likelihood_and_down_the_composition():
     loo, _ = likelihood(gmm, X)
     message = upward(outbox)
     np.testing.assert_allclose(message["log_prob"] + message["log_norm"][:, None], loo, atol=1e-9)
-    composed = softmax(loo + prior["log_prob"], axis=1)
-    np.testing.assert_allclose(downward(outbox)["responsibilities"], composed, atol=1e-9)
-    np.testing.assert_allclose(outbox.outputs["Pdz"], composed, atol=1e-9)
+    posterior = softmax(loo + prior["log_prob"], axis=1)
+    np.testing.assert_allclose(downward(outbox)["responsibilities"], posterior, atol=1e-9)
+    np.testing.assert_allclose(outbox.outputs["Pdz"], posterior, atol=1e-9)
     assert outbox.metrics["evidence"] == pytest.approx(logsumexp(loo + prior["log_prob"], axis=1).sum())
 
 
-def test_without_a_prior_the_weights_of_the_classes_take_its_place():
+def test_class_weights_are_used_where_no_prior_came():
     gmm, X = make_gmm(), clusters(spread=3.0)
     outbox = update(gmm, latent_vectors(X))
     loo, weights = likelihood(gmm, X)
@@ -155,26 +155,26 @@ def test_without_a_prior_the_weights_of_the_classes_take_its_place():
 
 
 @pytest.mark.parametrize("answer", ["update", "recognize"])
-def test_what_came_from_a_receiver_is_not_sent_back_to_it(answer):
+def test_the_message_to_a_receiver_excludes_its_own_prior(answer):
     X, a, b = clusters(spread=3.0), some_prior("a", 1), some_prior("b", 2)
     gmm = make_gmm()
     update(gmm, latent_vectors(X))
 
-    def told(receiver, *priors):
-        # No sweeps, so that the likelihood is the same whatever the priors.
+    def message_to(receiver, *priors):
+        # No sweeps, so that the likelihood does not depend on the priors.
         setting = {"overrides": {"iterations": 0}, "receivers": ("a", "b", "c"), "answer": answer}
         return upward(update(gmm, latent_vectors(X), *priors, **setting), receiver)["log_prob"]
 
-    bare = told("a")
-    np.testing.assert_allclose(told("a", a), bare, atol=1e-9)
-    np.testing.assert_allclose(told("b", b), bare, atol=1e-9)
-    np.testing.assert_allclose(np.exp(told("a", a, b)), softmax(bare + b["log_prob"], axis=1), atol=1e-9)
-    np.testing.assert_allclose(told("a", a, b), told("c", b), atol=1e-9)
-    both = softmax(bare + a["log_prob"] + b["log_prob"], axis=1)
-    np.testing.assert_allclose(np.exp(told("c", a, b)), both, atol=1e-9)
+    plain = message_to("a")
+    np.testing.assert_allclose(message_to("a", a), plain, atol=1e-9)
+    np.testing.assert_allclose(message_to("b", b), plain, atol=1e-9)
+    np.testing.assert_allclose(np.exp(message_to("a", a, b)), softmax(plain + b["log_prob"], axis=1), atol=1e-9)
+    np.testing.assert_allclose(message_to("a", a, b), message_to("c", b), atol=1e-9)
+    both = softmax(plain + a["log_prob"] + b["log_prob"], axis=1)
+    np.testing.assert_allclose(np.exp(message_to("c", a, b)), both, atol=1e-9)
 
 
-def test_the_tutorials_rule_sends_its_posterior_up_and_one_class_down():
+def test_the_tutorial_rule_sends_the_posterior_upwards_and_one_hot_responsibilities_downwards():
     outbox = update(make_gmm(rule="tutorial"), latent_vectors(clusters(spread=3.0)), some_prior("mm", 1))
     posterior = np.exp(upward(outbox)["log_prob"])
     np.testing.assert_allclose(posterior, outbox.outputs["Pdz"], atol=1e-12)
@@ -182,7 +182,7 @@ def test_the_tutorials_rule_sends_its_posterior_up_and_one_class_down():
 
 
 @pytest.mark.parametrize("rule", ["extrinsic", "tutorial"])
-def test_missing_rows_say_nothing_and_get_what_the_prior_says(rule):
+def test_missing_rows_have_no_influence_and_take_the_prior(rule):
     mask = np.arange(N) % 7 == 0
     prior = some_prior("mm", 4)
     outboxes = []
@@ -193,7 +193,7 @@ def test_missing_rows_say_nothing_and_get_what_the_prior_says(rule):
         outboxes.append(update(gmm, latent_vectors(X, mask=mask), prior))
         assert (gmm.state()["labels"][mask] == -1).all()
     outbox = outboxes[1]
-    assert same(outboxes[0].outputs, outbox.outputs)
+    assert same_arrays(outboxes[0].outputs, outbox.outputs)
     message = upward(outbox)
     assert np.array_equal(message.mask, mask)
     np.testing.assert_allclose(message["log_prob"][mask], -np.log(K))
@@ -202,7 +202,7 @@ def test_missing_rows_say_nothing_and_get_what_the_prior_says(rule):
         np.testing.assert_allclose(outbox.outputs["Pdz"][mask], np.exp(prior["log_prob"])[mask])
 
 
-def test_lengths_travel_on():
+def test_lengths_are_passed_on():
     outbox = update(make_gmm(), latent_vectors(clusters(), lengths=np.array([30, 60])))
     assert upward(outbox).lengths.tolist() == downward(outbox).lengths.tolist() == [30, 60]
 
@@ -210,25 +210,25 @@ def test_lengths_travel_on():
 # --- recognition and state ----------------------------------------------------------------------------------------
 
 
-def test_recognizes_new_rows_and_learns_nothing_from_them():
+def test_recognition_classifies_new_rows_and_learns_nothing():
     gmm = make_gmm()
     learnt = update(gmm, latent_vectors(clusters()), seed=2).outputs["class"]
     before = gmm.state()
     outbox = update(gmm, latent_vectors(clusters(rows=30, seed=9)), answer="recognize")
     assert np.array_equal(outbox.outputs["class"], learnt[:30])
-    assert same(gmm.state(), before)
+    assert same_arrays(gmm.state(), before)
     certain = prior_of("mm", np.eye(K)[np.full(30, 1)])
     outbox = update(gmm, latent_vectors(clusters(rows=30, seed=9)), certain, answer="recognize")
     assert (outbox.outputs["class"] == 1).all()
 
 
-def test_continues_bit_for_bit_after_a_load():
+def test_a_loaded_state_continues_bit_for_bit():
     X, prior = clusters(spread=3.0), some_prior("mm", 1)
     one, other = make_gmm(), make_gmm()
-    goes_on_in_another(update, one, other, latent_vectors(X), prior)
+    check_state_transfer(update, one, other, latent_vectors(X), prior)
 
 
-def test_says_what_it_cannot_classify():
+def test_refuses_input_that_it_cannot_classify():
     gmm = make_gmm()
     with pytest.raises(ModuleError, match="learnt nothing"):
         update(gmm, latent_vectors(clusters()), answer="recognize")
@@ -247,21 +247,21 @@ def test_says_what_it_cannot_classify():
         update(gmm, latent_vectors(clusters()), prior_of("a", np.eye(K)[TRUTH]), prior_of("b", np.eye(K)[TRUTH - 1]))
     with pytest.raises(ModuleError, match="cannot be set for a step"):
         update(gmm, latent_vectors(clusters()), overrides={"classes": 4})
-    with pytest.raises(ModuleError, match="3 classes, this GMM 4"):
+    with pytest.raises(ModuleError, match="the state has 3 classes, this GMM has 4"):
         make_gmm(classes=4).load_state(gmm.state())
 
 
 @pytest.mark.parametrize(
     "given", [{"classes": 0}, {"itr": -1}, {"alpha": 0}, {"prior_scale": "auto"}, {"rule": "mean"}]
 )
-def test_refuses_wrong_parameters(given):
+def test_refuses_invalid_parameters(given):
     with pytest.raises(ModuleError):
         make_gmm(**given)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_k_means_finds_separated_classes_before_the_first_sweep(seed):
+def test_a_k_means_start_separates_the_classes_before_the_first_sweep(seed):
     X = clusters()
     gmm = make_gmm(start="kmeans", itr=0)
-    found = update(gmm, latent_vectors(X), seed=seed)
-    assert agrees(found.outputs["class"])
+    outbox = update(gmm, latent_vectors(X), seed=seed)
+    assert same_partition(outbox.outputs["class"])

@@ -1,13 +1,13 @@
-"""GMMs and histograms below one MLDA, and a Markov model above it: each learns what none could alone."""
+"""GMMs and histograms below an MLDA, and a Markov model above it: together they separate more classes than alone."""
 
 import numpy as np
 import pytest
-from actors.graph.spec import Connection, ModuleSpec
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from runner.report.clustering_metrics import accuracy
 
 K, N = 4, 200
@@ -16,14 +16,14 @@ CORNERS = np.array([[-2.0, -2.0], [2.0, -2.0], [2.0, 2.0], [-2.0, 2.0]])
 
 
 def places(merged, seed, rows=N):
-    """Return points around the corners of their classes; the two classes in `merged` are at one corner."""
+    """Return points around the corners of their classes; the two classes in `merged` share a corner."""
     corners = CORNERS.copy()
     corners[merged[1]] = corners[merged[0]]
     return corners[np.arange(rows) % K] + 0.5 * np.random.default_rng(seed).normal(size=(rows, 2))
 
 
 def words(merged, seed, rows=N):
-    """Return 30 words a row, a quarter of them the row's own; the two classes in `merged` use the same."""
+    """Return counts of 30 words per row, a quarter of them noise; the two classes in `merged` share their words."""
     generator = np.random.default_rng(seed)
     phi = np.eye(K).repeat(3, axis=1) / 3
     phi[merged[1]] = phi[merged[0]]
@@ -48,7 +48,7 @@ TWO = (
 
 def learn(model, data, seed=0, rounds=3, schedule=None):
     graph = Graph(*model, schedule or Schedule(rounds, tuple(Step(name) for name in [*gmms_of(model), "mlda"])))
-    coordinator = Coordinator(graph, InProcess(), seed=seed)
+    coordinator = Coordinator(graph, InProcessBackend(), seed=seed)
     coordinator.start({name: {"values": values} for name, values in data.items()})
     coordinator.run_rounds()
     return coordinator
@@ -58,27 +58,27 @@ def gmms_of(model):
     return [spec.name for spec in model[0] if spec.type == "gmm"]
 
 
-def of(coordinator, module="mlda"):
+def accuracy_of(coordinator, module="mlda"):
     return accuracy(coordinator.outputs(module)["class"], TRUTH)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_gmm_and_words_tell_apart_together_what_each_confuses(seed):
+def test_a_gmm_and_words_together_separate_classes_that_each_alone_confuses(seed):
     data = {"camera": places((0, 1), seed), "words": words((2, 3), seed)}
     learnt = learn(ONE, data, seed)
-    assert of(learnt) >= 0.95
-    assert of(learnt, "gmm") <= 0.75
+    assert accuracy_of(learnt) >= 0.95
+    assert accuracy_of(learnt, "gmm") <= 0.75
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_two_gmms_below_one_mlda_do_so_too(seed):
+def test_two_gmms_together_separate_classes_that_each_alone_confuses(seed):
     data = {"left": places((0, 1), seed), "right": places((2, 3), seed + 100)}
     learnt = learn(TWO, data, seed)
-    assert of(learnt) >= 0.95
-    assert max(of(learnt, "gmm1"), of(learnt, "gmm2")) <= 0.75
+    assert accuracy_of(learnt) >= 0.95
+    assert max(accuracy_of(learnt, "gmm1"), accuracy_of(learnt, "gmm2")) <= 0.75
 
 
-def test_what_a_camera_misses_the_other_one_tells_its_gmm():
+def test_a_gmm_without_data_is_informed_by_the_other_camera():
     data = {"left": places((0, 1), 0), "right": places((0, 1), 100)}
     learnt = learn(TWO, data)
     states = {name: learnt.state(name) for name in ("gmm1", "gmm2", "mlda")}
@@ -86,40 +86,40 @@ def test_what_a_camera_misses_the_other_one_tells_its_gmm():
         "left": {"values": places((0, 1), 7), "mask": np.ones(N, dtype=bool)},
         "right": {"values": places((0, 1), 107)},
     }
-    outputs = Coordinator(learnt.graph, InProcess()).recognize(states, new, ordered=False)
-    seen = np.array([0, 0, 1, 2])[np.arange(N) % K]  # all that either camera can see
+    outputs = Coordinator(learnt.graph, InProcessBackend()).recognize(states, new, ordered=False)
+    seen = np.array([0, 0, 1, 2])[np.arange(N) % K]  # the classes that each camera can separate
     place = outputs["gmm1"]["Pdz"] @ states["gmm1"]["mean"]
     expected = np.array([place[seen == corner].mean(axis=0) for corner in range(3)])
     np.testing.assert_allclose(expected, CORNERS[[0, 2, 3]], atol=0.5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_markov_model_above_tells_apart_by_their_order_what_no_word_does(seed):
+def test_a_markov_model_above_separates_by_order_classes_with_equal_words(seed):
     model = (
         [ModuleSpec("words", "observation"), MLDA, ModuleSpec("mm", "markov")],
         [Connection("words", "mlda"), Connection("mlda", "mm")],
     )
-    still = Step("mlda", {"iterations": 0})
+    without_sweeps = Step("mlda", {"iterations": 0})
     block = Block((Step("mlda", {"iterations": 3}), Step("mm")), repeat=15, anneal=(0.2, 1.0))
     data = {"words": words((0, 1), seed)}
     alone = learn((model[0][:2], model[1][:1]), data, seed)
-    assert of(alone) <= 0.9
-    learnt = learn(model, data, seed, schedule=Schedule(1, (block, still)))
-    assert of(learnt) >= 0.95
+    assert accuracy_of(alone) <= 0.9
+    learnt = learn(model, data, seed, schedule=Schedule(1, (block, without_sweeps)))
+    assert accuracy_of(learnt) >= 0.95
     np.testing.assert_allclose(learnt.outputs("mm")["trans_prob"].max(axis=1), 1.0, atol=0.05)
 
 
-def test_made_up_rows_are_of_one_class_in_both_cameras():
+def test_generated_rows_have_one_class_in_both_cameras():
     data = {"left": places((0, 1), 0), "right": places((0, 1), 100)}
     learnt = learn(TWO, data)
     states = {name: learnt.state(name) for name in ("gmm1", "gmm2", "mlda")}
-    made = Coordinator(learnt.graph, InProcess(), seed=1).make_up(states, 50)
-    alike = {(a, b) for a, b in zip(made["mlda"]["class"], made["gmm1"]["class"], strict=True)}
-    assert len(alike) <= K  # each topic has its class
-    assert len(set(made["mlda"]["class"])) > 1
+    generated = Coordinator(learnt.graph, InProcessBackend(), seed=1).generate_rows(states, 50)
+    pairs = {(a, b) for a, b in zip(generated["mlda"]["class"], generated["gmm1"]["class"], strict=True)}
+    assert len(pairs) <= K  # one class for each topic
+    assert len(set(generated["mlda"]["class"])) > 1
 
 
-def test_one_gmm_feeds_an_mlda_and_a_markov_model_and_what_each_says_goes_to_the_other_alone():
+def test_a_gmm_passes_the_prior_of_each_of_two_receivers_to_the_other_only():
     mixture = ModuleSpec("gmm", "gmm", {"classes": K, "iterations": 3, "prior_scale": "data"})
     model = (
         [
@@ -134,15 +134,15 @@ def test_one_gmm_feeds_an_mlda_and_a_markov_model_and_what_each_says_goes_to_the
     block = Block((Step("mlda"), Step("gmm"), Step("mm")), repeat=8, anneal=(0.3, 1.0))
     schedule = Schedule(1, (block, Step("mlda"), Step("gmm", {"iterations": 0})))
     learnt = learn(model, {"camera": places((0, 1), 0), "words": words((0, 1), 0)}, schedule=schedule)
-    # Neither sees a difference between 0 and 1, but the order does; all of it comes together in the GMM's classes.
-    assert of(learnt, "gmm") >= 0.95
+    # Neither modality separates classes 0 and 1, but the order does; the GMM combines all of them.
+    assert accuracy_of(learnt, "gmm") >= 0.95
 
     def sent(sender, slot):
-        return learnt._router.held[sender].letters[slot].arrays["log_prob"]
+        return learnt._router.results[sender].messages[slot].arrays["log_prob"]
 
-    # Upwards goes likelihood × the other's prior: what the two messages differ by is what the two priors do.
+    # Each message up is likelihood × the other's prior, so the two messages differ by the ratio of the priors.
     up = sent("gmm", "class_posteriors.mm") - sent("gmm", "class_posteriors.mlda")
     down = sent("mlda", "transition_prior.gmm") - sent("mm", "transition_prior.gmm")
-    apart = up - down
-    np.testing.assert_allclose(apart, np.repeat(apart[:, :1], K, axis=1), atol=1e-8)
+    difference = up - down
+    np.testing.assert_allclose(difference, np.repeat(difference[:, :1], K, axis=1), atol=1e-8)
     assert np.abs(down).max() > 1.0
