@@ -1,7 +1,7 @@
-"""Every exception that this package raises, in one hierarchy under :class:`SerketError`.
+"""The exceptions of this package, in one hierarchy under :class:`SerketError`.
 
-Errors that a user can mend carry one sentence with what is wrong, where, and what to do. The second base class says
-which of Python's own errors each is a kind of.
+The message of an error that a user can correct is one sentence: what is wrong, where, and how to correct it. Each class
+also derives from the Python exception of the same nature.
 """
 
 from __future__ import annotations
@@ -11,55 +11,55 @@ class SerketError(Exception):
     """Base class of all errors of this package."""
 
 
-# --- what a user or a module's author can mend --------------------------------------------------------------------
+# --- errors that a user or the author of a module can correct ----------------------------------------------------
 
 
 class KindError(SerketError, ValueError):
-    """A message kind is not valid, or its name is taken by another kind."""
+    """A message kind is not valid, or another kind with its name is registered."""
 
 
 class MessageError(SerketError, ValueError):
-    """A message, or the bytes of one, is not valid; names sender, receiver, port and kind."""
+    """A message or its packed form is not valid; names sender, receiver, port and kind."""
 
 
 class ModuleError(SerketError, ValueError):
-    """A module cannot do what it was asked to with what it was given; names the module and the reason."""
+    """A module cannot process its messages or parameters; names the module and the reason."""
 
 
 class NonFiniteError(ModuleError):
-    """A metric, a state or an output is not a finite number; names module, round, step and array."""
+    """A metric, state, output or message contains a value that is not finite; names module, round, step and array."""
 
 
 class GraphError(SerketError, ValueError):
-    """A model cannot be connected or scheduled as written; names the part and the reason."""
+    """The connections or the schedule of a model are not valid; names the part and the reason."""
 
 
 class StorageError(SerketError, ValueError):
-    """A storage root cannot be used here; says what to do."""
+    """A storage root cannot be used on this machine; names the remedy."""
 
 
 class CheckpointError(SerketError, RuntimeError):
-    """A checkpoint is missing, damaged or of another version; names the file."""
+    """A checkpoint is missing, damaged or has another schema; names the file."""
 
 
-# --- what goes wrong while a run is running -----------------------------------------------------------------------
+# --- failures during a run ---------------------------------------------------------------------------------------
 
 
 class BackendError(SerketError, RuntimeError):
-    """The backend cannot give what was asked of it, such as resources that no node has."""
+    """The backend cannot fulfil a request, for instance for resources that no node has."""
 
 
 class ModuleFailedError(SerketError, RuntimeError):
-    """A module raised an error or died too often; the run ends. Names the module and holds its traceback."""
+    """A module raised an exception or died too often, which ends the run; names the module, with its traceback."""
 
 
 class ModuleDiedError(SerketError, RuntimeError):
-    """A module's process died or did not answer in time; a new process can take its place."""
+    """The process of a module died or timed out; a new process can replace it."""
 
 
 class ObjectsLostError(SerketError, RuntimeError):
-    """A state or a message that the coordinator refers to was lost with the node that held it."""
+    """A state or message that the coordinator has a reference to was lost with its node."""
 
 
 class StaleIncarnationError(SerketError, RuntimeError):
-    """A call was meant for an earlier process of a module; the present one has not been given its state yet."""
+    """A call was addressed to an earlier incarnation of a module; the present process does not have its state yet."""

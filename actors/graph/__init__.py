@@ -1,1 +1,1 @@
-"""The model as plain data: modules, connections, routes and schedule."""
+"""The model graph as plain data: module specifications, connections, routes and the schedule."""

@@ -1,51 +1,53 @@
-"""The model as a drawing: modules, connections and schedule, and what follows from them.
+"""The model graph: modules, connections and schedule, and the routes and slots that follow from them.
 
 A :class:`Graph` is plain data. It is checked and resolved where the module classes can be imported (the driver) and
-then sent to the coordinator, which needs no module's code to route by it.
+then sent to the coordinator, which routes messages by it without importing any module's code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from actors.errors import GraphError
-from actors.graph.connection_hints import hunger, misfit
+from actors.graph.connection_hints import incompatible_ports_message, missing_input_message
 from actors.graph.registry import find
 from actors.graph.schedule import Block, Item, Schedule, Step, numbered
 from actors.graph.spec import Connection, ModuleSpec, Route, Slot
-from actors.messaging.kinds import KINDS, own_kinds, register_kind
+from actors.messaging.kinds import KINDS, custom_kinds, register_kind
 from actors.module import Module, Port
 
 
 class Graph:
-    """A resolved model.
+    """A checked and resolved model.
 
     Parameters
     ----------
     modules : iterable of ModuleSpec
     connections : iterable of Connection
     schedule : Schedule, optional
-        By default one round that updates every module that receives something, in order of connection.
+        By default one round. A schedule without steps gets one step for every module that has inputs from below, in
+        order of connection.
 
     Attributes
     ----------
     modules : dict of str to ModuleSpec
-        In order of connection: a module comes after all that it receives forward messages from.
+        In order of connection: a module comes after all modules that send forward messages to it.
     kinds : tuple of Kind
-        The kinds of message that its modules speak and that are not built in. Whoever unpickles the model knows them.
+        The message kinds of its modules that are not built in; unpickling the graph registers them.
     routes : tuple of Route
     proposers : tuple of str
         Modules that propose moves.
     sources : tuple of str
-        Modules without inputs from below; they speak once, before the first round.
+        Modules without inputs from below; they send once, before the first round.
 
     Raises
     ------
     GraphError
-        For unknown or unconnected modules, connections over which nothing can be said, required inputs that nobody
-        feeds, cycles, and steps that name no module.
+        For unknown or unconnected modules, connections without a common message kind, required inputs without a
+        sender, cycles, and steps that name no module.
     ModuleError
         For a module type that cannot be found.
     """
@@ -56,15 +58,15 @@ class Graph:
         given: dict[str, ModuleSpec] = {}
         for spec in modules:
             if spec.name in given:
-                raise GraphError(f"two modules are called {spec.name!r}")
+                raise GraphError(f"two modules are named {spec.name!r}")
             given[spec.name] = spec
         self.connections = tuple(connections)
         self._check_names(given)
         self.modules = {name: given[name] for name in self._order(given)}
         classes = {name: find(spec.type) for name, spec in self.modules.items()}
-        self.kinds = own_kinds(port.kind for cls in classes.values() for port in cls.ports)
-        self.routes = self._resolve(classes)
-        self._slots = {name: self._slots_of(name, cls) for name, cls in classes.items()}
+        self.kinds = custom_kinds(port.kind for cls in classes.values() for port in cls.ports)
+        self.routes = self._build_routes(classes)
+        self._slots = {name: self._build_slots(name, cls) for name, cls in classes.items()}
         self.uses_gpu = {name: cls.uses_gpu for name, cls in classes.items()}
         self.proposers = tuple(name for name, cls in classes.items() if cls.propose is not Module.propose)
         self.sources = tuple(
@@ -72,8 +74,10 @@ class Graph:
             for name, cls in classes.items()
             if not any(p.direction == "in" and p.pass_ == "forward" for p in cls.ports)
         )
-        learners = tuple(Step(name) for name in self.modules if name not in self.sources)
-        self.schedule = schedule or Schedule(1, learners)
+        schedule = schedule or Schedule(1, ())
+        if not schedule.steps:
+            schedule = replace(schedule, steps=tuple(Step(name) for name in self.modules if name not in self.sources))
+        self.schedule = schedule
         for step in self.schedule.leaves():
             if step.module not in self.modules:
                 raise GraphError(f"step {step.module!r}: there is no such module, only {', '.join(self.modules)}")
@@ -90,7 +94,7 @@ class Graph:
                 if name not in given:
                     raise GraphError(f"connection {connection}: there is no module {name!r}, only {', '.join(given)}")
             if connection in self.connections[:index]:
-                raise GraphError(f"connection {connection} is there twice")
+                raise GraphError(f"connection {connection} is given twice")
 
     def _order(self, given: Mapping[str, ModuleSpec]) -> list[str]:
         sorter: TopologicalSorter[str] = TopologicalSorter()
@@ -101,30 +105,31 @@ class Graph:
         try:
             return list(sorter.static_order())
         except CycleError as error:
-            # graphlib walks from a module to what depends on it: already the direction of the forward messages.
+            # graphlib's cycle goes from a module to those that depend on it: the direction of forward messages.
             raise GraphError(f"the connections form a cycle: {' -> '.join(error.args[1])}") from error
 
-    def _resolve(self, classes: Mapping[str, type[Module[Any]]]) -> tuple[Route, ...]:
+    def _build_routes(self, classes: Mapping[str, type[Module[Any]]]) -> tuple[Route, ...]:
         routes: list[Route] = []
         for connection in self.connections:
             lower, upper = connection.lower, connection.upper
-            found = [
-                *_join(lower, classes[lower].ports, upper, classes[upper].ports, "forward"),
-                *_join(upper, classes[upper].ports, lower, classes[lower].ports, "backward"),
+            own = [
+                *_match_ports(lower, classes[lower].ports, upper, classes[upper].ports, "forward"),
+                *_match_ports(upper, classes[upper].ports, lower, classes[lower].ports, "backward"),
             ]
-            if not any(route.sender == lower for route in found):
-                raise GraphError(f"connection {connection}: {misfit(lower, upper, *self._drawn(classes))}")
-            routes.extend(found)
+            if not any(route.sender == lower for route in own):
+                message = incompatible_ports_message(lower, upper, *self._ports_and_connections(classes))
+                raise GraphError(f"connection {connection}: {message}")
+            routes.extend(own)
         return tuple(routes)
 
-    def _drawn(
+    def _ports_and_connections(
         self, classes: Mapping[str, type[Module[Any]]]
     ) -> tuple[dict[str, tuple[Port, ...]], list[tuple[str, str]]]:
         """Return every module's ports, and the connections as pairs."""
         ports = {name: cls.ports for name, cls in classes.items()}
         return ports, [(connection.lower, connection.upper) for connection in self.connections]
 
-    def _slots_of(self, name: str, cls: type[Module[Any]]) -> tuple[Slot, ...]:
+    def _build_slots(self, name: str, cls: type[Module[Any]]) -> tuple[Slot, ...]:
         slots: list[Slot] = []
         for port in cls.ports:
             receivers = self.receivers(name).get(port.name, ())
@@ -142,7 +147,8 @@ class Graph:
                     route.sender for route in self.routes if (route.receiver, route.in_port) == (name, port.name)
                 ]
                 if not senders and not port.optional:
-                    raise GraphError(f"module {name!r}: {hunger(name, port, *self._drawn(classes))}")
+                    message = missing_input_message(name, port, *self._ports_and_connections(classes))
+                    raise GraphError(f"module {name!r}: {message}")
                 twice = next((sender for sender in senders if senders.count(sender) > 1), None)
                 if twice is not None:
                     raise GraphError(
@@ -160,38 +166,38 @@ class Graph:
             raise GraphError(f"module {alone[0]!r}: nothing is connected to it")
 
     def slots(self, name: str) -> tuple[Slot, ...]:
-        """Return the messages that an update of module `name` gives, in the order of its ports."""
+        """Return the slots of the messages that an update of module `name` returns, in the order of its ports."""
         return self._slots[name]
 
     def receivers(self, name: str) -> dict[str, tuple[str, ...]]:
-        """Return who receives from each output port of module `name`."""
-        found: dict[str, tuple[str, ...]] = {}
+        """Return the receivers of each output port of module `name`."""
+        receivers: dict[str, tuple[str, ...]] = {}
         for route in self.routes:
             if route.sender == name:
-                # Once, however many of its ports hear it: the message is the same.
-                found[route.out_port] = tuple(dict.fromkeys((*found.get(route.out_port, ()), route.receiver)))
-        return found
+                # A receiver is listed once even if it gets the message on several ports: the message is the same.
+                receivers[route.out_port] = tuple(dict.fromkeys((*receivers.get(route.out_port, ()), route.receiver)))
+        return receivers
 
     def routes_to(self, name: str) -> tuple[Route, ...]:
-        """Return the ways on which messages reach module `name`, in the order in which they stand in its inbox."""
+        """Return the routes to module `name`, in the order of the messages in its inbox."""
         return tuple(route for route in self.routes if route.receiver == name)
 
     def number(self, name: str) -> int:
-        """Return the module's number from the observation (000) upwards, in order of connection."""
+        """Return the module's number, counted from the observation (0) upwards in order of connection."""
         return list(self.modules).index(name)
 
     def batches(self, steps: Sequence[Item], first: int = 0) -> list[list[tuple[int, Item]]]:
-        """Cut `steps` into runs of neighbours that exchange no message and so may learn at the same time.
+        """Split `steps` into batches of consecutive steps that exchange no message and so may run concurrently.
 
         Returns
         -------
         list of list of (int, Step or Block)
-            Each with the number of its first step, counted from `first`; a block stands alone.
+            Each with the number of its first step, counted from `first`; a block is a batch of its own.
         """
-        talks = {frozenset((route.sender, route.receiver)) for route in self.routes}
+        linked = {frozenset((route.sender, route.receiver)) for route in self.routes}
         batches: list[list[tuple[int, Item]]] = []
         for index, item in numbered(steps, first):
-            together = batches and all(_apart(item, other, talks) for _, other in batches[-1])
+            together = batches and all(_independent(item, other, linked) for _, other in batches[-1])
             if together:
                 batches[-1].append((index, item))
             else:
@@ -199,15 +205,17 @@ class Graph:
         return batches
 
 
-def _apart(one: Item, other: Item, talks: set[frozenset[str]]) -> bool:
+def _independent(one: Item, other: Item, linked: set[frozenset[str]]) -> bool:
+    """Return whether two steps are of different modules that exchange no message."""
     if isinstance(one, Block) or isinstance(other, Block) or one.module == other.module:
         return False
-    return frozenset((one.module, other.module)) not in talks
+    return frozenset((one.module, other.module)) not in linked
 
 
-def _join(
+def _match_ports(
     sender: str, out_ports: Sequence[Port], receiver: str, in_ports: Sequence[Port], pass_: str
 ) -> Iterable[Route]:
+    """Yield a route for each pair of an output and an input port of the same kind."""
     for out in out_ports:
         for into in in_ports:
             if (out.direction, into.direction, out.pass_, into.pass_) == ("out", "in", pass_, pass_) and (

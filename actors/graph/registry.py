@@ -1,11 +1,15 @@
-"""How modules are found: built in or brought by a plug-in under a short name, anybody's by ``package.module:Class``.
+"""The registry of module types: built-in and plug-in types by short name, all others by ``package.module:Class``.
 
 A plug-in is an installed distribution with entry points of the group ``serket_actors.modules``, each a short name and
-where its class is. To list the types imports none of them, and to find one imports that one alone.
+the location of its class. Listing the types imports none of them, and finding one imports only that one.
+
+Parameters are validated once: :func:`validated_parameters` marks its result, which :func:`make_module` then uses as
+it is.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import sys
@@ -35,13 +39,13 @@ BUILT_IN: dict[str, str] = {
     "mlda": "actors.modules.mlda.mlda:MLDA",
     "dp_gmm": "actors.modules.mixture.dp_gmm:DPGMM",
 }
-"""Short name → where the class is. Dotted, so that nothing is imported before it is needed (torch above all)."""
+"""Short name → location of the class. A string, so that nothing is imported before it is needed (torch above all)."""
 
 RESERVED = frozenset({"type", "threads", "resources"})
-"""What stands beside a module's parameters in a model file."""
+"""Keys of a module in a model file that are not parameters."""
 
 GROUP = "serket_actors.modules"
-"""The group of the entry points that plug-ins declare: name = ``package.module:Class``."""
+"""The group of plug-ins' entry points: name = ``package.module:Class``."""
 
 DISTRIBUTION = "serket-actors"
 
@@ -58,41 +62,42 @@ class ModuleType:
     target : str
         ``package.module:Class``.
     distribution, version : str
-        Who brings it.
-    clash : str
-        Why its name does not lead to it: somebody else's is the same. Empty where it does.
+        The distribution that provides it.
+    conflict : str
+        Why the name does not refer to this type: another distribution uses the same name. Empty if there is no
+        conflict.
     """
 
     name: str
     target: str
     distribution: str
     version: str
-    clash: str = ""
+    conflict: str = ""
 
     @property
     def built_in(self) -> bool:
-        """Whether it comes with this package."""
+        """Whether the type is part of this package."""
         return BUILT_IN.get(self.name) == self.target
 
     @property
     def origin(self) -> str:
-        """Who brings it, for people."""
+        """Name and version of the distribution that provides it."""
         return f"{self.distribution} {self.version}".strip()
 
 
 def module_types() -> list[ModuleType]:
-    """Return all types that have a short name, built-in ones first; imports none of them."""
+    """Return all types that have a short name, built-in types first; imports none of them."""
     own = [ModuleType(name, target, DISTRIBUTION, _version()) for name, target in BUILT_IN.items()]
     return [*own, *_plug_ins(tuple(sys.path), tuple(BUILT_IN))]
 
 
 def known_names() -> list[str]:
-    """Return the short names under which :func:`find` finds something."""
-    return list(dict.fromkeys(found.name for found in module_types()))
+    """Return the short names that :func:`find` knows."""
+    return list(dict.fromkeys(each.name for each in module_types()))
 
 
 def add_code_directories(directories: Iterable[str | Path]) -> None:
-    """Let Python files in `directories` be found too, after all that is installed."""
+    """Append `directories` to ``sys.path``, so that installed packages take precedence over files in them."""
     for directory in map(str, directories):
         if directory not in sys.path:
             sys.path.append(directory)
@@ -100,126 +105,148 @@ def add_code_directories(directories: Iterable[str | Path]) -> None:
 
 
 def find(type_name: str) -> type[Module[Any]]:
-    """Return the module class that a model file calls `type_name`, and make its kinds of messages known.
+    """Return the module class of a type and register its message kinds.
 
     Parameters
     ----------
     type_name : str
-        A key of :data:`BUILT_IN`, the name of a plug-in's entry point, or ``package.module:Class``. Where a plug-in
-        has taken the name of a built-in module, that is the built-in one, and a warning says so.
+        A key of :data:`BUILT_IN`, the name of a plug-in's entry point, or ``package.module:Class``. A name that both
+        a built-in module and a plug-in have refers to the built-in module, and a warning is logged.
 
     Raises
     ------
     ModuleError
-        If there is no such class, if two plug-ins have the name, or if it is no module; names type, plug-in and reason.
+        If there is no such class, if two plug-ins have the name, or if the class is not a valid module; names type,
+        plug-in and reason.
     """
     if ":" in type_name:
-        return _load(type_name, f"module type {type_name!r}")
-    named = [found for found in module_types() if found.name == type_name]
-    if not named:
+        return _import_class(type_name, f"module type {type_name!r}")
+    candidates = [each for each in module_types() if each.name == type_name]
+    if not candidates:
         raise ModuleError(
             f"unknown module type {type_name!r}: one of {', '.join(known_names())}, or package.module:Class"
         )
-    found, *others = named
-    if found.built_in:
+    first, *others = candidates
+    if first.built_in:
         for other in others:
-            _warn_once(other.clash)
-        return _load(found.target, f"module type {type_name!r}")
-    if found.clash:
-        raise ModuleError(found.clash)
-    return _load(found.target, f"module type {type_name!r} ({found.target} of {found.origin})")
+            _warn_once(other.conflict)
+        return _import_class(first.target, f"module type {type_name!r}")
+    if first.conflict:
+        raise ModuleError(first.conflict)
+    return _import_class(first.target, f"module type {type_name!r} ({first.target} of {first.origin})")
+
+
+class ValidatedParameters(dict[str, Any]):
+    """Parameters that were validated against a module type: all of them, under their own names.
+
+    Made by :func:`validated_parameters`. A copy with changes (``{**parameters, …}``) is a plain dict again and is
+    validated before use.
+    """
+
+    @classmethod
+    def of(cls, parameters: Any) -> ValidatedParameters:
+        """Return the field values of an instance of a module's ``Parameters``."""
+        return cls({field.name: getattr(parameters, field.name) for field in fields(parameters) if field.init})
 
 
 def make_parameters(cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
-    """Return `cls`'s parameters made of `given`, checked against the dataclass's types and bounds.
+    """Validate `given` against `cls`'s ``Parameters`` dataclass (types, bounds, aliases) and return an instance of it.
 
     Raises
     ------
     pydantic.ValidationError
-        Says for each fault which parameter and what was expected.
+        Lists the parameter and the expected value for each error.
     """
     return _adapter(cls).validate_python(dict(given))
 
 
 def parameters_schema(cls: type[Module[Any]]) -> dict[str, Any]:
-    """Return the JSON schema of `cls`'s parameters; an empty one where they are of types that JSON does not have."""
+    """Return the JSON schema of `cls`'s parameters; empty if they have types that JSON cannot represent."""
     try:
         return _adapter(cls).json_schema(by_alias=False)
     except PydanticInvalidForJsonSchema:
         return {}
 
 
-def canonical_parameters(type_name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all parameters of a module type, as `given` sets them, under their own names (``itr`` is ``epochs``).
+def validated_parameters(type_name: str, given: Mapping[str, Any]) -> ValidatedParameters:
+    """Validate `given` and return all parameters of a module type, under their own names (``itr`` is ``epochs``).
 
     Raises
     ------
     ModuleError
-        If there is no such type or a parameter is wrong.
+        If there is no such type or a parameter is not valid.
     """
-    made = _checked(type_name, find(type_name), given)
-    return {parameter.name: getattr(made, parameter.name) for parameter in fields(made)}
+    return ValidatedParameters.of(_validate(type_name, find(type_name), given))
 
 
-def make(type_name: str, given: Mapping[str, Any]) -> Module[Any]:
-    """Return a new module of type `type_name` with the parameters `given`.
+def make_module(type_name: str, parameters: Mapping[str, Any]) -> Module[Any]:
+    """Return a new module of type `type_name`.
+
+    Parameters
+    ----------
+    type_name : str
+    parameters : mapping
+        Validated here unless they are :class:`ValidatedParameters`.
 
     Raises
     ------
     ModuleError
-        If there is no such type or a parameter is wrong.
+        If there is no such type or a parameter is not valid.
     """
     cls = find(type_name)
-    return cls(_checked(type_name, cls, given))
+    if isinstance(parameters, ValidatedParameters):
+        # Copied as validation copies lists and maps: modules made from the same parameters must not share them.
+        return cls(cls.Parameters(**copy.deepcopy(dict(parameters))))
+    return cls(_validate(type_name, cls, parameters))
 
 
-def _checked(type_name: str, cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
+def _validate(type_name: str, cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
     try:
         return make_parameters(cls, given)
     except ValidationError as error:
-        fault = error.errors()[0]
-        path = "".join(f"{part}." for part in fault["loc"])[:-1] or "parameters"
-        raise ModuleError(f"module type {type_name!r}: {path}: {fault['msg']}") from error
+        first = error.errors()[0]
+        path = "".join(f"{part}." for part in first["loc"])[:-1] or "parameters"
+        raise ModuleError(f"module type {type_name!r}: {path}: {first['msg']}") from error
 
 
-def _load(target: str, who: str) -> type[Module[Any]]:
-    """Import the class at `target` and check that it is a module; `who` says in errors what it was meant to be."""
+def _import_class(target: str, label: str) -> type[Module[Any]]:
+    """Import the class at `target` and check that it is a valid module; `label` names it in errors."""
     package, _, name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(package), name)
-    except (Exception, SystemExit) as error:  # whatever the import of somebody's file raises, from its syntax on
-        what = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
-        raise ModuleError(f"{who} cannot be loaded: {what}") from error
-    if not (isinstance(found, type) and issubclass(found, Module)):
-        raise ModuleError(f"{who} is no subclass of actors.module.Module")
-    if found.__abstractmethods__:
-        raise ModuleError(f"{who} does not define {', '.join(sorted(found.__abstractmethods__))}")
-    if not is_dataclass(getattr(found, "Parameters", None)):
-        raise ModuleError(f"{who} has no dataclass called Parameters")
-    taken = [parameter.name for parameter in fields(found.Parameters) if parameter.name in RESERVED]
-    if taken:
-        raise ModuleError(f"{who}: a parameter cannot be called {taken[0]!r}, which every module of a model file has")
+        cls = getattr(importlib.import_module(package), name)
+    except (Exception, SystemExit) as error:  # the import of a user's file may raise anything
+        reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise ModuleError(f"{label} cannot be loaded: {reason}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Module)):
+        raise ModuleError(f"{label} is no subclass of actors.Module")
+    if cls.__abstractmethods__:
+        raise ModuleError(f"{label} does not define {', '.join(sorted(cls.__abstractmethods__))}")
+    if not is_dataclass(getattr(cls, "Parameters", None)):
+        raise ModuleError(f"{label} has no dataclass called Parameters")
+    reserved = [parameter.name for parameter in fields(cls.Parameters) if parameter.name in RESERVED]
+    if reserved:
+        raise ModuleError(f"{label}: a parameter cannot be called {reserved[0]!r}, a key that every module has")
     try:
-        _adapter(found)
-    except Exception as error:  # pydantic's, or what evaluating an annotation raises
+        _adapter(cls)
+    except Exception as error:  # pydantic's errors, or what evaluating an annotation raises
         reason = str(error).partition("\n")[0]
-        raise ModuleError(f"{who}: its parameters cannot be checked ({type(error).__name__}: {reason})") from error
-    if not isinstance(found.kinds, tuple):
-        raise ModuleError(f"{who}: kinds is {found.kinds!r}, expected a tuple of actors.messaging.kinds.Kind")
+        raise ModuleError(f"{label}: its parameters cannot be checked ({type(error).__name__}: {reason})") from error
+    if not isinstance(cls.kinds, tuple):
+        raise ModuleError(f"{label}: kinds is {cls.kinds!r}, expected a tuple of actors.Kind")
     try:
-        for kind in found.kinds:
-            register_kind(kind, f"{found.__module__}:{found.__qualname__}")
+        for kind in cls.kinds:
+            register_kind(kind, f"{cls.__module__}:{cls.__qualname__}")
     except KindError as error:
-        raise ModuleError(f"{who}: {error}") from error
-    if said := _ports_fault(found.ports):
-        raise ModuleError(f"{who}: {said}")
-    return found
+        raise ModuleError(f"{label}: {error}") from error
+    if problem := _find_ports_problem(cls.ports):
+        raise ModuleError(f"{label}: {problem}")
+    return cls
 
 
-def _ports_fault(ports: Any) -> str | None:
-    """Say what is wrong with what a class declares as its ports, or None."""
+def _find_ports_problem(ports: Any) -> str | None:
+    """Return what is wrong with the ports that a class declares, or None."""
     if not (isinstance(ports, tuple) and all(isinstance(port, Port) for port in ports)):
-        return f"ports is {ports!r}, expected a tuple of actors.module.Port"
+        return f"ports is {ports!r}, expected a tuple of actors.Port"
     names = [port.name for port in ports]
     for port in ports:
         if names.count(port.name) > 1:
@@ -237,41 +264,47 @@ def _ports_fault(ports: Any) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _plug_ins(_path: tuple[str, ...], taken: tuple[str, ...]) -> tuple[ModuleType, ...]:
-    """Return what installed distributions bring, by name; `_path` is where they are looked for, ``sys.path``."""
-    brought: dict[str, list[ModuleType]] = {}
-    met: set[str] = set()
+def _plug_ins(_path: tuple[str, ...], built_in: tuple[str, ...]) -> tuple[ModuleType, ...]:
+    """Return the types that installed distributions provide, by name.
+
+    `_path` is ``sys.path``, the key of the cache; `built_in` are names that plug-ins cannot have.
+    """
+    provided: dict[str, list[ModuleType]] = {}
+    seen: set[str] = set()
     for distribution in distributions():
         try:
             entries = distribution.entry_points.select(group=GROUP)
             if not entries:
                 continue
-            whose, number = str(distribution.metadata["Name"]), str(distribution.version)
-        except Exception as error:  # whatever half an installation holds; it must not cost the others
+            name, number = str(distribution.metadata["Name"]), str(distribution.version)
+        except Exception as error:  # an incomplete installation may raise anything and must not hide the other plug-ins
             where = getattr(distribution, "_path", "a distribution")
-            _log.warning("%s: cannot be read, so no module types come from there (%s)", where, error)
+            _log.warning("%s: cannot be read, so no module types are taken from it (%s)", where, error)
             continue
-        same = whose.lower().replace("_", "-")
-        if same not in met:  # of two installations under one name, Python imports the one that it meets first
+        normalized = name.lower().replace("_", "-")
+        if normalized not in seen:  # of two installations under one name, Python imports the first on the path
             for entry in dict.fromkeys(entries):
-                brought.setdefault(entry.name, []).append(ModuleType(entry.name, entry.value, whose, number))
-        met.add(same)
+                provided.setdefault(entry.name, []).append(ModuleType(entry.name, entry.value, name, number))
+        seen.add(normalized)
     return tuple(
-        replace(one, clash=_clash(one, taken, brought[name])) for name in sorted(brought) for one in brought[name]
+        replace(each, conflict=_name_conflict(each, built_in, provided[name]))
+        for name in sorted(provided)
+        for each in provided[name]
     )
 
 
-def _clash(one: ModuleType, taken: tuple[str, ...], brought: list[ModuleType]) -> str:
-    """Say with whom a plug-in's type shares its name, and how to reach it, or nothing."""
-    if one.name in taken:
+def _name_conflict(plug_in: ModuleType, built_in: tuple[str, ...], same_name: list[ModuleType]) -> str:
+    """Return which other type has a plug-in's name and how to refer to the plug-in's type; empty if none has."""
+    if plug_in.name in built_in:
         return (
-            f"module type {one.name!r} is the one built into {DISTRIBUTION} {_version()}; "
-            f"the one that {one.origin} brings under this name is reached by type: {one.target}"
+            f"module type {plug_in.name!r} is the one built into {DISTRIBUTION} {_version()}; "
+            f"refer to the one that {plug_in.origin} provides under this name by type: {plug_in.target}"
         )
-    if len(brought) == 1:
+    if len(same_name) == 1:
         return ""
-    whose = " and ".join(f"{each.origin} ({each.target})" for each in brought)
-    return f"module type {one.name!r} is brought by {whose}: say which one by type: {brought[0].target}, for instance"
+    providers = " and ".join(f"{each.origin} ({each.target})" for each in same_name)
+    example = same_name[0].target
+    return f"module type {plug_in.name!r} is provided by {providers}: select one, for instance by type: {example}"
 
 
 @cache
@@ -283,13 +316,13 @@ def _warn_once(sentence: str) -> None:
 def _version() -> str:
     try:
         return version(DISTRIBUTION)
-    except PackageNotFoundError:  # it runs from its source and is installed nowhere
+    except PackageNotFoundError:  # run from source, not installed
         return ""
 
 
 @cache
 def _adapter(cls: type[Module[Any]]) -> TypeAdapter[Any]:
-    # Forbidding unknown names here keeps pydantic out of the contract: Parameters stays a plain dataclass.
+    # Forbidding unknown names here keeps pydantic out of the module contract: Parameters stays a plain dataclass.
     if not hasattr(cls.Parameters, "__pydantic_config__"):
         cls.Parameters.__pydantic_config__ = ConfigDict(extra="forbid")
     return TypeAdapter(cls.Parameters)

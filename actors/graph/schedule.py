@@ -1,4 +1,4 @@
-"""The schedule: which module learns when. Steps in written order, and blocks of steps that are repeated."""
+"""The schedule: the order of module updates, as steps in written order and repeated blocks of steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class Step:
-    """One update of one module, with parameters set for this step alone."""
+    """One update of one module, with parameters that are overridden for this step only."""
 
     module: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -23,19 +23,19 @@ class Block:
     ----------
     steps : tuple of Step or Block
     repeat : int
-        At most so many exchanges.
+        Maximal number of exchanges.
     anneal : (float, float)
-        The temperature τ of the first exchange and of the last; it climbs evenly between them.
+        The temperature τ of the first and of the last exchange; it increases linearly between them.
     tolerance : float, optional
         Once τ has reached its last value, exchanges end early when one changed the score of the block's modules by
-        less than this, in nats (:func:`actors.coordination.router.score_of`).
+        less than this, in nats.
     chains : int
-        So many copies of the block's modules start afresh, side by side; the one with the highest evidence stays. What
-        the modules had learnt before (the *incumbent*) competes twice: as it is, and continued. With 0 the modules
-        themselves go through the exchanges, and nothing is chosen.
+        Number of copies of the block's modules that start afresh and run in parallel; the one with the highest
+        evidence is kept. The modules' present state (the *incumbent*) competes twice: unchanged, and continued. With 0
+        the modules themselves run the exchanges and nothing is selected.
     moves : int
-        At most so many times the block's modules propose other starts from where the best chain ended; each is a chain,
-        and the best of them stays if the evidence rises.
+        Maximal number of times that the block's modules propose alternative starts from the result of the best chain;
+        each proposal is a chain, and the best one is kept if it raises the evidence.
     """
 
     steps: tuple[Step | Block, ...]
@@ -47,17 +47,17 @@ class Block:
 
     @property
     def competes(self) -> bool:
-        """Whether several chains are run and the best is chosen."""
+        """Whether several chains are run and the best one is selected."""
         return self.chains > 0 or self.moves > 0
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that learn in the block, once each, in the order of their first steps."""
+        """The modules that are updated in the block, once each, in the order of their first steps."""
         return tuple(dict.fromkeys(step.module for step in leaves([self])))
 
     @property
     def updates(self) -> int:
-        """How many updates going through it takes at most."""
+        """Maximal number of updates in one pass through the block."""
         inner = (1 if isinstance(item, Step) else item.updates for item in self.steps)
         return self.repeat * sum(inner)
 
@@ -72,22 +72,22 @@ Item: TypeAlias = Step | Block
 
 @dataclass(frozen=True)
 class Position:
-    """Where in a run a step stands: its round, how many steps come before, and what the blocks around it say.
+    """Position of a step in a run: its round, the number of steps before it, and the state of the enclosing blocks.
 
     Parameters
     ----------
     round : int
     first : int
-        The number of the first of the steps that are taken here.
+        The number of the first step that is run from here.
     inside : bool
-        Whether a block is around them.
+        Whether the position is inside a block.
     exchange : int
         Counted through nested blocks.
     temperature : float
-        τ, the product of the blocks' around.
+        τ, the product of the enclosing blocks' temperatures.
     chain : int
     learn : bool
-        Whether modules learn, or only say what they have learnt means for what they receive now.
+        False if modules only evaluate their present state on the messages they receive.
     """
 
     round: int = 0
@@ -99,7 +99,7 @@ class Position:
     learn: bool = True
 
     def within(self, block: Block, exchange: int) -> Position:
-        """Return the position of the steps in an exchange of `block`, which stands here."""
+        """Return the position of the steps in an exchange of `block`, which is at this position."""
         return replace(
             self,
             inside=True,
@@ -108,22 +108,23 @@ class Position:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Return what events say of it: round, and exchange and temperature inside of blocks."""
+        """Return the fields that events contain: the round and, inside blocks, exchange and temperature."""
         inside = {"exchange": self.exchange, "temperature": self.temperature} if self.inside else {}
         return {"round": self.round, **inside}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a round in written order, and how many rounds there are.
+    """The number of rounds and the steps of a round in written order.
 
     Parameters
     ----------
     rounds : int
-        At most so many.
+        Maximal number of rounds.
     steps : tuple of Step or Block
+        Empty: :class:`actors.graph.graph.Graph` fills in a step for every module with inputs from below.
     tolerance : float, optional
-        The run ends early with a round that did not raise its score by this much, in nats
+        The run ends early after a round that raised its score by less than this, in nats
         (:meth:`actors.coordination.coordinator.Coordinator.score`).
     """
 
@@ -137,7 +138,7 @@ class Schedule:
 
 
 def numbered(steps: Sequence[Item], first: int = 0) -> list[tuple[int, Item]]:
-    """Return each item with the number of its first step, steps inside blocks being counted in written order."""
+    """Return each item with the number of its first step, where steps inside blocks are counted in written order."""
     items = []
     for item in steps:
         items.append((first, item))

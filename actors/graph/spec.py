@@ -1,4 +1,4 @@
-"""What a model is made of: modules, what they reserve, connections, and the routes and slots of messages."""
+"""Plain specifications that a model graph consists of: modules, resources, connections, routes and slots."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Resources:
-    """What a module's actor reserves on the cluster.
+    """Resources that a module's actor reserves on the cluster.
 
     Parameters
     ----------
     num_cpus : float
     num_gpus : float or "auto"
-        ``auto`` is a GPU if the cluster has one, shared with others that hope for one.
+        ``auto`` requests a GPU if the cluster has one, shared with the other modules that request ``auto``.
     memory : float
         Bytes.
     accelerator_type : str, optional
-        As Ray calls them (``A100``, ``H100``, …).
+        Ray's name of the accelerator (``A100``, ``H100``, …).
     label_selector : mapping of str to str
-        Labels that the node must have; values as Ray reads them: ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``.
+        Labels that the node must have; values in Ray's syntax: ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``.
     custom : mapping of str to float
-        Resources of names of one's own, which nodes were started with.
+        Custom resources, declared when the nodes were started.
     """
 
     num_cpus: float = 0.0
@@ -36,7 +36,21 @@ class Resources:
 
 @dataclass(frozen=True)
 class ModuleSpec:
-    """A module of the model: what it is, what it may use, and in which directories its Python files may lie."""
+    """Specification of one module of a model.
+
+    Parameters
+    ----------
+    name : str
+    type : str
+        A short name, or ``package.module:Class`` (:func:`actors.graph.registry.find`).
+    parameters : mapping
+        The module's parameters; :class:`actors.graph.registry.ValidatedParameters` are not validated again.
+    threads : int
+        Threads that the module's numerical libraries use.
+    resources : Resources
+    code : tuple of str
+        Directories of the module's Python files.
+    """
 
     name: str
     type: str
@@ -48,7 +62,10 @@ class ModuleSpec:
 
 @dataclass(frozen=True)
 class Connection:
-    """`lower` is nearer to the data: its forward messages go to `upper`, whose backward messages come back."""
+    """A connection of two modules.
+
+    `lower` is nearer to the data: its forward messages go to `upper`, whose backward messages return to `lower`.
+    """
 
     lower: str
     upper: str
@@ -59,7 +76,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one message: from an output port of `sender` to an input port of `receiver`."""
+    """The route of one message: from an output port of `sender` to an input port of `receiver`."""
 
     sender: str
     out_port: str
@@ -69,7 +86,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Slot:
-    """One message that a module's update returns: for all receivers of a port, or (`receiver`) for one."""
+    """One message that a module's update returns: for all receivers of a port, or (`receiver`) for one of them."""
 
     port: str
     kind: str

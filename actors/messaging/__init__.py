@@ -1,1 +1,1 @@
-"""Messages between modules: kinds, headers and arrays, validation and the msgpack codec."""
+"""Messages between modules: kinds, the message itself, validation and the msgpack codec."""

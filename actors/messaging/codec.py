@@ -1,9 +1,9 @@
-"""The codec: packs headers and whole messages as msgpack, and parses them.
+"""The codec: packing and parsing of headers and complete messages as msgpack.
 
-Between actors the arrays travel through the object store and only the header is packed (:func:`pack_header`). On disk a
+Between actors, arrays pass through the object store and only the header is packed (:func:`pack_header`). On disk a
 message is one msgpack document (:func:`encode`, :func:`decode`): a map of the header and, after it, the raw arrays.
 
-Nothing here unpickles, and the parsers trust nothing that they read.
+Nothing is unpickled, and the parsers validate everything that they read.
 """
 
 from __future__ import annotations
@@ -27,37 +27,39 @@ MAX_HEADER_BYTES = 8 * 1024
 
 
 def as_wire(array: npt.ArrayLike) -> Array:
-    """Return `array` as it travels: little-endian and C-contiguous; a view where it already is."""
-    made = np.asarray(array)
-    return np.ascontiguousarray(made, dtype=made.dtype.newbyteorder("<")).reshape(made.shape)
+    """Return `array` in wire form, little-endian and C-contiguous; a view if it already is."""
+    given = np.asarray(array)
+    return np.ascontiguousarray(given, dtype=given.dtype.newbyteorder("<")).reshape(given.shape)
 
 
 def describe(arrays: Mapping[str, Array]) -> tuple[ArrayHeader, ...]:
-    """Return the array headers of `arrays` (as :func:`as_wire` made them), in their order."""
+    """Return the array headers of `arrays` in wire form (:func:`as_wire`), in their order."""
     return tuple(ArrayHeader(name, array.dtype.str, array.shape) for name, array in arrays.items())
 
 
 def make_message(header: Header, arrays: Mapping[str, npt.ArrayLike]) -> Message:
-    """Return a checked message: `arrays` put into wire form, described in the header and validated.
+    """Return a valid message: convert `arrays` to wire form, describe them in the header and validate both.
 
     Raises
     ------
     MessageError
-        If the arrays do not fit the header's kind.
+        If the header or the arrays are not valid for the kind.
     """
     wire: dict[str, Array] = {}
     for name, array in arrays.items():
         try:
             wire[name] = as_wire(array)
         except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor with a gradient
-            raise MessageError(f"{header.route}: {name} is no array ({str(error)[:200]})") from error
+            raise MessageError(
+                f"{header.route}: {name} cannot be converted to an array ({str(error)[:200]})"
+            ) from error
     message = Message(replace(header, arrays=describe(wire)), wire)
     validate(message)
     return message
 
 
 def pack_header(header: Header) -> bytes:
-    """Return the header as msgpack bytes; :func:`unpack_header` reads them."""
+    """Return the header as msgpack bytes, for :func:`unpack_header`."""
     return bytes(msgpack.packb(_header_map(header)))
 
 
@@ -68,22 +70,22 @@ def _header_map(header: Header) -> dict[str, Any]:
 
 
 def unpack_header(data: bytes) -> Header:
-    """Read a header from msgpack bytes.
+    """Parse a header from msgpack bytes.
 
     Raises
     ------
     MessageError
-        If the bytes are no header of a known schema and kind.
+        If the bytes are not a valid header of a known schema and kind.
     """
     view = memoryview(data)
     header, end = _read_header(view, 0)
     if end != len(view):
-        raise MessageError(f"{header.route}: {len(view) - end} bytes follow the header")
+        raise MessageError(f"{header.route}: {len(view) - end} unexpected bytes after the header")
     return header
 
 
 def encode(message: Message) -> bytes:
-    """Return the whole message as one msgpack document: a map of the header and, after it, the raw arrays.
+    """Return a message as one msgpack document: a map of the header and, after it, the raw arrays.
 
     Raises
     ------
@@ -96,106 +98,113 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """Read one message from the document that :func:`encode` wrote; the arrays are read-only.
+    """Parse a message from a document that :func:`encode` wrote; its arrays are read-only.
+
+    Allocates at most a small multiple of ``len(data)``, for any bytes.
 
     Raises
     ------
     MessageError
-        For anything that is not exactly such a document. Never allocates more than a small multiple of ``len(data)``.
+        If the bytes are not exactly such a document.
     """
-    # msgpack reads the header alone, of bounded size: a tree of a million empty maps would take 70 times its bytes.
+    # msgpack parses only the header, whose size is limited: a tree of a million empty maps would take 70 times its
+    # bytes.
     view = memoryview(data)
     if bytes(view[:8]) != b"\x82\xa6header":
         raise MessageError("message: expected a map of 'header' and 'arrays', the header first")
     header, at = _read_header(view, 8)
     count = len(header.arrays)
     if bytes(view[at : at + 8]) != b"\xa6arrays" + bytes([0x90 | count]):
-        raise MessageError(f"{header.route}: after the header, 'arrays' with a list of {count} arrays was expected")
+        raise MessageError(f"{header.route}: expected 'arrays' with a list of {count} arrays after the header")
     at += 8
     arrays: dict[str, Array] = {}
     for described in header.arrays:
         blob, at = _read_blob(view, at, header, described)
         if described.dtype == "|b1" and blob.translate(None, b"\0\1"):
-            raise MessageError(f"{header.route}: {described.name} holds bytes that are neither true nor false")
+            raise MessageError(f"{header.route}: {described.name} contains bytes other than 0 and 1")
         arrays[described.name] = np.frombuffer(blob, dtype=described.dtype).reshape(described.shape)
     if at != len(view):
-        raise MessageError(f"{header.route}: {len(view) - at} bytes follow the message")
+        raise MessageError(f"{header.route}: {len(view) - at} unexpected bytes after the message")
     message = Message(header, arrays)
     validate(message)
     return message
 
 
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-"""msgpack's marks of bytes → how many bytes say the length."""
+"""msgpack's type codes of binary data → the number of bytes that store its length."""
 
 
 def _read_blob(view: memoryview, at: int, header: Header, described: ArrayHeader) -> tuple[bytes, int]:
-    """Return the array's bytes (copied, so that they are aligned) and where they end."""
+    """Return the bytes of an array, copied so that they are aligned, and the offset after them."""
     where = f"{header.route}: {described.name}"
     width = _LENGTH_BYTES.get(view[at]) if at < len(view) else None
     if width is None:
-        raise MessageError(f"{where}: bytes were expected, {'something else' if at < len(view) else 'nothing'} came")
+        found = "another type" if at < len(view) else "the end of the document"
+        raise MessageError(f"{where}: expected bytes, found {found}")
     start = at + 1 + width
     length = int.from_bytes(view[at + 1 : start], "big")
-    came = max(0, min(length, len(view) - start))
-    if start > len(view) or length != described.nbytes or came < length:
+    available = max(0, min(length, len(view) - start))
+    if start > len(view) or length != described.nbytes or available < length:
         raise MessageError(
-            f"{where} announces {described.nbytes} bytes for shape {described.shape}, {length} are marked, {came} came"
+            f"{where} has shape {described.shape} and needs {described.nbytes} bytes, "
+            f"but {length} are declared and {available} are present"
         )
     return bytes(view[start : start + length]), start + length
 
 
 def _read_header(view: memoryview, at: int) -> tuple[Header, int]:
-    """Return the checked header that starts at `at`, and where it ends."""
+    """Return the valid header that starts at offset `at`, and the offset after it."""
     limits = {"max_bin_len": 0, "max_ext_len": 0, "max_str_len": MAX_TEXT_BYTES, "max_array_len": 16, "max_map_len": 32}
-    unpacker = msgpack.Unpacker(object_pairs_hook=_map, max_buffer_size=MAX_HEADER_BYTES, **limits)
+    unpacker = msgpack.Unpacker(object_pairs_hook=_to_dict, max_buffer_size=MAX_HEADER_BYTES, **limits)
     unpacker.feed(view[at : at + MAX_HEADER_BYTES])
     try:
         fields = unpacker.unpack()
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
-        came = f"{len(view) - at} bytes, at most {MAX_HEADER_BYTES} of them read"
-        what = f"{type(error).__name__}: {str(error)[:200]}"
-        raise MessageError(f"header: not readable as msgpack ({what}; {came})") from error
-    header = _header_of(fields)
+        size = f"{len(view) - at} bytes, of which at most {MAX_HEADER_BYTES} are read"
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise MessageError(f"header: not readable as msgpack ({reason}; {size})") from error
+    header = _to_header(fields)
     validate_header(header)
     return header, at + int(unpacker.tell())
 
 
-def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key came twice")
-    return made
+def _to_dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("duplicate key")
+    return fields
 
 
-def _header_of(fields: Any) -> Header:
+def _to_header(fields: Any) -> Header:
     if not isinstance(fields, dict):
         raise MessageError("header: expected a map")
-    said = {name: fields[name] for name in ("kind", "sender", "port", "receiver") if type(fields.get(name)) is str}
-    where = Header(**{"kind": "", "sender": "", "port": "", **said}).route
+    known = {name: fields[name] for name in ("kind", "sender", "port", "receiver") if type(fields.get(name)) is str}
+    where = Header(**{"kind": "", "sender": "", "port": "", **known}).route
     schema = fields.get("schema")
-    if type(schema) is int and schema != SCHEMA:  # before the fields, which may be others there
-        raise MessageError(f"{where}: schema {schema} came, schema {SCHEMA} is spoken here")
+    if type(schema) is int and schema != SCHEMA:  # checked first, since another schema may have other fields
+        raise MessageError(f"{where}: has schema {schema}, expected schema {SCHEMA}")
     expected = {*HEADER_FIELDS, "arrays"}
     if set(fields) != expected:
         odd = sorted(str(name)[:40] for name in set(fields) ^ expected)
-        raise MessageError(f"{where}: header fields missing or unknown: {', '.join(odd[:10])}")
+        raise MessageError(f"{where}: missing or unknown header fields: {', '.join(odd[:10])}")
     if not isinstance(fields["arrays"], list):
-        raise MessageError(f"{where}: arrays is not a list")
-    arrays = tuple(_array_header_of(where, item) for item in fields["arrays"])
+        raise MessageError(f"{where}: expected arrays to be a list")
+    arrays = tuple(_to_array_header(where, item) for item in fields["arrays"])
     return Header(**{name: fields[name] for name in HEADER_FIELDS}, arrays=arrays)
 
 
-def _array_header_of(where: str, item: Any) -> ArrayHeader:
+def _to_array_header(where: str, item: Any) -> ArrayHeader:
     if not (isinstance(item, list) and len(item) == 3):
-        raise MessageError(f"{where}: an array is described by name, dtype and shape")
+        raise MessageError(f"{where}: expected a list of name, dtype and shape for each array")
     name, dtype, shape = item
     if not (isinstance(name, str) and isinstance(dtype, str)):
-        raise MessageError(f"{where}: an array's name and dtype are text")
+        raise MessageError(f"{where}: expected the name and the dtype of an array to be text")
     if dtype not in ("<f4", "<f8", "<i8", "|b1"):
-        raise MessageError(f"{where}: {name[:40]} has dtype {dtype[:40]!r}, which no message has")
+        raise MessageError(f"{where}: {name[:40]} has dtype {dtype[:40]!r}, which messages cannot contain")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
-        raise MessageError(f"{where}: the shape of {name[:40]} is no list of at most {MAX_DIMENSIONS} lengths")
+        raise MessageError(
+            f"{where}: expected the shape of {name[:40]} to be a list of at most {MAX_DIMENSIONS} integers"
+        )
     if any(type(length) is not int or length < 0 for length in shape):
-        raise MessageError(f"{where}: the shape of {name[:40]} is {reprlib.repr(shape)}, expected integers above 0")
+        raise MessageError(f"{where}: the shape of {name[:40]} is {reprlib.repr(shape)}, expected positive integers")
     return ArrayHeader(name, dtype, tuple(shape))

@@ -1,4 +1,4 @@
-"""What can be said: the message kinds, what their arrays must hold, and how kinds of one's own are made known."""
+"""Message kinds: the arrays that a message of each kind contains, and the registration of further kinds."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ Semantics = Literal["real", "log", "log_distribution", "distribution", "counts",
 
 MAX_ARRAYS = 15
 MAX_DIMENSIONS = 8
-"""What a message's header has room for, ``lengths`` and ``mask`` among the arrays."""
+"""Limits of a message's header; ``lengths`` and ``mask`` count among the arrays."""
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What one array of a message kind must look like.
+    """The specification of one array of a message kind.
 
     Parameters
     ----------
     name : str
     dims : tuple of str
-        A letter a dimension, equal letters being equal sizes within the message: N rows, S sequences, and any others;
-        ``...`` stands for any further ones.
+        One letter for each dimension; equal letters are equal sizes within a message. N is the number of rows and S
+        the number of sequences; ``...``, at the end, stands for further dimensions.
     semantics : str
-        ``real`` and ``log`` are finite, ``counts`` are finite and not negative; rows of ``log_distribution`` and
-        ``distribution`` (two dimensions) sum to one; ``lengths`` are positive and add up to N; ``mask`` is true where
-        a row is missing.
+        ``real`` and ``log`` are finite; ``counts`` are finite and not negative; the rows of ``log_distribution`` and
+        ``distribution`` (two dimensions) sum to one, in the log domain or as they are; ``lengths`` are positive and
+        sum to N; ``mask`` is true where a row is missing.
     optional : bool
+        Whether messages may lack the array.
     """
 
     name: str
@@ -39,7 +40,7 @@ class ArraySpec:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """Dtypes that this array may have, as numpy's little-endian codes."""
+        """The dtypes that this array may have, as numpy's little-endian codes."""
         special = {"lengths": ("<i8",), "mask": ("|b1",), "counts": ("<f4", "<f8", "<i8")}
         return special.get(self.semantics, ("<f4", "<f8"))
 
@@ -47,7 +48,7 @@ class ArraySpec:
         return f"{self.name} ({'×'.join(self.dims)}, {self.semantics}{', optional' if self.optional else ''})"
 
 
-# Lengths of sequences and the mask of missing rows may accompany the rows of any kind.
+# Messages of every kind may contain the lengths of sequences and the mask of missing rows.
 _ROWS = (ArraySpec("lengths", ("S",), "lengths", True), ArraySpec("mask", ("N",), "mask", True))
 
 
@@ -59,10 +60,11 @@ class Kind:
     ----------
     name : str
     arrays : tuple of ArraySpec
-        At least one that is always there has rows, N of them. ``lengths`` and ``mask`` belong to every kind; they need
-        not be listed.
+        At least one required array has N as its first dimension. ``lengths`` and ``mask`` belong to every kind and
+        need not be listed.
     multiplies : bool
-        Several senders on one port multiply; the kind then has an array ``log_prob`` of log-distributions.
+        Whether the messages of several senders on one port are multiplied; the kind then needs an array ``log_prob``
+        of log-distributions.
     """
 
     name: str
@@ -78,7 +80,7 @@ class Kind:
         return f"{', '.join(own) or 'no arrays'}{'; multiplies' if self.multiplies else ''}"
 
     def spec(self, name: str) -> ArraySpec | None:
-        """Return the spec of the array called `name`, or None."""
+        """Return the specification of the array called `name`, or None."""
         return next((spec for spec in self.arrays if spec.name == name), None)
 
 
@@ -103,81 +105,83 @@ KINDS: dict[str, Kind] = {
         Kind("reconstructions", (ArraySpec("values", ("N", "...")), *_ROWS)),
     )
 }
-"""All kinds that this process knows, by name; :func:`register` adds to them."""
+"""All kinds registered in this process, by name; :func:`register_kind` adds to them."""
 
 BUILT_IN = frozenset(KINDS)
-_WHOSE: dict[str, str] = {}
-"""Kinds that were added → who did."""
+_DECLARED_BY: dict[str, str] = {}
+"""Name of each registered kind → the class that declared it."""
 
 
-def register_kind(kind: Kind, whose: str = "") -> None:
-    """Make a kind known to this process, such that ports may speak it and messages of it are held against it.
+def register_kind(kind: Kind, declared_by: str = "") -> None:
+    """Register a message kind in this process, so that ports can have it and its messages are validated.
 
-    A module class that lists its kinds in ``kinds`` need not do it: whoever loads the class does. Of a run, the
-    coordinator and every module's process learn of all kinds of the model. What is known already may come again.
+    The kinds that a module class lists in ``kinds`` are registered when the class is loaded; in a run, the coordinator
+    and the process of each module register all kinds of the model. Registering an equal kind again has no effect.
 
     Parameters
     ----------
     kind : Kind
-    whose : str
-        Who speaks it, for people.
+    declared_by : str
+        The class that declares the kind, for error messages.
 
     Raises
     ------
     KindError
-        If the kind cannot be, or if another one of this name is known; names both.
+        If the kind is not valid, or if a different kind of this name is registered; names both.
     """
     if not isinstance(kind, Kind):
-        raise KindError(f"a kind of message is an actors.messaging.kinds.Kind, {kind!r} is none")
-    if said := _kind_error(kind):
-        raise KindError(f"kind {kind.name!r}{f' of {whose}' if whose else ''} {said}")
+        raise KindError(f"expected a message kind (actors.Kind), got {kind!r}")
+    name = f"kind {kind.name!r}{f' of {declared_by}' if declared_by else ''}"
+    if problem := _kind_error(kind):
+        raise KindError(f"{name} {problem}")
     if kind.name in KINDS and KINDS[kind.name] != kind:
-        known = "built in" if kind.name in BUILT_IN else f"that of {_WHOSE.get(kind.name) or 'somebody else'}"
+        other = _DECLARED_BY.get(kind.name)
+        of_other = "built-in kind" if kind.name in BUILT_IN else f"kind of {other}" if other else "registered kind"
         raise KindError(
-            f"kind {kind.name!r} of {whose or 'somebody'} has {kind}; the one of this name that is {known} "
-            f"has {KINDS[kind.name]}: choose another name"
+            f"{name} has {kind}, but the {of_other} with this name has {KINDS[kind.name]}; choose another name"
         )
     if kind.name not in KINDS:
-        KINDS[kind.name], _WHOSE[kind.name] = kind, whose
+        KINDS[kind.name], _DECLARED_BY[kind.name] = kind, declared_by
 
 
-def own_kinds(names: Iterable[str]) -> tuple[Kind, ...]:
-    """Return those of the kinds called `names` that are not built in, for a process that does not know them yet."""
+def custom_kinds(names: Iterable[str]) -> tuple[Kind, ...]:
+    """Return the kinds called `names` that are registered but not built in, for processes that lack them."""
     return tuple(KINDS[name] for name in sorted(set(names)) if name in KINDS and name not in BUILT_IN)
 
 
 def _kind_error(kind: Kind) -> str | None:
-    """Say why there can be no such kind, or None."""
+    """Return why a kind is not valid, or None."""
     names = [spec.name for spec in kind.arrays]
     if not all(isinstance(name, str) and name.isidentifier() and len(name) <= 100 for name in (kind.name, *names)):
-        return f"and its arrays {names} need names of letters, digits and '_', of at most 100 characters"
+        return f"or one of its arrays {names} has an invalid name: use letters, digits and '_', at most 100 characters"
     if len(set(names)) < len(names):
-        return f"names an array twice: {', '.join(names)}"
+        return f"has two arrays of the same name: {', '.join(names)}"
     if len(names) > MAX_ARRAYS:
-        return f"has {len(names)} arrays with lengths and mask, at most {MAX_ARRAYS} are possible"
+        return f"has {len(names)} arrays including lengths and mask, at most {MAX_ARRAYS} are allowed"
     for spec in kind.arrays:
-        if said := _spec_error(spec):
-            return f"cannot have the array {spec.name}: {said}"
+        if problem := _spec_error(spec):
+            return f"has an invalid array {spec.name}: {problem}"
     if not any(spec.dims[0] == "N" and not spec.optional for spec in kind.arrays):
-        return f"has {kind}; it needs an array that is always there and whose first dimension is N, the rows"
+        return f"has {kind}; it needs an array that is not optional and has N, the rows, as its first dimension"
     log_prob = kind.spec("log_prob")
     rows = log_prob and (log_prob.dims[0], log_prob.semantics, log_prob.optional) == ("N", "log_distribution", False)
     if kind.multiplies and not rows:
-        return "multiplies; so it needs an array log_prob (N×K, log_distribution) that is always there"
+        return "multiplies, but has no array log_prob (N×K, log_distribution) that is not optional"
     return None
 
 
 def _spec_error(spec: ArraySpec) -> str | None:
-    dims, said = spec.dims, None
-    of_rows = {row.name: row for row in _ROWS}
+    """Return why an array specification is not valid, or None."""
+    dims = spec.dims
+    row_specs = {row.name: row for row in _ROWS}
     if spec.semantics not in get_args(Semantics):
-        said = f"its semantics are one of {', '.join(get_args(Semantics))}"
-    elif not isinstance(dims, tuple) or not all(isinstance(dim, str) and dim for dim in dims):
-        said = "its dimensions are a tuple of letters"
-    elif not 1 <= len(dims) <= MAX_DIMENSIONS or "..." in (dims[0], *dims[:-1]):
-        said = f"it has one to {MAX_DIMENSIONS} dimensions, and only the last, not the only one, may be '...'"
-    elif spec.name in of_rows or spec.semantics in of_rows:
-        said = None if spec == of_rows.get(spec.name) else "lengths and mask say the same in every kind"
-    elif spec.semantics.endswith("distribution") and (len(dims) != 2 or dims[-1] == "..."):
-        said = "what sums to one are the rows of two dimensions"
-    return said
+        return f"expected semantics to be one of {', '.join(get_args(Semantics))}"
+    if not isinstance(dims, tuple) or not all(isinstance(dim, str) and dim for dim in dims):
+        return "expected dims to be a tuple of letters"
+    if not 1 <= len(dims) <= MAX_DIMENSIONS or "..." in (dims[0], *dims[:-1]):
+        return f"expected one to {MAX_DIMENSIONS} dimensions, where '...' may only be the last and not the first"
+    if spec.name in row_specs or spec.semantics in row_specs:
+        return None if spec == row_specs.get(spec.name) else "lengths and mask are the same in every kind"
+    if spec.semantics.endswith("distribution") and (len(dims) != 2 or dims[-1] == "..."):
+        return f"expected two dimensions for a {spec.semantics}, whose rows sum to one"
+    return None

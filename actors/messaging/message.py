@@ -1,4 +1,4 @@
-"""The message: a header that says what it is and where it goes, and its arrays.
+"""The message: a header with its kind, its route and its place in the run, and the arrays.
 
 :data:`actors.messaging.kinds.KINDS` lists the kinds of message, :mod:`actors.messaging.validation` checks a message
 against its kind, and :mod:`actors.messaging.codec` packs and parses it.
@@ -14,7 +14,7 @@ import numpy as np
 from actors.types import Array
 
 SCHEMA = 1
-"""Version of the header's layout; messages of another version are refused."""
+"""Version of the header's fields; messages of another version are refused."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ArrayHeader:
 
     @property
     def nbytes(self) -> int:
-        """Size of the array in bytes; a Python integer, so that no announced shape can overflow it."""
+        """Size of the array in bytes; a Python integer, which no declared shape can overflow."""
         size = np.dtype(self.dtype).itemsize
         for length in self.shape:
             size *= length
@@ -36,21 +36,21 @@ class ArrayHeader:
 
 @dataclass(frozen=True)
 class Header:
-    """What a message is, who sent it, and when.
+    """The kind, the route, the place in the run and the array headers of a message.
 
     Parameters
     ----------
     kind : str
         A key of :data:`actors.messaging.kinds.KINDS`.
     sender : str
-        The sending module.
+        Name of the sending module.
     port : str
-        The sender's port; in a receiver's inbox, the receiver's port (:meth:`addressed`).
+        The sender's output port; in an inbox, the receiver's input port (:meth:`addressed`).
     receiver : str
-        The receiving module; empty where one message goes to every receiver of the port.
+        Name of the receiving module; empty if the same message goes to every receiver of the port.
     run : str
     round, step, sequence : int
-        When it was sent; ``sequence`` counts the calls of modules since the run began.
+        The position in the run when it was sent; ``sequence`` counts the calls of modules since the run began.
     arrays : tuple of ArrayHeader
     schema : int
     """
@@ -67,17 +67,17 @@ class Header:
     schema: int = SCHEMA
 
     def addressed(self, receiver: str, port: str) -> Header:
-        """Return this header as it stands in the inbox of `receiver`, on its `port`."""
+        """Return this header as the inbox of `receiver` contains it, on its `port`."""
         return replace(self, receiver=receiver, port=port)
 
     @property
     def route(self) -> str:
-        """The message's route, for error messages: ``sender -> receiver.port (kind)``."""
+        """The route of the message, for error messages: ``sender -> receiver.port (kind)``."""
         return f"{self.sender or '?'} -> {self.receiver or '?'}.{self.port or '?'} ({self.kind or '?'})"
 
     @property
     def nbytes(self) -> int:
-        """Size of all arrays together, in bytes."""
+        """Total size of the arrays in bytes."""
         return sum(array.nbytes for array in self.arrays)
 
 
@@ -92,20 +92,20 @@ class Message:
         return self.arrays[name]
 
     def get(self, name: str) -> Array | None:
-        """Return the array called `name`, or None where the message has none of that name."""
+        """Return the array called `name`, or None."""
         return self.arrays.get(name)
 
     @property
     def lengths(self) -> Array | None:
-        """Lengths of the sequences, (S,) int64; None where all rows are one sequence."""
+        """Lengths of the sequences, (S,) int64; None if all rows are one sequence."""
         return self.arrays.get("lengths")
 
     @property
     def mask(self) -> Array | None:
-        """Missing rows, (N,) bool, true where a row is missing; None where no row is."""
+        """Mask of missing rows, (N,) bool, true where a row is missing; None if no row is."""
         return self.arrays.get("mask")
 
 
 def rows_of(message: Message) -> dict[str, Array]:
-    """Return the ``lengths`` and ``mask`` of a message, to be sent on with what was computed from its rows."""
+    """Return the ``lengths`` and ``mask`` of a message, to be sent with arrays that were computed from its rows."""
     return {name: message.arrays[name] for name in ("lengths", "mask") if name in message.arrays}

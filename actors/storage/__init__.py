@@ -1,1 +1,1 @@
-"""Commits on disk or in an object store: files, manifest, states and status files."""
+"""Checkpoint storage on disk or in an object store: files, manifests, states and status files."""

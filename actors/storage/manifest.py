@@ -1,7 +1,6 @@
-"""The manifest: what a commit holds, and the document that says it.
+"""The manifest: which files belong to a commit, and the JSON document that stores this.
 
-The document guards itself: it ends with a digest of the rest of it, and no other bytes than those once written are
-accepted as the same manifest.
+The document ends with a digest of the rest of itself, and only the exact bytes that were written are accepted.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from actors.errors import CheckpointError
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
-NAME = re.compile(r"round-(\d+)(?:-step-(\d+))?", re.ASCII)
-"""What the directory of a commit is called."""
+COMMIT_NAME = re.compile(r"round-(\d+)(?:-step-(\d+))?", re.ASCII)
+"""Pattern of the name of a commit, which is the name of its directory."""
 MAX_BYTES = 16 << 20
-"""Of a manifest; more is not read."""
+"""Largest size of a manifest; larger files are not read."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file of a commit: its path below the checkpoints' root, its size in bytes and its SHA-256."""
+    """A file of a commit: its path below the checkpoints' root, its size in bytes and its SHA-256 digest."""
 
     path: str
     size: int
@@ -35,7 +34,16 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ModuleRecord:
-    """What a commit holds of one module; ``files`` by label: ``state``, ``outputs``, ``message:<slot>``."""
+    """The files and metrics of one module in a commit.
+
+    Parameters
+    ----------
+    round : int
+        The round of the module's last update.
+    files : mapping of str to FileRecord
+        By label: ``state``, ``outputs``, ``message:<slot>``.
+    metrics : mapping of str to float
+    """
 
     round: int
     files: Mapping[str, FileRecord]
@@ -54,23 +62,23 @@ class Manifest:
     Parameters
     ----------
     name : str
-        Its directory, ``round-003`` after a whole round, ``round-003-step-01`` within one.
+        Its directory: ``round-003`` after a complete round, ``round-003-step-01`` within one.
     run : str
     seed, round, sequence : int
-        Where the run stood: the round, and the number of updates so far.
+        The run's seed, the round, and the number of updates so far.
     modules : mapping of str to ModuleRecord
     module_seconds : mapping of str to float
         Seconds spent inside each module since the run began.
     score : float, optional
-        What rounds are compared by, where modules report it: the last whole round's.
+        The score of the last complete round, by which rounds are compared; None if the modules report none.
     step : int, optional
-        How many steps of the round were done; None where all were.
-    settled : bool
-        Whether the run ended with this round because the score did not rise any more.
+        The number of completed steps of the round; None if all were completed.
+    converged : bool
+        Whether the run ended with this round because the score no longer rose. Its JSON key is ``settled``.
     seconds : float
-        How long the run has taken so far, its interruptions left out.
+        Duration of the run so far, without interruptions.
     config : mapping
-        What whoever drives the run wants to find again; nobody here looks into it.
+        Data of the run's driver; stored and returned without interpretation.
     """
 
     name: str
@@ -82,74 +90,90 @@ class Manifest:
     module_seconds: Mapping[str, float] = field(default_factory=dict)
     score: float | None = None
     step: int | None = None
-    settled: bool = False
+    converged: bool = False
     seconds: float = 0.0
     config: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
+_CONVERGED_KEY = "settled"
+"""JSON key of the field ``converged``; fixed by schema 2."""
+
+
 def pack_manifest(manifest: Manifest) -> bytes:
-    """Return a manifest as JSON that ends with the SHA-256 digest of the rest of it."""
-    content = json.loads(json.dumps(asdict(manifest)))  # as it will be read: lists, and names that are text
-    return _document({**content, "digest": hashlib.sha256(_document(content)).hexdigest()})
+    """Return a manifest as a JSON document that ends with the SHA-256 digest of the rest of it."""
+    fields = {_CONVERGED_KEY if name == "converged" else name: value for name, value in asdict(manifest).items()}
+    content = json.loads(json.dumps(fields))  # as the parser will see it: tuples as lists, keys as text
+    return _to_json({**content, "digest": hashlib.sha256(_to_json(content)).hexdigest()})
 
 
-def unpack_manifest(data: bytes, where: str) -> Manifest:
-    """Read what :func:`pack_manifest` wrote, to the byte.
+def unpack_manifest(data: bytes, location: str) -> Manifest:
+    """Parse a document that :func:`pack_manifest` wrote.
+
+    Parameters
+    ----------
+    data : bytes
+    location : str
+        Name of the file, for error messages.
 
     Raises
     ------
     CheckpointError
-        If the bytes are no such document, were changed in any way, or are of another schema.
+        If the bytes are not such a document, were changed in any way, or have another schema.
     """
     try:
         content = json.loads(data)
         digest, schema = content.pop("digest", None), content["schema"]
-        # The same values written otherwise would pass the digest: the bytes themselves have to be those once written.
-        whole = (
-            hashlib.sha256(_document(content)).hexdigest() == digest
-            and _document({**content, "digest": digest}) == data
+        # The digest covers the parsed values only; comparing the bytes also detects another spelling of them.
+        intact = (
+            hashlib.sha256(_to_json(content)).hexdigest() == digest and _to_json({**content, "digest": digest}) == data
         )
         if schema != SCHEMA:
-            raise CheckpointError(f"{where}: written with schema {schema}, schema {SCHEMA} is read here")
-        if not whole:
-            raise CheckpointError(f"{where}: damaged, its contents do not have the digest that it gives")
+            raise CheckpointError(f"{location}: has schema {schema}, expected schema {SCHEMA}")
+        if not intact:
+            raise CheckpointError(f"{location}: damaged, the contents do not match the digest")
         modules = {
             module: ModuleRecord(
                 **{**record, "files": {label: FileRecord(**file) for label, file in record["files"].items()}}
             )
             for module, record in content.pop("modules").items()
         }
-        manifest = Manifest(modules=modules, **content)
-        for path in needed(manifest):
+        manifest = Manifest(modules=modules, converged=content.pop(_CONVERGED_KEY, False), **content)
+        for path in files_of(manifest):
             directory, _, file = path.partition("/")
-            position(directory)
+            commit_order(directory)
             if "/" in file:
-                raise ValueError(f"{path!r} is no file of a commit")
+                raise ValueError(f"{path!r} is not a file of a commit")
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{where}: no readable manifest ({error})") from error
+        raise CheckpointError(f"{location}: the manifest is not readable ({error})") from error
 
 
-def _document(content: Mapping[str, Any]) -> bytes:
+def _to_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
-def position(name: str) -> tuple[int, float]:
-    """Return what commits are sorted by: the round and the step, a whole round being later than its steps."""
-    found = NAME.fullmatch(name)
-    if found is None:
-        raise ValueError(f"{name!r} is no commit's name: round-003 or round-003-step-01 would be")
-    return int(found[1]), math.inf if found[2] is None else int(found[2])
+def commit_order(name: str) -> tuple[int, float]:
+    """Return the sort key of a commit: its round and step, where a complete round comes after its steps.
+
+    Raises
+    ------
+    ValueError
+        If `name` is not the name of a commit.
+    """
+    match = COMMIT_NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not the name of a commit, expected one like round-003 or round-003-step-01")
+    return int(match[1]), math.inf if match[2] is None else int(match[2])
 
 
-def commits_among(files: Iterable[str]) -> list[str]:
+def commit_names(files: Iterable[str]) -> list[str]:
     """Return the names of the commits whose manifests are among `files`, oldest first."""
-    found = (path.partition("/") for path in files)
-    names = [directory for directory, _, file in found if file == MANIFEST and NAME.fullmatch(directory)]
-    return sorted(names, key=position)
+    parts = (path.partition("/") for path in files)
+    names = [directory for directory, _, file in parts if file == MANIFEST and COMMIT_NAME.fullmatch(directory)]
+    return sorted(names, key=commit_order)
 
 
-def needed(manifest: Manifest) -> dict[str, FileRecord]:
-    """Return the files that a manifest names, by path."""
+def files_of(manifest: Manifest) -> dict[str, FileRecord]:
+    """Return the files that a manifest lists, by path."""
     return {file.path: file for record in manifest.modules.values() for file in record.files.values()}

@@ -1,4 +1,4 @@
-"""One module's part of a commit: written and read by the process that hosts the module."""
+"""The files of one module in a commit: saved and loaded by the process that hosts the module."""
 
 from __future__ import annotations
 
@@ -17,9 +17,21 @@ from actors.storage.state_codec import pack_state
 
 @dataclass(frozen=True)
 class SaveRequest:
-    """What is to be written of one module: the objects are its state, its outputs, then a message a header.
+    """A request to write a module's files.
 
-    `root` is a path or a URL.
+    The objects that go with it are the module's state, its outputs, and the arrays of one message for each header.
+
+    Parameters
+    ----------
+    root : str
+        Path or URL of the checkpoints.
+    directory : str
+        The commit's directory below `root`.
+    module : str
+    slots : tuple of str
+        The slots from which the messages were sent.
+    headers : tuple of bytes
+        The packed header of each slot's message.
     """
 
     root: str
@@ -31,7 +43,16 @@ class SaveRequest:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What is to be read of one module: its record in a commit below `root`, a path or a URL."""
+    """A request to read a module's files.
+
+    Parameters
+    ----------
+    root : str
+        Path or URL of the checkpoints.
+    module : str
+    record : ModuleRecord
+        The module's record in the commit.
+    """
 
     root: str
     module: str
@@ -39,7 +60,7 @@ class LoadRequest:
 
 
 def save_module_files(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
-    """Write a module's part of a commit; may be done again, by another process too, with the same result.
+    """Write a module's files; repeating the call, in another process too, gives the same files.
 
     Returns
     -------
@@ -55,8 +76,8 @@ def save_module_files(request: SaveRequest, objects: Sequence[Any]) -> dict[str,
     stem = request.module
     files = {"state": (f"{stem}.state.safetensors", pack_state(state))}
     files["outputs"] = (f"{stem}.outputs.safetensors", pack_state(outputs))
-    for slot, head, arrays in zip(request.slots, request.headers, messages, strict=True):
-        files[f"message:{slot}"] = (f"{stem}.{slot}.message", encode(Message(unpack_header(head), arrays)))
+    for slot, header, arrays in zip(request.slots, request.headers, messages, strict=True):
+        files[f"message:{slot}"] = (f"{stem}.{slot}.message", encode(Message(unpack_header(header), arrays)))
     storage, records = storage_at(request.root), {}
     for label, (name, data) in files.items():
         records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
@@ -65,15 +86,15 @@ def save_module_files(request: SaveRequest, objects: Sequence[Any]) -> dict[str,
 
 
 def load_module_files(request: LoadRequest) -> tuple[Any, ...]:
-    """Read what :func:`save_module_files` wrote of a module.
+    """Read a module's files, as :func:`save_module_files` wrote them.
 
     Returns
     -------
-    heads : tuple of bytes
-        The messages' headers, one a slot of the request.
+    headers : tuple of bytes
+        The packed header of each slot's message.
     state, outputs : dict
     *messages : dict of str to ndarray
-        The arrays of one message a slot.
+        The arrays of each slot's message.
 
     Raises
     ------
@@ -81,7 +102,7 @@ def load_module_files(request: LoadRequest) -> tuple[Any, ...]:
         If a file is missing or damaged; names it.
     """
     checkpoints, record = Checkpoints(request.root), request.record
-    sent = [checkpoints.message(record, slot) for slot in record.slots]
-    heads = tuple(pack_header(message.header) for message in sent)
-    state, outputs = (checkpoints.part(record, label) for label in ("state", "outputs"))
-    return (heads, state, outputs, *(message.arrays for message in sent))
+    messages = [checkpoints.message(record, slot) for slot in record.slots]
+    headers = tuple(pack_header(message.header) for message in messages)
+    state, outputs = (checkpoints.load(record, label) for label in ("state", "outputs"))
+    return (headers, state, outputs, *(message.arrays for message in messages))

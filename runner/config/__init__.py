@@ -1,1 +1,1 @@
-"""Model files: reading, checking and error messages."""
+"""Model files: reading, validation and error messages."""

@@ -1,7 +1,7 @@
-"""What is checked across the sections of a model file: names, connections, and parameters against module types.
+"""Checks across the sections of a model file: names, connections, and parameters against module types.
 
-These checks see the file before its sections are made, so anything may stand anywhere; what a section itself refuses
-they pass over.
+These checks run on the parsed file before its sections are made, so any value may be anywhere in it. They ignore
+values that a section itself rejects.
 """
 
 from __future__ import annotations
@@ -15,18 +15,27 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from actors.errors import ModuleError
-from actors.graph.registry import find, known_names, make_parameters
-from runner.config.error_messages import Fault, aliases_of, did_you_mean, explain, fields_of, shown, unknown
+from actors.graph.registry import ValidatedParameters, find, known_names, make_parameters
+from runner.config.error_messages import (
+    Location,
+    Problem,
+    describe_errors,
+    format_value,
+    get_aliases,
+    get_fields,
+    suggest,
+    unknown_name,
+)
 from runner.config.sections import DataConfig
 
 DATA = "data"
-"""What the observation of a model file with one source is called: the module that no model file lists."""
-
-Location: TypeAlias = tuple[Any, ...]
-"""Where something stands in a model file."""
+"""Name of the observation of a model file with one source; ``modules`` does not list it."""
 
 RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
-"""What a run may be called: a plain directory name."""
+"""Names that a run may have: plain directory names."""
+
+TypedParameters: TypeAlias = tuple[str, Mapping[str, Any]]
+"""A module's type and its parameters."""
 
 _RESERVED = {DATA: "the observation's name", "coordinator": "the coordinator's name"}
 _MODULE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,99}"
@@ -34,131 +43,157 @@ _MODULE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,99}"
 
 def check_parameters(
     type_name: str, given: Mapping[str, Any], *, base: Mapping[str, Any] | None = None, known: Sequence[str] = ()
-) -> tuple[dict[str, Any], list[Fault]]:
-    """Check parameters against a module type.
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Validate parameters against a module type.
 
     Parameters
     ----------
     type_name : str
     given : mapping
-        Under their own names or aliases.
+        Under the parameters' own names or aliases.
     base : mapping, optional
-        The module's own parameters, which `given` changes for a step.
+        The module's own parameters, of which `given` overrides some for a step.
     known : sequence of str
         Further keys to suggest.
 
     Returns
     -------
-    dict
-        Valid values under the parameters' own names: of all of them, or (with `base`) of those in `given`.
-    list of Fault
+    ValidatedParameters or dict
+        All parameters, or (with `base`) a dict of those in `given`, under their own names.
+    list of Problem
         What is wrong with `given`.
     """
     try:
         cls = find(type_name)
     except ModuleError as error:
-        return {}, [(("type",), f"{error}{did_you_mean(type_name, known_names())}")]
-    fields = fields_of(cls.Parameters)
-    aliases = aliases_of(fields)
-    written: dict[str, str] = {}
-    faults: list[Fault] = []
+        return {}, [(("type",), f"{error}{suggest(type_name, known_names())}")]
+    fields = get_fields(cls.Parameters)
+    aliases = get_aliases(fields)
+    keys: dict[str, str] = {}
+    problems: list[Problem] = []
     for key in map(str, given):
         name = aliases.get(key, key)
-        if name in written:
-            faults.append(((key,), f"is the same parameter as {written[name]!r}; give one of them"))
+        if name in keys:
+            problems.append(((key,), f"is the same parameter as {keys[name]!r}; give one of them"))
         elif name not in fields:
-            faults.append(((key,), unknown(f"parameter of module type {type_name}", key, [*fields, *aliases, *known])))
+            valid = [*fields, *aliases, *known]
+            problems.append(((key,), unknown_name(f"parameter of module type {type_name}", key, valid)))
         else:
-            written[name] = key
-    chosen = {name: given[key] for name, key in written.items()}
+            keys[name] = key
+    chosen = {name: given[key] for name, key in keys.items()}
     try:
         made = make_parameters(cls, {**(base or {}), **chosen})
     except ValidationError as error:
-        found = explain(error, fields, chosen)
-        mine = [(loc, text) for loc, text in found if base is None or not loc or loc[0] in chosen]
-        return {}, faults + [((written.get(str(loc[0]), loc[0]), *loc[1:]) if loc else (), text) for loc, text in mine]
-    wanted = [field.name for field in dataclass_fields(made) if base is None or field.name in chosen]
-    return {name: getattr(made, name) for name in wanted}, faults
+        for loc, text in describe_errors(error, fields, chosen):
+            if base is None or not loc or loc[0] in chosen:
+                problems.append(((keys.get(str(loc[0]), loc[0]), *loc[1:]) if loc else (), text))
+        return {}, problems
+    if base is None:
+        return ValidatedParameters.of(made), problems
+    return {field.name: getattr(made, field.name) for field in dataclass_fields(made) if field.name in chosen}, problems
+
+
+def check_module_parameters(module: Any, keys: Collection[str]) -> TypedParameters | None:
+    """Validate the parameters of a module whose section has problems, as the base for checks of steps.
+
+    Parameters
+    ----------
+    module : object
+        The module's value in the model file.
+    keys : collection of str
+        A module's keys that are not parameters.
+
+    Returns
+    -------
+    TypedParameters or None
+        Without parameters if these are not valid; None if the type is unknown.
+    """
+    given = as_map(module)
+    if not isinstance(given.get("type"), str):
+        return None
+    parameters, problems = check_parameters(given["type"], {key: given[key] for key in given if key not in keys})
+    if any(loc == ("type",) for loc, _ in problems):
+        return None
+    return given["type"], {} if problems else parameters
 
 
 def check_steps(
-    where: Location,
-    steps: list[Any],
-    modules: Mapping[Any, Any],
-    sources: Collection[str],
-    keys: Collection[str],
-) -> tuple[list[Any], list[Fault]]:
-    """Return the steps, in blocks too, with their parameters checked against their modules', and what is wrong.
+    where: Location, steps: list[Any], modules: Mapping[Any, TypedParameters | None], sources: Collection[str]
+) -> tuple[list[Any], list[Problem]]:
+    """Validate the parameters that steps, also inside blocks, set for their modules.
 
     Parameters
     ----------
     where : tuple
-        Where the steps stand in the model file.
-    steps, modules
-        As they stand there.
+        Location of the steps in the model file.
+    steps : list
+        As parsed.
+    modules : mapping
+        Type and parameters of each module; None where the module's own section reports what is wrong with them.
     sources : collection of str
         Names of the observations.
-    keys : collection of str
-        A module's keys that are no parameters.
+
+    Returns
+    -------
+    list
+        The steps with validated parameters.
+    list of Problem
     """
     checked: list[Any] = []
-    faults: list[Fault] = []
+    problems: list[Problem] = []
     for index, step in enumerate(steps):
         if isinstance(step, dict) and "module" not in step and isinstance(step.get("steps"), list):
-            inner, found = check_steps((*where, index, "steps"), step["steps"], modules, sources, keys)
+            inner, own = check_steps((*where, index, "steps"), step["steps"], modules, sources)
             step = {**step, "steps": inner}
         else:
-            step, found = _check_step((*where, index), step, modules, sources, keys)
+            step, own = _check_step((*where, index), step, modules, sources)
         checked.append(step)
-        faults += found
-    return checked, faults
+        problems += own
+    return checked, problems
 
 
 def _check_step(
-    where: Location, step: Any, modules: Mapping[Any, Any], sources: Collection[str], keys: Collection[str]
-) -> tuple[Any, list[Fault]]:
+    where: Location, step: Any, modules: Mapping[Any, TypedParameters | None], sources: Collection[str]
+) -> tuple[Any, list[Problem]]:
     name = step.get("module") if isinstance(step, dict) else step
     if not isinstance(name, str):
-        return step, []  # the step's own section says so
+        return step, []  # the step's own section reports it
     if name in sources:
         return step, [(where, f"{name!r} gives observations and learns nothing; leave it out")]
     if name not in modules:
-        return step, [(where, unknown("module", name, [str(module) for module in modules]))]
+        return step, [(where, unknown_name("module", name, [str(module) for module in modules]))]
     changes = step.get("set") if isinstance(step, dict) else None
-    module = as_map(modules.get(name))
-    if not changes or not isinstance(changes, dict) or not isinstance(module.get("type"), str):
+    module = modules[name]
+    if not changes or not isinstance(changes, dict) or module is None:
         return step, []
-    own = {key: value for key, value in module.items() if key not in keys}
-    base, wrong = check_parameters(module["type"], own)
-    values, faults = check_parameters(module["type"], changes, base={} if wrong else base)
-    if wrong and any(loc == ("type",) for loc, _ in wrong):
-        return step, []  # the module's own section says so
-    return {**step, "set": values}, [((*where, "set", *loc), text) for loc, text in faults]
+    type_name, base = module
+    values, problems = check_parameters(type_name, changes, base=base)
+    return {**step, "set": values}, [((*where, "set", *loc), text) for loc, text in problems]
 
 
-def check_names(given: Mapping[str, Any]) -> list[Fault]:
-    """Say what is wrong with the names of the run, its sources and its modules."""
-    faults: list[Fault] = []
+def check_names(given: Mapping[str, Any]) -> list[Problem]:
+    """Check the names of the run, its sources and its modules."""
+    problems: list[Problem] = []
     name = given.get("name")
     if isinstance(name, str) and not re.fullmatch(RUN_NAME, name):
         expected = "expected a plain directory name of letters, digits, '.', '_' and '-'"
-        faults.append((("name",), f"{expected}, got {shown(name)}"))
-    sources = sources_in(given.get("data"))
+        problems.append((("name",), f"{expected}, got {format_value(name)}"))
+    sources = find_sources(given.get("data"))
     for module in as_map(given.get("modules")):
-        taken = _RESERVED.get(module) or ("a source's name" if module in sources else "")
-        if taken:
-            faults.append((("modules", module), f"is {taken}; choose another for this module"))
+        reserved = _RESERVED.get(module) or ("a source's name" if module in sources else "")
+        if reserved:
+            problems.append((("modules", module), f"is {reserved}; choose another for this module"))
     named = [(("modules", module), module) for module in as_map(given.get("modules"))]
     for place, name in [*named, *((place, source) for source, (place, _) in sources.items())]:
         if not re.fullmatch(_MODULE_NAME, str(name)):
-            faults.append((place, "expected a name of letters, digits, '_' and '-', first a letter"))
+            problems.append((place, "expected a name of letters, digits, '_' and '-', first a letter"))
         elif name == "coordinator" and place[0] == "data":
-            faults.append((place, f"is {_RESERVED[name]}; choose another for this source"))
-    return faults
+            problems.append((place, f"is {_RESERVED[name]}; choose another for this source"))
+    return problems
 
 
-def are_several(data: Any) -> bool:
-    """Whether a model file's ``data`` is a map of named sources, and not one source."""
+def has_named_sources(data: Any) -> bool:
+    """Return whether a model file's ``data`` is a map of named sources instead of one source."""
     given = data if isinstance(data, dict) else {}
     return bool(given) and not set(given) & set(DataConfig.model_fields) and any(map(_is_source, given.values()))
 
@@ -167,51 +202,53 @@ def _is_source(given: Any) -> bool:
     return isinstance(given, dict | DataConfig)
 
 
-def sources_in(data: Any) -> dict[str, tuple[Location, dict[Any, Any]]]:
-    """Return the sources of a model file's ``data`` by name: where each stands there, and what stands there."""
-    if not are_several(data):
+def find_sources(data: Any) -> dict[str, tuple[Location, dict[Any, Any]]]:
+    """Return the location and the contents of each source in a model file's ``data``, by name."""
+    if not has_named_sources(data):
         return {DATA: (("data",), as_map(data))}
     return {str(name): (("data", name), as_map(source)) for name, source in data.items()}
 
 
-def cut_chains(connections: list[Any], names: Sequence[str]) -> tuple[list[str], list[Fault]]:
-    """Cut chains of connections into single ones."""
+def split_chains(connections: list[Any], names: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """Split chains ``a -> b -> c`` into single connections ``a -> b``."""
     pairs: list[str] = []
-    faults: list[Fault] = []
+    problems: list[Problem] = []
     for index, text in enumerate(connections):
+        place = ("connections", index)
         chain = [part.strip() for part in text.split("->")] if isinstance(text, str) else []
         if len(chain) < 2 or not all(chain):
-            faults.append((("connections", index), f"expected 'a -> b', the names of two modules, got {shown(text)}"))
+            problems.append((place, f"expected 'a -> b', the names of two modules, got {format_value(text)}"))
             continue
-        strangers = [name for name in dict.fromkeys(chain) if name not in names]
-        faults += [(("connections", index), unknown("module", name, names)) for name in strangers]
+        unknown = [name for name in dict.fromkeys(chain) if name not in names]
+        problems += [(place, unknown_name("module", name, names)) for name in unknown]
         for lower, upper in pairwise(chain):
             pair = f"{lower} -> {upper}"
             if pair in pairs:
-                faults.append((("connections", index), f"{pair} stands here twice; leave one out"))
+                problems.append((place, f"{pair} is given twice; leave one out"))
             pairs.append(pair)
-    return pairs, faults
+    return pairs, problems
 
 
-def check_cluster(given: Mapping[Any, Any], names: Sequence[str]) -> list[Fault]:
-    """Say which modules of the section ``cluster`` are none, or are to be in two places."""
-    faults: list[Fault] = [
-        (("cluster", "modules", name), unknown("module", str(name), names))
+def check_cluster(given: Mapping[Any, Any], names: Sequence[str]) -> list[Problem]:
+    """Check that the section ``cluster`` names only modules of the model, and none in two groups."""
+    problems: list[Problem] = [
+        (("cluster", "modules", name), unknown_name("module", str(name), names))
         for name in as_map(given.get("modules"))
         if str(name) not in names
     ]
     groups = given.get("together")
     seen: list[Any] = []
     for index, group in enumerate(groups if isinstance(groups, list) else []):
+        place = ("cluster", "together", index)
         for name in group if isinstance(group, list) else []:
             if name not in names:
-                faults.append((("cluster", "together", index), unknown("module", str(name), names)))
+                problems.append((place, unknown_name("module", str(name), names)))
             elif name in seen:
-                faults.append((("cluster", "together", index), f"{name!r} stands there twice; put all into one list"))
+                problems.append((place, f"{name!r} is in two groups; put all its modules into one list"))
             seen.append(name)
-    return faults
+    return problems
 
 
 def as_map(value: Any) -> dict[Any, Any]:
-    """Return a map as it is, and an empty one for anything else."""
+    """Return `value` if it is a map, otherwise an empty one."""
     return value if isinstance(value, dict) else {}

@@ -1,9 +1,12 @@
-"""Model files: YAML with the run's seed, data, modules, connections and schedule, checked as a whole.
+"""Model files: YAML with the run's seed, data, modules, connections and schedule, validated as a whole.
 
-Every section collects its faults instead of stopping at the first, so that a person sees all of them at once, each
-with its key path, what was expected there and what was there. What is checked across sections stands in
-:mod:`runner.config.cross_checks`, how faults are worded in :mod:`runner.config.error_messages`, and how YAML is read
-in :mod:`runner.config.yaml_io`.
+Every section collects its problems instead of stopping at the first, so that all of them are reported at once, each
+with its key path, what was expected and what was found. Checks across sections are in
+:mod:`runner.config.cross_checks`, error messages in :mod:`runner.config.error_messages`, and YAML in
+:mod:`runner.config.yaml_io`.
+
+A value is read once: a module's parameters are validated when its section is made, the graph is built when the whole
+file is valid, and both are handed on as they are.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from actors.graph.spec import Connection, ModuleSpec
 from pydantic import (
     ConfigDict,
     Discriminator,
@@ -26,21 +29,24 @@ from pydantic import (
 
 from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
-from actors.graph.registry import add_code_directories
-from actors.graph.schedule import Block, Schedule, Step, leaves
+from actors.graph.registry import ValidatedParameters, add_code_directories
+from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from actors.types import Array
 from runner.config.cross_checks import (
     DATA,
-    are_several,
+    TypedParameters,
     as_map,
     check_cluster,
+    check_module_parameters,
     check_names,
     check_parameters,
     check_steps,
-    cut_chains,
-    sources_in,
+    find_sources,
+    has_named_sources,
+    split_chains,
 )
-from runner.config.error_messages import ConfigError, Fault, Faults, explain, unknown
+from runner.config.error_messages import ConfigError, ConfigErrors, Problem, describe_errors, unknown_name
 from runner.config.sections import (
     CheckpointsConfig,
     ClusterConfig,
@@ -49,10 +55,10 @@ from runner.config.sections import (
     ResourcesConfig,
     Section,
 )
-from runner.config.user_code import code_directories
+from runner.config.user_code import find_code_directories
 from runner.config.yaml_io import dump, parse, set_at, split_override
 from runner.data.datasets import Dataset
-from runner.data.sources import Data, categories_of, load_sources
+from runner.data.sources import Data, load_categories_by_module, load_sources
 
 __all__ = [
     "DATA",
@@ -68,7 +74,7 @@ __all__ = [
 
 
 class ModuleConfig(Section):
-    """A module: its type, what it may use and, as further keys, its parameters."""
+    """A module: its type, threads, resources and, as further keys, its parameters."""
 
     model_config = ConfigDict(extra="allow")
     expected: ClassVar[str] = "a map with the module's type and parameters"
@@ -78,23 +84,23 @@ class ModuleConfig(Section):
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> ValidatedParameters:
         """All of the module's parameters, under their own names, with defaults."""
-        return dict(self.model_extra or {})
+        return ValidatedParameters(self.model_extra or {})
 
     @classmethod
-    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:  # noqa: ARG003
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:  # noqa: ARG003
         own = {key: value for key, value in given.items() if key in cls.model_fields}
         parameters = {key: value for key, value in given.items() if key not in own}
-        if not isinstance(given.get("type"), str):  # so nobody knows its parameters, but a slip in a key shows
-            slips = [key for key in parameters if difflib.get_close_matches(key, cls.model_fields)]
-            return own, [((key,), unknown("key", key, cls.model_fields)) for key in slips]
-        values, faults = check_parameters(own["type"], parameters, known=tuple(cls.model_fields))
-        return {**own, **values}, faults
+        if not isinstance(given.get("type"), str):  # its parameters are unknown, but a misspelt key can be reported
+            misspelt = [key for key in parameters if difflib.get_close_matches(key, cls.model_fields)]
+            return own, [((key,), unknown_name("key", key, cls.model_fields)) for key in misspelt]
+        values, problems = check_parameters(own["type"], parameters, known=tuple(cls.model_fields))
+        return {**own, **values}, problems
 
 
 class StepConfig(Section):
-    """A step of a round: a module, and parameters set for this step alone."""
+    """A step of a round: a module, and parameters that are set for this step only."""
 
     expected: ClassVar[str] = "a module's name, or {module: name, set: {parameter: value}}"
 
@@ -102,15 +108,15 @@ class StepConfig(Section):
     set: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
-    def _from_short(cls, given: Any) -> Any:
+    def _expand(cls, given: Any) -> Any:
         return {"module": given} if isinstance(given, str) else given
 
     @model_serializer
-    def _short(self) -> Any:
+    def _abbreviate(self) -> Any:
         return {"module": self.module, "set": self.set} if self.set else self.module
 
-    def item(self) -> Step:
-        """Return what the schedule holds of it."""
+    def to_model(self) -> Step:
+        """Return the step of the schedule."""
         return Step(self.module, dict(self.set))
 
 
@@ -127,30 +133,30 @@ class BlockConfig(Section):
     moves: Annotated[int, Field(ge=0)] = 0
     select: Literal["evidence"] = "evidence"
 
-    def item(self) -> Block:
-        """Return what the schedule holds of it."""
-        steps = tuple(step.item() for step in self.steps)
+    def to_model(self) -> Block:
+        """Return the block of the schedule."""
+        steps = tuple(step.to_model() for step in self.steps)
         return Block(steps, self.repeat, (self.anneal[0], self.anneal[1]), self.tolerance, self.chains, self.moves)
 
 
-def _is_block(given: Any) -> str:
+def _step_or_block(given: Any) -> str:
     block = isinstance(given, BlockConfig) or (isinstance(given, dict) and "module" not in given and "steps" in given)
     return "block" if block else "step"
 
 
 ItemConfig: TypeAlias = Annotated[
-    Annotated[StepConfig, Tag("step")] | Annotated[BlockConfig, Tag("block")], Discriminator(_is_block)
+    Annotated[StepConfig, Tag("step")] | Annotated[BlockConfig, Tag("block")], Discriminator(_step_or_block)
 ]
 
 
 SourcesConfig: TypeAlias = Annotated[
     Annotated[DataConfig, Tag("one source")] | Annotated[dict[str, DataConfig], Tag("several sources")],
-    Discriminator(lambda given: "several sources" if are_several(given) else "one source"),
+    Discriminator(lambda given: "several sources" if has_named_sources(given) else "one source"),
 ]
 
 
 class ScheduleConfig(Section):
-    """How many rounds, and the steps of a round; by default every module in order of connection.
+    """The number of rounds, and the steps of a round; by default one for every module, in order of connection.
 
     See :class:`actors.graph.schedule.Schedule`.
     """
@@ -158,6 +164,10 @@ class ScheduleConfig(Section):
     rounds: Annotated[int, Field(ge=1)]
     tolerance: Annotated[float, Field(allow_inf_nan=False)] | None = None
     steps: Annotated[list[ItemConfig], Field(min_length=1)] = Field(default_factory=list)
+
+    def to_model(self) -> Schedule:
+        """Return the schedule."""
+        return Schedule(self.rounds, tuple(step.to_model() for step in self.steps), self.tolerance)
 
 
 class RunConfig(Section):
@@ -177,56 +187,55 @@ class RunConfig(Section):
     code: list[Path] = Field(default_factory=list)
 
     @classmethod
-    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Fault]]:
-        code, faults = code_directories(given, root)
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
+        code, problems = find_code_directories(given, root)
         plain = {**given, "code": [] if code is None else code}
         add_code_directories(code if isinstance(code, list) else ())
-        faults += check_names(plain)
-        modules = as_map(plain.get("modules"))
-        sources = sources_in(plain.get("data"))
-        names = [*sources, *(str(name) for name in modules)]
+        problems += check_names(plain)
+        modules: dict[Any, TypedParameters | None] = {}
+        if isinstance(plain.get("modules"), dict):
+            plain["modules"], modules = _make_modules(plain["modules"], root)
+        sources = find_sources(plain.get("data"))
+        names = [*sources, *map(str, modules)]
         if isinstance(plain.get("connections"), list):
-            plain["connections"], found = cut_chains(plain["connections"], names)
-            faults += found
+            plain["connections"], own = split_chains(plain["connections"], names)
+            problems += own
         schedule = as_map(plain.get("schedule"))
         if isinstance(schedule.get("steps"), list):
-            steps, found = check_steps(
-                ("schedule", "steps"), schedule["steps"], modules, sources, ModuleConfig.model_fields
-            )
+            steps, own = check_steps(("schedule", "steps"), schedule["steps"], modules, sources)
             plain["schedule"] = {**schedule, "steps": steps}
-            faults += found
-        faults += check_cluster(as_map(plain.get("cluster")), names)
+            problems += own
+        problems += check_cluster(as_map(plain.get("cluster")), names)
         for place, source in sources.values():
-            faults += [
-                ((*place, "categories", name), unknown("module", str(name), names))
+            problems += [
+                ((*place, "categories", name), unknown_name("module", str(name), names))
                 for name in as_map(source.get("categories"))
                 if str(name) not in names
             ]
-        return plain, faults
+        return plain, problems
 
-    def _finish(self) -> list[Fault]:
+    def _finish(self) -> list[Problem]:
         try:
-            graph = Graph(self._specs(), self._connections())
+            steps = self.graph.schedule.leaves()
         except (GraphError, ModuleError) as error:
             return [(("connections",), str(error))]
         if not self.schedule.steps:
-            self.schedule.steps = [StepConfig(module=step.module) for step in graph.schedule.leaves()]
-        learning = {step.module for step in leaves(step.item() for step in self.schedule.steps)}
+            self.schedule.steps = [StepConfig(module=step.module) for step in steps]
+        learning = {step.module for step in steps}
         return [
             (("schedule", "steps"), f"{name!r} gives observations and learns nothing; leave it out")
-            for name in graph.sources
+            for name in self.graph.sources
             if name in learning
         ]
 
+    @cached_property
     def graph(self) -> Graph:
-        """Return the model, resolved."""
-        steps = tuple(step.item() for step in self.schedule.steps)
-        schedule = Schedule(self.schedule.rounds, steps, self.schedule.tolerance)
-        return Graph(self._specs(), self._connections(), schedule)
+        """The resolved model with its schedule; built once, when the model file is checked."""
+        return Graph(self._specs(), self._connections(), self.schedule.to_model())
 
     @property
     def sources(self) -> dict[str, DataConfig]:
-        """Where the data come from, by the name of the module that sends them; a single one is called ``data``."""
+        """The sources of data, by the name of the module that sends them; a single one is called ``data``."""
         return self.data if isinstance(self.data, dict) else {DATA: self.data}
 
     def load_data(self) -> dict[str, Dataset]:
@@ -235,22 +244,22 @@ class RunConfig(Section):
         Raises
         ------
         DataError
-            If files or the choice of rows are wrong, or the sources do not describe the same rows.
+            If files or the choice of rows are not valid, or the sources do not describe the same rows.
         """
         return load_sources(self.sources, self.seed)
 
     def categories(self, data: Data) -> dict[str, Array]:
-        """Return the true categories of the rows that :meth:`load_data` gave, by module; ``""`` holds for all."""
-        return categories_of(self.sources, data, self.seed)
+        """Return the true categories of the rows of :meth:`load_data` by module, under ``""`` those of all modules."""
+        return load_categories_by_module(self.sources, data, self.seed)
 
     def to_yaml(self) -> str:
-        """Return the config as resolved: :func:`load_config` makes an equal one of it, wherever it lies."""
+        """Return the resolved config as YAML; :func:`load_config` reads it back equal from any directory."""
         return dump(self.model_dump(mode="json"))
 
     def _specs(self) -> list[ModuleSpec]:
         specs = [ModuleSpec(name, "observation") for name in self.sources]
         for name, module in self.modules.items():
-            resources = self.cluster.modules.get(name, module.resources).item()
+            resources = self.cluster.modules.get(name, module.resources).to_model()
             code = tuple(map(str, self.code))
             specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources, code))
         return specs
@@ -259,20 +268,45 @@ class RunConfig(Section):
         return [Connection(*pair.split(" -> ")) for pair in self.connections]
 
 
+def _make_modules(given: dict[Any, Any], root: Path) -> tuple[dict[Any, Any], dict[Any, TypedParameters | None]]:
+    """Make the sections of the modules, so that steps are checked against validated parameters.
+
+    Returns
+    -------
+    dict
+        `given` with a :class:`ModuleConfig` for each valid module. Others stay as parsed, so that their problems are
+        reported with those of the whole file.
+    dict
+        Type and parameters of each module, None where the type is unknown.
+    """
+    made: dict[Any, Any] = {}
+    parameters: dict[Any, TypedParameters | None] = {}
+    for name, module in given.items():
+        try:
+            section = ModuleConfig.model_validate(module, context={"root": root})
+        except ValidationError:
+            made[name] = module
+            parameters[name] = check_module_parameters(module, ModuleConfig.model_fields)
+        else:
+            made[name] = section
+            parameters[name] = section.type, section.parameters
+    return made, parameters
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a model file and check it as a whole.
+    """Read a model file and validate it as a whole.
 
     Parameters
     ----------
     path : Path
-        Paths in the file are relative to the directory that it is in.
+        Paths in the file are relative to its directory.
     overrides : sequence of str
-        ``key.path=value``, the value in YAML; a number in the path is a place in a list.
+        ``key.path=value``, the value in YAML; a number in the key path is an index into a list.
 
     Raises
     ------
     ConfigError
-        Lists every fault that was found.
+        Lists every problem that was found.
     """
     path = Path(path)
     try:
@@ -282,17 +316,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file ({error})") from None
     raw = parse(text, str(path))
-    faults: list[Fault] = []
+    problems: list[Problem] = []
     for override in overrides:
         keys, value = split_override(override)
         try:
             raw = set_at(raw, keys, value)
-        except Faults as found:
-            faults += found.faults
+        except ConfigErrors as error:
+            problems += error.problems
     try:
         config = RunConfig.model_validate(raw, context={"root": Path(os.path.abspath(path.parent))})  # noqa: PTH100
     except ValidationError as error:
-        faults += explain(error, {}, raw)
-    if faults:
-        raise ConfigError(str(Faults(faults)))
+        problems += describe_errors(error, {}, raw)
+    if problems:
+        raise ConfigError(str(ConfigErrors(problems)))
     return config

@@ -1,68 +1,105 @@
-"""Where the Python files lie that a model file names by ``package.module:Class``."""
+"""Users' Python files: the directories that hold them, and the code that a run sends to other machines."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.config.error_messages import Fault
+from actors.graph.graph import Graph
+from actors.graph.registry import find
+from runner.config.error_messages import Problem
 
+_OWN_PACKAGES = ("actors", "runner")
 _DOTTED = re.compile(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_]\w*")
 
 
-def code_directories(given: Mapping[str, Any], root: Path) -> tuple[Any, list[Fault]]:
-    """Return the directories in which to look for the Python files that a model file names.
+def find_code_directories(given: Mapping[str, Any], root: Path) -> tuple[Any, list[Problem]]:
+    """Return the directories of the Python files that a model file names by ``package.module:Class``.
 
-    They are what stands under ``code``, and the model file's directory or the current one where a name that is not
-    found there begins with a file or a package that lies in them: so a run finds its modules again wherever its
-    config is read.
+    These are the directories under ``code`` and, for a name that none of them has, the model file's directory or the
+    current one if a file or package of that name is there. A run therefore finds its modules again from any directory.
 
     Parameters
     ----------
     given : mapping
         The model file.
     root : Path
-        The directory that it is in.
+        Its directory.
 
     Returns
     -------
     list of Path
-        Absolute. Anything else that stood there is returned as it is, for the section to refuse.
-    list of Fault
-        Which directories are not there.
+        Absolute. A value of another type is returned unchanged, for the section to reject.
+    list of Problem
+        Directories that do not exist.
     """
     listed = given.get("code")
     if not isinstance(listed, list | None) or not all(isinstance(each, str | Path) for each in listed or ()):
         return listed, []
-    found = [_absolute(root / Path(each).expanduser()) for each in listed or ()]
-    faults: list[Fault] = [
+    directories = [_absolute(root / Path(each).expanduser()) for each in listed or ()]
+    problems: list[Problem] = [
         (("code", index), f"there is no directory {directory}")
-        for index, directory in enumerate(found)
+        for index, directory in enumerate(directories)
         if not directory.is_dir()
     ]
-    for name in dict.fromkeys(top_names([given.get("modules"), given.get("schedule")])):
-        home = next((here for here in [*found, _absolute(root), Path.cwd()] if holds(here, name)), None)
-        if home is not None and home not in found:
-            found.append(home)
-    return found, faults
+    for name in dict.fromkeys(_top_level_names([given.get("modules"), given.get("schedule")])):
+        candidates = [*directories, _absolute(root), Path.cwd()]
+        home = next((directory for directory in candidates if _contains_module(directory, name)), None)
+        if home is not None and home not in directories:
+            directories.append(home)
+    return directories, problems
 
 
-def top_names(node: Any) -> Iterator[str]:
-    """Give the first part of every ``package.module:Class`` in what YAML holds."""
+def collect_code(graph: Graph) -> list[str]:
+    """Return the packages' directories and the module files that the processes of a run need on other machines.
+
+    These are this software's packages, those of the model's module types, and those that parameters name
+    (``package.module:Class``) if they are in the model's code directories; installed packages (torch) are expected on
+    every machine.
+
+    Parameters
+    ----------
+    graph : Graph
+    """
+    types = [find(spec.type).__module__.partition(".")[0] for spec in graph.modules.values()]
+    paths = map(_find_package, dict.fromkeys((*_OWN_PACKAGES, *types, *_packages_in_parameters(graph))))
+    return [str(path) for path in paths if path is not None]
+
+
+def _packages_in_parameters(graph: Graph) -> Iterator[str]:
+    overrides = [dict(step.overrides) for step in graph.schedule.leaves()]
+    directories = {Path(directory) for spec in graph.modules.values() for directory in spec.code}
+    for name in _top_level_names([*(dict(spec.parameters) for spec in graph.modules.values()), *overrides]):
+        if any(_contains_module(directory, name) for directory in directories):
+            yield name
+
+
+def _find_package(name: str) -> Path | None:
+    """Return the path of a package or module; None if it is no file (built into the interpreter, in an archive)."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return None
+    directories = list(spec.submodule_search_locations or [])
+    path = Path(directories[0]) if directories else Path(spec.origin or "")
+    return path if path.is_dir() or path.suffix == ".py" else None
+
+
+def _top_level_names(node: Any) -> Iterator[str]:
+    """Yield the first part of every ``package.module:Class`` in parsed YAML."""
     if isinstance(node, str):
         dotted = _DOTTED.fullmatch(node)
         if dotted:
             yield dotted[1]
     elif isinstance(node, list | dict):
         for inner in node.values() if isinstance(node, dict) else node:
-            yield from top_names(inner)
+            yield from _top_level_names(inner)
 
 
-def holds(directory: Path, name: str) -> bool:
-    """Whether a module or a package of this name lies in a directory."""
+def _contains_module(directory: Path, name: str) -> bool:
     return (directory / f"{name}.py").is_file() or (directory / name).is_dir()
 
 

@@ -1,4 +1,4 @@
-"""YAML as model files have it: read, changed with ``--set`` and written."""
+"""YAML of model files: parsing, overriding values with ``--set``, and writing."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 import yaml
 
-from runner.config.error_messages import ConfigError, Faults, shown, unknown
+from runner.config.error_messages import ConfigError, ConfigErrors, format_value, unknown_name
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, keys are texts and stand once, and with YAML 1.2's floats (``1e-3`` is a number)."""
+    """A safe loader with string keys that may not repeat, and with the floats of YAML 1.2 (``1e-3`` is a number)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                key.tag = "tag:yaml.org,2002:str"  # a module may be called 3 or no
+                key.tag = "tag:yaml.org,2002:str"  # a module may be named 3 or no
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """The loader's counterpart; writes everything out instead of referring to what was written before."""
+    """The loader's counterpart; writes repeated values in full instead of as aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True
@@ -38,7 +38,13 @@ for _class in (_Loader, _Dumper):
 
 
 def parse(text: str, where: str) -> Any:
-    """Read YAML; what is wrong with it is said of `where`."""
+    """Parse YAML; errors name `where`.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not valid YAML.
+    """
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -55,7 +61,7 @@ def dump(plain: Any) -> str:
 
 
 def split_override(override: str) -> tuple[list[str], Any]:
-    """Return the keys and the value of a ``key.path=value``."""
+    """Return the keys and the parsed value of ``key.path=value``."""
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -64,20 +70,26 @@ def split_override(override: str) -> tuple[list[str], Any]:
 
 
 def set_at(node: Any, keys: Sequence[str], value: Any, done: tuple[str, ...] = ()) -> Any:
-    """Return `node` with `value` at the path `keys`; copies what changes, for aliases share it."""
+    """Return `node` with `value` at the path `keys`; copies what it changes, as YAML aliases may share it.
+
+    Raises
+    ------
+    ConfigErrors
+        If there is no such place.
+    """
     key: Any = keys[0]
     here = (*done, key)
     changed: Any
     if isinstance(node, list):
         if not key.isdecimal() or int(key) >= len(node):
-            raise Faults([(here, f"--set: there is no such place in a list of {len(node)}")])
+            raise ConfigErrors([(here, f"--set: there is no such place in a list of {len(node)}")])
         changed, key = list(node), int(key)
     elif isinstance(node, dict):
         changed = dict(node)
         if len(keys) > 1 and key not in node and done == ("modules",):
-            raise Faults([(here, f"--set: {unknown('module', key, [str(name) for name in node])}")])
+            raise ConfigErrors([(here, f"--set: {unknown_name('module', key, [str(name) for name in node])}")])
     else:
-        raise Faults([(done, f"--set: this is {shown(node)}, which has no {key!r} in it")])
+        raise ConfigErrors([(done, f"--set: this is {format_value(node)}, which has no {key!r} in it")])
     child = {} if isinstance(changed, dict) and changed.get(key) is None else changed[key]
     changed[key] = value if len(keys) == 1 else set_at(child, keys[1:], value, here)
     return changed

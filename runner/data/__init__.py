@@ -1,1 +1,1 @@
-"""Data sets, file readers and the sources of a model."""
+"""Data sets, file readers and the data of a model's sources."""

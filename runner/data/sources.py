@@ -1,4 +1,4 @@
-"""A run's data, one data set a source: loaded, held against each other, and put where the model's sources find them."""
+"""The data of a run, one data set for each source: loading, consistency checks, and the states of the sources."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from actors.graph.graph import Graph
-from actors.types import Array, State
+from actors.types import Array, IntArray, State
 from runner.config.sections import DataConfig
 from runner.data import datasets
 from runner.data.datasets import Dataset
-from runner.data.readers import DataError, Ints
+from runner.data.readers import DataError
 
 Data: TypeAlias = Mapping[str, Dataset]
-"""Data sets by the name of their source, all of the same rows."""
+"""Data sets by the name of their source; all describe the same rows."""
 
 
 def load_sources(given: Mapping[str, DataConfig], seed: int) -> dict[str, Dataset]:
-    """Load what a model file names.
+    """Load the data sets of a model file's sources.
 
     Raises
     ------
     DataError
-        If files or the choice of rows are wrong, or the sources do not describe the same rows.
+        If files or the choice of rows are not valid, or the sources do not describe the same rows.
     """
-    return checked({name: _load(source, seed, source.categories) for name, source in given.items()})
+    return check_same_rows({name: _load(source, seed, source.categories) for name, source in given.items()})
 
 
-def categories_of(given: Mapping[str, DataConfig], data: Data, seed: int) -> dict[str, Array]:
-    """Return the true categories of the rows by module, under ``""`` those that hold for all.
+def load_categories_by_module(given: Mapping[str, DataConfig], data: Data, seed: int) -> dict[str, Array]:
+    """Return the true categories of the rows by module, under ``""`` those of all modules.
 
     Parameters
     ----------
     given : mapping of str to DataConfig
     data : mapping of str to Dataset
-        What :func:`load_sources` gave.
+        From :func:`load_sources`.
     seed : int
     """
-    found: dict[str, Array] = {}
+    categories: dict[str, Array] = {}
     for source in given.values():
         if isinstance(source.categories, dict):
             labels = {name: _load(source, seed, path).categories for name, path in source.categories.items()}
-            found.update({name: values for name, values in labels.items() if values is not None})
+            categories.update({name: values for name, values in labels.items() if values is not None})
     common = common_categories(data)
-    return found if common is None else {**found, "": common}
+    return categories if common is None else {**categories, "": common}
 
 
-def common_categories(data: Data) -> Ints | None:
-    """Return the categories of the rows; None where no source has any."""
+def common_categories(data: Data) -> IntArray | None:
+    """Return the categories of the rows, None if no source has any."""
     return next((each.categories for each in data.values() if each.categories is not None), None)
 
 
-def rows_in(data: Data) -> int:
-    """Return how many rows there are."""
+def count_rows(data: Data) -> int:
+    """Return the number of rows."""
     return len(next(iter(data.values())).observations)
 
 
-def checked(data: dict[str, Dataset]) -> dict[str, Dataset]:
-    """Return the data sets as they are; they must describe the same rows.
+def check_same_rows(data: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Check that the data sets describe the same rows, and return them.
 
     Raises
     ------
     DataError
-        If one has another number of rows, other categories or other sequences than another one.
+        If two of them differ in the number of rows, the categories or the lengths of the sequences.
     """
     (first, one), *others = data.items()
     for name, other in others:
@@ -73,30 +73,31 @@ def checked(data: dict[str, Dataset]) -> dict[str, Dataset]:
         if counts[0] != counts[1]:
             raise DataError(
                 f"data.{first} has {counts[0]} rows and data.{name} {counts[1]}; "
-                "row by row, they must describe the same"
+                "row by row, they must describe the same things"
             )
     for what in ("categories", "lengths"):
         known = [(name, getattr(each, what)) for name, each in data.items() if getattr(each, what) is not None]
         for name, values in known[1:]:
             if not np.array_equal(values, known[0][1]):
                 raise DataError(
-                    f"the {what} of data.{known[0][0]} and data.{name} differ; row by row, they must describe the same"
+                    f"the {what} of data.{known[0][0]} and data.{name} differ; "
+                    "row by row, they must describe the same things"
                 )
     return data
 
 
 def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, State]:
-    """Return what the model's sources start from: their data and the lengths of the sequences.
+    """Return the states of the model's sources: their data and the lengths of the sequences.
 
     Parameters
     ----------
     graph : Graph
     data : mapping of str to Dataset
     shapes : mapping of str to tuple of int, optional
-        The shape of a row of each source. One without data gets rows that are all missing.
+        The shape of a row of each source. A source without data gets rows that are all missing.
     """
     lengths = next((each.lengths for each in data.values() if each.lengths is not None), None)
-    rows = rows_in(data)
+    rows = count_rows(data)
     states: dict[str, State] = {}
     for name in graph.sources:
         if name in data:
@@ -109,7 +110,7 @@ def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]
     return states
 
 
-def new_rows(
+def load_new_rows(
     sources: Iterable[str],
     given: Sequence[str],
     *,
@@ -118,50 +119,50 @@ def new_rows(
     offset: int = 0,
     ordered: bool = True,
 ) -> dict[str, Dataset]:
-    """Load rows for a trained run: those of files, or of data sets that packages carry.
+    """Load rows of files or of built-in data sets, for a trained run.
 
     Parameters
     ----------
     sources : iterable of str
-        The run's.
+        Names of the run's sources.
     given : sequence of str
-        For each source ``name=what``, for a single one ``what`` alone: the path of a file or the name of a data set.
-        A source that is left out has no data.
+        ``name=data`` for each source, or ``data`` for a single one: the path of a file or the name of a data set.
+        A source that is not named has no data.
     categories : Path, optional
         Labels of the rows of a file.
     count, offset : int
         As in :func:`runner.data.datasets.load`.
     ordered : bool
-        Whether the rows come in the order in which they happened.
+        Whether the rows are a sequence, in temporal order.
 
     Raises
     ------
     DataError
-        If files or the choice of rows are wrong, a source is not named or named twice, or the sources do not describe
+        If files or the choice of rows are not valid, a source is missing or named twice, or the sources do not describe
         the same rows.
     """
     names = list(sources)
     chosen: dict[str, str] = {}
     for text in given:
-        name, equals, what = text.partition("=")
+        name, equals, origin = text.partition("=")
         if not (equals and name in names):
-            name, what = names[0], text
+            name, origin = names[0], text
             if len(names) > 1:
-                raise DataError(f"{text!r}: this run has the sources {', '.join(names)}; say which, as {name}={text}")
+                raise DataError(f"{text!r}: this run has the sources {', '.join(names)}; name one, as in {name}={text}")
         if name in chosen:
-            raise DataError(f"source {name} is given twice, as {chosen[name]!r} and {what!r}; leave one out")
-        chosen[name] = what
-    packaged = [what for what in chosen.values() if what in datasets.SOURCES and what != "files"]
-    if categories is not None and len(packaged) == len(chosen):
-        raise DataError(f"--categories goes with a data file; {packaged[0]} has its own")
-    found = {}
-    for name, what in chosen.items():
-        if what in packaged:
+            raise DataError(f"source {name} is given twice, as {chosen[name]!r} and {origin!r}; leave one out")
+        chosen[name] = origin
+    built_in = [origin for origin in chosen.values() if origin in datasets.SOURCES and origin != "files"]
+    if categories is not None and len(built_in) == len(chosen):
+        raise DataError(f"--categories goes with a data file; {built_in[0]} has its own")
+    data = {}
+    for name, origin in chosen.items():
+        if origin in built_in:
             order = "cyclic" if ordered else "shuffled"
-            found[name] = datasets.load(what, count=count, offset=offset, order=order)
+            data[name] = datasets.load(origin, count=count, offset=offset, order=order)
         else:
-            found[name] = datasets.load("files", observations=what, categories=categories, count=count, offset=offset)
-    return checked(found)
+            data[name] = datasets.load("files", observations=origin, categories=categories, count=count, offset=offset)
+    return check_same_rows(data)
 
 
 def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:

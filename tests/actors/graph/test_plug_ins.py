@@ -1,4 +1,4 @@
-"""Module types that installed distributions bring: found by name, imported alone, named where they are broken."""
+"""Module types of installed distributions: found by name, imported one at a time, and named if they are not valid."""
 
 import logging
 import subprocess
@@ -7,34 +7,34 @@ import sys
 import pytest
 
 from actors.errors import ModuleError
-from actors.graph.registry import BUILT_IN, GROUP, add_code_directories, find, known_names, make, module_types
+from actors.graph.registry import BUILT_IN, GROUP, add_code_directories, find, known_names, make_module, module_types
 from tests.support.distributions import MODULE, Site
 
 
 class TestFinding:
-    def test_a_type_by_the_name_of_its_entry_point(self, site):
+    def test_a_type_is_found_by_the_name_of_its_entry_point(self, site):
         site.install("serket-own", {"own": "own_module:Own"}, own_module=MODULE)
         assert find("own").__name__ == "Own"
         assert find("own") is find("own_module:Own")
-        assert make("own", {"size": 5}).parameters.size == 5
+        assert make_module("own", {"size": 5}).parameters.size == 5
 
-    def test_a_list_names_every_type_with_who_brings_it_and_imports_none(self, site):
+    def test_the_list_names_every_type_and_its_distribution_and_imports_none(self, site):
         site.install("serket-own", {"own": "own_module:Own", "other": "own_module:Other"}, own_module="1 / 0")
-        listed = {found.name: found for found in module_types()}
+        listed = {each.name: each for each in module_types()}
         assert list(listed) == [*BUILT_IN, "other", "own"]
         assert (listed["own"].target, listed["own"].origin) == ("own_module:Own", "serket-own 1.2")
         assert listed["gmm"].built_in
         assert not listed["own"].built_in
         assert "own_module" not in sys.modules
 
-    def test_one_imports_that_one_alone(self, site):
+    def test_finding_a_type_imports_no_other(self, site):
         site.install("a", {"a": "a_module:Own"}, a_module=MODULE)
         site.install("b", {"b": "b_module:Own"}, b_module=MODULE)
         find("b")
         assert "b_module" in sys.modules
         assert "a_module" not in sys.modules
 
-    def test_an_unknown_name_is_refused_with_all_that_are_known(self, site):
+    def test_an_unknown_name_is_refused_with_the_known_names(self, site):
         site.install("serket-own", {"own": "own_module:Own"}, own_module=MODULE)
         with pytest.raises(
             ModuleError, match=rf"unknown module type 'owm': one of {', '.join(BUILT_IN)}, own, or pack"
@@ -42,73 +42,76 @@ class TestFinding:
             find("owm")
         assert known_names() == [*BUILT_IN, "own"]
 
-    def test_of_two_installations_of_one_distribution_the_first_on_the_path_counts(self, site, tmp_path, monkeypatch):
+    def test_of_two_installations_of_one_distribution_the_first_on_the_path_is_used(self, site, tmp_path, monkeypatch):
         site.install("serket_own", {"own": "own_module:Own"}, version="2.0", own_module=MODULE)
         (tmp_path / "later").mkdir()
         Site(tmp_path / "later").install("serket-own", {"own": "elsewhere:Own"}, version="1.0")
         monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "later")])
-        assert [found.origin for found in module_types() if found.name == "own"] == ["serket_own 2.0"]
+        assert [each.origin for each in module_types() if each.name == "own"] == ["serket_own 2.0"]
         assert find("own").__module__ == "own_module"
 
 
-class TestNamesOfTwo:
-    def test_a_built_in_module_keeps_its_name_and_a_warning_names_the_other_one(self, site, caplog):
+class TestNameConflicts:
+    def test_a_built_in_module_keeps_its_name_and_a_warning_names_the_plug_in(self, site, caplog):
         site.install("serket-own", {"gmm": "own_module:Own"}, own_module=MODULE)
         with caplog.at_level(logging.WARNING):
             assert find("gmm") is find(BUILT_IN["gmm"]) is find("gmm")
         assert len(caplog.messages) == 1
         for word in ("'gmm' is the one built into serket-actors", "serket-own 1.2", "type: own_module:Own"):
             assert word in caplog.text
-        assert [found.clash for found in module_types() if found.target == "own_module:Own"] == caplog.messages
+        assert [each.conflict for each in module_types() if each.target == "own_module:Own"] == caplog.messages
 
-    def test_a_name_that_two_give_is_refused_with_both(self, site):
+    def test_a_name_of_two_plug_ins_is_refused_with_both(self, site):
         for name in ("a", "b"):
             site.install(f"serket-{name}", {"own": f"{name}_module:Own", name: f"{name}_module:Own"})
             (site.path / f"{name}_module.py").write_text(MODULE)
-        said = r"'own' is brought by serket-[ab] 1.2 \([ab]_module:Own\) and serket-[ab] 1.2 \([ab]_module:Own\)"
-        with pytest.raises(ModuleError, match=said) as raised:
+        message = r"'own' is provided by serket-[ab] 1.2 \([ab]_module:Own\) and serket-[ab] 1.2 \([ab]_module:Own\)"
+        with pytest.raises(ModuleError, match=message) as raised:
             find("own")
         assert "serket-a" in str(raised.value)
         assert "serket-b" in str(raised.value)
         assert find("a").__module__ == "a_module"
-        assert sum(bool(found.clash) for found in module_types()) == 2
+        assert sum(bool(each.conflict) for each in module_types()) == 2
 
 
 class TestBroken:
     @pytest.mark.parametrize(
-        ("source", "said"),
+        ("source", "message"),
         [
             ("import no_such_package", "cannot be loaded: No module named 'no_such_package'"),
             ("class Own(:", "cannot be loaded: SyntaxError"),
             ("import sys; sys.exit(1)", "cannot be loaded: SystemExit"),
             ("", "cannot be loaded: module 'own_module' has no attribute 'Own'"),
-            ("class Own: pass", "is no subclass of actors.module.Module"),
+            ("class Own: pass", "is no subclass of actors.Module"),
             (MODULE.replace("def state", "def condition"), "does not define state"),
             (MODULE.replace("Parameters", "Settings"), "has no dataclass called Parameters"),
             (MODULE.replace("size:", "threads:"), "a parameter cannot be called 'threads'"),
-            (MODULE.replace('"),)', '"))'), "expected a tuple of actors.module.Port"),
+            (MODULE.replace('"),)', '"))'), "expected a tuple of actors.Port"),
             (MODULE.replace("ports = (", "ports = 2 * ("), "two ports are called 'observations'"),
             (MODULE.replace('"in"', '"into"'), "port 'observations' is 'into' and 'forward', expected in or out"),
             (MODULE.replace('"observations")', '"sights")'), "is of unknown kind 'sights': one of observations, "),
             (MODULE.replace("ports =", "kinds = 'sights'; ports ="), "kinds is 'sights', expected a tuple"),
-            (MODULE.replace("ports =", "kinds = ('sights',); ports ="), "'sights' is none"),
+            (
+                MODULE.replace("ports =", "kinds = ('sights',); ports ="),
+                "expected a message kind (actors.Kind), got 'sights'",
+            ),
         ],
     )
-    def test_it_is_named_with_its_distribution_and_the_reason_and_does_not_stop_others(self, site, source, said):
+    def test_a_type_that_is_not_valid_is_named_with_its_distribution_and_others_are_found(self, site, source, message):
         site.install("serket-own", {"own": "own_module:Own"}, own_module=source)
         site.install("serket-good", {"good": "good_module:Own"}, good_module=MODULE)
         with pytest.raises(ModuleError, match=r"'own' \(own_module:Own of serket-own 1.2\)") as raised:
             find("own")
-        assert said in str(raised.value)
+        assert message in str(raised.value)
         assert find("good").__name__ == "Own"
 
     @pytest.mark.parametrize("target", ["own_module", "own_module:", "", "own module:Own"])
-    def test_an_entry_point_that_is_no_class_is_named(self, site, target):
+    def test_an_entry_point_that_names_no_class_is_refused(self, site, target):
         site.install("serket-own", {"own": target}, own_module=MODULE)
         with pytest.raises(ModuleError, match=r"of serket-own 1.2\) cannot be loaded"):
             find("own")
 
-    def test_a_distribution_whose_metadata_cannot_be_read_brings_nothing_and_stops_nobody(self, site, caplog):
+    def test_a_distribution_with_unreadable_metadata_is_ignored_with_a_warning(self, site, caplog):
         site.install("serket-own", {"own": "own_module:Own"}, own_module=MODULE)
         site.install("half", {})
         (site.path / "half-1.2.dist-info" / "entry_points.txt").write_text(f"[{GROUP}]\nnonsense\n")
@@ -117,7 +120,7 @@ class TestBroken:
         assert "half-1.2.dist-info" in caplog.text
 
 
-def test_files_in_further_directories_are_found_after_all_that_is_installed(site, tmp_path):
+def test_files_in_code_directories_are_found_after_installed_packages(site, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "my_module.py").write_text(MODULE)
     (tmp_path / "mine" / "numpy.py").write_text("1 / 0")
@@ -130,7 +133,7 @@ def test_files_in_further_directories_are_found_after_all_that_is_installed(site
     assert sys.path[-1] == str(tmp_path / "mine")
 
 
-def test_a_built_in_module_is_found_without_any_plug_ins_code():
+def test_finding_a_built_in_module_imports_no_plug_in():
     code = (
         "import sys; from actors.graph.registry import find; find('observation');"
         "assert not {'actors.modules.mixture.gmm', 'torch', 'ray'} & set(sys.modules)"

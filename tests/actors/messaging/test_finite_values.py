@@ -1,25 +1,25 @@
-"""What is not a number stops the update that made it, by name, and changes nothing."""
+"""Values that are not finite stop the update that computed them, with their name, and change no state."""
 
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from actors.graph.spec import Connection, ModuleSpec
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.errors import NonFiniteError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from actors.module import Context, Module, Outbox, Port
-from tests.support.toy_modules import Source  # noqa: F401 (of the graphs here)
+from tests.support.toy_modules import Source  # noqa: F401 (used by the graphs)
 
 X = np.random.default_rng(0).random((40, 5))
 
 
-class Odd(Module):
-    """Learns its draws; puts `value` at `place` in round `round`."""
+class NonFinite(Module):
+    """Sums random draws as its state; adds `value` at `place` in round `round`."""
 
     ports = (Port("observations", "in", "forward", "observations"),)
 
@@ -35,13 +35,13 @@ class Odd(Module):
 
     def update(self, inbox, context):
         self.weights += context.generator.normal(size=(2, 3))
-        odd = self.parameters.value if context.round == self.parameters.round else 0.0
+        value = self.parameters.value if context.round == self.parameters.round else 0.0
         if self.parameters.place == "report":
-            context.report(3, 9, loss=odd)
+            context.report(3, 9, loss=value)
         if self.parameters.place == "state":
-            self.weights[1, 2] += odd
-        output = np.array([0.0, odd if self.parameters.place == "output" else 0.0])
-        metric = odd if self.parameters.place == "metric" else 0.0
+            self.weights[1, 2] += value
+        output = np.array([0.0, value if self.parameters.place == "output" else 0.0])
+        metric = value if self.parameters.place == "metric" else 0.0
         return Outbox(metrics={"evidence": metric}, outputs={"z": output})
 
     def recognize(self, inbox, context):
@@ -54,26 +54,26 @@ class Odd(Module):
         self.weights = state["weights"].copy()
 
 
-def graph(**odd):
+def graph(**parameters):
     return Graph(
         [
             ModuleSpec("data", "tests.support.toy_modules:Source"),
-            ModuleSpec("odd", "tests.actors.messaging.test_finite_values:Odd", odd),
+            ModuleSpec("m", "tests.actors.messaging.test_finite_values:NonFinite", parameters),
         ],
-        [Connection("data", "odd")],
-        Schedule(2, (Step("odd"),)),
+        [Connection("data", "m")],
+        Schedule(2, (Step("m"),)),
     )
 
 
-def coordinator(of):
-    made = Coordinator(of, InProcess())
+def coordinator(graph):
+    made = Coordinator(graph, InProcessBackend())
     made.start({"data": {"values": X}})
     return made
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "error"),
     [
         ("report", r"loss is (nan|inf) after 3 of 9"),
         ("metric", r"evidence is (nan|inf)"),
@@ -81,41 +81,41 @@ def coordinator(of):
         ("output", r"output 'z' is (nan|inf) at \(1,\)"),
     ],
 )
-def test_module_round_step_and_quantity_are_named(place, said, value):
-    with pytest.raises(NonFiniteError, match=rf"module 'odd', round 2, step 0: {said}"):
+def test_the_error_names_module_round_step_and_quantity(place, error, value):
+    with pytest.raises(NonFiniteError, match=rf"module 'm', round 2, step 0: {error}"):
         coordinator(graph(place=place, value=value)).run_rounds()
 
 
 @pytest.mark.parametrize("place", ["state", "output"])
-def test_the_logarithm_of_zero_is_a_number(place):
+def test_the_logarithm_of_zero_is_valid_in_arrays(place):
     coordinator(graph(place=place, value=-math.inf)).run_rounds()
 
 
-def test_a_figure_of_minus_infinity_is_none():
+def test_a_metric_of_minus_infinity_is_refused():
     with pytest.raises(NonFiniteError, match="evidence is -inf"):
         coordinator(graph(place="metric", value=-math.inf)).run_rounds()
 
 
-def test_exchange_and_chain_are_named_where_there_are_some():
+def test_exchange_and_chain_are_named_if_they_are_not_zero():
     context = Context("gmm", round=1, step=2, exchange=3, chain=4)
     assert context.where == "module 'gmm', round 1, step 2, exchange 3, chain 4"
 
 
 @pytest.mark.parametrize("place", ["report", "metric", "state", "output"])
-def test_the_module_keeps_what_it_had_learnt_before(place):
-    transport = InProcess()
-    failing = Coordinator(graph(place=place), transport)
+def test_the_module_keeps_its_previous_state(place):
+    backend = InProcessBackend()
+    failing = Coordinator(graph(place=place), backend)
     failing.start({"data": {"values": X}})
-    failing.update("odd", 1, 0)
-    before = transport._hosts["odd"].module.state()["weights"]
+    failing.update("m", 1, 0)
+    before = backend._hosts["m"].module.state()["weights"]
     with pytest.raises(NonFiniteError):
-        failing.update("odd", 2, 0)
-    np.testing.assert_array_equal(transport._hosts["odd"].module.state()["weights"], before)
-    failing.update("odd", 3, 0)
-    calm = coordinator(graph())
-    calm.update("odd", 1, 0)
-    calm.update("odd", 3, 0)
-    np.testing.assert_array_equal(failing.state("odd")["weights"], calm.state("odd")["weights"])
+        failing.update("m", 2, 0)
+    np.testing.assert_array_equal(backend._hosts["m"].module.state()["weights"], before)
+    failing.update("m", 3, 0)
+    undisturbed = coordinator(graph())
+    undisturbed.update("m", 1, 0)
+    undisturbed.update("m", 3, 0)
+    np.testing.assert_array_equal(failing.state("m")["weights"], undisturbed.state("m")["weights"])
 
 
 def model(scale=1.0, **vae):
@@ -134,24 +134,24 @@ def model(scale=1.0, **vae):
     )
 
 
-def test_a_vae_whose_loss_is_no_number_stops_in_that_epoch():
-    of, rows = model(learning_rate=1e20)
-    learning = Coordinator(of, InProcess())
+def test_a_vae_stops_in_the_epoch_whose_loss_is_not_finite():
+    model_graph, rows = model(learning_rate=1e20)
+    learning = Coordinator(model_graph, InProcessBackend())
     learning.start({"data": {"values": rows}})
-    said = r"module 'vae', round 1, step 0: the loss is (nan|inf) after \d+ of 20 epochs .*; try a smaller"
-    with pytest.raises(NonFiniteError, match=said):
+    error = r"module 'vae', round 1, step 0: the loss is (nan|inf) after \d+ of 20 epochs .*; try a smaller"
+    with pytest.raises(NonFiniteError, match=error):
         learning.run_rounds()
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("parameters", [{}, {"engine": "vb"}, {"start": "kmeans"}, {"start": "sequence"}])
-def test_a_gmm_whose_covariances_overflow_says_how_large_its_data_are(parameters):
-    of = Graph(
+def test_a_gmm_whose_covariances_overflow_names_the_largest_value_of_its_data(parameters):
+    model_graph = Graph(
         [ModuleSpec("data", "observation"), ModuleSpec("gmm", "gmm", {"classes": 3, **parameters})],
         [Connection("data", "gmm")],
         Schedule(1, (Step("gmm"),)),
     )
-    learning = Coordinator(of, InProcess())
+    learning = Coordinator(model_graph, InProcessBackend())
     learning.start({"data": {"values": X * 1e200}})
     with pytest.raises(NonFiniteError, match=r"module 'gmm', round 1, step 0: .* reach \S*e\+199"):
         learning.run_rounds()
@@ -159,8 +159,8 @@ def test_a_gmm_whose_covariances_overflow_says_how_large_its_data_are(parameters
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("parameters", [{}, {"engine": "vb"}, {"start": "sequence", "calibrate": True}])
-def test_data_short_of_that_are_learnt_from(parameters):
-    of = Graph(
+def test_data_below_that_size_can_be_learnt(parameters):
+    model_graph = Graph(
         [
             ModuleSpec("data", "observation"),
             ModuleSpec("gmm", "gmm", {"classes": 3, "prior_scale": "data", **parameters}),
@@ -169,25 +169,25 @@ def test_data_short_of_that_are_learnt_from(parameters):
         [Connection("data", "gmm"), Connection("gmm", "mm")],
         Schedule(1, (Step("gmm"), Step("mm"), Step("gmm"))),
     )
-    learning = Coordinator(of, InProcess())
+    learning = Coordinator(model_graph, InProcessBackend())
     learning.start({"data": {"values": X * 1e139}})
     learning.run_rounds()
 
 
-def test_a_vae_that_failed_goes_on_from_what_it_had_learnt():
-    of, rows = model()
-    stumbling, calm = (Coordinator(of, InProcess()) for _ in range(2))
-    for each in (stumbling, calm):
+def test_a_vae_continues_from_its_previous_state_after_a_failure():
+    model_graph, rows = model()
+    failing, undisturbed = (Coordinator(model_graph, InProcessBackend()) for _ in range(2))
+    for each in (failing, undisturbed):
         each.start({"data": {"values": rows}})
         each.update("vae", 1, 0)
-    spec = of.modules["vae"]
-    host = stumbling._transport._hosts["vae"]
+    spec = model_graph.modules["vae"]
+    host = failing._backend._hosts["vae"]
     host.module.parameters = replace(host.module.parameters, learning_rate=1e20)
     with pytest.raises(NonFiniteError):
-        stumbling.update("vae", 2, 0)
+        failing.update("vae", 2, 0)
     host.module.parameters = replace(host.module.parameters, learning_rate=1e-3)
     assert spec.parameters.get("learning_rate") is None
-    for each in (stumbling, calm):
+    for each in (failing, undisturbed):
         each.update("vae", 3, 0)
-    one, other = stumbling.state("vae"), calm.state("vae")
+    one, other = failing.state("vae"), undisturbed.state("vae")
     assert all(np.array_equal(one[name], other[name]) for name in other)

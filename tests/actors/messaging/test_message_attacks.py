@@ -1,4 +1,4 @@
-"""What an attacker would send is refused, quickly, in little memory, and nothing of it runs."""
+"""Malicious bytes are refused quickly, with little memory, and without executing anything."""
 
 import pickle
 import resource
@@ -17,11 +17,11 @@ from tests.actors.messaging.test_messages import arrays_of, header, log_rows, me
 from tests.support.message_bytes import (
     ROUTE,
     VALID,
+    check_decodes_or_raises,
+    decode_error,
     document,
     fields_of,
     header_with,
-    message_or_refusal,
-    said_about,
     tree,
 )
 
@@ -30,91 +30,99 @@ def blob_of(array):
     return np.ascontiguousarray(array).tobytes()
 
 
-class TestRefusedWithItsRoute:
-    """A readable header gives every refusal its sender, receiver, port and kind."""
+class TestErrorsNameTheRoute:
+    """Every error after a readable header names sender, receiver, port and kind."""
 
     @pytest.mark.parametrize(
-        ("fields", "blobs", "said"),
+        ("fields", "blobs", "expected"),
         [
-            (fields_of(), [bytes(79)], "mean announces 80 bytes for shape (5, 2), 79 are marked, 79 came"),
-            (fields_of(), [bytes(81)], "mean announces 80 bytes for shape (5, 2), 81 are marked, 81 came"),
-            (fields_of(), b"\x91\xc6\xff\xff\xff\xff" + bytes(80), "4294967295 are marked, 80 came"),
-            (fields_of(), b"\x91\xc4\x50" + bytes(40), "80 are marked, 40 came"),
-            (fields_of(), b"\x91\xc5\x00", "0 came"),
-            (fields_of(), b"\x91", "bytes were expected, nothing came"),
-            (fields_of(), ["text"], "bytes were expected, something else came"),
-            (fields_of(), [bytes(80), b""], "a list of 1 arrays was expected"),
-            (fields_of(), [], "a list of 1 arrays was expected"),
-            (fields_of(), msgpack.packb([bytes(80)]) + b"\xc0", "1 bytes follow the message"),
+            (
+                fields_of(),
+                [bytes(79)],
+                "mean has shape (5, 2) and needs 80 bytes, but 79 are declared and 79 are present",
+            ),
+            (
+                fields_of(),
+                [bytes(81)],
+                "mean has shape (5, 2) and needs 80 bytes, but 81 are declared and 81 are present",
+            ),
+            (fields_of(), b"\x91\xc6\xff\xff\xff\xff" + bytes(80), "4294967295 are declared and 80 are present"),
+            (fields_of(), b"\x91\xc4\x50" + bytes(40), "80 are declared and 40 are present"),
+            (fields_of(), b"\x91\xc5\x00", " 0 are present"),
+            (fields_of(), b"\x91", "expected bytes, found the end of the document"),
+            (fields_of(), ["text"], "expected bytes, found another type"),
+            (fields_of(), [bytes(80), b""], "expected 'arrays' with a list of 1 arrays"),
+            (fields_of(), [], "expected 'arrays' with a list of 1 arrays"),
+            (fields_of(), msgpack.packb([bytes(80)]) + b"\xc0", "1 unexpected bytes after the message"),
             (fields_of(), [blob_of(np.full((5, 2), np.nan))], "mean is not finite in row 0 (5 such rows)"),
             (fields_of(), [blob_of(np.full((5, 2), np.inf))], "mean is not finite"),
-            (fields_of(schema=99), [bytes(80)], "schema 99 came, schema 1 is spoken here"),
+            (fields_of(schema=99), [bytes(80)], "has schema 99, expected schema 1"),
             (fields_of(arrays=[["mean", "<i8", [5, 2]]]), [bytes(80)], "mean has dtype '<i8', expected <f4 or <f8"),
             (fields_of(arrays=[["mean", "<f8", [2**60, 2]]]), [bytes(80)], "at most 4 GiB are allowed"),
-            (fields_of(arrays=[["mean", "<f8", [2**60, 0]]]), [b""], "with none of them 0"),
-            (fields_of(arrays=[["mean", "<f8", [0, 2**60]]]), [b""], "with none of them 0"),
+            (fields_of(arrays=[["mean", "<f8", [2**60, 0]]]), [b""], "with no size of 0"),
+            (fields_of(arrays=[["mean", "<f8", [0, 2**60]]]), [b""], "with no size of 0"),
             (fields_of(arrays=[["mean", "<f8", [2**61 + 5, 2]]]), [bytes(80)], "at most 4 GiB are allowed"),
             (fields_of(arrays=[["mean", "<f8", [2**63, 2**63]]]), [b""], "at most 4 GiB are allowed"),
-            (fields_of(arrays=[["mean", "<f8", [5, 2]]] * 2), [bytes(80)] * 2, "an array is named twice"),
+            (fields_of(arrays=[["mean", "<f8", [5, 2]]] * 2), [bytes(80)] * 2, "duplicate array name"),
         ],
     )
-    def test_latent_vectors(self, fields, blobs, said):
-        refusal = said_about(document(fields, blobs))
-        assert refusal.startswith(ROUTE.format("latent_vectors"))
-        assert said in refusal
+    def test_of_latent_vectors(self, fields, blobs, expected):
+        error = decode_error(document(fields, blobs))
+        assert error.startswith(ROUTE.format("latent_vectors"))
+        assert expected in error
 
-    def test_a_truncated_document_is_refused_with_its_route(self):
-        assert said_about(VALID[:-20]).startswith(ROUTE.format("class_posteriors"))
+    def test_of_a_truncated_document(self):
+        assert decode_error(VALID[:-20]).startswith(ROUTE.format("class_posteriors"))
 
-    def test_an_unknown_kind(self):
-        said = said_about(document(fields_of(kind="gossip"), []))
-        assert said.startswith("gmm -> mm.evidence (gossip): unknown kind 'gossip'; known are class_means")
+    def test_of_an_unknown_kind(self):
+        error = decode_error(document(fields_of(kind="gossip"), []))
+        assert error.startswith("gmm -> mm.evidence (gossip): unknown kind 'gossip'; known kinds are class_means")
 
     @pytest.mark.parametrize(
-        ("changed", "said"),
+        ("changed", "expected"),
         [
-            ({"schema": 2, "tone": "kind"}, "schema 2 came, schema 1 is spoken here"),
-            ({"schema": 2, "run": None}, "schema 2 came, schema 1 is spoken here"),
-            ({"tone": "kind"}, "header fields missing or unknown: tone"),
-            ({"run": None}, "header fields missing or unknown: run"),
-            ({"round": -1}, "round is -1, expected 0 or above"),
-            ({"arrays": 7}, "arrays is not a list"),
+            ({"schema": 2, "tone": "kind"}, "has schema 2, expected schema 1"),
+            ({"schema": 2, "run": None}, "has schema 2, expected schema 1"),
+            ({"tone": "kind"}, "missing or unknown header fields: tone"),
+            ({"run": None}, "missing or unknown header fields: run"),
+            ({"round": -1}, "round is -1, expected 0 or more"),
+            ({"arrays": 7}, "expected arrays to be a list"),
             ({"arrays": [["mean", ">f8", [5, 2]]]}, "mean has dtype '>f8'"),
             ({"arrays": [["mean", "<f8", [-5, 2]]]}, "the shape of mean is [-5, 2]"),
         ],
     )
-    def test_a_header_of_which_only_some_is_understood(self, changed, said):
-        for refusal in (
-            said_about(document(fields_of(**changed), [bytes(80)])),
-            said_about(msgpack.packb(fields_of(**changed)), unpack),
+    def test_of_a_header_that_is_only_partly_readable(self, changed, expected):
+        for error in (
+            decode_error(document(fields_of(**changed), [bytes(80)])),
+            decode_error(msgpack.packb(fields_of(**changed)), unpack),
         ):
-            assert refusal.startswith(ROUTE.format("latent_vectors"))
-            assert said in refusal
+            assert error.startswith(ROUTE.format("latent_vectors"))
+            assert expected in error
 
-    @pytest.mark.parametrize(("value", "said"), [(np.nan, "holds NaN"), (np.inf, "+inf"), (-np.inf, "-inf")])
-    def test_a_row_that_is_no_log_distribution(self, value, said):
+    @pytest.mark.parametrize(("value", "expected"), [(np.nan, "contains NaN"), (np.inf, "+inf"), (-np.inf, "-inf")])
+    def test_of_a_row_that_is_not_a_log_distribution(self, value, expected):
         rows = log_rows()
         rows[2] = value
-        assert said in said_about(document(fields_of("transition_prior"), [blob_of(rows)]))
+        assert expected in decode_error(document(fields_of("transition_prior"), [blob_of(rows)]))
 
     @pytest.mark.parametrize(
-        ("lengths", "said"),
+        ("lengths", "expected"),
         [
-            ([2**62] * 4 + [5], f"adds up to {2**64 + 5}, but there are 5 rows"),
-            ([6, -1], "has a sequence without rows"),
-            ([2, 2], "adds up to 4"),
+            ([2**62] * 4 + [5], f"sums to {2**64 + 5}, but there are 5 rows"),
+            ([6, -1], "contains a sequence length that is not positive"),
+            ([2, 2], "sums to 4"),
         ],
     )
-    def test_lengths_that_do_not_add_up(self, lengths, said):
+    def test_of_invalid_lengths(self, lengths, expected):
         fields = fields_of(arrays=[["mean", "<f8", [5, 2]], ["lengths", "<i8", [len(lengths)]]])
-        refusal = said_about(document(fields, [bytes(80), blob_of(np.array(lengths))]))
-        assert refusal.startswith(ROUTE.format("latent_vectors"))
-        assert said in refusal
+        error = decode_error(document(fields, [bytes(80), blob_of(np.array(lengths))]))
+        assert error.startswith(ROUTE.format("latent_vectors"))
+        assert expected in error
 
     @pytest.mark.parametrize("byte", [2, 127, 255])
-    def test_bools_that_are_neither_true_nor_false(self, byte):
+    def test_of_booleans_that_are_neither_0_nor_1(self, byte):
         fields = fields_of(arrays=[["mean", "<f8", [5, 2]], ["mask", "|b1", [5]]])
-        assert "mask holds bytes that are neither" in said_about(
+        assert "mask contains bytes other than 0 and 1" in decode_error(
             document(fields, [bytes(80), bytes([0, 1, byte, 0, 0])])
         )
 
@@ -137,8 +145,8 @@ HOSTILE_HEADERS = {
     "extension": header_with(msgpack.packb(msgpack.ExtType(1, b"code"))),
     "empty extension": header_with(b"\xc7\x00\x01"),
     "timestamp": header_with(b"\xd6\xff" + bytes(4)),
-    "no utf-8": header_with(b"\xa2\xff\xfe"),
-    "no utf-8 array name": header_with(b"\x91\x93\xa2\xff\xfe\xa3<f8\x91\x01", "arrays"),
+    "invalid utf-8": header_with(b"\xa2\xff\xfe"),
+    "invalid utf-8 in an array name": header_with(b"\x91\x93\xa2\xff\xfe\xa3<f8\x91\x01", "arrays"),
     "a tree of empty lists": header_with(tree(2, b"\x90")),
     "a tree of empty maps": header_with(tree(2, b"\x80")),
     "a tree of short texts": header_with(tree(2, b"\xa2ab", 50)),
@@ -172,42 +180,42 @@ HOSTILE_HEADERS = {
 @pytest.mark.parametrize("name", HOSTILE_HEADERS)
 def test_a_hostile_header_is_refused_alone_and_in_a_document(name):
     raw = HOSTILE_HEADERS[name]
-    assert said_about(raw, unpack)
-    assert said_about(document(raw, [bytes(80)]))
-    assert said_about(raw)
+    assert decode_error(raw, unpack)
+    assert decode_error(document(raw, [bytes(80)]))
+    assert decode_error(raw)
 
 
 HOSTILE_DOCUMENTS = {
-    "a great tree of empty lists": tree(3, b"\x90"),
+    "a large tree of empty lists": tree(3, b"\x90"),
     "the same as a header": document(tree(3, b"\x90"), []),
     "the same as the arrays": document(fields_of(), tree(3, b"\x90")),
-    "a great tree of empty maps as an array": document(fields_of(), b"\x91" + tree(3, b"\x80")),
-    "four gigabytes announced": document(fields_of(), b"\x91\xc6\xff\xff\xff\xff"),
-    "two to the 32 arrays announced": document(fields_of(), b"\xdd\xff\xff\xff\xff" * 1000),
+    "a large tree of empty maps as an array": document(fields_of(), b"\x91" + tree(3, b"\x80")),
+    "four gigabytes declared": document(fields_of(), b"\x91\xc6\xff\xff\xff\xff"),
+    "two to the 32 arrays declared": document(fields_of(), b"\xdd\xff\xff\xff\xff" * 1000),
     "header twice": b"\x82\xa6header" + pack_header(message("observations").header) * 2,
     "the arrays first": msgpack.packb({"arrays": [bytes(80)], "header": fields_of()}),
     "a third part": b"\x83" + document(fields_of(), [bytes(80)])[1:] + b"\xa1x\xc0",
     "two documents": VALID * 2,
     "a pickle": pickle.dumps(VALID),
     "numpy's own format": b"\x93NUMPY\x01\x00" + bytes(100),
-    "much of nothing": bytes(1 << 20),
+    "a megabyte of zeros": bytes(1 << 20),
     "deep nesting": b"\x91" * 100_000,
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE_DOCUMENTS)
 def test_a_hostile_document_is_refused(name):
-    assert said_about(HOSTILE_DOCUMENTS[name])
+    assert decode_error(HOSTILE_DOCUMENTS[name])
 
 
-def test_a_header_as_deep_as_it_may_be_is_refused_near_the_end_of_the_stack_too():
+def test_a_header_of_the_deepest_nesting_is_refused_also_near_the_recursion_limit():
     def deeper(calls):
-        return deeper(calls - 1) if calls else message_or_refusal(unpack, HOSTILE_HEADERS["deep arrays that fit"])
+        return deeper(calls - 1) if calls else check_decodes_or_raises(unpack, HOSTILE_HEADERS["deep arrays that fit"])
 
     deeper(sys.getrecursionlimit() // 2)
 
 
-def test_reading_a_large_message_takes_little_more_than_its_bytes():
+def test_decoding_a_large_message_takes_a_small_multiple_of_its_bytes():
     whole = encode(message("class_posteriors", log_prob=log_rows(20_000, 10), log_norm=np.zeros(20_000)))
     decode(whole)
     tracemalloc.start()
@@ -227,21 +235,21 @@ def test_reading_a_large_message_takes_little_more_than_its_bytes():
         ("observations", [["values", "<f4", [1]], ["lengths", "<i8", [10**6]]], [bytes(4), blob_of([2**62] * 10**6)]),
     ],
 )
-def test_a_large_message_wrong_in_every_row_is_refused_in_a_small_multiple_of_its_bytes(kind, described, blobs):
-    assert said_about(document(fields_of(kind, arrays=described), blobs))
+def test_a_large_message_with_an_error_in_every_row_takes_a_small_multiple_of_its_bytes(kind, described, blobs):
+    assert decode_error(document(fields_of(kind, arrays=described), blobs))
 
 
-def test_a_refused_header_costs_no_more_than_its_own_limit():
+def test_the_memory_for_an_invalid_header_is_limited():
     filled = header_with(tree(2, b"\x80", 89))
     assert len(filled) > MAX_HEADER_BYTES
-    said_about(filled, unpack)
+    decode_error(filled, unpack)
 
 
 LIMITED = """
 import pickle, resource, sys
 import actors.messaging.codec as codec
 from actors.errors import MessageError
-documents = pickle.loads(sys.stdin.buffer.read())  # of the test that started this process
+documents = pickle.loads(sys.stdin.buffer.read())  # from the test that started this process
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20),) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
@@ -251,13 +259,13 @@ for name, data in documents.items():
             read(data)
         except MessageError:
             continue
-        sys.exit(f"{name} was read")
+        sys.exit(f"{name} was decoded")
 print("refused", len(documents))
 """
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="no limit on memory here")
-def test_no_hostile_bytes_need_memory_that_a_small_process_does_not_have():
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="memory cannot be limited on this platform")
+def test_a_process_with_little_memory_refuses_all_hostile_bytes():
     hostile = {**HOSTILE_HEADERS, **HOSTILE_DOCUMENTS}
     hostile.update({f"{name} inside": document(raw, [bytes(80)]) for name, raw in HOSTILE_HEADERS.items()})
     done = subprocess.run(
@@ -272,34 +280,33 @@ def test_no_hostile_bytes_need_memory_that_a_small_process_does_not_have():
 
 
 class Trap:
-    """Leaves a mark when it is unpickled."""
+    """Sets a flag when it is unpickled."""
 
-    sprung = False
+    unpickled = False
 
     def __reduce__(self):
-        return spring, ()
+        return set_flag, ()
 
 
-def spring():
-    Trap.sprung = True
+def set_flag():
+    Trap.unpickled = True
     return Trap()
 
 
-def test_nothing_that_came_is_executed():
+def test_decoding_never_unpickles():
     trap = pickle.dumps(Trap())
     for place in ("kind", "arrays"):
         for ext in (trap, msgpack.packb(trap), msgpack.packb(msgpack.ExtType(42, trap))):
-            said_about(header_with(ext, place), unpack)
+            decode_error(header_with(ext, place), unpack)
     for dtype in ("|O", "O", "object"):
-        said_about(document(fields_of("observations", arrays=[["values", dtype, [1]]]), [trap]))
-    said_about(document(fields_of(), [trap]))
-    assert not Trap.sprung
+        decode_error(document(fields_of("observations", arrays=[["values", dtype, [1]]]), [trap]))
+    decode_error(document(fields_of(), [trap]))
+    assert not Trap.unpickled
     pickle.loads(trap)
-    assert Trap.sprung
+    assert Trap.unpickled
 
 
-def test_bytes_in_other_containers_are_read_as_well():
+def test_other_bytes_like_objects_can_be_decoded():
     assert decode(bytearray(VALID)).header == decode(memoryview(VALID)).header == decode(VALID).header
-    sent = header("latent_vectors")
-    raw = pack_header(make_message(sent, arrays_of("latent_vectors")).header)
+    raw = pack_header(make_message(header("latent_vectors"), arrays_of("latent_vectors")).header)
     assert unpack(memoryview(raw)).sender == "gmm"

@@ -1,4 +1,4 @@
-"""Whatever bytes come: a message or a MessageError, quickly, in little memory, and nothing runs."""
+"""Property tests of the codec: any bytes give a valid message or a MessageError, with little time and memory."""
 
 import msgpack
 import numpy as np
@@ -12,11 +12,19 @@ from actors.messaging.codec import unpack_header as unpack
 from actors.messaging.kinds import KINDS
 from actors.messaging.message import Header
 from tests.actors.messaging.test_messages import arrays_of, message
-from tests.support.message_bytes import ROUTE, VALID, document, fields_of, header_with, message_or_refusal, said_about
+from tests.support.message_bytes import (
+    ROUTE,
+    VALID,
+    check_decodes_or_raises,
+    decode_error,
+    document,
+    fields_of,
+    header_with,
+)
 
 fuzz = settings(max_examples=150, deadline=None)
 
-# --- what a sender may say ------------------------------------------------------------------------------------------
+# --- valid messages ------------------------------------------------------------------------------------------------
 
 names = st.text(max_size=40)
 counts = st.integers(0, 2**63 - 1)
@@ -24,7 +32,7 @@ counts = st.integers(0, 2**63 - 1)
 
 @st.composite
 def messages(draw):
-    """Any valid message of any kind."""
+    """Generate valid messages of all kinds."""
     kind = draw(st.sampled_from(sorted(KINDS)))
     n, k, d = draw(st.integers(1, 12)), draw(st.integers(1, 6)), draw(st.integers(1, 5))
     dtype = draw(st.sampled_from(["<f4", "<f8"]))
@@ -40,45 +48,45 @@ def messages(draw):
     if draw(st.booleans()):
         arrays["mask"] = rng.random(n) < 0.5
     order = draw(st.permutations(list(arrays)))
-    how = draw(st.sampled_from(["plain", "big endian", "strided", "fortran"]))
+    layout = draw(st.sampled_from(["plain", "big endian", "strided", "fortran"]))
     integers = {name: draw(counts) for name in ("round", "step", "sequence")}
     texts = {name: draw(names) for name in ("sender", "receiver", "port", "run")}
-    return make_message(Header(kind, **texts, **integers), {name: awkward(arrays[name], how) for name in order})
+    return make_message(Header(kind, **texts, **integers), {name: with_layout(arrays[name], layout) for name in order})
 
 
-def awkward(array, how):
-    """The same numbers, differently laid out."""
-    if how == "big endian":
+def with_layout(array, layout):
+    """Return an equal array with another memory layout."""
+    if layout == "big endian":
         return array.astype(array.dtype.newbyteorder(">"))
-    if how == "strided":
+    if layout == "strided":
         return np.repeat(array, 2, axis=0)[::2]
-    return np.asfortranarray(array) if how == "fortran" else array
+    return np.asfortranarray(array) if layout == "fortran" else array
 
 
 @fuzz
 @given(messages())
-def test_any_valid_message_comes_back_bit_for_bit(sent):
-    came = decode(encode(sent))
-    assert came.header == sent.header == unpack(pack_header(sent.header))
-    assert list(came.arrays) == list(sent.arrays)
+def test_decoding_an_encoded_message_gives_the_same_bits(sent):
+    decoded = decode(encode(sent))
+    assert decoded.header == sent.header == unpack(pack_header(sent.header))
+    assert list(decoded.arrays) == list(sent.arrays)
     for name, array in sent.arrays.items():
-        assert (came[name].dtype, came[name].shape) == (array.dtype, array.shape)
-        assert came[name].tobytes() == array.tobytes()
-    assert encode(came) == encode(sent)
+        assert (decoded[name].dtype, decoded[name].shape) == (array.dtype, array.shape)
+        assert decoded[name].tobytes() == array.tobytes()
+    assert encode(decoded) == encode(sent)
 
 
-# --- what anybody may send ------------------------------------------------------------------------------------------
+# --- invalid bytes -------------------------------------------------------------------------------------------------
 
 
 @fuzz
 @given(st.data(), messages())
-def test_a_message_cut_off_anywhere_is_refused(data, sent):
-    whole = encode(sent)
+def test_a_truncated_message_is_refused(data, sent):
+    encoded = encode(sent)
     with pytest.raises(MessageError):
-        decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        decode(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
 
 
-def test_every_cut_of_one_message_is_refused():
+def test_every_truncation_of_one_message_is_refused():
     for end in range(len(VALID)):
         with pytest.raises(MessageError):
             decode(VALID[:end])
@@ -90,21 +98,21 @@ def test_every_cut_of_one_message_is_refused():
 
 @fuzz
 @given(st.data(), messages())
-def test_flipped_bytes_give_a_message_or_a_refusal(data, sent):
-    whole = bytearray(encode(sent))
+def test_flipped_bytes_give_a_message_or_an_error(data, sent):
+    encoded = bytearray(encode(sent))
     for _ in range(data.draw(st.integers(1, 4))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
-    message_or_refusal(decode, bytes(whole))
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
+    check_decodes_or_raises(decode, bytes(encoded))
 
 
-def test_every_flipped_bit_of_one_header_gives_a_header_or_a_refusal():
+def test_every_flipped_bit_of_one_header_gives_a_header_or_an_error():
     head = pack_header(message("class_means").header)
     for at in range(len(head)):
         for bit in range(8):
             changed = bytearray(head)
             changed[at] ^= 1 << bit
-            message_or_refusal(unpack, bytes(changed))
-            message_or_refusal(decode, document(bytes(changed), []))
+            check_decodes_or_raises(unpack, bytes(changed))
+            check_decodes_or_raises(decode, document(bytes(changed), []))
 
 
 @fuzz
@@ -147,15 +155,15 @@ def test_arbitrary_msgpack_is_refused(value):
 
 @fuzz
 @given(st.sampled_from([*fields_of(), "more"]), anything)
-def test_a_header_with_anything_in_one_of_its_fields_is_read_or_refused(name, value):
+def test_a_header_with_an_arbitrary_field_is_decoded_or_refused(name, value):
     fields = {**fields_of(), name: value}
-    message_or_refusal(unpack, msgpack.packb(fields))
-    message_or_refusal(decode, document(fields, [message("latent_vectors")["mean"].tobytes()]))
+    check_decodes_or_raises(unpack, msgpack.packb(fields))
+    check_decodes_or_raises(decode, document(fields, [message("latent_vectors")["mean"].tobytes()]))
 
 
 @fuzz
 @given(st.lists(anything, min_size=3, max_size=3) | anything)
-def test_anything_in_place_of_an_array_header_is_refused(item):
+def test_an_arbitrary_array_header_is_refused(item):
     packed = msgpack.packb(fields_of(arrays=[item]))
     with pytest.raises(MessageError):
         unpack(packed)
@@ -163,17 +171,17 @@ def test_anything_in_place_of_an_array_header_is_refused(item):
 
 @fuzz
 @given(st.lists(anything, max_size=3) | anything)
-def test_anything_in_place_of_the_arrays_is_refused(blobs):
-    assert said_about(document(fields_of(), blobs)).startswith(ROUTE.format("latent_vectors"))
+def test_arbitrary_values_instead_of_arrays_are_refused(blobs):
+    assert decode_error(document(fields_of(), blobs)).startswith(ROUTE.format("latent_vectors"))
 
 
 @fuzz
 @given(st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**31, 2**32, 2**60, 2**62, 2**63]), max_size=9))
-def test_no_announced_shape_reserves_memory(shape):
+def test_a_declared_shape_does_not_allocate_memory(shape):
     if shape == [5, 2]:
         return
     blob = message("latent_vectors")["mean"].tobytes()
-    said_about(document(fields_of(arrays=[["mean", "<f8", shape]]), [blob]))
+    decode_error(document(fields_of(arrays=[["mean", "<f8", shape]]), [blob]))
     fields = fields_of("observations", arrays=[["values", "<f4", shape]])
-    message_or_refusal(decode, document(fields, [blob]))
-    message_or_refusal(decode, document(fields, [b""]))
+    check_decodes_or_raises(decode, document(fields, [blob]))
+    check_decodes_or_raises(decode, document(fields, [b""]))

@@ -1,11 +1,11 @@
-"""Only the newest commits are kept, with all that they need, wherever pruning was stopped before."""
+"""Pruning keeps the newest commits and the files that they need, also after an interruption at any point."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.errors import CheckpointError
 from actors.storage.checkpoints import Checkpoints
@@ -15,19 +15,19 @@ from tests.faults.power import Disk, power
 VALUES = np.ones((4, 2))
 
 
-def learnt(root, keep=None, rounds=4):
+def learn_and_commit(root, keep=None, rounds=4):
     checkpoints = Checkpoints(root, keep)
     learn(model(rounds=rounds, dim=1), checkpoints, values=VALUES)
     return checkpoints
 
 
-def tree(root):
+def contents(root):
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
-def test_the_newest_commits_stay_and_are_whole(tmp_path, keep):
-    checkpoints = learnt(tmp_path, keep)
+def test_the_newest_commits_stay_and_are_intact(tmp_path, keep):
+    checkpoints = learn_and_commit(tmp_path, keep)
     names = [f"round-{number:03d}" for number in range(5)][-keep:]
     assert checkpoints.names() == names
     for name in names:
@@ -40,13 +40,13 @@ def test_the_newest_commits_stay_and_are_whole(tmp_path, keep):
     }
 
 
-def test_pruning_changes_nothing_of_what_is_kept(tmp_path):
-    learnt(tmp_path / "all")
-    learnt(tmp_path / "two", 2)
-    everything, kept = tree(tmp_path / "all"), tree(tmp_path / "two")
-    assert kept.keys() < everything.keys()
+def test_pruning_does_not_change_the_files_that_it_keeps(tmp_path):
+    learn_and_commit(tmp_path / "all")
+    learn_and_commit(tmp_path / "two", 2)
+    complete, kept = contents(tmp_path / "all"), contents(tmp_path / "two")
+    assert kept.keys() < complete.keys()
     assert {path: data for path, data in kept.items() if "manifest" not in path} == {
-        path: everything[path] for path in kept if "manifest" not in path
+        path: complete[path] for path in kept if "manifest" not in path
     }
 
 
@@ -55,15 +55,15 @@ def test_at_least_one_commit_is_kept(tmp_path):
         Checkpoints(tmp_path, keep=0)
 
 
-def test_pruning_that_was_stopped_anywhere_is_finished_by_the_next_commit(tmp_path):
-    learnt(tmp_path / "start")
-    start = tree(tmp_path / "start")
+def test_the_next_commit_completes_a_pruning_that_was_interrupted_at_any_operation(tmp_path):
+    learn_and_commit(tmp_path / "start")
+    start = contents(tmp_path / "start")
     newest = Checkpoints(tmp_path / "start").latest()
 
     def commit(disk):
         with power(disk):
             Checkpoints(disk.root, keep=1).commit(newest)
-        files = {path: data for path, data in tree(disk.root).items() if not path.endswith(".part")}
+        files = {path: data for path, data in contents(disk.root).items() if not path.endswith(".part")}
         return files, sorted(path.name for path in disk.root.iterdir())
 
     def disk(name, cut=None):
@@ -72,37 +72,37 @@ def test_pruning_that_was_stopped_anywhere_is_finished_by_the_next_commit(tmp_pa
             (tmp_path / name / path).write_bytes(data)
         return Disk(tmp_path / name, cut)
 
-    whole = disk("whole")
-    expected = commit(whole)
+    complete = disk("complete")
+    expected = commit(complete)
     assert expected[1] == ["round-000", "round-004"]
-    stopped = set()
-    for cut in range(whole.operations):
+    interrupted = set()
+    for cut in range(complete.operations):
         again = disk(f"{cut}", cut)
-        stopped.add(len(commit(again)[0]))
+        interrupted.add(len(commit(again)[0]))
         again.cut = None
-        assert commit(again) == expected, f"stopped at operation {cut}"
-    assert len(stopped) > 10
+        assert commit(again) == expected, f"interrupted at operation {cut}"
+    assert len(interrupted) > 10
 
 
-def test_pruning_again_deletes_nothing_more(tmp_path):
-    checkpoints = learnt(tmp_path, 2)
-    before = tree(tmp_path)
+def test_a_second_pruning_deletes_no_more_files(tmp_path):
+    checkpoints = learn_and_commit(tmp_path, 2)
+    before = contents(tmp_path)
     checkpoints.commit(checkpoints.latest())
-    assert tree(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
-def test_what_is_being_written_stays(tmp_path):
-    checkpoints = learnt(tmp_path, 1)
+def test_files_of_the_next_commit_stay(tmp_path):
+    checkpoints = learn_and_commit(tmp_path, 1)
     early = tmp_path / "round-005" / "encoder.state.safetensors"
     early.parent.mkdir()
-    early.write_bytes(b"saved before its round has ended")
+    early.write_bytes(b"saved before the end of its round")
     checkpoints.commit(checkpoints.latest())
     assert early.exists()
 
 
-def test_commits_within_a_round_are_pruned_like_others(tmp_path):
+def test_commits_within_a_round_are_pruned_too(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    coordinator = Coordinator(model(dim=1), InProcess(), checkpoints=checkpoints)
+    coordinator = Coordinator(model(dim=1), InProcessBackend(), checkpoints=checkpoints)
     coordinator.start({"data": {"values": VALUES}})
     for step, module in enumerate(["encoder", "mirror", "encoder"]):
         coordinator.update(module, 1, step)
@@ -112,19 +112,19 @@ def test_commits_within_a_round_are_pruned_like_others(tmp_path):
     assert (tmp_path / "round-001-step-00" / "encoder.state.safetensors").exists()
 
 
-def test_what_is_no_commits_is_left_alone(tmp_path):
+def test_other_files_and_directories_are_not_deleted(tmp_path):
     (tmp_path / "notes").mkdir(parents=True)
-    (tmp_path / "notes" / "why.txt").write_text("a person's")
+    (tmp_path / "notes" / "why.txt").write_text("a user's file")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "why.txt").write_text("a person's")
-    learnt(tmp_path, 1)
+    (tmp_path / "why.txt").write_text("a user's file")
+    learn_and_commit(tmp_path, 1)
     assert (tmp_path / "notes" / "why.txt").exists()
     assert (tmp_path / "empty").exists()
     assert (tmp_path / "why.txt").exists()
 
 
-def test_a_damaged_commit_is_none_of_those_that_are_kept(tmp_path):
-    learnt(tmp_path)
+def test_a_damaged_commit_does_not_count_as_kept(tmp_path):
+    learn_and_commit(tmp_path)
     (tmp_path / "round-003" / "manifest.json").write_text("damaged")
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.commit(checkpoints.manifest("round-004"))
@@ -136,13 +136,13 @@ def test_a_damaged_commit_is_none_of_those_that_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [None, 1])
-def test_once_a_run_that_went_back_commits_the_commits_that_it_went_back_from_are_none(tmp_path, keep):
-    checkpoints = learnt(tmp_path)
+def test_the_first_commit_after_a_run_went_back_removes_the_later_commits(tmp_path, keep):
+    checkpoints = learn_and_commit(tmp_path)
     for name in ("round-003", "round-004"):
         (tmp_path / name / "encoder.state.safetensors").write_bytes(b"damaged")
-    told = []
-    manifest = checkpoints.newest_whole(told.append)
-    assert (manifest.name, len(told)) == ("round-002", 2)
+    log = []
+    manifest = checkpoints.newest_whole(log.append)
+    assert (manifest.name, len(log)) == ("round-002", 2)
     for resumed in (checkpoints, Checkpoints(tmp_path, keep)):
         resumed.commit(replace(manifest, name="round-003-step-01", step=1))
         assert resumed.latest().name == "round-003-step-01"

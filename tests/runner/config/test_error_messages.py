@@ -1,4 +1,4 @@
-"""What is said about wrong model files: every fault, with its place, what was expected and what was there."""
+"""Error messages of model files that are not valid: each key path, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from runner.config.run_config import ConfigError, load_config
-from tests.support.model_files import MODEL, faults
+from tests.support.model_files import MODEL, config_errors
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
 
-class TestFaults:
+class TestErrors:
     @pytest.mark.parametrize(
-        ("override", "said"),
+        ("override", "message"),
         [
             ("name=a/b", "name: expected a plain directory name of letters, digits, '.', '_' and '-', got 'a/b'"),
             ("name=..", "name: expected a plain directory name of letters, digits, '.', '_' and '-', got '..'"),
@@ -34,7 +34,7 @@ class TestFaults:
             ),
             (
                 "data={source: files, observations: o.txt, order: cyclic}",
-                "data.order: 'cyclic' goes by category: give one file of categories, or order 'given'",
+                "data.order: 'cyclic' needs categories: give one file of categories, or order 'given'",
             ),
             (
                 "data={source: files, observations: o.txt, lengths: [2, x]}",
@@ -77,7 +77,7 @@ class TestFaults:
                 "connections.1=gm -> mm",
                 "connections.1: unknown module, expected one of data, vae, gmm, mm, got 'gm'; did",
             ),
-            ("connections.1=vae -> gmm", "connections.1: vae -> gmm stands here twice; leave one out"),
+            ("connections.1=vae -> gmm", "connections.1: vae -> gmm is given twice; leave one out"),
             (
                 "connections.1=vae -> mm",
                 "connections: connection vae -> mm: vae sends latent_vectors on port z upwards, mm receive",
@@ -135,13 +135,13 @@ class TestFaults:
             ),
         ],
     )
-    def test_one(self, tmp_path: Path, override: str, said: str) -> None:
-        found = [line for line in faults(tmp_path, MODEL, override) if line.startswith(said[:40])]
-        assert len(found) == 1
-        assert found[0].startswith(said)
+    def test_each_error_names_its_key_and_what_was_expected(self, tmp_path: Path, override: str, message: str) -> None:
+        errors = [line for line in config_errors(tmp_path, MODEL, override) if line.startswith(message[:40])]
+        assert len(errors) == 1
+        assert errors[0].startswith(message)
 
-    def test_all_at_once(self, tmp_path: Path) -> None:
-        found = faults(
+    def test_all_errors_are_reported_together(self, tmp_path: Path) -> None:
+        errors = config_errors(
             tmp_path,
             """
             nam: x
@@ -157,7 +157,7 @@ class TestFaults:
             """,
             "modules.foo.x=1",
         )
-        assert {line.split(": ")[0] for line in found} == {
+        assert {line.split(": ")[0] for line in errors} == {
             "name",
             "nam",
             "data.count",
@@ -175,15 +175,15 @@ class TestFaults:
             "schedule.steps.1.set.iterations",
             "schedule.steps.2.chains",
         }
-        assert len(found) == 16
+        assert len(errors) == 16
 
     @pytest.mark.parametrize(
-        ("text", "said"),
+        ("text", "message"),
         [
             ("", "the model file: expected a map with name, data, modules, connections and schedule, got nothing"),
             ("- a", "the model file: expected a map with name"),
             ("name: [", "model.yaml, line 1: is not valid YAML"),
-            ("name: a\nseed: 1\nname: b\n", "model.yaml, line 3: is not valid YAML: 'name' is there twice"),
+            ("name: a\nseed: 1\nname: b\n", "model.yaml, line 3: is not valid YAML: 'name' is given twice"),
             (
                 "name: !!python/object/apply:os.system [ls]",
                 "model.yaml, line 1: is not valid YAML: could not determine",
@@ -194,16 +194,16 @@ class TestFaults:
             ("3: a\n? [x]\n: b\n", "model.yaml, line 2: is not valid YAML"),
         ],
     )
-    def test_file(self, tmp_path: Path, text: str, said: str) -> None:
-        found = faults(tmp_path, text)
-        assert found[0].removeprefix(f"{tmp_path}/").startswith(said)
+    def test_a_file_that_is_no_map_is_refused_with_its_line(self, tmp_path: Path, text: str, message: str) -> None:
+        errors = config_errors(tmp_path, text)
+        assert errors[0].removeprefix(f"{tmp_path}/").startswith(message)
 
-    def test_keys_are_texts(self, tmp_path: Path) -> None:
-        found = faults(tmp_path, MODEL.replace("  mm:", "  3:").replace("seed", "no"))
-        assert any(line.startswith("modules.3: expected a name") for line in found)
-        assert any(line.startswith("no: unknown key") for line in found)
+    def test_keys_are_strings_whatever_yaml_makes_of_them(self, tmp_path: Path) -> None:
+        errors = config_errors(tmp_path, MODEL.replace("  mm:", "  3:").replace("seed", "no"))
+        assert any(line.startswith("modules.3: expected a name") for line in errors)
+        assert any(line.startswith("no: unknown key") for line in errors)
 
-    def test_missing_file_and_wrong_bytes(self, tmp_path: Path) -> None:
+    def test_a_missing_file_and_one_that_is_no_text_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="there is no such file"):
             load_config(tmp_path / "none.yaml")
         with pytest.raises(ConfigError, match="cannot be read as a text file"):

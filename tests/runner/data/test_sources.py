@@ -1,4 +1,4 @@
-"""Several sources of data: how a model file names them, and that their rows belong together."""
+"""Several sources of data: their names in model files, and checks that they describe the same rows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from actors.graph.spec import Connection, ModuleSpec
 
 from actors.graph.graph import Graph
+from actors.graph.spec import Connection, ModuleSpec
 from runner.data.readers import DataError
-from runner.data.sources import new_rows, source_states
-from tests.support.model_files import MODEL, faults, load
+from runner.data.sources import load_new_rows, source_states
+from tests.support.model_files import MODEL, config_errors, load
 
 TWO = "data={eyes: {source: files, observations: o.txt, categories: c.txt}, ears: {source: files, observations: w.txt}}"
 
@@ -32,18 +32,18 @@ class TestModelFile:
         return load(path, TWO, *overrides, text=text)
 
     def test_each_source_is_a_module_of_its_name(self, files: Path) -> None:
-        graph = self.model(files).graph()
+        graph = self.model(files).graph
         assert graph.sources == ("eyes", "ears")
         assert list(graph.modules)[:2] == ["eyes", "ears"]
         assert graph.modules["ears"].type == "observation"
 
-    def test_what_is_written_is_read_back_equal(self, files: Path) -> None:
+    def test_a_config_is_read_back_equal_from_its_yaml(self, files: Path) -> None:
         config = self.model(files)
         again = load(files, text=config.to_yaml())
         assert again == config
         assert list(again.sources) == ["eyes", "ears"]
 
-    def test_data_come_by_source_and_categories_hold_for_all(self, files: Path) -> None:
+    def test_data_are_loaded_by_source_and_categories_hold_for_all(self, files: Path) -> None:
         config = self.model(files)
         data = config.load_data()
         assert data["eyes"].observations.shape == (6, 2)
@@ -60,7 +60,7 @@ class TestModelFile:
             self.model(files, "data.ears.categories=d.txt").load_data()
 
     @pytest.mark.parametrize(
-        ("override", "said"),
+        ("override", "message"),
         [
             ("data.ears.sorce=1", "data.ears.sorce: unknown key"),
             ("data.ears.source=tape", "data.ears.source: expected 'mnist' or"),
@@ -69,47 +69,51 @@ class TestModelFile:
             ("data.9to5={source: mnist}", "data.9to5: expected a name of letters"),
             ("data.coordinator={source: mnist}", "data.coordinator: is the coordinator's name"),
             ("schedule.steps=[ears, vae]", "schedule.steps.0: 'ears' gives observations and learns nothing"),
-            ("data.ears.categories={nobody: c.txt}", "data.ears.categories.nobody: unknown module"),
+            ("data.ears.categories={unknown: c.txt}", "data.ears.categories.unknown: unknown module"),
         ],
     )
-    def test_faults_name_the_source(self, files: Path, override: str, said: str) -> None:
+    def test_errors_name_the_source(self, files: Path, override: str, message: str) -> None:
         text = MODEL.replace("data -> vae", "eyes -> vae")
-        found = faults(files, text, TWO, override)
-        assert any(line.startswith(said) for line in found), found
+        errors = config_errors(files, text, TWO, override)
+        assert any(line.startswith(message) for line in errors), errors
 
-    def test_a_single_source_without_its_kind_is_told_so(self, files: Path) -> None:
-        assert any(line.startswith("data.source: is missing") for line in faults(files, MODEL, "data={order: cyclic}"))
+    def test_a_single_source_without_its_kind_is_refused(self, files: Path) -> None:
+        assert any(
+            line.startswith("data.source: is missing") for line in config_errors(files, MODEL, "data={order: cyclic}")
+        )
 
 
 class TestNewRows:
     def test_a_single_source_needs_no_name(self, files: Path) -> None:
-        assert new_rows(["data"], [str(files / "o.txt")])["data"].observations.shape == (6, 2)
+        assert load_new_rows(["data"], [str(files / "o.txt")])["data"].observations.shape == (6, 2)
 
-    def test_several_are_named(self, files: Path) -> None:
-        found = new_rows(["eyes", "ears"], [f"ears={files}/w.txt", f"eyes={files}/o.txt"], count=4)
-        assert {name: data.observations.shape for name, data in found.items()} == {"ears": (4, 3), "eyes": (4, 2)}
+    def test_several_sources_are_named(self, files: Path) -> None:
+        data = load_new_rows(["eyes", "ears"], [f"ears={files}/w.txt", f"eyes={files}/o.txt"], count=4)
+        assert {name: each.observations.shape for name, each in data.items()} == {"ears": (4, 3), "eyes": (4, 2)}
 
-    def test_a_row_is_the_same_digit_in_packaged_data_sets(self) -> None:
-        found = new_rows(["eyes", "ears"], ["eyes=mnist", "ears=words"], count=50, ordered=False)
-        np.testing.assert_array_equal(found["eyes"].categories, found["ears"].categories)
+    def test_a_row_is_the_same_digit_in_all_built_in_data_sets(self) -> None:
+        data = load_new_rows(["eyes", "ears"], ["eyes=mnist", "ears=words"], count=50, ordered=False)
+        np.testing.assert_array_equal(data["eyes"].categories, data["ears"].categories)
 
     @pytest.mark.parametrize(
-        ("given", "said"),
+        ("given", "message"),
         [
-            (["mnist"], "'mnist': this run has the sources eyes, ears; say which, as eyes=mnist"),
+            (["mnist"], "'mnist': this run has the sources eyes, ears; name one, as in eyes=mnist"),
             (["eyes=mnist", "eyes=words"], "source eyes is given twice"),
         ],
     )
-    def test_what_is_not_clear_is_refused(self, given: list[str], said: str) -> None:
-        with pytest.raises(DataError, match=said):
-            new_rows(["eyes", "ears"], given)
+    def test_an_ambiguous_or_repeated_source_is_refused(self, given: list[str], message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            load_new_rows(["eyes", "ears"], given)
 
 
-def test_a_source_without_data_has_missing_rows(files: Path) -> None:
+def test_all_rows_of_a_source_without_data_are_missing(files: Path) -> None:
     sources = [ModuleSpec("eyes", "observation"), ModuleSpec("ears", "observation")]
     modules = [ModuleSpec("one", "gmm"), ModuleSpec("other", "gmm")]
     graph = Graph([*sources, *modules], [Connection("eyes", "one"), Connection("ears", "other")])
-    states = source_states(graph, new_rows(["eyes", "ears"], [f"eyes={files}/o.txt"]), {"eyes": (2,), "ears": (3,)})
+    states = source_states(
+        graph, load_new_rows(["eyes", "ears"], [f"eyes={files}/o.txt"]), {"eyes": (2,), "ears": (3,)}
+    )
     assert states["ears"]["values"].shape == (6, 3)
     assert states["ears"]["mask"].all()
     assert "mask" not in states["eyes"]

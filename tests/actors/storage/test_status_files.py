@@ -1,0 +1,62 @@
+"""Status files: failures and unread events, including the events file of old runs."""
+
+import pytest
+
+from actors.storage.filesystem import LocalStorage
+from actors.storage.status_files import StatusFiles
+
+EVENTS = [("update", 1.0, {"module": "vae"}), ("commit", 2.5, {"name": "round-001"})]
+PACKED = b'[["update", 1.0, {"module": "vae"}], ["commit", 2.5, {"name": "round-001"}]]'
+
+
+@pytest.fixture
+def files(tmp_path):
+    return StatusFiles(LocalStorage(tmp_path))
+
+
+def test_a_failure_is_read_back_until_it_is_cleared(files, tmp_path):
+    assert files.read_failure() is None
+    files.clear_failure()
+    files.write_failure("module 'gmm' raised an exception")
+    assert (tmp_path / "failure" / "reason.txt").read_text() == "module 'gmm' raised an exception"
+    assert files.read_failure() == "module 'gmm' raised an exception"
+    files.clear_failure()
+    assert files.read_failure() is None
+
+
+def test_events_are_read_back_until_they_are_cleared(files, tmp_path):
+    assert files.read_events() == []
+    files.write_events(EVENTS)
+    assert (tmp_path / "unread_events" / "events.json").read_bytes() == PACKED
+    assert files.read_events() == EVENTS
+    files.clear_events()
+    files.clear_events()
+    assert files.read_events() == []
+
+
+def test_the_events_of_an_old_run_are_read_and_cleared(files, tmp_path):
+    old = tmp_path / "unheard" / "events.json"
+    old.parent.mkdir()
+    old.write_bytes(PACKED)
+    assert files.read_events() == EVENTS
+    files.clear_events()
+    assert files.read_events() == []
+    assert not old.exists()
+
+
+def test_the_new_events_file_takes_precedence_and_both_are_cleared(files, tmp_path):
+    old = tmp_path / "unheard" / "events.json"
+    old.parent.mkdir()
+    old.write_bytes(PACKED)
+    files.write_events(EVENTS[:1])
+    assert files.read_events() == EVENTS[:1]
+    files.clear_events()
+    assert files.read_events() == []
+
+
+@pytest.mark.parametrize("directory", ["unread_events", "unheard"])
+@pytest.mark.parametrize("data", [b"", b"[", b"[1]", b'[["a", "b", {}]]', b'{"a": 1}', b"\xff"])
+def test_an_unreadable_events_file_gives_no_events(files, tmp_path, directory, data):
+    (tmp_path / directory).mkdir()
+    (tmp_path / directory / "events.json").write_bytes(data)
+    assert files.read_events() == []
