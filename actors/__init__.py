@@ -1,8 +1,8 @@
 """Probabilistic modules that exchange messages and learn as one model.
 
-The names below are what the author of a module needs; everything else in this package is internal and may change.
-:class:`Module` is the contract, with a complete module in its documentation, and :mod:`actors.conformance` checks
-whether a module keeps it.
+The names below are the public interface for authors of modules; everything else in this package is internal and may
+change. :class:`Module` is the contract, with a complete module in its docstring; :mod:`actors.conformance` checks that
+a module fulfils it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The types that modules, messages and checkpoints share."""
+"""Type aliases of arrays and states, shared by modules, messages and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ from actors.kernels.types import IntArray as IntArray
 
 Scalar: TypeAlias = bool | int | float | str | None
 State: TypeAlias = dict[str, Any]
-"""What a module has learnt: a flat dict of arrays and plain scalars (:data:`Scalar`)."""
+"""The state of a module: a flat dict of arrays and plain scalars (:data:`Scalar`)."""

@@ -1,7 +1,7 @@
-"""What a person uses: configs, data, command line, run directories, the script interface.
+"""Run models: configs, data sets, command line, run directories and the script interface.
 
-``import runner as srk`` gives a script its handles; they are loaded on first use, so that the command line does not
-pay for them.
+``import runner as srk`` gives access to the handles of :mod:`runner.script`. They are loaded on first use, which keeps
+the command line fast to start.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         vae,
     )
 
-# Ray reads its environment when it is imported. A local cluster asks for a token by itself; a driver that joins one
-# must say beforehand that it brings a token.
+# Ray reads its environment when it is imported. It enables token authentication by itself for a local cluster, but not
+# in a driver that joins one.
 if "ray" not in sys.modules:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -52,7 +52,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from runner import script as model
+        from runner import script
 
-        return getattr(model, name)
+        return getattr(script, name)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

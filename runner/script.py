@@ -1,8 +1,8 @@
-"""The script interface: handles that connect modules and let them learn, one update at a time.
+"""Build and train a model from a script: handles that connect modules and update them one at a time.
 
-A handle says how to reach a module, it is not the module: that lives in its actor. The first ``update()`` starts a
-Ray cluster on this machine (or joins the one that :class:`Observation` was told of); every ``update()`` is a step of
-the coordinator and a commit, and writes the module's directory (``module001_vae``, …) into the working directory.
+A handle refers to a module, which runs in an actor of its own. The first ``update()`` starts a Ray cluster on this
+machine (or joins the one given to :class:`Observation`); every ``update()`` is a step of the coordinator and a commit,
+and writes the directory of the module (``module001_vae``, …) into the working directory.
 """
 
 from __future__ import annotations
@@ -20,47 +20,49 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from actors.graph.spec import Connection, ModuleSpec, Resources
 
-from actors.coordination.session import Plan
+from actors.coordination.session import RunSpec
 from actors.errors import GraphError
 from actors.graph.graph import Graph
-from actors.graph.registry import canonical_parameters
+from actors.graph.registry import validated_parameters
+from actors.graph.spec import Connection, ModuleSpec, Resources
 from actors.types import Array
-from runner.commands.monitor import Follower
-from runner.config.shipping import code_of
+from runner.commands.monitor import RunMonitor
+from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset
-from runner.data.sources import checked, source_states
+from runner.data.sources import check_same_rows, source_states
 from runner.report.progress import make_progress
 from runner.runs.directory import RunDirectory
 
 
 class Handle:
-    """How a script reaches one module.
+    """Refer to one module of a model.
 
     Parameters
     ----------
     *values
-        The parameters named in ``positional``, in that order.
+        The values of the parameters listed in ``positional``, in that order.
     name : str, optional
-        The module's name; by default its short name, numbered where there are several.
+        Name of the module; by default its short name, numbered if there are several.
     category : array_like (N,), optional
-        Correct classes, to measure accuracy by; they are never learnt from.
+        True classes, to compute the accuracy; they are not used for learning.
     threads : int
+        Number of threads of the process.
     num_gpus : float or "auto"
+        Number of GPUs; "auto" uses one if there is one.
     **parameters
-        The module's own parameters.
+        Parameters of the module type.
 
     Raises
     ------
     ModuleError
-        If a parameter is wrong.
+        If a parameter is invalid.
     """
 
     type: str
     short: str
     positional: ClassVar[tuple[str, ...]] = ()
-    _made: ClassVar[Iterator[int]] = itertools.count()
+    _counter: ClassVar[Iterator[int]] = itertools.count()
 
     def __init__(
         self,
@@ -72,68 +74,68 @@ class Handle:
         **parameters: Any,
     ) -> None:
         if len(values) > len(self.positional):
-            raise TypeError(f"{type(self).__name__} takes at most {len(self.positional)} values without a name")
+            raise TypeError(f"{type(self).__name__} takes at most {len(self.positional)} positional arguments")
         given = {**dict(zip(self.positional, values, strict=False)), **parameters}
         self.name = name
         self.category = None if category is None else np.asarray(category).astype(np.int64)
-        self.parameters = canonical_parameters(self.type, given)
+        self.parameters = validated_parameters(self.type, given)
         self.threads = threads
         self.resources = Resources(num_gpus=num_gpus)
         self.below: list[Handle] = []
         self.above: list[Handle] = []
         self._model: Model | None = None
-        self._number = next(self._made)
+        self._number = next(self._counter)
 
     def connect(self, *lower: Handle) -> None:
-        """Connect this module to those below it, whose messages it receives."""
+        """Connect this module to the modules below it, whose messages it receives."""
         for handle in (self, *lower):
             if handle._model is not None:
-                raise GraphError(f"{handle.name} already learns: connect all modules before the first update")
+                raise GraphError(f"{handle.name} has been updated already: connect all modules before the first update")
         self.below.extend(lower)
         for handle in lower:
             handle.above.append(self)
 
     def update(self) -> None:
-        """Let the module learn from the messages that it received, and send what it learnt."""
+        """Update the module from the latest messages that it received, and send its own messages."""
         if self._model is None:
-            Model(self._connected())
+            Model(self._connected_handles())
         assert self._model is not None
         self._model.update(self)
 
     @property
     def outputs(self) -> Mapping[str, Array]:
-        """What the module's last update gave, by name (``z``, ``class``, ``trans_prob``, …)."""
+        """Outputs of the last update of the module, by name (``z``, ``class``, ``trans_prob``, …)."""
         return {} if self._model is None else self._model.outputs(self)
 
-    def _connected(self) -> list[Handle]:
-        """Return every handle that can be reached from this one, in the order in which they were made."""
-        found: list[Handle] = []
-        waiting = [self]
-        while waiting:
-            handle = waiting.pop()
-            if handle not in found:
-                found.append(handle)
-                waiting.extend([*handle.below, *handle.above])
-        return sorted(found, key=lambda handle: handle._number)
+    def _connected_handles(self) -> list[Handle]:
+        """Return all handles connected with this one, directly or indirectly, in the order of their creation."""
+        reached: list[Handle] = []
+        pending = [self]
+        while pending:
+            handle = pending.pop()
+            if handle not in reached:
+                reached.append(handle)
+                pending.extend([*handle.below, *handle.above])
+        return sorted(reached, key=lambda handle: handle._number)
 
 
 class Observation(Handle):
-    """The data that a model learns from.
+    """Provide the data of a model.
 
     Parameters
     ----------
     data : array_like (N, …)
     lengths : array_like of int (S,), optional
-        Lengths of separate sequences; by default all rows are one.
+        Lengths of the sequences; by default all rows are one sequence.
     seed : int
-        Every random draw of the model follows from it.
+        Seed of all random draws of the model.
     address : str, optional
-        A Ray cluster's; by default the environment variable RAY_ADDRESS's, else one is started on this machine.
-    run : str
-        Name of the run below ``runs/``, where the commits lie.
+        Address of a Ray cluster; by default the value of RAY_ADDRESS, else a cluster is started on this machine.
+    run : str, optional
+        Name of the run, whose commits are stored in ``runs/``; by default the name of the script.
     name : str, optional
-        The source's name; by default ``data``, numbered where a model has several. Of several, the seed, the address
-        and the run's name are those of the one that was made first.
+        Name of the source; by default ``data``, numbered if a model has several. If there are several sources, the
+        seed, the address and the name of the run are those of the source created first.
     """
 
     type, short = "observation", "data"
@@ -182,7 +184,7 @@ class MLDA(Handle):
 
 
 class DPGMM(Handle):
-    """A Gaussian mixture that finds the number of its classes: ``DPGMM()``; parameters as in ``serket modules``."""
+    """A Dirichlet process Gaussian mixture: ``DPGMM()``; infers K; parameters as in ``serket modules``."""
 
     type, short = "dp_gmm", "dp_gmm"
 
@@ -194,7 +196,7 @@ class PCA(Handle):
 
 
 class Product(Handle):
-    """The product of what several modules say of one class: ``Product()``; parameters as in ``serket modules``."""
+    """The product of the class posteriors of several modules: ``Product()``; parameters as in ``serket modules``."""
 
     type, short = "product", "product"
 
@@ -211,50 +213,50 @@ class Module(Handle):
     Parameters
     ----------
     type : str
-        As in a model file: a short name, a plug-in's, or ``package.module:Class``.
-    **others
-        As of any handle.
+        As in a model file: the short name of a built-in module or a plug-in, or ``package.module:Class``.
+    **options
+        As for :class:`Handle`.
     """
 
-    def __init__(self, type: str, **others: Any) -> None:
+    def __init__(self, type: str, **options: Any) -> None:
         self.type = type
         self.short = re.sub(r"\W", "_", type.rpartition(":")[2].lower())
-        super().__init__(**others)
+        super().__init__(**options)
 
 
-# The tutorial's modules: `from runner import vae, gmm, mm`.
+# The names of the tutorial: `from runner import vae, gmm, mm`.
 vae = SimpleNamespace(VAE=VAE)
 gmm = SimpleNamespace(GMM=GMM)
 mm = SimpleNamespace(MarkovModel=MarkovModel)
 
 
 class Model:
-    """Connected handles, brought to life: a cluster, a coordinator, a run's directory.
+    """Run a model of connected handles: cluster, coordinator and run directory.
 
     Parameters
     ----------
     handles : list of Handle
-        All handles that are connected with each other.
+        All connected handles.
 
     Raises
     ------
     GraphError
-        If there is no observation among them, or they cannot be connected.
+        If there is no observation among them, or the modules cannot be connected.
     DataError
         If several observations do not describe the same rows.
     """
 
     def __init__(self, handles: list[Handle]) -> None:
-        from actors.backends.ray.metrics import Meter
+        from actors.backends.ray.metrics import PrometheusMetrics
         from runner.cluster.connection import cluster
-        from runner.runs.coordinator_client import RunningModel
+        from runner.runs.coordinator_client import CoordinatorClient
 
         observations = [handle for handle in handles if isinstance(handle, Observation)]
         if not observations:
-            raise GraphError("no observation is connected; a model learns from one at least")
+            raise GraphError("no observation is connected; a model needs at least one")
         source = observations[0]
-        _name(handles)
-        data = checked({handle.name: handle.data for handle in observations})
+        _assign_names(handles)
+        data = check_same_rows({handle.name: handle.data for handle in observations})
         graph = Graph(
             [ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources) for h in handles],
             [Connection(lower.name, h.name) for h in handles for lower in h.below],
@@ -267,38 +269,43 @@ class Model:
         self.directory = RunDirectory.create(Path("runs"), source.run, graph, categories=categories, outputs=Path.cwd())
         self._stack = ExitStack()
         atexit.register(self._stack.close)
-        address = self._stack.enter_context(cluster(source.address, code_of(graph)))
+        address = self._stack.enter_context(cluster(source.address, collect_code(graph)))
         self.directory.write_environment(address)
         self._stack.enter_context(self.directory.lock())
         root = str(self.directory.checkpoints.root)
-        self._running = RunningModel.launch(Plan(graph, self.directory.name, source.seed, root=root, scheduled=False))
-        self._follower = Follower(
-            self.directory, make_progress(graph, terminal=False), single=True, measure=Meter(self.directory.name).take
+        self._client = CoordinatorClient.launch(
+            RunSpec(graph, self.directory.name, source.seed, root=root, scheduled=False)
         )
-        self._follower.follow(self._running.begin(source_states(graph, data), scheduled=False))
-        self._round, self._learnt = 1, list[Handle]()
+        self._monitor = RunMonitor(
+            self.directory,
+            make_progress(graph, terminal=False),
+            single=True,
+            observe=PrometheusMetrics(self.directory.name).observe,
+        )
+        self._monitor.follow(self._client.begin(source_states(graph, data), scheduled=False))
+        self._round, self._updated = 1, list[Handle]()
         for handle in handles:
             handle._model = self
 
     def update(self, handle: Handle) -> None:
-        """Let one module learn; a module that comes again begins the next round."""
-        if handle in self._learnt:
-            self._round, self._learnt = self._round + 1, []
-        step = len(self._learnt)
-        self._follower.follow(self._running.update(handle.name, self._round, step))
-        self._learnt.append(handle)
+        """Update one module; a second update of a module in the same round starts the next round."""
+        if handle in self._updated:
+            self._round, self._updated = self._round + 1, []
+        step = len(self._updated)
+        self._monitor.follow(self._client.update(handle.name, self._round, step))
+        self._updated.append(handle)
         self.directory.write_models()
 
     def outputs(self, handle: Handle) -> Mapping[str, Array]:
-        """Return what the last update of a module gave."""
+        """Return the outputs of the last update of a module."""
         manifest = self.directory.checkpoints.latest()
         if manifest is None or handle.name not in manifest.modules:
             return {}
         return self.directory.checkpoints.outputs(manifest, handle.name)
 
 
-def _name(handles: list[Handle]) -> None:
-    """Give every handle without a name its short one, numbered where it is taken."""
+def _assign_names(handles: list[Handle]) -> None:
+    """Give each unnamed handle its short name, numbered if it is taken."""
     taken = {handle.name for handle in handles}
     for handle in handles:
         number = 1

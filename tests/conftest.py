@@ -1,4 +1,4 @@
-"""One Ray cluster a test session, started when the first test asks for it."""
+"""Fixtures and helpers of all tests, among them one Ray cluster for each test session."""
 
 import os
 import sys
@@ -11,34 +11,35 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--faults", action="store_true", help="also run the tests in which processes die on purpose")
-    parser.addoption("--guide", action="store_true", help="also follow the guide and try the package of a new module")
-    parser.addoption("--slow", action="store_true", help="also run the tests that take long and say little more")
+    parser.addoption("--faults", action="store_true", help="also run the fault-injection tests")
+    parser.addoption("--guide", action="store_true", help="also run the guide and the package of a new module")
+    parser.addoption("--slow", action="store_true", help="also run slow tests, which add little to the fast ones")
     parser.addoption("--multinode", action="store_true", help="also run the tests on clusters of several nodes")
 
 
 def pytest_collection_modifyitems(config, items):
-    passed_over = [name for name in ("faults", "guide", "multinode", "slow") if not config.getoption(f"--{name}")]
-    left = [item for item in items if any(item.get_closest_marker(name) for name in passed_over)]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if item not in left]
+    excluded = [name for name in ("faults", "guide", "multinode", "slow") if not config.getoption(f"--{name}")]
+    deselected = [item for item in items if any(item.get_closest_marker(name) for name in excluded)]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
 
 
 @pytest.fixture(autouse=True)
-def _kinds_of_message_are_forgotten():
-    """What a test's modules say to each other is unknown to the next test."""
+def _restore_message_kinds():
+    """Unregister the message kinds that a test registers."""
     from actors.messaging import kinds
 
-    before, whose = dict(kinds.KINDS), dict(kinds._WHOSE)
+    registries = (kinds.KINDS, kinds._DECLARED_BY)
+    before = [dict(registry) for registry in registries]
     yield
-    for known, were in ((kinds.KINDS, before), (kinds._WHOSE, whose)):
-        known.clear()
-        known.update(were)
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.fixture
 def one_thread():
-    """Two threads of torch that wait for each other would take longer than a test's small sums."""
+    """Limit torch to one thread: for small tensors, synchronising two takes longer than computing."""
     import torch
 
     threads = torch.get_num_threads()
@@ -49,7 +50,7 @@ def one_thread():
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A directory in front of ``sys.path`` to install distributions into; what is imported from there is forgotten."""
+    """A directory at the start of ``sys.path`` for distributions; modules imported from it are unloaded afterwards."""
     from actors.graph import registry
     from tests.support.distributions import Site
 
@@ -64,7 +65,7 @@ def site(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """A local cluster of two cores without a dashboard; its address."""
+    """The address of a local Ray cluster with two cores and no dashboard."""
     import ray
 
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -81,17 +82,17 @@ def ray_cluster():
 
 
 def wait_until(condition, seconds: float = 30.0):
-    """Return the first true value of `condition()`, asked again and again."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    """Poll `condition()` and return its first true value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"did not become true within {seconds} s")
+    raise AssertionError(f"the condition was not true within {seconds} s")
 
 
 def private_bytes(pid: int) -> int:
-    """Return the memory that a process shares with nobody."""
+    """Return the number of bytes of private memory of a process, which no other process shares."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

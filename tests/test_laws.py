@@ -1,6 +1,8 @@
-"""The laws of the code: who may import whom, and how long a file and a function may be."""
+"""The laws of the code: which files may import which, what is public, and how long a function may be."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -10,19 +12,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("actors", "runner") for path in (ROOT / package).rglob("*.py"))
-NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
-MAX_FILE = 400
 MAX_FUNCTION = 60
 
 each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 
-def imported(path):
-    """Names of the modules that a file imports, at its top or anywhere within."""
-    package = path.relative_to(ROOT).parent.parts
+def imports_in(source, package=()):
+    """Return the names of the modules that Python code imports, at its top or anywhere within."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -32,23 +32,33 @@ def imported(path):
     return found
 
 
+def imported(path):
+    return imports_in(path.read_text(), path.relative_to(ROOT).parent.parts)
+
+
 def within(name, packages):
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
+def forbidden_imports(path, packages):
+    return [name for name in imported(path) if within(name, packages)]
+
+
 def test_there_is_something_to_judge():
-    assert "actors/messaging/message.py" in NAMES
-    assert "runner/cli/app.py" in NAMES
-    assert any(name.startswith("actors/kernels/") for name in NAMES)
-    assert {"numpy", "actors.messaging.message", "actors.messaging.kinds"} <= imported(
+    assert {"actors/messaging/message.py", "runner/cli/app.py", "actors/coordination/router.py"} <= set(NAMES)
+    assert any(name.startswith("actors/kernels/mixture/") for name in NAMES)
+    assert {"numpy", "actors.messaging.codec", "actors.coordination.backend"} <= imported(
         ROOT / "actors/backends/module_host.py"
-    ) | imported(ROOT / "actors/messaging/message.py")
+    )
+
+
+# --- who may import whom ------------------------------------------------------------------------------------------
 
 
 @each_file
 def test_actors_never_import_runner(path):
     if path.is_relative_to(ROOT / "actors"):
-        assert not [name for name in imported(path) if within(name, ["runner"])]
+        assert not forbidden_imports(path, ["runner"])
 
 
 @each_file
@@ -59,51 +69,141 @@ def test_kernels_import_numerics_the_standard_library_and_each_other_alone(path)
 
 
 @each_file
-def test_ray_is_imported_in_files_of_that_name_and_by_two_of_the_runner_alone(path):
-    name = str(path.relative_to(ROOT))
-    if not name.startswith(("actors/backends/ray/", "actors/conformance/ray_runs.py")) and name not in (
-        "runner/cluster/connection.py",
-        "runner/runs/coordinator_client.py",
-    ):
-        assert not [name for name in imported(path) if within(name, ["ray"])]
+def test_coordination_imports_neither_ray_nor_an_implementation_of_a_backend(path):
+    if path.is_relative_to(ROOT / "actors" / "coordination"):
+        assert not forbidden_imports(path, ["ray", "actors.backends"])
+
+
+MODULES = "actors.modules"
+PROTOCOLS = {
+    "actors/module.py": [MODULES, "actors.graph", "actors.storage", "actors.coordination", "actors.backends"],
+    "actors/coordination/backend.py": [MODULES, "actors.backends", "actors.coordination.coordinator"],
+    "actors/coordination/events.py": [MODULES, "actors.backends", "actors.coordination.coordinator"],
+    "actors/messaging/message.py": [MODULES, "actors.module", "actors.graph", "actors.coordination", "actors.backends"],
+    "actors/messaging/kinds.py": [MODULES, "actors.module", "actors.graph", "actors.coordination", "actors.backends"],
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_import_no_implementation(name):
+    assert not forbidden_imports(ROOT / name, PROTOCOLS[name])
+
+
+@each_file
+def test_only_the_graph_and_the_conformance_checks_reach_module_types_and_by_name(path):
+    """The registry has the built-in types as text, so that nothing is imported before it is used."""
+    if not path.is_relative_to(ROOT / "actors" / "modules"):
+        assert not forbidden_imports(path, [MODULES])
+
+
+@each_file
+def test_production_imports_no_fault_injection(path):
+    allowed = ("actors/backends/fault_injection.py", "actors/conformance/ray_runs.py")
+    if path.relative_to(ROOT).as_posix() not in allowed:
+        assert not forbidden_imports(path, ["actors.backends.fault_injection"])
+
+
+RAY = ("actors/backends/ray/", "actors/conformance/ray_runs.py", "runner/cluster/connection.py")
+CLIENT = "runner/runs/coordinator_client.py"
+
+
+@each_file
+def test_ray_is_imported_by_its_backend_and_by_three_other_files_alone(path):
+    if not path.relative_to(ROOT).as_posix().startswith((*RAY, CLIENT)):
+        assert not forbidden_imports(path, ["ray"])
 
 
 @each_file
 def test_nothing_unpickles(path):
-    assert not [name for name in imported(path) if within(name, ["pickle", "cloudpickle", "dill", "joblib", "shelve"])]
+    assert not forbidden_imports(path, ["pickle", "cloudpickle", "dill", "joblib", "shelve"])
 
+
+# --- what is public -----------------------------------------------------------------------------------------------
+
+PUBLIC = ("actors", "actors.conformance", "runner")
+TEMPLATES = sorted((ROOT / "runner/cli/templates").rglob("*.py.template"))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def code_blocks(document):
+    return re.findall(r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def non_public_names(source):
+    """Return what code imports of this project that is not a name of a public face."""
+    odd = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            odd += [a.name for a in node.names if within(a.name, ("actors", "runner")) and a.name not in PUBLIC]
+        elif isinstance(node, ast.ImportFrom) and within(node.module or "", ("actors", "runner")):
+            public = getattr(importlib.import_module(node.module), "__all__", ()) if node.module in PUBLIC else ()
+            odd += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in public]
+    return odd
+
+
+def test_each_name_of_a_public_face_exists():
+    for package in PUBLIC:
+        face = importlib.import_module(package)
+        assert face.__all__
+        assert not [name for name in face.__all__ if not hasattr(face, name)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_import_public_names_alone(document):
+    assert [name for block in code_blocks(document) for name in non_public_names(block)] == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_templates_import_public_names_alone(template):
+    source = re.sub(r"\$\{?(\w+)\}?", r"\1", template.read_text(encoding="utf-8"))
+    assert non_public_names(source) == []
+
+
+def test_templates_and_documents_have_code_that_imports_them():
+    assert any("import" in block for document in DOCUMENTS for block in code_blocks(document))
+    assert any("from actors import" in template.read_text() for template in TEMPLATES)
+
+
+def test_the_packages_are_typed():
+    assert (ROOT / "actors" / "py.typed").exists()
+    assert (ROOT / "runner" / "py.typed").exists()
+
+
+# --- what is loaded ---------------------------------------------------------------------------------------------
 
 LIGHT = (
-    "modules.vae",
-    "modules.mixture.gmm",
-    "modules.markov",
-    "modules.network.network",
-    "coordination.coordinator",
-    "graph.graph",
-    "messaging.message",
-    "module",
-    "graph.registry",
-    "backends.module_host",
-    "modules.observation",
+    "actors",
+    "actors.backends.module_host",
+    "actors.coordination.coordinator",
+    "actors.graph.graph",
+    "actors.graph.registry",
+    "actors.modules.markov",
+    "actors.modules.mixture.gmm",
+    "actors.modules.network.network",
+    "actors.modules.observation",
+    "actors.modules.vae",
+    "runner.cli.app",
+    "runner.config.run_config",
 )
 
 IMPORT_EACH = """
 import importlib, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
-    for heavy in ("torch", "ray"):
+    for heavy in ("torch", "ray", "actors.backends.fault_injection"):
         if heavy in sys.modules:
             sys.exit(f"{name} imports {heavy}")
 """
 
 
 def test_modules_coordinator_and_command_line_start_without_torch_and_ray():
-    names = [*(f"actors.{name}" for name in LIGHT), "runner.config.run_config", "runner.cli.app"]
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT_EACH, *names], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", IMPORT_EACH, *LIGHT], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.returncode == 0, done.stderr
 
+
+# --- form ---------------------------------------------------------------------------------------------------------
 
 FOLDERS = {"actors", "runner", "tests", "configs", "docs"}
 
@@ -118,9 +218,11 @@ def test_nothing_lies_beside_the_folders_of_the_design():
 
 
 @each_file
-def test_no_file_is_long(path):
-    lines = len(path.read_text().splitlines())
-    assert lines <= MAX_FILE, f"{lines} lines, at most {MAX_FILE} are allowed"
+def test_every_file_says_what_it_holds(path):
+    """In the first line of its docstring, as a sentence or a phrase with a stop or a colon."""
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring
+    assert len(docstring.splitlines()[0]) >= 20
 
 
 @each_file

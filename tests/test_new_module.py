@@ -1,4 +1,4 @@
-"""From nothing to a run: a package that the template makes, installed into a fresh environment, learns in a model."""
+"""Test the template package from installation in a fresh environment to a training run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.guide
 
 
 class Environment:
-    """A fresh virtual environment that sees what this one has installed, without this repository."""
+    """A fresh virtual environment with the installed packages of this one, but without this repository."""
 
     def __init__(self, path: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True, timeout=60)
@@ -28,33 +28,33 @@ class Environment:
         purelib = sysconfig.get_path("purelib", vars={"base": str(path)})
         Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    def run(self, *words, cwd, timeout=120.0):
-        """Run a command of the environment; return what it printed."""
+    def run(self, *arguments, cwd, timeout=120.0):
+        """Run a command of the environment; return its stdout."""
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
-        command = [str(self.bin / words[0]), *map(str, words[1:])]
+        command = [str(self.bin / arguments[0]), *map(str, arguments[1:])]
         done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=timeout)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def install(self, source: Path, *how) -> None:
+    def install(self, source: Path, *options) -> None:
         pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--quiet"]
-        plain = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, *plain, *how, source], capture_output=True, text=True, timeout=120)
+        offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+        done = subprocess.run([*pip, *offline, *options, source], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """With serket-actors installed from a wheel: what is not in the wheel is not there."""
+    """Return an environment with serket-actors installed from a wheel, without files outside the wheel."""
     path = tmp_path_factory.mktemp("fresh")
     source = path / "source"
     for name in ("actors", "runner"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    made = Environment(path / "venv")
-    made.install(source)
-    return made
+    environment = Environment(path / "venv")
+    environment.install(source)
+    return environment
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +65,20 @@ def package(environment, tmp_path_factory):
     return path / "night-sounds"
 
 
-def test_it_passes_its_own_tests_as_it_is(environment, package):
+def test_the_package_passes_its_own_tests(environment, package):
     environment.run("python", "-m", "pytest", cwd=package)
 
 
-def test_it_is_listed_with_who_brings_it(environment, package, tmp_path):
+def test_the_module_is_listed_with_its_distribution(environment, package, tmp_path):
     listed = json.loads(environment.run("serket", "modules", "night_sounds", "--json", cwd=tmp_path))["modules"]
-    found = [(entry["type"], entry["origin"], entry["from"], entry["version"]) for entry in listed]
-    assert found == [("night_sounds", "plug-in", "night-sounds", "0.1.0")]
+    described = [(entry["type"], entry["origin"], entry["from"], entry["version"]) for entry in listed]
+    assert described == [("night_sounds", "plug-in", "night-sounds", "0.1.0")]
     assert "night_sounds  plug-in: night-sounds 0.1.0" in environment.run("serket", "modules", cwd=tmp_path)
 
 
-def test_it_learns_between_vae_and_mm_on_actors(environment, package, tmp_path):
-    words = ["run", package / "model.yaml", *SMALL, "--runs", tmp_path, "--json"]
-    result = json.loads(environment.run("serket", *words, cwd=tmp_path).splitlines()[-1])
+def test_the_module_is_trained_between_vae_and_mm_on_actors(environment, package, tmp_path):
+    arguments = ["run", package / "model.yaml", *SMALL, "--runs", tmp_path, "--json"]
+    result = json.loads(environment.run("serket", *arguments, cwd=tmp_path).splitlines()[-1])
     assert result["rounds"] == 1
     assert result["accuracy"] >= 0.2
     assert result["module_seconds"].keys() == {"data", "vae", "night_sounds", "mm"}

@@ -1,19 +1,19 @@
-"""Deaths on purpose, for tests of recovery: which process dies where.
+"""Fault injection for tests of recovery: kills a chosen process at a chosen moment.
 
-A fault is written ``who:phase:round`` or ``who:phase:round:times``; who is a module's name, ``coordinator`` or
-``chain``. A run that asks for none meets nothing of this: hosts, transport and checkpoints are wrapped only where
-there are faults.
+A fault is written ``target:phase:round`` or ``target:phase:round:times``; the target is a module's name,
+``coordinator`` or ``chain``. Production code does not import this module: a run with ``SERKET_FAULTS`` loads it by name
+and gets an :func:`instrumentation` that replaces the host, the backend and the checkpoints by faulty ones.
 
 ===========  ======================================================  ================================================
 phase        a module dies                                           the coordinator dies
 ===========  ======================================================  ================================================
-before       before its update                                       before it asks for an update
-inside       in its update (when it first reports, or at its end)    while a module learns
-after        having learnt, before it has answered                   having the answer, before the commit
-answered     having answered                                         having made the commit
-save         before it writes its part of a commit                   all parts being written, before the manifest
-recovery     once more, while it is brought back                     once more, while it takes the run up
-reviving                                                             while it brings a module back
+before       before its update                                       before it submits an update
+inside       in its update (at its first report, or at its end)      during an update
+after        after its update, before it has answered                after the answer, before the commit
+answered     after it has answered                                   after the commit
+save         before it writes its part of a commit                   after all parts are written, before the manifest
+recovery     once more, while it is restarted                        once more, while it resumes the run
+reviving                                                             while it restarts a module
 hang         never: it stops answering, in its update
 ===========  ======================================================  ================================================
 """
@@ -26,91 +26,96 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from actors.backends.module_host import Arrays, Call, Host, Reply
-from actors.coordination.backend import Part, Ref, Result, Task, Transport
+from actors.backends.module_host import Arrays, HostResult, ModuleHost
+from actors.coordination.backend import Backend, ModuleCall, Ref, ResultRef, Task
+from actors.coordination.events import ModulePlaced
+from actors.coordination.session import Instrumentation
 from actors.graph.spec import ModuleSpec, Slot
-from actors.module import Context, Mode
+from actors.module import Context
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord, Manifest
 from actors.storage.module_files import LoadRequest, SaveRequest
 from actors.types import State
 
 PHASES = ("before", "inside", "after", "answered", "save", "recovery")
-"""Those that modules and coordinator have in common."""
+"""The phases of both modules and the coordinator."""
 
 _COORDINATOR = "coordinator"
 _SOON = 0.05
-"""Seconds in which an answer has certainly left the process."""
+"""Seconds after which an answer has been sent by the process."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Who dies where, and how often."""
+    """The target, phase, round and number of the deaths of a process."""
 
-    who: str
+    target: str
     phase: str
     round: int
     times: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read ``who:phase:round`` or ``who:phase:round:times``.
+        """Read ``target:phase:round`` or ``target:phase:round:times``.
 
         Raises
         ------
         ValueError
-            If it is neither.
+            If the text has another form.
         """
         try:
-            who, phase, round, *times = text.split(":")
-            return cls(who, phase, int(round), *map(int, times))
+            target, phase, round, *times = text.split(":")
+            return cls(target, phase, int(round), *map(int, times))
         except (ValueError, TypeError):
-            raise ValueError(f"{text!r} is no fault; expected who:phase:round or who:phase:round:times") from None
+            raise ValueError(
+                f"{text!r} is not a fault; expected target:phase:round or target:phase:round:times"
+            ) from None
 
 
 @dataclass(frozen=True)
 class Injector:
-    """Lets processes die.
+    """Kills processes.
 
     Parameters
     ----------
     faults : tuple of Fault
     marks : str
-        A directory that all processes see, in which each death leaves a file with its Unix time: that it happened, so
-        that it does not happen more often than asked.
+        A directory shared by all processes, with one file for each death that holds its Unix time, so that a process
+        does not die more often than requested.
     """
 
     faults: tuple[Fault, ...]
     marks: str
 
     @classmethod
-    def of(cls, faults: Sequence[str], root: str | None) -> Injector | None:
-        """Return the injector of a run whose commits lie at `root`; None without faults."""
-        if not faults or root is None:
-            return None
+    def of(cls, faults: Sequence[str], root: str) -> Injector:
+        """Return the injector of a run with commits at `root`."""
         marks = Path(root).parent / "faults"
         marks.mkdir(parents=True, exist_ok=True)
         return cls(tuple(map(Fault.parse, faults)), str(marks))
 
-    def strike(self, who: str, phase: str, round: int | None) -> None:
-        """Die here, if that was asked for and has not happened often enough."""
+    def inject(self, target: str, phase: str, round: int | None) -> None:
+        """Kill this process, if a fault requests it and was not injected as often as requested."""
         for fault in self.faults:
-            if (fault.who, fault.phase, fault.round) == (who, phase, round) and self._mark(fault):
+            if (fault.target, fault.phase, fault.round) == (target, phase, round) and self._mark(fault):
                 if phase == "hang":
                     time.sleep(1e6)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def died_in(self, who: str) -> int | None:
-        """Return the round in which `who` has died last; None where it has not."""
-        marks = sorted(Path(self.marks).glob(f"{who}-*"), key=lambda path: path.stat().st_mtime_ns)
+    def last_death_of(self, target: str) -> int | None:
+        """Return the round of the last death of `target`, None if there is none."""
+        marks = sorted(Path(self.marks).glob(f"{target}-*"), key=lambda path: path.stat().st_mtime_ns)
         return int(marks[-1].name.split("-")[2]) if marks else None
 
     def _mark(self, fault: Fault) -> bool:
         for number in range(fault.times):
-            path = Path(self.marks) / f"{fault.who}-{fault.phase}-{fault.round}-{number + 1}"
+            path = Path(self.marks) / f"{fault.target}-{fault.phase}-{fault.round}-{number + 1}"
             try:
                 with path.open("x") as file:
                     file.write(repr(time.time()))
@@ -120,40 +125,57 @@ class Injector:
         return False
 
 
-class MortalHost(Host):
-    """A host in whose module's update the process dies."""
+def instrumentation(faults: Sequence[str], root: str) -> Instrumentation:
+    """Return the instrumentation that injects `faults` into a run with commits at `root`.
+
+    Raises
+    ------
+    ValueError
+        If a fault has another form than ``target:phase:round`` or ``target:phase:round:times``.
+    """
+    injector = Injector.of(faults, root)
+    return Instrumentation(
+        make_host=partial(FaultyHost, injector=injector),
+        wrap_backend=partial(FaultyBackend, injector=injector),
+        make_checkpoints=partial(FaultyCheckpoints, injector=injector),
+        before_chain=partial(injector.inject, "chain", "inside"),
+    )
+
+
+class FaultyHost(ModuleHost):
+    """A module host that kills its process in the requested phases."""
 
     def __init__(self, spec: ModuleSpec, slots: Sequence[Slot], injector: Injector) -> None:
         super().__init__(spec, slots)
         self._injector = injector
 
     def prepare(self, device: str) -> str:
-        """Prepare the module, or die."""
+        """Prepare the module, after a possible death."""
         self._recover()
         return super().prepare(device)
 
     def load_state(self, state: State) -> None:
-        """Give the module a state, or die."""
+        """Load a state into the module, after a possible death."""
         self._recover()
         super().load_state(state)
 
-    def ask(self, mode: Mode, call: Call, arrays: Sequence[Arrays]) -> Reply:
-        """Let the module learn, and die before, in or after it."""
-        if mode != "update":
-            return super().ask(mode, call, arrays)
-        self._strike("before", call.round)
-        reply = super().ask(mode, call, arrays)
-        self._in_update(call.round)  # of a module that reports nothing
-        self._strike("after", call.round)
-        threading.Timer(_SOON, self._strike, ("answered", call.round)).start()
-        return reply
+    def call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
+        """Call the module, with possible deaths before, in and after an update."""
+        if call.mode != "update":
+            return super().call(call, arrays)
+        self._inject("before", call.round)
+        result = super().call(call, arrays)
+        self._in_update(call.round)  # for a module that reports no progress
+        self._inject("after", call.round)
+        threading.Timer(_SOON, self._inject, ("answered", call.round)).start()
+        return result
 
     def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
-        """Write the module's part of a commit, or die."""
-        self._strike("save", int(request.directory.split("-")[1]))
+        """Write the module's part of a commit, after a possible death."""
+        self._inject("save", int(request.directory.split("-")[1]))
         return super().save(request, objects)
 
-    def _context(self, call: Call, doing: str) -> Context:
+    def _context(self, call: ModuleCall, doing: str) -> Context:
         context = super()._context(call, doing)
 
         def report(done: int, total: int, metrics: Any) -> None:
@@ -164,74 +186,79 @@ class MortalHost(Host):
         return replace(context, reporter=report)
 
     def _in_update(self, round: int) -> None:
-        self._strike("inside", round)
-        self._strike("hang", round)
+        self._inject("inside", round)
+        self._inject("hang", round)
 
     def _recover(self) -> None:
-        self._strike("recovery", self._injector.died_in(self.spec.name))
+        self._inject("recovery", self._injector.last_death_of(self.spec.name))
 
-    def _strike(self, phase: str, round: int | None) -> None:
-        self._injector.strike(self.spec.name, phase, round)
+    def _inject(self, phase: str, round: int | None) -> None:
+        self._injector.inject(self.spec.name, phase, round)
 
 
-class MortalTransport:
-    """A transport whose user, the coordinator, dies.
+class FaultyBackend:
+    """A backend that kills its caller, the coordinator, in the requested phases.
 
     Parameters
     ----------
-    inner : Transport
-        Does the work.
+    inner : Backend
+        Receives all calls.
     injector : Injector
     """
 
-    def __init__(self, inner: Transport, injector: Injector) -> None:
+    def __init__(self, inner: Backend, injector: Injector) -> None:
         self._inner = inner
         self._injector = injector
         self._round = 0
+        self._calls: set[int] = set()  # tasks after whose answers the coordinator may die
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
-        """Ask `module`, and die before or after it."""
-        if mode != "update":
-            return self._inner.submit(module, call, arrays, mode)
-        self._round = call.round
-        self._strike("before", call.round)
-        task = self._inner.submit(module, call, arrays, mode)
-        self._strike("inside", call.round)
+    def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
+        """Submit a call of `module`, with possible deaths before and after it."""
+        if call.mode != "update":
+            task = self._inner.submit(module, call, arrays)
+        else:
+            self._round = call.round
+            self._inject("before", call.round)
+            task = self._inner.submit(module, call, arrays)
+            self._inject("inside", call.round)
+        self._calls.add(id(task))
         return task
 
-    def collect(self, module: str, task: Task) -> Result:
-        """Wait for the answer, and die."""
-        result = self._inner.collect(module, task)
-        self._strike("after", self._round)
-        return result
+    def collect(self, task: Task[T]) -> T:
+        """Wait for the answer, before a possible death."""
+        answer = self._inner.collect(task)
+        if id(task) in self._calls:
+            self._calls.discard(id(task))
+            self._inject("after", self._round)
+        return answer
 
-    def revive(self, module: str) -> dict[str, Any]:
-        """Bring `module` back, and die."""
-        place = self._inner.revive(module)
-        self._strike("reviving", self._round)
+    def restart(self, module: str) -> ModulePlaced:
+        """Restart `module`, before a possible death."""
+        place = self._inner.restart(module)
+        self._inject("reviving", self._round)
         return place
 
-    def read(self, module: str, request: LoadRequest) -> Part:
-        """Have `module` read what was committed of it, and die."""
-        self._strike("recovery", self._injector.died_in(_COORDINATOR))
-        return self._inner.read(module, request)
+    def submit_read(self, module: str, request: LoadRequest) -> Task[ResultRef]:
+        """Submit the reading of a module's part of a commit, after a possible death."""
+        self._inject("recovery", self._injector.last_death_of(_COORDINATOR))
+        return self._inner.submit_read(module, request)
 
-    def _strike(self, phase: str, round: int | None) -> None:
-        self._injector.strike(_COORDINATOR, phase, round)
+    def _inject(self, phase: str, round: int | None) -> None:
+        self._injector.inject(_COORDINATOR, phase, round)
 
 
-class MortalCheckpoints(Checkpoints):
-    """Checkpoints in whose commit the coordinator dies."""
+class FaultyCheckpoints(Checkpoints):
+    """Checkpoints that kill the coordinator before or after a commit."""
 
     def __init__(self, root: str, keep: int | None, injector: Injector) -> None:
         super().__init__(root, keep)
         self._injector = injector
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest, and die before or after it."""
-        self._injector.strike(_COORDINATOR, "save", manifest.round)
+        """Write the manifest, with possible deaths before and after it."""
+        self._injector.inject(_COORDINATOR, "save", manifest.round)
         super().commit(manifest)
-        self._injector.strike(_COORDINATOR, "answered", manifest.round)
+        self._injector.inject(_COORDINATOR, "answered", manifest.round)

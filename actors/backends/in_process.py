@@ -1,104 +1,126 @@
-"""The in-process transport: calls the modules directly, and runs chains one after the other."""
+"""The in-process backend: calls the modules directly, and runs chains one after the other."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
-from actors.backends.module_host import Call, Host
-from actors.coordination.backend import ChainCall, Part, Ref, Result, Task
+from actors.backends.module_host import Arrays, ModuleHost
+from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, Task
 from actors.coordination.chains import run_chain
+from actors.coordination.events import ModulePlaced
 from actors.graph.graph import Graph
-from actors.module import Mode
+from actors.messaging.codec import pack_header
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 
+T = TypeVar("T")
 
-class InProcess:
-    """Calls the modules directly: for tests and debugging, and the yardstick for what actors cost.
+
+@dataclass(frozen=True)
+class FinishedTask(Task[T]):
+    """A task that ran when it was submitted: its answer or its exception."""
+
+    answer: T | None = None
+    error: Exception | None = None
+
+
+class InProcessBackend:
+    """Calls the modules directly: for tests and debugging, and to measure the overhead of actors.
 
     Parameters
     ----------
     modules : collection of str, optional
-        Those to make; by default all.
+        The modules to create; by default all.
     """
 
     def __init__(self, modules: Collection[str] | None = None) -> None:
         self._modules = modules
-        self._hosts: dict[str, Host] = {}
+        self._hosts: dict[str, ModuleHost] = {}
 
-    def start(self, graph: Graph) -> list[dict[str, Any]]:
-        """Make the modules in this process."""
+    def start(self, graph: Graph) -> list[ModulePlaced]:
+        """Create the modules in this process."""
         for name in graph.modules if self._modules is None else self._modules:
-            self._hosts[name] = Host(graph.modules[name], graph.slots(name))
+            self._hosts[name] = ModuleHost(graph.modules[name], graph.slots(name))
         return [self._place(name) for name in self._hosts]
 
-    def ready(self, module: str) -> str:
+    def await_prepared(self, module: str) -> str:
         """Prepare `module`."""
         return self._hosts[module].prepare("cpu")
 
-    def load(self, module: str, state: Ref | None) -> None:
-        """Give `module` a state, or make it anew."""
+    def load_state(self, module: str, state: Ref | None) -> None:
+        """Load a state into `module`; None resets it."""
         if state is None:
-            self._hosts[module].renew()
+            self._hosts[module].reset()
         else:
-            self._hosts[module].load_state(state)
+            self._hosts[module].load_state(cast("dict[str, Any]", state))
 
-    def revive(self, module: str) -> dict[str, Any]:
-        """Make `module` anew."""
-        self._hosts[module].renew()
+    def restart(self, module: str) -> ModulePlaced:
+        """Reset `module`."""
+        self._hosts[module].reset()
         return self._place(module)
 
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
-        """Run it here and now; what it raises is for whoever waits for the answer."""
-        try:
-            return self._hosts[module].ask(mode, call, arrays)
-        except Exception as error:
-            return error
+    def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
+        """Call the module now; :meth:`collect` raises its exception."""
 
-    def collect(self, module: str, task: Task) -> Result:  # noqa: ARG002 (the protocol's)
-        """Return what :meth:`submit` gave, or raise it."""
-        if isinstance(task, Exception):
-            raise task
-        # Copies, as between actors: a module may change in place what it sent.
-        messages = tuple(sent and {name: array.copy() for name, array in sent.items()} for sent in task.messages)
-        return Result(task.answer, task.state, task.outputs, messages)
+        def result() -> ResultRef:
+            values = self._hosts[module].call(call, cast("Sequence[Arrays]", arrays))
+            # Copied, as between actors: a module may modify an array after sending it.
+            messages = {
+                slot: MessageRef(
+                    pack_header(message.header), Ref({name: array.copy() for name, array in message.arrays.items()})
+                )
+                for slot, message in values.messages.items()
+            }
+            return ModuleResult(Ref(values.state), Ref(values.outputs), messages, values.metrics, values.seconds)
 
-    def chain(self, call: ChainCall, objects: Sequence[Ref]) -> Task:
-        """Run it here and now, over modules of its own."""
-        return run_chain(call, objects, InProcess(call.block.modules))
+        return _run(result)
 
-    def chained(self, task: Task) -> Mapping[str, Result]:
-        """Return what :meth:`chain` gave."""
-        results: Mapping[str, Result] = task
-        return results
+    def submit_chain(self, call: ChainCall, objects: Sequence[Ref | None]) -> Task[Mapping[str, ResultRef]]:
+        """Run the chain now, with its own copies of the modules."""
+        return _run(lambda: run_chain(call, objects, InProcessBackend(call.block.modules)))
 
-    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
-        """Write the objects here and now."""
-        return self._hosts[module].save(request, objects)
+    def submit_save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task[Mapping[str, FileRecord]]:
+        """Write the objects now."""
+        return _run(lambda: self._hosts[module].save(request, objects))
 
-    def saved(self, task: Task) -> Mapping[str, FileRecord]:
-        """Return what :meth:`save` gave."""
-        records: Mapping[str, FileRecord] = task
-        return records
+    def submit_read(self, module: str, request: LoadRequest) -> Task[ResultRef]:
+        """Read the module's part of a commit now."""
 
-    def read(self, module: str, request: LoadRequest) -> Part:
-        """Read it here and now."""
-        heads, state, outputs, *messages = self._hosts[module].read(request)
-        return Part(dict(zip(request.record.slots, heads, strict=True)), state, outputs, tuple(messages))
+        def result() -> ResultRef:
+            headers, state, outputs, *arrays = self._hosts[module].read(request)
+            sent = zip(request.record.slots, headers, arrays, strict=True)
+            return ModuleResult(state, outputs, {slot: MessageRef(header, body) for slot, header, body in sent})
 
-    def last_words(self, module: str) -> str:  # noqa: ARG002 (the protocol's)
-        """Return nothing: there is no process that could die alone."""
+        return _run(result)
+
+    def collect(self, task: Task[T]) -> T:
+        """Return a task's answer, or raise its exception."""
+        finished = cast("FinishedTask[T]", task)
+        if finished.error is not None:
+            raise finished.error
+        return cast("T", finished.answer)
+
+    def crash_traceback(self, module: str) -> str:  # noqa: ARG002 (parameter of the protocol)
+        """Return an empty text: no process can die alone."""
         return ""
 
     def status(self, module: str) -> dict[str, Any]:
-        """Say what `module` does now."""
+        """Return what `module` is doing now."""
         return self._hosts[module].status()
 
     def stop(self) -> None:
-        """Forget the modules."""
+        """Discard the modules."""
         self._hosts.clear()
 
-    def _place(self, module: str) -> dict[str, Any]:
-        return {"module": module, "node": "local", "pid": os.getpid(), "device": "cpu"}
+    def _place(self, module: str) -> ModulePlaced:
+        return ModulePlaced(module, "local", os.getpid(), "cpu")
+
+
+def _run(work: Callable[[], T]) -> FinishedTask[T]:
+    try:
+        return FinishedTask(work())
+    except Exception as error:
+        return FinishedTask(error=error)

@@ -1,52 +1,128 @@
-"""How a coordinator reaches modules, and has chains run beside them: what it asks of a transport."""
+"""The backend protocol: how the coordinator reaches modules, and the types that cross it.
+
+A backend manages the modules' processes. The coordinator submits a call and collects its answer, which consists of
+references (:data:`Ref`) that the coordinator passes on without reading them. :mod:`actors.backends` has the
+implementations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, NewType, Protocol, TypeAlias, TypeVar
 
-from actors.backends.module_host import Answer, Call
+from actors.coordination.events import ModulePlaced
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Position
+from actors.messaging.codec import unpack_header
+from actors.messaging.message import Header
 from actors.module import Mode
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 
-Ref: TypeAlias = Any
-"""Stands for an object that the coordinator passes on without looking into it."""
-Task: TypeAlias = Any
-"""Stands for an answer that is on its way."""
+Ref = NewType("Ref", object)
+"""A reference that coordination passes on without reading the object; in the in-process backend, the object itself."""
+
+T = TypeVar("T")
+Value = TypeVar("Value")
+MessageType = TypeVar("MessageType")
+
+
+class Task(Generic[T]):
+    """A pending answer; each backend has its own subclass."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of an update: the answer, and references to the module's state, its outputs and its messages."""
+class MessageRef:
+    """A message in coordination: the header as packed by its sender, and a reference to the arrays."""
 
-    answer: Answer
-    state: Ref
-    outputs: Ref
-    messages: tuple[Ref, ...]
+    packed_header: bytes
+    arrays: Ref
+
+    @cached_property
+    def header(self) -> Header:
+        """The parsed header."""
+        return unpack_header(self.packed_header)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleResult(Generic[Value, MessageType]):
+    """The result of a module's call.
+
+    In the module's host it holds the values and messages themselves, in coordination references (:data:`ResultRef`).
+
+    Parameters
+    ----------
+    state, outputs
+        None where there is none yet.
+    messages : mapping of str to message
+        By slot (:attr:`actors.graph.spec.Slot.name`); slots without a message are left out.
+    metrics : mapping of str to float
+    seconds : float
+        Spent inside the module.
+    """
+
+    state: Value | None = None
+    outputs: Value | None = None
+    messages: Mapping[str, MessageType] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+ResultRef: TypeAlias = ModuleResult[Ref, MessageRef]
+"""A result in coordination."""
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """The arguments of a module's call: the fields of its :class:`actors.module.Context`, and its inbox.
+
+    Parameters
+    ----------
+    headers : tuple of bytes
+        The packed headers of the messages in the inbox; their arrays are passed beside the call, one for each header.
+    ports : tuple of str
+        The receiving module's port for each message.
+    """
+
+    mode: Mode
+    run: str
+    seed: int
+    round: int
+    step: int
+    sequence: int
+    receivers: Mapping[str, tuple[str, ...]]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    exchange: int = 0
+    chain: int = 0
+    temperature: float = 1.0
+    learn: bool = True
+    proposal: int = 0
+    ordered: bool = True
+    rows: int = 0
+    headers: tuple[bytes, ...] = ()
+    ports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ChainCall:
-    """A block for a chain to go through, over copies of the block's modules.
+    """A chain to run: a block and where it starts, for copies of the block's modules.
 
-    Beside it lie its objects: a state for each of the block's modules, None for one that starts afresh, then the arrays
-    of one message a head.
+    Its objects are passed beside it: one state for each of the block's modules, None for a fresh start, then the arrays
+    of each message in `messages`.
 
     Parameters
     ----------
     graph : Graph
     block : Block
     position : Position
-        Where the block stands, and the chain's number.
+        The position of the block, with the chain's number.
     run : str
     seed, sequence : int
-        As in :class:`actors.backends.module_host.Call`; the sequence before the chain's first update.
-    heads : tuple of (str, str, bytes)
-        Sender, slot and header of the messages that the block's modules had received before.
+        As in :class:`ModuleCall`; `sequence` is the number before the chain's first update.
+    messages : tuple of (str, str, bytes)
+        Sender, slot and packed header of the latest messages to the block's modules.
     """
 
     graph: Graph
@@ -55,82 +131,60 @@ class ChainCall:
     run: str
     seed: int
     sequence: int
-    heads: tuple[tuple[str, str, bytes], ...] = ()
+    messages: tuple[tuple[str, str, bytes], ...] = ()
 
 
-@dataclass(frozen=True)
-class Part:
-    """What was committed of a module: the headers of its messages by slot, and references to the rest."""
+class Backend(Protocol):
+    """Starts the modules of a graph and calls them.
 
-    heads: Mapping[str, bytes]
-    state: Ref
-    outputs: Ref
-    messages: tuple[Ref, ...]
-
-
-class Transport(Protocol):
-    """What a coordinator asks of a transport.
-
-    Any of these raises :class:`actors.errors.ModuleDiedError` where the module's process is gone, and
-    :class:`actors.errors.ObjectsLostError` where an object is.
+    Any method may raise :class:`actors.errors.ModuleDiedError` if the module's process has died, and
+    :class:`actors.errors.ObjectsLostError` if an object was lost.
     """
 
-    def start(self, graph: Graph) -> list[dict[str, Any]]:
-        """Bring every module to life and begin to prepare it; say where each lives (name, node, pid, device).
+    def start(self, graph: Graph) -> list[ModulePlaced]:
+        """Start every module's process and begin to prepare it; return where each runs.
 
         Raises
         ------
         BackendError
-            If the modules' resources cannot be had.
+            If the modules' resources are not available.
         """
 
-    def ready(self, module: str) -> str:
-        """Wait until `module` is prepared; say which device it uses."""
+    def await_prepared(self, module: str) -> str:
+        """Wait until `module` is prepared; return the device that it uses."""
 
-    def load(self, module: str, state: Ref | None) -> None:
-        """Give `module` a state; None makes it as it was before it learnt anything."""
+    def load_state(self, module: str, state: Ref | None) -> None:
+        """Load a state into `module`; None resets the module."""
 
-    def revive(self, module: str) -> dict[str, Any]:
-        """Put a new process in the place of a lost one, and begin to prepare it; say where it lives.
+    def restart(self, module: str) -> ModulePlaced:
+        """Replace a process that died by a new one, and begin to prepare it; return where it runs.
 
         Raises
         ------
         ModuleFailedError
-            If no node can hold it, or if it cannot be made.
+            If no node can hold it, or if it cannot be created.
         """
 
-    def submit(self, module: str, call: Call, arrays: Sequence[Ref], mode: Mode = "update") -> Task:
-        """Ask `module` for an update, a recognition, a generation or a proposal."""
+    def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
+        """Submit a call of `module`: an update, a recognition, a generation or a proposal."""
 
-    def collect(self, module: str, task: Task) -> Result:
-        """Wait for what :meth:`submit` asked for; raises what the module raised."""
+    def submit_chain(self, call: ChainCall, objects: Sequence[Ref | None]) -> Task[Mapping[str, ResultRef]]:
+        """Submit a chain, which runs in parallel; its answer is the last result of each of the block's modules."""
 
-    def chain(self, call: ChainCall, objects: Sequence[Ref]) -> Task:
-        """Have a chain run (:func:`actors.coordination.chains.run_chain`), beside whatever else goes on."""
+    def submit_save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task[Mapping[str, FileRecord]]:
+        """Submit the writing of the objects of `module` to a checkpoint."""
 
-    def chained(self, task: Task) -> Mapping[str, Result]:
-        """Wait for what :meth:`chain` asked for; the last answer of each of the block's modules."""
+    def submit_read(self, module: str, request: LoadRequest) -> Task[ResultRef]:
+        """Submit the reading of the part of a commit of `module`; CheckpointError is raised by :meth:`collect`."""
 
-    def save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task:
-        """Have the objects of `module` written to a checkpoint."""
+    def collect(self, task: Task[T]) -> T:
+        """Wait for the answer of a task and return it; raise the module's exception if it failed."""
 
-    def saved(self, task: Task) -> Mapping[str, FileRecord]:
-        """Wait for what :meth:`save` asked for."""
-
-    def read(self, module: str, request: LoadRequest) -> Part:
-        """Have `module` read what was committed of it.
-
-        Raises
-        ------
-        CheckpointError
-            If a file is missing or damaged.
-        """
-
-    def last_words(self, module: str) -> str:
-        """Return the traceback that the last process of `module` left when it crashed; empty where it left none."""
+    def crash_traceback(self, module: str) -> str:
+        """Return the traceback of the last process of `module` that crashed; empty if there is none."""
 
     def status(self, module: str) -> dict[str, Any]:
-        """Say what `module` does now."""
+        """Return what `module` is doing now."""
 
     def stop(self) -> None:
-        """End everything that :meth:`start` made."""
+        """End everything that :meth:`start` started."""

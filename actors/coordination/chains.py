@@ -1,6 +1,6 @@
-"""Chains and moves: copies of a block's modules that start side by side, of which the one with most evidence stays.
+"""Chains and moves: copies of a block's modules learn in parallel, and the one with the most evidence is kept.
 
-Nothing here knows what the modules are. They report ``evidence``; they may propose other starts
+Independent of the modules' types: a module reports ``evidence``, and may propose other starting points
 (:meth:`actors.module.Module.propose`).
 """
 
@@ -11,90 +11,104 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from actors.backends.module_host import Answer
-from actors.coordination.backend import ChainCall, Ref, Result, Task, Transport
-from actors.coordination.router import Held, Letter, Router, evidence_of, held_of, score_of
+from actors.coordination.backend import Backend, ChainCall, MessageRef, ModuleResult, Ref, ResultRef, Task
+from actors.coordination.events import ChainFinished, ChainSelected, Emit, ModuleDied, ignore
+from actors.coordination.router import Router
+from actors.coordination.schedule_runner import OnStep, ScheduleRunner, evidence_of, score_of
 from actors.errors import GraphError, ModuleDiedError, ModuleFailedError
 from actors.graph.schedule import Block, Position, Step
-from actors.messaging.codec import pack_header, unpack_header
 
 PROPOSALS = 4
-"""So many proposals of a module are tried side by side in one move."""
+"""Number of proposals that are tried in parallel in one move."""
 
-ALIKE = 0.01
-"""Evidences that differ by less (in nats) say nothing about which chain is the better one; the score does."""
+EVIDENCE_TOLERANCE = 0.01
+"""Of chains whose evidences differ by less (in nats), the one with the highest score is selected."""
 
 MOVE_EXCHANGES = 8
 MOVE_TEMPERATURE = 0.5
-"""A proposal is nearer to its goal than a fresh start is: at most so many exchanges, τ from no lower than this."""
+"""A proposal starts nearer to an optimum than a fresh chain: fewer exchanges, and a temperature τ of at least this."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Where a chain ended: its number, how it began, what is held of the block's modules, and what that is worth."""
+class ChainResult:
+    """The end of a chain: its number and origin, the results of the block's modules, its evidence and score."""
 
     chain: int
     origin: str
-    held: Mapping[str, Held]
+    results: Mapping[str, ResultRef]
     evidence: float
     score: float
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A chain that runs, such that it can be run again."""
+class PendingChain:
+    """A submitted chain, with the arguments to submit it again."""
 
     call: ChainCall
-    objects: Sequence[Ref]
-    task: Task
+    objects: Sequence[Ref | None]
+    task: Task[Mapping[str, ResultRef]]
 
 
-class ChainRouter(Router):
-    """A router whose blocks may have chains and moves."""
+class ChainRunner(ScheduleRunner):
+    """Runs a schedule whose blocks may have chains and moves.
 
-    def walk(self, block: Block, position: Position) -> None:
-        """Take the block's steps; of several chains keep the best."""
+    Parameters
+    ----------
+    router : Router
+    backend : Backend
+        Runs the chains.
+    emit : callable, optional
+        Receives ChainFinished, ChainSelected, ModuleDied, and what a schedule runner emits.
+    on_step : callable, optional
+    """
+
+    def __init__(self, router: Router, backend: Backend, *, emit: Emit = ignore, on_step: OnStep | None = None) -> None:
+        super().__init__(router, emit=emit, on_step=on_step)
+        self._backend = backend
+
+    def run_block(self, block: Block, position: Position) -> None:
+        """Run the block's steps; if it has chains or moves, keep the best chain."""
         if block.competes:
-            self._compete(block, position)
+            self._run_chains(block, position)
         else:
-            super().walk(block, position)
+            super().run_block(block, position)
 
-    def _compete(self, block: Block, position: Position) -> None:
-        """Run the chains, adopt the best, and make moves from there as long as they help."""
+    def _run_chains(self, block: Block, position: Position) -> None:
+        """Run the chains, adopt the best, then make moves from it as long as they raise the evidence."""
         best, accepted = self._best_of_chains(block, position), 0
         for move in range(block.moves):
-            challengers = self._challengers(block, position, best, move)
-            helpful = [challenger for challenger in challengers if challenger.evidence > best.evidence]
-            if not helpful:
+            better = [each for each in self._moves(block, position, best, move) if each.evidence > best.evidence]
+            if not better:
                 break
-            best, accepted = self._adopt(_best_of(helpful)), accepted + 1
-        fields = {"round": position.round, "step": position.first, "chain": best.chain, "origin": best.origin}
-        self._emit("selected", {**fields, "evidence": best.evidence, "moves": accepted})
+            best, accepted = self._adopt(_best_of(better)), accepted + 1
+        self._emit(
+            ChainSelected(position.round, position.first, best.chain, best.origin, best.evidence, moves=accepted)
+        )
 
-    def _best_of_chains(self, block: Block, position: Position) -> Candidate:
-        """Run fresh chains beside the modules themselves, which go on from the incumbent; adopt the best."""
+    def _best_of_chains(self, block: Block, position: Position) -> ChainResult:
+        """Run fresh chains in parallel with the modules themselves, which continue the incumbent; adopt the best."""
         plain = replace(block, chains=0, moves=0)
-        incumbent = {name: self.held[name] for name in block.modules}
-        known = any(held.state is not None for held in incumbent.values())
-        # Where nothing is known yet, the modules themselves are one of the fresh chains.
+        incumbent = {name: self.router.results[name] for name in block.modules}
+        known = any(result.state is not None for result in incumbent.values())
+        # In the first round, there is no incumbent: the modules themselves are one of the fresh chains.
         fresh = range(1, block.chains + known)
-        nothing = dict.fromkeys(block.modules, Held())
-        tasks = [(n, "afresh", self._send(plain, _numbered(position, block, n), nothing)) for n in fresh]
+        untrained: dict[str, ResultRef] = {name: ModuleResult() for name in block.modules}
+        pending = [(n, "afresh", self._submit(plain, _numbered(position, block, n), untrained)) for n in fresh]
         if known:
             again = replace(plain, repeat=1, anneal=(1.0, 1.0))
-            asked = replace(_numbered(position, block, 0), learn=False)
-            tasks.insert(0, (0, "incumbent", self._send(again, asked, incumbent)))
+            rescored = replace(_numbered(position, block, 0), learn=False)
+            pending.insert(0, (0, "incumbent", self._submit(again, rescored, incumbent)))
         warm = replace(plain, anneal=(block.anneal[1], block.anneal[1])) if known else plain
-        super().walk(warm, _numbered(position, block, 0))
-        here = {name: self.held[name] for name in block.modules}
-        candidates = [self._candidate(block, position, n, origin, self._receive(task)) for n, origin, task in tasks]
-        routed = self._candidate(block, position, 0, "continued" if known else "afresh", here)
-        candidates.insert(int(known), routed)
-        best = _best_of(candidates)
+        super().run_block(warm, _numbered(position, block, 0))
+        here = {name: self.router.results[name] for name in block.modules}
+        results = [self._chain_result(block, position, n, origin, self._collect(chain)) for n, origin, chain in pending]
+        routed = self._chain_result(block, position, 0, "continued" if known else "afresh", here)
+        results.insert(int(known), routed)
+        best = _best_of(results)
         return best if best is routed else self._adopt(best)
 
-    def _challengers(self, block: Block, position: Position, best: Candidate, move: int) -> list[Candidate]:
-        """Run a chain from each start that the modules propose, given what the best chain has learnt."""
+    def _moves(self, block: Block, position: Position, best: ChainResult, move: int) -> list[ChainResult]:
+        """Run a chain from each proposal of the modules, given the results of the best chain."""
         first, last = block.anneal
         shorter = replace(
             block,
@@ -103,125 +117,115 @@ class ChainRouter(Router):
             repeat=min(block.repeat, MOVE_EXCHANGES),
             anneal=(max(first, min(last, MOVE_TEMPERATURE)), last),
         )
-        tasks: list[tuple[int, Sent]] = []
-        for module, letters in self._proposals(block, position):
-            number = block.chains + 1 + move * PROPOSALS + len(tasks)
-            proposed = Held(letters={**best.held[module].letters, **letters})
-            asked = _numbered(position, block, number)
-            tasks.append((number, self._send(shorter, asked, {**best.held, module: proposed})))
+        pending: list[tuple[int, PendingChain]] = []
+        for module, messages in self._proposals(block, position):
+            number = block.chains + 1 + move * PROPOSALS + len(pending)
+            proposed: ResultRef = ModuleResult(messages={**best.results[module].messages, **messages})
+            start = {**best.results, module: proposed}
+            pending.append((number, self._submit(shorter, _numbered(position, block, number), start)))
         origin = f"move {move + 1}"
-        return [self._candidate(block, position, n, origin, self._receive(task)) for n, task in tasks]
+        return [self._chain_result(block, position, n, origin, self._collect(chain)) for n, chain in pending]
 
-    def _proposals(self, block: Block, position: Position) -> Iterator[tuple[str, dict[str, Letter]]]:
-        """Ask the block's modules for messages to start from; at most :data:`PROPOSALS` in all."""
-        proposers = [name for name in block.modules if name in self.graph.proposers]
+    def _proposals(self, block: Block, position: Position) -> Iterator[tuple[str, dict[str, MessageRef]]]:
+        """Yield the proposals of the block's modules, at most :data:`PROPOSALS` in total."""
+        proposers = [name for name in block.modules if name in self.router.graph.proposers]
         left = PROPOSALS
         for module in proposers:
-            for asked in [self.submit("propose", Step(module), position, proposal=n) for n in range(left)]:
-                letters = self.receive(asked).letters
-                if letters:
+            calls = [self.router.submit("propose", Step(module), position, proposal=n) for n in range(left)]
+            for call in calls:
+                messages = self.router.collect(call).messages
+                if messages:
                     left -= 1
-                    yield module, dict(letters)
+                    yield module, dict(messages)
 
-    def _candidate(
-        self, block: Block, position: Position, chain: int, origin: str, held: Mapping[str, Held]
-    ) -> Candidate:
-        evidence = evidence_of(block, held)
+    def _chain_result(
+        self, block: Block, position: Position, chain: int, origin: str, results: Mapping[str, ResultRef]
+    ) -> ChainResult:
+        evidence = evidence_of(block, results)
         if math.isnan(evidence):
             raise GraphError(
                 f"step {position.first} is a block with chains or moves, which are chosen by evidence, "
                 f"but none of its modules ({', '.join(block.modules)}) reports one"
             )
-        fields = {"round": position.round, "step": position.first, "chain": chain, "origin": origin}
-        self._emit("chain", {**fields, "evidence": evidence})
-        score = score_of(held[name] for name in self.graph.modules if name in held)
-        return Candidate(chain, origin, held, evidence, score)
+        self._emit(ChainFinished(position.round, position.first, chain, origin, evidence))
+        score = score_of(results[name] for name in self.router.graph.modules if name in results)
+        return ChainResult(chain, origin, results, evidence, score)
 
-    def _send(self, block: Block, position: Position, start: Mapping[str, Held]) -> Sent:
-        """Have a chain of the block begin from what is held in `start`, and from the latest messages from outside."""
-        letters: dict[tuple[str, str], Letter] = {}
-        for route in (route for name in block.modules for route in self.graph.routes_to(name)):
-            found = self.letter(route, start)
-            if found is not None:
-                letters[route.sender, found[0]] = found[1]
-        heads = tuple((*way, pack_header(letter.header)) for way, letter in letters.items())
-        call = ChainCall(self.graph, block, position, self.run, self.seed, self.sequence, heads)
+    def _submit(self, block: Block, position: Position, start: Mapping[str, ResultRef]) -> PendingChain:
+        """Submit a chain of the block, starting from the results in `start` and the latest messages from outside."""
+        router = self.router
+        messages: dict[tuple[str, str], MessageRef] = {}
+        for route in (route for name in block.modules for route in router.graph.routes_to(name)):
+            latest = router.message_on(route, start)
+            if latest is not None:
+                messages[route.sender, latest[0]] = latest[1]
+        sent = tuple((sender, slot, message.packed_header) for (sender, slot), message in messages.items())
+        call = ChainCall(router.graph, block, position, router.run, router.seed, router.sequence, sent)
         states = [start[name].state for name in block.modules]
-        objects = [*states, *(letter.arrays for letter in letters.values())]
-        return Sent(call, objects, self._transport.chain(call, objects))
+        objects = [*states, *(message.arrays for message in messages.values())]
+        return PendingChain(call, objects, self._backend.submit_chain(call, objects))
 
-    def _receive(self, sent: Sent) -> dict[str, Held]:
-        """Wait for a chain; where its process dies, have it run again."""
-        task = sent.task
-        for lost in count(1):
+    def _collect(self, pending: PendingChain) -> Mapping[str, ResultRef]:
+        """Wait for a chain; where its process dies, run it again."""
+        task = pending.task
+        tries = self.router.supervisor.policy.tries
+        for deaths in count(1):
             try:
-                results = self._transport.chained(task)
+                results = self._backend.collect(task)
                 break
             except ModuleDiedError as error:
-                who = f"chain {sent.call.position.chain} (round {sent.call.position.round})"
-                self._emit("lost", {"module": who, "doing": "its exchanges", "times": lost, "reason": str(error)})
-                if lost >= self.recovery.tries:
-                    raise ModuleFailedError(f"{who} died {lost} times: {error}") from error
-                task = self._transport.chain(sent.call, sent.objects)
-        for name, result in results.items():
-            self.seconds[name] += result.answer.seconds
-        return {name: held_of(self.graph, name, result) for name, result in results.items()}
+                chain = f"chain {pending.call.position.chain} (round {pending.call.position.round})"
+                self._emit(ModuleDied(chain, "its exchanges", deaths, str(error)))
+                if deaths >= tries:
+                    raise ModuleFailedError(f"{chain} died {deaths} times: {error}") from error
+                task = self._backend.submit_chain(pending.call, pending.objects)
+        self.router.add_seconds(results)
+        return results
 
-    def _adopt(self, candidate: Candidate) -> Candidate:
-        """Let the modules themselves go on from where a chain ended."""
-        for name, held in candidate.held.items():
-            self.held[name] = held
-            self.hand_over(name)
-            sent = (letter.header.sequence for letter in held.letters.values())
-            self.sequence = max(self.sequence, *sent, 0)
-        return candidate
+    def _adopt(self, chain: ChainResult) -> ChainResult:
+        """Let the modules themselves continue from the results of a chain."""
+        self.router.adopt(chain.results)
+        return chain
 
 
-def _best_of(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the candidate with the most evidence; of those that are alike in it, the one with the highest score."""
-    most = max(candidate.evidence for candidate in candidates)
-    alike = [candidate for candidate in candidates if candidate.evidence > most - ALIKE]
-    return max(alike, key=lambda candidate: candidate.score)
+def _best_of(chains: Sequence[ChainResult]) -> ChainResult:
+    """Return the chain with the most evidence; of those with about the same, the one with the highest score."""
+    most = max(chain.evidence for chain in chains)
+    candidates = [chain for chain in chains if chain.evidence > most - EVIDENCE_TOLERANCE]
+    return max(candidates, key=lambda chain: chain.score)
 
 
 def _numbered(position: Position, block: Block, number: int) -> Position:
-    """Return the position with the chain's number, unlike that of any chain of a block around."""
+    """Return the position with the chain's number, distinct from those of the chains of an enclosing block."""
     return replace(position, chain=position.chain * (block.chains + 1 + block.moves * PROPOSALS) + number)
 
 
-def run_chain(call: ChainCall, objects: Sequence[Ref], transport: Transport) -> dict[str, Result]:
-    """Go through a block.
+def run_chain(call: ChainCall, objects: Sequence[Ref | None], backend: Backend) -> dict[str, ResultRef]:
+    """Run a block as a chain.
 
     Parameters
     ----------
     call : ChainCall
-    objects : sequence
-        The call's.
-    transport : Transport
-        For copies of the block's modules.
+    objects : sequence of Ref
+        The states and arrays of the call (see :class:`actors.coordination.backend.ChainCall`).
+    backend : Backend
+        Hosts the chain's copies of the block's modules.
 
     Returns
     -------
-    dict of str to Result
-        For each of the block's modules its last answer, with the seconds of all its updates.
+    dict of str to ResultRef
+        The last result of each of the block's modules, with the seconds of all its updates.
     """
     modules = call.block.modules
-    router = ChainRouter(call.graph, transport, run=call.run, seed=call.seed)
+    router = Router(call.graph, backend, run=call.run, seed=call.seed)
+    backend.start(call.graph)
+    states, arrays = objects[: len(modules)], objects[len(modules) :]
+    router.begin({name: state for name, state in zip(modules, states, strict=True) if state is not None})
     router.sequence = call.sequence
-    transport.start(call.graph)
-    states, bodies = objects[: len(modules)], objects[len(modules) :]
-    known = {name: state for name, state in zip(modules, states, strict=True) if state is not None}
-    router.load(known)
-    for (sender, slot, head), arrays in zip(call.heads, bodies, strict=True):
-        held = router.held[sender]
-        router.held[sender] = replace(held, letters={**held.letters, slot: Letter(unpack_header(head), arrays)})
-    router.walk(call.block, call.position)
-    results = {}
-    for name in modules:
-        held = router.held[name]
-        letters = [held.letters.get(slot.name) for slot in call.graph.slots(name)]
-        heads = tuple(pack_header(letter.header) if letter else None for letter in letters)
-        answer = Answer(heads, held.metrics, router.seconds[name])
-        messages = tuple(letter.arrays if letter else None for letter in letters)
-        results[name] = Result(answer, held.state, held.outputs, messages)
-    return results
+    for (sender, slot, packed_header), body in zip(call.messages, arrays, strict=True):
+        assert body is not None  # a message has arrays
+        result = router.results[sender]
+        message = MessageRef(packed_header, body)
+        router.store(sender, replace(result, messages={**result.messages, slot: message}))
+    ChainRunner(router, backend).run_block(call.block, call.position)
+    return {name: replace(router.results[name], seconds=router.seconds[name]) for name in modules}

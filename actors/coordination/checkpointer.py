@@ -1,4 +1,8 @@
-"""A run's commits as its coordinator makes and reads them: each module's part by its own process, then the manifest."""
+"""The checkpointer: writes the results of a router as commits, and restores them.
+
+Each module's part of a commit is written by the process that hosts the module; the manifest, which makes the commit
+valid, is written last.
+"""
 
 from __future__ import annotations
 
@@ -6,123 +10,125 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from actors.coordination.backend import Task, Transport
-from actors.coordination.router import Held, Letter, Router
+from actors.coordination.backend import Backend, ModuleResult, ResultRef, Task
+from actors.coordination.router import Router
 from actors.errors import CheckpointError
-from actors.messaging.codec import pack_header, unpack_header
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord, Manifest, ModuleRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 
 
 @dataclass
-class _Ledger:
-    """What is committed of one module: its record, and what is being written or was written of it last."""
+class _ModuleProgress:
+    """The committed part of one module: its record, and the result that is being written or was written last."""
 
     record: ModuleRecord = field(default_factory=lambda: ModuleRecord(0, {}))
-    written: Held | None = None
-    saving: Task = None
+    written: ResultRef | None = None
+    saving: Task[Mapping[str, FileRecord]] | None = None
 
 
-class Commits:
-    """Writes what a router holds, and gives it back.
+class Checkpointer:
+    """Writes a router's results as commits, and restores them.
 
     Parameters
     ----------
     checkpoints : Checkpoints
-    transport : Transport
+    backend : Backend
     router : Router
     """
 
-    def __init__(self, checkpoints: Checkpoints, transport: Transport, router: Router) -> None:
+    def __init__(self, checkpoints: Checkpoints, backend: Backend, router: Router) -> None:
         self._checkpoints = checkpoints
-        self._transport = transport
+        self._backend = backend
         self._router = router
-        self._ledgers = {name: _Ledger() for name in router.graph.modules}
+        self._progress = {name: _ModuleProgress() for name in router.graph.modules}
 
     def begin(self, module: str, name: str) -> None:
-        """Begin to write what `module` gave last into the commit `name`."""
-        ledger, held = self._ledgers[module], self._router.held[module]
-        ledger.written = held
+        """Start writing a module's latest result into the commit `name`."""
+        progress, result = self._progress[module], self._router.results[module]
+        progress.written = result
         request = SaveRequest(
             root=str(self._checkpoints.root),
             directory=name,
             module=module,
-            slots=tuple(held.letters),
-            headers=tuple(pack_header(letter.header) for letter in held.letters.values()),
+            slots=tuple(result.messages),
+            headers=tuple(message.packed_header for message in result.messages.values()),
         )
-        objects = [held.state, held.outputs, *(letter.arrays for letter in held.letters.values())]
-        ledger.saving = self._transport.save(module, request, objects)
+        assert result.state is not None  # it has been updated
+        assert result.outputs is not None
+        objects = [result.state, result.outputs, *(message.arrays for message in result.messages.values())]
+        progress.saving = self._backend.submit_save(module, request, objects)
 
     def write(self, manifest: Manifest) -> None:
-        """Write what changed since the last commit, then the manifest, completed by what the modules' parts are.
+        """Write the results that changed since the last commit, then the manifest with the modules' records.
 
         Raises
         ------
         CheckpointError
-            If something cannot be written.
+            If a file cannot be written.
         """
         router = self._router
         try:
-            for module, ledger in self._ledgers.items():
-                held = router.held[module]
-                if held is not ledger.written and held.outputs is not None:
+            for module, progress in self._progress.items():
+                result = router.results[module]
+                if result is not progress.written and result.outputs is not None:
                     self.begin(module, manifest.name)
-            for module, ledger in self._ledgers.items():
-                if ledger.saving is not None and ledger.written is not None:
+            for module, progress in self._progress.items():
+                if progress.saving is not None and progress.written is not None:
                     wait = partial(self._saved, module, manifest.name)
-                    files = router.insist(module, wait, "writing what it had learnt")
-                    ledger.record = ModuleRecord(manifest.round, dict(files), dict(ledger.written.metrics))
-                    ledger.saving = None
-            records = {module: ledger.record for module, ledger in self._ledgers.items() if ledger.record.files}
+                    files = router.supervisor.call_with_recovery(module, wait, "writing its part of the commit")
+                    progress.record = ModuleRecord(manifest.round, dict(files), dict(progress.written.metrics))
+                    progress.saving = None
+            records = {module: progress.record for module, progress in self._progress.items() if progress.record.files}
             self._checkpoints.commit(replace(manifest, modules=records))
         except OSError as error:
             raise CheckpointError(
-                f"commit {manifest.name} could not be written: {error}; what was committed before is whole. "
-                f"Mend that, then go on with serket resume {router.run}"
+                f"commit {manifest.name} could not be written: {error}; earlier commits are complete. "
+                f"Correct the cause, then continue with serket resume {router.run}"
             ) from error
 
     def _saved(self, module: str, name: str) -> Mapping[str, FileRecord]:
-        """Wait until a module's part is written; where it is asked for again, have it written again."""
-        ledger = self._ledgers[module]
-        if ledger.saving is None:
+        """Wait until a module's part is written; when called again after a failure, write it again."""
+        progress = self._progress[module]
+        if progress.saving is None:
             self.begin(module, name)
-        task, ledger.saving = ledger.saving, None
-        return self._transport.saved(task)
+        assert progress.saving is not None
+        task, progress.saving = progress.saving, None
+        return self._backend.collect(task)
 
-    def newest(self, tell: Callable[[str], None]) -> Manifest:
-        """Return the newest whole commit; tell a sentence on each newer one that is damaged.
+    def newest(self, log: Callable[[str], None]) -> Manifest:
+        """Return the newest complete commit; log a sentence for each newer one that is damaged.
 
         Raises
         ------
         CheckpointError
             If there is none.
         """
-        manifest = self._checkpoints.newest_whole(tell)
+        manifest = self._checkpoints.newest_whole(log)
         if manifest is None:
             raise CheckpointError(f"run {self._router.run}: nothing is committed yet")
         return manifest
 
     def restore(self, manifest: Manifest) -> None:
-        """Let the router hold what was committed, and the modules take it over; the others stand at their beginning."""
+        """Restore the results and the modules' states of a commit; modules that are not in it are reset."""
         router = self._router
-        router.sequence = manifest.sequence
-        router.seconds = {**dict.fromkeys(router.graph.modules, 0.0), **manifest.module_seconds}
-        router.held = {name: Held() for name in router.graph.modules}  # what was held may be gone
-        self._ledgers = {name: _Ledger() for name in router.graph.modules}
+        router.restore(manifest.sequence, manifest.module_seconds)
+        self._progress = {name: _ModuleProgress() for name in router.graph.modules}
         for name in router.graph.modules:
-            router.await_ready(name)
+            router.supervisor.await_prepared(name)
             record = manifest.modules.get(name)
             if record is not None:
-                router.held[name] = self._read(name, record)
-                self._ledgers[name] = _Ledger(record, router.held[name])
-            router.hand_over(name)
+                result = self._read(name, record)
+                router.store(name, result)
+                self._progress[name] = _ModuleProgress(record, result)
+            router.supervisor.push_state(name)
 
-    def _read(self, module: str, record: ModuleRecord) -> Held:
-        """Return what was committed of a module, as it was held then."""
+    def _read(self, module: str, record: ModuleRecord) -> ResultRef:
+        """Read a module's part of a commit."""
         request = LoadRequest(str(self._checkpoints.root), module, record)
-        read = partial(self._transport.read, module, request)
-        part = self._router.insist(module, read, "reading what was committed of it")
-        sent = zip(part.heads.items(), part.messages, strict=True)
-        letters = {slot: Letter(unpack_header(head), arrays) for (slot, head), arrays in sent}
-        return Held(part.state, part.outputs, letters, dict(record.metrics))
+
+        def read() -> ResultRef:
+            return self._backend.collect(self._backend.submit_read(module, request))
+
+        result = self._router.supervisor.call_with_recovery(module, read, "reading its part of a commit")
+        return ModuleResult(result.state, result.outputs, result.messages, dict(record.metrics))

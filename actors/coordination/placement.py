@@ -1,7 +1,7 @@
-"""Where a cluster can hold a model's modules: what each asks for, which nodes fit, and what is missing.
+"""Placement of a model's modules on the nodes of a cluster: resource requests, suitable nodes, and shortages.
 
-Plain arithmetic on what nodes say that they have; :mod:`actors.backends.ray.backend` has Ray place the modules by it,
-and ``serket run --dry-run`` prints it.
+Computed from the reported resources of the nodes alone. :mod:`actors.backends.ray.backend` passes the requests to Ray,
+and ``serket run --dry-run`` prints the result.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ Strategy = Literal["pack", "spread"]
 
 @dataclass(frozen=True)
 class Placement:
-    """How modules are laid out over nodes.
+    """Constraints on the placement of modules on nodes.
 
     Parameters
     ----------
     strategy : {"pack", "spread"}, optional
-        On as few nodes as possible, or on as many; by default each goes where Ray likes.
+        Use as few nodes as possible, or as many; by default Ray chooses.
     together : tuple of tuple of str
-        Modules that share a node.
+        Groups of modules that share a node.
     """
 
     strategy: Strategy | None = None
     together: tuple[tuple[str, ...], ...] = ()
 
     @property
-    def wanted(self) -> bool:
-        """Whether anything is asked for."""
+    def is_constrained(self) -> bool:
+        """Whether there is any constraint."""
         return self.strategy is not None or bool(self.together)
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the cluster: its name for people, what it has in all, what of that is free, and its labels."""
+    """A node of the cluster: its display name, its total and free resources, and its labels."""
 
     name: str
     total: Mapping[str, float]
@@ -50,58 +50,59 @@ class Node:
 
 
 def node_name(address: str, node_id: str) -> str:
-    """Return what a node is called: its address, and as much of its identifier as tells nodes of one machine apart."""
+    """Return a node's display name: its address, and a prefix of its id that distinguishes nodes of one machine."""
     return f"{address} ({node_id[:6]})"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What modules that share a node ask of it.
+    """The resources and labels that modules on the same node require of it.
 
     Parameters
     ----------
     modules : tuple of str
     request : mapping of str to float
+        Amounts by Ray's names of resources.
     selector : mapping of str to str
-    laid_out : bool
-        Whether it is held for them as part of a layout: that takes some bytes of memory.
+        Conditions on the node's labels.
+    in_placement_group : bool
+        Whether a placement group reserves the request, which needs a few bytes of memory.
     """
 
     modules: tuple[str, ...]
     request: Mapping[str, float]
     selector: Mapping[str, str] = field(default_factory=dict)
-    laid_out: bool = False
+    in_placement_group: bool = False
 
-    @property
-    def wishes(self) -> str:
-        """The request, for people."""
-        asked = [f"{_amount(resource, amount)}" for resource, amount in self.request.items()]
+    def describe(self) -> str:
+        """Return the request as text."""
+        resources = [_format_resource(resource, amount) for resource, amount in self.request.items()]
         labels = [f"{key}={value}" for key, value in self.selector.items()]
-        return " and ".join(asked + ([f"a node with {', '.join(labels)}"] if labels else [])) or "no resources"
+        return " and ".join(resources + ([f"a node with {', '.join(labels)}"] if labels else [])) or "no resources"
 
 
 @dataclass(frozen=True)
-class Spot:
-    """Where a bundle can go: a node, or what is missing."""
+class Assignment:
+    """The node of a bundle, or a sentence that says why no node can hold it."""
 
     bundle: Bundle
     node: Node | None
     missing: str = ""
 
 
-def request_of(resources: Resources, gpus: float) -> dict[str, float]:
-    """Return what a module reserves by the names that Ray has for it; nothing that is 0."""
-    asked = {"CPU": resources.num_cpus, "GPU": gpus, "memory": resources.memory, **resources.custom}
+def resource_request(resources: Resources, gpus: float) -> dict[str, float]:
+    """Return the amounts that a module reserves, by Ray's names of resources; zero amounts are left out."""
+    request = {"CPU": resources.num_cpus, "GPU": gpus, "memory": resources.memory, **resources.custom}
     if resources.accelerator_type:
-        asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001
-    return {name: amount for name, amount in asked.items() if amount}
+        request[f"accelerator_type:{resources.accelerator_type}"] = 0.001
+    return {name: amount for name, amount in request.items() if amount}
 
 
-def allot(graph: Graph, nodes: Sequence[Node], placement: Placement | None = None) -> dict[str, float]:
-    """Return how many GPUs each module gets; those that only hope for one share what nobody demanded.
+def allocate_gpus(graph: Graph, nodes: Sequence[Node], placement: Placement | None = None) -> dict[str, float]:
+    """Return the number of GPUs of each module; modules with ``num_gpus: auto`` share those that no module requires.
 
-    A hope keeps nobody from a place: where no node with a GPU is otherwise as a module wants it (its labels, what it
-    shares a node with), or where a share of one finds no place, the module does without.
+    ``auto`` never prevents a placement: a module gets no GPU if no node with a GPU meets its other requirements
+    (labels, modules that share its node), or if the shares do not fit on the nodes.
 
     Parameters
     ----------
@@ -110,35 +111,37 @@ def allot(graph: Graph, nodes: Sequence[Node], placement: Placement | None = Non
     placement : Placement, optional
     """
     placement = placement or Placement()
-    asked = {name: spec.resources.num_gpus for name, spec in graph.modules.items()}
-    demanded = {name: 0.0 if gpus == "auto" else float(gpus) for name, gpus in asked.items()}
-    within_reach = {
+    requested = {name: spec.resources.num_gpus for name, spec in graph.modules.items()}
+    required = {name: 0.0 if gpus == "auto" else float(gpus) for name, gpus in requested.items()}
+    placeable = {
         name
-        for bundle in bundles_of(graph, demanded, placement)
+        for bundle in build_bundles(graph, required, placement)
         if any(
-            node.total.get("GPU", 0.0) > bundle.request.get("GPU", 0.0) and not _lacks(bundle, node, node.total)
+            node.total.get("GPU", 0.0) > bundle.request.get("GPU", 0.0) and not _shortages(bundle, node, node.total)
             for node in nodes
         )
         for name in bundle.modules
     }
-    hopeful = [name for name in asked if asked[name] == "auto" and graph.uses_gpu[name] and name in within_reach]
-    free = int(sum(node.total.get("GPU", 0.0) for node in nodes) - sum(demanded.values()))
-    # So many to a GPU, evenly, that whole GPUs hold them all.
-    for sharers in range(math.ceil(len(hopeful) / free), len(hopeful) + 1) if hopeful and free > 0 else ():
-        gpus = demanded | dict.fromkeys(hopeful, 1.0 / sharers)
-        spots = plan(bundles_of(graph, gpus, placement), nodes, placement.strategy)
-        if all(spot.node for spot in spots if not set(hopeful).isdisjoint(spot.bundle.modules)):
+    automatic = [name for name in requested if requested[name] == "auto" and graph.uses_gpu[name] and name in placeable]
+    free = int(sum(node.total.get("GPU", 0.0) for node in nodes) - sum(required.values()))
+    # Equal shares, as large as possible: a GPU is shared by the fewest modules with which all of them fit.
+    for sharers in range(math.ceil(len(automatic) / free), len(automatic) + 1) if automatic and free > 0 else ():
+        gpus = required | dict.fromkeys(automatic, 1.0 / sharers)
+        assignments = assign(build_bundles(graph, gpus, placement), nodes, placement.strategy)
+        if all(
+            assignment.node for assignment in assignments if not set(automatic).isdisjoint(assignment.bundle.modules)
+        ):
             return gpus
-    return demanded
+    return required
 
 
-def bundles_of(graph: Graph, gpus: Mapping[str, float], placement: Placement) -> list[Bundle]:
-    """Return what is asked of nodes, modules that are to share a node in one bundle.
+def build_bundles(graph: Graph, gpus: Mapping[str, float], placement: Placement) -> list[Bundle]:
+    """Return the bundles of a graph's modules; modules that share a node are in one bundle.
 
     Raises
     ------
     BackendError
-        If modules that are to share a node want different labels.
+        If modules that share a node require different values of a label.
     """
     groups = [tuple(name for name in graph.modules if name in group) for group in placement.together]
     grouped = {name for group in groups for name in group}
@@ -149,22 +152,22 @@ def bundles_of(graph: Graph, gpus: Mapping[str, float], placement: Placement) ->
         selector: dict[str, str] = {}
         for name in group:
             resources = graph.modules[name].resources
-            for resource, amount in request_of(resources, gpus[name]).items():
+            for resource, amount in resource_request(resources, gpus[name]).items():
                 request[resource] = request.get(resource, 0.0) + amount
             for key, value in resources.label_selector.items():
                 if selector.setdefault(key, value) != value:
                     raise BackendError(
-                        f"modules {', '.join(group)} are to share a node, "
-                        f"but want {key}={selector[key]} and {key}={value}"
+                        f"modules {', '.join(group)} must share a node, "
+                        f"but require both {key}={selector[key]} and {key}={value}"
                     )
-        bundles.append(Bundle(group, request, selector, placement.wanted))
+        bundles.append(Bundle(group, request, selector, placement.is_constrained))
     return bundles
 
 
-def plan(
+def assign(
     bundles: Sequence[Bundle], nodes: Sequence[Node], strategy: Strategy | None = None, *, free: bool = False
-) -> list[Spot]:
-    """Say where bundles can go, those that fewest nodes can hold first; Ray may choose another node that fits as well.
+) -> list[Assignment]:
+    """Assign bundles to nodes, those that the fewest nodes can hold first; Ray may choose other suitable nodes.
 
     Parameters
     ----------
@@ -172,99 +175,108 @@ def plan(
     nodes : sequence of Node
     strategy : {"pack", "spread"}, optional
     free : bool
-        Whether only what is free now counts, and not all that the nodes have.
+        Whether to count the free resources of the nodes instead of their total resources.
 
     Returns
     -------
-    list of Spot
+    list of Assignment
         In the order of `bundles`.
     """
     left = [dict(node.free if free else node.total) for node in nodes]
     used = [0] * len(nodes)
-    found: dict[int, Spot] = {}
-    for index in hardest_first(bundles, nodes, left):
+    assignments: dict[int, Assignment] = {}
+    for index in most_constrained_first(bundles, nodes, left):
         bundle = bundles[index]
-        fits = [n for n, node in enumerate(nodes) if not _lacks(bundle, node, left[n])]
-        if not fits:
-            found[index] = Spot(bundle, None, _why(bundle, nodes, left, free=free))
+        suitable = [n for n, node in enumerate(nodes) if not _shortages(bundle, node, left[n])]
+        if not suitable:
+            assignments[index] = Assignment(bundle, None, _shortage_message(bundle, nodes, left, free=free))
             continue
-        # Packed, a module goes where others are already; spread, where the fewest are.
-        chosen = max(fits, key=lambda n: (used[n] if strategy != "spread" else -used[n], -n))
+        # "pack" prefers the node with the most bundles so far, "spread" the one with the fewest.
+        chosen = max(suitable, key=lambda n: (used[n] if strategy != "spread" else -used[n], -n))
         for resource, amount in bundle.request.items():
             left[chosen][resource] -= amount
         used[chosen] += 1
-        found[index] = Spot(bundle, nodes[chosen])
-    return [found[index] for index in range(len(bundles))]
+        assignments[index] = Assignment(bundle, nodes[chosen])
+    return [assignments[index] for index in range(len(bundles))]
 
 
-def hardest_first(
+def most_constrained_first(
     bundles: Sequence[Bundle], nodes: Sequence[Node], left: Sequence[Mapping[str, float]] | None = None
 ) -> list[int]:
-    """Return the numbers of the bundles, those first that fewest nodes can hold with what is `left` of them."""
-    there = left or [node.total for node in nodes]
-    choice = [
-        sum(not _lacks(bundle, node, rest) for node, rest in zip(nodes, there, strict=True)) for bundle in bundles
+    """Return the indices of the bundles, ordered by the number of nodes that can hold each, the fewest first.
+
+    `left` holds the resources that are left on each node, by default all of them.
+    """
+    available = left or [node.total for node in nodes]
+    suitable_counts = [
+        sum(not _shortages(bundle, node, resources) for node, resources in zip(nodes, available, strict=True))
+        for bundle in bundles
     ]
-    return sorted(range(len(bundles)), key=lambda index: (-choice[index], _demand(bundles[index])), reverse=True)
+    return sorted(
+        range(len(bundles)),
+        key=lambda index: (-suitable_counts[index], _request_size(bundles[index])),
+        reverse=True,
+    )
 
 
-def check(graph: Graph, nodes: Sequence[Node], gpus: Mapping[str, float], placement: Placement) -> None:
+def check_placement(graph: Graph, nodes: Sequence[Node], gpus: Mapping[str, float], placement: Placement) -> None:
     """Check that a cluster's nodes can hold all modules.
 
     Raises
     ------
     BackendError
-        Says what was asked and what there is; a request that cannot be met would wait for ever.
+        If a bundle does not fit on any node, where Ray would wait forever; names the request and the nodes' resources.
     """
-    for spot in plan(bundles_of(graph, gpus, placement), nodes, placement.strategy):
-        if spot.node is None:
-            raise BackendError(spot.missing)
+    for assignment in assign(build_bundles(graph, gpus, placement), nodes, placement.strategy):
+        if assignment.node is None:
+            raise BackendError(assignment.missing)
 
 
-def _lacks(bundle: Bundle, node: Node, left: Mapping[str, float]) -> list[str]:
-    """Say what a node is short of."""
-    short = [
-        f"{_amount(resource, left.get(resource, 0.0))}"
+def _shortages(bundle: Bundle, node: Node, left: Mapping[str, float]) -> list[str]:
+    """Return what a node has of each resource and label that does not suffice for a bundle; empty if it can hold it."""
+    shortages = [
+        _format_resource(resource, left.get(resource, 0.0))
         for resource, amount in bundle.request.items()
         if left.get(resource, 0.0) < amount - 1e-9
     ]
-    if bundle.laid_out and left.get("memory", 0.0) < 1.0 and "memory" not in bundle.request:
-        short.append("no memory, which layouts take some bytes of")
-    return short + [
-        f"{key}={node.labels.get(key, 'nothing')}" for key in bundle.selector if not _labelled(bundle, node, key)
-    ]
+    if bundle.in_placement_group and left.get("memory", 0.0) < 1.0 and "memory" not in bundle.request:
+        shortages.append("no memory, of which a placement group needs a few bytes")
+    unmet = [key for key in bundle.selector if not _meets_label_condition(bundle, node, key)]
+    return shortages + [f"{key}={node.labels[key]}" if key in node.labels else f"no label {key}" for key in unmet]
 
 
-def _labelled(bundle: Bundle, node: Node, key: str) -> bool:
-    """Whether a node's label is as asked: a value, ``!value``, ``in(a,b)`` or ``!in(a,b)``, as Ray has them."""
-    wanted, there = bundle.selector[key], node.labels.get(key)
-    refused, wanted = wanted.startswith("!"), wanted.removeprefix("!")
-    inside = wanted.startswith("in(") and wanted.endswith(")")
-    values = [value.strip() for value in wanted[3:-1].split(",")] if inside else [wanted]
-    return (there in values) != refused
+def _meets_label_condition(bundle: Bundle, node: Node, key: str) -> bool:
+    """Return whether a node meets a label condition of Ray: ``value``, ``!value``, ``in(a,b)`` or ``!in(a,b)``."""
+    condition, label = bundle.selector[key], node.labels.get(key)
+    negated, condition = condition.startswith("!"), condition.removeprefix("!")
+    is_list = condition.startswith("in(") and condition.endswith(")")
+    values = [value.strip() for value in condition[3:-1].split(",")] if is_list else [condition]
+    return (label in values) != negated
 
 
-def _why(bundle: Bundle, nodes: Sequence[Node], left: Sequence[Mapping[str, float]], *, free: bool) -> str:
-    """Say why no node can hold a bundle: none ever could, or none has so much left."""
-    who = f"module {bundle.modules[0]!r} asks"
+def _shortage_message(bundle: Bundle, nodes: Sequence[Node], left: Sequence[Mapping[str, float]], *, free: bool) -> str:
+    """Return the sentence that says why no node can hold a bundle: its total resources, or what is left of them."""
+    subject = f"module {bundle.modules[0]!r} asks"
     if len(bundle.modules) > 1:
-        who = f"modules {', '.join(bundle.modules)}, which are to share a node, ask"
-    said = []
-    for node, rest in zip(nodes, left, strict=True):
-        never = _lacks(bundle, node, node.total)
-        said.append(f"{node.name} has {', '.join(never or _lacks(bundle, node, rest))}{'' if never else ' left'}")
+        subject = f"modules {', '.join(bundle.modules)}, which are to share a node, ask"
+    reasons = []
+    for node, resources in zip(nodes, left, strict=True):
+        never = _shortages(bundle, node, node.total)
+        shortages = never or _shortages(bundle, node, resources)
+        reasons.append(f"{node.name} has {', '.join(shortages)}{'' if never else ' left'}")
     what = "that free" if free else "that"
-    return f"{who} for {bundle.wishes}, and no node has {what}: {'; '.join(said) or 'there are no nodes'}"
+    return f"{subject} for {bundle.describe()}, and no node has {what}: {'; '.join(reasons) or 'there are no nodes'}"
 
 
-def _demand(bundle: Bundle) -> tuple[float, ...]:
-    """Say how hard a bundle's request is to meet, compared with another one that as many nodes can."""
-    plain = ("GPU", "CPU", "memory")
-    special = len(bundle.selector) + sum(resource not in plain for resource in bundle.request)
-    return (float(special), *(bundle.request.get(resource, 0.0) for resource in plain))
+def _request_size(bundle: Bundle) -> tuple[float, ...]:
+    """Return a sort key: of bundles that equally many nodes can hold, the larger or more special request is first."""
+    common = ("GPU", "CPU", "memory")
+    special = len(bundle.selector) + sum(resource not in common for resource in bundle.request)
+    return (float(special), *(bundle.request.get(resource, 0.0) for resource in common))
 
 
-def _amount(resource: str, amount: float) -> str:
+def _format_resource(resource: str, amount: float) -> str:
+    """Return an amount of a resource as text."""
     if resource == "memory":
         if 0 < amount < 2**20:
             return f"{amount:g} bytes of memory"

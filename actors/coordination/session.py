@@ -1,8 +1,7 @@
-"""A run that is driven in a thread of its own while others ask how it goes: what the coordinator's actor holds.
+"""The session: runs a coordinator in a thread of its own, and keeps its events and status for a driver to poll.
 
-Plain Python; :mod:`actors.backends.ray.coordinator_actor` makes an actor of it. A session that comes to a run with
-commits takes the
-run up by itself, so that it does not matter whether its process was restarted or somebody resumes the run.
+Plain Python; :mod:`actors.backends.ray.coordinator_actor` wraps it in an actor. A session of a run that has commits
+resumes the run by itself, both after a restart of its process and for a new driver.
 """
 
 from __future__ import annotations
@@ -13,29 +12,48 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
-from actors.coordination.backend import Ref, Transport
+from actors.coordination.backend import Backend, Ref
 from actors.coordination.coordinator import Coordinator, Halt
+from actors.coordination.events import CoordinatorRestarted, Emit, Event, ModulePlaced, TimedEvent, ignore
 from actors.coordination.placement import Placement
-from actors.coordination.recovery import Recovery
-from actors.coordination.router import Emit
+from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.graph import Graph
 from actors.messaging.message import SCHEMA
 from actors.storage.checkpoints import Checkpoints
 
-Event: TypeAlias = tuple[str, float, dict[str, Any]]
-"""Name, Unix time, fields."""
-
 
 def update_job(module: str, round: int, step: int) -> str:
-    """Return what the job of an update is called."""
+    """Return the name of the job of an update."""
     return f"{module}:{round}:{step}"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a session is to drive.
+class Instrumentation:
+    """Replacements for parts of a run, for tests; None keeps a part unchanged.
+
+    Parameters
+    ----------
+    make_host : callable, optional
+        Creates the host of a module; has the signature of :class:`actors.backends.module_host.ModuleHost`.
+    wrap_backend : callable, optional
+        Returns the backend that the coordinator uses, given the real one.
+    make_checkpoints : callable, optional
+        Creates the run's checkpoints; has the signature of :class:`actors.storage.checkpoints.Checkpoints`.
+    before_chain : callable, optional
+        Called in a chain's process with the round, before the chain runs.
+    """
+
+    make_host: Callable[..., Any] | None = None
+    wrap_backend: Callable[[Backend], Backend] | None = None
+    make_checkpoints: Callable[[str, int | None], Checkpoints] | None = None
+    before_chain: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """The specification of a run, from which a session is created.
 
     Parameters
     ----------
@@ -44,21 +62,21 @@ class Plan:
         The run's name.
     seed : int
     root : str, optional
-        Where commits go, a path or a URL; without it there are none.
+        Where commits are written, a path or a URL; without it, nothing is committed.
     keep : int, optional
-        How many commits stay; by default all.
+        How many commits are kept; by default all.
     scheduled : bool
-        Whether the session goes through the schedule's rounds; otherwise it waits for each update to be asked for.
+        Whether the session runs the schedule's rounds; otherwise it runs only the updates that are requested.
     detached : bool
-        Whether the run outlives the process that began it.
-    recovery : Recovery
+        Whether the run outlives the process that started it.
+    recovery : RecoveryPolicy
     placement : Placement
     config : mapping
-        Kept in every manifest.
-    faults : tuple of str
-        For tests: who dies where (:mod:`actors.backends.fault_injection`).
+        Stored in every manifest.
+    instrumentation : Instrumentation
+        For tests.
     schema : int
-        Of the messages that whoever makes the plan speaks.
+        Schema of the messages that the driver reads.
     """
 
     graph: Graph
@@ -68,15 +86,16 @@ class Plan:
     keep: int | None = None
     scheduled: bool = True
     detached: bool = False
-    recovery: Recovery = field(default_factory=Recovery)
+    recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
     placement: Placement = field(default_factory=Placement)
     config: Mapping[str, Any] = field(default_factory=dict)
-    faults: tuple[str, ...] = ()
+    instrumentation: Instrumentation = field(default_factory=Instrumentation)
     schema: int = SCHEMA
 
     def checkpoints(self) -> Checkpoints | None:
-        """Return the run's commits."""
-        return Checkpoints(self.root, keep=self.keep) if self.root else None
+        """Return the run's checkpoints, None without `root`."""
+        make = self.instrumentation.make_checkpoints or Checkpoints
+        return make(self.root, self.keep) if self.root else None
 
 
 class Session:
@@ -84,138 +103,141 @@ class Session:
 
     Parameters
     ----------
-    plan : Plan
-    transport : Transport
+    spec : RunSpec
+    backend : Backend
     checkpoints : Checkpoints, optional
-    tell : callable, optional
-        Receives every event too.
+    observe : callable, optional
+        Also receives every event.
+
+    Attributes
+    ----------
+    incarnation : str
+        Identifies this session; one in a restarted process has another.
+    coordinator : Coordinator
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        transport: Transport,
-        checkpoints: Checkpoints | None,
-        tell: Emit = lambda _event, _fields: None,
+        self, spec: RunSpec, backend: Backend, checkpoints: Checkpoints | None, observe: Emit = ignore
     ) -> None:
-        self.plan = plan
-        self.life = uuid.uuid4().hex
-        self._transport = transport
-        self._events: list[Event] = []
-        self._tell = tell
-        self._news = threading.Condition()
-        self._places: dict[str, dict[str, Any]] = {}
+        self.spec = spec
+        self.incarnation = uuid.uuid4().hex
+        self._backend = backend
+        self._events: list[TimedEvent] = []
+        self._observe = observe
+        self._changed = threading.Condition()
+        self._places: dict[str, ModulePlaced] = {}
         self._thread: threading.Thread | None = None
         self._job, self._ended = "", "idle"
         self._failure: BaseException | None = None
         self._last_poll = time.monotonic()
         self.coordinator = Coordinator(
-            plan.graph,
-            transport,
-            run=plan.run,
-            seed=plan.seed,
+            spec.graph,
+            backend,
+            run=spec.run,
+            seed=spec.seed,
             checkpoints=checkpoints,
             emit=self.emit,
-            recovery=plan.recovery,
-            config=plan.config,
+            recovery=spec.recovery,
+            config=spec.config,
         )
         self._checkpoints = checkpoints
-        self._alive = False
+        self._started = False
         self._closing = False
         self._committed = bool(checkpoints and checkpoints.names())
 
-    def take_up(self) -> None:
-        """Go on with a run that has commits; a new one waits for :meth:`begin`."""
+    def resume_if_committed(self) -> None:
+        """Resume a run that has commits; a new one waits for :meth:`begin`."""
         if self._committed:
-            self.emit("restarted", {})
-            self._work(self._first_job, self._go_on)
+            self.emit(CoordinatorRestarted())
+            self._run_job(self._first_job, self._resume)
 
     def begin(self, states: Mapping[str, Ref]) -> None:
-        """Begin a new run; `states` are what its sources start from. Does nothing where it has begun already."""
+        """Start a new run from the sources' states; does nothing if the run was started before."""
         if self._thread is None and not self._committed:
-            self._work(self._first_job, lambda: self._begin(states))
+            self._run_job(self._first_job, lambda: self._begin(states))
 
     def update(self, module: str, round: int, step: int) -> None:
-        """Let one module learn, and commit; does nothing while something else is being done."""
+        """Update one module, and commit; does nothing while another job runs."""
         if self._thread is None or not self._thread.is_alive():
-            self._work(update_job(module, round, step), lambda: self._update(module, round, step))
+            self._run_job(update_job(module, round, step), lambda: self._update(module, round, step))
 
     def halt(self, when: Halt) -> None:
-        """Have the run stop, with a commit, after the step or the round that is being taken."""
+        """Make the run stop, with a commit, after the current step or round."""
         self.coordinator.halt(when)
 
     def close(self) -> None:
-        """Expect that the modules end now, in the middle of what they do: that is no failure."""
+        """Declare that the modules are about to be ended, so that their death is not a failure."""
         self._closing = True
 
-    def poll(self, since: int, life: str, wait: float = 0.0) -> tuple[str, list[Event], dict[str, Any]]:
-        """Tell what is new.
+    def poll(self, since: int, incarnation: str, wait: float = 0.0) -> tuple[str, list[TimedEvent], dict[str, Any]]:
+        """Return the new events and the status.
 
         Parameters
         ----------
         since : int
-            How many events are known already.
-        life : str
-            Of the session that they came from; another one's do not count.
+            Number of events that the caller has received.
+        incarnation : str
+            The session that sent them; if it is another one, all events are returned.
         wait : float
-            Seconds to wait for the end of what is being done.
+            Maximal time to wait for the end of the current job, in seconds.
 
         Returns
         -------
-        life : str
-        events : list of Event
+        incarnation : str
+        events : list of TimedEvent
         status : dict
-            As the coordinator's, and ``job``: what is being done or was done last (``start``, ``rounds``, or an
-            update's ``<module>:<round>:<step>``), and ``ended``: empty while it goes on, else ``idle`` (nothing was
-            asked for yet), ``done``, ``stopped``, ``closed`` (:meth:`close`) or ``failed`` (:meth:`outcome` says why).
+            The coordinator's status, and ``job``: the current or the last job (``start``, ``rounds``, or an update's
+            ``<module>:<round>:<step>``), and ``ended``: empty while it runs, else ``idle`` (no job was started yet),
+            ``done``, ``stopped``, ``closed`` (:meth:`close`) or ``failed`` (:meth:`outcome` raises the reason).
         """
         self._last_poll = time.monotonic()
-        since = since if life == self.life else 0
-        with self._news:
-            self._news.wait_for(lambda: bool(self._ended), timeout=wait)
+        since = since if incarnation == self.incarnation else 0
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._ended), timeout=wait)
             ended, events = self._ended, self._events[since:]
-        return self.life, events, {**self.coordinator.status(), "job": self._job, "ended": ended}
+        return self.incarnation, events, {**self.coordinator.status(), "job": self._job, "ended": ended}
 
     @property
     def ended(self) -> str:
-        """How the run ended, as :meth:`poll` says it."""
+        """How the run ended, as :meth:`poll` returns it."""
         return self._ended
 
     def outcome(self) -> None:
-        """Raise what ended the run, if it failed."""
+        """Raise the exception that ended the run, if it failed."""
         if self._failure is not None:
             raise self._failure
 
     def places(self) -> dict[str, dict[str, Any]]:
-        """Say where every module lives and what it does now."""
-        return {name: {**place, **self._transport.status(name)} for name, place in list(self._places.items())}
+        """Return the place and the activity of every module."""
+        return {name: {**place.fields(), **self._backend.status(name)} for name, place in list(self._places.items())}
 
-    def leave_word(self) -> None:
-        """Leave what happened in a detached run beside its commits, for those who come when this session is gone."""
-        if self.plan.detached and self._checkpoints is not None and self._events:
+    def save_events(self) -> None:
+        """Write the events of a detached run beside its commits, for a driver that connects after this session."""
+        if self.spec.detached and self._checkpoints is not None and self._events:
+            events = [(each.event.event, each.time, each.event.fields()) for each in self._events]
             with suppress(OSError):
-                self._checkpoints.notes.leave_events(self._events)
+                self._checkpoints.status_files.write_events(events)
 
-    def abandoned(self, seconds: float) -> bool:
-        """Whether the run has ended and nobody has asked for so long; before it begins, for ten times as long."""
+    def idle_for(self, seconds: float) -> bool:
+        """Return whether an ended run was not polled for `seconds`, or a run before its start ten times as long."""
         silence = time.monotonic() - self._last_poll
         return bool(self._ended) and silence > (10 * seconds if self._ended == "idle" else seconds)
 
-    def emit(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Note that something happened."""
-        self._tell(event, fields)
-        if event == "placed":
-            self._places[fields["module"]] = dict(fields)
-        with self._news:
-            # Who takes up where another one stopped to watch goes by the time: no two events have the same.
-            after = self._events[-1][1] + 1e-6 if self._events else 0.0
-            self._events.append((event, max(time.time(), after), dict(fields)))
+    def emit(self, event: Event) -> None:
+        """Store an event until the driver fetches it."""
+        self._observe(event)
+        if isinstance(event, ModulePlaced):
+            self._places[event.module] = event
+        with self._changed:
+            # A new driver skips events up to the time of the last one in the log, so the times must be distinct.
+            after = self._events[-1].time + 1e-6 if self._events else 0.0
+            self._events.append(TimedEvent(max(time.time(), after), event))
 
     @property
     def _first_job(self) -> str:
-        return "rounds" if self.plan.scheduled else "start"
+        return "rounds" if self.spec.scheduled else "start"
 
-    def _work(self, name: str, job: Callable[[], str]) -> None:
+    def _run_job(self, name: str, job: Callable[[], str]) -> None:
         self._job, self._ended, self._failure = name, "", None
         self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
         self._thread.start()
@@ -223,36 +245,36 @@ class Session:
     def _run(self, job: Callable[[], str]) -> None:
         try:
             if self._checkpoints is not None:
-                self._checkpoints.notes.forget_failure()
+                self._checkpoints.status_files.clear_failure()
             ended = job()
         except BaseException as error:
             self._failure, ended = (None, "closed") if self._closing else (error, "failed")
             if self._checkpoints is not None and self._failure is not None:
                 with suppress(OSError):  # the failure may be that nothing can be written
-                    self._checkpoints.notes.leave_failure(str(error))
-        with self._news:
+                    self._checkpoints.status_files.write_failure(str(error))
+        with self._changed:
             self._ended = ended
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _begin(self, states: Mapping[str, Ref]) -> str:
         self.coordinator.start(states)
-        self._alive = True
-        return self._rounds()
+        self._started = True
+        return self._run_rounds()
 
-    def _go_on(self) -> str:
+    def _resume(self) -> str:
         self.coordinator.resume()
-        self._alive = True
-        return self._rounds()
+        self._started = True
+        return self._run_rounds()
 
-    def _rounds(self) -> str:
-        if not self.plan.scheduled:
+    def _run_rounds(self) -> str:
+        if not self.spec.scheduled:
             return "done"
         self.coordinator.run_rounds()
         return self.coordinator.ended
 
     def _update(self, module: str, round: int, step: int) -> str:
-        if not self._alive:
+        if not self._started:
             self.coordinator.resume()
-            self._alive = True
+            self._started = True
         self.coordinator.update(module, round, step)
         return "done"

@@ -1,1 +1,1 @@
-"""The command ``serket``."""
+"""The command line interface ``serket``."""

@@ -1,4 +1,4 @@
-"""The command ``serket``: exit status 0 done, 1 failed in running, 2 bad usage or config."""
+"""Define the command ``serket`` (exit status 0: success, 1: failure during the run, 2: wrong usage or config)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import psutil
 import typer
 
-from runner.cli.output import print_end, print_result, user_errors
+from runner.cli.output import print_result, print_run_result, user_errors
 
 if TYPE_CHECKING:
     from actors.graph.graph import Graph
@@ -26,7 +26,7 @@ _STARTED = psutil.Process().create_time()
 
 app = typer.Typer(
     name="serket",
-    help="Train models of probabilistic modules that run as actors and learn as one.",
+    help="Train models of probabilistic modules that run as actors and learn jointly.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,24 +36,24 @@ Address = Annotated[
     str | None,
     typer.Option(
         envvar="RAY_ADDRESS",
-        callback=lambda address: None if address == "local" else address,  # so Ray calls one that is started here
-        help="A Ray cluster's address; by default one is started here.",
+        callback=lambda address: None if address == "local" else address,  # Ray's own name for a cluster started here
+        help="Address of a Ray cluster; by default, one is started on this machine.",
     ),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
-Detach = Annotated[bool, typer.Option("--detach", help="Leave once the run goes on by itself.")]
-Runs = Annotated[Path, typer.Option(help="Where the run directories lie.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as the run continues on its own.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-RunName = Annotated[str, typer.Argument(help="A run's directory, or its name below --runs.")]
+RunName = Annotated[str, typer.Argument(help="The directory of a run, or its name in the folder --runs.")]
 Data = Annotated[
     list[str],
     typer.Argument(
         metavar="[SOURCE=]DATA...",
-        help="A data file, or a data set's name (mnist, digits, words); for each source of the model.",
+        help="A data file or the name of a data set (mnist, digits, words), one for each source of the model.",
     ),
 ]
-Count = Annotated[int | None, typer.Option(help="How many rows; by default all.")]
-Offset = Annotated[int, typer.Option(help="Rows of each class (mnist, digits) or of the file to pass over.")]
+Count = Annotated[int | None, typer.Option(help="Number of rows; by default all.")]
+Offset = Annotated[int, typer.Option(help="Number of rows to skip, of each class (mnist, digits) or of the file.")]
 
 
 @app.command()
@@ -62,10 +62,13 @@ def run(
     settings: Settings = None,
     address: Address = None,
     runs: Runs = Path("runs"),
-    name: Annotated[str | None, typer.Option(help="The run's name; by default the model file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the model file.")] = None,
     detach: Detach = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say where each module would go, and what is missing; start nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print where each module would be placed and what is missing; do not start the run."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -78,13 +81,13 @@ def run(
         if dry_run:
             _dry_run(loaded, address, as_json)
             return
-        with _progress(loaded.graph()) as progress:
-            from runner.commands.train import run as train
+        with _progress(loaded.graph) as progress:
+            from runner.commands.train import train
 
             directory, result = train(
                 loaded, clock=clock, progress=progress, runs=runs, name=name, address=address, detach=detach
             )
-        print_end(directory, result, as_json)
+        print_run_result(directory, result, as_json)
 
 
 @app.command()
@@ -96,50 +99,48 @@ def resume(
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run that was interrupted, or with --set schedule.rounds=N for more rounds."""
+    """Continue a run that was interrupted, or train for more rounds with --set schedule.rounds=N."""
     with user_errors():
         from runner.runs.directory import find_run, open_run
 
         path = find_run(run, runs)
         with _clock() as clock:
-            graph = open_run(path, settings or [])[1].graph
-        with _progress(graph) as progress:
-            from runner.commands.resume import resume as take_up
+            opened = open_run(path, settings or [])
+        with _progress(opened.directory.graph) as progress:
+            from runner.commands.resume import resume as resume_run
 
-            directory, result = take_up(
-                path, settings=settings or [], clock=clock, progress=progress, address=address, detach=detach
-            )
-        print_end(directory, result, as_json)
+            directory, result = resume_run(opened, clock=clock, progress=progress, address=address, detach=detach)
+        print_run_result(directory, result, as_json)
 
 
 @app.command()
 def attach(run: RunName, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Follow a run that was detached; Ctrl-C leaves it alone again."""
+    """Follow a detached run; Ctrl-C stops following and lets the run continue."""
     with user_errors():
         from runner.runs.directory import find_run, open_run
 
         path = find_run(run, runs)
         with _clock() as clock:
-            graph = open_run(path)[1].graph
-        with _progress(graph) as progress:
-            from runner.commands.attach import attach as follow
+            opened = open_run(path)
+        with _progress(opened.directory.graph) as progress:
+            from runner.commands.attach import attach as attach_to_run
 
-            directory, result = follow(path, clock=clock, progress=progress)
-        print_end(directory, result, as_json)
+            directory, result = attach_to_run(opened, clock=clock, progress=progress)
+        print_run_result(directory, result, as_json)
 
 
 @app.command()
 def stop(
     run: RunName,
-    now: Annotated[bool, typer.Option("--now", help="At once, without another commit.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Stop immediately, without another commit.")] = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """End a run after its round, with a commit."""
+    """Stop a run after its current round, with a commit."""
     with user_errors():
-        from runner.commands.attach import stop as end
-        from runner.runs.directory import find_run
+        from runner.commands.stop import stop as stop_run
+        from runner.runs.directory import find_run, open_run
 
-        where = end(find_run(run, runs), now=now, tell=lambda sentence: typer.echo(sentence, err=True))
+        where = stop_run(open_run(find_run(run, runs)), now=now, log=lambda sentence: typer.echo(sentence, err=True))
         typer.echo(f"{run} is stopped: {where}")
 
 
@@ -147,68 +148,70 @@ def stop(
 def recognize(
     run: RunName,
     data: Data,
-    categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to measure by.")] = None,
-    unordered: Annotated[bool, typer.Option(help="The rows do not come in the order in which they happened.")] = False,
+    categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to compute the scores.")] = None,
+    unordered: Annotated[bool, typer.Option(help="The rows are not in temporal order.")] = False,
     count: Count = None,
     offset: Offset = 0,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Let a trained run answer for new data, learning nothing."""
+    """Compute the outputs of a trained run for new data, without learning."""
     with user_errors():
-        from runner.commands.recognize import recognize as answer
-        from runner.runs.directory import find_run
+        from runner.commands.recognize import recognize as recognize_rows
+        from runner.runs.directory import find_run, open_run
 
         path = find_run(run, runs)
-        rows = _load_rows(path, data, categories, count, offset, ordered=not unordered)
-        _, result = answer(path, rows, ordered=not unordered)
+        opened = open_run(path)
+        rows = _load_rows(opened.config, data, categories, count, offset, ordered=not unordered)
+        _, result = recognize_rows(opened, rows, ordered=not unordered)
         print_result(result, as_json)
         if not as_json:
-            typer.echo(f"answers in {path}/module*/*_recog.*")
+            typer.echo(f"results in {path}/module*/*_recog.*")
 
 
 @app.command()
 def predict(
     run: RunName,
     data: Data,
-    steps: Annotated[int, typer.Option(min=1, max=256, help="How many rows ahead.")] = 1,
-    out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("predicted.png"),
-    categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to name the classes by.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=256, help="Number of rows to predict.")] = 1,
+    out: Annotated[Path, typer.Option(help="Image with one picture for each row (PNG).")] = Path("predicted.png"),
+    categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to name the classes.")] = None,
     count: Count = None,
     offset: Offset = 0,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Let a trained run say what comes after rows in order: the next classes, and what they look like."""
+    """Predict what follows a sequence of rows: the next classes, decoded to pictures."""
     with user_errors():
-        from runner.commands.predict import predict as foretell
-        from runner.runs.directory import find_run
+        from runner.commands.predict import predict as predict_rows
+        from runner.runs.directory import find_run, open_run
 
-        path = find_run(run, runs)
-        found = foretell(path, _load_rows(path, data, categories, count, offset, ordered=True), steps)
-        drawn = found.draw(out)
+        opened = open_run(find_run(run, runs))
+        rows = _load_rows(opened.config, data, categories, count, offset, ordered=True)
+        prediction = predict_rows(opened, rows, steps)
+        drawn = prediction.draw(out)
         if as_json:
-            typer.echo(json.dumps(found.result()))
+            typer.echo(json.dumps(prediction.result()))
             return
-        found.show()
+        prediction.show()
         typer.echo(f"pictures in {out}" if drawn else "no module of this model decodes pictures")
 
 
 @app.command()
 def generate(
     run: RunName,
-    length: Annotated[int, typer.Option(min=1, max=256, help="How many rows.")] = 20,
-    out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("generated.png"),
-    seed: Annotated[int | None, typer.Option(help="Of the draw; by default the run's.")] = None,
+    length: Annotated[int, typer.Option(min=1, max=256, help="Number of rows.")] = 20,
+    out: Annotated[Path, typer.Option(help="Image with one picture for each row (PNG).")] = Path("generated.png"),
+    seed: Annotated[int | None, typer.Option(help="Seed of the random draws; by default that of the run.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Let a trained run make up a sequence: classes drawn from the learnt transitions, decoded to pictures."""
+    """Generate a sequence from a trained run: classes drawn from the learnt transitions, decoded to pictures."""
     with user_errors():
-        from runner.commands.recognize import generate as make_up
-        from runner.runs.directory import find_run
+        from runner.commands.generate import generate as generate_rows
+        from runner.runs.directory import find_run, open_run
 
-        outputs = make_up(find_run(run, runs), length, out, seed)
-        classes = next((found["class"] for found in outputs.values() if "class" in found), None)
+        outputs = generate_rows(open_run(find_run(run, runs)), length, out, seed)
+        classes = next((arrays["class"] for arrays in outputs.values() if "class" in arrays), None)
         if classes is not None:
             typer.echo("classes " + " ".join(map(str, classes)))
         typer.echo(f"pictures in {out}" if out.exists() else "no module of this model decodes pictures")
@@ -218,57 +221,59 @@ def generate(
 def inspect(
     run: RunName,
     timeline: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write what happened when, for ui.perfetto.dev, instead.")
+        Path | None, typer.Option(metavar="FILE", help="Write the timeline of the run for ui.perfetto.dev instead.")
     ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Show where a run stands; while it runs, where each actor lives and what it does now."""
+    """Show the state of a run; while it is running, also the node and the activity of each actor."""
     with user_errors():
-        from runner.cli.inspect import inspect_run, show
+        from runner.cli.inspect import inspect_run, print_run
         from runner.runs.directory import find_run, open_run
 
         path = find_run(run, runs)
         if timeline is not None:
             from runner.report.timeline import write_timeline
 
-            updates = write_timeline(open_run(path)[1], timeline)
+            updates = write_timeline(open_run(path).directory, timeline)
             typer.echo(f"{updates} updates in {timeline}; open it at ui.perfetto.dev or in chrome://tracing")
             return
-        found = inspect_run(path)
-        show(found)
+        status = inspect_run(path)
+        print_run(status)
         if as_json:
-            typer.echo(json.dumps(found))
+            typer.echo(json.dumps(status))
 
 
 @app.command()
 def modules(
-    name: Annotated[str | None, typer.Argument(help="One type, also as package.module:Class; by default all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A module type or package.module:Class; by default all types.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the module types, those of plug-ins too, with their ports and parameters."""
+    """List the module types, including those of plug-ins, with their ports and parameters."""
     with user_errors():
-        from runner.cli.catalogue import catalogue, describe
-        from runner.cli.inspect import show_modules
+        from runner.cli.catalogue import describe_module_type, describe_module_types
+        from runner.cli.inspect import print_module_types
 
-        found = catalogue() if name is None else [describe(name)]
+        entries = describe_module_types() if name is None else [describe_module_type(name)]
         if as_json:
-            typer.echo(json.dumps({"modules": found}, default=str))
+            typer.echo(json.dumps({"modules": entries}, default=str))
         else:
-            show_modules(found, whole=name is not None)
+            print_module_types(entries, whole=name is not None)
 
 
 @app.command("new-module")
 def new_module(
-    name: Annotated[str, typer.Argument(help="What the package, and the module in model files, is to be called.")],
-    directory: Annotated[Path, typer.Option(help="Where its directory is made.")] = Path(),
+    name: Annotated[str, typer.Argument(help="Name of the package, and of the module type in model files.")],
+    directory: Annotated[Path, typer.Option(help="Folder in which the directory of the package is created.")] = Path(),
 ) -> None:
-    """Write an installable package with a module of your own to begin with, its tests and a model that uses it."""
+    """Write an installable package with an example module, its tests and a model that uses it."""
     with user_errors():
-        from runner.cli.new_module import new_module as write
+        from runner.cli.new_module import write_package
 
-        home = write(name, directory)
-        typer.echo(f'{home}: install and test it with: cd {home} && pip install -e ".[test]" && pytest')
+        path = write_package(name, directory)
+        typer.echo(f'{path}: install and test it with: cd {path} && pip install -e ".[test]" && pytest')
 
 
 @app.command()
@@ -276,31 +281,33 @@ def check(
     module: Annotated[str, typer.Argument(help="A module type, or package.module:Class.")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE")] = None,
     sizes: Annotated[
-        list[str] | None, typer.Option("--size", metavar="K=4", help="Size of a dimension of messages; N: rows.")
+        list[str] | None,
+        typer.Option("--size", metavar="K=4", help="Size of a dimension of the messages; N is the number of rows."),
     ] = None,
-    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Whether to kill its process on a local Ray.")] = True,
+    ray: Annotated[
+        bool, typer.Option("--ray/--no-ray", help="Whether to kill its process on a local Ray cluster.")
+    ] = True,
 ) -> None:
-    """Check that a module keeps to the contract: its state, masks and shapes, the death of its process, and more."""
+    """Check that a module keeps the contract: state, masks, shapes, recovery from a dead process, and more."""
     with user_errors():
-        from runner.cli.check_module import check as hold
-        from runner.cli.check_module import checks_of
+        from runner.cli.check_module import build_checks, run_checks
 
-        passes = hold(checks_of(module, settings or [], sizes or [], under_ray=ray))
-        raise typer.Exit(0 if passes else 1)
+        passed = run_checks(build_checks(module, settings or [], sizes or [], under_ray=ray))
+        raise typer.Exit(0 if passed else 1)
 
 
 @app.command()
 def doctor() -> None:
-    """Report versions, cores, memory, GPUs and whether everything that a run needs works."""
-    from runner.cli.doctor import examine
+    """Report versions, cores, memory and GPUs, and whether everything that a run needs works."""
+    from runner.cli.doctor import run_checks
 
-    healthy = examine()
-    raise typer.Exit(0 if healthy else 1)
+    passed = run_checks()
+    raise typer.Exit(0 if passed else 1)
 
 
 @contextmanager
 def _clock() -> Iterator[Clock]:
-    """Give a clock that has run since the process began, and note on it how long the block took."""
+    """Yield a clock that started with the process, and record the duration of the block on it."""
     from runner.runs.timing import Clock
 
     clock = Clock(_STARTED)
@@ -310,7 +317,7 @@ def _clock() -> Iterator[Clock]:
 
 @contextmanager
 def _progress(graph: Graph) -> Iterator[Progress]:
-    """Show a run on stderr as long as the block lasts."""
+    """Show the progress of a run on stderr for the duration of the block."""
     from runner.report.progress import make_progress
 
     progress = make_progress(graph)
@@ -321,30 +328,28 @@ def _progress(graph: Graph) -> Iterator[Progress]:
 
 
 def _load_rows(
-    path: Path, data: list[str], categories: Path | None, count: int | None, offset: int, *, ordered: bool
+    config: RunConfig, data: list[str], categories: Path | None, count: int | None, offset: int, *, ordered: bool
 ) -> dict[str, Dataset]:
-    """Return new rows for a trained run."""
-    from runner.data.sources import new_rows
-    from runner.runs.directory import open_run
+    """Load new rows for the sources of a trained run."""
+    from runner.data.sources import load_new_rows
 
-    sources = open_run(path)[0].sources
-    return new_rows(sources, data, categories=categories, count=count, offset=offset, ordered=ordered)
+    return load_new_rows(config.sources, data, categories=categories, count=count, offset=offset, ordered=ordered)
 
 
 def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
-    """Print where the modules of a model file would go; status 2 where anything is missing, as the run would have."""
+    """Print where the modules of a model file would be placed; exit with status 2 if anything is missing."""
     from runner.cluster import dry_run
 
-    forecast = dry_run.dry_run(config, address)
-    dry_run.show(forecast)
+    report = dry_run.dry_run(config, address)
+    dry_run.print_report(report)
     if as_json:
-        typer.echo(dry_run.as_json(forecast))
-    if forecast.missing:
+        typer.echo(dry_run.report_as_json(report))
+    if report.missing:
         raise typer.Exit(2)
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command line."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, _interrupt)
     app()

@@ -1,4 +1,4 @@
-"""What ``serket check`` does: hold a module against the contract, and show what came of each check."""
+"""Check that a module keeps the contract of modules, and print the outcome of each check: ``serket check``."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from actors.conformance import ModuleChecks, Outcome, outcomes
+from actors.conformance import ModuleChecks, Outcome, iter_outcomes
 from actors.conformance.sample_messages import Size
-from actors.graph.registry import add_code_directories, find, make
-from runner.config.error_messages import ConfigError, aliases_of, fields_of
+from actors.graph.registry import add_code_directories, find, make_module
+from runner.config.error_messages import ConfigError, get_aliases, get_fields
 from runner.config.yaml_io import set_at, split_override
 
-SHORT = {"epochs": 3, "iterations": 3}
-"""What parameters of these names are, where nothing else is asked for: a check trains dozens of times."""
+SHORT_TRAINING = {"epochs": 3, "iterations": 3}
+"""Default values of the parameters that set the duration of training: the checks train dozens of times."""
 
 _STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 
 
-def checks_of(
+def build_checks(
     type_name: str, settings: Sequence[str] = (), sizes: Sequence[str] = (), *, under_ray: bool = True
 ) -> type[ModuleChecks]:
-    """Return the checks of a module type; Python files in the working directory are found too.
+    """Return the checks of a module type, which may be defined in a Python file in the working directory.
 
     Parameters
     ----------
     type_name : str
     settings : sequence of str
-        Parameters, ``key=value``, the value in YAML.
+        Parameters as ``key=value``, the value in YAML.
     sizes : sequence of str
-        ``LETTER=4`` or, of ``...``, ``...=8x8``; that of N is the number of rows.
+        Sizes of message dimensions as ``LETTER=4``, or ``...=8x8``; the size of N is the number of rows.
     under_ray : bool
+        Whether to run the module on Ray and kill its process.
 
     Raises
     ------
     ModuleError
-        If there is no such module, or a parameter is wrong.
+        If the module does not exist or a parameter is invalid.
     ConfigError
-        If a setting or a size cannot be read.
+        If a setting or a size cannot be parsed.
     """
     add_code_directories([Path.cwd()])
     cls = find(type_name)
@@ -50,58 +51,58 @@ def checks_of(
     for setting in settings:
         keys, value = split_override(setting)
         given = set_at(given, keys, value)
-    parameters = {**_short(cls.Parameters, given), **given}
-    make(type_name, parameters)
-    lengths = dict(_size(text) for text in sizes)
+    parameters = {**_short_training_parameters(cls.Parameters, given), **given}
+    make_module(type_name, parameters)
+    lengths = dict(_parse_size(text) for text in sizes)
     rows = lengths.pop("N", ModuleChecks.rows)
-    said = {"module": type_name, "parameters": parameters, "rows": rows, "sizes": lengths, "under_ray": under_ray}
-    return type("Checks", (ModuleChecks,), said)
+    attributes = {"module": type_name, "parameters": parameters, "rows": rows, "sizes": lengths, "under_ray": under_ray}
+    return type("Checks", (ModuleChecks,), attributes)
 
 
-def check(checks: type[ModuleChecks], console: Console | None = None) -> bool:
-    """Go through the checks of a module and print what came of each; say whether it passes."""
+def run_checks(checks: type[ModuleChecks], console: Console | None = None) -> bool:
+    """Run the checks of a module and print the outcome of each; return whether none failed."""
     console = console or Console()
-    found: list[Outcome] = []
+    done: list[Outcome] = []
     with Console(stderr=True).status("checking") as status:
-        for outcome in outcomes(checks):
-            found.append(outcome)
-            status.update(f"checking: {len(found)} checks done, the last: {_plain(outcome.name)}")
-    console.print(_table(checks, found))
-    failed = sum(outcome.verdict == "failed" for outcome in found)
-    passed = sum(outcome.verdict == "passed" for outcome in found)
-    summary = f"{passed} passed, {failed} failed, {len(found) - passed - failed} not applicable"
+        for outcome in iter_outcomes(checks):
+            done.append(outcome)
+            status.update(f"checking: {len(done)} checks done, the last: {_readable_name(outcome.name)}")
+    console.print(_outcome_table(checks, done))
+    failed = sum(outcome.verdict == "failed" for outcome in done)
+    passed = sum(outcome.verdict == "passed" for outcome in done)
+    summary = f"{passed} passed, {failed} failed, {len(done) - passed - failed} not applicable"
     console.print(summary, markup=False, highlight=False)
     return not failed
 
 
-def _table(checks: type[ModuleChecks], found: Sequence[Outcome]) -> Table:
+def _outcome_table(checks: type[ModuleChecks], done: Sequence[Outcome]) -> Table:
     parameters = ", ".join(f"{name} = {value!r}" for name, value in checks.parameters.items())
     title = f"{checks.module}{parameters and f' with {parameters}'}"
     columns = [Column("check", ratio=1), Column(""), Column("why", ratio=1)]
     table = Table(*columns, title=Text(title), title_justify="left", expand=True)
-    for outcome in found:
+    for outcome in done:
         sentence = outcome.sentence.removeprefix(f"{checks.module}: ")
-        table.add_row(_plain(outcome.name), Text(outcome.verdict, _STYLES[outcome.verdict]), Text(sentence))
+        table.add_row(_readable_name(outcome.name), Text(outcome.verdict, _STYLES[outcome.verdict]), Text(sentence))
     return table
 
 
-def _plain(name: str) -> str:
+def _readable_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _short(parameters: type[Any], given: Mapping[str, Any]) -> dict[str, int]:
-    """Return for how long to learn where that is not said."""
-    aliases = aliases_of(fields_of(parameters))
-    said = {aliases.get(name, name) for name in given}
+def _short_training_parameters(parameters: type[Any], given: Mapping[str, Any]) -> dict[str, int]:
+    """Return a short duration of training for those parameters that are not given."""
+    aliases = get_aliases(get_fields(parameters))
+    given_names = {aliases.get(name, name) for name in given}
     return {
-        field.name: SHORT[field.name]
+        field.name: SHORT_TRAINING[field.name]
         for field in fields(parameters)
-        if field.name in SHORT and field.name not in said and isinstance(field.default, int)
+        if field.name in SHORT_TRAINING and field.name not in given_names and isinstance(field.default, int)
     }
 
 
-def _size(text: str) -> tuple[str, Size]:
-    """Read ``LETTER=4`` or ``...=8x8``."""
+def _parse_size(text: str) -> tuple[str, Size]:
+    """Parse ``LETTER=4`` or ``...=8x8``."""
     letter, equals, number = text.partition("=")
     lengths = number.split("x")
     if not (letter and equals and all(length.isdecimal() and int(length) > 0 for length in lengths)):

@@ -1,4 +1,4 @@
-"""``serket doctor``: checks that everything that a run needs works here."""
+"""Check that everything that a run needs works on this machine: ``serket doctor``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rich.markup import escape
 Check = Callable[[], str]
 
 
-class UnwellError(RuntimeError):
-    """A check that failed; says what to do."""
+class CheckFailedError(RuntimeError):
+    """Raised by a check that fails; the message names the problem and the remedy."""
 
 
 def _python() -> str:
@@ -30,17 +30,19 @@ def _python() -> str:
 def _memory() -> str:
     total, free = psutil.virtual_memory().total / 2**30, psutil.virtual_memory().available / 2**30
     if free < 2:
-        raise UnwellError(f"{free:.1f} of {total:.1f} GiB memory are free; a run of the default model needs about 2")
+        raise CheckFailedError(
+            f"{free:.1f} of {total:.1f} GiB memory are free; a run of the default model needs about 2"
+        )
     return f"{free:.1f} of {total:.1f} GiB memory are free"
 
 
 def _shared_memory() -> str:
     path = Path("/dev/shm")
     if not path.exists():
-        return "no /dev/shm: Ray's object store lies in /tmp"
+        return "no /dev/shm: Ray's object store is in /tmp"
     free = psutil.disk_usage(str(path)).free / 2**30
     if free < 0.5:
-        raise UnwellError(f"/dev/shm has {free:.2f} GiB free; Ray's object store wants more (docker: --shm-size)")
+        raise CheckFailedError(f"/dev/shm has {free:.2f} GiB free; Ray's object store needs more (docker: --shm-size)")
     return f"/dev/shm has {free:.1f} GiB free for Ray's object store"
 
 
@@ -49,7 +51,7 @@ def _torch() -> str:
 
     if torch.cuda.is_available():
         return f"torch {torch.__version__} with {torch.cuda.device_count()} GPU ({torch.cuda.get_device_name(0)})"
-    return f"torch {torch.__version__}, no GPU: networks learn on the CPU"
+    return f"torch {torch.__version__}, no GPU: networks are trained on the CPU"
 
 
 def _kernels() -> str:
@@ -57,26 +59,26 @@ def _kernels() -> str:
     from actors.kernels.mixture import gibbs
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # each kernel warns of what is said once here
+        warnings.simplefilter("ignore")  # every kernel would repeat the warning that is reported below
         gibbs.compile_kernels()
-    kept = jit.cache_directory()
-    if not kept.is_dir():
-        raise UnwellError(
-            f"kernels compile, but cannot be kept in {kept}: every process compiles them anew; "
-            "name a directory that can be written by SERKET_CACHE_DIR"
+    cache = jit.cache_directory()
+    if not cache.is_dir():
+        raise CheckFailedError(
+            f"kernels compile, but cannot be cached in {cache}, so every process compiles them again; "
+            "set SERKET_CACHE_DIR to a writable directory"
         )
-    return f"kernels compiled by numba {version('numba')}, cached in {kept}"
+    return f"kernels compiled by numba {version('numba')}, cached in {cache}"
 
 
 def _token() -> str:
-    from runner.cluster.auth import asks_for_token, credential, token_fault, token_path
+    from runner.cluster.auth import describe_credential, token_path, token_problem, token_required
 
-    if fault := token_fault():
-        raise UnwellError(fault)
-    if not asks_for_token():
-        raise UnwellError(
-            f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: whoever reaches a cluster of yours can run code on it; "
-            "say RAY_AUTH_MODE=token"
+    if problem := token_problem():
+        raise CheckFailedError(problem)
+    if not token_required():
+        raise CheckFailedError(
+            f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: anyone who can reach your cluster can run code on it; "
+            "set RAY_AUTH_MODE=token"
         )
     path = token_path()
     if os.environ.get("RAY_AUTH_TOKEN"):
@@ -84,53 +86,53 @@ def _token() -> str:
     elif path.exists():
         state = f", mode {stat.S_IMODE(path.stat().st_mode):04o}"
     else:
-        state = ", which the first run makes"
-    return f"token authentication, with {credential()}{state}"
+        state = ", which the first run creates"
+    return f"token authentication, with {describe_credential()}{state}"
 
 
 def _files() -> str:
-    """Look at who else could change what a run loads or leaves."""
+    """Check that other users cannot change the files that a run reads and writes."""
     runs = Path("runs")
     for path in (path for path in (runs, *runs.glob("*"), *runs.glob("*/checkpoints")) if path.is_dir()):
         if path.stat().st_mode & stat.S_IWOTH:
-            raise UnwellError(f"{path} can be written by everybody on this machine; say chmod o-w {path}")
-    return "runs/ is not open to everybody's writing" if runs.is_dir() else "no runs/ here yet"
+            raise CheckFailedError(f"{path} is writable by every user of this machine; run chmod o-w {path}")
+    return "runs/ is not writable by every user" if runs.is_dir() else "there is no runs/ directory yet"
 
 
 def _ray() -> str:
     from runner.cluster.connection import cluster
 
     with cluster(None) as address:
-        heard = ", ".join(listening())
-        return f"Ray {version('ray')} starts a cluster ({address}); while it lasts it listens on {heard or 'nothing'}"
+        addresses = ", ".join(listening_addresses())
+        return f"Ray {version('ray')} starts a cluster ({address}) that listens on {addresses or 'no address'}"
 
 
-def listening() -> list[str]:
-    """Return where this process's descendants listen, but for loopback addresses: ``raylet *:41234``."""
-    found = set()
+def listening_addresses() -> list[str]:
+    """Return where descendants of this process listen, except on loopback addresses, as in ``raylet *:41234``."""
+    addresses = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             for connection in process.net_connections(kind="tcp"):
-                if connection.status == psutil.CONN_LISTEN and not _loopback(connection.laddr.ip):
+                if connection.status == psutil.CONN_LISTEN and not _is_loopback(connection.laddr.ip):
                     host = "*" if connection.laddr.ip in ("0.0.0.0", "::") else connection.laddr.ip
-                    found.add(f"{process.name()} {host}:{connection.laddr.port}")
-    return sorted(found)
+                    addresses.add(f"{process.name()} {host}:{connection.laddr.port}")
+    return sorted(addresses)
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host).is_loopback
 
 
 CHECKS: tuple[Check, ...] = (_python, _memory, _shared_memory, _files, _torch, _kernels, _token, _ray)
 
 
-def examine(console: Console | None = None, checks: tuple[Check, ...] = CHECKS) -> bool:
-    """Run every check and print what it says.
+def run_checks(console: Console | None = None, checks: tuple[Check, ...] = CHECKS) -> bool:
+    """Run every check and print its result.
 
     Returns
     -------
     bool
-        Whether all is well.
+        Whether every check passed.
     """
     console = console or Console()
     healthy = True

@@ -1,4 +1,4 @@
-"""What ``serket inspect`` and ``serket modules`` show."""
+"""Print the state of a run (``serket inspect``) and the module types (``serket modules``)."""
 
 from __future__ import annotations
 
@@ -16,105 +16,110 @@ from runner.runs.directory import RunDirectory, open_run
 
 
 def inspect_run(path: Path) -> dict[str, Any]:
-    """Return where a run stands.
+    """Return the state of a run.
 
     Returns
     -------
     dict
-        ``run``, ``commits``, ``rounds``; ``result`` when it is done; ``actors`` (node, pid, device and what each
-        does) while it runs; ``failure`` where it failed; ``next``, what to type to go on.
+        ``run``, ``commits``, ``rounds``; ``result`` if it is done; ``actors`` (node, pid, device and activity of each)
+        while it is running; ``unknown``, why the cluster cannot be queried; ``failure`` if it failed; ``next``, the
+        command that continues it.
     """
     config, directory = open_run(path)
-    found: dict[str, Any] = {
+    status: dict[str, Any] = {
         "run": directory.name,
         "rounds": config.schedule.rounds,
         "commits": directory.checkpoints.names(),
     }
     if (path / "result.json").exists():
-        found["result"] = directory.read_json("result.json")
-        return found
-    from runner.commands.train import is_done  # slow to import, and of no use to those who list the modules
+        status["result"] = directory.read_json("result.json")
+        return status
+    from runner.commands.driver import is_done  # slow to import, and not needed for `serket modules`
 
-    described, reason = _describe(directory)
+    described, reason = _describe_actors(directory)
     latest = directory.checkpoints.latest()
     if described is not None:
-        found["actors"] = described
+        status["actors"] = described
     elif reason:
-        found["unknown"] = reason
+        status["unknown"] = reason
     elif latest is not None and is_done(latest, config):
-        found["next"] = f"serket attach {directory.handle}"
+        status["next"] = f"serket attach {directory.cli_name}"
     else:
-        failure = directory.checkpoints.notes.failure()
-        found.update({"failure": failure} if failure else {}, next=f"serket resume {directory.handle}")
-    return found
+        failure = directory.checkpoints.status_files.read_failure()
+        status.update({"failure": failure} if failure else {}, next=f"serket resume {directory.cli_name}")
+    return status
 
 
-def _describe(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
-    """Return what the run's coordinator says, and why that is not known."""
+def _describe_actors(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
+    """Return the description of the run's actors by its coordinator, and why it is not available."""
     from runner.cluster.connection import ClusterError
-    from runner.commands.attach import found
-    from runner.runs.coordinator_client import CoordinatorGoneError
+    from runner.runs.connect import connect_to_run
+    from runner.runs.coordinator_client import CoordinatorEndedError
 
     try:
-        with found(directory) as model:
+        with connect_to_run(directory) as model:
             return (model.describe() if model else None), ""
-    except CoordinatorGoneError:
+    except CoordinatorEndedError:
         return None, ""
     except ClusterError as error:
         return None, str(error)
 
 
-def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what :func:`inspect_run` found."""
+def print_run(status: dict[str, Any], console: Console | None = None) -> None:
+    """Print the state of a run, as returned by :func:`inspect_run`."""
     console = console or Console()
-    commits = found["commits"]
-    console.print(f"run {found['run']}: {len(commits)} commits, the last {commits[-1] if commits else 'none yet'}")
-    result = found.get("result")
+    commits = status["commits"]
+    console.print(f"run {status['run']}: {len(commits)} commits, the last {commits[-1] if commits else 'none yet'}")
+    result = status.get("result")
     if result:
         figures = ("accuracy", "ari", "nmi", "evidence", "seconds")
         console.print(
             "done: " + ", ".join(f"{name} {result[name]:.4g}" for name in figures if result.get(name) is not None)
         )
         return
-    if "actors" not in found:
-        for line in _standing(found):
+    if "actors" not in status:
+        for line in _inactive_run_lines(status):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     table = Table("actor", "node", "process", "device", "does", "done")
-    described = found["actors"]
+    described = status["actors"]
     coordinator = described["coordinator"]
-    table.add_row("coordinator", *_place(coordinator), f"round {coordinator['round']} of {coordinator['rounds']}", "")
+    table.add_row(
+        "coordinator", *_location(coordinator), f"round {coordinator['round']} of {coordinator['rounds']}", ""
+    )
     for name, module in described["modules"].items():
         done = f"{module['done']} of {module['total']}" if "done" in module else ""
-        table.add_row(name, *_place(module), module["doing"], done)
+        table.add_row(name, *_location(module), module["doing"], done)
     console.print(table)
     if coordinator.get("ended"):
-        how = f"it has ended ({coordinator['ended']}); write down what came of it with: serket attach {found['run']}"
-        console.print(how, markup=False, highlight=False, soft_wrap=True)
+        hint = f"it has ended ({coordinator['ended']}); write its results with: serket attach {status['run']}"
+        console.print(hint, markup=False, highlight=False, soft_wrap=True)
 
 
-def _place(described: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return on which node an actor is, in which process and on what device it computes."""
+def _location(described: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the node, the process and the device of an actor."""
     return node_name(described["node"], described["node_id"]), str(described["pid"]), str(described["device"])
 
 
-def _standing(found: dict[str, Any]) -> list[str]:
-    """Return what is said of a run that is seen nowhere."""
-    if "unknown" in found:
-        return [found["unknown"]]
-    failed = [f"failed: {found['failure'].rstrip()}"] if "failure" in found else []
-    return [*failed, f"it does not run; go on with: {found['next']}"]
+def _inactive_run_lines(status: dict[str, Any]) -> list[str]:
+    """Return the lines for a run that is not on a cluster."""
+    if "unknown" in status:
+        return [status["unknown"]]
+    failed = [f"failed: {status['failure'].rstrip()}"] if "failure" in status else []
+    return [*failed, f"it is not running; continue with: {status['next']}"]
 
 
-def show_modules(entries: Sequence[Mapping[str, Any]], console: Console | None = None, *, whole: bool = False) -> None:
-    """Print module types as :mod:`runner.cli.catalogue` describes them: ports, parameters, and who brings them.
+def print_module_types(
+    entries: Sequence[Mapping[str, Any]], console: Console | None = None, *, whole: bool = False
+) -> None:
+    """Print the ports, parameters and distributions of module types described by :mod:`runner.cli.catalogue`.
 
     Parameters
     ----------
     entries : sequence of mapping
     console : Console, optional
     whole : bool
-        With the whole documentation instead of its first sentence.
+        Whether to print the whole documentation instead of its first sentence.
     """
     console = console or Console()
     for number, entry in enumerate(entries):
@@ -123,39 +128,39 @@ def show_modules(entries: Sequence[Mapping[str, Any]], console: Console | None =
         origin = " ".join(word for word in (f"{entry['origin']}:", entry["from"], entry["version"]) if word)
         console.print(Text.assemble((entry["type"], "bold"), "  ", (origin, "dim")), soft_wrap=True)
         if "problem" in entry:
-            said = "\n".join(_wrapped(f"  cannot be used: {entry['problem']}", console.width))
-            console.print(Text(said, "red"), soft_wrap=True)
+            problem = "\n".join(_wrap(f"  cannot be used: {entry['problem']}", console.width))
+            console.print(Text(problem, "red"), soft_wrap=True)
             continue
         lines = [f"  {line}" for line in (entry["doc"] if whole else entry["summary"]).splitlines()]
-        lines = [*(part for line in lines for part in _wrapped(line, console.width)), *([""] if whole else [])]
-        lines += _columns([_port(port) for port in entry["ports"]], console.width)
-        lines += _columns([["kind", f"{name}:", arrays] for name, arrays in entry["kinds"].items()], console.width)
-        lines += _columns([_parameter(parameter) for parameter in entry["parameters"]], console.width)
+        lines = [*(part for line in lines for part in _wrap(line, console.width)), *([""] if whole else [])]
+        lines += _align([_port_row(port) for port in entry["ports"]], console.width)
+        lines += _align([["kind", f"{name}:", arrays] for name, arrays in entry["kinds"].items()], console.width)
+        lines += _align([_parameter_row(parameter) for parameter in entry["parameters"]], console.width)
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _port(port: Mapping[str, Any]) -> list[str]:
+def _port_row(port: Mapping[str, Any]) -> list[str]:
     marks = [word for word in ("optional", "several", "per_receiver") if port[word]]
     what = port["kind"] + (f" ({', '.join(marks)})" if marks else "")
     return [port["direction"], port["path"], f"{port['name']}:", what]
 
 
-def _parameter(parameter: Mapping[str, Any]) -> list[str]:
+def _parameter_row(parameter: Mapping[str, Any]) -> list[str]:
     default = "required" if "required" in parameter else f"= {parameter['default']!r}"
     return [" or ".join((parameter["name"], *parameter["aliases"])), default, parameter["expected"]]
 
 
-def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return a line a row, in columns where they fit into the terminal."""
+def _align(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return one line for each row, aligned in columns if the lines fit into the terminal, else wrapped."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     if all(len(line) <= width for line in lines):
         return lines
-    return [part for row in rows for part in _wrapped("  " + " ".join(row), width, hanging=4)]
+    return [part for row in rows for part in _wrap("  " + " ".join(row), width, hanging=4)]
 
 
-def _wrapped(line: str, width: int, hanging: int = 0) -> list[str]:
-    """Return a line as several that fit, all indented as it is, or `hanging` more from the second on."""
+def _wrap(line: str, width: int, hanging: int = 0) -> list[str]:
+    """Wrap a line with its own indentation, increased by `hanging` from the second line on."""
     indent = " " * (len(line) - len(line.lstrip()))
-    made = textwrap.wrap(line.strip(), max(width, 20), initial_indent=indent, subsequent_indent=indent + hanging * " ")
-    return made or [""]
+    lines = textwrap.wrap(line.strip(), max(width, 20), initial_indent=indent, subsequent_indent=indent + hanging * " ")
+    return lines or [""]

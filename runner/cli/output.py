@@ -1,4 +1,4 @@
-"""How the command line speaks: results on stdout, one sentence on stderr where something is wrong."""
+"""Print the results of commands on stdout, and errors as one sentence on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn what a user can cause into one sentence and exit status 2, a failed run into its reason and status 1."""
+    """Report expected errors in one sentence: exit status 2 for user errors, 1 for a run that failed."""
     from actors.errors import GraphError, ModuleError, NonFiniteError
     from runner.cli.new_module import TemplateError
     from runner.config.run_config import ConfigError
@@ -33,7 +33,7 @@ def user_errors() -> Iterator[None]:
     except Exception as error:
         from actors.errors import BackendError, CheckpointError, MessageError, ModuleFailedError, StorageError
         from runner.cluster.connection import ClusterError
-        from runner.commands.monitor import StoppedError
+        from runner.commands.interrupts import StoppedError
 
         if isinstance(error, BackendError | StorageError | ClusterError):
             _fail(error, 2)
@@ -45,17 +45,19 @@ def user_errors() -> Iterator[None]:
 
 
 def _fail(reason: object, status: int) -> None:
+    """Print `reason` on stderr and exit with `status`."""
     typer.echo(f"serket: {reason}", err=True)
     raise typer.Exit(status)
 
 
-def print_end(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
-    """Print a run's result; of one that goes on, how to see it again."""
-    handle = directory.handle
+def print_run_result(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
+    """Print the result of a run; if the run continues (`result` is None), the commands to follow and stop it."""
+    handle = directory.cli_name
     if result is None and as_json:
         typer.echo(json.dumps({"run": directory.name, "detached": True}))
     elif result is None:
-        typer.echo(f"{directory.name} goes on; see it with serket attach {handle}, end it with serket stop {handle}")
+        name = directory.name
+        typer.echo(f"{name} continues; follow it with serket attach {handle}, stop it with serket stop {handle}")
     else:
         print_result(result, as_json)
         if not as_json:
@@ -63,7 +65,7 @@ def print_end(directory: RunDirectory, result: dict[str, Any] | None, as_json: b
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """Print what came of a run or a recognition, a line each or as one JSON object."""
+    """Print the result of a run or a recognition, one line for each value or as one JSON object."""
     if as_json:
         typer.echo(json.dumps(result))
         return

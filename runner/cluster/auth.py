@@ -1,4 +1,4 @@
-"""The token that processes of a Ray cluster show each other, and who can read it."""
+"""The authentication token of a Ray cluster: where it is stored, how it is created, and who can read it."""
 
 from __future__ import annotations
 
@@ -8,65 +8,66 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class TokenError(RuntimeError):
-    """There is no token, and none can be made; says where and what to do."""
+    """Raised when there is no token and none can be created; the message names the file and the remedy."""
 
 
-def asks_for_token() -> bool:
-    """Whether Ray asks for tokens here."""
+def token_required() -> bool:
+    """Return whether Ray uses token authentication in this environment."""
     return os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
 
 
 def token_path() -> Path:
-    """Return where Ray looks for the token file."""
+    """Return the path of the token file that Ray reads."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
-def credential() -> str:
-    """Say what this process shows to a cluster."""
-    if not asks_for_token():
+def describe_credential() -> str:
+    """Describe the credential that this process presents to a cluster."""
+    if not token_required():
         return f"no token (RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']})"
     return f"the token of {'RAY_AUTH_TOKEN' if os.environ.get('RAY_AUTH_TOKEN') else token_path()}"
 
 
-def private_token(*, make: bool) -> None:
-    """See to it that there is a token, and that its owner alone can read it; Ray would write it readable by all.
+def ensure_private_token(*, create: bool) -> None:
+    """Ensure that a token exists and that only its owner can read it (Ray would write it readable by all users).
 
-    Does nothing where the token is in the environment.
+    Does nothing if the token is given in the environment.
 
     Parameters
     ----------
-    make : bool
-        Whether to make one where there is none.
+    create : bool
+        Whether to create a token if there is none.
 
     Raises
     ------
     TokenError
-        If there is none, and none is to be made or can be.
+        If there is no token, and it is not to be created or cannot be stored.
     """
     path = token_path()
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     try:
-        if make:
-            _make(path)
-        if path.is_file() and path.stat().st_uid == os.getuid() and path.stat().st_mode & _OTHERS:
+        if create:
+            _create_token(path)
+        if path.is_file() and path.stat().st_uid == os.getuid() and path.stat().st_mode & _GROUP_AND_OTHERS:
             path.chmod(0o600)
-        held = path.is_file() and path.stat().st_size > 0
+        exists = path.is_file() and path.stat().st_size > 0
     except OSError as error:
-        reason = f"{path}: no token can be kept there ({error.strerror})"
-        raise TokenError(f"{reason}; name another file by RAY_AUTH_TOKEN_PATH") from error
-    if asks_for_token() and not held:
+        reason = f"{path}: the token cannot be stored there ({error.strerror})"
+        raise TokenError(f"{reason}; name another file with RAY_AUTH_TOKEN_PATH") from error
+    if token_required() and not exists:
         raise TokenError(
-            f"{path} holds no token; copy the cluster's there, mode 0600, or name its file by RAY_AUTH_TOKEN_PATH"
+            f"{path} contains no token; copy the cluster's token there with mode 0600, or name its file with "
+            "RAY_AUTH_TOKEN_PATH"
         )
 
 
-def _make(path: Path) -> None:
-    """Write a new token where there is none."""
+def _create_token(path: Path) -> None:
+    """Write a new token unless the file exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return
@@ -75,21 +76,21 @@ def _make(path: Path) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another run was quicker; nobody ever sees a file that is not whole
+        with suppress(FileExistsError):  # another run was faster; the link keeps a partial file from becoming visible
             path.hardlink_to(part)
     finally:
         part.unlink()
 
 
-def token_fault() -> str:
-    """Say what is wrong with the token file, or nothing."""
+def token_problem() -> str:
+    """Return what is wrong with the permissions of the token file, or an empty string."""
     path = token_path()
     if os.environ.get("RAY_AUTH_TOKEN") or not path.exists():
         return ""
     mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & _OTHERS:
+    if mode & _GROUP_AND_OTHERS:
         return (
-            f"{path} has mode {mode:04o}: others can read the token; say chmod 600 {path}, and, where other people "
-            "use this machine, replace it on every machine that has it"
+            f"{path} has mode {mode:04o}: other users can read the token; run chmod 600 {path}, and, if other people "
+            "use this machine, replace the token on every machine that has it"
         )
     return ""

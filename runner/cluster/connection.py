@@ -1,4 +1,4 @@
-"""The Ray cluster that a run lives on: started here, or joined."""
+"""Connect to a Ray cluster: start one on this machine, or join an existing one."""
 
 from __future__ import annotations
 
@@ -19,145 +19,149 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError, RpcError
 
-from actors.backends.ray.polling import alive
+from actors.backends.ray.polling import alive_nodes
 from actors.coordination.placement import Node
-from runner.cluster.auth import credential, private_token
+from runner.cluster.auth import describe_credential, ensure_private_token
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
 
-# Spinning OpenMP threads beside another busy process were seen to be 3 to 30 times slower than sleeping ones.
+# Beside another busy process, spinning OpenMP threads were measured to be 3 to 30 times slower than sleeping ones.
 _WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class ClusterError(RuntimeError):
-    """There is no such cluster, or it cannot give what was asked."""
+    """Raised when a cluster cannot be reached or does not have the requested resources."""
 
 
 @contextmanager
 def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
-    """Join the cluster at `address`, or start one on this machine for as long as the context lasts.
+    """Join the cluster at `address`, or start one on this machine for the duration of the context.
 
-    A process that is in a cluster already stays in that one, and leaves it as it was.
+    A process that is already connected keeps its connection, also after the context.
 
     Parameters
     ----------
     address : str, optional
     code : sequence of str
-        Packages' directories and modules' files (:func:`runner.config.shipping.code_of`): the processes of a cluster
-        that is joined get them from here, those of one that is started here have them.
+        Package directories and module files (see :mod:`runner.config.user_code`) to send to the processes of a cluster
+        that is joined; the processes of a cluster that is started here can import them already.
 
     Yields
     ------
     str
-        The cluster's address, with which another process can join.
+        The address of the cluster, by which other processes can join it.
 
     Raises
     ------
     ClusterError
-        If nothing answers at `address`, or what answers has another version of Python or Ray, or another token.
+        If there is no response at `address`, or the cluster has a different version of Python or Ray, or a
+        different token.
     """
     if ray.is_initialized():
         yield str(ray.get_runtime_context().gcs_address)
         return
-    address = None if address == "local" else address  # so Ray calls one that is started here
+    address = None if address == "local" else address  # Ray's own name for a cluster started here
     if address is not None:
-        address = _looked_at(address)
+        address = _resolve_address(address)
     os.environ.update(_WORKER_ENVIRONMENT)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        private_token(make=address is None)
-        with _sigterm_left_alone():
+        ensure_private_token(create=address is None)
+        with _keep_sigterm_handler():
             if address is None:
                 ray.init(address="local", include_dashboard=False, **quiet)
             else:
-                # Where this process is refused, `ray.init` would try for 20 seconds, and say much meanwhile.
+                # Fails at once if the cluster rejects this process; `ray.init` would retry, and log, for 20 seconds.
                 GcsClient(address=address)
-                brought: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
+                runtime_env: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
                 if code:
-                    brought["py_modules"] = list(code)
-                ray.init(address=address, runtime_env=brought, **quiet)
+                    runtime_env["py_modules"] = list(code)
+                ray.init(address=address, runtime_env=runtime_env, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"reached at {address}" if address else "started on this machine"
-        raise ClusterError(f"no Ray cluster could be {where}: {_why(error)}") from error
+        raise ClusterError(f"no Ray cluster could be {where}: {_failure_reason(error)}") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
 
 
-def _looked_at(address: str) -> str:
-    """Return an address as it is to be joined, with "auto" found.
+def _resolve_address(address: str) -> str:
+    """Return the address to join, with "auto" replaced by the address of the cluster on this machine.
 
-    One where no run can go is refused: Ray would look for minutes, and then end this process.
+    Raises
+    ------
+    ClusterError
+        If no run can be started at the address. Ray itself would retry for minutes and then exit this process.
     """
-    why, found = "", address
+    reason, resolved = "", address
     if address == "auto":
         with suppress(ConnectionError):
-            found = str(canonicalize_bootstrap_address(address))
-    if found == "auto":
-        why = "no Ray runs on this machine; give the head's HOST:6379"
+            resolved = str(canonicalize_bootstrap_address(address))
+    if resolved == "auto":
+        reason = "no Ray cluster is running on this machine; give the head node's address, HOST:6379"
     elif address.startswith("ray://"):
-        why = "that is a door for Ray's client, through which no run can be driven; give the head's own, HOST:6379"
-    elif not re.fullmatch(r".*:\d+", found):
-        why = "an address is HOST:PORT, as the head's HOST:6379"
-    elif not answers(found):
-        why = (
-            "nobody listens there" if found == address else f"nobody listens at {found}, which Ray was last started on"
-        )
-    if why:
-        raise ClusterError(f"no Ray cluster could be reached at {address}: {why}")
-    return found
+        reason = "ray:// addresses are for Ray Client, which cannot drive a run; give the head node's own, HOST:6379"
+    elif not re.fullmatch(r".*:\d+", resolved):
+        reason = "expected an address of the form HOST:PORT, for instance the head node's HOST:6379"
+    elif not is_listening(resolved):
+        reason = "no process is listening there"
+        if resolved != address:
+            reason = f"no process is listening at {resolved}, where Ray was last started"
+    if reason:
+        raise ClusterError(f"no Ray cluster could be reached at {address}: {reason}")
+    return resolved
 
 
-def _why(error: Exception) -> str:
-    """Say why there is no cluster."""
+def _failure_reason(error: Exception) -> str:
+    """Return why the connection to a cluster failed."""
     if isinstance(error, AuthenticationError):
-        return f"it refuses {credential()}; give the cluster's own, by RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
+        return f"it rejects {describe_credential()}; give the cluster's own with RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
     if isinstance(error, RpcError):
-        return f"somebody listens there, but no Ray answers ({error})"
+        return f"a process is listening there, but it does not respond as Ray ({error})"
     return str(error)
 
 
-def await_nodes(count: int, seconds: float, tell: Callable[[str], None]) -> None:
-    """Wait until the cluster has so many nodes.
+def await_nodes(count: int, seconds: float, report: Callable[[str], None]) -> None:
+    """Wait until the cluster has `count` nodes.
 
     Parameters
     ----------
     count : int
     seconds : float
-        For so long at most.
-    tell : callable
-        Receives a sentence where there is something to wait for.
+        Timeout.
+    report : callable
+        Called once with a sentence for the user if there are too few nodes at first.
 
     Raises
     ------
     ClusterError
-        If there are fewer still.
+        If the cluster still has fewer nodes after the timeout.
     """
-    until, told = time.monotonic() + seconds, False
-    while (there := len(alive())) < count:
-        if time.monotonic() > until:
+    deadline, reported = time.monotonic() + seconds, False
+    while (present := len(alive_nodes())) < count:
+        if time.monotonic() > deadline:
             raise ClusterError(
-                f"cluster.nodes asks for {count}, and after {seconds:g} s (recovery.wait) the cluster has {there}: "
+                f"cluster.nodes asks for {count}, and after {seconds:g} s (recovery.wait) the cluster has {present}: "
                 "start more nodes, or ask for fewer"
             )
-        if not told:
-            tell(f"waiting for {count} nodes: {there} are there")
-            told = True
+        if not reported:
+            report(f"waiting for {count} nodes: the cluster has {present}")
+            reported = True
         time.sleep(POLL_SECONDS)
 
 
 def this_machine() -> Node:
-    """Return this machine as the one node of a cluster that Ray would start here."""
+    """Return this machine as the single node of a cluster that Ray would start here."""
     spec = ResourceAndLabelSpec().resolve(is_head=True)
     total = spec.to_resource_dict()
     return Node(f"{platform.node()} (this machine)", total, total, dict(spec.labels or {}))
 
 
 @contextmanager
-def _sigterm_left_alone() -> Iterator[None]:
-    """Keep what this process does about SIGTERM: `ray.init` would have it exit without a word."""
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which `ray.init` replaces by one that exits this process silently."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -170,8 +174,8 @@ def _sigterm_left_alone() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def answers(address: str) -> bool:
-    """Whether anybody listens at an address; of one without a port ("auto"), nobody knows."""
+def is_listening(address: str) -> bool:
+    """Return whether a process listens at an address; True for an address without a port ("auto")."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
         return True

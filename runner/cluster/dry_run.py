@@ -1,4 +1,4 @@
-"""``serket run --dry-run``: where each module would go on a cluster, and what is missing; starts nothing of the run."""
+"""Compute where each module of a model would be placed on a cluster, without starting it: ``serket run --dry-run``."""
 
 from __future__ import annotations
 
@@ -8,48 +8,53 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from actors.coordination.placement import Node, Spot, allot, bundles_of, plan
+from actors.coordination.placement import Assignment, Node, allocate_gpus, assign, build_bundles
 from runner.config.run_config import RunConfig
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Where the modules would go, how many nodes are there, and for how many the run would wait."""
+class DryRunReport:
+    """The placement of the modules, the number of nodes of the cluster, and the number that the run requires."""
 
-    spots: list[Spot]
-    nodes: int
-    wanted: int
+    assignments: list[Assignment]
+    present_nodes: int
+    required_nodes: int
 
     @property
     def missing(self) -> list[str]:
-        """A sentence for everything that keeps the run from beginning."""
-        few = f"cluster.nodes asks for {self.wanted}, the cluster has {self.nodes}: start more nodes, or ask for fewer"
-        return [spot.missing for spot in self.spots if spot.missing] + ([few] if self.nodes < self.wanted else [])
+        """One sentence for each unmet requirement of the run."""
+        missing = [assignment.missing for assignment in self.assignments if assignment.missing]
+        if self.present_nodes < self.required_nodes:
+            missing.append(
+                f"cluster.nodes asks for {self.required_nodes}, the cluster has {self.present_nodes}: "
+                "start more nodes, or ask for fewer"
+            )
+        return missing
 
 
-def dry_run(config: RunConfig, address: str | None) -> Forecast:
-    """Return where the modules of `config` would go.
+def dry_run(config: RunConfig, address: str | None) -> DryRunReport:
+    """Return where the modules of a model file would be placed.
 
     Parameters
     ----------
     config : RunConfig
     address : str, optional
-        A Ray cluster's; by default this machine is taken for one, as a run would start it.
+        Address of a Ray cluster; by default, the cluster that a run would start on this machine.
 
     Raises
     ------
     ClusterError
-        If nothing answers at `address`.
+        If there is no response at `address`.
     BackendError
-        If modules that are to share a node contradict each other.
+        If modules that share a node have conflicting requirements.
     """
-    nodes = _nodes_at(address)
-    graph, placement = config.graph(), config.cluster.item()
-    bundles = bundles_of(graph, allot(graph, nodes, placement), placement)
-    return Forecast(plan(bundles, nodes, placement.strategy, free=True), len(nodes), config.cluster.nodes)
+    nodes = _cluster_nodes(address)
+    graph, placement = config.graph, config.cluster.to_model()
+    bundles = build_bundles(graph, allocate_gpus(graph, nodes, placement), placement)
+    return DryRunReport(assign(bundles, nodes, placement.strategy, free=True), len(nodes), config.cluster.nodes)
 
 
-def _nodes_at(address: str | None) -> list[Node]:
+def _cluster_nodes(address: str | None) -> list[Node]:
     from actors.backends.ray.placement_groups import nodes
     from runner.cluster.connection import cluster, this_machine
 
@@ -59,28 +64,30 @@ def _nodes_at(address: str | None) -> list[Node]:
         return nodes()
 
 
-def show(forecast: Forecast, console: Console | None = None) -> None:
-    """Print where modules would go; a line each for what is missing."""
+def print_report(report: DryRunReport, console: Console | None = None) -> None:
+    """Print the placement of the modules, and one line for each unmet requirement."""
     console = console or Console()
     table = Table("module", "asks for", "would go to", box=None)
-    for spot in forecast.spots:
-        for module in spot.bundle.modules:
-            table.add_row(module, spot.bundle.wishes, spot.node.name if spot.node else "[red]nowhere[/red]")
+    for assignment in report.assignments:
+        for module in assignment.bundle.modules:
+            table.add_row(
+                module, assignment.bundle.describe(), assignment.node.name if assignment.node else "[red]nowhere[/red]"
+            )
     console.print(table)
-    for missing in forecast.missing:
+    for missing in report.missing:
         console.print(f"missing: {missing}", markup=False, highlight=False, soft_wrap=True)
 
 
-def as_json(forecast: Forecast) -> str:
-    """Return what ``--json`` says: by module, and (no module is called so) of ``cluster.nodes``."""
+def report_as_json(report: DryRunReport) -> str:
+    """Return the output of ``--json``: one entry for each module, and one for ``cluster.nodes``."""
     modules = {
         module: {
-            "asks": dict(spot.bundle.request),
-            "labels": dict(spot.bundle.selector),
-            "node": spot.node.name if spot.node else None,
-            "missing": spot.missing or None,
+            "asks": dict(assignment.bundle.request),
+            "labels": dict(assignment.bundle.selector),
+            "node": assignment.node.name if assignment.node else None,
+            "missing": assignment.missing or None,
         }
-        for spot in forecast.spots
-        for module in spot.bundle.modules
+        for assignment in report.assignments
+        for module in assignment.bundle.modules
     }
-    return json.dumps({**modules, "cluster.nodes": {"asks": forecast.wanted, "there": forecast.nodes}})
+    return json.dumps({**modules, "cluster.nodes": {"asks": report.required_nodes, "there": report.present_nodes}})

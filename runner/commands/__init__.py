@@ -1,1 +1,1 @@
-"""What a person asks for: train, resume, attach, stop, recognize, predict, generate."""
+"""The commands on runs: train, resume, attach, stop, recognize, predict, generate."""

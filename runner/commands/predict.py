@@ -1,11 +1,12 @@
-"""What a trained run expects to come after the rows that it is shown.
+"""Predict the classes of the rows that follow given rows: ``serket predict``.
 
-The rows to come are rows like any others, only *missing*: appended behind the data, they go up and down through the
-model with them, and what the Markov model says of a missing row's class is its prediction.
+The future rows are appended to the data as *missing* rows and recognized together with them; the Markov model's
+posterior over the class of a missing row is the prediction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,36 +15,38 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
 from actors.errors import GraphError
 from actors.types import Array, FloatArray, State
-from runner.commands.recognize import load_run, states_of
-from runner.data.sources import Data, common_categories, rows_in
+from runner.commands.trained_run import load_trained_run, new_source_states, outputs_of
+from runner.data.sources import Data, common_categories, count_rows
 from runner.report.clustering_metrics import match
 from runner.report.plots import draw_images
+from runner.runs.directory import OpenedRun
 
-LIKELY = 0.05
-"""Probability from which a class is worth showing beside the likeliest one."""
+MIN_SHOWN_PROBABILITY = 0.05
+"""Minimal probability of a class that is shown besides the most probable one."""
 
-MOST_SHOWN = 3
-"""Classes of one step that are shown at most."""
+MAX_SHOWN = 3
+"""Maximal number of classes that are shown for one step."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The classes of the rows that come next.
+    """The predicted classes of the next rows.
 
     Parameters
     ----------
     run : str
     rows : int
-        How many rows were observed.
+        Number of observed rows.
     probabilities : ndarray of float64, shape (M, K)
-        P(class of the m-th row to come | the rows observed).
+        P(class of the m-th future row | observed rows).
     images : ndarray, shape (K, …), or None
-        What each class looks like; None where no module decodes.
+        The decoded mean of each class; None if no module decodes.
     categories : dict of int to int
-        The category that a class is matched to, as far as the observed rows have labels.
+        The category to which each class is matched; empty if the observed rows have no labels.
     """
 
     run: str
@@ -53,24 +56,24 @@ class Prediction:
     categories: dict[int, int] = field(default_factory=dict)
 
     def result(self) -> dict[str, Any]:
-        """Return what ``--json`` says: all probabilities, and the likeliest class (and its category) of each step."""
+        """Return the output of ``--json``: all probabilities, and each step's most probable class and category."""
         classes = self.probabilities.argmax(axis=1).tolist()
-        found = {"run": self.run, "rows": self.rows, "predicted": self.probabilities.tolist(), "classes": classes}
-        return {**found, "categories": [self.categories.get(k) for k in classes]} if self.categories else found
+        result = {"run": self.run, "rows": self.rows, "predicted": self.probabilities.tolist(), "classes": classes}
+        return {**result, "categories": [self.categories.get(k) for k in classes]} if self.categories else result
 
-    def likely(self) -> list[list[int]]:
-        """Return the classes of each step that are worth showing, the likeliest first."""
-        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :MOST_SHOWN]
+    def shown_classes(self) -> list[list[int]]:
+        """Return the classes that are shown for each step, the most probable first."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :MAX_SHOWN]
         return [
-            [int(k) for k in classes if k == classes[0] or self.probabilities[step, k] >= LIKELY]
+            [int(k) for k in classes if k == classes[0] or self.probabilities[step, k] >= MIN_SHOWN_PROBABILITY]
             for step, classes in enumerate(order)
         ]
 
     def show(self, console: Console | None = None) -> None:
-        """Print the likely classes of each step."""
+        """Print the most probable classes of each step."""
         console = console or Console()
         table = Table("step", "class", *(["category"] if self.categories else []), "probability", box=None)
-        for step, classes in enumerate(self.likely()):
+        for step, classes in enumerate(self.shown_classes()):
             for k in classes:
                 category = [str(self.categories.get(k, "–"))] if self.categories else []
                 place = str(step + 1) if k == classes[0] else ""
@@ -78,13 +81,13 @@ class Prediction:
         console.print(table)
 
     def draw(self, path: Path) -> bool:
-        """Draw what the likely classes of each step look like (PNG); say whether there was anything to draw.
+        """Draw the images of the most probable classes of each step (PNG); return False if there are no images.
 
-        Each class has a picture of its own: the expectation over several would be a blur of them.
+        The classes are drawn separately, as the expected image over several classes would be blurred.
         """
         if self.images is None:
             return False
-        shown = [(step, k) for step, classes in enumerate(self.likely()) for k in classes]
+        shown = [(step, k) for step, classes in enumerate(self.shown_classes()) for k in classes]
         titles = []
         for step, k in shown:
             category = f" = {self.categories[k]}" if k in self.categories else ""
@@ -93,58 +96,62 @@ class Prediction:
         return True
 
 
-def predict(path: Path, data: Data, steps: int) -> Prediction:
-    """Let a run say what comes after `data`, in this process, from its last commit; learns nothing.
+def predict(run: OpenedRun, data: Data, steps: int) -> Prediction:
+    """Predict the rows that follow `data` with the run's last commit, in this process, without learning.
 
     Parameters
     ----------
-    path : Path
-        The run's directory.
+    run : OpenedRun
     data : mapping of str to Dataset
-        By source. Rows in the order in which they happened; of several sequences the last one goes on.
+        By source. Rows in temporal order; of several sequences, the last one is continued.
     steps : int
-        M, how many rows ahead.
+        M, the number of future rows.
 
     Raises
     ------
     RunDirectoryError
         If the run has no commit yet.
     GraphError
-        If no module of the run knows in which order classes come.
+        If no module of the run learns the order of the classes.
     ModuleError
-        If the rows don't fit what was learnt.
+        If the rows do not match the trained model.
     """
-    directory, coordinator, states = load_run(path)
-    sources = {name: _continued(state, steps) for name, state in states_of(directory, data).items()}
-    outputs = coordinator.recognize(states, sources, ordered=True)
-    smoothed = _last(outputs, "smoothed")
+    directory, coordinator, states = load_trained_run(run)
+    sources = {
+        name: Ref(_append_missing_rows(state, steps)) for name, state in new_source_states(directory, data).items()
+    }
+    answers = coordinator.recognize(states, sources, ordered=True)
+    outputs = {name: outputs_of(each) for name, each in answers.items()}
+    smoothed = _find_output(outputs, "smoothed")
     if smoothed is None:
-        raise GraphError(f"{path}: no module of this run learns in which order classes come; predict needs a markov")
-    rows = rows_in(data)
-    classes, labels = _last(outputs, "class"), common_categories(data)
+        raise GraphError(
+            f"{directory.path}: no module of this run learns the order of the classes; predict needs a markov module"
+        )
+    rows = count_rows(data)
+    classes, labels = _find_output(outputs, "class"), common_categories(data)
     categories = {} if classes is None or labels is None else match(classes[:rows], labels)
-    return Prediction(directory.name, rows, smoothed[rows:], _decoded(coordinator), categories)
+    return Prediction(directory.name, rows, smoothed[rows:], _decode_class_means(coordinator), categories)
 
 
-def _continued(state: State, steps: int) -> State:
-    """Return a source's data with `steps` missing rows at the end of the last sequence."""
+def _append_missing_rows(state: State, steps: int) -> State:
+    """Return a source's data with `steps` missing rows appended to the last sequence."""
     values, rows = state["values"], len(state["values"])
-    # What stands in a missing row is never looked at.
-    longer = np.concatenate([values, np.zeros((steps, *values.shape[1:]), values.dtype)])
+    # The values of a missing row are never used.
+    extended_values = np.concatenate([values, np.zeros((steps, *values.shape[1:]), values.dtype)])
     mask = np.concatenate([state.get("mask", np.zeros(rows, np.bool_)), np.ones(steps, np.bool_)])
-    continued = {**state, "values": longer, "mask": mask}
+    extended = {**state, "values": extended_values, "mask": mask}
     if "lengths" in state:
-        continued["lengths"] = np.append(state["lengths"][:-1], state["lengths"][-1] + steps)
-    return continued
+        extended["lengths"] = np.append(state["lengths"][:-1], state["lengths"][-1] + steps)
+    return extended
 
 
-def _last(outputs: dict[str, dict[str, Array]], name: str) -> Array | None:
-    """Return the output of that name of the most abstract module that has one."""
-    return next((found[name] for found in reversed(outputs.values()) if name in found), None)
+def _find_output(outputs: Mapping[str, Mapping[str, Array]], name: str) -> Array | None:
+    """Return the output `name` of the most abstract module that has it."""
+    return next((own[name] for own in reversed(list(outputs.values())) if name in own), None)
 
 
-def _decoded(coordinator: Coordinator) -> Array | None:
-    """Return what the classes look like to the module that decodes them, (K, …); None where there is none."""
+def _decode_class_means(coordinator: Coordinator) -> Array | None:
+    """Return the class means (K, …) as decoded by the first module that can; None if there is none."""
     graph = coordinator.graph
-    shown = (coordinator.generate(name) for name in graph.modules if name not in graph.sources)
-    return next((found["mu_hat"] for found in shown if "mu_hat" in found), None)
+    generated = (outputs_of(coordinator.generate(name)) for name in graph.modules if name not in graph.sources)
+    return next((own["mu_hat"] for own in generated if "mu_hat" in own), None)

@@ -1,35 +1,32 @@
-"""What a trained run says of new data (recognition) and makes up by itself (generation), learning nothing."""
+"""Recognize new data with a trained run, without learning: ``serket recognize``."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from actors.backends.in_process import InProcess
-from actors.coordination.coordinator import Coordinator
-from actors.types import Array, State
-from runner.data.sources import Data, common_categories, rows_in, source_states
+from actors.coordination.backend import Ref
+from actors.types import Array
+from runner.commands.trained_run import load_trained_run, new_source_states, outputs_of
+from runner.data.sources import Data, common_categories, count_rows
 from runner.report.clustering_metrics import score
-from runner.report.plots import draw_images
-from runner.runs.directory import RunDirectory, RunDirectoryError, open_run
+from runner.runs.directory import OpenedRun
 
 
-def recognize(path: Path, data: Data, *, ordered: bool) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
-    """Let the modules of a run answer for new data, in this process, from the run's last commit.
+def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
+    """Recognize new data with the run's last commit, in this process.
 
     Parameters
     ----------
-    path : Path
-        The run's directory.
+    run : OpenedRun
     data : mapping of str to Dataset
-        By source. Of a source without data all rows are missing.
+        By source. A source without data has only missing rows.
     ordered : bool
-        Whether the rows come in the order in which they happened.
+        Whether the rows are in temporal order.
 
     Returns
     -------
     outputs : dict of str to dict of str to ndarray
-        By module and name; also written as ``<name>_recog`` into the modules' directories.
+        By module and name; also written to the modules' directories as ``<name>_recog``.
     result : dict
         ``run``, ``rows`` and, with categories, ``accuracy``, ``ari`` and ``nmi``.
 
@@ -38,85 +35,15 @@ def recognize(path: Path, data: Data, *, ordered: bool) -> tuple[dict[str, dict[
     RunDirectoryError
         If the run has no commit yet.
     """
-    directory, coordinator, states = load_run(path)
-    graph = directory.graph
-    answers = coordinator.recognize(states, states_of(directory, data), ordered=ordered)
-    outputs = {name: found for name, found in answers.items() if name not in graph.sources}
-    result: dict[str, Any] = {"run": directory.name, "rows": rows_in(data)}
+    directory, coordinator, states = load_trained_run(run)
+    sources = {name: Ref(state) for name, state in new_source_states(directory, data).items()}
+    answers = coordinator.recognize(states, sources, ordered=ordered)
+    outputs = {name: dict(outputs_of(each)) for name, each in answers.items() if name not in directory.graph.sources}
+    result: dict[str, Any] = {"run": directory.name, "rows": count_rows(data)}
     categories = common_categories(data)
-    for module, found in outputs.items():
-        directory.write_outputs(module, found, "recog", categories)
-        if categories is not None and "class" in found:
-            scores = score(found["class"], categories)
+    for module, own in outputs.items():
+        directory.write_outputs(module, own, "recog", categories)
+        if categories is not None and "class" in own:
+            scores = score(own["class"], categories)
             result.update(accuracy=scores.accuracy, ari=scores.ari, nmi=scores.nmi)
     return outputs, result
-
-
-def states_of(directory: RunDirectory, data: Data) -> dict[str, State]:
-    """Return new data as a run's sources hold them."""
-    missing = [name for name in directory.graph.sources if name not in data]
-    committed = directory.checkpoints.latest() if missing else None
-    learnt = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
-    shapes = {name: state["values"].shape[1:] for name, state in learnt.items()}
-    return source_states(directory.graph, data, shapes)
-
-
-def generate(
-    path: Path, rows: int, picture: Path | None = None, seed: int | None = None
-) -> dict[str, dict[str, Array]]:
-    """Let a run make up rows: classes drawn from the learnt transitions, and what they look like.
-
-    Parameters
-    ----------
-    path : Path
-        The run's directory.
-    rows : int
-        N.
-    picture : Path, optional
-        Where a contact sheet of the rows is drawn (PNG), if the model has a module that decodes them.
-    seed : int, optional
-        By default the run's.
-
-    Returns
-    -------
-    dict of str to dict of str to ndarray
-        By module: ``class`` (N,), ``x_hat`` (N, …).
-
-    Raises
-    ------
-    RunDirectoryError
-        If the run has no commit yet.
-    """
-    _, coordinator, states = load_run(path, seed)
-    outputs: dict[str, dict[str, Array]] = coordinator.make_up(states, rows)
-    decoded = next((found["x_hat"] for found in outputs.values() if "x_hat" in found), None)
-    classes = next((found["class"] for found in outputs.values() if "class" in found), None)
-    if picture is not None and decoded is not None and classes is not None:
-        draw_images(decoded, picture, [f"class {k}" for k in classes])
-    return outputs
-
-
-def load_run(path: Path, seed: int | None = None) -> tuple[RunDirectory, Coordinator, dict[str, State]]:
-    """Return a run's directory, a coordinator in this process, and the states of the last commit.
-
-    Parameters
-    ----------
-    path : Path
-        The run's directory.
-    seed : int, optional
-        Of what the modules draw; by default the run's.
-
-    Raises
-    ------
-    RunDirectoryError
-        If the run has no commit yet.
-    """
-    config, directory = open_run(path)
-    graph = directory.graph
-    manifest = directory.checkpoints.latest()
-    if manifest is None:
-        raise RunDirectoryError(f"{path}: nothing was learnt yet (no round is committed)")
-    learnt = [name for name in manifest.modules if name not in graph.sources]  # the others say so themselves
-    states = {name: directory.checkpoints.state(manifest, name) for name in learnt}
-    coordinator = Coordinator(graph, InProcess(), run=directory.name, seed=config.seed if seed is None else seed)
-    return directory, coordinator, states

@@ -1,150 +1,147 @@
-"""Takes runs up again that were interrupted."""
+"""Resume an interrupted run: ``serket resume``."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from actors.storage.manifest import Manifest
-from runner.cluster.connection import POLL_SECONDS, answers, await_nodes, cluster
-from runner.commands.attach import found
-from runner.commands.monitor import interruptible
-from runner.commands.train import carry_on, check_detachable, is_done, plan_of
+from runner.cluster.connection import POLL_SECONDS, await_nodes, cluster, is_listening
+from runner.commands.driver import build_run_spec, check_detachable, is_done, start_and_follow
+from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig
-from runner.config.shipping import code_of
+from runner.config.user_code import collect_code
 from runner.report.progress import Progress
-from runner.runs.coordinator_client import RunningModel
-from runner.runs.directory import RunDirectory, RunDirectoryError, open_run
+from runner.runs.connect import connect_to_run
+from runner.runs.coordinator_client import CoordinatorClient
+from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.timing import Clock
 
-FREE = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
-"""What of a config may be otherwise when a run is resumed: it does not change what the rounds are."""
+CHANGEABLE_KEYS = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
+"""Keys of a config that may change when a run is resumed, as they do not affect the results of a round."""
 
-PATIENCE = 20.0
-"""Seconds to wait until a cluster has noticed that a run's driver is gone."""
+FORMER_RUN_SECONDS = 20.0
+"""Seconds to wait until a cluster has ended the actors of a driver that ended."""
 
 
 def resume(
-    path: Path,
+    run: OpenedRun,
     *,
-    settings: Sequence[str],
     clock: Clock,
     progress: Progress,
     address: str | None,
     detach: bool = False,
 ) -> tuple[RunDirectory, dict[str, Any] | None]:
-    """Go on with a run from its last commit, on this cluster or another one.
+    """Continue a run from its last commit, on this cluster or another one.
 
     Parameters
     ----------
-    path : Path
-        The run's directory.
-    settings : sequence of str
-        ``key.path=value``; only the number of rounds, the recovery, the cluster and how many commits are kept may be
-        changed.
+    run : OpenedRun
+        Its config may differ from that at the start of the run only in the keys of :data:`CHANGEABLE_KEYS`.
     clock : Clock
     progress : Progress
     address : str, optional
-        A Ray cluster's; by default one is started on this machine.
+        Address of a Ray cluster; by default, one is started on this machine.
     detach : bool
-        Whether to leave once the run goes on.
+        Whether to return after the run has resumed.
 
     Returns
     -------
     RunDirectory, dict
-        Where everything lies, and the contents of ``result.json``; None of a run that goes on.
+        The run's directory, and the contents of ``result.json``; None for a detached run.
 
     Raises
     ------
     ClusterError
-        If there is no such cluster, if it has not the nodes that the run waits for, or if the run is to go on where
-        there will be none.
+        If the cluster cannot be joined, if it has too few nodes, or if the run is to be detached from a cluster that
+        ends with this process.
     RunDirectoryError
-        If the config is another one than the run's own, if nothing is left to be done, or if the run goes on
-        somewhere.
+        If the config differs from that of the run, if all rounds are done, or if the run is still running.
     CheckpointError
-        If no commit is whole.
+        If there is no complete commit.
     StoppedError
-        If the run was asked to stop.
+        If the run was stopped.
     """
     if detach:
         check_detachable(address)
-    config, directory = open_run(path, settings)
+    config, directory = run
     with directory.lock():
-        _end_what_goes_on(directory)
+        _end_former_run(directory)
         manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
-            _check(directory, manifest, config)
-        directory.mend()
-        directory.hear()
+            _check_resumable(directory, manifest, config)
+        directory.repair()
+        directory.import_saved_events()
         data = config.load_data()
         directory.categories = config.categories(data)
         clock.mark("data")
-        with cluster(address, code_of(directory.graph)) as joined:
+        with cluster(address, collect_code(directory.graph)) as joined:
             await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
             clock.mark("ray")
-            model = RunningModel.launch(plan_of(config, directory, detached=detach), patience=PATIENCE)
+            client = CoordinatorClient.launch(
+                build_run_spec(config, directory, detached=detach), patience=FORMER_RUN_SECONDS
+            )
             with interruptible(directory):
                 directory.write_config(config)
                 changed = directory.write_environment(joined, detached=detach, own=address is None)
                 if changed:
                     progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
-                (path / "result.json").unlink(missing_ok=True)  # of fewer rounds; it comes again
-                return directory, carry_on(model, data, directory, clock=clock, progress=progress, detach=detach)
+                (directory.path / "result.json").unlink(missing_ok=True)  # outdated; it is written again
+                result = start_and_follow(client, data, directory, clock=clock, progress=progress, detach=detach)
+                return directory, result
 
 
-def _check(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:
-    """Refuse a config that is not the run's own, and a run of which nothing is left to be done."""
-    found = differences(manifest.config, config.model_dump(mode="json"))
-    if found:
+def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:
+    """Raise an error if the config differs from that of the run, or if all rounds are done."""
+    changed = differences(manifest.config, config.model_dump(mode="json"))
+    if changed:
         raise RunDirectoryError(
-            f"{directory.path}: the config is not the one that the run began with; put it back, or start another run:"
-            "\n  " + "\n  ".join(found)
+            f"{directory.path}: the config is not the one that the run started with; restore it, or start another run:"
+            "\n  " + "\n  ".join(changed)
         )
     if is_done(manifest, config) and (directory.path / "result.json").exists():
-        if manifest.settled:
+        if manifest.converged:
             raise RunDirectoryError(
-                f"{directory.path}: the run settled in round {manifest.round}, more rounds would not raise its score"
+                f"{directory.path}: the run converged in round {manifest.round}; more rounds would not raise its score"
             )
         raise RunDirectoryError(
-            f"{directory.path}: all {manifest.round} rounds are done; for more of them say --set schedule.rounds=N"
+            f"{directory.path}: all {manifest.round} rounds are done; to run more, use --set schedule.rounds=N"
         )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
-    """Return in which keys two configs differ, those aside that are free; a line each, with both values."""
-    found: list[str] = []
+    """Return one line with both values for each key in which two configs differ, except :data:`CHANGEABLE_KEYS`."""
+    lines: list[str] = []
     for key in dict.fromkeys([*before, *now]):
         place = f"{at}.{key}".lstrip(".")
         old, new = before.get(key), now.get(key)
-        if place in FREE or old == new:
+        if place in CHANGEABLE_KEYS or old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, place)
+            lines += differences(old, new, place)
         else:
-            found.append(f"{place}: {json.dumps(old)} in the run, {json.dumps(new)} now")
-    return found
+            lines.append(f"{place}: {json.dumps(old)} in the run, {json.dumps(new)} now")
+    return lines
 
 
-def _end_what_goes_on(directory: RunDirectory) -> None:
-    """Refuse a run that goes on by itself; of one that has ended, end what is left on the cluster.
+def _end_former_run(directory: RunDirectory) -> None:
+    """Raise an error if the run is still running; otherwise end its actors that are left on a cluster.
 
-    The cluster of a driver that was killed goes on for some seconds where it was the driver's own; that is waited for.
+    A cluster that was started by the run's driver outlives a killed driver by some seconds; wait for its end.
     """
     environment = directory.environment()
     if environment.get("detached"):
-        with found(directory, locked=True) as model:
-            ended = model.ended() if model else "gone"
+        with connect_to_run(directory, locked=True) as client:
+            ended = client.ended() if client else "not running"
             if ended in ("", "done"):
-                what = "is done" if ended else "goes on"
+                what = "is done" if ended else "is still running"
                 raise RunDirectoryError(
-                    f"{directory.path}: the run {what}; see it with serket attach {directory.handle}"
+                    f"{directory.path}: the run {what}; see it with serket attach {directory.cli_name}"
                 )
-            if model:
-                model.stop()
-    until = time.monotonic() + PATIENCE
-    while environment.get("own") and answers(environment["address"]) and time.monotonic() < until:
+            if client:
+                client.stop()
+    deadline = time.monotonic() + FORMER_RUN_SECONDS
+    while environment.get("own") and is_listening(environment["address"]) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

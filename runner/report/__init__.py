@@ -1,1 +1,1 @@
-"""Pictures, progress, metrics and timelines, made from arrays and events."""
+"""Plots, progress displays, clustering metrics and timelines, computed from arrays and events."""

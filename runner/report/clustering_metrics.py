@@ -1,30 +1,30 @@
-"""How well classes found without labels agree with the true categories.
+"""Clustering metrics: the agreement of learned classes with the true categories.
 
-Labels only ever measure: nothing here goes back to a module.
+Labels are used for evaluation only: no module receives any of these results.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-Ints = NDArray[np.int64]
+from actors.types import Array, IntArray
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Agreement of classes with categories.
+    """Metrics of the agreement of classes with categories.
 
     Attributes
     ----------
     accuracy : float
-        Share of rows whose class is matched to their category (Hungarian matching), in (0, 1].
+        Fraction of rows whose class is matched to their category (Hungarian matching), in (0, 1].
     ari : float
-        Adjusted Rand index, at most 1; about 0 for chance.
+        Adjusted Rand index, at most 1; expected value 0 for random classes.
     nmi : float
-        Normalised mutual information (arithmetic mean), in [0, 1].
+        Mutual information, normalised by the arithmetic mean of the entropies, in [0, 1].
     """
 
     accuracy: float
@@ -33,48 +33,48 @@ class Scores:
 
 
 class Confusion(NamedTuple):
-    """Rows counted by category and class; `matrix`'s diagonal holds the matched pairs.
+    """Confusion matrix of categories and classes, with the matched pairs on the diagonal.
 
     Attributes
     ----------
     matrix : ndarray of int64, shape (C, K)
         Categories in rows, classes in columns.
     categories : ndarray of int64, shape (C,)
-        Labels of the rows: ascending, but those without a class come last.
+        Labels of the rows: those with a matched class, then the others, both in ascending order.
     classes : ndarray of int64, shape (K,)
-        Labels of the columns: the class matched to each category, then the unmatched ones, ascending.
+        Labels of the columns: the class matched to each category, then the unmatched ones in ascending order.
     """
 
-    matrix: Ints
-    categories: Ints
-    classes: Ints
+    matrix: IntArray
+    categories: IntArray
+    classes: IntArray
 
 
 def match(classes: ArrayLike, categories: ArrayLike) -> dict[int, int]:
-    """Match classes to categories one to one so that the most rows agree (Hungarian matching).
+    """Match classes to categories one to one so that as many rows as possible agree (Hungarian algorithm).
 
     Parameters
     ----------
     classes, categories : array_like of integers, shape (N,)
-        What was found and what is true; any integers, in any number (floats are taken where they are whole).
+        Learned and true labels: any integers, or floats with integer values.
 
     Returns
     -------
     dict of int to int
-        From class to category, min(K, C) pairs; with more classes than categories the classes left over are missing.
+        From class to category, min(K, C) pairs; with more classes than categories, the unmatched classes are left out.
 
     Raises
     ------
     ValueError
-        If the two are not equally long lists of at least one integer.
+        If the two are not one-dimensional, of the same length N ≥ 1, and of integer values.
     """
-    counts, found, true = _table(classes, categories)
+    counts, class_labels, category_labels = _contingency_table(classes, categories)
     rows, columns = linear_sum_assignment(counts, maximize=True)
-    return {int(found[column]): int(true[row]) for row, column in zip(rows, columns, strict=True)}
+    return {int(class_labels[column]): int(category_labels[row]) for row, column in zip(rows, columns, strict=True)}
 
 
 def accuracy(classes: ArrayLike, categories: ArrayLike) -> float:
-    """Return the share of rows whose class is matched to their category.
+    """Return the fraction of rows whose class is matched to their category.
 
     Parameters
     ----------
@@ -84,19 +84,19 @@ def accuracy(classes: ArrayLike, categories: ArrayLike) -> float:
     Returns
     -------
     float
-        In (0, 1]; renaming the classes or the categories doesn't change it.
+        In (0, 1]; invariant to renaming the classes or the categories.
 
     Raises
     ------
     ValueError
         As in `match`.
     """
-    counts, _, _ = _table(classes, categories)
+    counts, _, _ = _contingency_table(classes, categories)
     return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
 
 
 def ari(classes: ArrayLike, categories: ArrayLike) -> float:
-    """Return the adjusted Rand index.
+    """Return the adjusted Rand index (Hubert and Arabie, 1985).
 
     Parameters
     ----------
@@ -106,20 +106,20 @@ def ari(classes: ArrayLike, categories: ArrayLike) -> float:
     Returns
     -------
     float
-        At most 1; about 0 for classes that know nothing of the categories.
+        At most 1; expected value 0 for classes that are independent of the categories.
 
     Raises
     ------
     ValueError
         As in `match`.
     """
-    from sklearn.metrics import adjusted_rand_score  # slow to import, and a run without categories doesn't need it
+    from sklearn.metrics import adjusted_rand_score  # slow to import, and only needed with categories
 
-    return float(adjusted_rand_score(*_pair(classes, categories)[::-1]))
+    return float(adjusted_rand_score(*_check_labels(classes, categories)[::-1]))
 
 
 def nmi(classes: ArrayLike, categories: ArrayLike) -> float:
-    """Return the mutual information, normalised by the mean of the two entropies.
+    """Return the mutual information, normalised by the arithmetic mean of the two entropies.
 
     Parameters
     ----------
@@ -138,11 +138,11 @@ def nmi(classes: ArrayLike, categories: ArrayLike) -> float:
     """
     from sklearn.metrics import normalized_mutual_info_score  # as in ari
 
-    return float(normalized_mutual_info_score(*_pair(classes, categories)[::-1]))
+    return float(normalized_mutual_info_score(*_check_labels(classes, categories)[::-1]))
 
 
 def confusion(classes: ArrayLike, categories: ArrayLike) -> Confusion:
-    """Count rows by category and class, the classes in the order of the categories that they are matched to.
+    """Return the confusion matrix, with the classes in the order of the categories to which they are matched.
 
     Parameters
     ----------
@@ -159,15 +159,15 @@ def confusion(classes: ArrayLike, categories: ArrayLike) -> Confusion:
     ValueError
         As in `match`.
     """
-    counts, found, true = _table(classes, categories)
-    rows, columns = linear_sum_assignment(counts, maximize=True)  # rows ascend
-    rows = np.concatenate([rows, np.setdiff1d(np.arange(len(true)), rows)])
-    columns = np.concatenate([columns, np.setdiff1d(np.arange(len(found)), columns)])
-    return Confusion(counts[np.ix_(rows, columns)], true[rows], found[columns])
+    counts, class_labels, category_labels = _contingency_table(classes, categories)
+    rows, columns = linear_sum_assignment(counts, maximize=True)  # rows in ascending order
+    rows = np.concatenate([rows, np.setdiff1d(np.arange(len(category_labels)), rows)])
+    columns = np.concatenate([columns, np.setdiff1d(np.arange(len(class_labels)), columns)])
+    return Confusion(counts[np.ix_(rows, columns)], category_labels[rows], class_labels[columns])
 
 
 def score(classes: ArrayLike, categories: ArrayLike) -> Scores:
-    """Measure the agreement in every way that a run reports.
+    """Return all metrics that a run reports.
 
     Parameters
     ----------
@@ -187,26 +187,28 @@ def score(classes: ArrayLike, categories: ArrayLike) -> Scores:
     return Scores(accuracy(classes, categories), ari(classes, categories), nmi(classes, categories))
 
 
-def _integers(values: ArrayLike, name: str) -> Ints:
-    array: NDArray[Any] = np.asarray(values)
+def _as_integers(values: ArrayLike, name: str) -> IntArray:
+    array: Array = np.asarray(values)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: a list of at least one integer is needed, not {array.dtype} of shape {array.shape}")
+        raise ValueError(f"{name}: expected a list of at least one integer, got {array.dtype} of shape {array.shape}")
     if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.floor(array))).all():
-        raise ValueError(f"{name}: hold numbers that are not whole; give integers")
+        raise ValueError(f"{name}: expected integers, got numbers that are not whole")
     return array.astype(np.int64)
 
 
-def _pair(classes: ArrayLike, categories: ArrayLike) -> tuple[Ints, Ints]:
-    found, true = _integers(classes, "classes"), _integers(categories, "categories")
-    if len(found) != len(true):
-        raise ValueError(f"{len(found)} classes for {len(true)} categories; one of each per row is needed")
-    return found, true
+def _check_labels(classes: ArrayLike, categories: ArrayLike) -> tuple[IntArray, IntArray]:
+    """Return classes and categories as integer arrays of the same length."""
+    learned, true = _as_integers(classes, "classes"), _as_integers(categories, "categories")
+    if len(learned) != len(true):
+        raise ValueError(f"{len(learned)} classes for {len(true)} categories; expected one of each per row")
+    return learned, true
 
 
-def _table(classes: ArrayLike, categories: ArrayLike) -> tuple[Ints, Ints, Ints]:
-    """Return the counts by category (rows) and class (columns), the classes and the categories, both ascending."""
-    pair = _pair(classes, categories)
-    (found, column), (true, row) = (np.unique(labels, return_inverse=True) for labels in pair)
-    counts = np.zeros((len(true), len(found)), dtype=np.int64)
+def _contingency_table(classes: ArrayLike, categories: ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the counts (C, K) by category and class, the K classes and the C categories, both in ascending order."""
+    learned, true = _check_labels(classes, categories)
+    class_labels, column = np.unique(learned, return_inverse=True)
+    category_labels, row = np.unique(true, return_inverse=True)
+    counts = np.zeros((len(category_labels), len(class_labels)), dtype=np.int64)
     np.add.at(counts, (row, column), 1)
-    return counts, found, true
+    return counts, class_labels, category_labels

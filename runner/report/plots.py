@@ -1,7 +1,7 @@
-"""Drawings of a run, each from plain arrays into one PNG.
+"""Plots of a run, each drawn from plain arrays into one PNG file.
 
-matplotlib is imported inside the functions alone, and used without pyplot: nothing global changes, and no window system
-is needed.
+matplotlib is imported only inside the functions, and used without pyplot, so that no global state changes and no
+display is required.
 """
 
 import math
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from actors.types import FloatArray, IntArray
 
-# Petroff's ten colours, which people with the common colour deficiencies can tell apart
+# Ten colours that are distinguishable with common colour vision deficiencies (Petroff, 2021, arXiv:2107.02270)
 PALETTE = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-MARKERS = "os^Dv"  # the second ten classes differ in shape, and so on
-MOST_NUMBERS = 12
-MOST_LABELS = 50
-MOST_IMAGES = 256
+MARKERS = "os^Dv"  # one shape for each ten classes
+MAX_SIZE_WITH_NUMBERS = 12
+MAX_LABELLED_GROUPS = 50
+MAX_IMAGES = 256
 
 
 def draw_progress(
@@ -30,34 +30,34 @@ def draw_progress(
     evidence: Sequence[float | None],
     path: str | Path,
 ) -> None:
-    """Draw accuracy and evidence by round, one above the other.
+    """Plot accuracy and evidence by round, in two panels.
 
     Parameters
     ----------
     rounds : sequence of int, length R
         Numbers of the rounds, R ≥ 1.
     accuracy : sequence of float or None, length R, optional
-        In [0, 1]; None where it is not known, and without any that is, its panel is left out.
+        In [0, 1]; None if unknown. If all are unknown, the panel is left out.
     evidence : sequence of float or None, length R
-        None where it is not known.
+        In nats; None if unknown.
     path : str or Path
-        Where to write the PNG.
+        The PNG file.
 
     Raises
     ------
     ValueError
-        If the lengths differ or there is no round.
+        If the lengths differ or R is 0.
     """
     from matplotlib.ticker import MaxNLocator
 
-    curves = {"evidence": _numbers(evidence)}
-    if accuracy is not None and np.isfinite(_numbers(accuracy)).any():
-        curves = {"accuracy": _numbers(accuracy), **curves}
+    curves = {"evidence": _as_floats(evidence)}
+    if accuracy is not None and np.isfinite(_as_floats(accuracy)).any():
+        curves = {"accuracy": _as_floats(accuracy), **curves}
     if len(rounds) == 0 or any(len(values) != len(rounds) for values in curves.values()):
         raise ValueError(
-            f"{len(rounds)} rounds, but {[len(v) for v in curves.values()]} values; give one of each a round"
+            f"{len(rounds)} rounds, but {[len(v) for v in curves.values()]} values; expected one of each per round"
         )
-    figure = _figure(7, 2.4 * len(curves) + 0.5)
+    figure = _new_figure(7, 2.4 * len(curves) + 0.5)
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     numbers = np.asarray(rounds)
     for axes, (name, values) in zip(panels, curves.items(), strict=True):
@@ -67,7 +67,7 @@ def draw_progress(
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         axes.margins(x=0.08, y=0.2)
-        if name == "accuracy":  # near 1 is where the differences are
+        if name == "accuracy":  # the range from just below the minimum to 1
             low = float(values[known].min())
             axes.set_ylim(max(0.0, low - 0.25 * (1 - low) - 0.01), 1 + 0.05 * (1 - low) + 0.002)
         if len(known) == 0:
@@ -79,66 +79,66 @@ def draw_progress(
     panels[-1].set_xlabel("round")
     panels[-1].set_xlim(numbers.min() - 0.5, numbers.max() + 0.5)
     panels[-1].xaxis.set_major_locator(MaxNLocator(min(len(rounds), 20), integer=True, min_n_ticks=1))
-    _save(figure, path)
+    _save_figure(figure, path)
 
 
 def draw_confusion(
     matrix: ArrayLike, row_labels: Sequence[Any] | None, column_labels: Sequence[Any] | None, path: str | Path
 ) -> None:
-    """Draw how many rows of each category fell into each class.
+    """Draw the confusion matrix of categories and classes as a heat map.
 
     Parameters
     ----------
     matrix : array_like of numbers, shape (C, K)
-        Counts, categories in rows and classes in columns (`metrics.confusion`).
+        Counts, categories in rows and classes in columns (:func:`runner.report.clustering_metrics.confusion`).
     row_labels, column_labels : sequence, length C and K, or None
-        Names of categories and classes; None numbers them.
+        Names of categories and classes; by default their indices.
     path : str or Path
-        Where to write the PNG.
+        The PNG file.
 
     Raises
     ------
     ValueError
-        If the matrix isn't one, or labels don't fit it.
+        If `matrix` is not a matrix, or the numbers of labels do not match it.
     """
-    counts = _matrix(matrix)
+    counts = _as_matrix(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)
     texts = np.array([[f"{n:g}" if n else "" for n in row] for row in counts])
     correct = np.trace(counts) / max(counts.sum(), 1e-300)
     figure, axes = _heat_map(shares, texts, row_labels, column_labels, "share of the category")
     axes.set(xlabel="class", ylabel="category", title=f"categories and classes ({100 * correct:.2f} % matched)")
-    _save(figure, path)
+    _save_figure(figure, path)
 
 
 def draw_transitions(T: ArrayLike, path: str | Path, order: Sequence[int] | None = None) -> None:
-    """Draw the probabilities of the class that comes next.
+    """Draw a transition matrix as a heat map.
 
     Parameters
     ----------
     T : array_like of float, shape (K, K)
-        T[i, j]: probability that j follows i. With K ≤ 12 the numbers are written in.
+        T[i, j]: probability that j follows i. The numbers are shown for K ≤ 12.
     path : str or Path
-        Where to write the PNG.
+        The PNG file.
     order : sequence of int, length K, optional
-        The order to show the classes in (a permutation of 0 … K−1), such as that of the matched categories.
+        The order of the classes (a permutation of 0 … K−1), such as that of the matched categories.
 
     Raises
     ------
     ValueError
-        If T isn't square, or `order` isn't a permutation of its classes.
+        If T is not square, or `order` is not a permutation of its classes.
     """
-    values = _matrix(T)
+    values = _as_matrix(T)
     size = len(values)
     shown = np.arange(size) if order is None else np.asarray(order)
     if values.shape != (size, size) or not np.array_equal(np.sort(shown), np.arange(size)):
-        raise ValueError(f"transitions of shape {values.shape}, order {order}: a square and a permutation are needed")
+        raise ValueError(f"transitions of shape {values.shape}, order {order}: expected a square and a permutation")
     values = values[np.ix_(shown, shown)]
     texts = np.array(
         [[f"{p:.2f}".lstrip("0") if 0.005 <= p < 0.995 else "1" if p > 0.5 else "" for p in r] for r in values]
     )
     figure, axes = _heat_map(values, texts, list(shown), list(shown), "probability")
     axes.set(xlabel="next class", ylabel="class", title="transition probabilities")
-    _save(figure, path)
+    _save_figure(figure, path)
 
 
 def draw_latents(
@@ -148,79 +148,78 @@ def draw_latents(
     path: str | Path,
     names: Sequence[str] = ("first round", "last round"),
 ) -> None:
-    """Draw latent vectors of two rounds side by side, each in its own two principal components.
+    """Plot latent vectors of two rounds side by side, each projected to its own two principal components.
 
     Parameters
     ----------
     first, last : array_like of float, shape (N, D)
-        Latent vectors of the same rows; with one component they are drawn over the row number.
+        Latent vectors of the same rows; one-dimensional ones are plotted over the row index.
     colours : array_like of int, shape (N,), or None
-        Class or category of each row, written at the middle of its points as well.
+        Class or category of each row; also written at the median of its points.
     path : str or Path
-        Where to write the PNG.
+        The PNG file.
     names : sequence of two str
         Titles of the two panels.
 
     Raises
     ------
     ValueError
-        If the shapes don't fit.
+        If the shapes do not match.
     """
     from matplotlib.lines import Line2D
 
-    pair = [_matrix(first), _matrix(last)]
+    pair = [_as_matrix(first), _as_matrix(last)]
     groups = np.zeros(len(pair[0]), dtype=np.int64) if colours is None else np.asarray(colours)
     if groups.ndim != 1 or any(len(points) != len(groups) for points in pair):
         raise ValueError(
-            f"{len(pair[0])} and {len(pair[1])} latent vectors, {groups.shape} colours: one a row is needed"
+            f"{len(pair[0])} and {len(pair[1])} latent vectors, {groups.shape} colours: expected one per row"
         )
-    known, which = np.unique(groups, return_inverse=True)
-    named = colours is not None and len(known) <= MOST_LABELS
-    figure = _figure(11, 5.4)
+    labels, indices = np.unique(groups, return_inverse=True)
+    labelled = colours is not None and len(labels) <= MAX_LABELLED_GROUPS
+    figure = _new_figure(11, 5.4)
     panels = figure.subplots(1, 2)
     for axes, points, name in zip(panels, pair, names, strict=True):
-        _scatter(axes, points, which, known if named else [])
+        _plot_points(axes, points, indices, labels if labelled else [])
         axes.set_title(name, parse_math=False)
-    if named:
-        looks = [(PALETTE[index % 10], MARKERS[index // 10 % len(MARKERS)]) for index in range(len(known))]
-        dots = [Line2D([], [], color=colour, marker=shape, linestyle="") for colour, shape in looks]
-        names_of = [str(group) for group in known]
-        figure.legend(dots, names_of, loc="outside right center", ncols=math.ceil(len(known) / 20))
-    _save(figure, path)
+    if labelled:
+        styles = [(PALETTE[index % 10], MARKERS[index // 10 % len(MARKERS)]) for index in range(len(labels))]
+        handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in styles]
+        texts = [str(label) for label in labels]
+        figure.legend(handles, texts, loc="outside right center", ncols=math.ceil(len(labels) / 20))
+    _save_figure(figure, path)
 
 
 def draw_images(images: ArrayLike, path: str | Path, titles: Sequence[str] | None = None) -> None:
-    """Draw images in a grid, each with its title; of more than 256 the first 256.
+    """Draw images in a grid, each with its title; at most the first 256.
 
     Parameters
     ----------
     images : array_like of float, shape (K, P) or (K, H, W)
-        K ≥ 1. P that is a square number makes a square image, any other a curve. All share one scale.
+        K ≥ 1. Rows are drawn as square images if P is a square number, else as curves. All have the same scale.
     path : str or Path
-        Where to write the PNG.
+        The PNG file.
     titles : sequence of str, length K, optional
-        By default none.
 
     Raises
     ------
     ValueError
-        If the shapes don't fit.
+        If the shapes do not match.
     """
     stack = np.asarray(images, dtype=np.float64)
     if stack.ndim not in (2, 3) or stack.size == 0 or (titles is not None and len(titles) != len(stack)):
-        raise ValueError(f"images of shape {stack.shape}: (K, P) or (K, H, W) and, if any, K titles are needed")
-    total, stack = len(stack), stack[:MOST_IMAGES]
+        raise ValueError(f"images of shape {stack.shape}: expected (K, P) or (K, H, W), and K titles or none")
+    total, stack = len(stack), stack[:MAX_IMAGES]
     side = math.isqrt(stack.shape[1])
     if stack.ndim == 2 and side * side == stack.shape[1]:
         stack = stack.reshape(-1, side, side)
     columns = math.ceil(math.sqrt(len(stack)))
     rows = math.ceil(len(stack) / columns)
     cell = float(np.clip(14 / columns, 0.7, 2.2 if stack.ndim == 2 else 1.5))
-    figure = _figure(max(cell * columns, 2.0), max((cell + (0.25 if titles is not None else 0)) * rows, 2.0))
+    figure = _new_figure(max(cell * columns, 2.0), max((cell + (0.25 if titles is not None else 0)) * rows, 2.0))
     finite = stack[np.isfinite(stack)]
     low, high = min(finite.min(initial=0), 0), max(finite.max(initial=0), 1e-12)
     if stack.ndim == 3 and low == 0:
-        high = max(high, 1)  # images in [0, 1] keep their brightness
+        high = max(high, 1)  # keep the brightness of images in [0, 1]
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(stack) :]:
         axes.remove()
@@ -236,10 +235,10 @@ def draw_images(images: ArrayLike, path: str | Path, titles: Sequence[str] | Non
             axes.set_title(str(titles[index]), fontsize=9, parse_math=False)
     if total > len(stack):
         figure.suptitle(f"the first {len(stack)} of {total}")
-    _save(figure, path)
+    _save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def _new_figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -248,35 +247,36 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def _save_figure(figure: Any, path: str | Path) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def _numbers(values: Sequence[float | None]) -> Floats:
+def _as_floats(values: Sequence[float | None]) -> FloatArray:
+    """Return values as an array, with NaN for None."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _matrix(values: ArrayLike) -> Floats:
+def _as_matrix(values: ArrayLike) -> FloatArray:
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"an array of shape {matrix.shape}; a matrix with at least one row and one column is needed")
+        raise ValueError(f"an array of shape {matrix.shape}; expected a matrix with at least one row and one column")
     return matrix
 
 
 def _heat_map(
-    values: Floats,
+    values: FloatArray,
     texts: NDArray[np.str_],
     row_labels: Sequence[Any] | None,
     column_labels: Sequence[Any] | None,
     meaning: str,
 ) -> tuple[Any, Any]:
-    """Draw values in [0, 1] as a heat map, with their texts if it is small; return the figure and its axes."""
+    """Draw values in [0, 1] as a heat map, with their texts if it is small enough; return the figure and its axes."""
     rows, columns = values.shape
     names = [range(n) if given is None else given for n, given in ((rows, row_labels), (columns, column_labels))]
     if (len(names[0]), len(names[1])) != values.shape:
         raise ValueError(f"{len(names[0])} and {len(names[1])} labels for a matrix of shape {values.shape}")
-    cell = 0.5 if max(rows, columns) <= MOST_NUMBERS else max(0.12, 7 / max(rows, columns))
-    figure = _figure(min(max(cell * columns, 2.5), 12) + 1.8, min(max(cell * rows, 2.5), 12) + 0.9)
+    cell = 0.5 if max(rows, columns) <= MAX_SIZE_WITH_NUMBERS else max(0.12, 7 / max(rows, columns))
+    figure = _new_figure(min(max(cell * columns, 2.5), 12) + 1.8, min(max(cell * rows, 2.5), 12) + 0.9)
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes, label=meaning, shrink=0.8)
@@ -285,38 +285,38 @@ def _heat_map(
         axis.set_ticks(
             range(0, len(labels), step), [str(label) for label in labels[::step]], fontsize=9, parse_math=False
         )
-    if max(rows, columns) <= MOST_NUMBERS:
+    if max(rows, columns) <= MAX_SIZE_WITH_NUMBERS:
         for i, j in np.ndindex(rows, columns):
-            ink = "white" if values[i, j] > 0.55 else "black" if values[i, j] >= 0.02 else "0.5"
-            axes.text(j, i, texts[i, j], ha="center", va="center", color=ink, fontsize=8)
+            text_colour = "white" if values[i, j] > 0.55 else "black" if values[i, j] >= 0.02 else "0.5"
+            axes.text(j, i, texts[i, j], ha="center", va="center", color=text_colour, fontsize=8)
     return figure, axes
 
 
-def _scatter(axes: Any, points: Floats, which: NDArray[np.int64], names: Sequence[Any] | NDArray[Any]) -> None:
-    """Draw points in two dimensions, coloured by group, and the groups' names, if any, at their middles."""
-    plane, labels = _components(points)
+def _plot_points(axes: Any, points: FloatArray, groups: IntArray, labels: Sequence[Any] | NDArray[Any]) -> None:
+    """Plot points in two dimensions, coloured by group index, with the groups' labels, if any, at their medians."""
+    plane, axis_labels = _project(points)
     size = float(np.clip(25000 / len(plane), 6, 50))
-    for shape in range(len(MARKERS)):  # in the order of the rows, so that no group covers the others
-        mine = which // 10 % len(MARKERS) == shape
-        colours = [PALETTE[index % 10] for index in which[mine]]
-        axes.scatter(*plane[mine].T, s=size, c=colours, marker=MARKERS[shape], alpha=0.7, linewidths=0)
-    for index, name in enumerate(names):
-        middle = np.median(plane[which == index], axis=0)
+    for number, marker in enumerate(MARKERS):  # points in the order of the rows, so that no group hides the others
+        selected = groups // 10 % len(MARKERS) == number
+        colours = [PALETTE[index % 10] for index in groups[selected]]
+        axes.scatter(*plane[selected].T, s=size, c=colours, marker=marker, alpha=0.7, linewidths=0)
+    for index, label in enumerate(labels):
+        median = np.median(plane[groups == index], axis=0)
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.9, "edgecolor": PALETTE[index % 10]}
-        axes.annotate(str(name), middle, ha="center", va="center", fontsize=10, weight="bold", bbox=box)
-    axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.annotate(str(label), median, ha="center", va="center", fontsize=10, weight="bold", bbox=box)
+    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
     axes.grid(alpha=0.2)
 
 
-def _components(points: Floats) -> tuple[Floats, tuple[str, str]]:
-    """Project to two principal components, or one and the row number; with the names of the axes."""
+def _project(points: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
+    """Return the first two principal components, or row index and latent dimension, with the labels of the axes."""
     from sklearn.decomposition import PCA
 
     rows, width = points.shape
     if rows == 1 or width == 1:
         return np.column_stack([np.arange(rows), points[:, 0]]), ("row", "latent dimension 1")
     pca = PCA(2, svd_solver="full")
-    with np.errstate(invalid="ignore"):  # all points in one place have no variance to share
+    with np.errstate(invalid="ignore"):  # 0/0 in the explained variance of identical points
         plane = pca.fit_transform(points)
     share = np.nan_to_num(pca.explained_variance_ratio_)
     return plane, (f"component 1 ({share[0]:.0%} of the variance)", f"component 2 ({share[1]:.0%})")

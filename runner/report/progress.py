@@ -1,4 +1,4 @@
-"""Shows a run to a person, on stderr: a live display on a terminal, one plain line an event elsewhere."""
+"""Progress of a run on stderr: a live display on a terminal, otherwise one line for each event."""
 
 from __future__ import annotations
 
@@ -14,55 +14,62 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from actors.coordination.router import UpdateSeconds
+from actors.coordination.events import (
+    BlockFinished,
+    ChainSelected,
+    Converged,
+    Event,
+    LogMessage,
+    ModulePlaced,
+    RoundStarted,
+    Scored,
+    UpdateFinished,
+    UpdateStarted,
+)
 from actors.graph.graph import Graph
 
-HEARTBEAT = 30.0
-"""Seconds after which a log tells again how far a long update is."""
+HEARTBEAT_SECONDS = 30.0
+"""Seconds without output after which the progress of a long update is written."""
 
-_PLACE = {"round", "step", "module", "exchange", "temperature", "seconds", "total_seconds", "message_bytes"}
+_STATUS_FIELDS = frozenset({"doing", "done", "total"})
+"""The fields of a module's status that are not metrics."""
 
 
 class Progress:
-    """Shows nothing; what the others are to the runner.
+    """Base class of the displays; shows nothing.
 
     Parameters
     ----------
     graph : Graph
     clock : callable
-        Seconds that only grow.
+        Returns monotonic time in seconds.
     """
 
     def __init__(self, graph: Graph, clock: Callable[[], float] = time.monotonic) -> None:
         self.graph = graph
         self.clock = clock
-        self._took = UpdateSeconds()
 
-    def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Take in something that happened: an event of the coordinator's, or ``scores``."""
+    def event(self, event: Event) -> None:
+        """Show an event."""
 
     def log(self, message: str) -> None:
-        """Take in a sentence."""
-        self.event("log", {"message": message})
+        """Show a sentence."""
+        self.event(LogMessage(message))
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Take in where the run stands (:meth:`actors.coordination.coordinator.Coordinator.status`)."""
+        """Show the run's status (:meth:`actors.coordination.coordinator.Coordinator.status`)."""
 
     def close(self) -> None:
-        """Show the last state and leave the terminal in order; may be called twice."""
+        """Show the last state and restore the terminal; may be called more than once."""
 
-    def _seconds(self, fields: Mapping[str, Any]) -> float:
-        """Return how long the update took that an ``updated`` event tells of."""
-        return float(fields.get("seconds", self._took.of(fields)))
-
-    def _round(self, number: int) -> str:
-        """Return ``round 2/5``; the script interface goes on after the schedule's last."""
+    def _round_label(self, number: int) -> str:
+        """Return ``round 2/5``, or ``round 2`` with one scheduled round or after the last (the script interface)."""
         rounds = self.graph.schedule.rounds
         return f"round {number}/{rounds}" if number <= rounds and rounds > 1 else f"round {number}"
 
 
 class PlainProgress(Progress):
-    """Writes a line for every event that a log should keep.
+    """Writes one line for each event of interest.
 
     Parameters
     ----------
@@ -74,49 +81,51 @@ class PlainProgress(Progress):
     def __init__(self, graph: Graph, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(graph, clock)
         self._stream = stream
-        self._last = clock()
+        self._last_written = clock()
 
-    def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Write a line, if the event is worth one."""
+    def event(self, event: Event) -> None:
+        """Write a line, if the event is of interest."""
         line: list[str] = []
-        if name == "placed":
-            line = ["placed", fields["module"], f"node {fields['node']}", f"process {fields['pid']}", fields["device"]]
-        elif name == "block":
-            exchanges = f"{fields['exchanges']} exchanges"
-            line = [self._round(fields["round"]), "block", exchanges, *figures(fields, ("evidence",))]
-        elif name == "selected":
-            best = f"best: {fields['origin']} (chain {fields['chain']})"
-            moves = f"{fields['moves']} moves kept"
-            line = [self._round(fields["round"]), "chains", best, moves, *figures(fields, ("evidence",))]
-        elif name == "updated" and fields["round"] > 0 and "exchange" not in fields:
-            line = [self._round(fields["round"]), fields["module"], duration(self._seconds(fields)), *figures(fields)]
-        elif name == "updated":
-            self._seconds(fields)
-        elif name == "scores":
-            line = [self._round(fields["round"]), "committed", *figures(fields, ("evidence", "accuracy"))]
-        elif name == "settled":
-            line = [self._round(fields["round"]), f"settled: the score rose by {fields['rise']:.1f} nats"]
-        elif name == "log":
-            line = [fields["message"]]
+        match event:
+            case ModulePlaced():
+                line = ["placed", event.module, f"node {event.node}", f"process {event.pid}", event.device]
+            case BlockFinished():
+                evidence = format_metrics({"evidence": event.evidence})
+                line = [self._round_label(event.round), "block", f"{event.exchanges} exchanges", *evidence]
+            case ChainSelected():
+                best = f"best: {event.origin} (chain {event.chain})"
+                evidence = format_metrics({"evidence": event.evidence})
+                line = [self._round_label(event.round), "chains", best, f"{event.moves} moves kept", *evidence]
+            case UpdateFinished(exchange=None) if event.round > 0:
+                metrics = format_metrics(event.metrics)
+                line = [self._round_label(event.round), event.module, format_duration(event.seconds), *metrics]
+            case Scored():
+                scores = format_metrics({"evidence": event.evidence, "accuracy": event.accuracy})
+                line = [self._round_label(event.round), "committed", *scores]
+            case Converged():
+                line = [self._round_label(event.round), f"converged: the score rose by {event.rise:.1f} nats"]
+            case LogMessage():
+                line = [event.message]
         if line:
             self._write(line)
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Write how far the active modules are, if nothing was written for long."""
-        if self.clock() - self._last < HEARTBEAT:
+        """Write the progress of the active modules, if nothing was written for :data:`HEARTBEAT_SECONDS`."""
+        if self.clock() - self._last_written < HEARTBEAT_SECONDS:
             return
-        for module, doing in status["active"].items():
-            done = f"{doing['done']}/{doing['total']}" if doing.get("total") else ""
-            line = [self._round(status["round"]), module, str(doing.get("doing", "")), done, *figures(doing)]
+        label = self._round_label(status["round"])
+        for module, activity in status["active"].items():
+            done = f"{activity['done']}/{activity['total']}" if activity.get("total") else ""
+            line = [label, module, str(activity.get("doing", "")), done, *format_metrics(activity)]
             self._write([part for part in line if part])
 
     def _write(self, line: list[str]) -> None:
-        self._last = self.clock()
+        self._last_written = self.clock()
         print("  ".join(line), file=self._stream, flush=True)
 
 
 class RichProgress(Progress):
-    """Keeps a display of rounds, active modules and scores up to date.
+    """Shows rounds, active modules and scores in a display that is updated in place.
 
     Parameters
     ----------
@@ -124,7 +133,7 @@ class RichProgress(Progress):
     console : Console
     clock : callable
     live : bool
-        Whether to draw as things happen; otherwise :meth:`render` gives the display.
+        Whether to update the terminal; otherwise :meth:`render` returns the display.
     """
 
     def __init__(
@@ -134,41 +143,42 @@ class RichProgress(Progress):
         self._console = console
         self._round_number = 0
         self._steps_done = 0
-        self._begun = self._round_begun = clock()
-        self._rounds_seconds: list[float] = []
+        self._started_at = self._round_started = clock()
+        self._round_seconds: list[float] = []
         self._active: dict[str, Mapping[str, Any]] = {}
         self._finished: dict[str, tuple[float, Mapping[str, Any]]] = {}
-        self._scores: Mapping[str, Any] = {}
-        # stdout stays as it is: a run's result goes there, for programs.
+        self._scores: Scored | None = None
+        # stdout is not redirected: a run's result is printed there.
         self._live = Live(get_renderable=self.render, console=console, redirect_stdout=False) if live else None
         if self._live:
             self._live.start()
 
-    def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Change the display."""
-        if name == "round":
-            self._round_number, self._steps_done, self._round_begun = fields["round"], 0, self.clock()
-        elif name == "update":
-            self._active.setdefault(fields["module"], {})
-        elif name == "updated":
-            self._active.pop(fields["module"], None)
-            self._finished[fields["module"]] = (self._seconds(fields), dict(fields))
-            self._steps_done += "exchange" not in fields
-        elif name == "block":
-            self._steps_done += 1
-        elif name == "scores":
-            self._scores = dict(fields)
-            self._rounds_seconds.append(self.clock() - self._round_begun)
-        elif name == "log":
-            self._console.print(escape(fields["message"]), highlight=False)
+    def event(self, event: Event) -> None:
+        """Update the display."""
+        match event:
+            case RoundStarted():
+                self._round_number, self._steps_done, self._round_started = event.round, 0, self.clock()
+            case UpdateFinished():
+                self._active.pop(event.module, None)
+                self._finished[event.module] = (event.seconds, dict(event.metrics))
+                self._steps_done += event.exchange is None
+            case UpdateStarted():
+                self._active.setdefault(event.module, {})
+            case BlockFinished():
+                self._steps_done += 1
+            case Scored():
+                self._scores = event
+                self._round_seconds.append(self.clock() - self._round_started)
+            case LogMessage():
+                self._console.print(escape(event.message), highlight=False)
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Change the display."""
+        """Update the display."""
         self._round_number = status["round"]
         self._active = dict(status["active"])
 
     def close(self) -> None:
-        """Leave the last state on the terminal."""
+        """Show the last state and end the live display."""
         self._active = {}
         if self._live:
             self._live.stop()
@@ -176,68 +186,71 @@ class RichProgress(Progress):
     def render(self) -> Group:
         """Return the display."""
         table = Table.grid(padding=(0, 2), expand=True)
-        # Long figures are cut before anything else is.
-        names = max(len(name) + 2 for name in (*self.graph.modules, self._round(self._round_number)))
-        for width in (min(names, 24), self._bar_width, 11):
+        # Fixed widths, so that only the metrics in the last column are truncated.
+        name_width = max(len(name) + 2 for name in (*self.graph.modules, self._round_label(self._round_number)))
+        for width in (min(name_width, 24), self._bar_width, 11):
             table.add_column(min_width=width, max_width=width, no_wrap=True)
         table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
         rounds = self.graph.schedule.rounds
-        name = Text(self._round(self._round_number) if self._round_number else "starting", "bold")
-        table.add_row(name, ProgressBar(rounds, self._completed(), self._bar_width), self._elapsed(), self._left())
+        name = Text(self._round_label(self._round_number) if self._round_number else "starting", "bold")
+        table.add_row(name, ProgressBar(rounds, self._completed(), self._bar_width), self._elapsed(), self._remaining())
         for module in self.graph.modules:
             if module in self.graph.sources:
                 continue
             if module in self._active:
                 table.add_row(*self._active_row(module, self._active[module]))
             elif module in self._finished:
-                seconds, fields = self._finished[module]
-                table.add_row(f"  {module}", "", duration(seconds), Text("  ".join(figures(fields)), "dim"))
+                seconds, metrics = self._finished[module]
+                table.add_row(
+                    f"  {module}", "", format_duration(seconds), Text("  ".join(format_metrics(metrics)), "dim")
+                )
             else:
                 table.add_row(Text(f"  {module}", "dim"), "", "", "")
-        if not self._scores:
+        if self._scores is None:
             return Group(table)
-        scores = "  ".join(figures(self._scores, ("evidence", "accuracy")))
-        return Group(table, Text.assemble("after ", self._round(self._scores["round"]), "  ", (scores, "bold")))
+        scores = "  ".join(format_metrics({"evidence": self._scores.evidence, "accuracy": self._scores.accuracy}))
+        return Group(table, Text.assemble("after ", self._round_label(self._scores.round), "  ", (scores, "bold")))
 
     @property
     def _bar_width(self) -> int:
         return 24 if self._console.width >= 80 else 10
 
-    def _active_row(self, module: str, doing: Mapping[str, Any]) -> list[Any]:
-        done, total = doing.get("done", 0), doing.get("total", 0)
+    def _active_row(self, module: str, activity: Mapping[str, Any]) -> list[Any]:
+        done, total = activity.get("done", 0), activity.get("total", 0)
         bar = ProgressBar(total or None, done, self._bar_width, pulse=not total)
-        count = f"{done}/{total}" if total else str(doing.get("doing", "learning"))
-        return [Text(f"▸ {module}", "bold cyan"), bar, count, "  ".join(figures(doing))]
+        count = f"{done}/{total}" if total else str(activity.get("doing", "learning"))
+        return [Text(f"▸ {module}", "bold cyan"), bar, count, "  ".join(format_metrics(activity))]
 
     def _completed(self) -> float:
-        """Return how many rounds are done, the running one by its steps."""
+        """Return the number of completed rounds, including the completed fraction of the current one."""
         if not self._round_number:
             return 0.0
-        shares = [doing["done"] / doing["total"] for doing in self._active.values() if doing.get("total")]
-        share = (self._steps_done + sum(shares)) / max(len(self.graph.schedule.steps), 1)
-        return float(self._round_number - 1 + min(share, 1.0))
+        fractions = [each["done"] / each["total"] for each in self._active.values() if each.get("total")]
+        fraction = (self._steps_done + sum(fractions)) / max(len(self.graph.schedule.steps), 1)
+        return float(self._round_number - 1 + min(fraction, 1.0))
 
     def _elapsed(self) -> str:
-        return duration(self.clock() - self._begun)
+        return format_duration(self.clock() - self._started_at)
 
-    def _left(self) -> str:
-        """Return how long the rest takes if the rounds go on as they did."""
-        finished = len(self._rounds_seconds)
+    def _remaining(self) -> str:
+        """Return the estimated remaining time, from the mean duration of the finished rounds."""
+        finished = len(self._round_seconds)
         left = self.graph.schedule.rounds - finished
         if not finished or left <= 0:
             return ""
-        running = self.clock() - self._round_begun if self._round_number > self._scores["round"] else 0.0
-        return f"about {duration(max(left * sum(self._rounds_seconds) / finished - running, 0.0))} left"
+        scored = 0 if self._scores is None else self._scores.round
+        running = self.clock() - self._round_started if self._round_number > scored else 0.0
+        return f"about {format_duration(max(left * sum(self._round_seconds) / finished - running, 0.0))} left"
 
 
 def make_progress(graph: Graph, terminal: bool | None = None) -> Progress:
-    """Return what shows a run on stderr.
+    """Return the progress display for stderr.
 
     Parameters
     ----------
     graph : Graph
     terminal : bool, optional
-        Whether stderr is a terminal that can redraw; by default it is asked.
+        Whether stderr is a terminal that supports a live display; by default, this is detected.
     """
     console = Console(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal if terminal is None else terminal:
@@ -245,21 +258,24 @@ def make_progress(graph: Graph, terminal: bool | None = None) -> Progress:
     return PlainProgress(graph, sys.stderr)
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as a person says them: ``0.4 s``, ``2 min 05 s``, ``1 h 02 min``."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds as text: ``0.4 s``, ``2 min 05 s``, ``1 h 02 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def figures(fields: Mapping[str, Any], names: tuple[str, ...] | None = None) -> list[str]:
-    """Return the figures among `fields` as ``name=value``: those named, or all that are numbers and say no place."""
-    chosen = {name: fields.get(name) for name in (names or fields) if name not in _PLACE | {"done", "total"}}
-    return [f"{name}={_figure(name, value)}" for name, value in chosen.items() if isinstance(value, int | float)]
+def format_metrics(metrics: Mapping[str, Any]) -> list[str]:
+    """Return ``name=value`` for each numeric metric."""
+    return [
+        f"{name}={_format_value(name, value)}"
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and name not in _STATUS_FIELDS
+    ]
 
 
-def _figure(name: str, value: float) -> str:
+def _format_value(name: str, value: float) -> str:
     if name == "accuracy":
         return f"{value:.3f}"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"

@@ -1,7 +1,7 @@
-"""A run's events as a timeline that Perfetto (ui.perfetto.dev) and Chrome's tracing page show.
+"""Timeline of a run's events, for Perfetto (ui.perfetto.dev) or Chrome's tracing page.
 
-The format is the Trace Event Format's JSON object (Google, "Trace Event Format", 2016): a complete event ("X") a span,
-an instant ("i") a moment, a counter ("C") a curve; times in microseconds.
+The format is the JSON object of the Trace Event Format (Google, 2016): complete events ("X") for spans of time, instant
+events ("i"), and counters ("C") for curves; times in microseconds.
 """
 
 from __future__ import annotations
@@ -11,14 +11,43 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.coordination.router import UpdateSeconds
+from actors.coordination.events import (
+    ChainFinished,
+    ChainSelected,
+    Committed,
+    Converged,
+    CoordinatorRestarted,
+    Event,
+    LogMessage,
+    ModuleDied,
+    ModulePlaced,
+    ModulePrepared,
+    ModuleRecovered,
+    RoundReplayed,
+    RoundStarted,
+    RunResumed,
+    Scored,
+    TimedEvent,
+    UpdateFinished,
+    UpdateStarted,
+)
 from actors.storage.filesystem import storage_at
 from runner.runs.directory import RunDirectory, RunDirectoryError
 
 _COORDINATOR = "coordinator"
-_MOMENTS = ("placed", "prepared", "lost", "recovered", "replay", "resumed", "selected", "chain", "settled", "log")
+_INSTANTS = (
+    ModulePlaced,
+    ModulePrepared,
+    ModuleDied,
+    ModuleRecovered,
+    RoundReplayed,
+    RunResumed,
+    ChainSelected,
+    ChainFinished,
+    Converged,
+    LogMessage,
+)
 _CURVES = ("evidence", "score", "accuracy")
-_PLACE = {"module", "total_seconds", "time", "event", "run"}
 
 
 def write_timeline(directory: RunDirectory, out: Path) -> int:
@@ -28,114 +57,116 @@ def write_timeline(directory: RunDirectory, out: Path) -> int:
     ----------
     directory : RunDirectory
     out : Path
-        The file, JSON.
+        The JSON file.
 
     Returns
     -------
     int
-        How many updates it shows.
+        The number of updates in the timeline.
 
     Raises
     ------
     RunDirectoryError
-        If the run has left no events yet, or if `out` is a directory.
+        If the run has no events yet, or if `out` is a directory.
     """
     if out.is_dir():
-        raise RunDirectoryError(f"{out}: a directory; name the file that is to be written")
+        raise RunDirectoryError(f"{out}: a directory; name the file to write")
     trace = timeline(directory.name, directory.graph.modules, directory.log)
     if not trace:
-        raise RunDirectoryError(f"{directory.path}: there are no events yet, so there is nothing to show")
+        raise RunDirectoryError(f"{directory.path}: there are no events yet to show")
     content = json.dumps({"traceEvents": trace, "displayTimeUnit": "ms"})
     storage_at(out.parent.resolve()).write(out.name, content.encode())
     return sum(event["ph"] == "X" and event["cat"] == "update" for event in trace)
 
 
-def timeline(run: str, modules: Iterable[str], events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the trace events of a run: a track a module, one for the coordinator's rounds and commits.
+def timeline(run: str, modules: Iterable[str], events: Iterable[TimedEvent]) -> list[dict[str, Any]]:
+    """Return the trace events of a run: one track for each module, and one for the coordinator's rounds and commits.
 
     Parameters
     ----------
     run : str
     modules : iterable of str
-        In the order in which they are to be shown.
-    events : iterable of mapping
-        As ``events.jsonl`` has them: ``time`` (Unix seconds), ``event``, and fields.
+        In the order of their tracks.
+    events : iterable of TimedEvent
     """
     tracks = {name: number for number, name in enumerate([_COORDINATOR, *modules])}
-    maker = _Maker(tracks)
+    builder = _TraceBuilder(tracks)
     for event in events:
-        maker.take(event)
-    maker.close()
-    if not maker.made:
+        builder.add(event)
+    builder.close()
+    if not builder.trace:
         return []
     names = [{"name": "process_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": f"run {run}"}}]
     for name, number in tracks.items():
         names.append({"name": "thread_name", "ph": "M", "pid": 0, "tid": number, "args": {"name": name}})
         names.append({"name": "thread_sort_index", "ph": "M", "pid": 0, "tid": number, "args": {"sort_index": number}})
-    return [*names, *maker.made]
+    return [*names, *builder.trace]
 
 
-class _Maker:
-    """Turns events into trace events, one after the other."""
+class _TraceBuilder:
+    """Converts events, in order of time, to trace events."""
 
     def __init__(self, tracks: Mapping[str, int]) -> None:
-        self.made: list[dict[str, Any]] = []
+        self.trace: list[dict[str, Any]] = []
         self._tracks = tracks
-        self._begun: dict[str, float] = {}  # updates by module
-        self._took = UpdateSeconds()
-        self._round: tuple[float, Mapping[str, Any]] | None = None
+        self._started: dict[str, float] = {}  # start of the current update of each module
+        self._round: tuple[float, int, Event] | None = None
         self._last = 0.0
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Take in the next event."""
-        name, when = str(event["event"]), float(event["time"])
-        if name == "restarted":  # what was begun before has ended, at the latest with the last that was heard of it
+    def add(self, timed: TimedEvent) -> None:
+        """Add the next event."""
+        when, event = timed.time, timed.event
+        if isinstance(event, CoordinatorRestarted):  # the updates and round before it have ended by now
             self.close()
         self._last = max(self._last, when)
-        if name == "update":
-            self._begun[event["module"]] = when
-        elif name == "updated":
-            self._updated(event, when)
-        elif name == "round":
-            self._end_round(when)
-            self._round = (when, event)
-        elif name == "commit":
-            self._span(_COORDINATOR, f"commit {event['name']}", "commit", when - event["seconds"], when, event)
-            if event.get("whole"):
+        match event:
+            case UpdateFinished():
+                self._end_update(event, when)
+            case UpdateStarted():
+                self._started[event.module] = when
+            case RoundStarted():
                 self._end_round(when)
-        elif name == "scores":
-            for curve in _CURVES:
-                if event.get(curve) is not None:
-                    self._add(_COORDINATOR, curve, "C", when, args={curve: event[curve]})
-        elif name in _MOMENTS:
-            if name == "resumed" and event.get("step") is not None:  # in the middle of a round
-                self._round = (when, event)
-            self._add(str(event.get("module", _COORDINATOR)), name, "i", when, s="t", args=_arguments(event))
+                self._round = (when, event.round, event)
+            case Committed():
+                self._span(_COORDINATOR, f"commit {event.name}", "commit", when - event.seconds, when, event)
+                if event.whole:
+                    self._end_round(when)
+            case Scored():
+                for curve in _CURVES:
+                    value = getattr(event, curve)
+                    if value is not None:
+                        self._append(_COORDINATOR, curve, "C", when, args={curve: value})
+            case RunResumed(step=int()):  # within a round
+                self._round = (when, event.round, event)
+        if isinstance(event, _INSTANTS):
+            track = getattr(event, "module", _COORDINATOR)
+            self._append(str(track), event.event, "i", when, s="t", args=_arguments(event))
 
     def close(self) -> None:
-        """Show the round that was not ended; forget the updates."""
+        """End the current round, and discard the unfinished updates."""
         self._end_round(self._last)
-        self._begun.clear()
+        self._started.clear()
 
-    def _updated(self, event: Mapping[str, Any], when: float) -> None:
-        module = str(event["module"])
-        begun, inside = self._begun.pop(module, when), self._took.of(event)
-        # Answers are collected one after the other; how long the module learnt it says itself.
-        end = begun + inside if 0.0 < inside < when - begun else when
-        place = f"round {event['round']}, step {event['step']}"
-        title = f"{place}, exchange {event['exchange']}" if "exchange" in event else place
-        self._span(module, title, "update", begun, end, event)
+    def _end_update(self, event: UpdateFinished, when: float) -> None:
+        started = self._started.pop(event.module, when)
+        # Answers are collected one after the other, so the module's own measurement is more precise.
+        end = started + event.seconds if 0.0 < event.seconds < when - started else when
+        place = f"round {event.round}, step {event.step}"
+        title = place if event.exchange is None else f"{place}, exchange {event.exchange}"
+        self._span(event.module, title, "update", started, end, event)
 
     def _end_round(self, when: float) -> None:
         if self._round is not None:
-            begun, event = self._round
-            self._span(_COORDINATOR, f"round {event['round']}", "round", begun, when, event)
+            started, number, event = self._round
+            self._span(_COORDINATOR, f"round {number}", "round", started, when, event)
             self._round = None
 
-    def _span(self, track: str, title: str, category: str, begun: float, end: float, event: Mapping[str, Any]) -> None:
-        self._add(track, title, "X", begun, cat=category, dur=1e6 * max(end - begun, 0.0), args=_arguments(event))
+    def _span(self, track: str, title: str, category: str, started: float, end: float, event: Event) -> None:
+        self._append(
+            track, title, "X", started, cat=category, dur=1e6 * max(end - started, 0.0), args=_arguments(event)
+        )
 
-    def _add(self, track: str, title: str, phase: str, when: float, **more: Any) -> None:
+    def _append(self, track: str, title: str, phase: str, when: float, **more: Any) -> None:
         if track in self._tracks:
             placed = {
                 "name": title,
@@ -145,8 +176,8 @@ class _Maker:
                 "pid": 0,
                 "tid": self._tracks[track],
             }
-            self.made.append({**placed, **more})
+            self.trace.append({**placed, **more})
 
 
-def _arguments(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in event.items() if name not in _PLACE}
+def _arguments(event: Event) -> dict[str, Any]:
+    return {name: value for name, value in event.fields().items() if name != "module"}

@@ -1,4 +1,4 @@
-"""A run on a Ray cluster, seen from the driver: its coordinator, and what it tells."""
+"""Client of a run's coordinator: starts or finds its actor, follows its events, and stops the run."""
 
 from __future__ import annotations
 
@@ -17,198 +17,195 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from actors.errors import CheckpointError
-from actors.coordination.coordinator import Halt
-from actors.errors import GraphError
-from actors.types import State
 from actors.backends.ray.coordinator_actor import COORDINATOR, RemoteCoordinator, namespace_of
-from actors.errors import ModuleFailedError
-from actors.coordination.recovery import Recovery
-from actors.coordination.session import Event, Plan, update_job
-from actors.errors import StorageError
-from actors.errors import BackendError
+from actors.coordination.coordinator import Halt
+from actors.coordination.events import TimedEvent
+from actors.coordination.recovery import RecoveryPolicy
+from actors.coordination.session import RunSpec, update_job
+from actors.errors import BackendError, CheckpointError, GraphError, ModuleFailedError, StorageError
+from actors.types import State
 from runner.cluster.connection import POLL_SECONDS, ClusterError
 
 ANSWER_SECONDS = 30.0
-"""After so long a coordinator that has not answered is asked again: an answer can be lost with a link."""
+"""Seconds after which an unanswered call is repeated, as a broken connection may have lost the answer."""
 
-Stream: TypeAlias = Iterator[tuple[list[Event], dict[str, Any]]]
-"""New events, and where the run stands, several times a second."""
+EventStream: TypeAlias = Iterator[tuple[list[TimedEvent], dict[str, Any]]]
+"""Yields the new events and the status of a run, several times per second."""
 
 
-class CoordinatorGoneError(ModuleFailedError):
-    """A run's coordinator was ended for good."""
+class CoordinatorEndedError(ModuleFailedError):
+    """The coordinator of a run was ended, and will not be restarted."""
 
 
 @dataclass
-class RunningModel:
-    """A run's coordinator, seen from the driver.
+class CoordinatorClient:
+    """Controls and follows a run through the actor of its coordinator.
 
     Parameters
     ----------
     coordinator : actor handle
     wait : float
-        Seconds for which the coordinator may be away while Ray starts it again.
-    life : str
-        Which of the coordinator's processes was heard last.
+        Seconds for which the coordinator may be unavailable while Ray restarts it.
+    incarnation : str
+        The incarnation of the coordinator that answered last.
     """
 
     coordinator: Any
-    wait: float = Recovery().wait
-    life: str = ""
-    _seen: int = 0
+    wait: float = RecoveryPolicy().wait
+    incarnation: str = ""
+    _event_count: int = 0  # events received from this incarnation
 
     @classmethod
-    def launch(cls, plan: Plan, *, patience: float = 0.0) -> RunningModel:
-        """Start the coordinator's actor on the cluster that this process has joined.
+    def launch(cls, spec: RunSpec, *, patience: float = 0.0) -> CoordinatorClient:
+        """Start the actor of a coordinator on the cluster that this process has joined.
 
         Parameters
         ----------
-        plan : Plan
+        spec : RunSpec
         patience : float
-            Seconds to wait for the end of a coordinator of this name.
+            Seconds to wait for the end of an earlier coordinator of this name.
 
         Raises
         ------
         ClusterError
-            If the run is on the cluster already.
+            If a run of this name is still on the cluster.
         """
-        lifetime = "detached" if plan.detached else None
-        options = {"name": COORDINATOR, "namespace": namespace_of(plan.run), "lifetime": lifetime}
-        until = time.monotonic() + patience
+        lifetime = "detached" if spec.detached else None
+        options = {"name": COORDINATOR, "namespace": namespace_of(spec.run), "lifetime": lifetime}
+        deadline = time.monotonic() + patience
         while True:
             try:
-                return cls(RemoteCoordinator.options(**options).remote(plan), plan.recovery.wait)
+                return cls(RemoteCoordinator.options(**options).remote(spec), spec.recovery.wait)
             except ValueError as error:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise ClusterError(
-                        f"a run called {plan.run} is on this cluster already; choose another --name, "
-                        f"or look at it with serket attach {plan.run}"
+                        f"a run called {spec.run} is on this cluster already; choose another --name, "
+                        f"or follow it with serket attach {spec.run}"
                     ) from error
                 time.sleep(POLL_SECONDS)
 
     @classmethod
-    def find(cls, run: str) -> RunningModel:
+    def find(cls, run: str) -> CoordinatorClient:
         """Find the coordinator of `run` on the cluster that this process has joined.
 
         Raises
         ------
         ClusterError
-            If the run is not there (any more).
+            If the run is not on the cluster (any more).
         """
         try:
             return cls(ray.get_actor(COORDINATOR, namespace_of(run)))
         except ValueError as error:
             raise ClusterError("the run's coordinator is not on this cluster (any more)") from error
 
-    def begin(self, states: Mapping[str, State], *, scheduled: bool = True) -> Stream:
-        """Begin a run, and follow it; `states` hold the sources' data."""
+    def begin(self, states: Mapping[str, State], *, scheduled: bool = True) -> EventStream:
+        """Start a run, and follow it; `states` are those of the sources, with the data."""
         references = {name: [ray.put(state)] for name, state in states.items()}
         job = "rounds" if scheduled else "start"
         yield from self._follow(job, lambda: self.coordinator.begin.remote(references))
 
-    def follow(self) -> Stream:
-        """Follow a run that goes on by itself."""
+    def follow(self) -> EventStream:
+        """Follow a run that is running."""
         yield from self._follow("rounds")
 
-    def update(self, module: str, round: int, step: int) -> Stream:
-        """Let one module learn."""
+    def update(self, module: str, round: int, step: int) -> EventStream:
+        """Update one module, and follow the run until the update is committed."""
         job = update_job(module, round, step)
         yield from self._follow(job, lambda: self.coordinator.update.remote(module, round, step))
 
     def halt(self, when: Halt) -> None:
-        """Have the run stop, with a commit, after the step or the round that is being taken."""
-        until = time.monotonic() + self.wait
+        """Make the run stop, with a commit, after the current step or round."""
+        deadline = time.monotonic() + self.wait
         while True:
             try:
                 ray.get(self.coordinator.halt.remote(when), timeout=self.wait)
                 return
-            except ActorUnavailableError as error:  # it is being started again
-                if time.monotonic() > until:
+            except ActorUnavailableError as error:  # it is being restarted
+                if time.monotonic() > deadline:
                     raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
                 time.sleep(POLL_SECONDS)
             except RayActorError as error:
-                raise CoordinatorGoneError(f"the coordinator was ended\n{error}") from error
+                raise CoordinatorEndedError(f"the coordinator was ended\n{error}") from error
 
     def generate(self, module: str) -> dict[str, Any]:
-        """Return the outputs of `module` on the way down."""
-        for _ in range(Recovery().tries):
-            with suppress(ObjectLostError):  # with the module's node, on its way here
+        """Return the outputs of a module's ``generate`` for the latest messages from above."""
+        for _ in range(RecoveryPolicy().tries):
+            with suppress(ObjectLostError):  # the module's node died before they were fetched
                 outputs: dict[str, Any] = _get(_get(self.coordinator.generate.remote(module))[0])
                 return outputs
-        raise ModuleFailedError(f"module {module!r}: what it generated is lost again and again, with its node")
+        raise ModuleFailedError(f"module {module!r}: its generated outputs were lost repeatedly, because its node died")
 
     def ended(self) -> str:
-        """Say how the run ended (:meth:`actors.coordination.session.Session.poll`); empty while it goes on."""
+        """Return how the run ended (see :meth:`actors.coordination.session.Session.poll`); empty while it runs."""
         status: dict[str, Any] = _get(self.coordinator.poll.remote(0, "", 0.0), timeout=self.wait)[2]
         return str(status["ended"])
 
     def describe(self) -> dict[str, Any]:
-        """Say where every module lives and what it does now."""
+        """Return the place and the activity of the coordinator and of every module."""
         described: dict[str, Any] = _get(self.coordinator.describe.remote(), timeout=30)
         return described
 
     def stop(self) -> None:
-        """End the modules' actors and the coordinator's."""
-        with suppress(ModuleFailedError):  # where it is gone already
+        """End the actors of the modules and of the coordinator."""
+        with suppress(ModuleFailedError):  # the coordinator may have ended already
             _get(self.coordinator.stop.remote(), timeout=60)
         ray.kill(self.coordinator)
 
-    def _follow(self, job: str, ask: Callable[[], Any] | None = None) -> Stream:
-        """Follow `job` to its end; `ask` for it, and again where a coordinator that was restarted knows nothing of it.
+    def _follow(self, job: str, request: Callable[[], Any] | None = None) -> EventStream:
+        """Follow `job` to its end; `request` starts it, and is repeated if a restarted coordinator has lost it.
 
         Raises
         ------
-        CoordinatorGoneError
-            If somebody ended the run at once.
+        CoordinatorEndedError
+            If the run was ended immediately.
         ModuleFailedError
-            What ended the run; or if the coordinator does not come back.
+            If the run failed, or if the coordinator does not answer for `wait` seconds.
         """
-        seen = time.monotonic()
-        if ask:
-            self._send(ask)
+        last_answer = time.monotonic()
+        if request:
+            self._send(request)
         while True:
             try:
-                poll = self.coordinator.poll.remote(self._seen, self.life, POLL_SECONDS)
-                life, events, status = ray.get(poll, timeout=min(self.wait, ANSWER_SECONDS))
+                poll = self.coordinator.poll.remote(self._event_count, self.incarnation, POLL_SECONDS)
+                incarnation, events, status = ray.get(poll, timeout=min(self.wait, ANSWER_SECONDS))
             except (ActorUnavailableError, GetTimeoutError) as error:
-                if time.monotonic() - seen > self.wait:
+                if time.monotonic() - last_answer > self.wait:
                     raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
                 time.sleep(POLL_SECONDS)
                 continue
             except RayActorError as error:
-                raise CoordinatorGoneError(f"the coordinator was ended\n{error}") from error
-            seen = time.monotonic()
-            self._seen = len(events) + (self._seen if life == self.life else 0)
-            self.life = life
+                raise CoordinatorEndedError(f"the coordinator was ended\n{error}") from error
+            last_answer = time.monotonic()
+            self._event_count = len(events) + (self._event_count if incarnation == self.incarnation else 0)
+            self.incarnation = incarnation
             yield events, status
-            if status["ended"] and ask and status["job"] != job:
-                self._send(ask)
-            elif status["ended"] == "closed":  # somebody ends it, and its coordinator goes next
-                raise CoordinatorGoneError("the run was ended at once")
+            if status["ended"] and request and status["job"] != job:
+                self._send(request)
+            elif status["ended"] == "closed":  # another process ends the run, and then its coordinator
+                raise CoordinatorEndedError("the run was ended immediately")
             elif status["ended"]:
                 _get(self.coordinator.outcome.remote())
                 return
 
-    def _send(self, ask: Callable[[], Any]) -> None:
-        with suppress(ActorUnavailableError, GetTimeoutError):  # it will be asked again
-            ray.get(ask(), timeout=self.wait)
+    def _send(self, request: Callable[[], Any]) -> None:
+        with suppress(ActorUnavailableError, GetTimeoutError):  # the request will be repeated
+            ray.get(request(), timeout=self.wait)
 
 
-_PLAIN = (ModuleFailedError, GraphError, BackendError, CheckpointError, StorageError, OSError)
-"""What of a coordinator's errors says all that there is to say."""
+_COMPLETE_ERRORS = (ModuleFailedError, GraphError, BackendError, CheckpointError, StorageError, OSError)
+"""The coordinator's exceptions whose messages are complete without its traceback."""
 
 
 def _get(reference: Any, timeout: float | None = None) -> Any:
-    """Return what a call on the coordinator gave, its own errors as themselves."""
+    """Return the answer of a call of the coordinator; raise its exceptions with their own types."""
     try:
         return ray.get(reference, timeout=timeout)
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, _PLAIN):
+        if isinstance(cause, _COMPLETE_ERRORS):
             raise cause from None
         raise
     except RayActorError as error:
-        raise CoordinatorGoneError(f"the coordinator was ended\n{error}") from error
+        raise CoordinatorEndedError(f"the coordinator was ended\n{error}") from error
     except GetTimeoutError as error:
-        raise ModuleFailedError(f"the coordinator did not answer within {timeout:g} seconds") from error
+        raise ModuleFailedError(f"the coordinator did not answer within {timeout:g} s") from error

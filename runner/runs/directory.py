@@ -1,12 +1,11 @@
-"""The run directory: what a run leaves behind, derived from its commits.
+"""The run directory: a run's config, log, metrics, outputs and models, derived from its commits.
 
-Everything that a person reads (text files, figures by round, accuracy) is made from the checkpoints by the driver.
-Labels stay here: no module and no coordinator ever sees them.
+The driver computes all readable files (text outputs, metrics by round, accuracy) from the checkpoints. Labels are used
+here only: neither modules nor the coordinator receive them.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -16,73 +15,43 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from filelock import FileLock, Timeout
 
-from actors.storage.checkpoints import Checkpoints
-from actors.storage.manifest import Manifest
+from actors.coordination.events import TimedEvent, parse_event
 from actors.graph.graph import Graph
-from actors.types import Array
+from actors.storage.checkpoints import Checkpoints
 from actors.storage.filesystem import storage_at
+from actors.storage.manifest import Manifest
+from actors.types import Array
 from runner.config.cross_checks import RUN_NAME
 from runner.config.run_config import RunConfig, load_config
-from runner.runs.environment import changes, environment
-from runner.runs.event_log import EventLog, lines
 from runner.report.clustering_metrics import Scores, score
-
-TEXT_COLUMNS = 200
-"""Wider arrays are written as .npy, narrower ones as text that ``numpy.loadtxt`` reads."""
-
-METRICS = ("round", "evidence", "score", "accuracy", "ari", "nmi")
+from runner.runs.environment import current_environment, describe_changes
+from runner.runs.event_log import EventLog
+from runner.runs.outputs import read_array, write_arrays
+from runner.runs.records import MetricsFile, RoundScores
 
 
 class RunDirectoryError(ValueError):
-    """A run directory that is not there, not a run's, or in the way; says which and what to do."""
-
-
-@dataclass(frozen=True)
-class RoundScores:
-    """What a commit amounts to.
-
-    Parameters
-    ----------
-    round : int
-    evidence : float or None
-        Of the most abstract module that reports one.
-    scores : Scores or None
-        None without categories.
-    score : float or None
-        What the run's rounds are compared by.
-    """
-
-    round: int
-    evidence: float | None
-    scores: Scores | None
-    score: float | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """Return round, evidence, score, accuracy, ari and nmi; None where unknown."""
-        found: dict[str, Any] = {"round": self.round, "evidence": self.evidence, "score": self.score}
-        found.update({name: getattr(self.scores, name, None) for name in ("accuracy", "ari", "nmi")})
-        return found
+    """A run directory is missing, invalid or already in use; names the directory and the remedy."""
 
 
 @dataclass
 class RunDirectory:
-    """One run's directory.
+    """The directory of a run.
 
     Parameters
     ----------
     path : Path
     graph : Graph
     categories : mapping of str to ndarray
-        Labels by module, for measuring alone; ``""`` stands for all modules.
+        Labels by module, for evaluation only; ``""`` stands for all modules.
     outputs : Path, optional
-        Where the ``moduleNNN_name`` directories go; by default into the run's directory.
+        Parent of the ``moduleNNN_name`` directories; by default the run's directory.
     storage : str, optional
-        A path or URL below which the commits lie; by default in the run's directory.
+        Parent of the commits, a path or URL; by default the run's directory.
     """
 
     path: Path
@@ -93,12 +62,12 @@ class RunDirectory:
 
     @classmethod
     def create(cls, runs: Path, name: str, graph: Graph, *, exact: bool = False, **kwargs: Any) -> RunDirectory:
-        """Make the directory of a new run below `runs`: `name`, or `name`-2, -3, … where that is taken.
+        """Create the directory of a new run in `runs`: `name`, or `name`-2, -3, … if that exists.
 
         Raises
         ------
         RunDirectoryError
-            If the name is none for a directory, if `exact` and it is taken, or if nothing can be written there.
+            If the name is not valid, if `exact` and it exists, or if the directory cannot be created.
         """
         if not re.fullmatch(RUN_NAME, name):
             raise RunDirectoryError(f"{name!r} cannot be a run's name: use letters, digits, '.', '_' and '-'")
@@ -111,15 +80,15 @@ class RunDirectory:
                     raise RunDirectoryError(f"{path}: there is a run of this name; choose another --name") from error
                 continue
             except OSError as error:
-                raise RunDirectoryError(f"{path}: cannot be made ({error.strerror}); choose other --runs") from error
-            made = cls(path, graph, **kwargs)
-            taken = made.storage and made.checkpoints.names()
-            if not taken:
-                return made
+                raise RunDirectoryError(f"{path}: cannot be created ({error.strerror}); choose other --runs") from error
+            created = cls(path, graph, **kwargs)
+            has_commits = created.storage and created.checkpoints.names()
+            if not has_commits:
+                return created
             path.rmdir()
             if exact:
                 raise RunDirectoryError(
-                    f"{made.checkpoints.root}: there are commits of a run of this name; choose another --name"
+                    f"{created.checkpoints.root}: there are commits of a run of this name; choose another --name"
                 )
         raise RunDirectoryError(f"{runs}: there are too many runs called {name}; choose another --name")
 
@@ -129,37 +98,42 @@ class RunDirectory:
         return self.path.name
 
     @property
-    def handle(self) -> str:
-        """What a person calls the run on the command line."""
+    def cli_name(self) -> str:
+        """The run's name or path for the command line."""
         return self.name if self.path.parent == Path("runs") else str(self.path)
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The run's commits."""
+        """The run's checkpoints."""
         if self.storage:
             return Checkpoints(f"{self.storage.rstrip('/')}/{self.name}")
         return Checkpoints((self.path / "checkpoints").resolve())
 
     @property
+    def metrics_file(self) -> MetricsFile:
+        """The metrics of each round, in ``metrics.csv``."""
+        return MetricsFile(self.path / "metrics.csv")
+
+    @property
     def log(self) -> EventLog:
-        """What happened, in ``events.jsonl``."""
+        """The event log, in ``events.jsonl``."""
         return EventLog(self.path / "events.jsonl", self.name)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing into the directory.
+        """Lock the directory against other processes that write into it.
 
         Raises
         ------
         RunDirectoryError
-            If another process writes into it.
+            If another process holds the lock, or if the directory is not writable.
         """
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunDirectoryError(
-                f"{self.path}: another process drives this run; wait for it, or end it with serket stop {self.handle}"
+                f"{self.path}: another process drives this run; wait for it, or end it with serket stop {self.cli_name}"
             ) from None
         except OSError as error:
             raise RunDirectoryError(
@@ -172,42 +146,43 @@ class RunDirectory:
             lock.release()
 
     def wait_for_lock(self) -> None:
-        """Wait until no other process writes into the directory."""
+        """Wait until no other process holds the lock."""
         with FileLock(self.path / ".lock"):
             return
 
-    def driven(self) -> bool:
-        """Whether a process writes into the directory; where that cannot be tried, perhaps."""
+    def is_locked(self) -> bool:
+        """Return whether a process holds the lock; True if that cannot be determined."""
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 return False
         except (Timeout, OSError):
             return True
 
-    def discard(self) -> None:
-        """Delete the directory of a run that could not begin; what else lies there stays."""
+    def delete_unstarted(self) -> None:
+        """Delete the directory of a run that could not start; other files in it are kept."""
         for name in ("config.yaml", "environment.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.path.rmdir()
 
     def module_directory(self, module: str) -> Path:
-        """Return where the outputs of `module` lie, ``module001_vae`` for the first above the observation."""
+        """Return the directory of a module's outputs, ``module001_vae`` for the first above the observation."""
         return (self.outputs or self.path) / f"module{self.graph.number(module):03d}_{module}"
 
     def write_config(self, config: RunConfig) -> None:
-        """Write ``config.yaml``, without which the run cannot be resumed; it survives a power cut."""
+        """Write ``config.yaml`` durably: the run cannot be resumed without it."""
         self._write("config.yaml", config.to_yaml())
 
     def _write(self, name: str, text: str) -> None:
         storage_at(self.path.parent.resolve()).write(f"{self.name}/{name}", text.encode())
 
     def write_environment(self, address: str, *, detached: bool = False, own: bool = False) -> list[str]:
-        """Write ``environment.json``: versions and machine, and where the cluster is while the run lasts.
+        """Write ``environment.json``: versions, machine, and the cluster of the run.
 
         Parameters
         ----------
         address : str
+            Address of the cluster.
         detached : bool
             Whether the run outlives this process.
         own : bool
@@ -216,19 +191,19 @@ class RunDirectory:
         Returns
         -------
         list of str
-            What was otherwise when the run was last driven, and may change its bits.
+            The changes since the file was last written that may change the bits of the run.
         """
-        found = {**environment(), "address": address, "pid": os.getpid(), "detached": detached, "own": own}
-        before = self.environment() or found
-        self.write_json("environment.json", found)
-        return changes(before, found)
+        now = {**current_environment(), "address": address, "pid": os.getpid(), "detached": detached, "own": own}
+        before = self.environment() or now
+        self.write_json("environment.json", now)
+        return describe_changes(before, now)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file into the run's directory, whole or not at all."""
+        """Write a JSON file into the run's directory, atomically and durably."""
         self._write(name, json.dumps(content, indent=1, allow_nan=True) + "\n")
 
     def environment(self) -> dict[str, Any]:
-        """Return ``environment.json``; nothing of a run that was ended before it was written."""
+        """Read ``environment.json``; empty if the run ended before it was written."""
         return self.read_json("environment.json") if (self.path / "environment.json").exists() else {}
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -237,7 +212,7 @@ class RunDirectory:
         Raises
         ------
         RunDirectoryError
-            If it is not there or not JSON.
+            If it does not exist or is not JSON.
         """
         try:
             content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -246,82 +221,66 @@ class RunDirectory:
         return content
 
     def record(self, commit: str) -> RoundScores:
-        """Write what a person looks for after a commit: the modules' outputs, and a line of ``metrics.csv``."""
-        manifest, outputs = self._opened(commit)
+        """Write the outputs of the modules that were updated in a commit's round, and its line of ``metrics.csv``."""
+        manifest, outputs = self._open_commit(commit)
         for module in manifest.modules:
             if module not in self.graph.sources and manifest.modules[module].round == manifest.round:
                 self.write_outputs(module, outputs(module), "learn")
-        scores = self._scores(manifest, outputs)
-        with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, METRICS)
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(scores.fields())
+        scores = self._compute_scores(manifest, outputs)
+        self.metrics_file.append(scores)
         return scores
 
     def scores(self, commit: str) -> RoundScores:
-        """Return what a commit amounts to."""
-        return self._scores(*self._opened(commit))
+        """Return the metrics of a commit."""
+        return self._compute_scores(*self._open_commit(commit))
 
-    def _opened(self, commit: str) -> tuple[Manifest, Callable[[str], Mapping[str, Array]]]:
-        """Return a commit, and what gives the outputs of a module in it (each read and digested once)."""
+    def _open_commit(self, commit: str) -> tuple[Manifest, Callable[[str], Mapping[str, Array]]]:
+        """Return the manifest of a commit, and a function that returns the outputs of a module (each read once)."""
         manifest = self.checkpoints.manifest(commit)
         return manifest, cache(lambda module: self.checkpoints.outputs(manifest, module))
 
-    def mend(self) -> None:
-        """Take out what a process that was killed, or a disk that was full, has left unfinished."""
-        self.log.mend()
-        self.rewind()
+    def repair(self) -> None:
+        """Remove incomplete lines of the log and of ``metrics.csv``, left by a killed process or a full disk."""
+        self.log.repair()
+        self.metrics_file.rewind()
 
-    def hear(self) -> None:
-        """Write down what a coordinator that is gone has left word of, and nobody has written down."""
-        notes, last = self.checkpoints.notes, self.log.last()
-        if told := notes.events():
-            self.log.append([event for event in told if event[1] > last])
-            notes.forget_events()
+    def import_saved_events(self) -> None:
+        """Append to the log the events that an ended coordinator saved beside its commits for the next driver."""
+        files, last = self.checkpoints.status_files, self.log.last_time()
+        if saved := files.read_events():
+            events = [(time, parse_event(name, fields)) for name, time, fields in saved if time > last]
+            self.log.append([TimedEvent(time, event) for time, event in events if event is not None])
+            files.clear_events()
 
-    def rewind(self, round: float = math.inf) -> None:
-        """Take the lines after `round` out of ``metrics.csv``, and any that are unfinished."""
-        path = self.path / "metrics.csv"
-        if path.exists():
-            whole = [line for line in lines(path)[1:] if line.endswith("\n") and line.count(",") == len(METRICS) - 1]
-            kept = [line for line in whole if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= round]
-            self._write("metrics.csv", "".join([",".join(METRICS) + "\r\n", *kept]))
+    def unrecorded_commits(self, until: float = math.inf) -> list[str]:
+        """Return the commits of complete rounds up to `until` without a line in ``metrics.csv``, oldest first."""
+        last = self.metrics_file.last_round()
+        matches = {name: re.fullmatch(r"round-(\d+)", name) for name in self.checkpoints.names()}
+        return [name for name, match in matches.items() if match and last < int(match.group(1)) <= until]
 
-    def last_recorded(self) -> float:
-        """Return the last round that has a line in ``metrics.csv``; 0 where none has."""
-        rows = self.metrics() if (self.path / "metrics.csv").exists() else []
-        return max((row["round"] for row in rows if row["round"] is not None), default=0.0)
-
-    def unrecorded(self, until: float = math.inf) -> list[str]:
-        """Return the commits of whole rounds up to `until` that have no line in ``metrics.csv`` yet, oldest first."""
-        last = self.last_recorded()
-        rounds = {name: re.fullmatch(r"round-(\d+)", name) for name in self.checkpoints.names()}
-        return [name for name, found in rounds.items() if found and last < int(found.group(1)) <= until]
-
-    def _scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
-        """Return what a commit amounts to, `outputs` giving those of a module."""
+    def _compute_scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
+        """Return the metrics of a commit; `outputs` returns the outputs of a module."""
         evidence = None
-        classes: Scores | None = None
-        for module in self.graph.modules:  # the last one, the most abstract, has the say
+        agreement: Scores | None = None
+        for module in self.graph.modules:  # the values of the last one, the most abstract, are kept
             record = manifest.modules.get(module)
             if record is None:
                 continue
             evidence = record.metrics.get("evidence", evidence)
             categories = self.categories_of(module)
             if categories is not None and "outputs" in record.files:
-                found = outputs(module).get("class")
-                classes = score(found, categories) if found is not None else classes
-        return RoundScores(manifest.round, evidence, classes, manifest.score)
+                classes = outputs(module).get("class")
+                agreement = score(classes, categories) if classes is not None else agreement
+        return RoundScores(manifest.round, evidence, agreement, manifest.score)
 
     def categories_of(self, module: str) -> Array | None:
-        """Return the labels that the classes of `module` are measured by."""
+        """Return the labels with which the classes of `module` are compared."""
         return self.categories.get(module, self.categories.get(""))
 
     def write_outputs(
         self, module: str, outputs: Mapping[str, Array], phase: str, categories: Array | None = None
     ) -> None:
-        """Write a module's outputs as ``<name>_<phase>.txt`` (or .npy), its classes' accuracy beside them.
+        """Write a module's outputs (:func:`runner.runs.outputs.write_arrays`), and the accuracy of its classes.
 
         Parameters
         ----------
@@ -329,32 +288,21 @@ class RunDirectory:
         outputs : mapping of str to ndarray
         phase : {"learn", "recog"}
         categories : ndarray (N,), optional
-            Labels; by default the run's own when learning.
+            Labels; by default, in the phase ``learn``, those of the run.
         """
         directory = self.module_directory(module)
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, array in outputs.items():
-            # The curve of a quantity over the training belongs to no phase; the tutorial's users know it as loss.txt.
-            stem = name if name == "loss" else f"{name}_{phase}"
-            if array.ndim > 2 or (array.ndim == 2 and array.shape[1] > TEXT_COLUMNS):
-                np.save(directory / f"{stem}.npy", array)
-            else:
-                np.savetxt(directory / f"{stem}.txt", array, fmt="%d" if array.dtype.kind in "iub" else "%.8g")
+        write_arrays(directory, outputs, phase)
         labels = self.categories_of(module) if categories is None and phase == "learn" else categories
         if labels is not None and "class" in outputs:
             accuracy = score(outputs["class"], labels).accuracy
             (directory / f"acc_{phase}.txt").write_text(f"{accuracy:.6f}\n", encoding="utf-8")
 
     def read_output(self, module: str, name: str, phase: str) -> Array | None:
-        """Return an output that :meth:`write_outputs` wrote, or None where there is none."""
-        stem = self.module_directory(module) / f"{name}_{phase}"
-        if stem.with_suffix(".npy").exists():
-            array: Array = np.load(stem.with_suffix(".npy"))
-            return array
-        return np.loadtxt(stem.with_suffix(".txt"), ndmin=2) if stem.with_suffix(".txt").exists() else None
+        """Return an output that :meth:`write_outputs` wrote, or None if there is none."""
+        return read_array(self.module_directory(module), name, phase)
 
     def write_models(self) -> None:
-        """Copy each module's last state beside its outputs, as ``model.safetensors``."""
+        """Copy each module's last state to its output directory, as ``model.safetensors``."""
         manifest = self.checkpoints.latest()
         for module, record in manifest.modules.items() if manifest else ():
             if module not in self.graph.sources:
@@ -362,16 +310,18 @@ class RunDirectory:
                 self.module_directory(module).mkdir(parents=True, exist_ok=True)
                 (self.module_directory(module) / "model.safetensors").write_bytes(data)
 
-    def metrics(self) -> list[dict[str, float | None]]:
-        """Return ``metrics.csv``, a dict a line, None where a figure is unknown."""
-        with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [{name: float(text) if text else None for name, text in row.items()} for row in csv.DictReader(file)]
+
+class OpenedRun(NamedTuple):
+    """The config and the directory of a run; the config is read once per command."""
+
+    config: RunConfig
+    directory: RunDirectory
 
 
-def open_run(path: Path, settings: Sequence[str] = ()) -> tuple[RunConfig, RunDirectory]:
-    """Return the config of a run, with `settings` on top, and its directory; without categories."""
+def open_run(path: Path, settings: Sequence[str] = ()) -> OpenedRun:
+    """Read the config of the run in `path`, overridden by `settings`; the directory has no categories yet."""
     config = load_config(path / "config.yaml", settings)
-    return config, RunDirectory(path, config.graph(), storage=config.checkpoints.storage)
+    return OpenedRun(config, RunDirectory(path, config.graph, storage=config.checkpoints.storage))
 
 
 def find_run(run: str, runs: Path) -> Path:
@@ -380,11 +330,11 @@ def find_run(run: str, runs: Path) -> Path:
     Raises
     ------
     RunDirectoryError
-        If there is none; names those that there are.
+        If there is none; names the existing runs.
     """
     for path in (Path(run), runs / run):
         if (path / "config.yaml").is_file():
             return path if path.name not in ("", "..") else path.resolve()
-    there = sorted(path.parent.name for path in runs.glob("*/config.yaml"))
-    known = f"the runs in {runs} are {', '.join(there)}" if there else f"there are none in {runs}"
-    raise RunDirectoryError(f"{run}: no such run; {known}")
+    existing = sorted(path.parent.name for path in runs.glob("*/config.yaml"))
+    hint = f"the runs in {runs} are {', '.join(existing)}" if existing else f"there are none in {runs}"
+    raise RunDirectoryError(f"{run}: no such run; {hint}")

@@ -1,4 +1,4 @@
-"""What a run's bits may depend on, and where it lives: the contents of ``environment.json``."""
+"""The environment of a run, on which its bits may depend: versions and machine, for ``environment.json``."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("serket-actors", "ray", "torch", "numpy", "numba", "scipy", "msgpack")
-_BITS = ("python", "machine", "processor")
-"""What, beside packages, the bits of a sum may depend on."""
+_COMPARED = ("python", "machine", "processor")
+"""Fields other than package versions on which the bits of a run may depend."""
 
 
-def environment() -> dict[str, Any]:
-    """Return versions and machine."""
+def current_environment() -> dict[str, Any]:
+    """Return the versions of Python and packages, and a description of this machine."""
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": _processor_name(),
         "cores": os.cpu_count(),
     }
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what is otherwise than it was, a sentence each, and may change a run's bits."""
-    there = {**now["packages"], **{name: now[name] for name in _BITS}}
-    then = {**before.get("packages", {}), **{name: before.get(name) for name in _BITS}}
-    return [f"{name}: {then.get(name)} before, {value} now" for name, value in there.items() if then.get(name) != value]
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the differences between two environments that may change the bits of a run, one text each."""
+    new = {**now["packages"], **{name: now[name] for name in _COMPARED}}
+    old = {**before.get("packages", {}), **{name: before.get(name) for name in _COMPARED}}
+    return [f"{name}: {old.get(name)} before, {value} now" for name, value in new.items() if old.get(name) != value]
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    return found.group(1) if found else platform.processor()
+        match = None
+    return match.group(1) if match else platform.processor()

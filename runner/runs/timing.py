@@ -1,4 +1,4 @@
-"""Where the time of a command goes."""
+"""Timing of the phases of a command."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Clock:
-    """Where the time of a run goes, in seconds.
+    """Measures the duration of each phase of a command.
 
     Parameters
     ----------
     started : float
-        ``time.time()`` when the process began.
+        Start of the process (Unix time).
+    marks : dict of str to float
+        Seconds by name of the phase.
     """
 
     started: float
@@ -21,7 +23,7 @@ class Clock:
     _last: float | None = None
 
     def mark(self, name: str) -> None:
-        """Note that what is called `name` took from the last mark (or the start) until now."""
+        """End the phase `name`, which began at the previous mark or the start."""
         now = time.time()
         self.marks[name] = round(now - (self._last or self.started), 3)
         self._last = now

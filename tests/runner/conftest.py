@@ -1,4 +1,4 @@
-"""What the runner's tests share: two small files of data, a cache of the digits, and modules without numerics."""
+"""Fixtures of the runner's tests: two small data files, a cache of the digits, and modules without numerical work."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ LABELS = np.array([1, 1, 0, 0, 2, 2])
 
 
 def toy_run(runs: Path, rounds: int) -> RunDirectory:
-    """Let the toy model learn, and return its run's directory, in which nobody has written anything down."""
+    """Train the toy model and return the directory of its run, which holds commits only."""
     directory = RunDirectory.create(runs, "toy", model(rounds))
     learn(model(rounds), directory.checkpoints)
     return directory
@@ -25,7 +25,7 @@ def toy_run(runs: Path, rounds: int) -> RunDirectory:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words of a model file without the numerics behind them."""
+    """Replace the built-in modules by modules without numerical work."""
     for name, cls in FAKES.items():
         monkeypatch.setitem(registry.BUILT_IN, name, f"{cls.__module__}:{cls.__name__}")
 
@@ -37,19 +37,19 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cached(cache_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digits are parsed once a session, and the cache of whoever runs the tests stays as it is."""
+    """Parse the digits once in a session, and leave the user's cache unchanged."""
     monkeypatch.setenv("SERKET_CACHE_DIR", str(cache_directory))
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     np.savetxt(tmp_path / "data.txt", ROWS)
-    np.savetxt(tmp_path / "category.txt", LABELS)  # as floats, like the tutorial's
+    np.savetxt(tmp_path / "category.txt", LABELS)  # as floats, as in the tutorial
     return tmp_path
 
 
 def refused(path: Path, *, match: str | None, **arguments: Any) -> None:
-    """Load a file that must be refused, in one sentence on one line."""
+    """Check that a file is refused with an error of one line that names it."""
     with pytest.raises(DataError, match=match) as caught:
         load("files", observations=path, **arguments)
     message = str(caught.value)

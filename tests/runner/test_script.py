@@ -1,4 +1,4 @@
-"""The tutorial's script, as the README prints it, and its likeness to the model file of the same model."""
+"""Test the script of the tutorial as printed in the README: it runs and writes its files."""
 
 import re
 import subprocess
@@ -14,24 +14,20 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
 
 
-def script_of_the_readme() -> str:
-    found = re.search(r"```python\n(import runner as srk.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found, "the README no longer holds the tutorial's script"
-    return found.group(1)
+def readme_script() -> str:
+    match = re.search(r"```python\n(import runner as srk.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert match, "the README does not contain the tutorial script"
+    return match.group(1)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The script's working directory after it ran on 200 digits, two epochs and two rounds."""
+    """Run the script on 200 digits for two epochs and two rounds; return its working directory."""
     folder = tmp_path_factory.mktemp("tutorial")
     data = load("mnist", count=200, order="cyclic")
     np.savetxt(folder / "data.txt", data.observations, fmt="%.6f")
     np.savetxt(folder / "category.txt", data.categories, fmt="%d")
-    script = (
-        script_of_the_readme()
-        .replace("itr=200, batch_size=500", "itr=2, batch_size=50")
-        .replace("range(5)", "range(2)")
-    )
+    script = readme_script().replace("itr=200, batch_size=500", "itr=2, batch_size=50").replace("range(5)", "range(2)")
     (folder / "tutorial.py").write_text(script)
     done = subprocess.run(
         [sys.executable, "tutorial.py"], cwd=folder, capture_output=True, text=True, timeout=200, check=False
@@ -40,7 +36,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_the_script_is_the_tutorials_but_for_its_import_lines_and_its_typo():
+def test_the_script_is_that_of_the_tutorial_except_for_the_imports_and_a_typo():
     tutorial = """
 obs = srk.Observation( np.loadtxt( "data.txt" ) )
 data_category = np.loadtxt( "category.txt" )
@@ -58,7 +54,7 @@ for i in range(5):
     gmm1.update()  # train gmm1
     mm1.update()  # train mm1
 """
-    assert tutorial.strip() in script_of_the_readme()
+    assert tutorial.strip() in readme_script()
 
 
 @pytest.mark.parametrize(
@@ -74,16 +70,16 @@ for i in range(5):
         ("module003_mm/msg_learn.txt", (200, 10)),
     ],
 )
-def test_it_leaves_files_that_numpy_reads(trained, file, shape):
+def test_it_writes_files_that_numpy_reads(trained, file, shape):
     assert np.loadtxt(trained / file).shape == shape
 
 
-def test_it_leaves_the_models_and_the_reconstructions(trained):
+def test_it_writes_the_models_and_the_reconstructions(trained):
     assert np.load(trained / "module001_vae" / "x_hat_learn.npy").shape == (200, 784)
     for module in ("module001_vae", "module002_gmm", "module003_mm"):
         assert (trained / module / "model.safetensors").stat().st_size > 0
 
 
-def test_probabilities_are_probabilities(trained):
+def test_rows_of_probabilities_sum_to_one(trained):
     for file in ("module002_gmm/Pdz_learn.txt", "module003_mm/trans_prob_learn.txt", "module003_mm/msg_learn.txt"):
         np.testing.assert_allclose(np.loadtxt(trained / file).sum(1), 1.0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The actor around a run's session."""
+"""The Ray actor of a run's session."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 import ray
 
-from actors.backends.fault_injection import Injector, MortalCheckpoints, MortalTransport
-from actors.backends.ray.backend import RayTransport
-from actors.backends.ray.metrics import Meter
+from actors.backends.ray.backend import RayBackend
+from actors.backends.ray.metrics import PrometheusMetrics
+from actors.coordination.backend import Backend
 from actors.coordination.coordinator import Halt
-from actors.coordination.session import Event, Plan, Session
+from actors.coordination.events import LogMessage, TimedEvent
+from actors.coordination.session import RunSpec, Session
 from actors.errors import BackendError
 from actors.messaging.message import SCHEMA
 
 COORDINATOR = "coordinator"
 LINGER_SECONDS = float(os.environ.get("SERKET_LINGER_SECONDS", "30"))
-"""So long a detached run that has ended waits for somebody to ask how."""
+"""Seconds for which a detached run that has ended waits for a driver to poll its outcome."""
 
 
 def namespace_of(run: str) -> str:
@@ -29,73 +30,72 @@ def namespace_of(run: str) -> str:
 
 
 class CoordinatorActor:
-    """A Ray actor around one :class:`actors.coordination.session.Session`; a second thread answers :meth:`poll`."""
+    """A Ray actor around one :class:`actors.coordination.session.Session`; other threads answer :meth:`poll`."""
 
-    def __init__(self, plan: Plan) -> None:
-        if plan.schema != SCHEMA:
+    def __init__(self, spec: RunSpec) -> None:
+        if spec.schema != SCHEMA:
             raise BackendError(
-                f"the coordinator speaks messages of schema {SCHEMA} on this cluster, the driver those of schema "
-                f"{plan.schema}: install the same serket-actors on both"
+                f"the coordinator reads messages of schema {SCHEMA} on this cluster, the driver those of schema "
+                f"{spec.schema}: install the same serket-actors on both"
             )
-        injector = Injector.of(plan.faults, plan.root)
-        self._transport: Any = RayTransport(
-            namespace_of(plan.run),
-            recovery=plan.recovery,
-            placement=plan.placement,
-            log=lambda sentence: self._session.emit("log", {"message": sentence}),
-            detached=plan.detached,
-            again=bool(ray.get_runtime_context().was_current_actor_reconstructed),
-            injector=injector,
+        parts = spec.instrumentation
+        self._backend: Backend = RayBackend(
+            namespace_of(spec.run),
+            recovery=spec.recovery,
+            placement=spec.placement,
+            log=lambda sentence: self._session.emit(LogMessage(sentence)),
+            detached=spec.detached,
+            restarted=bool(ray.get_runtime_context().was_current_actor_reconstructed),
+            make_host=parts.make_host,
+            before_chain=parts.before_chain,
         )
-        checkpoints = plan.checkpoints()
-        if injector is not None and plan.root is not None:
-            self._transport = MortalTransport(self._transport, injector)
-            checkpoints = MortalCheckpoints(plan.root, plan.keep, injector)
-        self._session = Session(plan, self._transport, checkpoints, Meter(plan.run).take)
-        self._session.take_up()
-        if plan.detached:
-            threading.Thread(target=self._leave, daemon=True).start()
+        if parts.wrap_backend is not None:
+            self._backend = parts.wrap_backend(self._backend)
+        self._session = Session(spec, self._backend, spec.checkpoints(), PrometheusMetrics(spec.run).observe)
+        self._session.resume_if_committed()
+        if spec.detached:
+            threading.Thread(target=self._end_when_idle, daemon=True).start()
 
     @ray.method(concurrency_group="status")
     def begin(self, states: Mapping[str, list[Any]]) -> None:
-        """Begin a run; `states` holds each reference in a list, so that it arrives as a reference."""
+        """Start a run; `states` holds each reference in a list, so that Ray does not resolve it."""
         self._session.begin({name: reference[0] for name, reference in states.items()})
 
     @ray.method(concurrency_group="status")
     def update(self, module: str, round: int, step: int) -> None:
-        """Let one module learn, and commit."""
+        """Update one module, and commit."""
         self._session.update(module, round, step)
 
     def generate(self, module: str) -> list[Any]:
-        """Ask `module` for a generation; its outputs as a reference in a list, so that it leaves as a reference."""
-        self._session.poll(0, "")  # somebody is there
+        """Call ``generate`` of `module`; return the reference to its outputs in a list, so that it is not resolved."""
+        self._session.poll(0, "")  # counts as a sign of life of the driver
         return [self._session.coordinator.generate(module)]
 
     @ray.method(concurrency_group="status")
     def halt(self, when: Halt) -> None:
-        """Have the run stop, with a commit, after the step or the round that is being taken."""
+        """Make the run stop, with a commit, after the current step or round."""
         self._session.halt(when)
 
     @ray.method(concurrency_group="status")
     def outcome(self) -> None:
-        """Raise what ended the run, if it failed."""
+        """Raise the exception that ended the run, if it failed."""
         self._session.outcome()
 
     @ray.method(concurrency_group="status")
     def stop(self) -> None:
-        """End the modules' actors, in the middle of an update too."""
+        """End the modules' actors, also during an update."""
         self._session.close()
-        self._transport.stop()
-        self._session.leave_word()
+        self._backend.stop()
+        self._session.save_events()
 
     @ray.method(concurrency_group="status")
-    def poll(self, since: int, life: str, wait: float) -> tuple[str, list[Event], dict[str, Any]]:
-        """Return what is new (:meth:`actors.coordination.session.Session.poll`)."""
-        return self._session.poll(since, life, wait)
+    def poll(self, since: int, incarnation: str, wait: float) -> tuple[str, list[TimedEvent], dict[str, Any]]:
+        """Return the new events and the status (:meth:`actors.coordination.session.Session.poll`)."""
+        return self._session.poll(since, incarnation, wait)
 
     @ray.method(concurrency_group="status")
     def describe(self) -> dict[str, Any]:
-        """Say where every module lives and what it does now (:func:`serket inspect`)."""
+        """Return the place and the activity of every module (``serket inspect``)."""
         node = {"node": ray.util.get_node_ip_address(), "node_id": ray.get_runtime_context().get_node_id()}
         own = {**node, "pid": os.getpid(), "device": "cpu"}
         return {
@@ -103,13 +103,13 @@ class CoordinatorActor:
             "modules": self._session.places(),
         }
 
-    def _leave(self) -> None:
-        """Once a detached run has ended and nobody asks how, leave nothing of it on the cluster."""
+    def _end_when_idle(self) -> None:
+        """End a detached run's actors after the run has ended and no driver polls it any more."""
         myself = ray.get_runtime_context().current_actor
-        while not self._session.abandoned(LINGER_SECONDS):
+        while not self._session.idle_for(LINGER_SECONDS):
             time.sleep(1.0)
-        self._transport.stop()
-        self._session.leave_word()
+        self._backend.stop()
+        self._session.save_events()
         ray.kill(myself)
 
 

@@ -1,78 +1,92 @@
-"""What lives on the workers: the one actor class that hosts any module, and the task that a chain is."""
+"""The code that runs on the workers: the actor class that hosts a module, and the task that runs a chain."""
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from actors.backends.fault_injection import Injector, MortalHost
-from actors.backends.in_process import InProcess
-from actors.backends.module_host import Call, Host
-from actors.coordination.backend import ChainCall
+from actors.backends.in_process import InProcessBackend
+from actors.backends.module_host import ModuleHost
+from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
 from actors.coordination.chains import run_chain
+from actors.coordination.events import ModulePlaced
 from actors.errors import StaleIncarnationError
 from actors.graph.spec import ModuleSpec, Slot
+from actors.messaging.codec import pack_header
 from actors.messaging.kinds import Kind, register_kind
 from actors.messaging.message import SCHEMA
-from actors.module import Mode
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 
-_TAIL = 20_000
-"""So many bytes hold any traceback."""
+_TRACEBACK_BYTES = 20_000
+"""Enough for any traceback."""
 
 
 class ModuleActor:
-    """A Ray actor around one one module's host; status calls are answered while the module learns.
+    """A Ray actor around one module's host; status calls are answered while the module learns.
 
-    Ray starts a dead actor again whether or not somebody asks it for something. Who comes later notices nothing of
-    that, so each call that builds on what the module has learnt says whose life it is meant for.
+    Ray restarts a dead actor by itself, and callers are not informed, so each call that depends on the module's state
+    names the incarnation that it is addressed to.
+
+    Parameters
+    ----------
+    spec : ModuleSpec
+    slots : tuple of Slot
+    kinds : tuple of Kind
+        The message kinds of the model that are not built in.
+    make_host : callable, optional
+        Creates the host; by default :class:`actors.backends.module_host.ModuleHost`.
     """
 
     def __init__(
-        self, spec: ModuleSpec, slots: tuple[Slot, ...], kinds: tuple[Kind, ...], injector: Injector | None
+        self,
+        spec: ModuleSpec,
+        slots: tuple[Slot, ...],
+        kinds: tuple[Kind, ...],
+        make_host: Callable[..., ModuleHost] | None,
     ) -> None:
-        for kind in kinds:  # those of the whole model: a neighbour's may be declared in the neighbour's file alone
+        for kind in kinds:  # another module's kind may be declared only in that module's file
             register_kind(kind, "the model")
-        self._host = Host(spec, slots) if injector is None else MortalHost(spec, slots, injector)
-        self._life = uuid.uuid4().hex
+        self._host = (make_host or ModuleHost)(spec, slots)
+        self._incarnation = uuid.uuid4().hex
 
     @ray.method(concurrency_group="status")
-    def place(self) -> dict[str, Any]:
-        """Say where this actor lives: node, process and the device that Ray gave it."""
-        device = "cuda" if ray.get_gpu_ids() else "cpu"
-        node = ray.util.get_node_ip_address()
-        name = self._host.spec.name
-        return {
-            "module": name,
-            "node": node,
-            "pid": os.getpid(),
-            "device": device,
-            "life": self._life,
-            "schema": SCHEMA,
-            "node_id": ray.get_runtime_context().get_node_id(),
-            "log": str(Path("/proc/self/fd/2").resolve()),  # where Ray has sent this process's standard error
-        }
+    def place(self) -> ModulePlaced:
+        """Return where this actor runs: its node, process and the device that Ray assigned."""
+        return ModulePlaced(
+            module=self._host.spec.name,
+            node=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            device="cuda" if ray.get_gpu_ids() else "cpu",
+            incarnation=self._incarnation,
+            schema=SCHEMA,
+            node_id=ray.get_runtime_context().get_node_id(),
+            log=str(Path("/proc/self/fd/2").resolve()),  # the file to which Ray redirects standard error
+        )
 
     def prepare(self) -> str:
-        """Prepare the module on the device that Ray gave this actor; return the one that it really uses."""
-        return self._host.prepare(str(self.place()["device"]))
+        """Prepare the module on the device that Ray assigned; return the device that the module uses."""
+        return self._host.prepare("cuda" if ray.get_gpu_ids() else "cpu")
 
-    def ask(self, life: str, mode: Mode, call: Call, *arrays: Any) -> tuple[Any, ...]:
-        """Return answer, state, outputs, and the arrays of one message a slot."""
-        self._check(life)
-        reply = self._host.ask(mode, call, arrays)
-        return (reply.answer, reply.state, reply.outputs, *reply.messages)
+    def call(self, incarnation: str, call: ModuleCall, *arrays: Any) -> tuple[Any, ...]:
+        """Call the module; return the result's summary, state, outputs and, for each slot, the message's arrays."""
+        self._check(incarnation)
+        result = self._host.call(call, arrays)
+        headers = {slot: pack_header(message.header) for slot, message in result.messages.items()}
+        summary = ModuleResult[None, bytes](messages=headers, metrics=result.metrics, seconds=result.seconds)
+        sent = (result.messages.get(slot.name) for slot in self._host.slots)
+        return (summary, result.state, result.outputs, *(message and message.arrays for message in sent))
 
-    def load(self, life: str, state: Any) -> None:
-        """Give the module a state; None makes it anew."""
-        self._check(life)
+    def load_state(self, incarnation: str, state: Any) -> None:
+        """Load a state into the module; None resets it."""
+        self._check(incarnation)
         if state is None:
-            self._host.renew()
+            self._host.reset()
         else:
             self._host.load_state(state)
 
@@ -81,36 +95,43 @@ class ModuleActor:
         return self._host.save(request, objects)
 
     def read(self, request: LoadRequest) -> tuple[Any, ...]:
-        """Read the module's part of a commit: the messages' headers, then state, outputs and messages."""
-        return self._host.read(request)
+        """Read the module's part of a commit: the summary of the result, then state, outputs and messages."""
+        headers, *objects = self._host.read(request)
+        summary = ModuleResult[None, bytes](messages=dict(zip(request.record.slots, headers, strict=True)))
+        return (summary, *objects)
 
     @ray.method(concurrency_group="status")
     def status(self) -> dict[str, Any]:
-        """Say what the module does now."""
+        """Return what the module is doing now."""
         return self._host.status()
 
-    def _check(self, life: str) -> None:
-        if life != self._life:
-            raise StaleIncarnationError(f"{self._host.spec.name} was started again meanwhile")
+    def _check(self, incarnation: str) -> None:
+        if incarnation != self._incarnation:
+            raise StaleIncarnationError(f"the process of {self._host.spec.name} was restarted")
 
 
 RemoteModule: Any = ray.remote(concurrency_groups={"status": 1})(ModuleActor)
 
 
 @ray.remote
-def run_chain_task(injector: Injector | None, call: ChainCall, *objects: Any) -> tuple[Any, ...]:
-    """Return the answers by module, then state, outputs and the arrays of one message a slot of each."""
-    if injector is not None:
-        injector.strike("chain", "inside", call.position.round)
-    results = run_chain(call, objects, InProcess(call.block.modules))
-    given = [part for result in results.values() for part in (result.state, result.outputs, *result.messages)]
-    return ({name: result.answer for name, result in results.items()}, *given)
+def run_chain_task(before: Callable[[int], None] | None, call: ChainCall, *objects: Any) -> tuple[Any, ...]:
+    """Run a chain; return the summaries by module, then each module's state, outputs and arrays by slot."""
+    if before is not None:
+        before(call.position.round)
+    results = run_chain(call, objects, InProcessBackend(call.block.modules))
+    summaries, returned = {}, list[Any]()
+    for name, result in results.items():
+        headers = {slot: message.packed_header for slot, message in result.messages.items()}
+        summaries[name] = ModuleResult[None, bytes](messages=headers, metrics=result.metrics, seconds=result.seconds)
+        sent = (result.messages.get(slot.name) for slot in call.graph.slots(name))
+        returned += [result.state, result.outputs, *(message and message.arrays for message in sent)]
+    return (summaries, *returned)
 
 
 @ray.remote(num_cpus=0)
-def last_words_task(log: str) -> str:
-    """Return the traceback at the end of a dead process's standard error (faulthandler's, which Ray enables)."""
+def crash_traceback_task(log: str) -> str:
+    """Return the traceback that faulthandler, enabled by Ray, wrote to a dead process's standard error."""
     path = Path(log)
-    text = path.read_bytes()[-_TAIL:].decode(errors="replace") if path.is_file() else ""
+    text = path.read_bytes()[-_TRACEBACK_BYTES:].decode(errors="replace") if path.is_file() else ""
     found = text.rfind("Fatal Python error")
     return text[found:].strip() if found >= 0 else ""

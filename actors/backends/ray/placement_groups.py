@@ -1,4 +1,4 @@
-"""What Ray says of its nodes, and how it is told where a run's modules go."""
+"""The nodes of a Ray cluster, and the options by which Ray places a run's modules on them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from ray._private.state import available_resources_per_node
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.coordination.placement import Bundle, Node, Strategy, hardest_first, node_name, request_of
+from actors.coordination.placement import (
+    Bundle,
+    Node,
+    Strategy,
+    most_constrained_first,
+    node_name,
+    resource_request,
+)
 from actors.graph.spec import Resources
 
-_GONE_SECONDS = 30.0
+_REMOVAL_SECONDS = 30.0
 
 
 def nodes() -> list[Node]:
@@ -33,77 +40,80 @@ def nodes() -> list[Node]:
     ]
 
 
-def options_of(resources: Resources, gpus: float) -> dict[str, Any]:
-    """Return what an actor that hosts a module is made with, where it may go to any node that fits."""
-    asked = request_of(resources, gpus)
-    made: dict[str, Any] = {"num_cpus": asked.pop("CPU", 0.0), "num_gpus": asked.pop("GPU", 0.0)}
-    if "memory" in asked:
-        made["memory"] = asked.pop("memory")
+def actor_options(resources: Resources, gpus: float) -> dict[str, Any]:
+    """Return the Ray options of a module's actor that may be placed on any suitable node."""
+    request = resource_request(resources, gpus)
+    options: dict[str, Any] = {"num_cpus": request.pop("CPU", 0.0), "num_gpus": request.pop("GPU", 0.0)}
+    if "memory" in request:
+        options["memory"] = request.pop("memory")
     if resources.label_selector:
-        made["label_selector"] = _selector(resources.label_selector)
-    return {**made, "resources": asked} if asked else made
+        options["label_selector"] = _ray_label_selector(resources.label_selector)
+    return {**options, "resources": request} if request else options
 
 
-def requests_of(bundles: Sequence[Bundle], there: Sequence[Node]) -> list[dict[str, float]]:
-    """Return what is asked of Ray for bundles: some bytes more than they want.
+def bundle_requests(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> list[dict[str, float]]:
+    """Return the resource requests of a placement group's bundles, each with a few extra bytes of memory.
 
-    A bundle must ask for something, and every node has memory. Ray places one after the other, first what asks for more
-    memory, then for more cores; labels do not count. So those that fewest nodes can hold ask for most bytes more.
+    Ray requires that a bundle requests something, and every node has memory. Ray places the bundles one after the
+    other, those with the largest request for memory first, then for cores; it ignores labels. So the bundles that the
+    fewest nodes can hold request the most extra bytes.
     """
-    extra = {index: float(rank) for rank, index in enumerate(reversed(hardest_first(bundles, there)), 1)}
+    extra = {index: float(rank) for rank, index in enumerate(reversed(most_constrained_first(bundles, nodes)), 1)}
     return [
         {**bundle.request, "memory": bundle.request.get("memory", 0.0) + extra[index]}
         for index, bundle in enumerate(bundles)
     ]
 
 
-class Group:
-    """A placement group, in whose bundles a run's modules live.
+class ModulePlacementGroup:
+    """A Ray placement group whose bundles hold the modules of a run.
 
     Parameters
     ----------
     bundles : sequence of Bundle
     strategy : {"pack", "spread"}, optional
-        By default as ``pack``: what shares a node is in one bundle anyhow.
+        By default ``pack``; modules that share a node are in one bundle with either.
     name : str
-        A group of this name that a coordinator before this one has left is taken away first.
+        An existing group of this name, left by an earlier coordinator, is removed first.
     """
 
     def __init__(self, bundles: Sequence[Bundle], strategy: Strategy | None, name: str) -> None:
-        _remove(name)
+        _remove_existing_group(name)
         self._group = placement_group(
-            requests_of(bundles, nodes()),
+            bundle_requests(bundles, nodes()),
             strategy=(strategy or "pack").upper(),
             name=name,
-            bundle_label_selector=[_selector(bundle.selector) for bundle in bundles],
+            bundle_label_selector=[_ray_label_selector(bundle.selector) for bundle in bundles],
         )
-        self._numbers = {name: number for number, bundle in enumerate(bundles) for name in bundle.modules}
+        self._bundle_indices = {name: index for index, bundle in enumerate(bundles) for name in bundle.modules}
 
-    def options(self, module: str, resources: Resources, gpus: float) -> dict[str, Any]:
-        """Return what the actor that hosts `module` is made with."""
-        made = options_of(resources, gpus)
-        made.pop("label_selector", None)  # the bundle has it
-        where = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=self._numbers[module])
-        return {**made, "scheduling_strategy": where}
+    def actor_options(self, module: str, resources: Resources, gpus: float) -> dict[str, Any]:
+        """Return the Ray options of the actor of `module`, placed in its bundle."""
+        options = actor_options(resources, gpus)
+        options.pop("label_selector", None)  # the bundle has it
+        strategy = PlacementGroupSchedulingStrategy(
+            self._group, placement_group_bundle_index=self._bundle_indices[module]
+        )
+        return {**options, "scheduling_strategy": strategy}
 
     def remove(self) -> None:
-        """Take the group away; what lives in it ends."""
-        with suppress(Exception):  # with its cluster
+        """Remove the group, which ends the actors in it."""
+        with suppress(Exception):  # the cluster may have ended
             remove_placement_group(self._group)
 
 
-def _selector(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return labels as Ray reads them: a blank after a comma would belong to the value, which no node then has."""
+def _ray_label_selector(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return a label selector without spaces: Ray would take one after a comma as part of the value."""
     return {key: value.replace(" ", "") for key, value in labels.items()}
 
 
-def _remove(name: str) -> None:
-    """Take a former group away, and wait until its name is free."""
-    until = time.monotonic() + _GONE_SECONDS
-    while time.monotonic() < until:
+def _remove_existing_group(name: str) -> None:
+    """Remove a placement group of an earlier coordinator, and wait until its name is available."""
+    deadline = time.monotonic() + _REMOVAL_SECONDS
+    while time.monotonic() < deadline:
         try:
-            former: PlacementGroup = get_placement_group(name)
+            existing: PlacementGroup = get_placement_group(name)
         except ValueError:
             return
-        remove_placement_group(former)
+        remove_placement_group(existing)
         time.sleep(0.05)

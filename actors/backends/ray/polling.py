@@ -1,4 +1,4 @@
-"""Waiting for Ray with a way out: a look, every few seconds, at whether what is waited for can come at all."""
+"""Waiting for Ray with periodic checks whether the answer can still arrive."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import ray
 from ray.exceptions import GetTimeoutError
 from ray.experimental.locations import get_local_object_locations
 
-SLICE_SECONDS = 2.0
-_FIRST_WORD_SECONDS = 5.0
-"""Ray starts a process in less where there is room for it: until then there is nothing to tell."""
-_TELL_SECONDS = 10.0
-PATIENCE = 3
-"""So many looks in a row must say the same: Ray, which tells more, is given the time to say it first."""
+CHECK_INTERVAL_SECONDS = 2.0
+MAX_FAILED_CHECKS = 3
+"""Consecutive failed checks that end the wait; until then Ray may raise its own error, which has more details."""
+
+_FIRST_LOG_SECONDS = 5.0
+"""Ray starts a process in less time if a node has the resources, so an earlier message would be noise."""
+_LOG_INTERVAL_SECONDS = 10.0
 
 
-def get(reference: Any, timeout: float | None, check: Callable[[], None]) -> Any:
-    """Return what `reference` stands for.
+def get_with_checks(reference: Any, timeout: float | None, check: Callable[[], None]) -> Any:
+    """Return the object of `reference`; give up if it can no longer arrive.
 
     Parameters
     ----------
@@ -27,69 +28,78 @@ def get(reference: Any, timeout: float | None, check: Callable[[], None]) -> Any
     timeout : float, optional
         Seconds.
     check : callable
-        Raises where an answer cannot come any more.
+        Raises an exception if the object can no longer arrive; called every :data:`CHECK_INTERVAL_SECONDS`.
 
     Raises
     ------
     ray.exceptions.GetTimeoutError
-        If it takes longer than `timeout`.
+        After `timeout`.
+    Exception
+        What `check` raises, after :data:`MAX_FAILED_CHECKS` failures in a row.
     """
-    until = time.monotonic() + timeout if timeout else float("inf")
-    hopeless = 0
+    deadline = time.monotonic() + timeout if timeout else float("inf")
+    failed_checks = 0
     while True:
-        left = until - time.monotonic()
+        left = deadline - time.monotonic()
         try:
-            return ray.get(reference, timeout=max(0.0, min(SLICE_SECONDS, left)))
+            return ray.get(reference, timeout=max(0.0, min(CHECK_INTERVAL_SECONDS, left)))
         except GetTimeoutError:
-            if left <= SLICE_SECONDS:
+            if left <= CHECK_INTERVAL_SECONDS:
                 raise
         try:
             check()
         except Exception:
-            hopeless += 1
-            if hopeless == PATIENCE:
+            failed_checks += 1
+            if failed_checks == MAX_FAILED_CHECKS:
                 raise
         else:
-            hopeless = 0
+            failed_checks = 0
 
 
-def alive() -> dict[str, Mapping[str, float]]:
-    """Return the resources of every node that is alive, by the node's id."""
+def alive_nodes() -> dict[str, Mapping[str, float]]:
+    """Return the resources of every node that is alive, by node id."""
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-def gone(references: Sequence[Any]) -> str:
-    """Name the first of some objects that this process owns which lies on dead nodes alone; empty where there is none.
+def find_lost_object(references: Sequence[Any]) -> str:
+    """Return the id of the first object whose copies were all on dead nodes; empty if there is none.
 
-    An answer that is small, or not there yet, lies on no node. Ray 2.60 was never seen to need this: with nodes killed
-    and with links cut, whoever waited for a lost object was told so within seconds of the node's death.
+    Only objects that this process owns are considered. A small object, or one that does not exist yet, has no location.
+    With Ray 2.60 this check was never observed to be necessary: with nodes killed and with links cut, the process that
+    waited for a lost object received an exception within seconds of the node's death.
     """
     owned = [reference for reference in references if isinstance(reference, ray.ObjectRef)]
     if not owned:
         return ""
-    left = alive()
-    # It asks nobody (what others own is left out), so that it cannot hang itself.
-    for reference, found in get_local_object_locations(owned).items():
-        homes = found["node_ids"]
-        if homes and not any(home in left for home in homes):
+    alive = alive_nodes()
+    # The lookup is local to this process (hence owned objects only), so it cannot block.
+    for reference, location in get_local_object_locations(owned).items():
+        node_ids = location["node_ids"]
+        if node_ids and not any(node_id in alive for node_id in node_ids):
             return str(reference)
     return ""
 
 
-class Patience:
-    """For how long to wait still, and when to say so: first soon, then seldom."""
+class RetryTimer:
+    """Limits the time of a loop that waits, and the frequency of its log messages.
+
+    Parameters
+    ----------
+    seconds : float
+        Timeout of the loop.
+    """
 
     def __init__(self, seconds: float) -> None:
         now = time.monotonic()
-        self._end, self._next = now + seconds, now + min(_FIRST_WORD_SECONDS, seconds / 2)
+        self._deadline, self._next_log = now + seconds, now + min(_FIRST_LOG_SECONDS, seconds / 2)
 
-    def exhausted(self) -> bool:
-        """Whether the time is over."""
-        return time.monotonic() > self._end
+    def expired(self) -> bool:
+        """Return whether the timeout has passed."""
+        return time.monotonic() > self._deadline
 
-    def tells(self) -> bool:
-        """Whether it is time to say something."""
-        if time.monotonic() < self._next:
+    def should_log(self) -> bool:
+        """Return whether a log message is due, and schedule the next one."""
+        if time.monotonic() < self._next_log:
             return False
-        self._next = time.monotonic() + _TELL_SECONDS
+        self._next_log = time.monotonic() + _LOG_INTERVAL_SECONDS
         return True

@@ -1,4 +1,4 @@
-"""The host holds what its module answers against one rule: whatever is not a number is named."""
+"""Tests of the host's check for values that are not finite, in the answers of toy modules and built-in modules."""
 
 import math
 import pickle
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from actors.graph.spec import ModuleSpec, Slot
 
-from actors.backends.module_host import Call, Host
+from actors.backends.module_host import ModuleHost
+from actors.coordination.backend import ModuleCall
 from actors.errors import MessageError, NonFiniteError
+from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import make_message, pack_header
 from actors.messaging.message import Header
 from actors.module import Context, Module, Outbox, OutgoingMessage, Port
-from tests.support.toy_modules import Source  # noqa: F401 (of the graphs here)
+from tests.support.toy_modules import Source  # noqa: F401 (used by the graphs)
 
 
-class Free(Module):
-    """Answers what a test puts into `outbox` and `held`."""
+class Scripted(Module):
+    """Returns the `outbox` and the `held` state that a test has set."""
 
     ports = (
         Port("evidence", "out", "forward", "class_posteriors"),
@@ -51,24 +52,25 @@ def message(kind, port=None, sender="x", **arrays):
 
 def ask(host, *messages, mode="update", **fields):
     when = {"run": "run", "seed": 0, "round": 3, "step": 1, "sequence": 0, "receivers": {}, **fields}
-    call = Call(**when, headers=tuple(pack_header(each.header) for each in messages))
-    return host.ask(mode, call, [each.arrays for each in messages])
+    headers = tuple(pack_header(each.header) for each in messages)
+    call = ModuleCall(mode, **when, headers=headers, ports=tuple(each.header.port for each in messages))
+    return host.call(call, [each.arrays for each in messages])
 
 
 def host(kind, slots=(), **parameters):
-    made = Host(ModuleSpec("m", kind, parameters), slots)
-    made.prepare("cpu")
-    return made
+    tested = ModuleHost(ModuleSpec("m", kind, parameters), slots)
+    tested.prepare("cpu")
+    return tested
 
 
-def free(outbox=None, *slots, **held):
-    made = host("tests.actors.backends.test_host_finite_values:Free", slots)
-    made.module.outbox, made.module.held = outbox or Outbox(), held
-    return made
+def scripted(outbox=None, *slots, **held):
+    tested = host("tests.actors.backends.test_host_finite_values:Scripted", slots)
+    tested.module.outbox, tested.module.held = outbox or Outbox(), held
+    return tested
 
 
 def sending(port, kind, **arrays):
-    return free(Outbox([OutgoingMessage(port, arrays)]), Slot(port, kind))
+    return scripted(Outbox([OutgoingMessage(port, arrays)]), Slot(port, kind))
 
 
 def posteriors(log_norm=0.0, log_prob=None, rows=6):
@@ -80,21 +82,21 @@ def posteriors(log_norm=0.0, log_prob=None, rows=6):
     ("mode", "doing"),
     [("recognize", "recognizing"), ("generate", "generating"), ("propose", "proposing")],
 )
-def test_an_answer_is_held_against_the_same_rule_and_called_what_it_is(mode, doing):
-    answering = free(Outbox(outputs={"z": np.array([[0.0, np.inf]])}))
+def test_outputs_are_checked_in_every_mode_and_the_error_names_the_mode(mode, doing):
+    answering = scripted(Outbox(outputs={"z": np.array([[0.0, np.inf]])}))
     with pytest.raises(NonFiniteError, match=rf"module 'm', round 3, step 1, {doing}: output 'z' is inf at \(0, 1\)"):
         ask(answering, mode=mode)
 
 
 @pytest.mark.parametrize("mode", ["recognize", "generate", "propose"])
-def test_the_state_is_looked_at_where_it_may_have_changed(mode):
-    ask(free(weights=np.array([np.nan])), mode=mode)
+def test_the_state_is_checked_only_after_an_update(mode):
+    ask(scripted(weights=np.array([np.nan])), mode=mode)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_message_that_is_refused_for_its_numbers_says_when(bad):
-    said = r"round 3, step 1, exchange 2: m -> .*\.evidence \(class_posteriors\): log_norm is not finite in row 0"
-    with pytest.raises(NonFiniteError, match=said):
+def test_the_error_of_a_message_names_round_step_and_exchange(bad):
+    expected = r"round 3, step 1, exchange 2: m -> .*\.evidence \(class_posteriors\): log_norm is not finite in row 0"
+    with pytest.raises(NonFiniteError, match=expected):
         ask(sending("evidence", "class_posteriors", **posteriors(bad)), exchange=2)
 
 
@@ -107,7 +109,7 @@ def test_a_message_that_is_refused_for_its_numbers_says_when(bad):
         ("means", "class_means", {"means": np.eye(2), "responsibilities": np.full((3, 2), np.nan)}),
     ],
 )
-def test_whatever_array_of_a_message_it_is(port, kind, arrays):
+def test_every_array_of_a_message_is_checked(port, kind, arrays):
     with pytest.raises(NonFiniteError):
         ask(sending(port, kind, **arrays))
 
@@ -119,7 +121,7 @@ def test_whatever_array_of_a_message_it_is(port, kind, arrays):
         {"log_prob": np.array([[0.0, -np.inf]]), "log_norm": np.zeros(2)},
     ],
 )
-def test_a_message_that_is_wrong_otherwise_is_no_matter_of_numbers(arrays):
+def test_a_message_that_is_invalid_for_another_reason_raises_a_message_error(arrays):
     with pytest.raises(MessageError):
         ask(sending("evidence", "class_posteriors", **arrays))
 
@@ -128,49 +130,49 @@ def test_a_message_may_hold_the_logarithm_of_zero():
     certain = np.where(np.eye(6, 2) > 0, 0.0, -np.inf)
     certain[2:] = np.log(0.5)
     reply = ask(sending("evidence", "class_posteriors", **posteriors(log_prob=certain)))
-    np.testing.assert_array_equal(reply.messages[0]["log_prob"], certain)
+    np.testing.assert_array_equal(reply.messages["evidence"]["log_prob"], certain)
 
 
-def test_a_scalar_of_a_state_may_be_infinite_but_is_a_number():
-    assert ask(free(best=math.inf, worst=-math.inf)).state == {"best": math.inf, "worst": -math.inf}
+def test_a_scalar_of_a_state_may_be_infinite_but_not_nan():
+    assert ask(scripted(best=math.inf, worst=-math.inf)).state == {"best": math.inf, "worst": -math.inf}
     for nan in (math.nan, np.float32("nan"), np.float64("nan")):
         with pytest.raises(NonFiniteError, match="state 'best' is nan"):
-            ask(free(best=nan))
+            ask(scripted(best=nan))
 
 
-def test_other_things_than_floats_are_left_alone():
+def test_values_other_than_floats_are_not_checked():
     held = {"n": 3, "on": True, "name": "nan", "none": None, "empty": np.zeros((0, 2)), "labels": np.arange(3)}
-    assert ask(free(Outbox(outputs={"names": np.array(["inf"])}), **held)).state.keys() == held.keys()
+    assert ask(scripted(Outbox(outputs={"names": np.array(["inf"])}), **held)).state.keys() == held.keys()
 
 
 @pytest.mark.parametrize("array", [np.array([1.0, np.inf, np.nan]), np.array([1.0, np.inf, np.nan], np.float16)])
-def test_the_first_such_value_is_the_one_that_is_told(array):
+def test_the_error_names_the_first_value_that_is_not_finite(array):
     with pytest.raises(NonFiniteError, match=r"output 'z' is inf at \(1,\)"):
-        ask(free(Outbox(outputs={"z": array})))
+        ask(scripted(Outbox(outputs={"z": array})))
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_numpy_would_warn_of_is_told_by_name_alone():
+def test_overflows_raise_an_error_without_numpy_warnings():
     def overflowing():
         huge = np.full(3, 1e308)
         return Outbox(metrics={"evidence": float(huge.sum() - huge.sum())}, outputs={"log": np.log(np.zeros(2))})
 
     with pytest.raises(NonFiniteError, match="evidence is nan"):
-        ask(free(overflowing))
+        ask(scripted(overflowing))
 
 
-def test_the_error_crosses_processes():
+def test_the_error_can_be_pickled():
     error = NonFiniteError("module 'm', round 3, step 1: evidence is nan")
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.args) == (NonFiniteError, error.args)
 
 
-def test_a_report_says_it_though_nobody_listens():
+def test_a_report_of_a_value_that_is_not_finite_raises_without_a_reporter():
     with pytest.raises(NonFiniteError, match=r"module 'm', round 3, step 0: objective is -inf after 1 of 5"):
         Context("m", round=3).report(1, 5, objective=-math.inf)
 
 
-# --- by the modules that are built in -----------------------------------------------------------------------------
+# --- the built-in modules -----------------------------------------------------------------------------
 
 
 def rows(scale=1.0, **arrays):
@@ -192,14 +194,14 @@ def vae(**parameters):
         (0.0, {"likelihood": "bce", "learning_rate": 1e12}, "a smaller learning_rate$"),
     ],
 )
-def test_a_vae_says_after_how_many_epochs_and_what_to_try(scale, parameters, remedy):
-    said = rf"module 'm', round 3, step 1: the loss is (nan|inf) after [1-5] of 5 epochs \(.*\); try {remedy}"
-    with pytest.raises(NonFiniteError, match=said):
+def test_the_error_of_a_vae_has_the_number_of_epochs_and_a_remedy(scale, parameters, remedy):
+    expected = rf"module 'm', round 3, step 1: the loss is (nan|inf) after [1-5] of 5 epochs \(.*\); try {remedy}"
+    with pytest.raises(NonFiniteError, match=expected):
         ask(vae(**parameters), rows(scale))
 
 
-def test_a_vae_whose_last_step_went_astray_says_so_too():
-    """One step in all: the loss before it is a number, the weights after it are none that compute."""
+def test_a_vae_whose_last_step_diverges_raises_an_error():
+    """With a single step, the loss before it is finite, but the weights after it are not usable."""
     with pytest.raises(NonFiniteError, match=r"round 3, step 1: \w+ is (nan|-?inf)"):
         ask(vae(epochs=1, batch_size=60, learning_rate=1e30), rows())
 
@@ -209,43 +211,43 @@ def test_a_vae_whose_last_step_went_astray_says_so_too():
     ("log_norm", "evidence"),
     [(1e307, "inf"), (-1e307, "-inf"), (np.where(np.arange(60) % 2, 1e308, -1e308), "nan")],
 )
-def test_an_evidence_that_overflows_in_the_markov_model_is_named(log_norm, evidence):
-    came = message("class_posteriors", **posteriors(log_norm, rows=60))
+def test_an_overflow_of_the_evidence_in_the_markov_model_is_an_error(log_norm, evidence):
+    received = message("class_posteriors", **posteriors(log_norm, rows=60))
     with pytest.raises(NonFiniteError, match=rf"module 'm', round 3, step 1: evidence is {evidence}$"):
-        ask(host("markov"), came)
+        ask(host("markov"), received)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("parameters", [{}, {"engine": "vb"}, {"calibrate": True}])
-def test_a_gmm_that_is_asked_of_rows_too_far_to_have_a_density_says_so(parameters):
-    learnt = host("gmm", classes=3, **parameters)
-    ask(learnt, rows())
+def test_a_gmm_raises_an_error_for_rows_whose_density_underflows(parameters):
+    trained = host("gmm", classes=3, **parameters)
+    ask(trained, rows())
     with pytest.raises(NonFiniteError, match=r"round 3, step 1, recognizing: output 'Pdz' is nan at \(0, 0\)"):
-        ask(learnt, rows(1e200), mode="recognize")
+        ask(trained, rows(1e200), mode="recognize")
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "parameters", [{}, {"engine": "vb"}, {"start": "kmeans"}, {"start": "sequence"}, {"calibrate": True}]
 )
-def test_what_stands_in_a_missing_row_is_not_looked_at(parameters):
+def test_the_values_of_a_missing_row_are_not_used(parameters):
     mask = np.arange(60) == 7
     values = np.where(mask[:, None], 1e300, rows()["values"])
     reply = ask(host("gmm", classes=3, **parameters), message("observations", values=values, mask=mask))
-    assert math.isfinite(reply.answer.metrics["evidence"])
+    assert math.isfinite(reply.metrics["evidence"])
 
 
 @pytest.mark.parametrize("engine", ["gibbs", "vb"])
-def test_a_prior_that_forbids_where_rows_are_is_no_fault_of_a_gmm_that_only_composes(engine):
+def test_a_gmm_with_a_prior_that_excludes_the_classes_of_its_rows_has_finite_evidence_without_learning(engine):
     composing = host("gmm", classes=3, engine=engine)
     ask(composing, rows())
     certain = np.full((60, 3), -np.inf)
     certain[np.arange(60), np.arange(60) % 3] = 0.0
     prior = message("transition_prior", sender="mm", log_prob=certain)
-    metrics = ask(composing, rows(), prior, learn=False).answer.metrics
+    metrics = ask(composing, rows(), prior, learn=False).metrics
     assert math.isfinite(metrics["evidence"])
     assert "bound" not in metrics
-    assert ("bound" in ask(composing, rows(), prior).answer.metrics) == (engine == "vb")
+    assert ("bound" in ask(composing, rows(), prior).metrics) == (engine == "vb")
 
 
 @pytest.mark.parametrize(
@@ -258,14 +260,14 @@ def test_a_prior_that_forbids_where_rows_are_is_no_fault_of_a_gmm_that_only_comp
     ],
     ids=["vae", "gibbs", "vb", "markov"],
 )
-def test_a_module_that_takes_its_last_good_state_back_learns_on_as_if_nothing_had_been(make, good, bad, learns_from):
-    calm, stumbling = make(**good), make(**good)
-    ask(calm, learns_from(), round=1)
-    kept = ask(stumbling, learns_from(), round=1).state
+def test_a_module_that_reloads_its_last_valid_state_continues_with_the_same_bits(make, good, bad, learns_from):
+    undisturbed, recovering = make(**good), make(**good)
+    ask(undisturbed, learns_from(), round=1)
+    kept = ask(recovering, learns_from(), round=1).state
     with pytest.raises(NonFiniteError):
-        ask(stumbling, learns_from(1e307), round=2, overrides=bad)
-    stumbling.load_state(kept)
-    one, other = (ask(each, learns_from(), round=2) for each in (calm, stumbling))
-    assert one.answer.metrics == other.answer.metrics
+        ask(recovering, learns_from(1e307), round=2, overrides=bad)
+    recovering.load_state(kept)
+    one, other = (ask(each, learns_from(), round=2) for each in (undisturbed, recovering))
+    assert one.metrics == other.metrics
     assert one.state.keys() == other.state.keys()
     assert all(np.array_equal(one.state[name], other.state[name]) for name in one.state)

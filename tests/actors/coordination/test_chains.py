@@ -1,27 +1,28 @@
-"""Chains and moves: many starts side by side, the one with most evidence stays, and modules may propose others."""
+"""Tests of chains and moves: parallel chains, selection by evidence, and proposals of modules."""
 
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pytest
-from actors.graph.spec import Connection, ModuleSpec
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.errors import GraphError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from actors.module import Module, Outbox, OutgoingMessage, Port
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.coordination import test_coordinator
+from tests.support.events import recorder
 
 ROWS = np.zeros((1, 1))
 HERE = "tests.actors.coordination.test_chains"
 
 
 class Walker(Module):
-    """Starts anywhere, walks at random, and goes where it is told; notes every step in its state."""
+    """Does a random walk from a random start or a proposed position; its state has the path and the contexts."""
 
     ports = (
         Port("observations", "in", "forward", "observations"),
@@ -36,30 +37,34 @@ class Walker(Module):
     def __init__(self, parameters):
         super().__init__(parameters)
         self.path = np.zeros(0)
-        self.notes = np.zeros((0, 3))
+        self.contexts = np.zeros((0, 3))
 
     def update(self, inbox, context):
-        told = inbox.first("class_means")
+        proposed = inbox.first("class_means")
         if context.learn:
             here = (
-                told["means"][0, 0] if told else self.path[-1] if len(self.path) else 100.0 * context.generator.random()
+                proposed["means"][0, 0]
+                if proposed
+                else self.path[-1]
+                if len(self.path)
+                else 100.0 * context.generator.random()
             )
             self.path = np.append(self.path, here + self.parameters.stride * context.generator.normal())
-        self.notes = np.vstack([self.notes, [context.chain, context.temperature, context.learn]])
+        self.contexts = np.vstack([self.contexts, [context.chain, context.temperature, context.learn]])
         outgoing = OutgoingMessage("latents", {"mean": self.path[-1:, None]})
         return Outbox([outgoing], metrics={"score": -self.path[-1]}, outputs={"path": self.path})
 
     recognize = update
 
     def state(self):
-        return {"path": self.path.copy(), "notes": self.notes.copy()}
+        return {"path": self.path.copy(), "contexts": self.contexts.copy()}
 
     def load_state(self, state):
-        self.path, self.notes = state["path"].copy(), state["notes"].copy()
+        self.path, self.contexts = state["path"].copy(), state["contexts"].copy()
 
 
 class Judge(Module):
-    """Finds a place the better the nearer it is to `goal`; proposes places by and by nearer to it."""
+    """Reports more evidence the nearer a position is to `goal`; proposes positions nearer to it."""
 
     ports = (
         Port("latents", "in", "forward", "latent_vectors"),
@@ -70,36 +75,36 @@ class Judge(Module):
     class Parameters:
         goal: float = 1000.0
         proposals: int = 0
-        says: bool = True
+        reports: bool = True
         scale: float = 1.0
 
     def __init__(self, parameters):
         super().__init__(parameters)
-        self.heard = 0
+        self.updates = 0
 
     def update(self, inbox, context):
-        place = inbox.require("latents")["mean"][0, 0]
-        self.heard += 1
-        distance = abs(place - self.parameters.goal)
-        metrics = {"evidence": -self.parameters.scale * distance} if self.parameters.says else {}
-        return Outbox(metrics=metrics, outputs={"heard": np.array([self.heard])})
+        position = inbox.require("latents")["mean"][0, 0]
+        self.updates += 1
+        distance = abs(position - self.parameters.goal)
+        metrics = {"evidence": -self.parameters.scale * distance} if self.parameters.reports else {}
+        return Outbox(metrics=metrics, outputs={"updates": np.array([self.updates])})
 
     recognize = update
 
     def propose(self, inbox, context):
         if context.proposal >= self.parameters.proposals:
             return Outbox()
-        place = inbox.require("latents")["mean"][0, 0]
-        nearer = place + (self.parameters.goal - place) * (0.1 + 0.2 * context.proposal)
+        position = inbox.require("latents")["mean"][0, 0]
+        nearer = position + (self.parameters.goal - position) * (0.1 + 0.2 * context.proposal)
         return Outbox(
             [OutgoingMessage("class_means", {"means": np.array([[nearer]]), "responsibilities": np.ones((1, 1))})]
         )
 
     def state(self):
-        return {"heard": self.heard}
+        return {"updates": self.updates}
 
     def load_state(self, state):
-        self.heard = state["heard"]
+        self.updates = state["updates"]
 
 
 def model(*steps, rounds=1, walker=None, **judge):
@@ -129,7 +134,7 @@ def by_origin(events, origin, round):
     return [fields["evidence"] for fields in fields_of(events, "chain", round) if fields["origin"] == origin]
 
 
-def test_the_chain_with_the_most_evidence_stays():
+def test_the_chain_with_the_most_evidence_is_kept():
     coordinator, events = learn(model(block(repeat=2, chains=5)))
     evidence = by_origin(events, "afresh", 1)
     assert len(set(evidence)) == 5
@@ -138,27 +143,27 @@ def test_the_chain_with_the_most_evidence_stays():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_module_itself_goes_on_from_where_the_best_chain_ended(seed):
+def test_the_module_itself_continues_from_the_end_of_the_best_chain(seed):
     chains = block(repeat=2, chains=5)
     first, _ = learn(model(chains), seed=seed)
     further, _ = learn(model(chains, Step("walker")), seed=seed)
     np.testing.assert_array_equal(further.state("walker")["path"][:-1], first.state("walker")["path"])
 
 
-def test_of_chains_that_are_alike_in_evidence_the_one_with_the_highest_score_stays():
+def test_of_chains_with_about_the_same_evidence_the_one_with_the_highest_score_is_kept():
     coordinator, events = learn(model(block(chains=5), scale=1e-6))
-    places = [1000.0 + 1e6 * fields["evidence"] for fields in fields_of(events, "chain")]
-    assert coordinator.state("walker")["path"][-1] == pytest.approx(min(places))  # which scores by how little it is
+    positions = [1000.0 + 1e6 * fields["evidence"] for fields in fields_of(events, "chain")]
+    assert coordinator.state("walker")["path"][-1] == pytest.approx(min(positions))  # the score is minus the position
 
 
-def test_the_first_of_the_fresh_chains_is_what_a_block_without_chains_does():
+def test_the_first_fresh_chain_equals_a_block_without_chains():
     alone, _ = learn(model(block(repeat=3)))
     _, events = learn(model(block(repeat=3, chains=4)))
     first = next(fields for fields in fields_of(events, "chain") if fields["chain"] == 0)
     assert first["evidence"] == pytest.approx(alone.state("walker")["path"][-1] - 1000.0)
 
 
-def test_the_incumbent_competes_as_it_is_and_continued():
+def test_the_incumbent_competes_unchanged_and_continued():
     _, events = learn(model(block(repeat=2, chains=2), rounds=2, walker={"stride": 30.0}))
     before = fields_of(events, "selected", 1)[0]["evidence"]
     origins = sorted(fields["origin"] for fields in fields_of(events, "chain", 2))
@@ -166,7 +171,7 @@ def test_the_incumbent_competes_as_it_is_and_continued():
     assert by_origin(events, "incumbent", 2) == [before]
 
 
-def test_evidence_never_falls_where_nothing_below_the_block_learns():
+def test_evidence_never_decreases_if_no_module_below_the_block_learns():
     for seed in range(5):
         _, events = learn(model(block(repeat=1, chains=1), rounds=6, walker={"stride": 50.0}), seed=seed)
         evidence = [fields["evidence"] for fields in fields_of(events, "selected")]
@@ -176,17 +181,17 @@ def test_evidence_never_falls_where_nothing_below_the_block_learns():
 def test_fresh_chains_are_annealed_and_the_incumbent_is_not():
     calls = []
 
-    class Recording(InProcess):
-        def chain(self, call, objects):
+    class Recording(InProcessBackend):
+        def submit_chain(self, call, objects):
             calls.append(call)
-            return super().chain(call, objects)
+            return super().submit_chain(call, objects)
 
     graph, routed = model(block(repeat=3, anneal=(0.2, 1.0), chains=2), rounds=2), []
-    coordinator = Coordinator(graph, Recording(), emit=lambda name, fields: routed.append((name, dict(fields))))
+    coordinator = Coordinator(graph, Recording(), emit=recorder(routed))
     coordinator.start({"data": {"values": ROWS}})
     coordinator.run_rounds()
-    asked = [(call.position.round, call.position.chain, call.position.learn, call.block.anneal) for call in calls]
-    assert sorted(asked) == [
+    submitted = [(call.position.round, call.position.chain, call.position.learn, call.block.anneal) for call in calls]
+    assert sorted(submitted) == [
         (1, 1, True, (0.2, 1.0)),
         (2, 0, False, (1.0, 1.0)),
         (2, 1, True, (0.2, 1.0)),
@@ -197,7 +202,7 @@ def test_fresh_chains_are_annealed_and_the_incumbent_is_not():
         assert [f["temperature"] for f in updates if f["module"] == "walker"] == pytest.approx(expected)
 
 
-def test_proposals_become_chains_that_are_kept_as_long_as_they_help():
+def test_proposals_are_accepted_as_long_as_they_raise_the_evidence():
     still = {"stride": 1e-6}
     _, events = learn(model(block(repeat=1, moves=5), proposals=2, walker=still))
     selected = fields_of(events, "selected")[0]
@@ -207,7 +212,7 @@ def test_proposals_become_chains_that_are_kept_as_long_as_they_help():
     assert len(by_origin(events, "move 1", 1)) == 2
 
 
-def test_moves_end_when_none_helps():
+def test_moves_end_when_none_raises_the_evidence():
     _, events = learn(model(block(repeat=1, moves=5), proposals=2, goal=50.0, walker={"stride": 1e4}))
     selected = fields_of(events, "selected")[0]
     moves = {fields["origin"] for fields in fields_of(events, "chain") if fields["origin"].startswith("move")}
@@ -220,11 +225,11 @@ def test_a_module_without_proposals_makes_no_moves():
     assert len(fields_of(events, "chain")) == 1
 
 
-def test_every_chain_draws_numbers_of_its_own_in_nested_blocks_too():
+def test_every_chain_has_its_own_random_numbers_in_nested_blocks():
     outer = Block((block(repeat=1, chains=3),), repeat=1, chains=3)
     coordinator, events = learn(model(outer))
     assert len({fields["evidence"] for fields in fields_of(events, "chain")}) >= 3
-    assert coordinator.state("walker")["notes"][0, 0] in range(16)
+    assert coordinator.state("walker")["contexts"][0, 0] in range(16)
 
 
 def test_the_same_seed_gives_the_same_bits(tmp_path):
@@ -237,6 +242,6 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_chains_without_evidence_to_choose_by_are_refused():
+def test_chains_without_evidence_are_rejected():
     with pytest.raises(GraphError, match=r"none of its modules \(walker, judge\) reports one"):
-        learn(model(block(chains=2), says=False))
+        learn(model(block(chains=2), reports=False))

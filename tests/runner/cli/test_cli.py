@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it leaves, what it says, and how it ends."""
+"""Test the command line: files written, output printed, and exit statuses."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.storage.checkpoints import Checkpoints
 from runner.cli.app import app
@@ -21,22 +21,22 @@ SMALL = [
 ]  # fmt: skip
 
 
-def serket(*words: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(word) for word in words])
+def serket(*arguments: object, code: int = 0):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert done.exit_code == code, (done.output, done.exception)
     return done
 
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster, tmp_path_factory):
-    """A small run of the digits model; its directory and its result."""
+    """Train a small digits model; return its run directory and its result."""
     runs = tmp_path_factory.mktemp("runs")
     done = serket("run", CONFIGS / "digits.yaml", *SMALL, "--runs", runs, "--json")
     return runs / "digits", json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.ray
-def test_a_run_prints_its_result_as_the_last_line_and_keeps_it(trained):
+def test_a_run_prints_its_result_as_the_last_line_and_stores_it(trained):
     path, result = trained
     assert {"run", "rounds", "seconds", "accuracy", "ari", "nmi", "evidence", "module_seconds"} <= result.keys()
     assert (result["run"], result["rounds"]) == ("digits", 2)
@@ -55,12 +55,12 @@ def test_a_run_prints_its_result_as_the_last_line_and_keeps_it(trained):
         "checkpoints/round-002/manifest.json",
     ],
 )  # fmt: skip
-def test_a_run_leaves_everything_in_its_directory(trained, file):
+def test_a_run_writes_all_files_into_its_directory(trained, file):
     assert (trained[0] / file).stat().st_size > 0
 
 
 @pytest.mark.ray
-def test_every_event_of_a_run_is_a_line_of_json(trained):
+def test_every_event_of_a_run_is_one_line_of_json(trained):
     events = [json.loads(line) for line in (trained[0] / "events.jsonl").read_text().splitlines()]
     names = [event["event"] for event in events]
     assert names.count("commit") == 3
@@ -71,16 +71,16 @@ def test_every_event_of_a_run_is_a_line_of_json(trained):
 
 
 @pytest.mark.ray
-def test_the_real_model_gives_the_same_bits_on_actors_as_in_one_process(trained, tmp_path):
+def test_training_on_actors_gives_the_same_bits_as_in_one_process(trained, tmp_path):
     path, _ = trained
     config = load_config(path / "config.yaml")
-    here, there = Checkpoints(tmp_path), Checkpoints(path / "checkpoints")
-    coordinator = Coordinator(config.graph(), InProcess(), run="digits", seed=config.seed, checkpoints=here)
-    coordinator.start(source_states(config.graph(), config.load_data()))
+    in_process, on_ray = Checkpoints(tmp_path), Checkpoints(path / "checkpoints")
+    coordinator = Coordinator(config.graph, InProcessBackend(), run="digits", seed=config.seed, checkpoints=in_process)
+    coordinator.start(source_states(config.graph, config.load_data()))
     coordinator.run_rounds()
-    for name in there.names():
-        for module, record in there.manifest(name).modules.items():
-            files = here.manifest(name).modules[module].files
+    for name in on_ray.names():
+        for module, record in on_ray.manifest(name).modules.items():
+            files = in_process.manifest(name).modules[module].files
             assert {label: file.digest for label, file in files.items()} == {
                 label: file.digest for label, file in record.files.items()
             }
@@ -108,7 +108,7 @@ def test_recognition_takes_a_file_and_its_categories(trained, tmp_path):
 
 
 @pytest.mark.ray
-def test_rows_of_another_width_are_refused_in_a_sentence(trained, tmp_path):
+def test_rows_of_a_different_width_are_rejected_in_one_sentence(trained, tmp_path):
     np.savetxt(tmp_path / "narrow.txt", np.zeros((5, 3)))
     done = serket("recognize", trained[0], tmp_path / "narrow.txt", code=2)
     assert "Traceback" not in done.stderr
@@ -116,23 +116,23 @@ def test_rows_of_another_width_are_refused_in_a_sentence(trained, tmp_path):
 
 
 @pytest.mark.ray
-def test_inspect_says_where_a_finished_run_stands(trained):
+def test_inspect_prints_the_state_of_a_finished_run(trained):
     done = serket("inspect", trained[0])
     assert "3 commits, the last round-002" in done.stdout
     assert "done: accuracy" in done.stdout
 
 
 @pytest.mark.ray
-def test_a_run_of_a_taken_name_is_refused(trained):
+def test_a_run_with_a_taken_name_is_rejected(trained):
     done = serket("run", CONFIGS / "digits.yaml", *SMALL, "--runs", trained[0].parent, "--name", "digits", code=2)
     assert "there is a run of this name" in done.stderr
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_request_that_no_node_can_meet_ends_at_once(tmp_path):
-    wish = ["--set", "modules.gmm.resources.num_cpus=64"]
-    done = serket("run", CONFIGS / "digits.yaml", *SMALL, *wish, "--runs", tmp_path, code=2)
+def test_a_resource_request_that_no_node_can_satisfy_fails_at_once(tmp_path):
+    request = ["--set", "modules.gmm.resources.num_cpus=64"]
+    done = serket("run", CONFIGS / "digits.yaml", *SMALL, *request, "--runs", tmp_path, code=2)
     assert "module 'gmm' asks for 64 CPU, and no node has that: " in done.stderr
 
 
@@ -143,7 +143,7 @@ def test_modules_lists_ports_and_parameters():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["run", "missing.yaml"], "missing.yaml"),
         (["run", CONFIGS / "digits.yaml", "--set", "modules.vae.epochs=many"], "modules.vae.epochs"),
@@ -153,13 +153,13 @@ def test_modules_lists_ports_and_parameters():
         (["inspect", "nothing"], "nothing: no such run"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_sentence_and_status_2(words, said, tmp_path):
-    done = serket(*words, "--runs", tmp_path, code=2)
-    assert said in done.stderr
+def test_user_errors_give_one_sentence_and_status_2(arguments, message, tmp_path):
+    done = serket(*arguments, "--runs", tmp_path, code=2)
+    assert message in done.stderr
     assert "Traceback" not in done.output
 
 
-def test_a_data_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_data_file_is_named(tmp_path):
     config = (CONFIGS / "hmm.yaml").read_text().replace("source: cycle", "source: files\n  observations: gone.txt")
     (tmp_path / "mine.yaml").write_text(config.replace("order: cyclic", "order: given"))
     done = serket("run", tmp_path / "mine.yaml", "--runs", tmp_path / "runs", code=2)
@@ -168,7 +168,7 @@ def test_a_data_file_that_is_not_there_is_named(tmp_path):
 
 
 @pytest.mark.ray
-def test_a_trained_run_makes_up_a_sequence_and_draws_it(trained, tmp_path):
+def test_a_trained_run_generates_a_sequence_and_draws_it(trained, tmp_path):
     path, _ = trained
     done = serket("generate", path, "--length", 12, "--out", tmp_path / "sheet.png")
     classes = [int(word) for word in done.stdout.splitlines()[0].split()[1:]]
@@ -182,16 +182,16 @@ def test_a_trained_run_makes_up_a_sequence_and_draws_it(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_module_in_no_step_learns_nothing_and_does_no_harm(ray_cluster, tmp_path):
-    alone = "schedule.steps=[{steps: [gmm], repeat: 2}]"
-    serket("run", CONFIGS / "hmm.yaml", "--set", alone, "--runs", tmp_path)
+def test_a_module_that_is_in_no_step_is_not_trained_and_does_not_fail_the_run(ray_cluster, tmp_path):
+    without_mm = "schedule.steps=[{steps: [gmm], repeat: 2}]"
+    serket("run", CONFIGS / "hmm.yaml", "--set", without_mm, "--runs", tmp_path)
     assert not (tmp_path / "hmm" / "module002_mm").exists()
     np.save(tmp_path / "rows.npy", np.zeros((3, 2)))
     done = serket("recognize", tmp_path / "hmm", tmp_path / "rows.npy", code=2)
     assert "'mm' has learnt nothing yet" in done.output
 
 
-def test_rays_name_for_a_cluster_that_is_started_here_is_no_address(tmp_path):
-    words = ["run", CONFIGS / "digits.yaml", *SMALL, "--runs", tmp_path, "--address", "local", "--detach"]
-    assert "--detach needs a cluster that outlives this command" in serket(*words, code=2).stderr
+def test_the_address_local_means_a_cluster_started_on_this_machine(tmp_path):
+    arguments = ["run", CONFIGS / "digits.yaml", *SMALL, "--runs", tmp_path, "--address", "local", "--detach"]
+    assert "--detach needs a cluster that outlives this command" in serket(*arguments, code=2).stderr
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The package that a module of one's own begins as: which names it may have, and what is written."""
+"""Test the package written by ``serket new-module``: valid names, and the files."""
 
 from __future__ import annotations
 
@@ -12,81 +12,81 @@ import pytest
 from typer.testing import CliRunner
 
 from runner.cli.app import app
-from runner.cli.new_module import TemplateError, new_module
+from runner.cli.new_module import TemplateError, write_package
 from tests.support.distributions import MODULE, Site
 
 
-def test_it_is_called_what_it_is_to_be_called_throughout(tmp_path: Path) -> None:
-    home = new_module("night-sounds", tmp_path)
-    assert home == tmp_path / "night-sounds"
-    project = tomllib.loads((home / "pyproject.toml").read_text())
+def test_the_name_is_used_throughout_the_package(tmp_path: Path) -> None:
+    root = write_package("night-sounds", tmp_path)
+    assert root == tmp_path / "night-sounds"
+    project = tomllib.loads((root / "pyproject.toml").read_text())
     assert project["project"]["name"] == "night-sounds"
     entries = project["project"]["entry-points"]["serket_actors.modules"]
     assert entries == {"night_sounds": "night_sounds.module:NightSounds"}
-    tree = ast.parse((home / "night_sounds" / "module.py").read_text())
+    tree = ast.parse((root / "night_sounds" / "module.py").read_text())
     assert "NightSounds" in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    assert "ModuleChecks" in (home / "tests" / "test_contract.py").read_text()
-    assert {path.name for path in home.iterdir()} == {
+    assert "ModuleChecks" in (root / "tests" / "test_contract.py").read_text()
+    assert {path.name for path in root.iterdir()} == {
         "pyproject.toml", "README.md", "model.yaml", ".gitignore", "night_sounds", "tests",
     }  # fmt: skip
-    assert not [path for path in home.rglob("*") if path.is_file() and "$" in path.read_text()]
+    assert not [path for path in root.rglob("*") if path.is_file() and "$" in path.read_text()]
 
 
-def test_it_is_clean_and_short_enough_to_be_read_at_once(tmp_path: Path) -> None:
-    home = new_module("sounds", tmp_path)
-    for words in (["check", "--select", "E,F,W,I,B,UP,C4,SIM,RUF,PT"], ["format", "--check"]):
-        ruff = [sys.executable, "-m", "ruff", *words, "--isolated", "--line-length=120", "--no-cache", "."]
-        done = subprocess.run(ruff, cwd=home, capture_output=True, text=True, timeout=60)
+def test_the_package_passes_ruff_and_the_module_is_short(tmp_path: Path) -> None:
+    root = write_package("sounds", tmp_path)
+    for command in (["check", "--select", "E,F,W,I,B,UP,C4,SIM,RUF,PT"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--isolated", "--line-length=120", "--no-cache", "."]
+        done = subprocess.run(ruff, cwd=root, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout
-    assert len((home / "sounds" / "module.py").read_text().splitlines()) < 130
+    assert len((root / "sounds" / "module.py").read_text().splitlines()) < 130
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("gmm", "a module type 'gmm' is there already, in serket-actors"),
-        ("GMM", "a module type 'gmm' is there already"),
-        ("numpy", "a Python package 'numpy' is there already"),
-        ("random", "a Python package 'random' is there already"),
-        ("runner", "a Python package 'runner' is there already"),
-        ("module", "a class Module is in the contract"),
-        ("field", "a class Field is in the contract"),
-        ("class", "cannot be a package's name"),
-        ("2d", "cannot be a package's name"),
-        ("night sounds", "cannot be a package's name"),
-        ("../sounds", "cannot be a package's name"),
-        ("sounds-", "cannot be a package's name"),
-        ("", "cannot be a package's name"),
+        ("gmm", "a module type 'gmm' already exists, in serket-actors"),
+        ("GMM", "a module type 'gmm' already exists"),
+        ("numpy", "a Python package 'numpy' already exists"),
+        ("random", "a Python package 'random' already exists"),
+        ("runner", "a Python package 'runner' already exists"),
+        ("module", "a class Module is already imported by the template"),
+        ("field", "a class Field is already imported by the template"),
+        ("class", "is not a valid package name"),
+        ("2d", "is not a valid package name"),
+        ("night sounds", "is not a valid package name"),
+        ("../sounds", "is not a valid package name"),
+        ("sounds-", "is not a valid package name"),
+        ("", "is not a valid package name"),
     ],
 )
-def test_a_name_that_is_none_or_somebody_elses_is_refused(tmp_path: Path, name: str, said: str) -> None:
-    with pytest.raises(TemplateError, match=said):
-        new_module(name, tmp_path)
+def test_an_invalid_or_taken_name_is_rejected(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(TemplateError, match=message):
+        write_package(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_name_of_an_installed_plug_in_is_refused(site: Site, tmp_path: Path) -> None:
+def test_the_name_of_an_installed_plug_in_is_rejected(site: Site, tmp_path: Path) -> None:
     site.install("serket-own", {"own": "own_module:Own"}, own_module=MODULE)
-    with pytest.raises(TemplateError, match=r"a module type 'own' is there already, in serket-own 1\.2"):
-        new_module("own", tmp_path / "new")
+    with pytest.raises(TemplateError, match=r"a module type 'own' already exists, in serket-own 1\.2"):
+        write_package("own", tmp_path / "new")
 
 
 class TestCommand:
-    def new_module(self, *words: object, code: int) -> str:
-        done = CliRunner().invoke(app, ["new-module", *map(str, words)])
+    def new_module(self, *arguments: object, code: int) -> str:
+        done = CliRunner().invoke(app, ["new-module", *map(str, arguments)])
         assert done.exit_code == code, done.output
         return done.output
 
-    def test_it_says_what_to_do_next(self, tmp_path: Path) -> None:
-        said = self.new_module("sounds", "--directory", tmp_path / "mine", code=0)
-        assert f'cd {tmp_path}/mine/sounds && pip install -e ".[test]" && pytest' in said.replace("\n", "")
+    def test_it_prints_the_next_command(self, tmp_path: Path) -> None:
+        output = self.new_module("sounds", "--directory", tmp_path / "mine", code=0)
+        assert f'cd {tmp_path}/mine/sounds && pip install -e ".[test]" && pytest' in output.replace("\n", "")
 
-    def test_a_directory_that_is_there_stays_as_it_is(self, tmp_path: Path) -> None:
+    def test_an_existing_directory_is_not_changed(self, tmp_path: Path) -> None:
         (tmp_path / "sounds").mkdir()
-        assert "is there already; choose another name" in self.new_module("sounds", "--directory", tmp_path, code=2)
+        assert "already exists; choose another name" in self.new_module("sounds", "--directory", tmp_path, code=2)
         assert not list((tmp_path / "sounds").iterdir())
 
-    def test_a_place_that_is_no_directory_is_named(self, tmp_path: Path) -> None:
+    def test_a_location_that_is_not_a_directory_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        said = self.new_module("sounds", "--directory", tmp_path / "file", code=2)
-        assert "cannot be written (Not a directory)" in said
+        output = self.new_module("sounds", "--directory", tmp_path / "file", code=2)
+        assert "cannot be written (Not a directory)" in output

@@ -1,4 +1,4 @@
-"""The token: who makes it, who can read it, and what is said where there is none; and what the doctor looks at."""
+"""Test the authentication token (creation, permissions, errors), cluster addresses and the checks of the doctor."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import actors.kernels.mixture.gibbs  # noqa: F401 (kernels keep the cache directory of when they are imported)
-from runner.cli.doctor import UnwellError, _files, _kernels, _token
-from runner.cluster.auth import TokenError, credential, private_token, token_fault
-from runner.cluster.connection import ClusterError, _looked_at
+import actors.kernels.mixture.gibbs  # noqa: F401 (the cache directory of the kernels is fixed at import)
+from runner.cli.doctor import CheckFailedError, _files, _kernels, _token
+from runner.cluster.auth import TokenError, describe_credential, ensure_private_token, token_problem
+from runner.cluster.connection import ClusterError, _resolve_address
 
 
 @pytest.fixture(autouse=True)
@@ -28,109 +28,117 @@ def mode(path: Path) -> int:
 
 
 class TestToken:
-    def test_one_is_made_for_its_owner_alone_and_stays(self, token: Path) -> None:
-        private_token(make=True)
-        made = token.read_text()
-        private_token(make=True)
-        assert (len(made), mode(token), token.read_text()) == (64, 0o600, made)
+    def test_a_token_is_created_for_its_owner_only_and_kept(self, token: Path) -> None:
+        ensure_private_token(create=True)
+        created = token.read_text()
+        ensure_private_token(create=True)
+        assert (len(created), mode(token), token.read_text()) == (64, 0o600, created)
 
-    def test_nobody_sees_one_that_is_not_whole(self, token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Another run makes it in the same moment."""
+    def test_a_partially_written_token_is_never_visible(self, token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another run creates the token at the same moment."""
         link = Path.hardlink_to
         monkeypatch.setattr(Path, "hardlink_to", lambda path, part: path.write_text("theirs") and link(path, part))
-        private_token(make=True)
+        ensure_private_token(create=True)
         assert token.read_text() == "theirs"
         assert [path.name for path in token.parent.iterdir()] == ["token"]
 
-    def test_one_that_all_can_read_is_told_and_closed(self, token: Path) -> None:
-        private_token(make=True)
+    def test_a_token_that_others_can_read_is_reported_and_made_private(self, token: Path) -> None:
+        ensure_private_token(create=True)
         token.chmod(0o644)
-        assert token_fault() == (
-            f"{token} has mode 0644: others can read the token; say chmod 600 {token}, and, where other people use "
-            "this machine, replace it on every machine that has it"
+        assert token_problem() == (
+            f"{token} has mode 0644: other users can read the token; run chmod 600 {token}, and, if other people "
+            "use this machine, replace the token on every machine that has it"
         )
-        private_token(make=False)
-        assert (token_fault(), mode(token)) == ("", 0o600)
+        ensure_private_token(create=False)
+        assert (token_problem(), mode(token)) == ("", 0o600)
 
     @pytest.mark.parametrize("content", [None, ""])
-    def test_who_joins_without_one_is_told_where_it_belongs(self, token: Path, content: str | None) -> None:
+    def test_joining_without_a_token_names_the_path_of_its_file(self, token: Path, content: str | None) -> None:
         token.parent.mkdir()
         if content is not None:
             token.write_text(content)
-        with pytest.raises(TokenError, match=f"^{token} holds no token; copy the cluster's there, mode 0600, or name"):
-            private_token(make=False)
+        with pytest.raises(
+            TokenError, match=f"^{token} contains no token; copy the cluster's token there with mode 0600, or name"
+        ):
+            ensure_private_token(create=False)
 
-    def test_where_none_can_be_kept_another_file_is_asked_for(self, token: Path) -> None:
+    def test_a_path_that_cannot_be_written_is_reported_with_the_remedy(self, token: Path) -> None:
         token.parent.write_text("a file in the way")
         with pytest.raises(
-            TokenError, match=r"no token can be kept there \(.*\); name another file by RAY_AUTH_TOKEN_PATH"
+            TokenError, match=r"the token cannot be stored there \(.*\); name another file with RAY_AUTH_TOKEN_PATH"
         ):
-            private_token(make=True)
+            ensure_private_token(create=True)
 
-    def test_who_asks_for_none_needs_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_token_is_needed_when_authentication_is_disabled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        private_token(make=False)
-        assert credential() == "no token (RAY_AUTH_MODE is disabled)"
+        ensure_private_token(create=False)
+        assert describe_credential() == "no token (RAY_AUTH_MODE is disabled)"
 
 
 class TestAddress:
     @pytest.mark.parametrize(
-        ("address", "said"),
+        ("address", "reason"),
         [
-            ("ray://127.0.0.1:10001", "that is a door for Ray's client"),
-            ("127.0.0.1", "an address is HOST:PORT"),
-            ("127.0.0.1:x", "an address is HOST:PORT"),
-            ("127.0.0.1:1", "nobody listens there"),
+            ("ray://127.0.0.1:10001", "ray:// addresses are for Ray Client"),
+            ("127.0.0.1", "expected an address of the form HOST:PORT"),
+            ("127.0.0.1:x", "expected an address of the form HOST:PORT"),
+            ("127.0.0.1:1", "no process is listening there"),
         ],
     )
-    def test_where_no_run_can_go(self, address: str, said: str) -> None:
-        with pytest.raises(ClusterError, match=f"^no Ray cluster could be reached at {address}: {said}"):
-            _looked_at(address)
+    def test_an_unusable_address_is_rejected_with_the_reason(self, address: str, reason: str) -> None:
+        with pytest.raises(ClusterError, match=f"^no Ray cluster could be reached at {address}: {reason}"):
+            _resolve_address(address)
 
     @pytest.mark.parametrize(
-        ("noted", "said"),
+        ("recorded", "reason"),
         [
-            ("127.0.0.1:1", "nobody listens at 127.0.0.1:1, which Ray was last started on"),
-            (None, "no Ray runs on this"),
+            ("127.0.0.1:1", "no process is listening at 127.0.0.1:1, where Ray was last started"),
+            (None, "no Ray cluster is running on this"),
         ],
     )
-    def test_a_cluster_that_is_gone_is_not_found(
-        self, monkeypatch: pytest.MonkeyPatch, noted: str | None, said: str
+    def test_auto_without_a_running_cluster_is_rejected_with_the_reason(
+        self, monkeypatch: pytest.MonkeyPatch, recorded: str | None, reason: str
     ) -> None:
-        def found(_address: str) -> str:
-            if noted is None:
+        def recorded_address(_address: str) -> str:
+            if recorded is None:
                 raise ConnectionError
-            return noted
+            return recorded
 
-        monkeypatch.setattr("runner.cluster.connection.canonicalize_bootstrap_address", found)
-        with pytest.raises(ClusterError, match=f"^no Ray cluster could be reached at auto: {said}"):
-            _looked_at("auto")
+        monkeypatch.setattr("runner.cluster.connection.canonicalize_bootstrap_address", recorded_address)
+        with pytest.raises(ClusterError, match=f"^no Ray cluster could be reached at auto: {reason}"):
+            _resolve_address("auto")
 
 
 class TestDoctor:
-    def test_how_ray_spells_its_mode_does_not_matter(self, token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_spelling_of_the_authentication_mode_does_not_matter(
+        self, token: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("RAY_AUTH_MODE", "TOKEN")
-        assert _token() == f"token authentication, with the token of {token}, which the first run makes"
-        private_token(make=True)
+        assert _token() == f"token authentication, with the token of {token}, which the first run creates"
+        ensure_private_token(create=True)
         assert _token() == f"token authentication, with the token of {token}, mode 0600"
 
-    def test_no_tokens_at_all_are_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_disabled_authentication_fails_the_check(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        with pytest.raises(UnwellError, match=r"RAY_AUTH_MODE is disabled: .* say RAY_AUTH_MODE=token"):
+        with pytest.raises(CheckFailedError, match=r"RAY_AUTH_MODE is disabled: .* set RAY_AUTH_MODE=token"):
             _token()
 
-    @pytest.mark.parametrize("open_one", ["runs", "runs/digits", "runs/digits/checkpoints"])
-    def test_directories_into_which_everybody_can_write_are_wrong(self, open_one: str) -> None:
+    @pytest.mark.parametrize("directory", ["runs", "runs/digits", "runs/digits/checkpoints"])
+    def test_a_directory_writable_by_every_user_fails_the_check(self, directory: str) -> None:
         Path("runs/digits/checkpoints").mkdir(parents=True)
-        assert _files() == "runs/ is not open to everybody's writing"
-        Path(open_one).chmod(0o777)
-        with pytest.raises(UnwellError, match=f"{open_one} can be written by everybody on this machine; say chmod o-w"):
+        assert _files() == "runs/ is not writable by every user"
+        Path(directory).chmod(0o777)
+        with pytest.raises(
+            CheckFailedError, match=f"{directory} is writable by every user of this machine; run chmod o-w"
+        ):
             _files()
 
-    def test_kernels_that_cannot_be_kept_are_wrong(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SERKET_CACHE_DIR", str(tmp_path / "kept"))
+    def test_a_kernel_cache_that_cannot_be_written_fails_the_check(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SERKET_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setattr("actors.kernels.mixture.gibbs.compile_kernels", lambda: None)
         with pytest.raises(
-            UnwellError, match=f"cannot be kept in {tmp_path}/kept/numba/.*: every process compiles them"
+            CheckFailedError, match=f"cannot be cached in {tmp_path}/cache/numba/.*, so every process compiles them"
         ):
             _kernels()

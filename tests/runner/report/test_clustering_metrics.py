@@ -1,4 +1,4 @@
-"""Agreement of classes with categories, against brute force and under renaming."""
+"""Tests of the clustering metrics, with brute force and with renamed labels."""
 
 import itertools
 import warnings
@@ -17,28 +17,28 @@ LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(-2, 2)), min_size=1, 
 RENAMING = st.permutations(range(5))
 
 
-def best_by_trying_all(classes: np.ndarray[Any, Any], categories: np.ndarray[Any, Any]) -> float:
-    found, true = list(np.unique(classes)), list(np.unique(categories))
-    names = true + [999] * len(found)  # enough names that fit no category for any classes left over
+def accuracy_of_the_best_assignment(classes: np.ndarray[Any, Any], categories: np.ndarray[Any, Any]) -> float:
+    learned, true = list(np.unique(classes)), list(np.unique(categories))
+    names = true + [999] * len(learned)  # 999 stands for no category
     return max(
         float(
-            np.mean([dict(zip(found, chosen, strict=True))[c] == t for c, t in zip(classes, categories, strict=True)])
+            np.mean([dict(zip(learned, chosen, strict=True))[c] == t for c, t in zip(classes, categories, strict=True)])
         )
-        for chosen in set(itertools.permutations(names, len(found)))
+        for chosen in set(itertools.permutations(names, len(learned)))
     )
 
 
 @settings(deadline=None)
 @given(LABELS)
-def test_no_other_matching_is_better(labels: Any) -> None:
+def test_the_matching_is_optimal(labels: Any) -> None:
     classes, categories = labels
     assume(len(np.unique(classes)) <= 3)
-    assert accuracy(classes, categories) == pytest.approx(best_by_trying_all(classes, categories))
+    assert accuracy(classes, categories) == pytest.approx(accuracy_of_the_best_assignment(classes, categories))
 
 
 @settings(deadline=None)
 @given(LABELS)
-def test_the_mapping_is_one_to_one_and_gives_the_accuracy(labels: Any) -> None:
+def test_the_matching_is_one_to_one_and_has_the_accuracy(labels: Any) -> None:
     classes, categories = labels
     mapping = match(classes, categories)
     assert len(mapping) == min(len(np.unique(classes)), len(np.unique(categories)))
@@ -49,7 +49,7 @@ def test_the_mapping_is_one_to_one_and_gives_the_accuracy(labels: Any) -> None:
 
 @settings(deadline=None)
 @given(LABELS, RENAMING)
-def test_names_of_classes_do_not_matter(labels: Any, renaming: list[int]) -> None:
+def test_metrics_are_invariant_to_renaming_classes(labels: Any, renaming: list[int]) -> None:
     classes, categories = labels
     renamed = np.array(renaming)[classes] * 7 - 3
     for measure in (accuracy, ari, nmi):
@@ -58,7 +58,7 @@ def test_names_of_classes_do_not_matter(labels: Any, renaming: list[int]) -> Non
 
 @settings(deadline=None)
 @given(LABELS)
-def test_the_confusion_counts_every_row_and_its_diagonal_is_what_matched(labels: Any) -> None:
+def test_the_confusion_matrix_counts_every_row_and_has_matched_pairs_on_its_diagonal(labels: Any) -> None:
     classes, categories = labels
     matrix, rows, columns = confusion(classes, categories)
     assert matrix.shape == (len(rows), len(columns))
@@ -71,7 +71,7 @@ def test_the_confusion_counts_every_row_and_its_diagonal_is_what_matched(labels:
 
 @settings(deadline=None)
 @given(LABELS)
-def test_scores_are_in_range_and_quiet(labels: Any) -> None:
+def test_scores_are_in_range_without_warnings(labels: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores = score(*labels)
@@ -80,7 +80,7 @@ def test_scores_are_in_range_and_quiet(labels: Any) -> None:
     assert -1e-12 <= scores.nmi <= 1 + 1e-12
 
 
-def test_perfect_classes_score_one_under_any_name() -> None:
+def test_perfect_classes_have_scores_of_one() -> None:
     assert score([7, 7, 3, 3, 0], [0, 0, 1, 1, 2]) == Scores(1.0, 1.0, 1.0)
     assert match([7, 7, 3, 3, 0], [0, 0, 1, 1, 2]) == {7: 0, 3: 1, 0: 2}
 
@@ -102,12 +102,12 @@ def test_fewer_classes_than_categories_leave_categories_last() -> None:
     np.testing.assert_array_equal(columns, [0, 1])
 
 
-def test_a_single_class_knows_nothing() -> None:
+def test_a_single_class_has_the_scores_of_chance() -> None:
     scores = score(np.zeros(100), np.arange(100) % 10)
     assert scores == Scores(pytest.approx(0.1), pytest.approx(0.0), pytest.approx(0.0))
 
 
-def test_floats_that_are_whole_are_labels_as_numpy_loadtxt_reads_them() -> None:
+def test_floats_with_integer_values_are_labels() -> None:
     assert match(np.array([0.0, 1.0]), np.array([3.0, 4.0])) == {0: 3, 1: 4}
 
 
@@ -122,7 +122,7 @@ def test_floats_that_are_whole_are_labels_as_numpy_loadtxt_reads_them() -> None:
         (["a"], [0], "at least one integer"),
     ],
 )
-def test_labels_that_fit_nothing_are_refused(classes: Any, categories: Any, reason: str) -> None:
+def test_invalid_labels_are_rejected(classes: Any, categories: Any, reason: str) -> None:
     for measure in (match, accuracy, ari, nmi, confusion, score):
         with pytest.raises(ValueError, match=reason):
             measure(classes, categories)

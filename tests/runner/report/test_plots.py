@@ -1,4 +1,4 @@
-"""Each drawing is written, shows something, and has the panels it should have, also at the edges."""
+"""Tests of the plots: files, panels, labels, and edge cases."""
 
 import subprocess
 import sys
@@ -15,15 +15,15 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that draws, checks the file, and gives the figure's panels (colour bars left out)."""
+    """Return a function that draws, checks the file, and returns the figure's panels without colour bars."""
     figures: list[Any] = []
-    save = report._save
+    save = report._save_figure
 
     def keep(figure: Any, path: Path) -> None:
         figures.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(report, "_save", keep)
+    monkeypatch.setattr(report, "_save_figure", keep)
 
     def draw(function: Any, *arguments: Any, **options: Any) -> list[Any]:
         path = tmp_path / "drawing.png"
@@ -53,12 +53,12 @@ def test_progress_has_one_panel_for_accuracy_and_one_for_evidence(drawn: Any) ->
 
 
 @pytest.mark.parametrize("accuracy", [None, [None, None]])
-def test_progress_without_categories_shows_evidence_alone(drawn: Any, accuracy: Any) -> None:
+def test_progress_without_categories_shows_only_evidence(drawn: Any, accuracy: Any) -> None:
     (panel,) = drawn(report.draw_progress, [1, 2], accuracy, [-2.0, -1.0])
     assert panel.get_ylabel() == "evidence"
 
 
-def test_progress_leaves_out_rounds_that_are_not_known(drawn: Any) -> None:
+def test_progress_leaves_out_unknown_values(drawn: Any) -> None:
     upper, lower = drawn(report.draw_progress, [1, 2, 3], [0.5, None, 1.0], [None, -2.0, None])
     np.testing.assert_array_equal(upper.lines[0].get_xdata(), [1, 3])
     np.testing.assert_array_equal(lower.lines[0].get_xdata(), [2])
@@ -72,16 +72,16 @@ def test_progress_of_a_single_round_has_a_single_tick(drawn: Any) -> None:
     assert [tick for tick in panels[-1].get_xticks() if low <= tick <= high] == [1]
 
 
-def test_progress_keeps_every_value_in_sight(drawn: Any) -> None:
+def test_progress_shows_every_value_within_the_axes(drawn: Any) -> None:
     for accuracy in ([0.0, 1.0], [1.0, 1.0], [0.989, 0.99]):
         upper, _ = drawn(report.draw_progress, [1, 2], accuracy, [-1.0, -1.0])
         low, high = upper.get_ylim()
         assert low <= min(accuracy) < max(accuracy) + 1e-9 < high
 
 
-def test_progress_needs_one_value_a_round(tmp_path: Path) -> None:
+def test_progress_requires_one_value_per_round(tmp_path: Path) -> None:
     for rounds, accuracy, evidence in (([1, 2], [0.5], [1.0, 2.0]), ([], None, [])):
-        with pytest.raises(ValueError, match="one of each a round"):
+        with pytest.raises(ValueError, match="expected one of each per round"):
             report.draw_progress(rounds, accuracy, evidence, tmp_path / "a.png")
 
 
@@ -107,12 +107,12 @@ def test_a_category_without_rows_is_drawn(drawn: Any) -> None:
     drawn(report.draw_confusion, [[0, 0], [1, 2]], None, None)
 
 
-def test_confusion_labels_must_fit(tmp_path: Path) -> None:
+def test_confusion_labels_must_match_the_matrix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 and 2 labels"):
         report.draw_confusion([[1, 2], [3, 4]], ["a"], ["b", "c"], tmp_path / "a.png")
 
 
-def test_transitions_are_shown_in_the_order_asked_for(drawn: Any) -> None:
+def test_transitions_are_shown_in_the_given_order(drawn: Any) -> None:
     T = np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0], [0.1, 0.9, 0.0]])
     (panel,) = drawn(report.draw_transitions, T, order=[2, 0, 1])
     assert texts(panel) == ["", ".10", ".90", ".75", "", ".25", "", "1", ""]
@@ -127,14 +127,14 @@ def test_transitions_of_any_size_are_drawn_with_numbers_if_small(drawn: Any, siz
 
 @pytest.mark.parametrize(("T", "order"), [(np.ones((2, 3)), None), (np.eye(2), [0, 0]), (np.eye(2), [1])])
 def test_transitions_must_be_square_and_the_order_a_permutation(tmp_path: Path, T: Any, order: Any) -> None:
-    with pytest.raises(ValueError, match="a square and a permutation"):
+    with pytest.raises(ValueError, match="expected a square and a permutation"):
         report.draw_transitions(T, tmp_path / "a.png", order)
 
 
 # latent vectors
 
 
-def test_latents_are_drawn_side_by_side_with_a_name_at_each_group(drawn: Any) -> None:
+def test_latents_are_drawn_side_by_side_with_a_label_at_each_group(drawn: Any) -> None:
     colours = np.arange(60) % 3
     points = RNG.normal(size=(60, 5)) + 10 * np.eye(5)[colours]
     panels = drawn(report.draw_latents, points, points * 2, colours, names=["round 1", "round 5"])
@@ -151,18 +151,18 @@ def test_latents_of_any_shape_are_drawn(drawn: Any, rows: int, width: int) -> No
     assert all(sum(len(dots.get_offsets()) for dots in axes.collections) == rows for axes in panels)
 
 
-def test_latents_that_are_all_alike_or_have_no_colours_are_drawn(drawn: Any) -> None:
+def test_identical_latents_and_latents_without_colours_are_drawn(drawn: Any) -> None:
     panels = drawn(report.draw_latents, np.zeros((5, 3)), np.ones((5, 2)), None)
     assert all(texts(axes) == [] for axes in panels)
 
 
-def test_more_groups_than_can_be_named_are_still_drawn(drawn: Any) -> None:
+def test_more_groups_than_can_be_labelled_are_drawn(drawn: Any) -> None:
     for groups in (15, 45, 80):
         drawn(report.draw_latents, RNG.normal(size=(160, 3)), RNG.normal(size=(160, 3)), np.arange(160) % groups)
 
 
-def test_latents_need_one_colour_a_row(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one a row is needed"):
+def test_latents_require_one_colour_per_row(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected one per row"):
         report.draw_latents(np.ones((3, 2)), np.ones((4, 2)), [0, 1, 2], tmp_path / "a.png")
 
 
@@ -170,19 +170,19 @@ def test_latents_need_one_colour_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 10])
-def test_flat_images_become_square_in_a_grid(drawn: Any, count: int) -> None:
+def test_flat_images_are_drawn_as_squares_in_a_grid(drawn: Any, count: int) -> None:
     panels = drawn(report.draw_images, RNG.random((count, 784)), titles=[f"class {k}" for k in range(count)])
     assert len(panels) == count
     assert [axes.get_title() for axes in panels] == [f"class {k}" for k in range(count)]
     assert all(axes.images[0].get_array().shape == (28, 28) for axes in panels)
 
 
-def test_oblong_images_keep_their_shape(drawn: Any) -> None:
+def test_rectangular_images_keep_their_shape(drawn: Any) -> None:
     (panel,) = drawn(report.draw_images, RNG.random((1, 5, 9)))
     assert panel.images[0].get_array().shape == (5, 9)
 
 
-def test_rows_that_are_no_square_are_drawn_as_curves(drawn: Any) -> None:
+def test_rows_whose_length_is_not_a_square_number_are_drawn_as_curves(drawn: Any) -> None:
     panels = drawn(report.draw_images, RNG.normal(size=(3, 18)))
     assert all(len(axes.lines) == 1 and not axes.images for axes in panels)
     assert len({axes.get_ylim() for axes in panels}) == 1
@@ -194,29 +194,29 @@ def test_images_share_one_scale(drawn: Any) -> None:
         assert all(axes.images[0].get_clim() == scale for axes in panels)
 
 
-def test_images_of_one_pixel_all_zero_or_not_finite_are_drawn(drawn: Any) -> None:
+def test_images_with_one_pixel_or_only_zeros_or_nan_are_drawn(drawn: Any) -> None:
     for images in (np.ones((2, 1)), np.zeros((2, 9)), np.full((2, 9), np.nan), np.zeros((1, 5))):
         assert len(drawn(report.draw_images, images)) == len(images)
 
 
-def test_of_very_many_images_the_first_are_drawn(drawn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "MOST_IMAGES", 6)
+def test_only_the_first_of_many_images_are_drawn(drawn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "MAX_IMAGES", 6)
     panels = drawn(report.draw_images, RNG.random((9, 4)))
     assert len(panels) == 6
     assert panels[0].figure.get_suptitle() == "the first 6 of 9"
 
 
-def test_titles_are_taken_literally(drawn: Any) -> None:
+def test_titles_are_not_parsed_as_mathematics(drawn: Any) -> None:
     drawn(report.draw_images, np.ones((1, 4)), titles=["$\\nonsense{$"])
 
 
 @pytest.mark.parametrize(("images", "titles"), [(np.ones(4), None), (np.ones((0, 4)), None), (np.ones((2, 4)), ["a"])])
-def test_images_that_do_not_fit_are_refused(tmp_path: Path, images: Any, titles: Any) -> None:
-    with pytest.raises(ValueError, match="are needed"):
+def test_images_or_titles_of_wrong_shape_are_rejected(tmp_path: Path, images: Any, titles: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected \(K, P\) or \(K, H, W\), and K titles or none"):
         report.draw_images(images, tmp_path / "a.png", titles)
 
 
-def test_matplotlib_is_imported_only_to_draw_and_pyplot_never(tmp_path: Path) -> None:
+def test_matplotlib_is_imported_only_when_drawing_and_pyplot_never(tmp_path: Path) -> None:
     code = (
         "import sys; from runner.report import plots as report; assert 'matplotlib' not in sys.modules;"
         f"report.draw_images([[1, 2, 3, 4]], {str(tmp_path / 'a.png')!r});"

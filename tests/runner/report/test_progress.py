@@ -1,4 +1,4 @@
-"""What a person sees of a run."""
+"""Tests of the progress displays."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
+from actors.coordination.events import Event, parse_event
 from actors.graph.graph import Graph
 from runner.report import progress
-from runner.report.progress import PlainProgress, RichProgress, duration, figures, make_progress
+from runner.report.progress import PlainProgress, RichProgress, format_duration, format_metrics, make_progress
 
 
 class Clock:
@@ -25,40 +26,45 @@ class Clock:
 
 
 def graph(rounds: int = 5) -> Graph:
-    """As much of a graph as a display looks at."""
+    """Return an object with the attributes of a graph that the displays use."""
     modules = dict.fromkeys(["data", "vae", "gmm", "mm"])
     schedule = SimpleNamespace(rounds=rounds, steps=(1, 2, 3))
     return cast("Graph", SimpleNamespace(modules=modules, sources=("data",), schedule=schedule))
 
 
-def updated(module: str, number: int, total: float, **metrics: float) -> tuple[str, dict[str, Any]]:
-    return "updated", {"round": number, "step": 0, "module": module, **metrics, "total_seconds": total}
+def event(name: str, fields: Mapping[str, Any]) -> Event:
+    parsed = parse_event(name, fields)
+    assert parsed is not None
+    return parsed
 
 
-EVENTS: list[tuple[str, Mapping[str, Any]]] = [
-    ("placed", {"module": "vae", "node": "10.0.0.1", "pid": 77, "device": "cpu"}),
-    ("log", {"message": "vae: the cluster has no GPU [so] it runs on the CPU"}),
+def updated(module: str, number: int, seconds: float, **metrics: float) -> Event:
+    return event("updated", {"round": number, "step": 0, "module": module, **metrics, "seconds": seconds})
+
+
+EVENTS: list[Event] = [
+    event("placed", {"module": "vae", "node": "10.0.0.1", "pid": 77, "device": "cpu"}),
+    event("log", {"message": "vae: the cluster has no GPU [so] it runs on the CPU"}),
     updated("data", 0, 0.01),
-    ("commit", {"round": 0, "name": "round-000", "seconds": 0.2}),
-    ("round", {"round": 1}),
-    ("update", {"round": 1, "step": 0, "module": "vae"}),
+    event("commit", {"round": 0, "name": "round-000", "whole": True, "seconds": 0.2}),
+    event("round", {"round": 1}),
+    event("update", {"round": 1, "step": 0, "module": "vae"}),
     updated("vae", 1, 12.34, loss=98.123456),
     updated("gmm", 1, 2.0, evidence=-123456.78),
-    ("commit", {"round": 1, "name": "round-001", "seconds": 0.2}),
-    ("scores", {"round": 1, "accuracy": 0.83212, "ari": 0.7, "nmi": 0.7, "evidence": -123456.78}),
-    ("round", {"round": 2}),
-    updated("vae", 2, 15.34, loss=0.000123456),
-    ("scores", {"round": 2, "accuracy": None, "ari": None, "nmi": None, "evidence": None}),
-    ("something", {"new": 1}),
+    event("commit", {"round": 1, "name": "round-001", "whole": True, "seconds": 0.2}),
+    event("scores", {"round": 1, "accuracy": 0.83212, "ari": 0.7, "nmi": 0.7, "evidence": -123456.78}),
+    event("round", {"round": 2}),
+    updated("vae", 2, 3.0, loss=0.000123456),
+    event("scores", {"round": 2, "accuracy": None, "ari": None, "nmi": None, "evidence": None}),
 ]
 
 
 class TestPlain:
-    def test_lines(self) -> None:
+    def test_events_are_written_as_lines(self) -> None:
         stream = io.StringIO()
         plain = PlainProgress(graph(), stream)
-        for name, fields in EVENTS:
-            plain.event(name, fields)
+        for each in EVENTS:
+            plain.event(each)
         plain.close()
         assert stream.getvalue().splitlines() == [
             "placed  vae  node 10.0.0.1  process 77  cpu",
@@ -70,28 +76,28 @@ class TestPlain:
             "round 2/5  committed",
         ]
 
-    def test_script_has_no_last_round(self) -> None:
+    def test_rounds_after_the_last_scheduled_one_have_no_total(self) -> None:
         stream = io.StringIO()
         plain = PlainProgress(graph(rounds=1), stream)
-        plain.event(*updated("vae", 1, 1.0))
-        plain.event(*updated("vae", 2, 2.0))
+        plain.event(updated("vae", 1, 1.0))
+        plain.event(updated("vae", 2, 1.0))
         assert stream.getvalue() == "round 1  vae  1.0 s\nround 2  vae  1.0 s\n"
 
-    def test_which_chain_was_selected(self) -> None:
+    def test_the_selected_chain_is_written(self) -> None:
         stream = io.StringIO()
         fields = {"round": 2, "step": 1, "chain": 3, "origin": "afresh", "evidence": 41.25, "moves": 2}
-        PlainProgress(graph(), stream).event("selected", fields)
+        PlainProgress(graph(), stream).event(event("selected", fields))
         line = "round 2/5  chains  best: afresh (chain 3)  2 moves kept  evidence=41.25\n"
         assert stream.getvalue() == line
 
-    def test_heartbeat_of_a_long_update(self) -> None:
+    def test_the_progress_of_a_long_update_is_written_after_the_heartbeat_interval(self) -> None:
         stream, clock = io.StringIO(), Clock()
         plain = PlainProgress(graph(), stream, clock)
         active: dict[str, Any] = {"vae": {"doing": "learning", "done": 120, "total": 200, "loss": 101.0}, "mm": {}}
         status = {"round": 1, "rounds": 5, "active": active}
         plain.status(status)
         assert stream.getvalue() == ""
-        clock.now += progress.HEARTBEAT
+        clock.now += progress.HEARTBEAT_SECONDS
         plain.status(status)
         plain.status(status)
         assert stream.getvalue() == "round 1/5  vae  learning  120/200  loss=101.0\nround 1/5  mm\n"
@@ -103,7 +109,7 @@ class TestRich:
         return Clock()
 
     def show(self, rich: RichProgress) -> list[str]:
-        """Return the lines of the display; none may be wider than the terminal."""
+        """Return the lines of the display, after a check that none is wider than the terminal."""
         console = rich._console
         cast("io.StringIO", console.file).seek(0)
         cast("io.StringIO", console.file).truncate()
@@ -116,14 +122,14 @@ class TestRich:
         console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
         return RichProgress(graph(rounds), console, clock, live=False)
 
-    def test_display(self, clock: Clock) -> None:
+    def test_display_shows_rounds_modules_and_scores(self, clock: Clock) -> None:
         rich = self.quiet(clock)
         assert self.show(rich)[0].startswith("starting")
-        for name, fields in EVENTS[2:8]:
-            rich.event(name, fields)
+        for each in EVENTS[2:8]:
+            rich.event(each)
         clock.now += 20
-        rich.event(*EVENTS[9])
-        rich.event("round", {"round": 2})
+        rich.event(EVENTS[9])
+        rich.event(event("round", {"round": 2}))
         clock.now += 5
         doing = {"doing": "learning", "done": 120, "total": 200, "loss": 101.04}
         rich.status({"round": 2, "rounds": 5, "active": {"vae": doing}})
@@ -137,10 +143,10 @@ class TestRich:
         assert len(lines) == 5
 
     @pytest.mark.parametrize("width", [60, 100])
-    def test_long_figures_are_cut_before_anything_else(self, clock: Clock, width: int) -> None:
+    def test_only_metrics_are_truncated(self, clock: Clock, width: int) -> None:
         rich = self.quiet(clock, width=width)
-        rich.event("round", {"round": 1})
-        rich.event(*updated("gmm", 1, 75.0, **{f"figure{number}": 1.0 for number in range(20)}))
+        rich.event(event("round", {"round": 1}))
+        rich.event(updated("gmm", 1, 75.0, **{f"figure{number}": 1.0 for number in range(20)}))
         rich.status({"round": 1, "rounds": 5, "active": {"vae": {"done": 100, "total": 200, "a": 1.0, "b" * 90: 2.0}}})
         lines = self.show(rich)
         assert len(lines) == 4
@@ -149,33 +155,37 @@ class TestRich:
         assert lines[1].endswith("…")
         assert "1 min 15 s" in lines[2]
 
-    def test_bar_is_full_in_the_end_and_nothing_is_left(self, clock: Clock) -> None:
+    def test_at_the_end_the_bar_is_full_and_no_remaining_time_is_shown(self, clock: Clock) -> None:
         rich = self.quiet(clock, rounds=1)
-        rich.event("round", {"round": 1})
+        rich.event(event("round", {"round": 1}))
         for total, module in enumerate(["vae", "gmm", "mm"]):
-            rich.event(*updated(module, 1, total))
-        rich.event("scores", {"round": 1, "accuracy": 1.0, "evidence": -1.5})
+            rich.event(updated(module, 1, total))
+        rich.event(event("scores", {"round": 1, "accuracy": 1.0, "evidence": -1.5}))
         assert rich._completed() == 1.0
         assert not any("left" in line for line in self.show(rich))
 
-    def test_live(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_live_display_leaves_stdout_unchanged_and_restores_the_cursor(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         file = io.StringIO()
         rich = RichProgress(graph(), Console(file=file, width=80, force_terminal=True, color_system=None))
-        for name, fields in EVENTS:
-            rich.event(name, fields)
+        for each in EVENTS:
+            rich.event(each)
         print('{"run": 1}')
         rich.close()
         rich.close()
         assert "no GPU [so] it runs" in file.getvalue()
         assert "round 2/5" in file.getvalue()
-        assert file.getvalue().endswith("\x1b[?25h"), "the cursor is back"
+        assert file.getvalue().endswith("\x1b[?25h"), "the cursor is shown again"
         assert capsys.readouterr().out == '{"run": 1}\n'
 
 
-def test_make_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_display_depends_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = make_progress(graph())
     assert isinstance(plain, PlainProgress)
-    plain.event(*updated("vae", 1, 1.0))
+    plain.event(updated("vae", 1, 1.0))
     assert capsys.readouterr() == ("", "round 1/5  vae  1.0 s\n")
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     rich = make_progress(graph(), terminal=True)
@@ -184,18 +194,18 @@ def test_make_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (125, "2 min 05 s"), (3725, "1 h 02 min")],
 )
-def test_duration(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_durations_are_formatted(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
-def test_figures() -> None:
-    fields = {"round": 1, "a": 0.00001234, "b": -12345678.9, "c": "text", "d": None, "e": 3, "f": float("nan")}
-    assert figures(fields) == ["a=1.234e-05", "b=-12345678.9", "e=3", "f=nan"]
+def test_only_numeric_metrics_are_formatted() -> None:
+    metrics = {"a": 0.00001234, "b": -12345678.9, "c": "text", "d": None, "e": 3, "f": float("nan"), "accuracy": 0.25}
+    assert format_metrics(metrics) == ["a=1.234e-05", "b=-12345678.9", "e=3", "f=nan", "accuracy=0.250"]
 
 
-def test_a_place_in_a_block_is_no_figure():
+def test_the_position_in_a_block_is_not_a_metric():
     fields = {"round": 1, "step": 2, "module": "mm", "exchange": 3, "temperature": 0.5, "evidence": 12.5}
-    assert figures(fields) == ["evidence=12.5"]
+    assert event("updated", fields).metrics == {"evidence": 12.5}

@@ -1,4 +1,4 @@
-"""What a run leaves behind, made from its commits."""
+"""Tests of the run directory."""
 
 import csv
 import json
@@ -16,46 +16,46 @@ def directory(tmp_path):
     return toy_run(tmp_path, rounds=2)
 
 
-def test_a_taken_name_is_numbered_unless_it_was_asked_for(tmp_path):
+def test_an_existing_name_gets_a_number_unless_it_was_given_explicitly(tmp_path):
     assert [RunDirectory.create(tmp_path, "toy", model()).name for _ in range(3)] == ["toy", "toy-2", "toy-3"]
     with pytest.raises(RunDirectoryError, match=r"toy: there is a run of this name; choose another --name"):
         RunDirectory.create(tmp_path, "toy", model(), exact=True)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_directory_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirectoryError, match="file/toy: cannot be made"):
+    with pytest.raises(RunDirectoryError, match="file/toy: cannot be created"):
         RunDirectory.create(tmp_path / "file", "toy", model())
 
 
-def test_outputs_lie_in_the_modules_numbered_directory_as_text(directory):
+def test_outputs_are_text_files_in_the_numbered_directory_of_the_module(directory):
     directory.record("round-002")
     latents = np.loadtxt(directory.path / "module001_encoder" / "z_learn.txt")
     expected = directory.checkpoints.outputs(directory.checkpoints.latest(), "encoder")["z"]
     np.testing.assert_allclose(latents, expected, rtol=1e-7)
 
 
-def test_wide_arrays_are_npy_and_a_curve_carries_no_phase(directory):
+def test_wide_arrays_are_npy_files_and_training_curves_have_no_phase(directory):
     outputs = {"x_hat": np.zeros((3, 784)), "stack": np.zeros((2, 3, 4)), "loss": np.arange(3.0), "class": np.arange(3)}
     directory.write_outputs("encoder", outputs, "learn")
-    there = {path.name for path in (directory.path / "module001_encoder").iterdir()}
-    assert there == {"x_hat_learn.npy", "stack_learn.npy", "loss.txt", "class_learn.txt"}
+    names = {path.name for path in (directory.path / "module001_encoder").iterdir()}
+    assert names == {"x_hat_learn.npy", "stack_learn.npy", "loss.txt", "class_learn.txt"}
     assert (directory.path / "module001_encoder" / "class_learn.txt").read_text().split() == ["0", "1", "2"]
 
 
-def test_classes_are_measured_here_and_nowhere_else(directory):
+def test_the_accuracy_of_classes_is_written_beside_them(directory):
     directory.categories = {"": np.array([5, 5, 7, 7])}
     directory.write_outputs("mirror", {"class": np.array([1, 1, 0, 1])}, "learn")
     assert float((directory.path / "module002_mirror" / "acc_learn.txt").read_text()) == 0.75
 
 
-def test_metrics_have_a_line_a_round_and_blanks_for_what_is_unknown(directory):
+def test_metrics_have_one_line_per_round_and_empty_fields_for_unknown_values(directory):
     for commit in ("round-001", "round-002"):
         directory.record(commit)
     with (directory.path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["round"], row["accuracy"]) for row in rows] == [("1", ""), ("2", "")]
-    assert [row["evidence"] for row in directory.metrics()] == [float(row["evidence"]) for row in rows]
+    assert [row["evidence"] for row in directory.metrics_file.rows()] == [float(row["evidence"]) for row in rows]
 
 
 def test_models_are_copied_beside_the_outputs(directory):
@@ -66,15 +66,15 @@ def test_models_are_copied_beside_the_outputs(directory):
     assert not (directory.path / "module000_data" / "model.safetensors").exists()
 
 
-def test_the_environment_names_versions_and_machine(directory):
+def test_the_environment_file_has_versions_and_machine(directory):
     directory.write_environment("127.0.0.1:1")
-    found = json.loads((directory.path / "environment.json").read_text())
-    assert {"ray", "torch", "numpy", "numba"} <= found["packages"].keys()
-    assert found["cores"] >= 1
-    assert found["processor"]
+    environment = json.loads((directory.path / "environment.json").read_text())
+    assert {"ray", "torch", "numpy", "numba"} <= environment["packages"].keys()
+    assert environment["cores"] >= 1
+    assert environment["processor"]
 
 
-def test_a_run_is_found_by_path_or_by_name_and_else_those_there_are_are_named(directory, tmp_path):
+def test_a_run_is_found_by_path_or_name_and_otherwise_the_existing_runs_are_listed(directory, tmp_path):
     (directory.path / "config.yaml").write_text("name: toy\n")
     assert find_run(str(directory.path), tmp_path / "elsewhere") == directory.path
     assert find_run("toy", tmp_path) == directory.path
@@ -83,7 +83,7 @@ def test_a_run_is_found_by_path_or_by_name_and_else_those_there_are_are_named(di
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 200])
-def test_a_name_that_is_no_plain_directory_is_refused(tmp_path, name):
+def test_a_name_that_is_not_a_single_directory_is_rejected(tmp_path, name):
     with pytest.raises(RunDirectoryError, match="cannot be a run's name"):
         RunDirectory.create(tmp_path / "runs", name, model())
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The same model on actors: same bits, arrays that pass the coordinator by, names, resources, failures."""
+"""Tests of the Ray backend: bits, arrays that bypass the coordinator, actor names, resources and failures."""
 
 import sys
 import threading
@@ -6,35 +6,35 @@ import threading
 import numpy as np
 import pytest
 import ray
-from actors.graph.spec import Connection, ModuleSpec, Resources
 
-from actors.coordination.recovery import Recovery
-from actors.coordination.session import Plan
+from actors.coordination.recovery import RecoveryPolicy
+from actors.coordination.session import RunSpec
 from actors.errors import BackendError, ModuleFailedError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec, Resources
 from actors.storage.checkpoints import Checkpoints
 from runner.cluster.connection import ClusterError
-from runner.runs.coordinator_client import RunningModel
+from runner.runs.coordinator_client import CoordinatorClient
 from tests.actors.coordination.test_coordinator import ROWS, TOYS, learn, model
 from tests.conftest import private_bytes, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
-def drain(stream):
-    return [event for events, _ in stream for event in events]
+def collect_events(stream):
+    return [(each.event.event, each.time, each.event.fields()) for events, _ in stream for each in events]
 
 
-def launched(graph, name, checkpoints=None, seed=0, **plan):
+def launch(graph, name, checkpoints=None, seed=0, **fields):
     root = None if checkpoints is None else str(checkpoints.root)
-    return RunningModel.launch(Plan(graph, name, seed, root, **plan))
+    return CoordinatorClient.launch(RunSpec(graph, name, seed, root, **fields))
 
 
-def run_on_actors(graph, name, checkpoints=None, seed=0, values=ROWS, **plan):
-    running = launched(graph, name, checkpoints, seed, **plan)
+def run_on_actors(graph, name, checkpoints=None, seed=0, values=ROWS, **fields):
+    running = launch(graph, name, checkpoints, seed, **fields)
     try:
-        return drain(running.begin({"data": {"values": values}}))
+        return collect_events(running.begin({"data": {"values": values}}))
     finally:
         running.stop()
 
@@ -45,20 +45,20 @@ def competing():
 
 
 @pytest.mark.parametrize("graph", [model(rounds=3), competing()], ids=["plain", "chains and moves"])
-def test_both_transports_give_the_same_bits(tmp_path, graph):
-    here, there = Checkpoints(tmp_path / "here"), Checkpoints(tmp_path / "there")
-    learn(graph, here, seed=5)
-    run_on_actors(graph, "run", there, seed=5)
-    for name in here.names():
+def test_both_backends_give_the_same_bits(tmp_path, graph):
+    in_process, on_ray = Checkpoints(tmp_path / "in_process"), Checkpoints(tmp_path / "on_ray")
+    learn(graph, in_process, seed=5)
+    run_on_actors(graph, "run", on_ray, seed=5)
+    for name in in_process.names():
         digests = [
             {
                 m: {label: file.digest for label, file in record.files.items()}
                 for m, record in run.manifest(name).modules.items()
             }
-            for run in (here, there)
+            for run in (in_process, on_ray)
         ]
         assert digests[0] == digests[1]
-    assert here.names() == there.names()
+    assert in_process.names() == on_ray.names()
 
 
 def meeting(place, chains, expected):
@@ -67,13 +67,13 @@ def meeting(place, chains, expected):
     return Graph([ModuleSpec("data", f"{TOYS}:Source"), guest], [Connection("data", "guest")], Schedule(1, (block,)))
 
 
-def test_chains_run_side_by_side_each_in_a_process_of_its_own(tmp_path):
+def test_chains_run_in_parallel_each_in_its_own_process(tmp_path):
     events = run_on_actors(meeting(tmp_path, chains=3, expected=3), "meeting")
     assert len({file.read_text() for file in tmp_path.iterdir()}) == 3
     assert next(fields["chain"] for name, _, fields in events if name == "selected") == 2
 
 
-def test_a_chain_that_raises_is_told_with_its_own_traceback(tmp_path):
+def test_an_exception_in_a_chain_is_raised_with_its_traceback(tmp_path):
     (tmp_path / "1").mkdir()  # where chain 1 would write a file
     with pytest.raises(ModuleFailedError, match=r"(?s)a chain raised.*IsADirectoryError") as failure:
         run_on_actors(meeting(tmp_path, chains=2, expected=2), "astray")
@@ -81,10 +81,10 @@ def test_a_chain_that_raises_is_told_with_its_own_traceback(tmp_path):
 
 
 @pytest.mark.slow
-def test_arrays_pass_the_coordinator_by():
+def test_arrays_bypass_the_coordinator():
     values = np.ones((50_000, 500))  # 200 MB
     graph = model(rounds=2, dim=500)
-    running = launched(graph, "large")
+    running = launch(graph, "large")
     try:
         pid = running.describe()["coordinator"]["pid"]
         before = private_bytes(pid)
@@ -97,7 +97,7 @@ def test_arrays_pass_the_coordinator_by():
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        drain(running.begin({"data": {"values": values}}))
+        collect_events(running.begin({"data": {"values": values}}))
         done.set()
         watcher.join()
     finally:
@@ -105,8 +105,8 @@ def test_arrays_pass_the_coordinator_by():
     assert max(peak) - before < 30e6
 
 
-def test_the_actors_have_the_modules_names_and_say_what_they_do():
-    running = launched(model(rounds=1, seconds=3.0), "named")
+def test_the_actors_have_the_modules_names_and_report_their_activity():
+    running = launch(model(rounds=1, seconds=3.0), "named")
     try:
         stream = running.begin({"data": {"values": ROWS}})
         wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("done") == 1)
@@ -120,13 +120,13 @@ def test_the_actors_have_the_modules_names_and_say_what_they_do():
         encoder = described["modules"]["encoder"]
         assert (encoder["doing"], encoder["done"], encoder["total"], encoder["loss"]) == ("learning", 1, 2, 0.5)
         assert len({described["coordinator"]["pid"], *(m["pid"] for m in described["modules"].values())}) == 4
-        assert RunningModel.find("named").describe()["coordinator"]["round"] == 1
-        drain(stream)
+        assert CoordinatorClient.find("named").describe()["coordinator"]["round"] == 1
+        collect_events(stream)
     finally:
         running.stop()
 
 
-def test_neighbours_that_exchange_no_message_learn_at_the_same_time():
+def test_modules_that_exchange_no_message_learn_in_parallel():
     graph = Graph(
         [
             ModuleSpec("data", f"{TOYS}:Source"),
@@ -145,9 +145,9 @@ def test_neighbours_that_exchange_no_message_learn_at_the_same_time():
     assert times["update", "right"] < times["updated", "left"]
 
 
-def test_a_modules_file_is_found_in_the_directory_that_the_model_names(tmp_path, monkeypatch):
+def test_a_modules_file_is_imported_from_the_code_directory_of_the_model(tmp_path, monkeypatch):
     (tmp_path / "far_away.py").write_text("from tests.support.toy_modules import Mirror\nclass Mine(Mirror): pass\n")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])  # of this process alone: the cluster is there already
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])  # of this process only: the cluster is running already
     block = Block((Step("encoder"), Step("mirror")), chains=2)
     graph = Graph(
         [
@@ -163,29 +163,29 @@ def test_a_modules_file_is_found_in_the_directory_that_the_model_names(tmp_path,
     assert "selected" in {name for name, _, _ in events}
 
 
-def test_a_module_that_raises_is_named_with_its_own_traceback():
+def test_an_exception_in_a_module_is_raised_with_its_name_and_traceback():
     with pytest.raises(ModuleFailedError, match=r"(?s)module 'encoder' raised.*as the test asked") as failure:
         run_on_actors(model(fail_in_round=1), "raising")
     assert "toy_modules.py" in str(failure.value)
 
 
 @pytest.mark.slow
-def test_a_module_that_keeps_dying_is_given_up_with_what_it_did():
+def test_a_module_that_keeps_dying_ends_the_run_with_its_activity():
     with pytest.raises(ModuleFailedError, match=r"module 'encoder' died 2 times in update \(round 1, step 0\)"):
-        run_on_actors(model(die_in_round=1), "dying", recovery=Recovery(tries=2))
+        run_on_actors(model(die_in_round=1), "dying", recovery=RecoveryPolicy(tries=2))
 
 
-def test_a_module_that_crashes_is_given_up_with_its_own_traceback():
-    with pytest.raises(ModuleFailedError, match=r"(?s)died in update.*Segmentation fault.*toys\.py.*in update"):
-        run_on_actors(model(crash_in_round=1), "crashing", recovery=Recovery(tries=1))
+def test_a_module_that_crashes_ends_the_run_with_its_traceback():
+    with pytest.raises(ModuleFailedError, match=r"(?s)died in update.*Segmentation fault.*toy_modules\.py.*in update"):
+        run_on_actors(model(crash_in_round=1), "crashing", recovery=RecoveryPolicy(tries=1))
 
 
-def test_a_module_that_hangs_counts_as_dead():
+def test_a_module_that_hangs_is_treated_as_dead():
     with pytest.raises(ModuleFailedError, match="did not answer within 1 s"):
-        run_on_actors(model(seconds=600.0), "hanging", recovery=Recovery(tries=1, timeout=1.0))
+        run_on_actors(model(seconds=600.0), "hanging", recovery=RecoveryPolicy(tries=1, timeout=1.0))
 
 
-def test_a_request_that_the_cluster_cannot_meet_is_an_error_at_once():
+def test_a_request_that_the_cluster_cannot_meet_fails_immediately():
     graph = model()
     graph.modules["encoder"] = ModuleSpec("encoder", f"{TOYS}:Encoder", {}, 1, Resources(num_cpus=64))
     with pytest.raises(BackendError, match=r"'encoder' asks for 64 CPU, and no node has that: .* has 2 CPU"):
@@ -197,21 +197,21 @@ def test_no_actor_outlives_its_run():
     wait_until(lambda: "serket:ended" not in {a["namespace"] for a in ray.util.list_named_actors(all_namespaces=True)})
 
 
-def test_two_runs_of_one_name_on_one_cluster_are_refused():
-    first = launched(model(), "twice")
+def test_a_second_run_of_the_same_name_on_a_cluster_is_rejected():
+    first = launch(model(), "twice")
     try:
         with pytest.raises(ClusterError, match="a run called twice is on this cluster already"):
-            launched(model(), "twice")
+            launch(model(), "twice")
     finally:
         first.stop()
 
 
 @pytest.mark.slow
 def test_a_run_can_be_stopped_in_the_middle_of_an_update():
-    running = launched(model(rounds=1, seconds=120.0), "stopped")
+    running = launch(model(rounds=1, seconds=120.0), "stopped")
     stream = running.begin({"data": {"values": ROWS}})
     wait_until(lambda: next(stream)[1]["active"].get("encoder", {}).get("doing") == "learning")
-    running.stop()  # does not wait for the two minutes: the suite's own limit would show
+    running.stop()  # must not wait for the two minutes, which exceed the time limit of a test
     wait_until(
         lambda: "serket:stopped" not in {a["namespace"] for a in ray.util.list_named_actors(all_namespaces=True)}
     )

@@ -1,11 +1,11 @@
-"""Waiting for Ray with a way out."""
+"""Tests of waiting for Ray with periodic checks."""
 
 import numpy as np
 import pytest
 import ray
 from ray.exceptions import GetTimeoutError
 
-from actors.backends.ray import polling as ray_waiting
+from actors.backends.ray import polling
 from actors.errors import ModuleDiedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -34,47 +34,47 @@ def endless():
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch):
-    monkeypatch.setattr(ray_waiting, "SLICE_SECONDS", 0.05)
+def short_interval(monkeypatch):
+    monkeypatch.setattr(polling, "CHECK_INTERVAL_SECONDS", 0.05)
 
 
-def check(*found):
-    """A check that finds what it is told to find, the last again and again; and how often it was asked."""
-    looks = []
+def make_check(*failures):
+    """Return a check that fails as given, the last value repeated, and the list of its calls."""
+    calls = []
 
-    def look():
-        looks.append(None)
-        if found[min(len(looks), len(found)) - 1]:
-            raise ModuleDiedError("its node is gone")
+    def check():
+        calls.append(None)
+        if failures[min(len(calls), len(failures)) - 1]:
+            raise ModuleDiedError("its node died")
 
-    return look, looks
-
-
-def test_an_answer_that_comes_is_returned():
-    assert ray_waiting.get(soon.remote(), None, check(False)[0]) == "answer"
+    return check, calls
 
 
-def test_an_answer_that_cannot_come_is_given_up_after_some_looks(endless):
-    look, looks = check(True)
-    with pytest.raises(ModuleDiedError, match="its node is gone"):
-        ray_waiting.get(endless, None, look)
-    assert len(looks) == ray_waiting.PATIENCE
+def test_an_answer_that_arrives_is_returned():
+    assert polling.get_with_checks(soon.remote(), None, make_check(False)[0]) == "answer"
 
 
-def test_one_look_that_finds_hope_again_begins_the_count_anew(endless):
-    look, looks = check(True, True, False, True)
+def test_waiting_ends_after_several_failed_checks(endless):
+    check, calls = make_check(True)
+    with pytest.raises(ModuleDiedError, match="its node died"):
+        polling.get_with_checks(endless, None, check)
+    assert len(calls) == polling.MAX_FAILED_CHECKS
+
+
+def test_a_successful_check_resets_the_count(endless):
+    check, calls = make_check(True, True, False, True)
     with pytest.raises(ModuleDiedError):
-        ray_waiting.get(endless, None, look)
-    assert len(looks) == 3 + ray_waiting.PATIENCE
+        polling.get_with_checks(endless, None, check)
+    assert len(calls) == 3 + polling.MAX_FAILED_CHECKS
 
 
-def test_a_timeout_holds_whatever_the_looks_say(endless):
+def test_the_timeout_holds_with_successful_checks(endless):
     with pytest.raises(GetTimeoutError):
-        ray_waiting.get(endless, 0.3, check(False)[0])
+        polling.get_with_checks(endless, 0.3, make_check(False)[0])
 
 
-def test_only_an_object_that_lies_on_dead_nodes_alone_is_gone(monkeypatch):
+def test_only_an_object_whose_nodes_all_died_is_lost(monkeypatch):
     here = ray.put(np.zeros(100_000))
-    assert ray_waiting.gone([here, None, never]) == ""
-    monkeypatch.setattr(ray_waiting, "alive", dict)
-    assert ray_waiting.gone([None, here]) == str(here)
+    assert polling.find_lost_object([here, None, never]) == ""
+    monkeypatch.setattr(polling, "alive_nodes", dict)
+    assert polling.find_lost_object([None, here]) == str(here)

@@ -1,0 +1,185 @@
+"""Driver of a run, shared by the commands: builds its spec, follows it to its end, and writes its result."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from actors.backends.ray.metrics import PrometheusMetrics
+from actors.coordination.session import Instrumentation, RunSpec
+from actors.storage.manifest import Manifest
+from actors.types import Array
+from runner.cluster.connection import ClusterError
+from runner.commands.interrupts import Interrupts, StoppedError
+from runner.commands.monitor import RunMonitor
+from runner.config.run_config import RunConfig
+from runner.data.datasets import Dataset
+from runner.data.sources import source_states
+from runner.report.progress import Progress
+from runner.runs import artifacts
+from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError, EventStream
+from runner.runs.directory import RunDirectory
+from runner.runs.records import RoundScores
+from runner.runs.timing import Clock
+
+FAULT_INJECTION = "actors.backends.fault_injection"
+
+
+def build_run_spec(config: RunConfig, directory: RunDirectory, *, detached: bool = False) -> RunSpec:
+    """Return the specification of a run for its coordinator."""
+    root = str(directory.checkpoints.root)
+    return RunSpec(
+        directory.graph,
+        run=directory.name,
+        seed=config.seed,
+        root=root,
+        keep=config.checkpoints.keep,
+        detached=detached,
+        recovery=config.recovery.to_model(),
+        placement=config.cluster.to_model(),
+        config=config.model_dump(mode="json"),
+        instrumentation=_instrumentation(root),
+    )
+
+
+def _instrumentation(root: str) -> Instrumentation:
+    """Return the instrumentation for the faults in ``SERKET_FAULTS``; only they import the fault injection."""
+    faults = os.environ.get("SERKET_FAULTS", "").split()
+    if not faults:
+        return Instrumentation()
+    instrumentation: Instrumentation = importlib.import_module(FAULT_INJECTION).instrumentation(faults, root)
+    return instrumentation
+
+
+def check_detachable(address: str | None) -> None:
+    """Check that the cluster of a detached run outlives this process.
+
+    Raises
+    ------
+    ClusterError
+        If no address is given, so that the cluster would be started by this process.
+    """
+    if not address:
+        raise ClusterError(
+            "--detach needs a cluster that outlives this command: start one with `ray start --head`, "
+            "then give its --address"
+        )
+
+
+def start_and_follow(
+    client: CoordinatorClient,
+    data: Mapping[str, Dataset],
+    directory: RunDirectory,
+    *,
+    clock: Clock,
+    progress: Progress,
+    detach: bool,
+) -> dict[str, Any] | None:
+    """Start a run, or resume it from its commits, and follow it to its end or until it can be detached.
+
+    Returns
+    -------
+    dict
+        The contents of ``result.json``; None for a detached run.
+    """
+    monitor = RunMonitor(directory, progress, observe=PrometheusMetrics(directory.name).observe)
+    stream = client.begin(source_states(directory.graph, data))
+    if not detach:
+        return follow_to_end(client, stream, monitor, clock)
+    _detach(client, stream, monitor)
+    return None
+
+
+def _detach(client: CoordinatorClient, stream: EventStream, monitor: RunMonitor) -> None:
+    """Follow a run until it has a commit; if it fails or is interrupted before, end it."""
+    try:
+        monitor.follow(stream, until=lambda: monitor.commits > 0 or monitor.resumed)
+    except BaseException:
+        client.stop()
+        raise
+
+
+def follow_to_end(client: CoordinatorClient, stream: EventStream, monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
+    """Follow a run to its end, stop it after an interrupt, and write its result.
+
+    Raises
+    ------
+    StoppedError
+        If the run was stopped.
+    OSError
+        If a file cannot be written.
+    """
+    directory, interrupts = monitor.directory, Interrupts()
+    halted: set[str] = set()
+
+    def on_status() -> bool:
+        # A restarted coordinator does not know of the request.
+        if interrupts.requested and client.incarnation not in halted:
+            halted.add(client.incarnation)
+            client.halt("step")
+        if (monitor.commits or monitor.resumed) and "actors" not in clock.marks:
+            clock.mark("actors")
+        return False
+
+    how = f"continue with serket resume {directory.cli_name}"
+    try:
+        with interrupts.catch_signals(monitor.progress.log):
+            status = monitor.follow(stream, until=on_status)
+        clock.mark("rounds")
+        if status["ended"] == "stopped":
+            raise StoppedError(f"stopped in round {status['round']}; all updates are committed, {how}")
+        write_generated(directory, client.generate)
+    except CoordinatorEndedError as error:
+        raise StoppedError(
+            f"the run was ended, by serket stop --now or with its cluster; all commits are complete, {how}"
+        ) from error
+    except OSError as error:
+        reason = f"{error.strerror or error}; all commits are complete: correct the cause, then {how}"
+        raise OSError(error.errno, reason, error.filename or str(directory.path)) from error
+    finally:
+        client.stop()
+    clock.mark("stop")
+    return finish(monitor, clock)
+
+
+def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
+    """Write a run's models, plots and ``result.json``; return the contents of the latter."""
+    directory = monitor.directory
+    directory.write_models()
+    try:
+        artifacts.draw_plots(directory)
+    except (ValueError, OSError) as error:  # a failed plot must not fail a finished run
+        monitor.progress.log(f"not all plots could be drawn: {error}")
+    clock.mark("pictures")
+    result = build_result(monitor.scores, directory.name, time.time() - clock.started, monitor.module_seconds)
+    result["overhead_share"] = monitor.overhead_share(directory.graph.sources)
+    result["phases"] = clock.marks
+    directory.write_json("result.json", result)
+    return result
+
+
+def build_result(scores: RoundScores, run: str, seconds: float, module_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the contents of ``result.json`` and of ``--json``."""
+    return {
+        "run": run,
+        "rounds": scores.round,
+        "seconds": round(seconds, 3),
+        **{name: value for name, value in scores.fields().items() if name != "round"},
+        "module_seconds": {name: round(value, 3) for name, value in module_seconds.items()},
+    }
+
+
+def is_done(manifest: Manifest, config: RunConfig) -> bool:
+    """Return whether a commit is the last one of its run."""
+    return manifest.step is None and (manifest.converged or manifest.round >= config.schedule.rounds)
+
+
+def write_generated(directory: RunDirectory, generate: Callable[[str], Mapping[str, Array]]) -> None:
+    """Write the generated outputs of each committed module, which decode the latest messages from above."""
+    committed = directory.checkpoints.latest()
+    for module in committed.modules if committed else ():
+        if module not in directory.graph.sources:
+            directory.write_outputs(module, generate(module), "learn")

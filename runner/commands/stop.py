@@ -1,0 +1,69 @@
+"""Stop a run: ``serket stop``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from runner.commands.driver import is_done
+from runner.config.run_config import RunConfig
+from runner.runs.connect import connect_to_run
+from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
+from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+
+
+def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None]) -> str:
+    """Stop a run after its current round, with a commit, or at once; return a sentence about its progress.
+
+    Parameters
+    ----------
+    run : OpenedRun
+    now : bool
+        Whether to stop it at once.
+    log : callable
+        Receives a sentence after the coordinator has received the request.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the run is not running.
+    """
+    config, directory = run
+    detached = directory.environment().get("detached", False)
+    with connect_to_run(directory) as client:
+        if client is None:
+            raise RunDirectoryError(f"{directory.path}: the run is not running; {describe_progress(directory, config)}")
+        with suppress(CoordinatorEndedError):  # another process has ended it
+            if not now:
+                client.halt("round")
+                log("it stops after its round; --now does not wait for that")
+                if detached:
+                    _await_halt(client)
+            if detached or now:
+                client.stop()
+    with suppress(RunDirectoryError), directory.lock():  # a driver that follows the run logs its events itself
+        directory.import_saved_events()
+    if not detached:  # its cluster may end with its driver; wait for the driver's end by its lock
+        directory.wait_for_lock()
+    return describe_progress(directory, config)
+
+
+def _await_halt(client: CoordinatorClient) -> None:
+    """Wait until a run has stopped; repeat the request if the coordinator is restarted."""
+    notified = ""
+    for _events, status in client.follow():
+        if status["ended"]:
+            return
+        if client.incarnation != notified:
+            notified = client.incarnation
+            client.halt("round")
+
+
+def describe_progress(directory: RunDirectory, config: RunConfig) -> str:
+    """Return a sentence about the progress of a run and how to continue it."""
+    manifest = directory.checkpoints.latest()
+    if manifest is not None and is_done(manifest, config):
+        return f"all rounds are done; see the result with serket attach {directory.cli_name}"
+    names = directory.checkpoints.names()
+    where = f"the last commit is {names[-1]}" if names else "nothing is committed"
+    return f"{where}, continue with serket resume {directory.cli_name}"

@@ -1,0 +1,60 @@
+"""A trained run, loaded into this process: modules with the states of the last commit, and new data for the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+from actors.backends.in_process import InProcessBackend
+from actors.coordination.backend import Ref
+from actors.coordination.coordinator import Coordinator
+from actors.types import Array, State
+from runner.data.sources import Data, source_states
+from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+
+
+class TrainedRun(NamedTuple):
+    """A run's directory, a coordinator in this process, and the modules' states of the last commit."""
+
+    directory: RunDirectory
+    coordinator: Coordinator
+    states: dict[str, Ref]
+
+
+def load_trained_run(run: OpenedRun, seed: int | None = None) -> TrainedRun:
+    """Load a run's last commit into this process.
+
+    Parameters
+    ----------
+    run : OpenedRun
+    seed : int, optional
+        Seed of the modules' random draws; by default the run's seed.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the run has no commit yet.
+    """
+    config, directory = run
+    graph = directory.graph
+    manifest = directory.checkpoints.latest()
+    if manifest is None:
+        raise RunDirectoryError(f"{directory.path}: the run is not trained yet (no round is committed)")
+    trained = [name for name in manifest.modules if name not in graph.sources]  # untrained modules raise an error
+    states = {name: Ref(directory.checkpoints.state(manifest, name)) for name in trained}
+    coordinator = Coordinator(graph, InProcessBackend(), run=directory.name, seed=config.seed if seed is None else seed)
+    return TrainedRun(directory, coordinator, states)
+
+
+def new_source_states(directory: RunDirectory, data: Data) -> dict[str, State]:
+    """Return the states of a run's sources for new data; a source without data has only missing rows."""
+    missing = [name for name in directory.graph.sources if name not in data]
+    committed = directory.checkpoints.latest() if missing else None
+    trained = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
+    shapes = {name: state["values"].shape[1:] for name, state in trained.items()}
+    return source_states(directory.graph, data, shapes)
+
+
+def outputs_of(reference: Ref | None) -> Mapping[str, Array]:
+    """Return the outputs of a reference in this process, where the reference is the object itself."""
+    return cast("Mapping[str, Array]", reference)

@@ -1,0 +1,1 @@
+"""Run directories, and the connection to the coordinator of a run."""
