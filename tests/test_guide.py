@@ -1,4 +1,4 @@
-"""The guide, followed to its end: its files are written as they stand there, its commands run in their order."""
+"""Follows docs/guide.md to its end: writes its files as they are printed and runs its commands in their order."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ GUIDE = (Path(__file__).parents[1] / "docs" / "guide.md").read_text(encoding="ut
 pytestmark = [pytest.mark.ray, pytest.mark.guide]
 
 
-def blocks(language):
+def code_blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    """The directory in which somebody has followed the guide, and what each command has said."""
-    home, said = tmp_path_factory.mktemp("guide"), {}
-    (home / "counting.py").write_text(blocks("python")[0])
-    (home / "model.yaml").write_text(blocks("yaml")[0])
+    """The directory in which the guide was followed, and the standard output of each command by its name."""
+    home, outputs = tmp_path_factory.mktemp("guide"), {}
+    (home / "counting.py").write_text(code_blocks("python")[0])
+    (home / "model.yaml").write_text(code_blocks("yaml")[0])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"}
-    for line in "".join(blocks("console")).splitlines():
-        program, *words = shlex.split(line)
+    for line in "".join(code_blocks("console")).splitlines():
+        program, *arguments = shlex.split(line)
         assert program == "serket"
-        command = [sys.executable, "-m", "runner.cli", *words]
+        command = [sys.executable, "-m", "runner.cli", *arguments]
         done = subprocess.run(
             command, cwd=home, env=environment, capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        said[words[0]] = done.stdout
-    return home, said
+        outputs[arguments[0]] = done.stdout
+    return home, outputs
 
 
 def test_the_module_passes_every_check(followed):
     assert "24 passed, 0 failed, 0 not applicable" in followed[1]["check"]
 
 
-def test_the_model_learns_and_the_module_has_its_part(followed):
+def test_the_model_learns_with_the_module_in_it(followed):
     home, _ = followed
     result = json.loads((home / "runs" / "mine" / "result.json").read_text())
     assert result["accuracy"] > 0.8
@@ -56,5 +56,5 @@ def test_new_rows_are_recognized_from_both_sources(followed):
     assert re.search(r"rows\s+200", followed[1]["recognize"])
 
 
-def test_a_package_is_there_to_begin_with(followed):
+def test_a_package_is_written(followed):
     assert (followed[0] / "night-sounds" / "pyproject.toml").exists()
