@@ -1,4 +1,4 @@
-# Two commands for a fresh machine with Python 3.11: `make mnist` and `make test`.
+# On a fresh machine with Python 3.11, start with `make mnist` or `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -32,8 +32,8 @@ check: $(VENV)/.installed-dev
 test: check
 	$(BIN)/python -m pytest
 
-# Kills modules, coordinators, drivers, nodes and links on purpose, and prints what was seen. Mostly that is waiting, so
-# two halves run side by side: 12 and 14 minutes on 2 cores.
+# Fault injection: kill modules, coordinators, drivers, nodes and network links, and print what was observed. Most of the
+# time is spent waiting, so two halves run in parallel: 12 and 14 minutes on 2 cores.
 FAULTS_HERE := matrix soak power_cut hosts
 FAULTS_BESIDE := detached disk driver nodes
 
@@ -42,15 +42,15 @@ test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --faults $(FAULTS_BESIDE:%=tests/faults/test_%.py); beside=$$?; \
 	wait $$here && exit $$beside
 
-# What takes long and says little more than its quicker neighbours.
+# Slow tests, which add little to the fast ones.
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --slow --faults -m slow
 
-# The guide, followed to its end, and the package that a new module begins as, installed into a fresh environment.
+# Run the guide, and the package written by `serket new-module` in a fresh virtual environment.
 test-plugins: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --guide tests/test_guide.py tests/test_new_module.py
 
-# Clusters of several nodes on this machine, and two hosts as network namespaces where those are allowed.
+# Clusters of several nodes on this machine, and two hosts as network namespaces if those are permitted.
 test-multinode: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --multinode tests/multinode
 

@@ -1,7 +1,7 @@
-"""Accuracy and seconds of whole runs, and of what they are compared with: ``python -m tests.benchmarks.accuracy``.
+"""Accuracy and run time of whole runs, controls and other methods: ``python -m tests.benchmarks.accuracy``.
 
-Every row of the table is a set of runs of ``serket run`` over seeds; the honesty controls show what the figures would
-be if the order of the rows did the work alone. ``--curve PNG`` draws accuracy against seconds.
+Each row of the table is a set of runs of ``serket run`` with different seeds. The controls show how much of the
+accuracy is due to the order of the rows. ``--curve PNG`` draws accuracy against seconds.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from scipy.stats import t as student
 
 from runner.data.datasets import load
 from runner.report.clustering_metrics import match, score
-from tests.benchmarks import others
+from tests.benchmarks import other_methods
 from tests.benchmarks.orders import ORDERS, ROWS, rows_for
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ("mnist.yaml", "vae_gmm.yaml", "tutorial.yaml", "digits.yaml")
-BARE = ", not calibrated"
-NOT_CALIBRATED = tuple(name + BARE for name in ("in order", *ORDERS, "shuffled"))
+SUFFIX = ", not calibrated"
+NOT_CALIBRATED = tuple(name + SUFFIX for name in ("in order", *ORDERS, "shuffled"))
 SHUFFLED = ("shuffled", "shuffled, without MM")
-OTHERS = tuple(others.METHODS)
+OTHER_METHODS = tuple(other_methods.METHODS)
 UNSEEN = ("2,000 others in order", "2,000 others out of order")
 
 
-def serket(*words: object) -> dict[str, Any]:
-    """Run the command and return its result."""
-    command = [sys.executable, "-m", "runner.cli", *map(str, words), "--json"]
+def serket(*arguments: object) -> dict[str, Any]:
+    """Run a ``serket`` command and return its result."""
+    command = [sys.executable, "-m", "runner.cli", *map(str, arguments), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def train(config: str, settings: list[str], runs: Path) -> dict[str, Any]:
-    """Train and return the result."""
-    return serket("run", ROOT / "configs" / config, "--runs", runs, *(word for s in settings for word in ("--set", s)))
+    """Train the model of a model file and return the result."""
+    options = [argument for setting in settings for argument in ("--set", setting)]
+    return serket("run", ROOT / "configs" / config, "--runs", runs, *options)
 
 
 def train_on(order: str, seed: int, settings: list[str], runs: Path) -> dict[str, Any]:
-    """Train on digits in another order and return the result."""
+    """Train on MNIST digits in another order and return the result."""
     classes = ORDERS[order](seed)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder, "rows.npy"), rows_for(classes, seed))
@@ -58,14 +59,14 @@ def train_on(order: str, seed: int, settings: list[str], runs: Path) -> dict[str
 
 
 def one_cycle(transitions: np.ndarray, classes: np.ndarray, categories: np.ndarray) -> bool:
-    """Say whether each class's likeliest successor is the next digit."""
+    """Return whether the most probable successor of each class is the next digit."""
     digit = match(classes, categories)
     successors = transitions.argmax(axis=1)
     return len(digit) == len(successors) and all(digit[int(successors[k])] == (d + 1) % 10 for k, d in digit.items())
 
 
 def in_order(seed: int, runs: Path, config: str = "mnist.yaml") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the result of the reference task, and of recognising other digits with what was learnt."""
+    """Yield the results of training on digits in order and, for the reference task, of recognizing other digits."""
     result = train(config, [f"seed={seed}"], runs)
     path = runs / result["run"]
     if config == "mnist.yaml":
@@ -74,38 +75,38 @@ def in_order(seed: int, runs: Path, config: str = "mnist.yaml") -> Iterator[tupl
         result["cycle"] = one_cycle(transitions, np.loadtxt(path / "module002_gmm" / "class_learn.txt"), labels)
     yield config, result
     if config == "mnist.yaml":
-        for name, words in zip(UNSEEN, ([], ["--unordered"]), strict=True):
+        for name, options in zip(UNSEEN, ([], ["--unordered"]), strict=True):
             started = time.time()
-            found = serket("recognize", path, "mnist", "--offset", 300, *words)
-            yield name, {**found, "seconds": time.time() - started}
+            recognized = serket("recognize", path, "mnist", "--offset", 300, *options)
+            yield name, {**recognized, "seconds": time.time() - started}
 
 
 @cache
 def latents(seed: int, runs: Path) -> tuple[np.ndarray, float]:
-    """Return the latent vectors of the reference model's VAE trained alone, and how long that took."""
-    found = train("mnist.yaml", [f"seed={seed}", "schedule.steps=[vae]"], runs)
-    return np.loadtxt(runs / found["run"] / "module001_vae" / "z_learn.txt"), found["seconds"]
+    """Return the latent vectors of the reference model's VAE trained alone, and the seconds that this took."""
+    result = train("mnist.yaml", [f"seed={seed}", "schedule.steps=[vae]"], runs)
+    return np.loadtxt(runs / result["run"] / "module001_vae" / "z_learn.txt"), result["seconds"]
 
 
 def results(name: str, seed: int, runs: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what comes of one case with one seed: names of rows of the table, and results."""
+    """Yield the results of one case with one seed, each with the name of its row in the table."""
     if name in CONFIGS:
         yield from in_order(seed, runs, name)
     elif name in SHUFFLED:
-        # Without MM: the same starts and sweeps, but mm never speaks.
+        # Without MM: the same starts and sweeps, but mm is never updated and sends no messages.
         alone = [] if name == "shuffled" else ["schedule.steps.1={steps: [gmm], repeat: 10, tolerance: 5.0, chains: 2}"]
         yield name, train("mnist.yaml", [f"seed={seed}", "data.order=shuffled", *alone], runs)
     elif name in NOT_CALIBRATED:
-        order, settings = name.removesuffix(BARE), ["modules.gmm.calibrate=false"]
+        order, settings = name.removesuffix(SUFFIX), ["modules.gmm.calibrate=false"]
         if order in ORDERS:
             yield name, train_on(order, seed, settings, runs)
         else:
-            where = "shuffled" if order == "shuffled" else "cyclic"
-            yield name, train("mnist.yaml", [f"seed={seed}", f"data.order={where}", *settings], runs)
-    elif name in OTHERS:
+            data_order = "shuffled" if order == "shuffled" else "cyclic"
+            yield name, train("mnist.yaml", [f"seed={seed}", f"data.order={data_order}", *settings], runs)
+    elif name in OTHER_METHODS:
         Z, seconds = latents(seed, runs)
         started = time.time()
-        scores = score(others.METHODS[name](Z), load("mnist", count=ROWS, order="cyclic").categories)
+        scores = score(other_methods.METHODS[name](Z), load("mnist", count=ROWS, order="cyclic").categories)
         seconds += time.time() - started
         yield name, {"accuracy": scores.accuracy, "nmi": scores.nmi, "seconds": seconds}
     else:
@@ -113,36 +114,38 @@ def results(name: str, seed: int, runs: Path) -> Iterator[tuple[str, dict[str, A
 
 
 def print_table(table: dict[str, list[dict[str, Any]]]) -> None:
-    """Print a line a case, and the interval of the paired difference on shuffled rows."""
-    print("\n| what | seeds | accuracy: least | median | NMI: least | seconds: median | most |")
+    """Print one row for each case, and the confidence interval of the paired difference on shuffled rows."""
+    print("\n| case | seeds | accuracy: least | median | NMI: least | seconds: median | most |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, found in table.items():
-        accuracy, nmi, seconds = (np.array([f[key] for f in found], float) for key in ("accuracy", "nmi", "seconds"))
-        print(f"| {name} | {len(found)} | {accuracy.min():.4f} | {np.median(accuracy):.4f} | {nmi.min():.4f} "
+    for name, row in table.items():
+        accuracy, nmi, seconds = (
+            np.array([result[key] for result in row], float) for key in ("accuracy", "nmi", "seconds")
+        )
+        print(f"| {name} | {len(row)} | {accuracy.min():.4f} | {np.median(accuracy):.4f} | {nmi.min():.4f} "
               f"| {np.median(seconds):.1f} | {seconds.max():.1f} |")  # fmt: skip
-    cycles = [found["cycle"] for found in table.get("mnist.yaml", ())]
+    cycles = [result["cycle"] for result in table.get("mnist.yaml", ())]
     if cycles:
         print(f"\nthe transitions' argmax is the ten-cycle in {sum(cycles)} of {len(cycles)} seeds")
-    pairs = [[f["accuracy"] for f in table[name]] for name in SHUFFLED if name in table]
+    pairs = [[result["accuracy"] for result in table[name]] for name in SHUFFLED if name in table]
     if len(pairs) == 2 and len(pairs[0]) > 1:
         difference = np.subtract(*pairs)
-        half = student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
-        print(f"\nshuffled, with MM less without: {difference.mean():+.4f} ± {half:.4f} (95 %)")
+        half_width = student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
+        print(f"\nshuffled, with MM minus without: {difference.mean():+.4f} ± {half_width:.4f} (95 %)")
 
 
-def curve_of(path: Path, seconds: float) -> list[tuple[float, float]]:
-    """Return (seconds since the process began, accuracy) of each round of a run that took `seconds` in all."""
+def accuracy_curve(path: Path, seconds: float) -> list[tuple[float, float]]:
+    """Return (seconds since the start of the process, accuracy) of each round of a run that took `seconds` in total."""
     events = [json.loads(line) for line in (path / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     ended = (path / "result.json").stat().st_mtime
     return [(e["time"] - (ended - seconds), e["accuracy"]) for e in events if e["event"] == "scores"]
 
 
 def draw_curves(curves: dict[str, list[list[tuple[float, float]]]], path: Path) -> None:
-    """Draw accuracy against seconds, a line a run."""
+    """Draw accuracy against seconds, one line for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="seconds since the command was given", ylabel="accuracy", ylim=(0.0, 1.02))
+    axes = figure.add_subplot(xlabel="seconds since the start of the command", ylabel="accuracy", ylim=(0.0, 1.02))
     for colour, (name, runs) in enumerate(curves.items()):
         for number, points in enumerate(runs):
             label = f"{name}, {len(runs)} seeds" if number == 0 else None
@@ -154,12 +157,12 @@ def draw_curves(curves: dict[str, list[list[tuple[float, float]]]], path: Path) 
 
 
 def main() -> None:
-    """Run the cases and print a line each, then the table."""
-    every = [*CONFIGS, *ORDERS, *SHUFFLED, *NOT_CALIBRATED, *OTHERS]
+    """Run the cases, print one line for each result, and then the table."""
+    cases = [*CONFIGS, *ORDERS, *SHUFFLED, *NOT_CALIBRATED, *OTHER_METHODS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", nargs="*", choices=every, default=every)
-    parser.add_argument("--curve", type=Path, help="where to draw accuracy against seconds (PNG)")
+    parser.add_argument("--only", nargs="*", choices=cases, default=cases)
+    parser.add_argument("--curve", type=Path, help="PNG file for the plot of accuracy against seconds")
     arguments = parser.parse_args()
     table: dict[str, list[dict[str, Any]]] = {}
     curves: dict[str, list[list[tuple[float, float]]]] = {}
@@ -170,7 +173,7 @@ def main() -> None:
                 for name, result in results(case, seed, runs):
                     table.setdefault(name, []).append(result)
                     if name in CONFIGS:
-                        curves.setdefault(name, []).append(curve_of(runs / result["run"], result["seconds"]))
+                        curves.setdefault(name, []).append(accuracy_curve(runs / result["run"], result["seconds"]))
                     print(f"{name:<42} seed {seed}  accuracy {result['accuracy']:.4f}  nmi {result['nmi']:.4f}  "
                           f"{result['seconds']:.1f} s", flush=True)  # fmt: skip
     print_table(table)

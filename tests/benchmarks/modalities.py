@@ -1,7 +1,7 @@
-"""What two modalities are worth together: ``python -m tests.benchmarks.modalities [SEED …]``.
+"""Accuracy with one and with several modalities: ``python -m tests.benchmarks.modalities [SEED …]``.
 
-Pictures alone (VAE + GMM), words alone (MLDA), both (`configs/vae_gmm_mlda.yaml`), both and the order
-(`configs/vae_gmm_mlda_mm.yaml`), and two pictures of each digit (`configs/two_cameras.yaml`), in one process each.
+Pictures alone (VAE + GMM), words alone (MLDA), both (`configs/vae_gmm_mlda.yaml`), both with the order of the rows
+(`configs/vae_gmm_mlda_mm.yaml`), and two pictures of each digit (`configs/two_cameras.yaml`), each in this process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from runner.config.run_config import RunConfig, load_config
 from runner.data.sources import common_categories, source_states
@@ -51,23 +51,24 @@ MODELS = {
 }
 
 
-def learn(config: RunConfig, module: str) -> tuple[float, float]:
-    """Return the accuracy of a module's classes and how many seconds it took."""
+def train(config: RunConfig, module: str) -> tuple[float, float]:
+    """Train the model; return the accuracy of the classes of `module`, and the seconds that this took."""
     data = config.load_data()
-    coordinator = Coordinator(config.graph(), InProcess(), seed=config.seed)
+    coordinator = Coordinator(config.graph, InProcessBackend(), seed=config.seed)
     started = time.perf_counter()
-    coordinator.start(source_states(config.graph(), data))
+    coordinator.start(source_states(config.graph, data))
     coordinator.run_rounds()
     return accuracy(coordinator.outputs(module)["class"], common_categories(data)), time.perf_counter() - started
 
 
 def main(seeds: list[int]) -> None:
+    """Print the table, with one column for each seed."""
     print("| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " | seconds |")
     print("| --- |" + " --- |" * (len(seeds) + 1))
     for name, (path, settings, module) in MODELS.items():
-        found = [learn(load_config(path, [*settings, f"seed={seed}"]), module) for seed in seeds]
-        seconds = sorted(took for _, took in found)[len(found) // 2]
-        print(f"| {name} | " + " | ".join(f"{score:.3f}" for score, _ in found) + f" | {seconds:.0f} |", flush=True)
+        results = [train(load_config(path, [*settings, f"seed={seed}"]), module) for seed in seeds]
+        median = sorted(seconds for _, seconds in results)[len(results) // 2]
+        print(f"| {name} | " + " | ".join(f"{score:.3f}" for score, _ in results) + f" | {median:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

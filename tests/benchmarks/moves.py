@@ -1,7 +1,7 @@
-"""How often a chain ends in the right optimum, and what a second is worth: ``python -m tests.benchmarks.moves``.
+"""Share of chains that end in the right optimum, also per second: ``python -m tests.benchmarks.moves``.
 
-GMM + MM on the latent vectors of VAEs that were trained alone; a chain is right with an accuracy of at least
-:data:`RIGHT`. In one process, so that the seconds are those of the numerics.
+GMM + MM on the latent vectors of VAEs trained alone. A chain is right if its accuracy is at least :data:`RIGHT`. All
+runs are in this process, so that the seconds are those of the numerical work.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import time
 from typing import Any
 
 import numpy as np
-from actors.graph.spec import Connection, ModuleSpec
 
-from actors.backends.in_process import InProcess
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from runner.data.datasets import Dataset, load
 from runner.report.clustering_metrics import accuracy
 
@@ -35,26 +35,26 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one chain from the sequence, no annealing": ({"start": "sequence", "iterations": 2}, {"anneal": (1.0, 1.0)}),
     "… calibrated": ({"start": "sequence", "iterations": 2, "calibrate": True}, {"anneal": (1.0, 1.0)}),
 }
-"""Parameters of the GMM, and of the block."""
+"""Parameters of the GMM and of the block, by name of the variant."""
 
 
-def learn(graph: Graph, rows: np.ndarray, seed: int) -> Coordinator:
-    """Return a coordinator after the graph's rounds."""
-    coordinator = Coordinator(graph, InProcess(), seed=seed)
+def train(graph: Graph, rows: np.ndarray, seed: int) -> Coordinator:
+    """Run all rounds of the graph; return the coordinator."""
+    coordinator = Coordinator(graph, InProcessBackend(), seed=seed)
     coordinator.start({"data": {"values": rows}})
     coordinator.run_rounds()
     return coordinator
 
 
 def latents(data: Dataset, seed: int, epochs: int = 200) -> np.ndarray:
-    """Return what a VAE alone makes of the digits, (N, 18)."""
+    """Return the latent vectors (N, 18) of the digits from a VAE that is trained alone."""
     vae = ModuleSpec("vae", "vae", {"latent_dim": 18, "epochs": epochs, "batch_size": 500}, threads=2)
     graph = Graph([ModuleSpec("data", "observation"), vae], [Connection("data", "vae")])
-    return learn(graph, data.observations, seed).outputs("vae")["z"].astype(np.float64)
+    return train(graph, data.observations, seed).outputs("vae")["z"].astype(np.float64)
 
 
 def model(gmm: dict[str, Any], block: dict[str, Any]) -> Graph:
-    """Return GMM + MM over rows that are there already."""
+    """Return a graph of GMM and MM over latent vectors."""
     exchanges = Block((Step("gmm"), Step("mm")), **{**BLOCK, **block})
     modules = [ModuleSpec("data", "observation"), ModuleSpec("gmm", "gmm", {**GMM, **gmm}), ModuleSpec("mm", "markov")]
     schedule = Schedule(1, (exchanges, Step("gmm", {"iterations": 0})))
@@ -62,24 +62,24 @@ def model(gmm: dict[str, Any], block: dict[str, Any]) -> Graph:
 
 
 def main() -> None:
-    """Print a line a variant."""
+    """Print one row for each variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5, help="VAEs")
-    parser.add_argument("--chains", type=int, default=2, help="runs on each")
+    parser.add_argument("--seeds", type=int, default=5, help="number of VAEs")
+    parser.add_argument("--chains", type=int, default=2, help="number of runs for each VAE")
     arguments = parser.parse_args()
     data = load("mnist", count=3000, order="cyclic")
     rows = [latents(data, seed) for seed in range(arguments.seeds)]
-    print("| what | runs | P(accuracy ≥ 0.98) | accuracy: least | median | seconds | P a second |")
+    print("| variant | runs | P(accuracy ≥ 0.98) | accuracy: least | median | seconds | P a second |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, (gmm, block) in VARIANTS.items():
-        graph, found, started = model(gmm, block), [], time.perf_counter()
+        graph, accuracies, started = model(gmm, block), [], time.perf_counter()
         for Z in rows:
             for seed in range(arguments.chains):
-                found.append(accuracy(learn(graph, Z, seed).outputs("gmm")["class"], data.categories))
-        seconds = (time.perf_counter() - started) / len(found)
-        right = np.mean([each >= RIGHT for each in found])
-        print(f"| {name} | {len(found)} | {right:.2f} | {min(found):.3f} | {np.median(found):.3f} | {seconds:.1f} "
-              f"| {right / seconds:.2f} |", flush=True)  # fmt: skip
+                accuracies.append(accuracy(train(graph, Z, seed).outputs("gmm")["class"], data.categories))
+        seconds = (time.perf_counter() - started) / len(accuracies)
+        right = np.mean([each >= RIGHT for each in accuracies])
+        print(f"| {name} | {len(accuracies)} | {right:.2f} | {min(accuracies):.3f} | {np.median(accuracies):.3f} "
+              f"| {seconds:.1f} | {right / seconds:.2f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Digits in other orders than the reference task's: what the honesty controls learn from."""
+"""MNIST digits in other orders than that of the reference task, for the controls of the accuracy benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROWS = 3000
 
 
 def noisy(seed: int) -> np.ndarray:
-    """The cycle, but one transition in ten goes anywhere."""
+    """Return the classes of a cycle in which one transition in ten is random."""
     generator = np.random.default_rng(seed)
     classes = np.zeros(ROWS, np.int64)
     for t in range(1, ROWS):
@@ -21,7 +21,10 @@ def noisy(seed: int) -> np.ndarray:
 
 
 def uneven(seed: int) -> np.ndarray:
-    """A Markov chain of three successors a class (and a little of all) whose classes are 0.03 to 0.2 frequent."""
+    """Return the classes of a random Markov chain with class frequencies of 0.03 to 0.2.
+
+    Each class has three probable successors; all others have a small probability.
+    """
     generator = np.random.default_rng(seed)
     while True:
         T = np.full((10, 10), 0.003)
@@ -37,7 +40,7 @@ def uneven(seed: int) -> np.ndarray:
 
 
 def nine(_seed: int) -> np.ndarray:
-    """A cycle of the digits 0 to 8, learnt with ten classes."""
+    """Return the classes of a cycle of the digits 0 to 8, which the model learns with ten classes."""
     return np.arange(ROWS) % 9
 
 
@@ -47,7 +50,7 @@ ORDERS: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def rows_for(classes: np.ndarray, seed: int) -> np.ndarray:
-    """Return real digits of these classes; the 500 of each are used again once they are used up."""
+    """Return MNIST digits of these classes; the 500 digits of a class are repeated if there are more rows."""
     digits = load("mnist", count=5000, order="given")
     generator = np.random.default_rng(seed)
     pools = {k: np.flatnonzero(digits.categories == k) for k in range(10)}
@@ -55,6 +58,6 @@ def rows_for(classes: np.ndarray, seed: int) -> np.ndarray:
     for k, pool in pools.items():
         where = np.flatnonzero(classes == k)
         repeats = -(-len(where) // len(pool)) if len(where) else 0
-        mixed = [generator.permutation(pool) for _ in range(repeats)]
-        chosen[where] = np.concatenate([*mixed, np.empty(0, np.int64)])[: len(where)]
+        shuffled = [generator.permutation(pool) for _ in range(repeats)]
+        chosen[where] = np.concatenate([*shuffled, np.empty(0, np.int64)])[: len(where)]
     return digits.observations[chosen]

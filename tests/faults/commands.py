@@ -1,4 +1,4 @@
-"""Runs of the command line in processes of their own, which a test may kill."""
+"""Run ``serket`` commands in processes of their own, which tests can interrupt and kill."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ schedule:
   rounds: 3
   steps: [encoder, {steps: [encoder, mirror], repeat: 2}, mirror]
 """
-"""Waits wherever a test closes a gate (:class:`tests.support.toy_modules.Encoder`)."""
+"""A model of toy modules, whose encoder waits at closed gates (:class:`tests.support.toy_modules.Encoder`)."""
 
 REAL = """
 name: real
@@ -41,21 +41,21 @@ schedule:
   rounds: 3
   steps: [encoder, {steps: [gmm, mm], repeat: 3, chains: 2}, {module: gmm, set: {iterations: 0}}]
 """
-"""The numerics too, and chains."""
+"""A model with the built-in GMM and MM, and with chains."""
 
 
 def environment(**extra):
-    """Return the environment of a process that finds this checkout."""
+    """Return the environment of a process that imports this checkout."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", **extra}
 
 
 class Command:
-    """`serket …` in a process group of its own, as a terminal starts it."""
+    """A running ``serket`` command in a process group of its own, as a terminal starts it."""
 
-    def __init__(self, *words, **extra):
-        self.said = ""
+    def __init__(self, *arguments, **extra):
+        self.output = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "runner.cli", *map(str, words)],
+            [sys.executable, "-m", "runner.cli", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -68,59 +68,51 @@ class Command:
         """Send a signal to the process alone."""
         self.process.send_signal(number)
 
-    def press(self):
-        """Press Ctrl-C: a terminal tells all processes of the group."""
+    def press_ctrl_c(self):
+        """Send SIGINT to all processes of the group, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def heard(self, word):
-        """Wait until it says a line with `word`."""
+    def wait_for_output(self, text):
+        """Wait until the command prints a line that contains `text`."""
         for line in self.process.stdout:
-            self.said += line
-            if word in line:
+            self.output += line
+            if text in line:
                 return
-        raise AssertionError(f"it never said {word!r}: {self.said}")
+        raise AssertionError(f"{text!r} is not in the output: {self.output}")
 
     def kill(self):
-        """Kill it; Ray's own processes notice by themselves."""
+        """Kill the process; Ray's own processes detect this by themselves."""
         self.process.kill()
         self.process.communicate(timeout=60)
 
-    def end(self, code=0, seconds=120):
-        """Wait for its end and return what it said."""
-        self.said += self.process.communicate(timeout=seconds)[0]
-        assert code in (None, self.process.returncode), self.said
-        assert "Traceback" not in self.said
-        return self.said
+    def wait(self, code=0, seconds=120):
+        """Wait until the command exits with status `code` (any if None); return its output."""
+        self.output += self.process.communicate(timeout=seconds)[0]
+        assert code in (None, self.process.returncode), self.output
+        assert "Traceback" not in self.output
+        return self.output
 
 
-def serket(*words, code=0, **extra):
-    """Run `serket …` to its end; what it said."""
-    return Command(*words, **extra).end(code)
+def serket(*arguments, code=0, **extra):
+    """Run a ``serket`` command until it exits with status `code`; return its output."""
+    return Command(*arguments, **extra).wait(code)
 
 
 def events(path):
-    """Return the events that a run has told so far."""
+    """Return the events in the log of the run in the directory `path`."""
     file = Path(path) / "events.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for(path, event, seconds=90.0, **fields):
-    """Wait until a run has told an event with such fields."""
-    wait_until(
-        lambda: any(e["event"] == event and all(e.get(k) == v for k, v in fields.items()) for e in events(path)),
-        seconds,
-    )
-
-
 def digests(path, checkpoints=None):
-    """Return the digests of all files of a run's last commit, and its figures by round."""
+    """Return the name, sequence number and file digests of a run's last commit, and the contents of metrics.csv."""
     manifest = Checkpoints(checkpoints or Path(path) / "checkpoints").latest()
     files = {(m, label): file.digest for m, record in manifest.modules.items() for label, file in record.files.items()}
     return manifest.name, manifest.sequence, files, (Path(path) / "metrics.csv").read_text()
 
 
 class Gates:
-    """Places where a run waits: ``2-1`` is step 1 of round 2."""
+    """A directory of gates, at which the encoder of :data:`MODEL` waits: ``2-1`` is step 1 of round 2."""
 
     def __init__(self, directory, *closed):
         self.directory = Path(directory)
@@ -129,33 +121,33 @@ class Gates:
         for name in closed:
             (self.directory / name).touch()
 
-    def reached(self, name):
-        """Wait until the run waits there."""
+    def wait_until_reached(self, name):
+        """Wait until the encoder waits at a gate."""
         wait_until((self.directory / f"waiting-{name}").exists, 90)
 
     def open(self):
-        """Let it go on."""
+        """Open all gates."""
         for path in self.directory.iterdir():
             path.unlink()
 
 
-def inspected(path, **extra):
-    """Return what ``serket inspect`` finds."""
+def inspect(path, **extra):
+    """Return the output of ``serket inspect --json``."""
     return json.loads(serket("inspect", path, "--json", **extra).splitlines()[-1])
 
 
-def actors(run):
-    """Return the processes of a run's modules by name, as they were placed last."""
-    return {event["module"]: event["pid"] for event in events(run) if event["event"] == "placed"}
+def module_pids(path):
+    """Return the last process id of each module of a run."""
+    return {event["module"]: event["pid"] for event in events(path) if event["event"] == "placed"}
 
 
-def gone(pid):
-    """Whether a process has ended."""
+def has_ended(pid):
+    """Return whether a process has ended."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def free_ports(count):
-    """Return ports that nobody listens on."""
+    """Return ports on which no process listens."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -165,7 +157,7 @@ def free_ports(count):
 
 @contextlib.contextmanager
 def standing_cluster(directory, **extra):
-    """Start a cluster that outlives its drivers; its address."""
+    """Start a Ray cluster with ``ray start``, which outlives its drivers; yield its address."""
     port, client = free_ports(2)
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",

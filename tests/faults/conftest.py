@@ -1,4 +1,4 @@
-"""Prints what was seen of the deaths, and keeps a cluster that outlives the drivers of its runs."""
+"""Fixtures of the fault-injection tests, and the table of recovery times that is printed after them."""
 
 import os
 import secrets
@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import table
+from tests.faults import recovery_table
 from tests.faults.commands import MODEL, Gates, digests, serket, standing_cluster
 
 
 def pytest_terminal_summary(terminalreporter):
-    if table.ROWS:
-        terminalreporter.section("deaths")
-        for line in table.lines():
+    if recovery_table.ROWS:
+        terminalreporter.section("recovery times")
+        for line in recovery_table.lines():
             terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def address():
-    """The address of a cluster that stands by itself, where runs that ended are soon forgotten.
+    """The address of a cluster that outlives its drivers and ends the actors of finished runs after 4 seconds.
 
-    Its token is known to the commands that are started here.
+    Commands that are started in this process know its token.
     """
-    directory = Path("/tmp") / f"serket-{os.getpid()}"  # a socket's name must be short
+    directory = Path("/tmp") / f"serket-{os.getpid()}"  # the path of a socket must be short
     directory.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -35,7 +35,7 @@ def address():
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory):
-    """A model file whose rounds take a while."""
+    """The path of a model file with toy modules."""
     path = tmp_path_factory.mktemp("config") / "small.yaml"
     path.write_text(MODEL)
     return path
@@ -43,7 +43,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def expected(config, address, tmp_path_factory):
-    """What an uninterrupted run leaves."""
+    """The digests of an uninterrupted run."""
     runs = tmp_path_factory.mktemp("expected")
     serket("run", config, "--runs", runs, "--address", address)
     return digests(runs / "small")
@@ -51,5 +51,5 @@ def expected(config, address, tmp_path_factory):
 
 @pytest.fixture
 def gates(tmp_path):
-    """A gate that is closed in the first step of the second round."""
+    """Gates of which the one in the first step of the second round is closed."""
     return Gates(tmp_path / "gates", "2-0")

@@ -1,7 +1,7 @@
-"""Two hosts, of which one is cut off while a module learns on it: ``python -m tests.faults.hosts [SCENE …]``.
+"""Two hosts, one of which is disconnected while a module learns on it: ``python -m tests.faults.hosts [SCENARIO …]``.
 
-The hosts are network namespaces with addresses of their own on a bridge, and ask each other for a token. The program
-itself lives in the root namespace, from where the link can be cut, and runs each scene in a driver on host 1.
+The hosts are network namespaces with addresses of their own on a bridge, and require a token of each other. This
+program runs in the root namespace, from which the link can be cut; it runs each scenario in a driver on host 1.
 """
 
 import json
@@ -15,12 +15,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.faults.scenes import DISTURBED, LARGE, Scene, perform, quick_health_checks
+from tests.faults.scenarios import FAULTY_ROUND, LARGE, Scenario, run_and_print, shorten_health_checks
 
 NETWORK = "10.77.7"
 PORT = 6399
-HEAD = {"resources": {"head": 0.01}}
-LEARNS = ("update", {"module": "gmm", "round": DISTURBED, "exchange": 0})
+ON_HEAD = {"resources": {"head": 0.01}}
+GMM_LEARNS = ("update", {"module": "gmm", "round": FAULTY_ROUND, "exchange": 0})
 RAY = [str(Path(sys.executable).with_name("ray"))]
 
 
@@ -28,8 +28,8 @@ def ip(*arguments, check=True):
     subprocess.run(["ip", *arguments], check=check, capture_output=not check)
 
 
-def allowed():
-    """Whether namespaces may be made here."""
+def namespaces_allowed():
+    """Return whether this process may create network namespaces."""
     probe = f"srk{os.getpid()}"
     with suppress(OSError):
         made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode == 0
@@ -40,7 +40,7 @@ def allowed():
 
 
 class Hosts:
-    """Two hosts on a bridge, and Ray on them; host 1 is the head, the modules' GPUs are on either."""
+    """Two hosts on a bridge, with Ray on each: host 1 is the head and has the CPUs, host 2 has a GPU."""
 
     def __init__(self):
         self.tag = str(os.getpid() % 100000)
@@ -70,7 +70,7 @@ class Hosts:
 
     def __exit__(self, *_):
         for number in list(self.processes):
-            self.end(number)
+            self.stop(number)
         for number in (1, 2):
             ip("link", "del", self.name("v", number), check=False)
             ip("netns", "del", self.name("h", number), check=False)
@@ -81,7 +81,7 @@ class Hosts:
     def name(self, kind, number=""):
         return f"s{kind}{self.tag}{number}"
 
-    def on(self, number, *command, **options):
+    def popen(self, number, *command, **options):
         """Start a program on a host, in a process group of its own."""
         command = ["ip", "netns", "exec", self.name("h", number), *command]
         return subprocess.Popen(command, env=self.environment, start_new_session=True, **options)
@@ -92,26 +92,26 @@ class Hosts:
         if number != 1:
             role = [f"--address={NETWORK}.1:{PORT}", "--num-cpus=0", "--num-gpus=1"]
         store = "--object-store-memory=100000000"
-        # Apart from any other cluster of this machine; the other nodes do as the head does.
+        # Separate from other clusters on this machine; the other nodes use the head's directory.
         temporary = [f"--temp-dir=/tmp/{self.name('r', number)}"] if number == 1 else []
         log = (self.home / f"host{number}.log").open("a")
         host = 1 if number == "spare" else number
         address = f"--node-ip-address={NETWORK}.{host}"
         command = [*RAY, "start", *role, address, store, *temporary, "--block", "--disable-usage-stats"]
-        self.processes[number] = self.on(host, *command, stdout=log, stderr=log)
+        self.processes[number] = self.popen(host, *command, stdout=log, stderr=log)
 
     def start_both(self):
-        """Start Ray on host 1, wait until it answers, and start it on host 2."""
+        """Start Ray on host 1, wait until it responds, and start Ray on host 2."""
         self.start(1)
         health = [*RAY, "health-check", "--address", f"{NETWORK}.1:{PORT}"]
-        until = time.monotonic() + 60
-        while self.on(1, *health, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait():
-            assert time.monotonic() < until, (self.home / "host1.log").read_text()
+        deadline = time.monotonic() + 60
+        while self.popen(1, *health, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait():
+            assert time.monotonic() < deadline, (self.home / "host1.log").read_text()
             time.sleep(0.2)
         self.start(2)
 
-    def end(self, number):
-        """End Ray on a host: ``ray start --block`` takes down what it has started."""
+    def stop(self, number):
+        """Stop Ray on a host: ``ray start --block`` ends the processes that it has started."""
         process = self.processes.pop(number)
         process.terminate()
         try:
@@ -121,98 +121,100 @@ class Hosts:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def link(self, state):
-        """Cut (``down``) or mend (``up``) the link of host 2."""
+    def set_link(self, state):
+        """Cut (``down``) or restore (``up``) the link of host 2."""
         ip("link", "set", self.name("v", 2), state)
 
 
 def a_spare_node():
-    """The link of the module's host is cut, and a node on the other host can hold the module."""
-    scene = Scene("spare", LARGE, **HEAD)
+    """Cut the link of the module's host while a node on the other host can hold the module."""
+    scenario = Scenario("spare", LARGE, **ON_HEAD)
 
     def cut():
-        scene.seen("gmm")
-        scene.strike(lambda: please("down"))
+        scenario.await_update("gmm")
+        scenario.fail(lambda: request("down"))
 
-    scene.learn(("commit", {"round": 1}, lambda: please("spare")), (*LEARNS, cut), ("lost", {}, lambda: please("up")))
-    return scene.report()
+    scenario.run(
+        ("commit", {"round": 1}, lambda: request("spare")), (*GMM_LEARNS, cut), ("lost", {}, lambda: request("up"))
+    )
+    return scenario.report()
 
 
 def the_host_comes_back():
-    """The link of the only host that can hold the module is cut and mended, and Ray is started there again."""
-    scene = Scene("back", LARGE, **HEAD)
+    """Cut and restore the link of the only host that can hold the module, and restart Ray there."""
+    scenario = Scenario("back", LARGE, **ON_HEAD)
 
     def cut():
-        scene.seen("gmm")
-        scene.strike(lambda: please("down"))
+        scenario.await_update("gmm")
+        scenario.fail(lambda: request("down"))
 
-    scene.learn((*LEARNS, cut), ("lost", {}, lambda: please("up")), ("log", {}, lambda: please("again")))
-    return scene.report()
-
-
-SCENES = {scene.__name__: scene for scene in (a_spare_node, the_host_comes_back)}
+    scenario.run((*GMM_LEARNS, cut), ("lost", {}, lambda: request("up")), ("log", {}, lambda: request("restart")))
+    return scenario.report()
 
 
-def please(what):
-    """Have the program in the root namespace do something, and wait until it is done."""
-    print(json.dumps({"please": what}), flush=True)
-    assert sys.stdin.readline().strip() == what
+SCENARIOS = {scenario.__name__: scenario for scenario in (a_spare_node, the_host_comes_back)}
+
+
+def request(action):
+    """Have the program in the root namespace perform an action, and wait until it is done."""
+    print(json.dumps({"request": action}), flush=True)
+    assert sys.stdin.readline().strip() == action
 
 
 def drive(name):
-    """Perform one scene, on host 1."""
+    """Run one scenario, on host 1."""
     import ray
 
     ray.init(address=f"{NETWORK}.1:{PORT}", _node_ip_address=f"{NETWORK}.1", log_to_driver=False, logging_level="ERROR")
-    until = time.monotonic() + 30
-    while sum(node["Alive"] for node in ray.nodes()) != 2 and time.monotonic() < until:
+    deadline = time.monotonic() + 30
+    while sum(node["Alive"] for node in ray.nodes()) != 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    perform(SCENES, [name])
+    run_and_print(SCENARIOS, [name])
     ray.shutdown()
 
 
-def conduct(hosts, name):
-    """Run one scene's driver on host 1, and do on the hosts what it asks for."""
+def serve_driver(hosts, name):
+    """Run one scenario's driver on host 1, and perform the actions that it requests."""
 
-    def again():
-        hosts.end(2)  # it has ended its Ray by itself, or is about to
+    def restart():
+        hosts.stop(2)  # its Ray has ended by itself, or is about to
         hosts.start(2)
 
-    deeds = {
-        "down": lambda: hosts.link("down"),
-        "up": lambda: hosts.link("up"),
-        "again": again,
+    actions = {
+        "down": lambda: hosts.set_link("down"),
+        "up": lambda: hosts.set_link("up"),
+        "restart": restart,
         "spare": lambda: hosts.start("spare"),
     }
-    driver = hosts.on(
+    driver = hosts.popen(
         1, sys.executable, "-m", "tests.faults.hosts", "--drive", name,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     hosts.processes["driver"] = driver
     for line in driver.stdout:
-        asked = json.loads(line).get("please") if line.startswith("{") else None
-        if asked is None:
+        requested = json.loads(line).get("request") if line.startswith("{") else None
+        if requested is None:
             print(line, end="", flush=True)
             continue
-        deeds[asked]()
-        driver.stdin.write(f"{asked}\n")
+        actions[requested]()
+        driver.stdin.write(f"{requested}\n")
         driver.stdin.flush()
-    hosts.end("driver")
+    hosts.stop("driver")
 
 
 def main(names):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    if not allowed():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that context managers end the processes
+    if not namespaces_allowed():
         print(json.dumps({"skip": "network namespaces are not allowed here"}))
         return
-    for name in names or SCENES:
+    for name in names or SCENARIOS:
         with Hosts() as hosts:
             hosts.start_both()
-            conduct(hosts, name)
+            serve_driver(hosts, name)
 
 
 if __name__ == "__main__":
-    quick_health_checks()
+    shorten_health_checks()
     if sys.argv[1:2] == ["--drive"]:
         drive(sys.argv[2])
     else:

@@ -1,7 +1,7 @@
-"""Nodes of a cluster that die with modules on them: ``python -m tests.faults.nodes [SCENE …]``.
+"""Nodes of a cluster that die with modules on them: ``python -m tests.faults.nodes [SCENARIO …]``.
 
-A program of its own, since it kills what it started: one head, on which the driver lives, and worker nodes of which
-each can hold the GMM (it asks for a GPU, which is logical and which only worker nodes have).
+This is a program of its own because it kills what it started: one head, on which the driver runs, and worker nodes.
+Each worker node can hold the GMM, which asks for a (logical) GPU that only worker nodes have.
 """
 
 import signal
@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import psutil
 
-from tests.faults.scenes import DISTURBED, LARGE, Scene, perform, quick_health_checks
+from tests.faults.scenarios import FAULTY_ROUND, LARGE, Scenario, run_and_print, shorten_health_checks
 
-quick_health_checks()
+shorten_health_checks()
 
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -22,13 +22,14 @@ from actors.errors import ModuleFailedError  # noqa: E402
 from actors.graph.spec import Resources  # noqa: E402
 
 STORE = 100 << 20
-HEAD = {"resources": {"head": 0.01}}
-OFFICE = {"resources": {"office": 0.01}}
-LEARNS = ("update", {"module": "gmm", "round": DISTURBED, "exchange": 0})
+ON_HEAD = {"resources": {"head": 0.01}}
+ON_OFFICE = {"resources": {"office": 0.01}}
+GMM_LEARNS = ("update", {"module": "gmm", "round": FAULTY_ROUND, "exchange": 0})
+MM_LEARNS = ("update", {"module": "mm", "round": FAULTY_ROUND, "exchange": 0})
 
 
 class Nodes:
-    """The cluster: its head, and the worker nodes, of which the first one is the one to die."""
+    """The cluster: its head, and the worker nodes, of which the first is the next to be killed."""
 
     def __init__(self):
         head = {"num_cpus": 2, "resources": {"head": 1}, "object_store_memory": STORE, "include_dashboard": False}
@@ -36,188 +37,191 @@ class Nodes:
         self.workers = []
 
     def add(self, **resources):
-        given = {"num_cpus": 0, "num_gpus": 1, **resources}
-        self.workers.append(self.cluster.add_node(object_store_memory=STORE, **given))
+        """Add a worker node with one GPU and no CPU, or with other resources."""
+        node_args = {"num_cpus": 0, "num_gpus": 1, **resources}
+        self.workers.append(self.cluster.add_node(object_store_memory=STORE, **node_args))
 
-    def only(self, **resources):
-        """Have one worker node, with these resources."""
+    def reset(self, **resources):
+        """Replace all worker nodes by one with these resources."""
         while self.workers:
             self.kill()
         self.add(**resources)
-        until = time.monotonic() + 30
-        while sum(node["Alive"] for node in ray.nodes()) != 2 and time.monotonic() < until:
+        deadline = time.monotonic() + 30
+        while sum(node["Alive"] for node in ray.nodes()) != 2 and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def kill(self):
-        """Kill a node as a power cut would: its daemon, and at once what the daemon has started.
+        """Kill the first worker node as a power cut would: its daemon and, at once, the daemon's processes.
 
-        Ray alone would let an actor of a dead daemon answer once more.
+        If only the daemon were killed, an actor could return one more result.
         """
         node = self.workers.pop(0)
-        daemon = psutil.Process(daemon_of(node))
+        daemon = psutil.Process(daemon_pid(node))
         for process in [daemon, *daemon.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.cluster.remove_node(node, allow_graceful=False)
 
 
-def daemon_of(node):
-    """Return the process number of a node's Ray daemon."""
+def daemon_pid(node):
+    """Return the process id of a node's Ray daemon."""
     return node.all_processes["raylet"][0].process.pid
 
 
 def a_spare_node():
-    """The module's node dies, and a spare one can hold it."""
-    return dies_in_its_update("spare")
+    """Kill the module's node while a spare node can hold the module."""
+    return kill_during_update("spare")
 
 
 def objects_lost():
-    """The module's node dies with states and messages on it."""
-    return dies_in_its_update("objects", LARGE)
+    """Kill the module's node with states and messages stored on it."""
+    return kill_during_update("objects", LARGE)
 
 
-def dies_in_its_update(*scene):
-    nodes.only()
-    scene = Scene(*scene, **HEAD)
+def kill_during_update(*arguments):
+    nodes.reset()
+    scenario = Scenario(*arguments, **ON_HEAD)
 
     def kill():
-        scene.seen("gmm")
-        scene.strike(nodes.kill)
+        scenario.await_update("gmm")
+        scenario.fail(nodes.kill)
 
-    scene.learn(("commit", {"round": 1}, nodes.add), (*LEARNS, kill))
-    return scene.report()
+    scenario.run(("commit", {"round": 1}, nodes.add), (*GMM_LEARNS, kill))
+    return scenario.report()
 
 
 def an_idle_module():
-    """The node of a module dies while another one learns, and Ray has put a new process in its place long before."""
-    nodes.only()
-    scene = Scene("idle", holding="mm", **HEAD)
+    """Kill the node of a module while another module learns, long enough for Ray to restart its process meanwhile."""
+    nodes.reset()
+    scenario = Scenario("idle", blocked="mm", **ON_HEAD)
 
     def kill():
-        scene.seen("mm")
-        scene.strike(nodes.kill, until=8.0)
+        scenario.await_update("mm")
+        scenario.fail(nodes.kill, pause=8.0)
 
-    learns = ("update", {"module": "mm", "round": DISTURBED, "exchange": 0}, kill)
-    scene.learn(("commit", {"round": 1}, nodes.add), learns)
-    return scene.report()
+    scenario.run(("commit", {"round": 1}, nodes.add), (*MM_LEARNS, kill))
+    return scenario.report()
 
 
 def two_nodes():
-    """The nodes of a module and of whom it has sent messages to die at once."""
-    nodes.only()
+    """Kill the nodes of a module and of the sender of its messages at once."""
+    nodes.reset()
     nodes.add(num_cpus=3, num_gpus=0)
-    scene = Scene("two", LARGE, markov=Resources(num_cpus=3), holding="mm", **HEAD)
+    scenario = Scenario("two", LARGE, markov=Resources(num_cpus=3), blocked="mm", **ON_HEAD)
 
-    def spares():
+    def add_spares():
         nodes.add()
         nodes.add(num_cpus=3, num_gpus=0)
 
     def kill():
-        scene.seen("mm")
-        scene.strike(lambda: (nodes.kill(), nodes.kill()))
+        scenario.await_update("mm")
+        scenario.fail(lambda: (nodes.kill(), nodes.kill()))
 
-    learns = ("update", {"module": "mm", "round": DISTURBED, "exchange": 0}, kill)
-    scene.learn(("commit", {"round": 1}, spares), learns)
-    return scene.report()
+    scenario.run(("commit", {"round": 1}, add_spares), (*MM_LEARNS, kill))
+    return scenario.report()
 
 
 def chains_lost():
-    """A node dies in a block with chains, with what they gave and the module that is to go on from there."""
-    nodes.only(num_cpus=2)
-    # No core of the head is left: every chain runs on the worker node. In the first round a chain is the best.
-    scene = Scene("chains", LARGE, chains=3, markov=Resources(num_cpus=1.5), round=1, **HEAD)
-    daemon = daemon_of(nodes.workers[0])
+    """Kill the node that holds the results of all chains and the module that adopts one of them."""
+    nodes.reset(num_cpus=2)
+    # The modules reserve the head's cores, so that every chain runs on the worker node. In round 1 a chain is selected.
+    scenario = Scenario("chains", LARGE, chains=3, markov=Resources(num_cpus=1.5), round=1, **ON_HEAD)
+    daemon = daemon_pid(nodes.workers[0])
 
     def kill():
-        homes = {scene.seen("gmm", chain, 1) for chain in (1, 2)} | {scene.seen("gmm")}
-        assert homes == {daemon}
-        time.sleep(1.0)  # in which the chains come to their ends
-        scene.strike(nodes.kill)
+        daemons = {scenario.await_update("gmm", chain, 1) for chain in (1, 2)} | {scenario.await_update("gmm")}
+        assert daemons == {daemon}
+        time.sleep(1.0)  # until the chains have ended
+        scenario.fail(nodes.kill)
 
     learns = ("update", {"module": "gmm", "round": 1, "exchange": 0}, kill)
-    scene.learn(("commit", {"round": 0}, lambda: nodes.add(num_cpus=2)), learns)
-    return {**scene.report(), "selected": scene.told("selected")[0]["chain"]}
+    scenario.run(("commit", {"round": 0}, lambda: nodes.add(num_cpus=2)), learns)
+    return {**scenario.report(), "selected": scenario.fields_of("selected")[0]["chain"]}
 
 
 def chains_without_a_core():
-    """The node with the only core for chains dies."""
-    nodes.only()
+    """Kill the node with the only core for chains."""
+    nodes.reset()
     nodes.add(num_cpus=1, num_gpus=0)
-    scene = Scene("cores", LARGE, chains=1, markov=Resources(num_cpus=1.5), **HEAD)
+    scenario = Scenario("cores", LARGE, chains=1, markov=Resources(num_cpus=1.5), **ON_HEAD)
 
     def kill():
-        scene.seen("gmm")
+        scenario.await_update("gmm")
         nodes.workers.reverse()
-        scene.strike(nodes.kill)
+        scenario.fail(nodes.kill)
 
-    scene.learn((*LEARNS, kill))
-    return scene.report()
+    scenario.run((*GMM_LEARNS, kill))
+    return scenario.report()
 
 
 def the_coordinators_node():
-    """The coordinator's node dies, with a module on it."""
-    nodes.only(resources={"office": 1})
-    scene = Scene("office", LARGE, **OFFICE)
+    """Kill the node of the coordinator and of a module."""
+    nodes.reset(resources={"office": 1})
+    scenario = Scenario("office", LARGE, **ON_OFFICE)
 
     def kill():
-        scene.seen("gmm")
-        scene.strike(nodes.kill)
+        scenario.await_update("gmm")
+        scenario.fail(nodes.kill)
 
-    scene.learn(("commit", {"round": 1}, lambda: nodes.add(resources={"office": 1})), (*LEARNS, kill))
-    return scene.report()
+    scenario.run(("commit", {"round": 1}, lambda: nodes.add(resources={"office": 1})), (*GMM_LEARNS, kill))
+    return scenario.report()
 
 
 def the_coordinator_waits():
-    """The coordinator's node dies, and at first only the coordinator finds another one."""
-    nodes.only(resources={"office": 1})
-    scene = Scene("site", **OFFICE)
+    """Kill the coordinator's node; the next node can hold the coordinator, but not the module."""
+    nodes.reset(resources={"office": 1})
+    scenario = Scenario("site", **ON_OFFICE)
 
     def kill():
-        scene.seen("gmm")
-        scene.strike(lambda: (nodes.kill(), nodes.add(num_gpus=0, resources={"office": 1})))
+        scenario.await_update("gmm")
+        scenario.fail(lambda: (nodes.kill(), nodes.add(num_gpus=0, resources={"office": 1})))
 
-    scene.learn((*LEARNS, kill), ("log", {}, nodes.add))
-    return scene.report()
+    scenario.run((*GMM_LEARNS, kill), ("log", {}, nodes.add))
+    return scenario.report()
 
 
 def a_node_joins():
-    """The only node that can hold a module dies, and a new one joins."""
-    nodes.only()
-    scene = Scene("joins", **HEAD)
+    """Kill the only node that can hold a module; a new node joins later."""
+    nodes.reset()
+    scenario = Scenario("joins", **ON_HEAD)
 
     def kill():
-        scene.seen("gmm")
-        scene.strike(nodes.kill)
+        scenario.await_update("gmm")
+        scenario.fail(nodes.kill)
 
-    scene.learn((*LEARNS, kill), ("lost", {"module": "gmm"}, lambda: None), ("log", {}, nodes.add))
-    return scene.report()
+    scenario.run((*GMM_LEARNS, kill), ("lost", {"module": "gmm"}, lambda: None), ("log", {}, nodes.add))
+    return scenario.report()
 
 
 def no_node():
-    """The only node that can hold a module dies, and none joins; later the run is taken up."""
-    nodes.only()
-    scene = Scene("none", wait=12.0, **HEAD)  # of which a busy machine takes some to start processes
+    """Kill the only node that can hold a module; no node joins, the run fails and is resumed later."""
+    nodes.reset()
+    scenario = Scenario("none", wait=12.0, **ON_HEAD)  # on a busy machine, starting the processes takes some of it
 
     def kill():
-        scene.seen("gmm")
-        scene.strike(nodes.kill)
+        scenario.await_update("gmm")
+        scenario.fail(nodes.kill)
 
     try:
-        scene.learn((*LEARNS, kill))
+        scenario.run((*GMM_LEARNS, kill))
     except ModuleFailedError as error:
-        if not scene.struck:
+        if not scenario.failed_at:
             raise
-        failed = {"failure": str(error), "failed": time.time() - scene.struck, "left": scene.report()["commits"]}
+        failure = {
+            "failure": str(error),
+            "failed": time.time() - scenario.failed_at,
+            "commits_at_failure": scenario.report()["commits"],
+        }
     else:
-        raise AssertionError("it did not fail")
+        raise AssertionError("the run did not fail")
     nodes.add()
-    scene.learn()
-    return {**scene.report(), **failed}
+    scenario.run()
+    return {**scenario.report(), **failure}
 
 
-SCENES = {
-    scene.__name__: scene
-    for scene in (
+SCENARIOS = {
+    scenario.__name__: scenario
+    for scenario in (
         a_spare_node,
         an_idle_module,
         objects_lost,
@@ -233,11 +237,11 @@ SCENES = {
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the `finally` clause ends the cluster
     nodes = Nodes()
     try:
         ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="ERROR")
-        perform(SCENES, sys.argv[1:])
+        run_and_print(SCENARIOS, sys.argv[1:])
     finally:
         ray.shutdown()
         nodes.cluster.shutdown()

@@ -1,8 +1,8 @@
-"""A disk that loses power: stands in for ``os`` in :mod:`actors.storage.filesystem` and forgets what was never synced.
+"""A simulated disk that loses power: replaces ``os`` in :mod:`actors.storage.filesystem` and loses unsynced changes.
 
-Every call that changes the disk is an *operation*. Operations are carried out as they come, and beside that the disk
-keeps what would be left of them: a file's contents as of its last sync, and a directory's names as of its own. Nothing
-is really synced, which makes a run of hundreds of operations a matter of milliseconds.
+Every call that changes the disk is an *operation*. Operations are executed, and the simulator also records what would
+remain of them: the contents of each file at its last sync, and the names in each directory at its last sync. Nothing is
+really synced, so that a run of hundreds of operations takes milliseconds.
 """
 
 import os
@@ -12,50 +12,50 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.storage import filesystem as storage
+from actors.storage import filesystem
 
-LOST, LEFT, MIXED = "lost", "left", "mixed"
-OUTCOMES = (LOST, LEFT, MIXED)
-"""What becomes of names (creations, renames, deletions) that were not synced: undone, done, or each by chance."""
+LOST, KEPT, MIXED = "lost", "kept", "mixed"
+OUTCOMES = (LOST, KEPT, MIXED)
+"""Outcomes for names (creations, renames, deletions) that were not synced: all lost, all kept, or each at random."""
 
 
 class PowerCut(BaseException):
-    """The machine is off; nothing that runs on it can catch that."""
+    """The machine has lost power; code under test must not catch this exception."""
 
 
 class File:
-    """A file whatever its name: what it holds, and what of that is on the disk (None: nothing to rely on)."""
+    """The contents of a file, and the contents at its last sync (None if it was never synced)."""
 
     def __init__(self, contents=b"", durable=None):
         self.contents, self.durable = contents, durable
 
 
 class Directory:
-    """A directory: the names in it, and those that are on the disk."""
+    """The entries of a directory, and the entries at its last sync."""
 
     def __init__(self, entries=(), durable=()):
         self.entries, self.durable = dict(entries), dict(durable)
 
 
 class Disk:
-    """What ``os`` is to the storage of files, below `root`; ends with a :class:`PowerCut` at operation `cut`.
+    """A replacement of ``os`` for files below `root`, which raises :class:`PowerCut` from operation `cut` on.
 
-    `root` is there, made if need be, and what is in it has been there for long.
+    `root` is created if it does not exist; its present contents count as synced.
     """
 
     def __init__(self, root, cut=None):
         self.root, self.cut = Path(root), cut
         self.root.mkdir(exist_ok=True)
         self.operations = 0
-        self.tree = self._found(self.root)
+        self.tree = self._scan(self.root)
         self._open = {}
 
     def __getattr__(self, name):
         return getattr(os, name)
 
-    def _found(self, path):
+    def _scan(self, path):
         if path.is_dir():
-            entries = {child.name: self._found(child) for child in path.iterdir()}
+            entries = {child.name: self._scan(child) for child in path.iterdir()}
             return Directory(entries, entries)
         return File(path.read_bytes(), path.read_bytes())
 
@@ -72,7 +72,7 @@ class Disk:
 
     def _operation(self):
         if self.cut is not None and self.operations >= self.cut:
-            raise PowerCut  # and again, for whatever tries to tidy up
+            raise PowerCut  # again for every later operation, such as a cleanup
         self.operations += 1
 
     def open(self, path, flags, mode=0o777):
@@ -123,50 +123,50 @@ class Disk:
         del self._entries(path)[Path(path).name]
 
     def restart(self, target, outcome):
-        """Write what is there after the cut into the new directory `target`."""
-        chance = np.random.default_rng(self.operations)
-        self._leave(self.tree, Path(target), outcome, chance)
+        """Write the contents of the disk after the power cut to the new directory `target`."""
+        generator = np.random.default_rng(self.operations)
+        self._restore(self.tree, Path(target), outcome, generator)
 
-    def _leave(self, node, path, outcome, chance):
+    def _restore(self, node, path, outcome, generator):
         if isinstance(node, File):
-            path.write_bytes(node.contents if node.durable == node.contents else _garbled(node))
+            path.write_bytes(node.contents if node.durable == node.contents else _unsynced_contents(node))
             return
         path.mkdir()
         for name in sorted(node.entries.keys() | node.durable.keys()):
-            sides = {LOST: node.durable, LEFT: node.entries}
-            side = sides[outcome] if outcome != MIXED else sides[LEFT if chance.random() < 0.5 else LOST]
+            sides = {LOST: node.durable, KEPT: node.entries}
+            side = sides[outcome] if outcome != MIXED else sides[KEPT if generator.random() < 0.5 else LOST]
             if name in side:
-                self._leave(side[name], path / name, outcome, chance)
+                self._restore(side[name], path / name, outcome, generator)
 
 
-def _garbled(file):
-    """Return what is in a file that was not synced: as much as was synced, then zeros in place of half the rest."""
-    whole = file.durable or b""
-    return whole + bytes((len(file.contents) - len(whole)) // 2)
+def _unsynced_contents(file):
+    """Return the contents of an unsynced file after the power cut: the synced part, then zeros for half of the rest."""
+    synced = file.durable or b""
+    return synced + bytes((len(file.contents) - len(synced)) // 2)
 
 
 @contextmanager
 def power(disk):
-    """Let :mod:`actors.storage.filesystem` write to a :class:`Disk`; its :class:`PowerCut` ends the context quietly.
+    """Make :mod:`actors.storage.filesystem` write to a :class:`Disk`; a :class:`PowerCut` ends the context silently.
 
-    It may be entered again with ``disk.cut = None``: then it was the process that died, and the machine went on.
+    To simulate the death of a process instead of the machine, enter the context again with ``disk.cut = None``.
     """
-    storage.os = disk
-    storage._settled.clear()  # a process of its own
+    filesystem.os = disk
+    filesystem._durable.clear()  # as in a new process
     try:
         yield
     except PowerCut:
         pass
     finally:
-        storage.os = os
+        filesystem.os = os
         for descriptor in list(disk._open):
             disk.close(descriptor)
 
 
-def remains(disk, place, outcomes=OUTCOMES):
-    """Yield, for each outcome, its name and a directory with what the disk holds once the machine is on again."""
+def remains(disk, directory, outcomes=OUTCOMES):
+    """Yield each outcome and a temporary directory with the contents of the disk after the restart."""
     for outcome in outcomes:
-        target = Path(place) / outcome
+        target = Path(directory) / outcome
         disk.restart(target, outcome)
         yield outcome, target
         shutil.rmtree(target)

@@ -1,26 +1,27 @@
-"""Runs in which processes die on purpose, and what they leave."""
+"""Runs on Ray with injected faults, their events, and runs without faults to compare with."""
 
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import ray
-from actors.graph.spec import Connection, ModuleSpec
 
-from actors.backends.in_process import InProcess
+from actors.backends.fault_injection import instrumentation
+from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
-from actors.coordination.session import Plan
+from actors.coordination.session import Instrumentation, RunSpec
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec
 from actors.storage.checkpoints import Checkpoints
-from runner.runs.coordinator_client import RunningModel
+from runner.runs.coordinator_client import CoordinatorClient
 
 RUN = "mortal"
 X = np.random.default_rng(0).random((60, 8)).astype(np.float32)
 
 
 def model(rounds, chains=0, vae=True):
-    """VAE, GMM and MM, small; messages go up and down. Without the VAE nobody waits for torch."""
+    """Return a small graph of VAE, GMM and MM with messages in both directions, or without the VAE (and torch)."""
     modules = {
         "data": ModuleSpec("data", "observation"),
         "vae": ModuleSpec("vae", "vae", {"latent_dim": 2, "epochs": 3, "batch_size": 20}),
@@ -36,46 +37,48 @@ def model(rounds, chains=0, vae=True):
     )
 
 
-def undisturbed(graph, root, rows=X, run=RUN):
-    """Run the model in this process, where nobody dies; its commits."""
+def run_undisturbed(graph, root, rows=X, run=RUN):
+    """Run the model in this process, without faults; return its commits."""
     checkpoints = Checkpoints(root)
-    coordinator = Coordinator(graph, InProcess(), run=run, checkpoints=checkpoints)
+    coordinator = Coordinator(graph, InProcessBackend(), run=run, checkpoints=checkpoints)
     coordinator.start({"data": {"values": rows}})
     coordinator.run_rounds()
     return checkpoints
 
 
-def run(graph, root, faults=(), rows=X, name=RUN, **plan):
-    """Run the model on actors; its events."""
-    running = RunningModel.launch(Plan(graph, name, 0, str(root), faults=tuple(faults), **plan), patience=20.0)
+def run(graph, root, faults=(), rows=X, name=RUN, **options):
+    """Run the model on Ray with injected faults and further fields of the RunSpec; return its events with times."""
+    injection = instrumentation(faults, str(root)) if faults else Instrumentation()
+    spec = RunSpec(graph, name, 0, str(root), instrumentation=injection, **options)
+    client = CoordinatorClient.launch(spec, patience=20.0)
     try:
-        return [event for events, _ in running.begin({"data": {"values": rows}}) for event in events]
+        return [timed for events, _ in client.begin({"data": {"values": rows}}) for timed in events]
     finally:
-        running.stop()
+        client.stop()
 
 
 def deaths(root):
-    """Return when who died in which phase and round: ``(who, phase, round) -> Unix time``."""
-    found = {}
+    """Return the Unix time of each injected death, by target, phase and round."""
+    times = {}
     for path in (Path(root).parent / "faults").iterdir():
-        who, phase, round, _ = path.name.split("-")
-        found[who, phase, int(round)] = float(path.read_text())
-    return found
+        target, phase, round, _ = path.name.split("-")
+        times[target, phase, int(round)] = float(path.read_text())
+    return times
 
 
 def digests(checkpoints, name):
-    """Return the digest of every file of a commit."""
+    """Return the digest of every file of a commit, by module and label."""
     modules = checkpoints.manifest(name).modules
     return {(module, label): file.digest for module, record in modules.items() for label, file in record.files.items()}
 
 
 def next_event(events, names, after):
-    """Return the time of the first event of these names after a moment."""
-    return min((when for name, when, _ in events if name in names and when >= after), default=None)
+    """Return the time of the first event with one of these names since `after`, None if there is none."""
+    return min((timed.time for timed in events if timed.event.event in names and timed.time >= after), default=None)
 
 
 def named_actors(run=RUN):
-    """Return the names of the run's actors."""
+    """Return the names of the run's actors on the cluster."""
     return {
         actor["name"]
         for actor in ray.util.list_named_actors(all_namespaces=True)

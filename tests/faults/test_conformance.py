@@ -1,4 +1,4 @@
-"""The process of every module is killed, twice; and ``serket check`` does so with a Ray of its own."""
+"""Tests that kill the process of every module twice, and of ``serket check``, which does so on a Ray of its own."""
 
 import os
 import subprocess
@@ -7,41 +7,41 @@ import sys
 import pytest
 
 from actors.conformance import ModuleChecks
-from tests.actors.conformance.test_conformance import OF_MODULES
+from tests.actors.conformance.test_conformance import CHECK_CLASSES
 from tests.faults.commands import ROOT
 from tests.runner.cli.test_check_module import MINE
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]  # the modules of the matrix die there in every phase
+pytestmark = [pytest.mark.faults, pytest.mark.slow]  # test_matrix kills its modules in every phase
 
 ELSEWHERE = """
-from tests.support.wrong_modules import Elsewhere
+from tests.support.wrong_modules import StateInAGlobalVariable
 
-class Wrong(Elsewhere):
-    \"\"\"Somebody's, and wrong.\"\"\"
+class Wrong(StateInAGlobalVariable):
+    \"\"\"A wrong module of a user.\"\"\"
 """
 
-SERKET = [sys.executable, str(ROOT / "runner" / "cli.py")]  # the working directory is not among what Python searches
+SERKET = [sys.executable, "-P", "-m", "runner.cli"]  # -P: Python does not import from the working directory
 
 
 @pytest.mark.parametrize(
-    ("source", "name", "status", "said"),
+    ("source", "name", "status", "summary"),
     [(MINE, "Mine", 0, "24 passed, 0 failed"), (ELSEWHERE, "Wrong", 1, "23 passed, 1 failed")],
 )
-def test_a_module_in_the_working_directory_is_killed_on_a_ray_of_its_own(tmp_path, source, name, status, said):
+def test_the_check_of_a_module_in_the_working_directory_kills_its_process(tmp_path, source, name, status, summary):
     (tmp_path / "mine.py").write_text(source)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "400"}
     done = subprocess.run(
         [*SERKET, "check", f"mine:{name}"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert said in done.stdout, done.stderr
+    assert summary in done.stdout, done.stderr
     assert done.returncode == status
-    assert "worker" not in done.stdout + done.stderr  # what Ray says of the dead
+    assert "worker" not in done.stdout + done.stderr  # Ray's messages about dead processes
     if status:
-        assert "something that it learnt lies outside its state" in done.stdout
+        assert "something that it learnt is not in its state" in done.stdout
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("checks", OF_MODULES, ids=lambda cls: cls.__name__)
-def test_a_module_survives_the_death_of_its_process_in_an_update_and_before_one(checks):
-    made = type("Checks", (ModuleChecks,), {"module": checks.module, "parameters": checks.parameters})
-    made().test_it_survives_the_death_of_its_process()
+@pytest.mark.parametrize("checks", CHECK_CLASSES, ids=lambda cls: cls.__name__)
+def test_a_module_recovers_from_deaths_of_its_process_in_and_before_an_update(checks):
+    derived = type("Checks", (ModuleChecks,), {"module": checks.module, "parameters": checks.parameters})
+    derived().test_it_survives_the_death_of_its_process()

@@ -1,12 +1,12 @@
-"""A node dies with modules, objects, chains or the coordinator on it: the run ends with the bits of a run without."""
+"""Tests of nodes that die with modules, objects, chains or the coordinator: the results stay bit-identical."""
 
 import pytest
 
-from tests.faults.programs import noted, perform
+from tests.faults.scenario_programs import add_to_table, run_program
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
-SCENES = (
+SCENARIOS = (
     "a_spare_node",
     "an_idle_module",
     "objects_lost",
@@ -21,77 +21,74 @@ SCENES = (
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What came of all scenes: one cluster for all of them."""
-    return perform("nodes", SCENES, tmp_path_factory.mktemp("nodes"), 570)
+def reports(tmp_path_factory):
+    """The reports of all scenarios, which run one after another on one cluster."""
+    return run_program("nodes", SCENARIOS, tmp_path_factory.mktemp("nodes"), 570)
 
 
 @pytest.fixture
-def of(found):
-    return lambda scene: noted("node", found, scene)
+def report_of(reports):
+    return lambda scenario: add_to_table("node", reports, scenario)
 
 
-def test_a_module_whose_node_dies_learns_on_elsewhere(of):
-    came = of("a_spare_node")
-    assert came["same"]
-    assert came["events"] == ["lost", "recovered"]
+def test_a_module_whose_node_dies_continues_on_another_node(report_of):
+    report = report_of("a_spare_node")
+    assert report["identical"]
+    assert report["events"] == ["lost", "recovered"]
 
 
-def test_a_module_that_ray_started_again_while_nobody_asked_it_does_not_learn_from_nothing(of):
-    came = of("an_idle_module")
-    assert came["same"]
-    assert came["events"] == ["lost", "recovered"]
+def test_a_module_that_ray_restarted_while_idle_does_not_learn_without_its_state(report_of):
+    report = report_of("an_idle_module")
+    assert report["identical"]
+    assert report["events"] == ["lost", "recovered"]
 
 
-def test_a_round_whose_objects_are_lost_is_replayed_from_the_last_commit(of):
-    came = of("objects_lost")
-    assert came["same"]
-    assert came["events"].count("replay") == 1
+def test_a_round_whose_objects_are_lost_is_replayed_from_the_last_commit(report_of):
+    report = report_of("objects_lost")
+    assert report["identical"]
+    assert report["events"].count("replay") == 1
 
 
-def test_two_nodes_that_die_at_once_change_no_bit(of):
-    assert of("two_nodes")["same"]
+def test_the_results_are_bit_identical_after_two_nodes_die_at_once(report_of):
+    assert report_of("two_nodes")["identical"]
 
 
-def test_what_chains_gave_is_made_again_where_it_is_lost(of):
-    came = of("chains_lost")
-    assert came["same"]
-    assert came["selected"] > 0, "no chain was adopted, so that it did not matter that they were lost"
+def test_lost_results_of_chains_are_computed_again(report_of):
+    report = report_of("chains_lost")
+    assert report["identical"]
+    assert report["selected"] > 0, "no chain was selected, so the loss of the results had no effect"
 
 
-def test_chains_do_not_wait_for_a_core_that_died(of):
-    came = of("chains_without_a_core")
-    assert came["same"]
-    assert came["noticed"] < 30
+def test_chains_do_not_wait_for_a_core_of_a_dead_node(report_of):
+    report = report_of("chains_without_a_core")
+    assert report["identical"]
+    assert report["noticed"] < 30
 
 
-def test_a_coordinator_whose_node_dies_takes_the_run_up_elsewhere(of):
-    came = of("the_coordinators_node")
-    assert came["same"]
-    assert {"restarted", "resumed"} <= set(came["events"])
+def test_a_coordinator_whose_node_dies_resumes_the_run_on_another_node(report_of):
+    report = report_of("the_coordinators_node")
+    assert report["identical"]
+    assert {"restarted", "resumed"} <= set(report["events"])
 
 
-def test_a_coordinator_that_came_back_waits_for_room_for_the_modules(of):
-    came = of("the_coordinator_waits")
-    assert came["same"]
-    assert any(
-        "waiting for room for the modules: module 'gmm' asks for 1 GPU, and no node has that: " in sentence
-        for sentence in came["log"]
-    )
+def test_a_restarted_coordinator_waits_for_nodes_that_can_hold_the_modules(report_of):
+    report = report_of("the_coordinator_waits")
+    assert report["identical"]
+    waiting = "waiting for nodes that can hold the modules: module 'gmm' asks for 1 GPU, and no node has that: "
+    assert any(waiting in sentence for sentence in report["log"])
 
 
-def test_a_run_that_no_node_can_hold_says_what_is_missing_and_goes_on_when_a_node_joins(of):
-    came = of("a_node_joins")
-    assert came["same"]
+def test_a_run_that_no_node_can_hold_logs_what_is_missing_and_continues_when_a_node_joins(report_of):
+    report = report_of("a_node_joins")
+    assert report["identical"]
     waiting = "waiting for a process for module 'gmm': module 'gmm' asks for 1 GPU, and no node has that free: "
-    assert any(waiting in sentence for sentence in came["log"])
+    assert any(waiting in sentence for sentence in report["log"])
 
 
-def test_a_run_that_no_node_can_hold_ends_in_time_with_its_commits_whole(of):
-    came = of("no_node")
-    assert (
-        "module 'gmm' has no process after 12 s: module 'gmm' asks for 1 GPU, and no node has that" in came["failure"]
-    )
-    assert came["failed"] < 40
-    assert came["left"] == ["round-000", "round-001"]
-    assert came["same"], "taken up again on a new node"
+def test_a_run_that_no_node_can_hold_fails_after_its_timeout_with_whole_commits(report_of):
+    report = report_of("no_node")
+    no_process = "module 'gmm' has no process after 12 s: module 'gmm' asks for 1 GPU, and no node has that"
+    assert no_process in report["failure"]
+    assert report["failed"] < 40
+    assert report["commits_at_failure"] == ["round-000", "round-001"]
+    assert report["identical"], "after being resumed on a new node"

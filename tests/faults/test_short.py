@@ -1,24 +1,24 @@
-"""The short part of the deaths, on toy modules; the whole is run by ``make test-faults``."""
+"""A short fault-injection test on toy modules; ``make test-faults`` runs all of them."""
 
 import pytest
 
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.coordination.test_coordinator import ROWS, model
 from tests.conftest import wait_until
-from tests.faults.runs import deaths, digests, named_actors, run, undisturbed
+from tests.faults.runs import deaths, digests, named_actors, run, run_undisturbed
 
 FAULTS = ("mirror:after:2", "mirror:recovery:2", "coordinator:inside:6")
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_modules_and_coordinator_die_and_the_run_ends_with_the_same_bits(tmp_path):
-    graph = model(rounds=7, seconds=0.1)  # so that what happens is heard of before the coordinator dies
+def test_the_results_are_bit_identical_after_a_module_and_the_coordinator_die(tmp_path):
+    graph = model(rounds=7, seconds=0.1)  # slow enough that the events are read before the coordinator dies
     root = tmp_path / "run" / "checkpoints"
-    expected = undisturbed(graph, tmp_path / "undisturbed", ROWS)
+    expected = run_undisturbed(graph, tmp_path / "undisturbed", ROWS)
     events = run(graph, root, FAULTS, ROWS)
     assert len(deaths(root)) == len(FAULTS)
-    names = [name for name, _, _ in events]
+    names = [timed.event.event for timed in events]
     assert names.count("lost") == 2
     assert names.count("recovered") == 1
     assert names.count("resumed") == 1

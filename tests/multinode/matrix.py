@@ -1,7 +1,7 @@
-"""Every module with every request on every cluster: ``python -m tests.multinode.matrix [CLUSTER …]``.
+"""Place each module with each resource request on each cluster: ``python -m tests.multinode.matrix [CLUSTER …]``.
 
-A program of its own, since its clusters would be in the way of a test session's. It prints what came of each cluster
-as a line of JSON.
+This is a program of its own because its clusters would conflict with that of a test session. The report of each
+cluster is printed as one line of JSON.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from functools import partial
 from itertools import pairwise
 
 import ray
-from actors.graph.spec import Connection, ModuleSpec, Resources
 from ray.cluster_utils import Cluster
 
-from actors.backends.ray.backend import RayTransport
+from actors.backends.ray.backend import RayBackend
 from actors.backends.ray.placement_groups import nodes
-from actors.coordination.placement import Placement, allot, bundles_of, plan
+from actors.coordination.placement import Placement, allocate_gpus, assign, build_bundles
 from actors.errors import BackendError
 from actors.graph.graph import Graph
-from tests.faults.scenes import perform
+from actors.graph.spec import Connection, ModuleSpec, Resources
+from tests.faults.scenarios import run_and_print
 from tests.multinode.layouts import GIB, NODES, STORE
 
 CLUSTERS = {
@@ -63,48 +63,49 @@ TYPES = {
     "mm": ("markov", {}),
 }
 BELOW = {"data": (), "vae": ("data",), "gmm": ("data",), "mm": ("data", "gmm")}
-"""What a module needs below it."""
+"""The modules that each module requires below it."""
 
 
-def graph_of(module: str, wish: Resources) -> Graph:
-    """Return the smallest model that has the module in it, which alone wishes for something."""
+def graph_with(module: str, resources: Resources) -> Graph:
+    """Return the smallest graph that contains `module`, which alone has `resources`."""
     names = (*BELOW[module], module)
-    specs = [ModuleSpec(n, *TYPES[n], resources=wish if n == module else Resources()) for n in names]
+    specs = [ModuleSpec(n, *TYPES[n], resources=resources if n == module else Resources()) for n in names]
     return Graph(specs, [Connection(*pair) for pair in pairwise(names)])
 
 
-def place(module: str, wish: Resources, named: dict[str, str]) -> str:
-    """Return the name of the node that a module came to, or what was said against it."""
-    transport = RayTransport("matrix")
+def place(module: str, resources: Resources, node_names: dict[str, str]) -> str:
+    """Return the name of the node on which Ray places a module, or the error message."""
+    backend = RayBackend("matrix")
     try:
-        found = transport.start(graph_of(module, wish))
-        return next(named[each["node_id"]] for each in found if each["module"] == module)
+        places = backend.start(graph_with(module, resources))
+        return next(node_names[placed.node_id] for placed in places if placed.module == module)
     except BackendError as error:
         return str(error)
     finally:
-        transport.stop()
+        backend.stop()
 
 
-def foreseen(module: str, wish: Resources) -> str:
-    """Return what a dry run says is missing."""
-    graph, there = graph_of(module, wish), nodes()
-    return "".join(spot.missing for spot in plan(bundles_of(graph, allot(graph, there), Placement()), there))
+def predict(module: str, resources: Resources) -> str:
+    """Return what is missing according to a dry run; empty if nothing is."""
+    graph, present = graph_with(module, resources), nodes()
+    assignments = assign(build_bundles(graph, allocate_gpus(graph, present), Placement()), present)
+    return "".join(assignment.missing for assignment in assignments)
 
 
-def fill(label: str) -> dict:
-    """Try everything on one cluster."""
+def place_all(label: str) -> dict:
+    """Place every module with every request on one cluster."""
     cluster = Cluster()
     try:
-        named = {
-            cluster.add_node(object_store_memory=STORE, **given).node_id: name
-            for name, given in CLUSTERS[label].items()
+        node_names = {
+            cluster.add_node(object_store_memory=STORE, **node_args).node_id: name
+            for name, node_args in CLUSTERS[label].items()
         }
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        assert len(nodes()) == len(named)
+        assert len(nodes()) == len(node_names)
         pairs = [(module, request) for request in REQUESTS for module in TYPES]
         return {
-            "placed": {f"{m}: {r}": place(m, REQUESTS[r], named) for m, r in pairs},
-            "foreseen": {f"{m}: {r}": foreseen(m, REQUESTS[r]) for m, r in pairs},
+            "placed": {f"{m}: {r}": place(m, REQUESTS[r], node_names) for m, r in pairs},
+            "predicted": {f"{m}: {r}": predict(m, REQUESTS[r]) for m, r in pairs},
         }
     finally:
         ray.shutdown()
@@ -112,5 +113,5 @@ def fill(label: str) -> dict:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    perform({label: partial(fill, label) for label in CLUSTERS}, sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the `finally` clause ends the cluster
+    run_and_print({label: partial(place_all, label) for label in CLUSTERS}, sys.argv[1:])

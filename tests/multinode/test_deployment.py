@@ -1,4 +1,4 @@
-"""The files with which people start clusters: Ray's own schema, Kubernetes' fields, and what must not be missing."""
+"""Tests of the cluster files in configs/cluster: Ray's schema, Kubernetes' schema, and required settings."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ CLUSTER = Path(__file__).parents[2] / "configs" / "cluster"
 
 class TestMachines:
     @pytest.fixture
-    def given(self):
+    def config(self):
         return yaml.safe_load((CLUSTER / "machines.yaml").read_text())
 
-    def test_ray_accepts_it(self, given):
+    def test_ray_accepts_the_file(self, config):
         from ray.autoscaler._private.util import prepare_config, validate_config
 
-        validate_config(prepare_config(given))
+        validate_config(prepare_config(config))
         with pytest.raises(Exception, match=r"Additional properties|not allowed"):
-            validate_config(prepare_config({**given, "head_start_ray_comands": []}))
+            validate_config(prepare_config({**config, "head_start_ray_comands": []}))
 
-    def test_every_ray_asks_for_the_token_and_its_file_is_private(self, given):
+    def test_every_node_requires_the_token_and_its_file_is_private(self, config):
         starts = [
-            line for key in ("head", "worker") for line in given[f"{key}_start_ray_commands"] if "ray start" in line
+            line for key in ("head", "worker") for line in config[f"{key}_start_ray_commands"] if "ray start" in line
         ]
         assert len(starts) == 2
         assert all(line.startswith("RAY_AUTH_MODE=token ") for line in starts)
-        assert "chmod 600 ~/.ray/auth_token" in given["setup_commands"]
+        assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
 
-    def test_the_dashboard_is_on_the_loopback_and_the_heads_tables_are_on_disk(self, given):
-        (head,) = [line for line in given["head_start_ray_commands"] if "ray start" in line]
+    def test_the_dashboard_is_on_the_loopback_and_the_tables_of_the_head_are_on_disk(self, config):
+        (head,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]
         assert "--dashboard-host=127.0.0.1" in head
         assert "RAY_gcs_storage=rocksdb RAY_gcs_storage_path=" in head
 
-    def test_what_it_copies_is_in_this_checkout_and_enough_to_install_it(self, given):
-        copied = {there: here for there, here in given["file_mounts"].items() if there.startswith("~/serket-actors/")}
-        assert all((CLUSTER.parents[1] / here).exists() for here in copied.values())
-        assert all(there.endswith(f"/{here}") for there, here in copied.items())
+    def test_the_copied_files_exist_in_this_checkout_and_suffice_to_install_it(self, config):
+        mounts = config["file_mounts"]
+        copied = {target: source for target, source in mounts.items() if target.startswith("~/serket-actors/")}
+        assert all((CLUSTER.parents[1] / source).exists() for source in copied.values())
+        assert all(target.endswith(f"/{source}") for target, source in copied.items())
         project = tomllib.loads((CLUSTER.parents[1] / "pyproject.toml").read_text())
         packages = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
         files = ["pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]]
@@ -51,7 +52,7 @@ class TestMachines:
 
 
 # The fields of ray.io/v1 (KubeRay's raycluster_types.go and rayjob_types.go, and its API reference for 1.6) that are
-# used here, with their types; what is not listed is refused. Pods have Kubernetes' own schema.
+# used here, with their types; other fields are rejected. Pods are validated by Kubernetes' own schema.
 _POD = {"spec": dict}
 _GROUP = {
     "groupName": str,
@@ -81,15 +82,16 @@ RAYJOB = {
 }
 
 
-def misfits(given, schema, at=""):
-    """Return where `given` is not as the schema says."""
+def schema_errors(value, schema, at=""):
+    """Return where `value` does not match the schema."""
     if isinstance(schema, type):
-        return [] if isinstance(given, schema) else [f"{at} is {type(given).__name__}"]
+        return [] if isinstance(value, schema) else [f"{at} is {type(value).__name__}"]
     if isinstance(schema, list):
-        return [fault for n, each in enumerate(given) for fault in misfits(each, schema[0], f"{at}[{n}]")]
-    found = [f"{at}.{key} is unknown" for key in given if key not in schema]
-    found += [f"{at}.{key} is missing" for key in schema if key not in given]
-    return found + [f for key in given if key in schema for f in misfits(given[key], schema[key], f"{at}.{key}")]
+        return [error for n, each in enumerate(value) for error in schema_errors(each, schema[0], f"{at}[{n}]")]
+    errors = [f"{at}.{key} is unknown" for key in value if key not in schema]
+    errors += [f"{at}.{key} is missing" for key in schema if key not in value]
+    shared = [key for key in value if key in schema]
+    return errors + [error for key in shared for error in schema_errors(value[key], schema[key], f"{at}.{key}")]
 
 
 KUBERNETES = "1.33"
@@ -106,40 +108,40 @@ def pod(template):
 
 class TestKubernetes:
     @pytest.fixture
-    def given(self):
+    def job(self):
         return yaml.safe_load((CLUSTER / "kuberay.yaml").read_text())
 
-    def test_it_has_the_fields_of_a_rayjob(self, given):
-        assert misfits(given, RAYJOB) == []
-        assert (given["apiVersion"], given["kind"]) == ("ray.io/v1", "RayJob")
-        assert misfits({**given, "spec": {**given["spec"], "entripoint": ""}}, RAYJOB) == [
+    def test_the_file_has_the_fields_of_a_rayjob(self, job):
+        assert schema_errors(job, RAYJOB) == []
+        assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+        assert schema_errors({**job, "spec": {**job["spec"], "entripoint": ""}}, RAYJOB) == [
             ".spec.entripoint is unknown"
         ]
 
-    def test_the_cluster_asks_for_a_token_and_outlives_its_head(self, given):
-        spec = given["spec"]["rayClusterSpec"]
+    def test_the_cluster_requires_a_token_and_survives_its_head(self, job):
+        spec = job["spec"]["rayClusterSpec"]
         assert spec["authOptions"] == {"mode": "token"}
         assert spec["gcsFaultToleranceOptions"]["redisAddress"]
         assert "secretKeyRef" in spec["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]
 
-    def test_its_pods_are_pods(self, given):
-        for group in groups_of(given):
+    def test_kubernetes_accepts_the_pods(self, job):
+        for group in groups_of(job):
             kubernetes_validate.validate(pod(group["template"]), KUBERNETES, strict=True)
             (container,) = group["template"]["spec"]["containers"]
             container["volumeMount"] = container.pop("volumeMounts", [])
             with pytest.raises(kubernetes_validate.ValidationError, match="'volumeMount' was unexpected"):
                 kubernetes_validate.validate(pod(group["template"]), KUBERNETES, strict=True)
 
-    def test_start_parameters_are_text_and_containers_say_what_they_need(self, given):
-        groups = groups_of(given)
+    def test_start_parameters_are_strings_and_containers_have_resource_limits(self, job):
+        groups = groups_of(job)
         assert all(isinstance(value, str) for group in groups for value in group["rayStartParams"].values())
         containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
         assert all({"requests", "limits"} <= container["resources"].keys() for container in containers)
 
-    def test_the_ray_is_the_one_that_the_project_asks_for(self, given):
+    def test_the_version_of_ray_is_the_installed_one(self, job):
         from importlib.metadata import version
 
-        assert given["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
+        assert job["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
 
 
 STAND_INS = {
@@ -154,17 +156,17 @@ wc -c < "$RAY_AUTH_TOKEN_PATH" > size
 
 
 class TestSlurm:
-    def test_the_script_is_one(self):
+    def test_the_script_is_executable_and_valid(self):
         path = CLUSTER / "slurm.sh"
         assert os.access(path, os.X_OK)
         subprocess.run(["bash", "-n", str(path)], check=True)
         if shutil.which("shellcheck"):
             subprocess.run(["shellcheck", str(path)], check=True)
 
-    def test_it_starts_ray_with_a_private_token_on_every_node_and_the_run_on_one(self, tmp_path):
-        """With stand-ins for Slurm's and Ray's commands, which write down how they were called."""
-        for name, does in STAND_INS.items():
-            (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+    def test_the_script_starts_ray_with_a_private_token_on_every_node_and_the_run_on_one(self, tmp_path):
+        """Uses stand-ins for Slurm's commands, which record how they were called."""
+        for name, script in STAND_INS.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
             (tmp_path / name).chmod(0o755)
         environment = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""A cluster that somebody else has started: what a run brings along, who is refused, what is measured."""
+"""Tests of runs on a cluster that is already running: shipped code, rejected drivers, metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import wait_until
-from tests.multinode.heads import Ray, free_port, may_hide, serket
+from tests.multinode.ray_nodes import RayNode, free_port, mounts_allowed, serket
 
 pytestmark = [pytest.mark.ray, pytest.mark.multinode]
 ROOT = Path(__file__).parents[2]
@@ -34,13 +34,14 @@ from actors.modules.mixture.gmm import GMM
 
 class Mine(GMM):
     def update(self, inbox, context):
-        answer = super().update(inbox, context)
-        return replace(answer, metrics={**answer.metrics, "brought": 1.0 * ("runtime_resources" in __file__)})
+        outbox = super().update(inbox, context)
+        return replace(outbox, metrics={**outbox.metrics, "shipped": 1.0 * ("runtime_resources" in __file__)})
 """
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
+    """A directory with a model file and a module file."""
     home = tmp_path_factory.mktemp("home")
     (home / "model.yaml").write_text(MODEL)
     (home / "own").mkdir()
@@ -49,108 +50,110 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ray(home):
+def head(home):
+    """The head of a cluster, which does not see the code of this checkout and of the module."""
     port, metrics = free_port(), free_port()
     arguments = ["--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    hidden = [ROOT / "actors", ROOT / "runner", home / "own"] if may_hide() else []
-    head = Ray(home, *arguments, f"--metrics-export-port={metrics}", hidden=hidden)
+    hidden = [ROOT / "actors", ROOT / "runner", home / "own"] if mounts_allowed() else []
+    head = RayNode(home, *arguments, f"--metrics-export-port={metrics}", hidden=hidden)
     head.address, head.metrics = f"127.0.0.1:{port}", metrics
     try:
-        head.await_answer(head.address)
+        head.wait_until_healthy(head.address)
         yield head
     finally:
-        head.end()
+        head.stop()
 
 
 @pytest.fixture(scope="module")
-def done(home, ray):
-    """A run of a model with a module of one's own, whose file the cluster's processes do not see."""
-    said = serket(home, ray, "run", "model.yaml", "--address", ray.address, "--json", PYTHONPATH=pythonpath(home))
-    return json.loads(said.stdout.splitlines()[-1])
+def result(home, head):
+    """The result of a run whose GMM is a module in a file that the cluster's processes do not see."""
+    done = serket(home, head, "run", "model.yaml", "--address", head.address, "--json", PYTHONPATH=pythonpath(home))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def pythonpath(home):
+    """Return the import path of a driver that sees the checkout and the module file."""
     return f"{ROOT}:{home / 'own'}"
 
 
-@pytest.mark.skipif(not may_hide(), reason="mount namespaces, which only root may make, hide the code")
-def test_the_code_of_the_run_and_of_its_modules_comes_along(home, done):
+@pytest.mark.skipif(not mounts_allowed(), reason="mount namespaces, which only root may create, hide the code")
+def test_a_run_ships_the_code_of_this_package_and_of_its_modules(home, result):
     events = [json.loads(line) for line in (home / "runs" / "joined" / "events.jsonl").read_text().splitlines()]
-    assert done["rounds"] == 2
-    assert {event["brought"] for event in events if event["event"] == "updated" and event["module"] == "gmm"} == {1.0}
+    assert result["rounds"] == 2
+    assert {event["shipped"] for event in events if event["event"] == "updated" and event["module"] == "gmm"} == {1.0}
 
 
-def test_every_line_of_the_log_names_the_run(home, done):
+def test_every_line_of_the_log_names_the_run(home, result):
     events = [json.loads(line) for line in (home / "runs" / "joined" / "events.jsonl").read_text().splitlines()]
     assert {event["run"] for event in events} == {"joined"}
     assert all({"round", "step", "module"} <= event.keys() for event in events if event["event"] == "updated")
 
 
-def test_a_dry_run_says_where_modules_would_go(home, ray):
-    said = serket(home, ray, "run", "model.yaml", "--address", ray.address, "--dry-run", PYTHONPATH=pythonpath(home))
-    assert said.stdout.count(" (") == 3
-    wish = ["--set", "cluster.modules.gmm.num_gpus=1"]
-    said = serket(
+def test_a_dry_run_prints_where_modules_would_be_placed_and_what_is_missing(home, head):
+    done = serket(home, head, "run", "model.yaml", "--address", head.address, "--dry-run", PYTHONPATH=pythonpath(home))
+    assert done.stdout.count(" (") == 3
+    setting = ["--set", "cluster.modules.gmm.num_gpus=1"]
+    done = serket(
         home,
-        ray,
+        head,
         "run",
         "model.yaml",
         "--address",
-        ray.address,
+        head.address,
         "--dry-run",
-        *wish,
+        *setting,
         code=2,
         PYTHONPATH=pythonpath(home),
     )
-    assert "module 'gmm' asks for 1 GPU, and no node has that free: " in said.stdout
+    assert "module 'gmm' asks for 1 GPU, and no node has that free: " in done.stdout
     assert not (home / "runs" / "joined-2").exists()
 
 
 @pytest.mark.parametrize(
-    "stranger", [{"RAY_AUTH_TOKEN_PATH": "other"}, {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": "none"}]
+    "credential", [{"RAY_AUTH_TOKEN_PATH": "other"}, {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": "none"}]
 )
-def test_who_has_no_token_or_another_one_is_refused(home, ray, done, stranger):
+def test_a_driver_without_the_token_of_the_cluster_is_rejected(home, head, result, credential):
     (home / "other").write_text("c" * 64)
     (home / "other").chmod(0o600)
-    said = serket(
-        home, ray, "run", "model.yaml", "--address", ray.address, code=2, PYTHONPATH=pythonpath(home), **stranger
+    done = serket(
+        home, head, "run", "model.yaml", "--address", head.address, code=2, PYTHONPATH=pythonpath(home), **credential
     )
-    assert f"no Ray cluster could be reached at {ray.address}: it refuses " in said.stderr
-    assert said.stderr.count("could be reached") == 1
-    assert "Traceback" not in said.stderr
+    assert f"no Ray cluster could be reached at {head.address}: it rejects " in done.stderr
+    assert done.stderr.count("could be reached") == 1
+    assert "Traceback" not in done.stderr
     assert not (home / "runs" / "joined-2").exists()
 
 
-@pytest.mark.parametrize(("what", "named"), [("ray", "9.9.9"), ("python", "3.99.1")])
-def test_another_version_is_refused_and_both_are_named(home, ray, what, named):
+@pytest.mark.parametrize(("software", "other"), [("ray", "9.9.9"), ("python", "3.99.1")])
+def test_a_driver_with_another_version_is_rejected_with_both_versions(home, head, software, other):
     program = (
         "import ray, ray._private.utils as utils, platform\n"
-        f"mine = ({named!r}, platform.python_version()) if {what!r} == 'ray' else (ray.__version__, {named!r})\n"
-        "utils.compute_version_info = lambda: mine\n"
+        f"own = ({other!r}, platform.python_version()) if {software!r} == 'ray' else (ray.__version__, {other!r})\n"
+        "utils.compute_version_info = lambda: own\n"
         "from runner.cluster.connection import ClusterError, cluster\n"
         "try:\n"
-        f"    with cluster({ray.address!r}): print('joined')\n"
+        f"    with cluster({head.address!r}): print('joined')\n"
         "except ClusterError as error:\n"
-        "    print('refused', str(error).replace(chr(10), ' '))\n"
+        "    print('rejected', str(error).replace(chr(10), ' '))\n"
     )
-    environment = {**ray.environment, "PYTHONPATH": pythonpath(home)}
-    said = subprocess.run(
+    environment = {**head.environment, "PYTHONPATH": pythonpath(home)}
+    output = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
     ).stdout
-    there = version("ray") if what == "ray" else platform.python_version()
-    assert "refused" in said
-    assert named in said
-    assert there in said
+    installed = version("ray") if software == "ray" else platform.python_version()
+    assert "rejected" in output
+    assert other in output
+    assert installed in output
 
 
 @pytest.mark.skipif(not find_spec("prometheus_client"), reason="needs the extra metrics")
-def test_metrics_are_given_out_for_prometheus(ray, done):
-    def scraped():
-        with urllib.request.urlopen(f"http://127.0.0.1:{ray.metrics}", timeout=5) as answer:
-            text = answer.read().decode()
+def test_metrics_are_exported_for_prometheus(head, result):
+    def scrape():
+        with urllib.request.urlopen(f"http://127.0.0.1:{head.metrics}", timeout=5) as response:
+            text = response.read().decode()
         wanted = ("serket_update_seconds_bucket", "serket_message_bytes", "serket_evidence", "serket_accuracy")
         return text if all(f"ray_{name}" in text for name in wanted) else ""
 
-    text = wait_until(scraped, 60)
+    text = wait_until(scrape, 60)
     lines = [line for line in text.splitlines() if line.startswith("ray_serket_update_seconds_count")]
     assert any('module="gmm"' in line and 'run="joined"' in line for line in lines)

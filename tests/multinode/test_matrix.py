@@ -1,23 +1,23 @@
-"""The placement matrix: each module with each request on each cluster goes where it can be met, or is refused."""
+"""Tests of the placement of each module with each resource request on each cluster: on a fitting node, or rejected."""
 
 from functools import partial
 
 import pytest
 
-from tests.faults.programs import perform
+from tests.faults.scenario_programs import run_program
 from tests.multinode.matrix import CLUSTERS, REQUESTS, TYPES
 
 pytestmark = [pytest.mark.ray, pytest.mark.multinode]
 
 ANYWHERE = {label: set(nodes) for label, nodes in CLUSTERS.items()}
-WHERE = {
+EXPECTED_NODES = {
     "nothing": ANYWHERE,
     "3 CPUs": {"lab": {"arm"}, "hall": {"big"}},
     "16 CPUs": {"hall": {"big"}},
     "half a GPU": {"lab": {"gpu"}, "hall": {"big"}},
     "1 GPU": {"lab": {"gpu"}, "hall": {"big"}},
     "2 GPUs": {"hall": {"big"}},
-    "a GPU if there is one": ANYWHERE,  # but the VAE, which has a use for it, gets it
+    "a GPU if there is one": ANYWHERE,  # of these modules, only the VAE uses a GPU and gets one
     "an A100": {"lab": {"gpu"}},
     "an H100": {"hall": {"big"}},
     "32 GiB": {"lab": {"arm"}, "hall": {"big"}},
@@ -27,9 +27,9 @@ WHERE = {
     "a fast disk in the lab": {"lab": {"arm"}},
     "an arm": {"lab": {"arm"}},
 }
-"""On which nodes of which cluster; where a cluster is not named, the request is refused."""
+"""The nodes that fit, by request and cluster; a cluster that is not listed rejects the request."""
 
-ASKED = {
+DESCRIBED = {
     "3 CPUs": "3 CPU",
     "16 CPUs": "16 CPU",
     "half a GPU": "0.5 GPU",
@@ -43,24 +43,24 @@ ASKED = {
     "a fast disk in the lab": "a node with zone=in(lab, hall), disk=fast",
     "an arm": "1 arm",
 }
-"""In whose words a refusal says what was asked."""
+"""The description of each request in error messages."""
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    came = perform("matrix", (), tmp_path_factory.mktemp("matrix"), 560, package="tests.multinode")
+def reports(tmp_path_factory):
+    reports = run_program("matrix", (), tmp_path_factory.mktemp("matrix"), 560, package="tests.multinode")
     for label in CLUSTERS:
-        assert "error" not in came[label], f"{label}: {came[label]['error']}"
-    print_table(came)
-    return came
+        assert "error" not in reports[label], f"{label}: {reports[label]['error']}"
+    print_table(reports)
+    return reports
 
 
-def print_table(came):
+def print_table(reports):
     def cell(label, request):
-        went = [came[label]["placed"][f"{module}: {request}"] for module in TYPES]
-        return ", ".join(dict.fromkeys("refused" if " " in each else each for each in went))
+        placed = [reports[label]["placed"][f"{module}: {request}"] for module in TYPES]
+        return ", ".join(dict.fromkeys("rejected" if " " in each else each for each in placed))
 
-    print("\n| asked | " + " | ".join(CLUSTERS) + " |")
+    print("\n| request | " + " | ".join(CLUSTERS) + " |")
     for request in REQUESTS:
         print(f"| {request} | " + " | ".join(map(partial(cell, request=request), CLUSTERS)) + " |")
 
@@ -68,17 +68,17 @@ def print_table(came):
 @pytest.mark.parametrize("label", CLUSTERS)
 @pytest.mark.parametrize("module", TYPES)
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_a_module_goes_where_its_request_can_be_met_or_is_refused(found, label, module, request_):
-    went = found[label]["placed"][f"{module}: {request_}"]
-    foreseen = found[label]["foreseen"][f"{module}: {request_}"]
-    if label in WHERE[request_]:
-        assert went in WHERE[request_][label]
-        assert foreseen == ""
+def test_a_module_is_placed_on_a_node_that_fits_or_rejected(reports, label, module, request_):
+    placed = reports[label]["placed"][f"{module}: {request_}"]
+    predicted = reports[label]["predicted"][f"{module}: {request_}"]
+    if label in EXPECTED_NODES[request_]:
+        assert placed in EXPECTED_NODES[request_][label]
+        assert predicted == ""
     else:
-        assert went.startswith(f"module {module!r} asks for {ASKED[request_]}, and no node has that: ")
-        assert foreseen == went
+        assert placed.startswith(f"module {module!r} asks for {DESCRIBED[request_]}, and no node has that: ")
+        assert predicted == placed
 
 
 @pytest.mark.parametrize(("label", "node"), [("laptop", "laptop"), ("lab", "gpu"), ("hall", "big")])
-def test_a_module_that_has_a_use_for_a_gpu_gets_it_where_there_is_one(found, label, node):
-    assert found[label]["placed"]["vae: a GPU if there is one"] == node
+def test_a_module_that_can_use_a_gpu_gets_one_if_the_cluster_has_one(reports, label, node):
+    assert reports[label]["placed"]["vae: a GPU if there is one"] == node

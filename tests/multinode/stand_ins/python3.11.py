@@ -1,6 +1,6 @@
-"""This machine's Python; a virtual environment that it makes finds what an index would have given: the dependencies.
+"""Stand-in for Python 3.11: this machine's Python, whose virtual environments contain the project's dependencies.
 
-This software itself is not among them: the machine has to install it.
+pip would download them from an index. The project itself is not among them, so a machine has to install it.
 """
 
 import os

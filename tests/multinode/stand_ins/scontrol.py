@@ -1,7 +1,7 @@
-"""Slurm's, as far as a job asks it for its nodes: ``scontrol show hostnames LIST``; the list is written out here."""
+"""Stand-in for Slurm's ``scontrol show hostnames LIST``, where LIST contains whole names, separated by commas."""
 
 import sys
 
 if sys.argv[1:3] != ["show", "hostnames"]:
-    sys.exit("only show hostnames is known here")
+    sys.exit("this stand-in implements `show hostnames` only")
 print(*sys.argv[3].split(","), sep="\n")

@@ -1,6 +1,6 @@
-"""A machine's ssh server, in place of sshd: lets in who has the key, and runs what is asked for with bash, at home.
+"""Stand-in for sshd: accepts clients that have the key, and runs their commands with bash in the home directory.
 
-Whoever asks for a terminal gets one, so that what a session leaves behind is hung up on when it ends, as it would be.
+A client that requests a terminal gets one, so that processes which a session leaves receive SIGHUP when it ends.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from pathlib import Path
 import asyncssh
 
 
-def takes_terminal():
+def set_controlling_terminal():
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-async def pump(read, write):
-    with suppress(OSError, asyncssh.Error, asyncssh.TerminalSizeChanged):  # a terminal that is gone is the end
+async def copy_stream(read, write):
+    with suppress(OSError, asyncssh.Error, asyncssh.TerminalSizeChanged):  # a closed terminal ends the stream
         while chunk := await read(1 << 16):
             await write(chunk)
 
@@ -35,55 +35,55 @@ def writer(stream):
     return write
 
 
-async def in_terminal(process):
-    """Run a command in a terminal of its own; return its status."""
+async def run_in_terminal(process):
+    """Run a command in a terminal of its own; return its exit status."""
     loop = asyncio.get_running_loop()
-    ours, theirs = pty.openpty()
+    parent_end, child_end = pty.openpty()
     child = subprocess.Popen(
         ["/bin/bash", "-c", process.command or "exec bash"], cwd=os.environ["HOME"],
-        stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=takes_terminal,
+        stdin=child_end, stdout=child_end, stderr=child_end, preexec_fn=set_controlling_terminal,
     )  # fmt: skip
-    os.close(theirs)
+    os.close(child_end)
 
-    async def typed(chunk):
-        os.write(ours, chunk)
+    async def write_input(chunk):
+        os.write(parent_end, chunk)
 
-    async def shown(size):
-        return await loop.run_in_executor(None, os.read, ours, size)
+    async def read_output(size):
+        return await loop.run_in_executor(None, os.read, parent_end, size)
 
-    keys = asyncio.create_task(pump(process.stdin.read, typed))
-    screen = asyncio.create_task(pump(shown, writer(process.stdout)))
+    stdin = asyncio.create_task(copy_stream(process.stdin.read, write_input))
+    stdout = asyncio.create_task(copy_stream(read_output, writer(process.stdout)))
     status = await loop.run_in_executor(None, child.wait)
-    await asyncio.wait([screen], timeout=1)  # what it has started may have the terminal open still
-    keys.cancel()
-    os.close(ours)
+    await asyncio.wait([stdout], timeout=1)  # its children may keep the terminal open
+    stdin.cancel()
+    os.close(parent_end)
     return status
 
 
-async def through_pipes(process):
-    """Run a command whose output goes through pipes; return its status."""
+async def run_with_pipes(process):
+    """Run a command whose input and output are pipes; return its exit status."""
     child = await asyncio.create_subprocess_exec(
         "/bin/bash", "-c", process.command or "exec bash", cwd=os.environ["HOME"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
-    async def feed():
-        await pump(process.stdin.read, writer(child.stdin))
+    async def copy_input():
+        await copy_stream(process.stdin.read, writer(child.stdin))
         child.stdin.close()
 
-    keys = asyncio.create_task(feed())
-    told = [
-        asyncio.create_task(pump(child.stdout.read, writer(process.stdout))),
-        asyncio.create_task(pump(child.stderr.read, writer(process.stderr))),
+    stdin = asyncio.create_task(copy_input())
+    outputs = [
+        asyncio.create_task(copy_stream(child.stdout.read, writer(process.stdout))),
+        asyncio.create_task(copy_stream(child.stderr.read, writer(process.stderr))),
     ]
     status = await child.wait()
-    await asyncio.wait(told, timeout=1)
-    keys.cancel()
+    await asyncio.wait(outputs, timeout=1)
+    stdin.cancel()
     return status
 
 
 async def serve(process):
-    run = in_terminal if process.get_terminal_type() is not None else through_pipes
+    run = run_in_terminal if process.get_terminal_type() is not None else run_with_pipes
     status = await run(process)
     process.exit(status if status >= 0 else 128 - status)
 

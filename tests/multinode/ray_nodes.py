@@ -1,4 +1,4 @@
-"""Clusters that stand by themselves on this machine, as people start them: ``ray start`` on the loopback."""
+"""Ray nodes on this machine, started with ``ray start`` on the loopback as users start them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import psutil
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
-def may_hide() -> bool:
-    """Whether directories can be hidden from processes here."""
+def mounts_allowed() -> bool:
+    """Return whether this process may create mount namespaces, in which directories can be hidden."""
     try:
         return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
     except OSError:
@@ -27,30 +27,32 @@ def may_hide() -> bool:
 
 
 def free_port() -> int:
+    """Return a port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-class Ray:
-    """A node of Ray in a session of its own, with what it has started.
+class RayNode:
+    """A Ray node in a session of its own, with the processes that it starts.
 
     Parameters
     ----------
     home : Path
-        Where its token and its log are.
-    arguments : str
-        Of ``ray start``.
+        Directory of its token and log.
+    *arguments : str
+        Arguments of ``ray start``.
     hidden : sequence of Path
-        Directories that are empty to it, as they are on another machine (needs mount namespaces).
-    apart : bool
-        Whether it sees no other processes of this machine (needs process namespaces): Ray refuses to start a head where
-        it sees a node that belongs to one of that address.
+        Directories that are empty for the node, as on another machine (requires mount namespaces).
+    isolated : bool
+        Whether the node sees no other processes of this machine (requires process namespaces). Ray refuses to start a
+        head if it sees a node that belongs to a head of the same address.
     **environment : str
+        Environment variables of the node.
     """
 
     def __init__(
-        self, home: Path, *arguments: str, hidden: Sequence[Path] = (), apart: bool = False, **environment: str
+        self, home: Path, *arguments: str, hidden: Sequence[Path] = (), isolated: bool = False, **environment: str
     ) -> None:
         self.home = home
         token = home / "token"
@@ -75,30 +77,32 @@ class Ray:
         if hidden:
             mounts = " && ".join(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in hidden)
             command = ["unshare", "-m", "sh", "-c", f"{mounts} && exec {shlex.join(command)}"]
-        if apart:
+        if isolated:
             command = ["unshare", "-pf", "--kill-child", "--mount-proc", *command]
         self.log = (home / "ray.log").open("a")
         self.process = subprocess.Popen(
             command, env=self.environment, cwd=home, stdout=self.log, stderr=self.log, start_new_session=True
         )
 
-    def await_answer(self, address: str, seconds: float = 60.0) -> None:
-        until = time.monotonic() + seconds
+    def wait_until_healthy(self, address: str, seconds: float = 60.0) -> None:
+        """Wait until the cluster at `address` passes Ray's health check."""
+        deadline = time.monotonic() + seconds
         command = [RAY, "health-check", "--address", address]
         while subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode:
-            assert time.monotonic() < until, (self.home / "ray.log").read_text()
+            assert time.monotonic() < deadline, (self.home / "ray.log").read_text()
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """Kill it and what it has started, as a power cut would."""
+        """Kill the node and its processes, as a power cut would."""
         with suppress(psutil.NoSuchProcess):
-            mother = psutil.Process(self.process.pid)
-            for process in [*mother.children(recursive=True), mother]:
+            parent = psutil.Process(self.process.pid)
+            for process in [*parent.children(recursive=True), parent]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
         self.process.wait()
 
-    def end(self) -> None:
+    def stop(self) -> None:
+        """Terminate the node; kill it if it does not end in time."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -107,11 +111,13 @@ class Ray:
         self.log.close()
 
 
-def serket(home: Path, ray: Ray, *words: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in `home`, as a person there would."""
+def serket(
+    home: Path, node: RayNode, *arguments: object, code: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a ``serket`` command in `home` with the environment of `node`, until it exits with status `code`."""
     root = str(Path(__file__).parents[2])
-    given = {**ray.environment, "PYTHONPATH": root, **environment}
-    command = [sys.executable, "-m", "runner.cli", *map(str, words)]
-    done = subprocess.run(command, env=given, cwd=home, capture_output=True, text=True, timeout=180, check=False)
+    variables = {**node.environment, "PYTHONPATH": root, **environment}
+    command = [sys.executable, "-m", "runner.cli", *map(str, arguments)]
+    done = subprocess.run(command, env=variables, cwd=home, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
