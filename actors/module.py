@@ -48,7 +48,8 @@ class Port:
     optional : bool
         For an input: the module can learn without a message on it.
     per_receiver : bool
-        For an output: each receiver gets its own message, such as a cavity message, instead of the same one.
+        For an output: each receiver gets its own message, such as one without what that receiver sent, instead
+        of the same one.
     several : bool
         For an input: the module accepts several senders and distinguishes them. Ports of kinds that multiply
         (``log_prob``) always accept several.
@@ -139,7 +140,7 @@ class Inbox:
 
 @dataclass(frozen=True)
 class Context:
-    """The circumstances of a call to a module: its position in the schedule, and the settings for this call.
+    """The arguments of a call besides its inbox: its position in the schedule, and the settings for this call.
 
     Parameters
     ----------
@@ -242,7 +243,8 @@ class Outbox:
         withdrawn.
     metrics : mapping of str to float
         Metrics of this update, all finite; leave out unknown ones. Chains are selected by ``evidence`` (nats). When
-        exchanges or rounds are compared, ``score`` (nats) is added to the evidence of the module above.
+        exchanges or rounds are compared, the ``score`` (nats) of all other modules is added to the evidence of the most
+        abstract module.
     outputs : mapping of str to array
         Named results for the run directory (``z``, ``class``, ``trans_prob``, …). They contain neither NaN nor +∞; −∞,
         the logarithm of zero, is allowed.
@@ -383,10 +385,10 @@ class Module(ABC, Generic[P]):
         """Return messages and outputs for new data, from the learnt parameters; does not change the state."""
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (optional to override)
-        """Return backward messages and outputs: what the backward messages of the inbox mean in the module's own data.
+        """Decode the backward messages in the inbox to the module's own data; return backward messages and outputs.
 
         With ``context.rows`` > 0, generate that number of rows: the most abstract module draws them, and the modules
-        below decode them. Does not change the state. By default there are none.
+        below decode them. Does not change the state. By default, returns an empty outbox.
         """
         return Outbox()
 

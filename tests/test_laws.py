@@ -97,6 +97,15 @@ def test_only_the_graph_and_the_conformance_checks_reach_module_types_and_by_nam
 
 
 @each_file
+def test_built_in_modules_import_what_an_author_could_and_numerics(path):
+    if path.is_relative_to(ROOT / "actors" / "modules"):
+        assert not forbidden_imports(
+            path,
+            ["actors.graph", "actors.storage", "actors.coordination", "actors.backends", "actors.conformance", "ray"],
+        )
+
+
+@each_file
 def test_production_imports_no_fault_injection(path):
     allowed = ("actors/backends/fault_injection.py", "actors/conformance/ray_runs.py")
     if path.relative_to(ROOT).as_posix() not in allowed:

@@ -1,1 +1,1 @@
-"""Where modules live: in this process, or each in an actor on Ray."""
+"""The backends: run modules in this process, or each in a Ray actor."""

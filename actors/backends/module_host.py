@@ -162,7 +162,7 @@ class ModuleHost:
         message = Message(header, {name: _read_only(array) for name, array in arrays.items()})
         known = next((each for each in self.module.ports if each.name == port), None)
         if known is None or known.direction != "in" or known.kind != header.kind:
-            raise MessageError(f"{header.route}: {self.spec.name} has no such port for this kind")
+            raise MessageError(f"{header.route}: {self.spec.name} has no input port {port!r} for messages of this kind")
         validate(message)
         return message
 

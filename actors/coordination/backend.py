@@ -1,4 +1,4 @@
-"""The backend protocol: how the coordinator reaches modules, and the types that cross it.
+"""The backend protocol: how the coordinator reaches modules, and the types of its arguments and results.
 
 A backend manages the modules' processes. The coordinator submits a call and collects its answer, which consists of
 references (:data:`Ref`) that the coordinator passes on without reading them. :mod:`actors.backends` has the
@@ -35,7 +35,7 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True)
 class MessageRef:
-    """A message in coordination: the header as packed by its sender, and a reference to the arrays."""
+    """A message as the coordinator holds it: the header as packed by its sender, and a reference to the arrays."""
 
     packed_header: bytes
     arrays: Ref
@@ -50,7 +50,7 @@ class MessageRef:
 class ModuleResult(Generic[Value, MessageType]):
     """The result of a module's call.
 
-    In the module's host it holds the values and messages themselves, in coordination references (:data:`ResultRef`).
+    In the module's host it holds values and messages; in the coordinator, references (:data:`ResultRef`).
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class ModuleResult(Generic[Value, MessageType]):
 
 
 ResultRef: TypeAlias = ModuleResult[Ref, MessageRef]
-"""A result in coordination."""
+"""A result as the coordinator holds it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class ChainCall:
-    """A chain to run: a block and where it starts, for copies of the block's modules.
+    """The arguments of a chain: its block, position and first messages; it runs on copies of the block's modules.
 
     Its objects are passed beside it: one state for each of the block's modules, None for a fresh start, then the arrays
     of each message in `messages`.

@@ -25,13 +25,15 @@ EVIDENCE_TOLERANCE = 0.01
 """Of chains whose evidences differ by less (in nats), the one with the highest score is selected."""
 
 MOVE_EXCHANGES = 8
+"""Maximum number of exchanges of a chain that starts from a proposal: it is nearer to an optimum than a fresh one."""
+
 MOVE_TEMPERATURE = 0.5
-"""A proposal starts nearer to an optimum than a fresh chain: fewer exchanges, and a temperature τ of at least this."""
+"""Minimum of the temperature τ of a chain that starts from a proposal."""
 
 
 @dataclass(frozen=True)
 class ChainResult:
-    """The end of a chain: its number and origin, the results of the block's modules, its evidence and score."""
+    """The result of a chain: its number and origin, the results of the block's modules, its evidence and score."""
 
     chain: int
     origin: str
@@ -86,26 +88,29 @@ class ChainRunner(ScheduleRunner):
         )
 
     def _best_of_chains(self, block: Block, position: Position) -> ChainResult:
-        """Run fresh chains in parallel with the modules themselves, which continue the incumbent; adopt the best."""
-        plain = replace(block, chains=0, moves=0)
+        """Run fresh chains beside the modules, which continue the incumbent; adopt the best.
+
+        The incumbent is the state before the block. It competes unchanged and continued.
+        """
+        single = replace(block, chains=0, moves=0)
         incumbent = {name: self.router.results[name] for name in block.modules}
-        known = any(result.state is not None for result in incumbent.values())
+        has_incumbent = any(result.state is not None for result in incumbent.values())
         # In the first round, there is no incumbent: the modules themselves are one of the fresh chains.
-        fresh = range(1, block.chains + known)
+        fresh = range(1, block.chains + has_incumbent)
         untrained: dict[str, ResultRef] = {name: ModuleResult() for name in block.modules}
-        pending = [(n, "afresh", self._submit(plain, _numbered(position, block, n), untrained)) for n in fresh]
-        if known:
-            again = replace(plain, repeat=1, anneal=(1.0, 1.0))
+        pending = [(n, "afresh", self._submit(single, _numbered(position, block, n), untrained)) for n in fresh]
+        if has_incumbent:
+            again = replace(single, repeat=1, anneal=(1.0, 1.0))
             rescored = replace(_numbered(position, block, 0), learn=False)
             pending.insert(0, (0, "incumbent", self._submit(again, rescored, incumbent)))
-        warm = replace(plain, anneal=(block.anneal[1], block.anneal[1])) if known else plain
-        super().run_block(warm, _numbered(position, block, 0))
-        here = {name: self.router.results[name] for name in block.modules}
+        own = replace(single, anneal=(block.anneal[1], block.anneal[1])) if has_incumbent else single
+        super().run_block(own, _numbered(position, block, 0))
+        own_results = {name: self.router.results[name] for name in block.modules}
         results = [self._chain_result(block, position, n, origin, self._collect(chain)) for n, origin, chain in pending]
-        routed = self._chain_result(block, position, 0, "continued" if known else "afresh", here)
-        results.insert(int(known), routed)
+        own_result = self._chain_result(block, position, 0, "continued" if has_incumbent else "afresh", own_results)
+        results.insert(int(has_incumbent), own_result)
         best = _best_of(results)
-        return best if best is routed else self._adopt(best)
+        return best if best is own_result else self._adopt(best)
 
     def _moves(self, block: Block, position: Position, best: ChainResult, move: int) -> list[ChainResult]:
         """Run a chain from each proposal of the modules, given the results of the best chain."""
@@ -156,7 +161,7 @@ class ChainRunner(ScheduleRunner):
         router = self.router
         messages: dict[tuple[str, str], MessageRef] = {}
         for route in (route for name in block.modules for route in router.graph.routes_to(name)):
-            latest = router.message_on(route, start)
+            latest = router.latest_message(route, start)
             if latest is not None:
                 messages[route.sender, latest[0]] = latest[1]
         sent = tuple((sender, slot, message.packed_header) for (sender, slot), message in messages.items())

@@ -76,7 +76,7 @@ class Checkpointer:
             for module, progress in self._progress.items():
                 if progress.saving is not None and progress.written is not None:
                     wait = partial(self._saved, module, manifest.name)
-                    files = router.supervisor.call_with_recovery(module, wait, "writing its part of the commit")
+                    files = router.supervisor.call_with_recovery(module, wait, "the writing of its part of the commit")
                     progress.record = ModuleRecord(manifest.round, dict(files), dict(progress.written.metrics))
                     progress.saving = None
             records = {module: progress.record for module, progress in self._progress.items() if progress.record.files}
@@ -130,5 +130,5 @@ class Checkpointer:
         def read() -> ResultRef:
             return self._backend.collect(self._backend.submit_read(module, request))
 
-        result = self._router.supervisor.call_with_recovery(module, read, "reading its part of a commit")
+        result = self._router.supervisor.call_with_recovery(module, read, "the reading of its part of a commit")
         return ModuleResult(result.state, result.outputs, result.messages, dict(record.metrics))

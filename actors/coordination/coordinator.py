@@ -40,7 +40,7 @@ Halt: TypeAlias = Literal["step", "round"]
 
 
 class Coordinator:
-    """Drives one run.
+    """Runs the rounds of one run over a backend.
 
     Parameters
     ----------
@@ -179,7 +179,10 @@ class Coordinator:
         """Return to the last commit, because objects that the round needs were lost."""
         self._count_replay(error)
         if self._checkpointer is None:
-            raise ModuleFailedError(f"run {self.run} lost objects it needs, and nothing is committed") from error
+            raise ModuleFailedError(
+                f"run {self.run}: results were lost with their node, and there is no commit to repeat from; "
+                "start the run again"
+            ) from error
         self._restore()
 
     def _count_replay(self, error: ObjectsLostError) -> None:
@@ -187,7 +190,9 @@ class Coordinator:
         self._replays += 1
         self._emit(RoundReplayed(self.round, str(error)))
         if self._replays > self._router.supervisor.policy.tries:
-            raise ModuleFailedError(f"run {self.run} lost objects it needs {self._replays} times: {error}") from error
+            raise ModuleFailedError(
+                f"run {self.run}: results were lost with their nodes {self._replays} times: {error}"
+            ) from error
 
     def _restore(self) -> Manifest:
         """Return to the newest complete commit."""
@@ -199,7 +204,7 @@ class Coordinator:
             try:
                 self._checkpointer.restore(manifest)
                 break
-            except ObjectsLostError as error:  # the node that read an object died before the next one had it
+            except ObjectsLostError as error:  # the node that read the commit died before the data was copied
                 self._count_replay(error)
         self._began, self._seconds = time.monotonic(), manifest.seconds
         self.round, self._step, self.converged = manifest.round, manifest.step, manifest.converged
@@ -210,7 +215,7 @@ class Coordinator:
     def score(self) -> float:
         """Return the score by which rounds are compared (:func:`actors.coordination.schedule_runner.score_of`).
 
-        Between rounds the latent vectors change, so that evidences alone do not compare.
+        Between rounds the latent vectors change, so that evidences alone are not comparable.
         """
         return score_of(self._router.results.values())
 

@@ -175,7 +175,7 @@ class UpdateFinished(UpdateStarted):
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields, the metrics among them by name."""
+        """Return the fields, with one entry for each metric."""
         own = super().fields()
         metrics = own.pop("metrics")
         place = {name: own.pop(name) for name in ("step", "module", "round", "exchange", "temperature") if name in own}
@@ -183,7 +183,7 @@ class UpdateFinished(UpdateStarted):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Event:
-        """Return the event with these fields; numbers that are no field of its own are metrics."""
+        """Return the event with these fields; numeric entries that are not fields are metrics."""
         own = {each.name for each in fields(cls)}
         metrics = {
             name: value

@@ -240,7 +240,7 @@ def _shortages(bundle: Bundle, node: Node, left: Mapping[str, float]) -> list[st
         if left.get(resource, 0.0) < amount - 1e-9
     ]
     if bundle.in_placement_group and left.get("memory", 0.0) < 1.0 and "memory" not in bundle.request:
-        shortages.append("no memory, of which a placement group needs a few bytes")
+        shortages.append("no free memory, of which a placement group needs a few bytes")
     unmet = [key for key in bundle.selector if not _meets_label_condition(bundle, node, key)]
     return shortages + [f"{key}={node.labels[key]}" if key in node.labels else f"no label {key}" for key in unmet]
 

@@ -34,7 +34,7 @@ class RecoveryPolicy:
 
 
 class ModuleSupervisor:
-    """Keeps the modules of a run alive.
+    """Restarts modules whose processes die, and repeats their calls.
 
     Parameters
     ----------
@@ -59,19 +59,19 @@ class ModuleSupervisor:
         """Wait until a module is prepared, before its first call; the others are prepared in parallel."""
         if module not in self._prepared:
             started = time.perf_counter()
-            device = self.call_with_recovery(module, lambda: self._backend.await_prepared(module), "being prepared")
+            device = self.call_with_recovery(module, lambda: self._backend.await_prepared(module), "preparation")
             self._prepared.add(module)
             self._emit(ModulePrepared(module, device, time.perf_counter() - started))
 
     def push_state(self, module: str) -> None:
         """Load a module's latest state into its process."""
         state = self._state_of(module)
-        self.call_with_recovery(module, lambda: self._backend.load_state(module, state), "loading its state")
+        self.call_with_recovery(module, lambda: self._backend.load_state(module, state), "the loading of its state")
 
     def call_with_recovery(self, module: str, action: Callable[[], T], doing: str) -> T:
         """Run `action`; if the module's process dies, restart the module with its state and run `action` again.
 
-        A call depends only on the module's state, its inbox and the seeds, so its repetition gives the same bits.
+        A call depends only on the module's state, its inbox and the seeds, so its repetition is bit-identical.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class ModuleSupervisor:
                 if deaths >= self.policy.tries:
                     often = "" if deaths == 1 else f" {deaths} times"
                     trace = "\n".join(filter(None, [str(error), self._backend.crash_traceback(module)]))
-                    raise ModuleFailedError(f"module {module!r} died{often} in {doing}: {trace}") from error
+                    raise ModuleFailedError(f"module {module!r} died{often} during {doing}: {trace}") from error
 
     def _restart(self, module: str) -> None:
         started = time.perf_counter()

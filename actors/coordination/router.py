@@ -1,4 +1,4 @@
-"""The router: calls modules over a backend, and routes the messages of each to its receivers.
+"""The router: calls modules over a backend, with the latest message on each of their incoming routes.
 
 A :class:`Router` holds results and references and never reads an array. The coordinator has one for all modules of a
 run; each chain of a block has its own, for copies of the block's modules.
@@ -51,7 +51,7 @@ class Router:
     run : str
         The run's name.
     seed : int
-        Every random draw follows from it.
+        Determines every random draw.
     emit : callable, optional
         Receives ModulePrepared, ModuleDied, ModulePlaced and ModuleRecovered.
     recovery : RecoveryPolicy, optional
@@ -141,12 +141,12 @@ class Router:
         mode : Mode
         step : Step
         position : Position
-            ``first`` is the step's own number.
+            ``first``: the number of this step.
         **details
             Further fields of the :class:`actors.coordination.backend.ModuleCall`.
         """
         self.sequence += 1
-        inbox = self._inbox(step.module)
+        inbox = self.route_messages_to(step.module)
         call = ModuleCall(
             mode=mode,
             run=self.run,
@@ -200,16 +200,18 @@ class Router:
 
     # --- messages -------------------------------------------------------------------------------------------------
 
-    def message_on(self, route: Route, start: Mapping[str, ResultRef] | None = None) -> tuple[str, MessageRef] | None:
+    def latest_message(
+        self, route: Route, start: Mapping[str, ResultRef] | None = None
+    ) -> tuple[str, MessageRef] | None:
         """Return the slot and the latest message on a route, None if there is none yet.
 
         The results in `start` replace those of the router.
         """
         sent = {**self._results, **(start or {})}[route.sender].messages
-        slots = (f"{route.out_port}.{route.receiver}", route.out_port)
+        slots = (f"{route.out_port}.{route.receiver}", route.out_port)  # its own message, or the one for all receivers
         return next(((slot, sent[slot]) for slot in slots if slot in sent), None)
 
-    def _inbox(self, module: str) -> list[tuple[str, MessageRef]]:
+    def route_messages_to(self, module: str) -> list[tuple[str, MessageRef]]:
         """Return the latest message on each incoming route, with its input port."""
-        latest = ((route.in_port, self.message_on(route)) for route in self.graph.routes_to(module))
+        latest = ((route.in_port, self.latest_message(route)) for route in self.graph.routes_to(module))
         return [(port, slot_and_message[1]) for port, slot_and_message in latest if slot_and_message]

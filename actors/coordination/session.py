@@ -1,7 +1,7 @@
 """The session: runs a coordinator in a thread of its own, and keeps its events and status for a driver to poll.
 
 Plain Python; :mod:`actors.backends.ray.coordinator_actor` wraps it in an actor. A session of a run that has commits
-resumes the run by itself, both after a restart of its process and for a new driver.
+resumes the run automatically, both after a restart of its process and for a new driver.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class RunSpec:
 
 
 class Session:
-    """Drives one run.
+    """Runs a coordinator in a thread, and keeps its events until they are polled.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class Session:
         self.coordinator.halt(when)
 
     def close(self) -> None:
-        """Declare that the modules are about to be ended, so that their death is not a failure."""
+        """Declare that the modules are about to be ended, so that their end is not reported as a failure."""
         self._closing = True
 
     def poll(self, since: int, incarnation: str, wait: float = 0.0) -> tuple[str, list[TimedEvent], dict[str, Any]]:
@@ -219,7 +219,7 @@ class Session:
                 self._checkpoints.status_files.write_events(events)
 
     def idle_for(self, seconds: float) -> bool:
-        """Return whether an ended run was not polled for `seconds`, or a run before its start ten times as long."""
+        """Return whether nothing polled for `seconds` after the run ended, or ten times as long before it started."""
         silence = time.monotonic() - self._last_poll
         return bool(self._ended) and silence > (10 * seconds if self._ended == "idle" else seconds)
 

@@ -1,1 +1,1 @@
-"""The built-in module types."""
+"""The built-in module types; a module of your own imports the names of ``actors`` instead of these files."""

@@ -47,7 +47,7 @@ class Interrupts:
                 raise KeyboardInterrupt
             self.requested = True
             with suppress(RuntimeError):  # the signal interrupted a write to the same stream
-                log("stopping after this step (once more: at once)")
+                log("stopping after this step; once more stops at once")
 
         if threading.current_thread() is not threading.main_thread():
             yield

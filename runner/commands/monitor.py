@@ -33,7 +33,7 @@ def event_message(event: Event) -> str:
     """Return the message about an event for the user; empty for events without one."""
     match event:
         case ModuleDied():
-            return f"{event.module} died in {event.doing}: {event.reason.partition(chr(10))[0]}"
+            return f"{event.module} died during {event.doing}: {event.reason.partition(chr(10))[0]}"
         case ModuleRecovered():
             return f"{event.module} recovered after {event.seconds:.1f} s"
         case RoundReplayed():

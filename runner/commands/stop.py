@@ -36,7 +36,7 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None]) -> str:
         with suppress(CoordinatorEndedError):  # another process has ended it
             if not now:
                 client.halt("round")
-                log("it stops after its round; --now does not wait for that")
+                log("the run stops after its current round; --now stops it at once")
                 if detached:
                     _await_halt(client)
             if detached or now:

@@ -48,7 +48,7 @@ def test_ctrl_c_in_a_terminal_does_not_end_the_cluster_before_the_step_is_commit
     command, path = Command("run", config, "--runs", tmp_path, *gates.setting), tmp_path / "small"
     gates.wait_until_reached("2-0")
     command.press_ctrl_c()
-    command.wait_for_output("stopping after this step (once more: at once)")
+    command.wait_for_output("stopping after this step; once more stops at once")
     time.sleep(2.0)  # until the coordinator has received the request
     gates.open()
     output = command.wait(code=1)

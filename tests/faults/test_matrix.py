@@ -80,7 +80,7 @@ def test_a_module_that_hangs_is_restarted(tmp_path, expected):
 
 def test_a_run_whose_module_keeps_dying_can_be_resumed(tmp_path, expected):
     root = tmp_path / "checkpoints"
-    with pytest.raises(ModuleFailedError, match=r"module 'gmm' died 3 times in update \(round 2, step 0\)"):
+    with pytest.raises(ModuleFailedError, match=r"module 'gmm' died 3 times during update \(round 2, step 0\)"):
         run(model(2, chains=1, vae=False), root, ["gmm:before:2:3"])
     assert Checkpoints(root).newest_whole(pytest.fail).name == "round-001"
     run(model(2, chains=1, vae=False), root)

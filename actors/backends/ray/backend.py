@@ -76,7 +76,7 @@ class RayTask(Task[T]):
 
 
 class RayBackend:
-    """Reaches every module through an actor of its own, named as the module is.
+    """Reaches every module through an actor of its own, with the module's name.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ class RayBackend:
         reference = self._actors[module].save.remote(request, *objects)
 
         def wait() -> Mapping[str, FileRecord]:
-            records: Mapping[str, FileRecord] = self._get(module, reference, own=OSError, given=objects)
+            records: Mapping[str, FileRecord] = self._get(module, reference, reraise=OSError, given=objects)
             return records
 
         return RayTask(wait)
@@ -236,7 +236,7 @@ class RayBackend:
         """Have the module's own actor read its part of a commit."""
         slots = request.record.slots
         summary, *objects = self._actors[module].read.options(num_returns=3 + len(slots)).remote(request)
-        return RayTask(lambda: _result(self._get(module, summary, own=CheckpointError), objects, slots))
+        return RayTask(lambda: _result(self._get(module, summary, reraise=CheckpointError), objects, slots))
 
     def collect(self, task: Task[T]) -> T:
         """Wait for the answer of a task."""
@@ -318,7 +318,10 @@ class RayBackend:
             except ValueError:
                 return
             time.sleep(0.05)
-        raise ModuleFailedError(f"{_module(name)}: the actor of an earlier coordinator does not end")
+        raise ModuleFailedError(
+            f"{_module(name)}: the actor of an earlier coordinator still exists after {self._recovery.wait:g} s; "
+            "end that run with serket stop --now"
+        )
 
     def _await_place(self, name: str, known: str = "") -> ModulePlaced:
         """Wait until an incarnation other than `known` hosts the module; return where it runs."""
@@ -367,7 +370,7 @@ class RayBackend:
         reference: Any,
         *,
         timeout: float | None = None,
-        own: type[Exception] | tuple[()] = (),
+        reraise: type[Exception] | tuple[()] = (),
         given: Sequence[Ref | None] = (),
         cpus: float = 0.0,
     ) -> Any:
@@ -380,7 +383,7 @@ class RayBackend:
         reference : ObjectRef
         timeout : float, optional
             Seconds.
-        own : type of exception, optional
+        reraise : type of exception, optional
             An exception that is raised unchanged.
         given : sequence of ObjectRef
             The inputs of the call.
@@ -396,7 +399,7 @@ class RayBackend:
                 raise ObjectsLostError(f"an input of {who} was lost: {_first_line(cause)}") from None
             if isinstance(cause, StaleIncarnationError):
                 raise ModuleDiedError("its process died, and the new one does not have its state yet") from None
-            if own and isinstance(cause, own):
+            if reraise and isinstance(cause, reraise):
                 raise cause from None
             if isinstance(cause, NonFiniteError):  # its message names the module
                 raise ModuleFailedError(str(cause)) from None
@@ -406,7 +409,7 @@ class RayBackend:
         except ObjectLostError as error:
             raise ObjectsLostError(f"the result of {who} was lost: {_first_line(error)}") from None
         except (RayActorError, WorkerCrashedError, TaskCancelledError) as error:
-            raise ModuleDiedError(f"its process died\n{error}") from None
+            raise ModuleDiedError(f"its process ended\n{error}") from None
         except GetTimeoutError:
             raise ModuleDiedError(f"it did not answer within {timeout:g} s") from None
 

@@ -339,6 +339,19 @@ class Mixture(Module[P]):
         posterior = calibrated_posterior(likelihood, weights, trust.temperature, trust.lapse)
         return scaled_likelihood(posterior, trust.mean)
 
+    def _class_posterior(self, inbox: Inbox, likelihood: FloatArray, parameters: P) -> tuple[FloatArray, FloatArray]:
+        """Return log p(class k | row), (N, K), and the log-normalisers (N,).
+
+        p(k | x) ∝ p(x | k) · prior_k; the prior is the one that came from above, the mixture's weights where none came,
+        or both where they multiply.
+        """
+        assert self._factors is not None
+        log_prior = self._combined_prior(inbox, len(likelihood), parameters)
+        scores = likelihood if log_prior is None else likelihood + log_prior
+        if log_prior is None or self._weights_multiply_prior(parameters):
+            scores = scores + self._log_weights(self._factors, parameters)
+        return normalise_with_norms(scores)
+
     def _compose_outbox(
         self,
         inbox: Inbox,
@@ -352,11 +365,7 @@ class Mixture(Module[P]):
         parameters, of_rows = self._step_parameters(context), rows_of(_data_message(inbox))
         multiplies = self._weights_multiply_prior(parameters)
         rows, classes = likelihood.shape
-        log_prior = self._combined_prior(inbox, rows, parameters)
-        scores = likelihood if log_prior is None else likelihood + log_prior
-        if log_prior is None or multiplies:
-            scores = scores + self._log_weights(self._factors, parameters)
-        log_posterior, log_norm = normalise_with_norms(scores)
+        log_posterior, log_norm = self._class_posterior(inbox, likelihood, parameters)
         posterior = np.exp(log_posterior)
         best = log_posterior.argmax(axis=1)
         responsibilities = posterior

@@ -74,7 +74,7 @@ class TestRejectedInput:
     @pytest.mark.parametrize("port", ["y", "evidence", "means", "prior"])
     def test_on_a_port_that_is_unknown_or_an_output_or_of_another_kind(self, port):
         tested = host()
-        with pytest.raises(MessageError, match=rf"vae -> gmm\.{port} \(latent_vectors\): gmm has no such port"):
+        with pytest.raises(MessageError, match=rf"vae -> gmm\.{port} \(latent_vectors\): gmm has no input port"):
             update(tested, latents(port=port))
         assert tested.module.count == 0
 

@@ -70,7 +70,7 @@ def test_the_bits_are_the_same_if_an_object_is_lost_again_during_the_replay(tmp_
 
 
 def test_a_run_that_loses_objects_repeatedly_fails(tmp_path):
-    with pytest.raises(ModuleFailedError, match="lost objects it needs 4 times"):
+    with pytest.raises(ModuleFailedError, match="results were lost with their nodes 4 times"):
         run(tmp_path, LosingBackend(range(10, 1000)))
 
 

@@ -159,7 +159,7 @@ class TestNodes:
         assert set(assignments(model(), nodes, "pack").values()) == {"worker"}
         assert set(assignments(model(), nodes).values()) == {"head"}
         messages = set(assignments(model(), nodes[:1], "pack").values())
-        assert any("head has no memory, of which a placement group needs a few bytes" in each for each in messages)
+        assert any("head has no free memory, of which a placement group needs a few bytes" in each for each in messages)
 
     def test_only_free_resources_count_if_requested(self):
         busy = Node("n", {"CPU": 2.0}, {"CPU": 0.5})

@@ -99,7 +99,7 @@ def test_objects_that_are_lost_repeatedly_end_the_run(tmp_path):
 
 def test_a_module_that_keeps_dying_ends_the_run_after_the_number_of_tries(tmp_path):
     backend = FailingBackend(8, ModuleDiedError, times=100)
-    with pytest.raises(ModuleFailedError, match=r"module '\w+' died 4 times in .*: as the test asked"):
+    with pytest.raises(ModuleFailedError, match=r"module '\w+' died 4 times during .*: as the test asked"):
         run(tmp_path, backend, recovery=RecoveryPolicy(tries=4))
     assert backend.left == 96
 

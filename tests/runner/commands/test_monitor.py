@@ -125,7 +125,7 @@ def test_a_commit_that_was_pruned_is_ignored(directory, monitor):
         (
             "lost",
             {"module": "gmm", "doing": "learning", "times": 1, "reason": "killed\nlong"},
-            "gmm died in learning: killed",
+            "gmm died during learning: killed",
         ),
         ("recovered", {"module": "gmm", "seconds": 1.25}, "gmm recovered after 1.2 s"),
         (
@@ -153,7 +153,7 @@ def test_the_first_interrupt_is_recorded_and_the_second_raises_keyboard_interrup
     with interrupts.catch_signals(messages.append):
         os.kill(os.getpid(), number)
         assert interrupts.requested
-        assert messages == ["stopping after this step (once more: at once)"]
+        assert messages == ["stopping after this step; once more stops at once"]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before

@@ -171,12 +171,14 @@ def test_an_exception_in_a_module_is_raised_with_its_name_and_traceback():
 
 @pytest.mark.slow
 def test_a_module_that_keeps_dying_ends_the_run_with_its_activity():
-    with pytest.raises(ModuleFailedError, match=r"module 'encoder' died 2 times in update \(round 1, step 0\)"):
+    with pytest.raises(ModuleFailedError, match=r"module 'encoder' died 2 times during update \(round 1, step 0\)"):
         run_on_actors(model(die_in_round=1), "dying", recovery=RecoveryPolicy(tries=2))
 
 
 def test_a_module_that_crashes_ends_the_run_with_its_traceback():
-    with pytest.raises(ModuleFailedError, match=r"(?s)died in update.*Segmentation fault.*toy_modules\.py.*in update"):
+    with pytest.raises(
+        ModuleFailedError, match=r"(?s)died during update.*Segmentation fault.*toy_modules\.py.*in update"
+    ):
         run_on_actors(model(crash_in_round=1), "crashing", recovery=RecoveryPolicy(tries=1))
 
 
