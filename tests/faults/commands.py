@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -72,12 +73,17 @@ class Command:
         """Send SIGINT to all processes of the group, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def wait_for_output(self, text):
-        """Wait until the command prints a line that contains `text`."""
-        for line in self.process.stdout:
-            self.output += line
-            if text in line:
-                return
+    def wait_for_output(self, text, seconds=120):
+        """Wait until the command prints a line that contains `text`; kill the command after a timeout."""
+        timer = threading.Timer(seconds, self.process.kill)
+        timer.start()
+        try:
+            for line in self.process.stdout:
+                self.output += line
+                if text in line:
+                    return
+        finally:
+            timer.cancel()
         raise AssertionError(f"{text!r} is not in the output: {self.output}")
 
     def kill(self):

@@ -65,7 +65,7 @@ def test_an_attached_driver_can_leave_or_die_without_an_effect_on_the_run(detach
 
 def test_a_detached_run_stops_after_its_round_and_resumes(detached, gates, address, expected):
     stopping = Command("stop", detached)
-    stopping.wait_for_output("it stops after its round")
+    stopping.wait_for_output("the run stops after its current round")
     gates.open()
     assert f"the last commit is round-002, continue with serket resume {detached}" in stopping.wait()
     serket("resume", detached, "--address", address)
@@ -74,7 +74,7 @@ def test_a_detached_run_stops_after_its_round_and_resumes(detached, gates, addre
 
 def test_a_run_that_is_resumed_and_detached_again_logs_every_event_once(detached, gates, address, expected):
     stopping = Command("stop", detached)
-    stopping.wait_for_output("it stops after its round")
+    stopping.wait_for_output("the run stops after its current round")
     gates.open()
     stopping.wait()
     assert names_in_log(detached).count(("commit", "round-002")) == 1, "serket stop writes the events to the log"

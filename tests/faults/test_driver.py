@@ -118,7 +118,7 @@ def test_a_driven_run_rejects_other_drivers_and_stop_waits_for_its_round(waiting
         output = serket(name, path, code=2)
         assert f"another process drives this run; wait for it, or end it with serket stop {path}" in output
     stopping = Command("stop", path)
-    stopping.wait_for_output("it stops after its round")
+    stopping.wait_for_output("the run stops after its current round")
     gates.open()
     assert f"the last commit is round-002, continue with serket resume {path}" in stopping.wait()
     assert "stopped in round 2" in command.wait(code=1)
