@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from actors.graph.schedule import Position
 
@@ -130,10 +130,9 @@ class RoundStarted(Event):
 
 
 @dataclass(frozen=True)
-class UpdateStarted(Event):
-    """A module begins an update; exchange and temperature are given only within blocks."""
+class UpdateEvent(Event):
+    """Base class of the events of an update; exchange and temperature are given only within blocks."""
 
-    event = "update"
     step: int
     module: str
     round: int
@@ -141,7 +140,7 @@ class UpdateStarted(Event):
     temperature: float | None = None
 
     @classmethod
-    def at(cls, step: int, module: str, position: Position, **more: Any) -> UpdateStarted:
+    def at(cls, step: int, module: str, position: Position, **more: Any) -> Self:
         """Return the event of step `step` at a position of the schedule."""
         if position.inside:
             more = {**more, "exchange": position.exchange, "temperature": position.temperature}
@@ -157,7 +156,14 @@ class UpdateStarted(Event):
 
 
 @dataclass(frozen=True)
-class UpdateFinished(UpdateStarted):
+class UpdateStarted(UpdateEvent):
+    """A module begins an update."""
+
+    event = "update"
+
+
+@dataclass(frozen=True)
+class UpdateFinished(UpdateEvent):
     """A module has finished an update.
 
     Parameters

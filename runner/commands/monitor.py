@@ -120,8 +120,6 @@ class RunMonitor:
             case UpdateFinished(module=module) if module in self._started:
                 started = self._started.pop(module)
                 self._spans.append((started, started + min(max(event.seconds, 0.0), when - started)))
-            case UpdateFinished():
-                pass
             case UpdateStarted() if event.round > 0:
                 self._started[event.module] = when
                 self.first_update = self.first_update or when
