@@ -6,6 +6,8 @@ also derives from the Python exception of the same nature.
 
 from __future__ import annotations
 
+import reprlib
+
 
 class SerketError(Exception):
     """Base class of all errors of this package."""
@@ -63,3 +65,22 @@ class ObjectsLostError(SerketError, RuntimeError):
 
 class StaleIncarnationError(SerketError, RuntimeError):
     """A call was addressed to an earlier incarnation of a module; the present process does not have its state yet."""
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def shorten_text(text: str, limit: int) -> str:
+    """Return `text` as valid Unicode; one of more than `limit` characters (at least 100) is cut in its middle."""
+    if len(text) > limit:
+        half = (limit - 60) // 2
+        text = f"{text[:half]} […{len(text) - 2 * half:,} characters are left out…] {text[-half:]}"
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def show_value(value: object) -> str:
+    """Return a value in Python's notation, shortened, for error messages."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # an integer of more digits than Python converts to text, or an object's own error
+        return f"<{type(value).__name__}>"

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+import psutil
+
 from actors.errors import CheckpointError, MessageError
+from actors.limits import MAX_MANIFEST_BYTES, READ_BLOCK_BYTES
 from actors.messaging.codec import decode
 from actors.messaging.message import Message
 from actors.storage.filesystem import storage_at
 from actors.storage.manifest import (
     COMMIT_NAME,
     MANIFEST,
-    MAX_BYTES,
     FileRecord,
     Manifest,
     ModuleRecord,
@@ -43,6 +45,8 @@ class Checkpoints:
         The run's ``checkpoints`` directory, or a URL (:func:`actors.storage.filesystem.storage_at`).
     keep : int, optional
         Number of newest commits to keep; all by default.
+    modules : collection of str, optional
+        The modules of the model; a commit of any other module is refused.
 
     Attributes
     ----------
@@ -57,10 +61,13 @@ class Checkpoints:
         If `keep` is less than one.
     """
 
-    def __init__(self, root: str | os.PathLike[str], keep: int | None = None) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], keep: int | None = None, *, modules: Collection[str] | None = None
+    ) -> None:
         if keep is not None and keep < 1:
             raise ValueError(f"keep={keep}: expected at least 1, the newest commit is always kept")
         self.keep = keep
+        self._modules = modules
         self._storage = storage_at(root)
         self.status_files = StatusFiles(self._storage)
         self._last_order: tuple[int, float] | None = None
@@ -90,8 +97,17 @@ class Checkpoints:
             self._prune(manifest, self.keep)
 
     def names(self) -> list[str]:
-        """Return the names of all commits, oldest first; those within a round come before the complete round."""
-        return commit_names(self._storage.files(MANIFEST))
+        """Return the names of all commits, oldest first; those within a round come before the complete round.
+
+        Raises
+        ------
+        CheckpointError
+            If they cannot be listed.
+        """
+        try:
+            return commit_names(self._storage.files(MANIFEST))
+        except OSError as error:
+            raise CheckpointError(f"{self.root}: the commits cannot be listed ({error.strerror})") from error
 
     def manifest(self, name: str) -> Manifest:
         """Read the manifest of the commit `name`.
@@ -103,14 +119,19 @@ class Checkpoints:
         """
         location = self._storage.location(f"{name}/{MANIFEST}")
         try:
-            data = self._storage.read(f"{name}/{MANIFEST}", MAX_BYTES + 1)
+            data = self._storage.read(f"{name}/{MANIFEST}", MAX_MANIFEST_BYTES + 1)
         except OSError as error:
             raise CheckpointError(f"{location}: the manifest is not readable ({error.strerror})") from error
-        if len(data) > MAX_BYTES:
-            raise CheckpointError(f"{location}: the manifest is not readable (it is larger than {MAX_BYTES >> 20} MiB)")
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise CheckpointError(
+                f"{location}: the manifest is not readable (it is larger than {MAX_MANIFEST_BYTES >> 20} MiB)"
+            )
         manifest = unpack_manifest(data, location)
         if manifest.name != name:
             raise CheckpointError(f"{location}: contains the manifest of another commit, {manifest.name}")
+        other = () if self._modules is None else [name for name in manifest.modules if name not in self._modules]
+        if other:
+            raise CheckpointError(f"{location}: lists a module that the run's config does not have, {other[0]}")
         return manifest
 
     def latest(self) -> Manifest | None:
@@ -162,7 +183,14 @@ class Checkpoints:
             If one is missing or damaged; names it.
         """
         for file in files_of(manifest).values():
-            self.read(file)
+            digest, size = hashlib.sha256(), 0
+            try:
+                for block in self._storage.blocks(file.path, file.size + 1):
+                    digest.update(block)
+                    size += len(block)
+            except OSError as error:
+                raise self._unreadable(file, error) from error
+            self._compare(file, size, digest.hexdigest())
 
     def state(self, manifest: Manifest, module: str) -> State:
         """Return the state of `module` in a commit."""
@@ -179,12 +207,16 @@ class Checkpoints:
 
     def load(self, record: ModuleRecord, label: str) -> State:
         """Return a module's arrays and scalars; `label` is ``state`` or ``outputs``."""
-        file = record.files[label]
+        file = self._file(record, label)
         return unpack_state(self.read(file), self._storage.location(file.path))
+
+    def read_label(self, record: ModuleRecord, label: str) -> bytes:
+        """Return the contents of a module's file that is called `label`."""
+        return self.read(self._file(record, label))
 
     def message(self, record: ModuleRecord, slot: str) -> Message:
         """Return the message that a module had sent from `slot`."""
-        file = record.files[f"message:{slot}"]
+        file = self._file(record, f"message:{slot}")
         try:
             return decode(self.read(file))
         except MessageError as error:
@@ -196,20 +228,37 @@ class Checkpoints:
         Raises
         ------
         CheckpointError
-            If it is missing, or its size or digest differs from the record; names it.
+            If it is missing, if its size or digest differs from the record, or if it does not fit into memory; names
+            it.
         """
-        location = self._storage.location(record.path)
+        if record.size > READ_BLOCK_BYTES and record.size > psutil.virtual_memory().available:
+            reason = f"{record.size} bytes do not fit into the memory that is free on this machine"
+            raise CheckpointError(f"{self._storage.location(record.path)}: cannot be read ({reason})")
         try:
             # One byte more shows that a file is too long without reading all of it into memory.
             data = self._storage.read(record.path, record.size + 1)
         except OSError as error:
-            raise CheckpointError(f"{location}: cannot be read ({error.strerror})") from error
-        if len(data) != record.size:
-            size = f"{len(data)} bytes" if len(data) < record.size else "more"
-            raise CheckpointError(f"{location}: damaged, the manifest lists {record.size} bytes, the file has {size}")
-        if hashlib.sha256(data).hexdigest() != record.digest:
-            raise CheckpointError(f"{location}: damaged, the contents do not match the digest in the manifest")
+            raise self._unreadable(record, error) from error
+        self._compare(record, len(data), hashlib.sha256(data).hexdigest() if len(data) == record.size else "")
         return data
+
+    def _file(self, record: ModuleRecord, label: str) -> FileRecord:
+        """Return the file of a module's record that is called `label`."""
+        if label not in record.files:
+            raise CheckpointError(f"{self.root}: the manifest of a commit lists no {label} of a module that it lists")
+        return record.files[label]
+
+    def _unreadable(self, record: FileRecord, error: OSError) -> CheckpointError:
+        return CheckpointError(f"{self._storage.location(record.path)}: cannot be read ({error.strerror})")
+
+    def _compare(self, record: FileRecord, size: int, digest: str) -> None:
+        """Raise an error if the size or the digest of a file differs from its record; a file may have more bytes."""
+        location = self._storage.location(record.path)
+        if size != record.size:
+            found = f"{size} bytes" if size < record.size else "more"
+            raise CheckpointError(f"{location}: damaged, the manifest lists {record.size} bytes, the file has {found}")
+        if digest != record.digest:
+            raise CheckpointError(f"{location}: damaged, the contents do not match the digest in the manifest")
 
     def _delete_manifests(self, names: Iterable[str]) -> None:
         self._storage.delete([f"{name}/{MANIFEST}" for name in names])

@@ -10,21 +10,24 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote
 
 from actors.errors import StorageError
+from actors.limits import MAX_DURABLE_DIRECTORIES, READ_BLOCK_BYTES
+from actors.storage.safe_files import LINK_ERROR, is_safe_name, open_file, open_root, open_subdirectory, split_path
 
 S3_EXTRA = "pip install 'serket-actors[s3]'"
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _durable: set[Path] = set()
 """The directories whose names this process has synced to the disk."""
 
 
 class Storage(Protocol):
-    """Files below a root; every path is relative to it, ``<directory>/<file>``.
+    """Files below a root; every path is relative to it, ``<file>`` or ``<directory>/<file>``.
 
     Operations that fail raise OSError with its errno and the file's name.
     """
@@ -39,8 +42,14 @@ class Storage(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Write a file atomically, replacing an existing one; creates its directory."""
 
+    def write_new(self, path: str, data: bytes) -> None:
+        """Write a file that does not exist yet; FileExistsError if it does."""
+
     def read(self, path: str, max_bytes: int | None = None) -> bytes:
         """Return a file's contents, or the first `max_bytes` bytes of a longer file."""
+
+    def blocks(self, path: str, max_bytes: int) -> Iterator[bytes]:
+        """Yield a file's contents in blocks, at most `max_bytes` bytes of them."""
 
     def files(self, name: str | None = None) -> list[str]:
         """Return the paths of all files, or of those called `name`, in any order; none if the root does not exist."""
@@ -85,14 +94,16 @@ def storage_at(root: str | os.PathLike[str]) -> Storage:
 
 
 class LocalStorage:
-    """A directory of a file system.
+    """A directory of a file system, whose files are opened without following links (:mod:`actors.storage.safe_files`).
 
     A file is written under a temporary name, synced, and renamed; then its directory is synced. Every change to the
-    disk is a call to ``os``, so that tests can simulate a disk that loses power.
+    disk is a call to ``os``, so that tests can simulate a disk that loses power. Every operation raises OSError, with
+    its errno and the file's name, for links, for what is not a regular file, and for names that are not valid.
 
     Parameters
     ----------
     root : str or path
+        Its parents may be links, the directory itself may not.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -102,6 +113,8 @@ class LocalStorage:
         """Return the full path."""
         return str(self.root / path)
 
+    # --- writing ----------------------------------------------------------------------------------------------------
+
     def write(self, path: str, data: bytes) -> None:
         """Write a file atomically: its contents are on the disk before it gets its final name.
 
@@ -110,51 +123,238 @@ class LocalStorage:
         OSError
             If it cannot be written, for example because the disk is full; has the errno and the file's final name.
         """
-        target = self.root / path
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            _make_durable_directory(target.parent.absolute())
+        with self._named(path) as (parents, name), self._new_directory(parents) as directory:
+            with _replacing(directory, name) as part:
+                _write_durably(directory, part, data)
+            os.fsync(directory)  # otherwise the new name may not survive a power cut
+
+    def write_new(self, path: str, data: bytes) -> None:
+        """Write a file durably that does not exist yet.
+
+        Raises
+        ------
+        FileExistsError
+            If it exists.
+        """
+        with self._named(path) as (parents, name), self._new_directory(parents) as directory:
+            _write_durably(directory, name, data)
+            os.fsync(directory)
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[BinaryIO]:
+        """Open a file for writing that gets its name, and replaces an existing file, at the end of the block.
+
+        It is not synced: for files that can be written again from the commits.
+        """
+        with (
+            self._named(path) as (parents, name),
+            self._new_directory(parents, sync=False) as directory,
+            _replacing(directory, name) as part,
+        ):
+            descriptor = os.open(part, _NEW_FILE, 0o666, dir_fd=directory)
+            with open(descriptor, "wb") as file:
+                yield file
+
+    def append(self, path: str, data: bytes) -> None:
+        """Append to a file; create it if it does not exist."""
+        with self._named(path) as (parents, name), self._directory(parents) as directory:
+            self._detach(directory, path, name)
+            descriptor = open_file(directory, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
-                _write_durably(part, data)
-                os.replace(part, target)
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(part)
-                raise
-            _sync_directory(target.parent)  # otherwise the new name may not survive a power cut
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(target)) from error
+                _write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+
+    def truncate(self, path: str, size: int) -> None:
+        """Cut a file to `size` bytes."""
+        with self._named(path) as (parents, name), self._directory(parents) as directory:
+            self._detach(directory, path, name)
+            descriptor = open_file(directory, name, os.O_WRONLY)
+            try:
+                os.ftruncate(descriptor, size)
+            finally:
+                os.close(descriptor)
+
+    def _detach(self, directory: int, path: str, name: str) -> None:
+        """Replace a file that has other names too by a copy, so that a change in place does not change those files."""
+        with suppress(FileNotFoundError):
+            descriptor = open_file(directory, name)
+            links = os.fstat(descriptor).st_nlink
+            os.close(descriptor)
+            if links > 1:
+                self.write(path, self.read(path))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reader(self, path: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
+        """Open a file for reading.
+
+        Raises
+        ------
+        OSError
+            If it is larger than `max_bytes`.
+        """
+        with self._named(path) as (parents, name), self._directory(parents) as directory:
+            descriptor = open_file(directory, name)
+            try:
+                size = os.fstat(descriptor).st_size
+                if max_bytes is not None and size > max_bytes:
+                    raise OSError(errno.EFBIG, f"it has {size} bytes, at most {max_bytes} are read")
+                with open(descriptor, "rb", closefd=False) as file:
+                    yield file
+            finally:
+                os.close(descriptor)
 
     def read(self, path: str, max_bytes: int | None = None) -> bytes:
         """Return a file's contents, at most `max_bytes` bytes of them."""
-        with (self.root / path).open("rb") as file:
-            return file.read(max_bytes)
+        with self.reader(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read(size if max_bytes is None else min(size, max_bytes))
+
+    def blocks(self, path: str, max_bytes: int) -> Iterator[bytes]:
+        """Yield a file's contents in blocks, at most `max_bytes` bytes of them."""
+        with self.reader(path) as file:
+            while max_bytes > 0 and (block := file.read(min(READ_BLOCK_BYTES, max_bytes))):
+                max_bytes -= len(block)
+                yield block
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file or anything else of this name; a link is not followed."""
+        return self.size(path) is not None
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file in bytes, None if there is none."""
+        try:
+            with self._named(path) as (parents, name), self._directory(parents) as directory:
+                return os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return None
 
     def files(self, name: str | None = None) -> list[str]:
-        """Return the paths of all files, or of those called `name`."""
-        paths = self.root.glob(f"*/{name or '*'}")
-        return [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
+        """Return the paths of all files, or of those called `name`.
+
+        A directory that is a link is not entered. Where a `name` is given, the file that would be in it is listed, so
+        that reading it reports the link.
+        """
+        found: list[str] = []
+        for directory, kind in self._entries(()).items():
+            if kind == "link" and name is not None:
+                found.append(f"{directory}/{name}")
+            elif kind == "directory":
+                within = [each for each, kind in self._entries((directory,)).items() if kind != "directory"]
+                found += [f"{directory}/{each}" for each in within if name in (None, each)]
+        return found
 
     def directories(self) -> list[str]:
-        """Return the names of the directories."""
-        return [path.name for path in self.root.glob("*") if path.is_dir()]
+        """Return the names of the directories; links are left out."""
+        return [name for name, kind in self._entries(()).items() if kind == "directory"]
+
+    def _entries(self, parents: Sequence[str]) -> dict[str, str]:
+        """Return the entries of a directory with valid names, and what each is: ``directory``, ``link`` or ``file``.
+
+        Empty if there is no such directory.
+        """
+        found = {}
+        try:
+            with (
+                self._error_of("/".join(parents)),
+                self._directory(parents) as directory,
+                os.scandir(directory) as entries,
+            ):
+                for entry in filter(lambda entry: is_safe_name(entry.name), entries):
+                    is_directory = entry.is_dir(follow_symlinks=False)
+                    found[entry.name] = "link" if entry.is_symlink() else "directory" if is_directory else "file"
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return found
+
+    # --- deleting ---------------------------------------------------------------------------------------------------
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Delete files, and sync their directories."""
-        for path in paths:
+        """Delete files, and sync their directories; a directory that is a link is deleted itself, not what is in it."""
+        parts = [split_path(path) for path in paths]
+        for parents in dict.fromkeys(names[:-1] for names in parts):
+            names = [each[-1] for each in parts if each[:-1] == parents]
+            with suppress(FileNotFoundError), self._named("/".join((*parents, names[0]))):
+                try:
+                    with self._directory(parents) as directory:
+                        self._delete_in(directory, names)
+                except OSError as error:
+                    if error.errno != LINK_ERROR or not parents:
+                        raise
+                    with self._directory(()) as directory:
+                        self._delete_in(directory, parents)
+
+    def _delete_in(self, directory: int, names: Sequence[str]) -> None:
+        for name in names:
             with suppress(FileNotFoundError):
-                os.unlink(self.root / path)
-        for directory in sorted({(self.root / path).parent for path in paths}):
-            with suppress(FileNotFoundError):
-                _sync_directory(directory)
+                os.unlink(name, dir_fd=directory)
+        os.fsync(directory)
 
     def delete_directory(self, name: str) -> None:
         """Delete a directory if it is empty."""
+        with self._named(name) as (_, last):
+            try:
+                with self._directory(()) as directory:
+                    os.rmdir(last, dir_fd=directory)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+    # --- directories ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _named(self, path: str) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield the components of `path`: its directory's and its last; errors in the block name the file."""
+        with self._error_of(path):
+            names = split_path(path)
+            yield names[:-1], names[-1]
+
+    @contextmanager
+    def _error_of(self, path: str) -> Iterator[None]:
+        """Name the file in errors of the block."""
         try:
-            os.rmdir(self.root / name)
+            yield
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno is None:
                 raise
+            raise OSError(error.errno, error.strerror, self.location(path)) from error
+
+    @contextmanager
+    def _directory(self, names: Sequence[str]) -> Iterator[int]:
+        """Yield a descriptor of a directory below the root."""
+        descriptor = open_root(self.root)
+        try:
+            for name in names:
+                child = open_subdirectory(descriptor, name)
+                os.close(descriptor)
+                descriptor = child
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _new_directory(self, names: Sequence[str], *, sync: bool = True) -> Iterator[int]:
+        """Yield a descriptor of a directory below the root, which is created, and its name synced, if necessary."""
+        path = self.root.absolute()
+        _make_durable_directory(path)
+        descriptor = open_root(path)
+        try:
+            for name in names:
+                path = path / name
+                created = _make_directory_in(descriptor, name)
+                if sync and (created or path not in _durable):
+                    os.fsync(descriptor)
+                    if len(_durable) >= MAX_DURABLE_DIRECTORIES:  # a long run makes a directory a round
+                        _durable.clear()
+                    _durable.add(path)
+                child = open_subdirectory(descriptor, name)
+                os.close(descriptor)
+                descriptor = child
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 class ObjectStorage:
@@ -183,17 +383,42 @@ class ObjectStorage:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file in a single put."""
-        full = f"{self._base}/{path}"
+        self._put(path, data)
+
+    def write_new(self, path: str, data: bytes) -> None:
+        """Write a file that does not exist yet.
+
+        Of two processes that write at the same time both may succeed where the service cannot create exclusively; the
+        file then has the contents of the later one.
+
+        Raises
+        ------
+        FileExistsError
+            If it exists.
+        """
+        if path in self.files(path.rpartition("/")[2]):
+            raise FileExistsError(errno.EEXIST, "the file exists", self.location(path))
+        try:
+            self._put(path, data, mode="create")
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise FileExistsError(errno.EEXIST, "the file exists", self.location(path)) from error
+            self._put(path, data)  # a package or a service that has no such mode
+
+    def _put(self, path: str, data: bytes, **options: Any) -> None:
+        full = f"{self._base}/{'/'.join(split_path(path))}"
         try:
             try:
-                self._files.pipe_file(full, data)
+                self._files.pipe_file(full, data, **options)
             except FileNotFoundError:
                 # Protocols with directories need them created. Without create_parents, which would make an
                 # object store create a bucket of a misspelt name.
                 for directory in (self._base, full.rpartition("/")[0]):
                     with suppress(FileExistsError):
                         self._files.mkdir(directory, create_parents=False)
-                self._files.pipe_file(full, data)
+                self._files.pipe_file(full, data, **options)
         except Exception as error:
             raise _to_os_error(error, self.location(path)) from error
 
@@ -204,6 +429,17 @@ class ObjectStorage:
         except Exception as error:
             raise _to_os_error(error, self.location(path)) from error
         return data
+
+    def blocks(self, path: str, max_bytes: int) -> Iterator[bytes]:
+        """Yield a file's contents in blocks, at most `max_bytes` bytes of them."""
+        full = f"{self._base}/{path}"
+        try:
+            self._files.invalidate_cache()
+            end = min(int(self._files.info(full)["size"]), max_bytes)
+            for start in range(0, end, READ_BLOCK_BYTES):
+                yield self._files.cat_file(full, start=start, end=min(start + READ_BLOCK_BYTES, end))
+        except Exception as error:
+            raise _to_os_error(error, self.location(path)) from error
 
     def files(self, name: str | None = None) -> list[str]:
         """Return the paths of all files, or of those called `name`."""
@@ -233,6 +469,17 @@ class ObjectStorage:
 
     def delete_directory(self, name: str) -> None:
         """Do nothing: a directory disappears with its last file."""
+
+
+def _make_directory_in(directory: int, name: str) -> bool:
+    """Create a directory in another one if there is nothing of its name; return whether it was created."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # another process was faster
+            os.mkdir(name, dir_fd=directory)
+        return True
+    return False
 
 
 def _make_durable_directory(directory: Path) -> None:
@@ -269,16 +516,33 @@ def _make_directories(directory: Path) -> list[Path]:
     return missing
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    """Write a new file and sync its contents to the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+@contextmanager
+def _replacing(directory: int, name: str) -> Iterator[str]:
+    """Yield a temporary name, which replaces `name` at the end of the block."""
+    part = f"{name}.{uuid.uuid4().hex}.part"
     try:
-        rest = memoryview(data)
-        while rest:  # a single call writes at most 2 GiB
-            rest = rest[os.write(descriptor, rest) :]
+        yield part
+        os.replace(part, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part, dir_fd=directory)
+        raise
+
+
+def _write_durably(directory: int, name: str, data: bytes) -> None:
+    """Write a new file and sync its contents to the disk."""
+    descriptor = os.open(name, _NEW_FILE, 0o666, dir_fd=directory)
+    try:
+        _write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:  # a single call writes at most 2 GiB
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _sync_directory(directory: Path) -> None:
@@ -304,7 +568,7 @@ def _open_file_system(url: str) -> tuple[Any, str]:
         known = protocol in fsspec.available_protocols()
         reason = str(error) if known else f"unknown protocol {protocol}://"
         raise StorageError(
-            f"{url}: {reason}; give a path, or a URL such as file:///…, memory://… or s3://… ({S3_EXTRA})"
+            f"{url}: {reason}; give a path, or a URL such as file:///… or s3://… ({S3_EXTRA})"
         ) from error
     return files, base.rstrip("/")
 
@@ -313,7 +577,12 @@ def _to_os_error(error: Exception, location: str) -> OSError:
     """Return an OSError that names the file, for any exception of a storage package."""
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return OSError(error.errno, error.strerror or str(error), location)
-    known = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
+    known = {
+        FileNotFoundError: errno.ENOENT,
+        PermissionError: errno.EACCES,
+        FileExistsError: errno.EEXIST,
+        NotImplementedError: errno.ENOTSUP,
+    }
     number = next((number for kind, number in known.items() if isinstance(error, kind)), errno.EIO)
     reason = str(error)
     if location.endswith(reason.lstrip("/")):  # empty, or only the file's name

@@ -9,18 +9,25 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from actors.errors import CheckpointError
+from actors.limits import (
+    MAX_COMMIT_FILE_BYTES,
+    MAX_JSON_VALUES,
+    MAX_MANIFEST_ENTRIES,
+    MAX_ROUND,
+)
+from actors.storage.field_checks import check_flag, check_integer, check_mapping, check_number, check_text, printable
+from actors.storage.safe_files import is_safe_name, parse_json
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
-COMMIT_NAME = re.compile(r"round-(\d+)(?:-step-(\d+))?", re.ASCII)
+COMMIT_NAME = re.compile(r"round-(\d{1,9})(?:-step-(\d{1,9}))?", re.ASCII)
 """Pattern of the name of a commit, which is the name of its directory."""
-MAX_BYTES = 16 << 20
-"""Largest size of a manifest; larger files are not read."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class Manifest:
     schema: int = SCHEMA
 
 
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_MAX_SEED = 2**128
 _CONVERGED_KEY = "settled"
 """JSON key of the field ``converged``; fixed by schema 2."""
 
@@ -122,31 +131,86 @@ def unpack_manifest(data: bytes, location: str) -> Manifest:
         If the bytes are not such a document, were changed in any way, or have another schema.
     """
     try:
-        content = json.loads(data)
+        content = parse_json(data)
         digest, schema = content.pop("digest", None), content["schema"]
         # The digest covers the parsed values only; comparing the bytes also detects another spelling of them.
         intact = (
             hashlib.sha256(_to_json(content)).hexdigest() == digest and _to_json({**content, "digest": digest}) == data
         )
         if schema != SCHEMA:
-            raise CheckpointError(f"{location}: has schema {schema}, expected schema {SCHEMA}")
+            raise CheckpointError(f"{location}: has schema {reprlib.repr(schema)}, expected schema {SCHEMA}")
         if not intact:
             raise CheckpointError(f"{location}: damaged, the contents do not match the digest")
-        modules = {
-            module: ModuleRecord(
-                **{**record, "files": {label: FileRecord(**file) for label, file in record["files"].items()}}
-            )
-            for module, record in content.pop("modules").items()
-        }
+        _check_fields(content)
+        modules = {module: _unpack_record(record, module) for module, record in content.pop("modules").items()}
         manifest = Manifest(modules=modules, converged=content.pop(_CONVERGED_KEY, False), **content)
-        for path in files_of(manifest):
-            directory, _, file = path.partition("/")
-            commit_order(directory)
-            if "/" in file:
-                raise ValueError(f"{path!r} is not a file of a commit")
+        listed = [file.path for record in modules.values() for file in record.files.values()]
+        if len(set(listed)) < len(listed):
+            raise ValueError("a file is listed twice")
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{location}: the manifest is not readable ({error})") from error
+        raise CheckpointError(f"{location}: the manifest is not readable ({printable(error)})") from error
+
+
+def _check_fields(content: Mapping[str, Any]) -> None:
+    """Check type and range of each field of a manifest that is there.
+
+    Raises
+    ------
+    ValueError
+        If one is not valid; names it.
+    """
+    checks: dict[str, Callable[[Any, str], Any]] = {
+        "name": lambda value, where: commit_order(check_text(value, where)),
+        "run": check_text,
+        "seed": lambda value, where: check_integer(value, where, high=_MAX_SEED),
+        "round": lambda value, where: check_integer(value, where, high=MAX_ROUND),
+        "sequence": check_integer,
+        "modules": lambda value, where: check_mapping(value, where, MAX_MANIFEST_ENTRIES),
+        "module_seconds": _check_numbers,
+        "score": lambda value, where: None if value is None else check_number(value, where, finite=False),
+        "step": lambda value, where: None if value is None else check_integer(value, where, high=MAX_ROUND),
+        _CONVERGED_KEY: check_flag,
+        "seconds": check_number,
+        "config": lambda value, where: check_mapping(value, where, MAX_JSON_VALUES),
+        "schema": check_integer,
+    }
+    for name, check in checks.items():
+        if name in content:
+            check(content[name], name)
+
+
+def _unpack_record(given: Any, module: str) -> ModuleRecord:
+    """Return the record of a module, each value of which is checked."""
+    if not is_safe_name(module):
+        raise ValueError(f"{reprlib.repr(module)} is not the name of a module")
+    record = dict(check_mapping(given, module, MAX_MANIFEST_ENTRIES))
+    check_integer(record["round"], f"{module}.round", high=MAX_ROUND)
+    _check_numbers(record.get("metrics", {}), f"{module}.metrics")
+    files = check_mapping(record.pop("files"), f"{module}.files", MAX_MANIFEST_ENTRIES)
+    return ModuleRecord(
+        files={label: _unpack_file(file, label, f"{module}.files.{label}") for label, file in files.items()}, **record
+    )
+
+
+def _unpack_file(given: Any, label: str, where: str) -> FileRecord:
+    kind, separator, slot = label.partition(":")
+    if not (label in ("state", "outputs") or (kind == "message" and separator and is_safe_name(slot))):
+        raise ValueError(f"{where}: expected a file called state, outputs or message:<slot>")
+    file = FileRecord(**check_mapping(given, where, MAX_MANIFEST_ENTRIES))
+    check_integer(file.size, f"{where}.size", high=MAX_COMMIT_FILE_BYTES)
+    directory, _, name = check_text(file.path, f"{where}.path").partition("/")
+    commit_order(directory)
+    if not is_safe_name(name) or name == MANIFEST:
+        raise ValueError(f"{file.path!r} is not a file of a commit")
+    if not _DIGEST.fullmatch(check_text(file.digest, f"{where}.digest")):
+        raise ValueError(f"{where}.digest: expected 64 hexadecimal digits, got {file.digest[:70]!r}")
+    return file
+
+
+def _check_numbers(value: Any, where: str) -> None:
+    for name, number in check_mapping(value, where, MAX_MANIFEST_ENTRIES).items():
+        check_number(number, f"{where}.{name}")
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:

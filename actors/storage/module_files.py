@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.limits import MAX_COMMIT_FILE_BYTES
 from actors.messaging.codec import encode, pack_header, unpack_header
 from actors.messaging.message import Message
 from actors.storage.checkpoints import Checkpoints
@@ -80,6 +82,9 @@ def save_module_files(request: SaveRequest, objects: Sequence[Any]) -> dict[str,
         files[f"message:{slot}"] = (f"{stem}.{slot}.message", encode(Message(unpack_header(header), arrays)))
     storage, records = storage_at(request.root), {}
     for label, (name, data) in files.items():
+        if len(data) > MAX_COMMIT_FILE_BYTES:
+            reason = f"it would have {len(data)} bytes, at most {MAX_COMMIT_FILE_BYTES} are read back"
+            raise OSError(errno.EFBIG, reason, storage.location(f"{request.directory}/{name}"))
         records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
         storage.write(records[label].path, data)
     return records

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeAlias
 
+from actors.limits import MAX_FAILURE_BYTES, MAX_STATUS_FILE_BYTES, MAX_STATUS_VALUES
+from actors.storage.field_checks import check_integer, check_number, check_text
 from actors.storage.filesystem import Storage
+from actors.storage.safe_files import parse_json
 
 _FAILURE = "failure/reason.txt"
 _EVENTS = "unread_events/events.json"
 _OLD_EVENTS = "unheard/events.json"
 """The events file of runs before version 0.2.0."""
-_MAX_BYTES = 256 << 20
-"""Largest part of a status file that is read."""
+_PARTS = "unread_events/events-"
+"""Files of events that did not fit into the memory of a coordinator that nobody followed."""
+
+SavedEvent: TypeAlias = tuple[str, float, Mapping[str, Any]] | tuple[str, float, Mapping[str, Any], int, str]
+"""An event's name, Unix time in seconds and fields, and its number and incarnation, which old runs lack."""
 
 
 class StatusFiles:
@@ -27,15 +35,17 @@ class StatusFiles:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._next_part: int | None = None
+        self._read_parts: list[str] = []
 
     def write_failure(self, reason: str) -> None:
-        """Write the reason why the run failed."""
-        self._storage.write(_FAILURE, reason.encode())
+        """Write the reason why the run failed; of a long one, the beginning."""
+        self._storage.write(_FAILURE, reason.encode(errors="backslashreplace")[:MAX_FAILURE_BYTES])
 
     def read_failure(self) -> str | None:
         """Return the reason why the run failed, or None if there is no readable failure file."""
         try:
-            return self._storage.read(_FAILURE, _MAX_BYTES).decode(errors="replace")
+            return self._storage.read(_FAILURE, MAX_FAILURE_BYTES).decode(errors="replace")
         except OSError:
             return None
 
@@ -44,24 +54,58 @@ class StatusFiles:
         if self.read_failure() is not None:
             self._storage.delete([_FAILURE])
 
-    def write_events(self, events: Sequence[tuple[str, float, Mapping[str, Any]]]) -> None:
-        """Write events that no client may have read: their names, Unix times in seconds and fields."""
-        self._storage.write(_EVENTS, json.dumps(events).encode())
+    def write_events(self, events: Sequence[SavedEvent]) -> None:
+        """Write events that no client may have read: their names, Unix times in seconds and fields.
 
-    def read_events(self) -> list[tuple[str, float, dict[str, Any]]]:
-        """Return the unread events, from the old file where there is no new one; none if the file is not readable."""
+        Their numbers and incarnations may follow. Of more events than the file may have, the newest half, quarter, …
+        is written.
+        """
+        kept = events
+        while (data := json.dumps(kept).encode()) and len(data) > MAX_STATUS_FILE_BYTES:
+            kept = kept[len(kept) // 2 + 1 :]
+        self._storage.write(_EVENTS, data)
+
+    def append_events(self, events: Sequence[SavedEvent]) -> None:
+        """Write further events of a run that continues, into a file of their own."""
+        if self._next_part is None:
+            self._next_part = max((int(path[-11:-5]) for path in self._parts()), default=0) + 1
+        self._storage.write(f"{_PARTS}{self._next_part:06d}.json", json.dumps(events).encode())
+        self._next_part += 1
+
+    def read_events(self) -> list[SavedEvent]:
+        """Return the unread events, from the old file where there is no new one; those of unreadable files are missing.
+
+        Each has the shape in which it was written: runs before version 0.3 have no numbers.
+        """
+        self._read_parts = self._parts()
+        return [event for path in (*self._read_parts, None) for event in self._read_events_file(path)]
+
+    def clear_events(self) -> None:
+        """Delete the events that were read last, old and new, because they are in the event log now."""
+        self._storage.delete([_EVENTS, _OLD_EVENTS, *self._read_parts])
+
+    def _parts(self) -> list[str]:
+        """Return the files of :meth:`append_events`, oldest first."""
+        with suppress(OSError):
+            return sorted(path for path in self._storage.files() if re.fullmatch(rf"{_PARTS}[0-9]{{6}}\.json", path))
+        return []
+
+    def _read_events_file(self, part: str | None) -> list[SavedEvent]:
+        """Return the events in a file; with None, those of :meth:`write_events`."""
         try:
-            events = json.loads(self._read_events_file())
-            return [(str(name), float(when), dict(fields)) for name, when, fields in events]
+            try:
+                data = self._storage.read(part or _EVENTS, MAX_STATUS_FILE_BYTES)
+            except FileNotFoundError:
+                data = self._storage.read(_OLD_EVENTS, MAX_STATUS_FILE_BYTES)
+            return [_unpack_event(*event) for event in parse_json(data, MAX_STATUS_VALUES)]
         except (OSError, ValueError, TypeError):
             return []
 
-    def clear_events(self) -> None:
-        """Delete the events, old and new, because they are in the event log now."""
-        self._storage.delete([_EVENTS, _OLD_EVENTS])
 
-    def _read_events_file(self) -> bytes:
-        try:
-            return self._storage.read(_EVENTS, _MAX_BYTES)
-        except FileNotFoundError:
-            return self._storage.read(_OLD_EVENTS, _MAX_BYTES)
+def _unpack_event(name: Any, when: Any, fields: Any, number: Any = None, incarnation: Any = None) -> SavedEvent:
+    if not isinstance(fields, dict):
+        raise ValueError("the fields of an event are no map")
+    event = (check_text(name, "name"), check_number(when, "time"), fields)
+    if number is None:
+        return event
+    return (*event, check_integer(number, "number"), check_text(incarnation, "incarnation"))

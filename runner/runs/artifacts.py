@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -53,17 +55,17 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
     if not commits:
         return []
     first, last = read_commit(directory, commits[0]), read_commit(directory, commits[-1])
-    drawn = [_draw_progress(directory), *_draw_classes(directory.path, last)]
+    drawn = [_draw_progress(directory), *_draw_classes(directory, last)]
     transitions = last.find("trans_prob")
     if transitions is not None:
-        drawn.append(directory.path / "transitions.png")
-        plots.draw_transitions(transitions, drawn[-1], order=class_order(transitions, last))
+        order = class_order(transitions, last)
+        drawn.append(_save(directory, "transitions.png", lambda file: plots.draw_transitions(transitions, file, order)))
     before, after = first.find("z"), last.find("z")
     if before is not None and after is not None:
-        drawn.append(directory.path / "latents.png")
         colours = last.classes if last.categories is None else last.categories
         names = tuple(f"after {name.replace('-', ' ')}" for name in (commits[0], commits[-1]))
-        plots.draw_latents(before, after, colours, drawn[-1], names)
+        draw = partial(plots.draw_latents, before, after, colours, names=names)
+        drawn.append(_save(directory, "latents.png", draw))
     return [*drawn, *_draw_means(directory, last)]
 
 
@@ -86,20 +88,19 @@ def class_order(transitions: Array, commit: CommitOutputs) -> list[int]:
 
 def _draw_progress(directory: RunDirectory) -> Path:
     rows = directory.metrics_file.rows()
-    path = directory.path / "progress.png"
     accuracy = [row["accuracy"] for row in rows]
     rounds = [int(row["round"] or 0) for row in rows]
     shown = None if all(value is None for value in accuracy) else accuracy
-    plots.draw_progress(rounds, shown, [row["evidence"] for row in rows], path)
-    return path
+    draw = partial(plots.draw_progress, rounds, shown, [row["evidence"] for row in rows])
+    return _save(directory, "progress.png", draw)
 
 
-def _draw_classes(path: Path, commit: CommitOutputs) -> list[Path]:
+def _draw_classes(directory: RunDirectory, commit: CommitOutputs) -> list[Path]:
     if commit.classes is None or commit.categories is None:
         return []
     table = confusion(commit.classes, commit.categories)
-    plots.draw_confusion(table.matrix, list(table.categories), list(table.classes), path / "confusion.png")
-    return [path / "confusion.png"]
+    draw = partial(plots.draw_confusion, table.matrix, list(table.categories), list(table.classes))
+    return [_save(directory, "confusion.png", draw)]
 
 
 def _draw_means(directory: RunDirectory, commit: CommitOutputs) -> list[Path]:
@@ -114,6 +115,13 @@ def _draw_means(directory: RunDirectory, commit: CommitOutputs) -> list[Path]:
             matched = match(commit.classes, commit.categories)
         order = sorted(range(len(images)), key=lambda k: (matched.get(k, len(images)), k))
         titles = [f"class {k} = {matched[k]}" if k in matched else f"class {k}" for k in order]
-        drawn.append(directory.path / "class_means.png")
-        plots.draw_images(images[order], drawn[-1], titles)
+        draw = partial(plots.draw_images, images[order], titles=titles)
+        drawn.append(_save(directory, "class_means.png", draw))
     return drawn
+
+
+def _save(directory: RunDirectory, name: str, draw: Callable[[BinaryIO], None]) -> Path:
+    """Draw a plot into a file of the run directory; return its path."""
+    with directory.new_file(name) as file:
+        draw(file)
+    return directory.path / name

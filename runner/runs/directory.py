@@ -6,36 +6,41 @@ here only: neither modules nor the coordinator receive them.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from actors.coordination.events import TimedEvent, parse_event
+from actors.coordination.events import TimedEvent
+from actors.errors import CheckpointError, ModuleError, StorageError
 from actors.graph.graph import Graph
 from actors.storage.checkpoints import Checkpoints
-from actors.storage.filesystem import storage_at
+from actors.storage.claims import ClaimedError, claim_storage, is_claimed, probe_storage, release_storage
 from actors.storage.manifest import Manifest
+from actors.storage.safe_files import open_file, open_root
 from actors.types import Array
 from runner.config.cross_checks import RUN_NAME
 from runner.config.run_config import RunConfig, load_config
 from runner.report.clustering_metrics import Scores, score
 from runner.runs.environment import current_environment, describe_changes
-from runner.runs.event_log import EventLog
+from runner.runs.event_log import EventLog, parse_checked_event
 from runner.runs.outputs import read_array, write_arrays
 from runner.runs.records import MetricsFile, RoundScores
+from runner.runs.run_files import RunDirectoryError, RunFiles
 
+__all__ = ["OpenedRun", "RunDirectory", "RunDirectoryError", "find_run", "open_run"]
 
-class RunDirectoryError(ValueError):
-    """A run directory is missing, invalid or already in use; names the directory and the remedy."""
+_CLAIM = "claim.json"
 
 
 @dataclass
@@ -82,15 +87,64 @@ class RunDirectory:
             except OSError as error:
                 raise RunDirectoryError(f"{path}: cannot be created ({error.strerror}); choose other --runs") from error
             created = cls(path, graph, **kwargs)
-            has_commits = created.storage and created.checkpoints.names()
-            if not has_commits:
+            try:
+                is_free = created._take_storage()
+            except BaseException:
+                created.delete_unstarted()
+                raise
+            if is_free:
                 return created
-            path.rmdir()
+            created.delete_unstarted()
             if exact:
                 raise RunDirectoryError(
-                    f"{created.checkpoints.root}: there are commits of a run of this name; choose another --name"
+                    f"{created.checkpoints.root}: there are commits or a claim of a run of this name; "
+                    "choose another --name"
                 )
         raise RunDirectoryError(f"{runs}: there are too many runs called {name}; choose another --name")
+
+    def _take_storage(self) -> bool:
+        """Probe and claim the storage of a new run; return False if another run has commits or a claim there.
+
+        Raises
+        ------
+        StorageError
+            If the storage cannot be used.
+        """
+        if not self.storage:
+            return True
+        root = str(self.checkpoints.root)
+        try:
+            if self.checkpoints.names() or is_claimed(root):
+                return False
+        except (CheckpointError, OSError) as error:
+            raise StorageError(f"{root}: the storage of the run cannot be read ({error})") from error
+        probe_storage(root)
+        try:
+            self.claim()
+        except ClaimedError:
+            return False
+        return True
+
+    def claim(self) -> None:
+        """Claim the storage of the commits for this run, if it is not in the run's directory.
+
+        Raises
+        ------
+        StorageError
+            If another run has claimed it, or if the claim cannot be written.
+        """
+        if not self.storage:
+            return
+        root = str(self.checkpoints.root)
+        token = self._claim_token()
+        if not token:
+            token = uuid.uuid4().hex
+            self.write_json(_CLAIM, {"token": token, "storage": root})
+        claim_storage(root, self.name, token)
+
+    def _claim_token(self) -> str:
+        """Return the token of this run's claim, empty if there is none."""
+        return str(self.read_json(_CLAIM).get("token", "")) if self._files.exists(_CLAIM) else ""
 
     @property
     def name(self) -> str:
@@ -105,9 +159,15 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
+        modules = self.graph.modules if self.graph else None
         if self.storage:
-            return Checkpoints(f"{self.storage.rstrip('/')}/{self.name}")
-        return Checkpoints((self.path / "checkpoints").resolve())
+            return Checkpoints(f"{self.storage.rstrip('/')}/{self.name}", modules=modules or None)
+        return Checkpoints(self.path.resolve() / "checkpoints", modules=modules or None)  # it must not be a link itself
+
+    @property
+    def _files(self) -> RunFiles:
+        """The files of this directory."""
+        return RunFiles(self.path)
 
     @property
     def metrics_file(self) -> MetricsFile:
@@ -128,8 +188,8 @@ class RunDirectory:
         RunDirectoryError
             If another process holds the lock, or if the directory is not writable.
         """
-        lock = FileLock(self.path / ".lock")
         try:
+            lock = self._make_lock()
             lock.acquire(timeout=0)
         except Timeout:
             raise RunDirectoryError(
@@ -145,36 +205,66 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def _make_lock(self, timeout: float = -1) -> FileLock:
+        """Return the lock, whose file is created if it does not exist.
+
+        Raises
+        ------
+        OSError
+            If there is a link, a file with other names, or anything but a file in its place.
+        """
+        path = self.path.resolve() / ".lock"
+        directory = open_root(path.parent)
+        try:
+            descriptor = open_file(directory, path.name, os.O_RDWR | os.O_CREAT)
+            links = os.fstat(descriptor).st_nlink
+            os.close(descriptor)
+        finally:
+            os.close(directory)
+        if links > 1:  # filelock empties the file
+            raise OSError(errno.EMLINK, f"{path.name} has {links} names; delete it")
+        return FileLock(path, timeout=timeout)
+
     def wait_for_lock(self) -> None:
         """Wait until no other process holds the lock."""
-        with FileLock(self.path / ".lock"):
+        with self._make_lock():
             return
 
     def is_locked(self) -> bool:
         """Return whether a process holds the lock; True if that cannot be determined."""
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with self._make_lock(timeout=0):
                 return False
         except (Timeout, OSError):
             return True
 
     def delete_unstarted(self) -> None:
         """Delete the directory of a run that could not start; other files in it are kept."""
-        for name in ("config.yaml", "environment.json", ".lock"):
-            (self.path / name).unlink(missing_ok=True)
+        with suppress(RunDirectoryError):
+            if self.storage and (token := self._claim_token()):
+                release_storage(self.checkpoints.root, token)
         with suppress(OSError):
+            self._files.delete(["config.yaml", "environment.json", _CLAIM, ".lock"])
             self.path.rmdir()
 
     def module_directory(self, module: str) -> Path:
         """Return the directory of a module's outputs, ``module001_vae`` for the first above the observation."""
-        return (self.outputs or self.path) / f"module{self.graph.number(module):03d}_{module}"
+        return (self.outputs or self.path) / self._module_directory_name(module)
+
+    def _module_directory_name(self, module: str) -> str:
+        return f"module{self.graph.number(module):03d}_{module}"
+
+    @property
+    def _output_files(self) -> RunFiles:
+        """The files of the parent of the modules' directories."""
+        return RunFiles(self.outputs or self.path)
 
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.yaml`` durably: the run cannot be resumed without it."""
         self._write("config.yaml", config.to_yaml())
 
     def _write(self, name: str, text: str) -> None:
-        storage_at(self.path.parent.resolve()).write(f"{self.name}/{name}", text.encode())
+        self._files.write(name, text.encode())
 
     def write_environment(self, address: str, *, detached: bool = False, own: bool = False) -> list[str]:
         """Write ``environment.json``: versions, machine, and the cluster of the run.
@@ -204,7 +294,7 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """Read ``environment.json``; empty if the run ended before it was written."""
-        return self.read_json("environment.json") if (self.path / "environment.json").exists() else {}
+        return self.read_json("environment.json") if self._files.exists("environment.json") else {}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run's directory.
@@ -212,13 +302,9 @@ class RunDirectory:
         Raises
         ------
         RunDirectoryError
-            If it does not exist or is not JSON.
+            If it does not exist, is not JSON, or has values that are not valid.
         """
-        try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{self.path / name}: cannot be read; is {self.path} a run's directory?") from error
-        return content
+        return self._files.read_object(name)
 
     def record(self, commit: str) -> RoundScores:
         """Write the outputs of the modules that were updated in a commit's round, and its line of ``metrics.csv``."""
@@ -246,10 +332,10 @@ class RunDirectory:
 
     def import_saved_events(self) -> None:
         """Append to the log the events that an ended coordinator saved beside its commits for the next driver."""
-        files, last = self.checkpoints.status_files, self.log.last_time()
+        files = self.checkpoints.status_files
         if saved := files.read_events():
-            events = [(time, parse_event(name, fields)) for name, time, fields in saved if time > last]
-            self.log.append([TimedEvent(time, event) for time, event in events if event is not None])
+            known = self.log.position()
+            self.log.append([each for event in saved if (each := _timed_event(*event)) and known.is_new(each)])
             files.clear_events()
 
     def unrecorded_commits(self, until: float = math.inf) -> list[str]:
@@ -270,7 +356,7 @@ class RunDirectory:
             categories = self.categories_of(module)
             if categories is not None and "outputs" in record.files:
                 classes = outputs(module).get("class")
-                agreement = score(classes, categories) if classes is not None else agreement
+                agreement = _compare(module, classes, categories) if classes is not None else agreement
         return RoundScores(manifest.round, evidence, agreement, manifest.score)
 
     def categories_of(self, module: str) -> Array | None:
@@ -290,25 +376,54 @@ class RunDirectory:
         categories : ndarray (N,), optional
             Labels; by default, in the phase ``learn``, those of the run.
         """
-        directory = self.module_directory(module)
-        write_arrays(directory, outputs, phase)
+        directory = self._module_directory_name(module)
+        write_arrays(self._output_files, module, directory, outputs, phase)
         labels = self.categories_of(module) if categories is None and phase == "learn" else categories
         if labels is not None and "class" in outputs:
-            accuracy = score(outputs["class"], labels).accuracy
-            (directory / f"acc_{phase}.txt").write_text(f"{accuracy:.6f}\n", encoding="utf-8")
+            accuracy = _compare(module, outputs["class"], labels).accuracy
+            with self._output_files.create(f"{directory}/acc_{phase}.txt") as file:
+                file.write(f"{accuracy:.6f}\n".encode())
 
     def read_output(self, module: str, name: str, phase: str) -> Array | None:
         """Return an output that :meth:`write_outputs` wrote, or None if there is none."""
-        return read_array(self.module_directory(module), name, phase)
+        return read_array(self._output_files, self._module_directory_name(module), name, phase)
 
     def write_models(self) -> None:
         """Copy each module's last state to its output directory, as ``model.safetensors``."""
         manifest = self.checkpoints.latest()
         for module, record in manifest.modules.items() if manifest else ():
             if module not in self.graph.sources:
-                data = self.checkpoints.read(record.files["state"])
-                self.module_directory(module).mkdir(parents=True, exist_ok=True)
-                (self.module_directory(module) / "model.safetensors").write_bytes(data)
+                path = f"{self._module_directory_name(module)}/model.safetensors"
+                with self._output_files.create(path) as file:
+                    file.write(self.checkpoints.read_label(record, "state"))
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file of this directory for writing; it gets its name at the end of the block."""
+        with self._files.create(name) as file:
+            yield file
+
+
+def _compare(module: str, classes: Array, categories: Array) -> Scores:
+    """Return the agreement of a module's classes and the categories.
+
+    Raises
+    ------
+    ModuleError
+        If they cannot be compared.
+    """
+    try:
+        return score(classes, categories)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ModuleError(f"module {module!r}: its classes cannot be compared with the categories: {error}") from error
+
+
+def _timed_event(
+    name: str, time: float, fields: Mapping[str, Any], number: int = -1, incarnation: str = ""
+) -> TimedEvent | None:
+    """Return an event of the status files; None if it is of no known kind."""
+    event = parse_checked_event(name, fields)
+    return None if event is None else TimedEvent(time, event, number, incarnation)
 
 
 class OpenedRun(NamedTuple):
@@ -320,7 +435,7 @@ class OpenedRun(NamedTuple):
 
 def open_run(path: Path, settings: Sequence[str] = ()) -> OpenedRun:
     """Read the config of the run in `path`, overridden by `settings`; the directory has no categories yet."""
-    config = load_config(path / "config.yaml", settings)
+    config = load_config(path / "config.yaml", settings, text=RunFiles(path).read_config())
     return OpenedRun(config, RunDirectory(path, config.graph, storage=config.checkpoints.storage))
 
 
@@ -333,7 +448,7 @@ def find_run(run: str, runs: Path) -> Path:
         If there is none; names the existing runs.
     """
     for path in (Path(run), runs / run):
-        if (path / "config.yaml").is_file():
+        if os.path.lexists(path / "config.yaml"):  # reading it reports what is no regular file
             return path if path.name not in ("", "..") else path.resolve()
     existing = sorted(path.parent.name for path in runs.glob("*/config.yaml"))
     hint = f"the runs in {runs} are {', '.join(existing)}" if existing else f"there are none in {runs}"

@@ -75,12 +75,18 @@ class Disk:
             raise PowerCut  # again for every later operation, such as a cleanup
         self.operations += 1
 
-    def open(self, path, flags, mode=0o777):
+    @staticmethod
+    def _path(path, directory=None):
+        """Return the path of a call that may be relative to a directory's descriptor."""
+        return Path(path) if directory is None else Path(os.readlink(f"/proc/self/fd/{directory}"), path)
+
+    def open(self, path, flags, mode=0o777, *, dir_fd=None):
+        path = self._path(path, dir_fd)
         if flags & os.O_CREAT:
             self._operation()
         descriptor = os.open(path, flags, mode)
         if flags & os.O_CREAT:
-            self._entries(path)[Path(path).name] = File()
+            self._entries(path)[path.name] = File()
         self._open[descriptor] = self._at(path)
         return descriptor
 
@@ -96,31 +102,35 @@ class Disk:
 
     def fsync(self, descriptor):
         self._operation()
-        node = self._open[descriptor]
+        node = self._open.get(descriptor) or self._at(os.readlink(f"/proc/self/fd/{descriptor}"))
         if isinstance(node, File):
             node.durable = node.contents
         else:
             node.durable = dict(node.entries)
 
-    def replace(self, source, target):
+    def replace(self, source, target, *, src_dir_fd=None, dst_dir_fd=None):
         self._operation()
+        source, target = self._path(source, src_dir_fd), self._path(target, dst_dir_fd)
         os.replace(source, target)
-        self._entries(target)[Path(target).name] = self._entries(source).pop(Path(source).name)
+        self._entries(target)[target.name] = self._entries(source).pop(source.name)
 
-    def mkdir(self, path, mode=0o777):
+    def mkdir(self, path, mode=0o777, *, dir_fd=None):
         self._operation()
+        path = self._path(path, dir_fd)
         os.mkdir(path, mode)
-        self._entries(path)[Path(path).name] = Directory()
+        self._entries(path)[path.name] = Directory()
 
-    def unlink(self, path):
+    def unlink(self, path, *, dir_fd=None):
         self._operation()
+        path = self._path(path, dir_fd)
         os.unlink(path)
-        del self._entries(path)[Path(path).name]
+        del self._entries(path)[path.name]
 
-    def rmdir(self, path):
+    def rmdir(self, path, *, dir_fd=None):
         self._operation()
+        path = self._path(path, dir_fd)
         os.rmdir(path)
-        del self._entries(path)[Path(path).name]
+        del self._entries(path)[path.name]
 
     def restart(self, target, outcome):
         """Write the contents of the disk after the power cut to the new directory `target`."""

@@ -190,9 +190,9 @@ def test_a_full_disk_raises_an_error_that_names_the_file_and_leaves_no_temporary
     storage = LocalStorage(tmp_path)
     storage.write("round-001/a", b"before")
 
-    def full(*arguments):
-        if call == "open" and arguments[1] == os.O_RDONLY:
-            return os.open(*arguments)
+    def full(*arguments, **keywords):
+        if call == "open" and not arguments[1] & os.O_CREAT:
+            return os.open(*arguments, **keywords)
         raise OSError(number, os.strerror(number))
 
     class Full:

@@ -60,3 +60,25 @@ def test_an_unreadable_events_file_gives_no_events(files, tmp_path, directory, d
     (tmp_path / directory).mkdir()
     (tmp_path / directory / "events.json").write_bytes(data)
     assert files.read_events() == []
+
+
+def test_events_of_a_run_that_continues_are_appended_in_files_of_their_own(files, tmp_path):
+    parts = [[("update", float(number), {"module": "vae"}, number, "first")] for number in range(12)]
+    for part in parts[:11]:
+        files.append_events(part)
+    restarted = StatusFiles(LocalStorage(tmp_path))  # by a coordinator that was started again
+    restarted.append_events(parts[11])
+    files.write_events(EVENTS)
+    reader = StatusFiles(LocalStorage(tmp_path))
+    assert reader.read_events() == [*(part[0] for part in parts), *EVENTS]
+    restarted.append_events([("update", 99.0, {"module": "vae"}, 99, "first")])
+    reader.clear_events()
+    assert [event[3] for event in reader.read_events()] == [99], "what was written after the reading is kept"
+
+
+def test_an_unreadable_file_of_appended_events_hides_no_others(files, tmp_path):
+    for number in range(3):
+        files.append_events([("update", 1.0, {"module": "vae"}, number, "first")])
+    (tmp_path / "unread_events" / "events-000002.json").write_bytes(b'[["update", 1.0, {}, "x", "first"]]')
+    (tmp_path / "unread_events" / "events-abc.json").write_bytes(b"[]")
+    assert [event[3] for event in files.read_events()] == [0, 2]

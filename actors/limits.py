@@ -1,0 +1,250 @@
+"""The limits of the package: sizes, counts and times beyond which input is refused, in one place."""
+
+from __future__ import annotations
+
+MAX_HEADER_BYTES = 8 * 1024
+"""Size of a packed message header."""
+
+MAX_TEXT_BYTES = 1024
+"""Size of a text in a message header."""
+
+MAX_ARRAYS = 15
+"""Number of arrays of a message; ``lengths`` and ``mask`` count among them."""
+
+MAX_DIMENSIONS = 8
+"""Number of dimensions of an array in a message or of an output."""
+
+MAX_MESSAGE_BYTES = 2**32 - 1
+"""Size of a message's arrays together: what one value of msgpack can hold."""
+
+MAX_NAME_CHARACTERS = 100
+"""Characters of the name of a run, module, source, port, metric, output or array of a message."""
+
+MAX_MANIFEST_BYTES = 16 << 20
+"""Size of a manifest."""
+
+MAX_STATUS_FILE_BYTES = 64 << 20
+"""Size of the unread events that are kept beside a run's commits; the oldest of more are left out."""
+
+# --- model files and --set ----------------------------------------------------------------------------------------
+
+MAX_CONFIG_BYTES = 256 << 10
+"""Size of a model file or of one value of ``--set``: one of this size is parsed in half a second."""
+
+MAX_CONFIG_CHARACTERS = 128 << 10
+"""Characters of all keys and values of a model file together, each alias counted in full, also after defaults are
+filled in."""
+
+MAX_CONFIG_NODES = 8_000
+"""Keys and values of a model file, each alias counted in full, also after defaults are filled in."""
+
+MAX_CONFIG_DEPTH = 50
+"""Maps and lists within each other in a model file, and keys of one path of ``--set``; parsing recurses."""
+
+MAX_NUMBER_CHARACTERS = 100
+"""Characters of a number in a model file or data file; what is longer is a text. Conversion takes quadratic time."""
+
+MAX_MODULES = 200
+"""Modules of a model file; each is a process."""
+
+MAX_CONNECTIONS = 2_000
+"""Connections of a model file, chains counted by their parts."""
+
+MAX_INTEGER = 2**63 - 1
+"""Absolute value of an integer in a model file: what an array of int64 can hold."""
+
+MAX_SECONDS = 10.0**9
+"""Timeouts in a model file, in seconds (30 years): the operating system takes no longer ones."""
+
+MAX_TYPE_CHARACTERS = 500
+"""Characters of a module type, ``package.module:Class``."""
+
+MAX_PATH_CHARACTERS = 4_096
+"""Characters of a path: what Linux can open."""
+
+PIPE_SECONDS = 10.0
+"""Time for which a model file that is a pipe may send nothing."""
+
+# --- texts for people ---------------------------------------------------------------------------------------------
+
+MAX_REPORTED_PROBLEMS = 30
+"""Problems of one model file that are reported; of more, the number is told."""
+
+MAX_LISTED_NAMES = 50
+"""Names that one error message lists, and with which a misspelt name is compared."""
+
+MAX_PRINTED_CHARACTERS = 20_000
+"""Characters of one text that is printed, such as an error message with its traceback."""
+
+MAX_PRINTED_LINE = 500
+"""Characters of one name or value within a line that is printed."""
+
+MAX_ERROR_FILE_CHARACTERS = 1 << 20
+"""Characters of the traceback of an internal error, written to a file."""
+
+# --- data files ---------------------------------------------------------------------------------------------------
+
+MAX_EXPANSION = 250
+"""How many times larger than a compressed data file its content may be (deflate itself reaches 1,032)."""
+
+FREE_EXPANDED_BYTES = 4 << 20
+"""Content that a compressed data file may have whatever its own size is."""
+
+MAX_EXPANDED_BYTES = 16 << 30
+"""Content of a compressed data file; what is larger is stored without compression."""
+
+MAX_NPY_HEADER_BYTES = 10_000
+"""Size of the header of an array in .npy format, as in numpy."""
+
+MAX_ARCHIVE_INDEX_BYTES = 256 << 10
+"""Size of the list of members in an .npz file, about 4,000 members."""
+
+MAX_LINE_BYTES = 4 << 20
+"""Length of a line of a text table."""
+
+MAX_COLUMNS = 500_000
+"""Columns of a text table; wider rows are stored as .npy."""
+
+MAX_EMPTY_LINES = 100_000
+"""Lines of a text table without data in turn (empty, or comments)."""
+
+MAX_CHECK_SIZE = 100_000
+"""Size of a dimension in ``serket check --size``; the checks make messages of that size dozens of times."""
+
+MAX_CACHE_BYTES = 64 << 20
+"""Size of the cached copy of a built-in data set."""
+
+# --- the user's state directory -----------------------------------------------------------------------------------
+
+MAX_RUN_RECORD_BYTES = 64 << 10
+"""Size of the record of a running run in the user's state directory; one has a few hundred bytes."""
+
+# --- files of a run and its commits -------------------------------------------------------------------------------
+
+MAX_COMPONENT_BYTES = 255
+"""Size of a single name in a path, in UTF-8: what file systems allow."""
+
+MAX_JSON_VALUES = 500_000
+"""Values in a JSON file, counted before it is parsed: they take at most 100 MB."""
+
+MAX_JSON_DEPTH = 100
+"""Levels of lists and maps in a JSON file."""
+
+MAX_STATUS_VALUES = 2_000_000
+"""Values in the unread events beside a run's commits."""
+
+MAX_FAILURE_BYTES = 1 << 20
+"""Size of the text that says why a run failed."""
+
+MAX_FIELD_CHARACTERS = 1_000
+"""Characters of a text in a manifest, an environment or a result."""
+
+MAX_ROUND = 999_999_999
+"""Rounds of a run, steps of a round, and updates of a module."""
+
+MAX_MANIFEST_ENTRIES = 10_000
+"""Modules of a manifest; files and metrics of one module."""
+
+MAX_COMMIT_FILE_BYTES = 64 << 30
+"""Size of one file of a commit; it also has to fit into the memory that is free when it is read."""
+
+READ_BLOCK_BYTES = 16 << 20
+"""Part of a commit's file that is read at once while its digest is checked."""
+
+MAX_RUN_FILE_BYTES = 1 << 20
+"""Size of ``environment.json`` and ``result.json``."""
+
+MAX_EVENT_LOG_BYTES = 4 << 30
+"""Size of ``events.jsonl``: about twenty million events."""
+
+MAX_EVENT_BYTES = 1 << 20
+"""Length of a line of ``events.jsonl``; longer ones are left out."""
+
+MAX_EVENT_VALUES = 10_000
+"""Values of one event."""
+
+MAX_METRICS_FILE_BYTES = 64 << 20
+"""Size of ``metrics.csv``: about a million rounds."""
+
+MAX_OUTPUT_BYTES = 1 << 30
+"""Size of an output file that is read back, such as decoded class means."""
+
+PROBE_SECONDS = 60.0
+"""Time within which another process has to find a file in the storage of a new run."""
+
+CLAIM_SETTLE_SECONDS = 1.0
+"""Time after which a claim in an object store is read back, so that of two that were written together one is left."""
+
+# --- what a module returns ----------------------------------------------------------------------------------------
+
+MAX_FILE_NAME_BYTES = 200
+"""Size of an output's name in UTF-8; with its suffix it is a file name, of which Linux allows 255 bytes."""
+
+MAX_METRICS = 1000
+"""Number of metrics of one update; the manifest of a commit holds them."""
+
+MAX_OUTPUTS = 1000
+"""Number of outputs of one update; each is a file in the run directory."""
+
+MAX_STATE_ENTRIES = 50_000
+"""Number of entries of a module's state; the header of a safetensors document has at most 100 MB."""
+
+MAX_STATE_NAME_BYTES = 1024
+"""Size of the name of a state's entry in UTF-8."""
+
+MAX_STATE_TEXT_BYTES = 8 << 20
+"""Number of characters of all texts in a state, which are in the header of its document."""
+
+MAX_INTEGER_BITS = 1024
+"""Size of an integer in a state; Python converts at most 4,300 digits to text and back."""
+
+MAX_EXCEPTION_CHARACTERS = 8_000
+"""Length of an exception's text in an error message and in the failure file; what is longer is cut in the middle."""
+
+MAX_ERROR_CHARACTERS = 64_000
+"""Length of an error message with a traceback; what is longer is cut in the middle."""
+
+# --- waiting ------------------------------------------------------------------------------------------------------
+
+COORDINATOR_SECONDS = 30.0
+"""Time within which a coordinator that has answered before has to answer again; then its process is killed, and Ray
+starts it again. It answers from a thread of its own, also while modules learn."""
+
+MODULE_REPLY_SECONDS = 60.0
+"""Least time that a module has for loading a state, for reading or writing its part of a commit, and for preparation,
+where the run has a ``recovery.timeout``; that itself is meant for an update."""
+
+KILL_SECONDS = 2.0
+"""Time after which a process that Ray was asked to kill receives SIGKILL from a task on its node."""
+
+STATUS_SECONDS = 2.0
+"""Time that a module's process has to say what it is doing."""
+
+STOP_REQUEST_SECONDS = 5.0
+"""Time that a coordinator has to end the modules' processes; then they are ended without it."""
+
+STOP_GRACE_SECONDS = 5.0
+"""Time from SIGTERM or SIGHUP to the end of the current step; then the run ends at once. Slurm sends SIGKILL after
+30 s, other batch systems after 10 s."""
+
+SHUTDOWN_SECONDS = 15.0
+"""Time that Ray has to end the cluster of this process; then the cluster's processes receive SIGKILL."""
+
+WATCH_SECONDS = 1.0
+"""Time between two looks at the processes of the cluster."""
+
+GCS_SECONDS = 20.0
+"""Time for which the control service (GCS) of a cluster that is joined may be unreachable; a cluster with persistent
+storage starts it again. Ray's own limit is 60 s. In a cluster that this process has started, it is not awaited."""
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+MAX_KEPT_EVENTS = 1_000
+"""Events that a coordinator keeps after its driver has fetched them, for those who follow the run later."""
+
+MAX_UNREAD_EVENTS = 5_000
+"""Events that a coordinator keeps in memory while nobody fetches them, about 5 MB; then they are written beside the
+commits."""
+
+MAX_DURABLE_DIRECTORIES = 1_000
+"""Directories of which a process remembers that it has synced them; of more, they are synced again."""
