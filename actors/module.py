@@ -213,11 +213,19 @@ class Context:
 
         Raises
         ------
+        ModuleError
+            If a metric is not a number.
         NonFiniteError
             If a metric is not finite, so that a diverged update ends at once.
         """
         for name, value in metrics.items():
-            if not math.isfinite(value):
+            try:
+                finite = math.isfinite(value)
+            except (TypeError, OverflowError) as error:
+                raise ModuleError(
+                    f"{self.where}: the metric {name} of a progress report is not usable: {error}"
+                ) from error
+            if not finite:
                 raise NonFiniteError(f"{self.where}: {name} is {value:g} after {done} of {total}")
         if self.reporter is not None:
             self.reporter(done, total, metrics)
@@ -242,12 +250,13 @@ class Outbox:
         The messages of an update replace all those of the previous update; a message that is not sent again is
         withdrawn.
     metrics : mapping of str to float
-        Metrics of this update, all finite; leave out unknown ones. Chains are selected by ``evidence`` (nats). When
+        Metrics of this update, all finite; leave out unknown ones. Names consist of letters, digits and ``_``, and are
+        not those of an event's fields (``round``, ``seconds``, …). Chains are selected by ``evidence`` (nats). When
         exchanges or rounds are compared, the ``score`` (nats) of all other modules is added to the evidence of the most
         abstract module.
     outputs : mapping of str to array
-        Named results for the run directory (``z``, ``class``, ``trans_prob``, …). They contain neither NaN nor +∞; −∞,
-        the logarithm of zero, is allowed.
+        Named results for the run directory (``z``, ``class``, ``trans_prob``, …). The names are names of files, the
+        arrays have one to eight dimensions. They contain neither NaN nor +∞; −∞, the logarithm of zero, is allowed.
     """
 
     messages: Sequence[OutgoingMessage] = ()
@@ -405,8 +414,10 @@ class Module(ABC, Generic[P]):
     def state(self) -> State:
         """Return everything that updates changed, so that updates after :meth:`load_state` give the same bits.
 
-        Arrays contain neither NaN nor +∞; −∞, the logarithm of zero, is allowed. Plain scalars may be ±∞, like the best
-        loss before the first epoch, but not NaN (:mod:`actors.messaging.validation`).
+        A flat dict of copies of arrays, and of plain scalars (:data:`actors.types.Scalar`); what a commit would change,
+        such as a tuple, a dict or a masked array, is refused (:mod:`actors.storage.state_codec`). Arrays contain
+        neither NaN nor +∞; −∞, the logarithm of zero, is allowed. Scalars may be ±∞, like the best loss before the
+        first epoch, but not NaN (:mod:`actors.messaging.validation`).
         """
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """The host of one module: runs its calls, and validates the messages that it receives and returns.
 
-All backends use it, so that a module behaves the same in every backend.
+All backends use it, so that a module behaves the same in every backend. A result is accepted whole or refused: if any
+part of it is not valid, the call raises an error, and the coordinator restores the module's previous state.
 """
 
 from __future__ import annotations
@@ -12,6 +13,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from actors.backends.result_checks import (
+    bounded_exceptions,
+    check_device,
+    check_outbox,
+    check_progress,
+    check_state,
+    show_name,
+)
 from actors.backends.thread_limits import limited_threads
 from actors.coordination.backend import ModuleCall, ModuleResult
 from actors.errors import MessageError, NonFiniteError
@@ -19,7 +28,7 @@ from actors.graph.registry import add_code_directories, make_module
 from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import make_message, unpack_header
 from actors.messaging.message import Header, Message
-from actors.messaging.validation import check_arrays, check_metrics, has_non_finite_values, validate
+from actors.messaging.validation import check_arrays, has_non_finite_values, validate
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
@@ -45,8 +54,9 @@ class ModuleHost:
     def __init__(self, spec: ModuleSpec, slots: Sequence[Slot]) -> None:
         self.spec = spec
         self.slots = tuple(slots)
-        add_code_directories(spec.code)
-        self.module = make_module(spec.type, spec.parameters)
+        with bounded_exceptions():
+            add_code_directories(spec.code)
+            self.module = make_module(spec.type, spec.parameters)
         self.device = "cpu"
         self._prepared_on = ""
         self._status: dict[str, Any] = {"doing": "waiting"}
@@ -57,11 +67,11 @@ class ModuleHost:
         self._set_status(doing="preparing")
         self._prepared_on = device
         try:
-            with limited_threads(self.spec.threads):
+            with bounded_exceptions(), limited_threads(self.spec.threads):
                 self.module.prepare(device, self.spec.threads)
+                self.device = check_device(self.spec.name, getattr(self.module, "device", "cpu"))
         finally:
             self._set_status(doing="waiting")
-        self.device = str(getattr(self.module, "device", "cpu"))
         return self.device
 
     def call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
@@ -77,9 +87,15 @@ class ModuleHost:
         ------
         MessageError
             If a message of the inbox or of the module's answer is not valid.
+        ModuleError
+            If a name or a type in the answer or in the state is not valid (:mod:`actors.backends.result_checks`).
         NonFiniteError
             If a metric, or a number in the state, an output or a message of the answer, is not finite.
         """
+        with bounded_exceptions():
+            return self._call(call, arrays)
+
+    def _call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
         messages = zip(call.headers, call.ports, arrays, strict=True)
         inbox = Inbox([self._unpack_input(header, port, body) for header, port, body in messages])
         doing = _DOING[call.mode]
@@ -89,28 +105,28 @@ class ModuleHost:
         try:
             # No numpy warnings: a value that is not finite raises an error below if it reaches a result.
             with limited_threads(self.spec.threads), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                outbox: Outbox = getattr(self.module, call.mode)(inbox, context)
+                answer = getattr(self.module, call.mode)(inbox, context)
         finally:
             self._set_status(doing="waiting")
         seconds = time.perf_counter() - started
         where = context.where if call.mode == "update" else f"{context.where}, {doing}"
-        check_metrics(where, outbox.metrics)
+        outbox = check_outbox(where, answer)
         check_arrays(where, "output", outbox.outputs)
-        state: State = self.module.state() if call.mode == "update" else {}
-        check_arrays(where, "state", state)
-        self._check_ports(outbox)
+        state = self._state(where) if call.mode == "update" else {}
+        self._check_ports(outbox, where)
         packed = ((slot.name, self._pack_output(slot, outbox, call, where)) for slot in self.slots)
         return ModuleResult(
             state=state,
-            outputs=dict(outbox.outputs),
+            outputs=outbox.outputs,
             messages={slot: message for slot, message in packed if message is not None},
-            metrics={name: float(value) for name, value in outbox.metrics.items()},
+            metrics=outbox.metrics,
             seconds=seconds,
         )
 
     def load_state(self, state: State) -> None:
         """Load a state that the module returned before."""
-        self.module.load_state(state)
+        with bounded_exceptions():
+            self.module.load_state(state)
 
     def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
         """Write the module's part of a commit."""
@@ -122,7 +138,8 @@ class ModuleHost:
 
     def reset(self) -> None:
         """Replace the module by a new, untrained instance."""
-        self.module = make_module(self.spec.type, self.spec.parameters)
+        with bounded_exceptions():
+            self.module = make_module(self.spec.type, self.spec.parameters)
         if self._prepared_on:
             self.prepare(self._prepared_on)
 
@@ -135,8 +152,17 @@ class ModuleHost:
         with self._lock:
             self._status = status
 
+    def _state(self, where: str) -> State:
+        """Return the module's state, checked."""
+        state = check_state(where, self.module.state())
+        check_arrays(where, "state", state)
+        return state
+
     def _context(self, call: ModuleCall, doing: str) -> Context:
-        return Context(
+        def report(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            self._set_status(**{**check_progress(context.where, done, total, metrics), "doing": doing})
+
+        context = Context(
             module=self.spec.name,
             seed=call.seed,
             run=call.run,
@@ -151,10 +177,9 @@ class ModuleHost:
             overrides=call.overrides,
             ordered=call.ordered,
             rows=call.rows,
-            reporter=lambda done, total, metrics: self._set_status(
-                **{**metrics, "doing": doing, "done": done, "total": total}
-            ),
+            reporter=report,
         )
+        return context
 
     def _unpack_input(self, packed_header: bytes, port: str, arrays: Arrays) -> Message:
         """Return a message of the inbox: its header parsed and addressed, its arrays read-only."""
@@ -166,7 +191,7 @@ class ModuleHost:
         validate(message)
         return message
 
-    def _check_ports(self, outbox: Outbox) -> None:
+    def _check_ports(self, outbox: Outbox, where: str) -> None:
         """Raise an error for messages that would otherwise be dropped silently.
 
         These have an unknown port or receiver, a receiver although the port sends one message to all, or are the second
@@ -177,20 +202,20 @@ class ModuleHost:
         for outgoing in outbox.messages:
             port = ports.get(outgoing.port)
             if port is None:
-                raise MessageError(
-                    f"{self.spec.name}.{outgoing.port}: no such output port, only {', '.join(ports) or 'none'}"
-                )
+                at = f"{where}: {self.spec.name}.{show_name(outgoing.port)}"
+                raise MessageError(f"{at}: no such output port, only {', '.join(ports) or 'none'}")
             if outgoing.receiver and not port.per_receiver:
                 raise MessageError(
-                    f"{self.spec.name}.{port.name}: got a message for the receiver {outgoing.receiver}, "
-                    f"but the port is not per_receiver"
+                    f"{where}: {self.spec.name}.{port.name}: got a message for the receiver "
+                    f"{show_name(outgoing.receiver)}, but the port is not per_receiver"
                 )
             receivers = [slot.receiver for slot in self.slots if slot.port == port.name]
-            where = f"{self.spec.name}.{port.name}{outgoing.receiver and f' to {outgoing.receiver}'}"
+            to = outgoing.receiver and f" to {show_name(outgoing.receiver)}"
+            at = f"{where}: {self.spec.name}.{port.name}{to}"
             if outgoing.receiver and outgoing.receiver not in receivers:
-                raise MessageError(f"{where}: no such receiver, only {', '.join(receivers) or 'none'}")
+                raise MessageError(f"{at}: no such receiver, only {', '.join(receivers) or 'none'}")
             if (port.name, outgoing.receiver) in sent:
-                raise MessageError(f"{where}: got two messages, expected at most one")
+                raise MessageError(f"{at}: got two messages, expected at most one")
             sent.add((port.name, outgoing.receiver))
 
     def _pack_output(self, slot: Slot, outbox: Outbox, call: ModuleCall, where: str) -> Message | None:
@@ -211,9 +236,8 @@ class ModuleHost:
         try:
             return make_message(header, outgoing.arrays)
         except MessageError as error:
-            if has_non_finite_values(slot.kind, outgoing.arrays):
-                raise NonFiniteError(f"{where}: {error}") from error
-            raise
+            refused = NonFiniteError if has_non_finite_values(slot.kind, outgoing.arrays) else MessageError
+            raise refused(f"{where}: {error}") from error
 
 
 def _message_for(slot: Slot, outbox: Outbox) -> OutgoingMessage | None:

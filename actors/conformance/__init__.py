@@ -98,7 +98,10 @@ class ModuleChecks(StateChecks, InboxChecks, RecoveryChecks):
             self.fail(f"the default of parameter {problem['loc']} is not valid: {problem['msg']}")
 
     def test_its_results_are_valid(self) -> None:
-        """Messages are valid for their kinds and on declared ports; outputs and metrics are finite numbers."""
+        """Messages are valid for their kinds and on declared ports; outputs and metrics have valid names and types.
+
+        Numbers are finite. The results of all modes are checked alike; generation and proposals may be refused.
+        """
         for case in self.cases:
             host = self.harness.new_host(self.source_state)
             steps: list[tuple[Mode, PortMessages, dict[str, Any]]] = [
@@ -106,8 +109,15 @@ class ModuleChecks(StateChecks, InboxChecks, RecoveryChecks):
                 ("update", case.later_messages, {"round": 2}),
                 ("recognize", case.later_messages, {"ordered": True}),
                 ("recognize", case.later_messages, {"ordered": False}),
+                ("generate", case.later_messages, {}),
+                ("generate", case.later_messages, {"rows": self.rows}),
+                ("propose", case.later_messages, {}),
             ]
             for mode, messages, call_fields in steps:
+                if mode in ("generate", "propose"):
+                    outcome = self.harness.try_call(host.module, mode, messages, **call_fields)
+                    if isinstance(outcome, Exception):
+                        continue
                 try:
                     host.call(*self.harness.make_call(mode, messages, **call_fields))
                 except (MessageError, ModuleError) as error:

@@ -21,14 +21,16 @@ from actors.backends.thread_limits import limited_threads
 from actors.conformance.neighbours import LowerNeighbour, UpperNeighbour
 from actors.conformance.sample_messages import Arrays, PortMessages
 from actors.coordination.backend import ModuleCall
-from actors.errors import MessageError, ModuleError
+from actors.errors import MessageError, ModuleError, shorten_text
 from actors.graph.graph import Graph
 from actors.graph.registry import find, make_module
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec
+from actors.limits import MAX_EXCEPTION_CHARACTERS
 from actors.messaging.codec import as_wire, describe, pack_header
 from actors.messaging.kinds import KINDS, Kind
 from actors.messaging.message import Header, Message
+from actors.messaging.validation import check_arrays
 from actors.module import Context, Inbox, Mode, Module, Outbox, Pass, Port, Report
 from actors.types import Array, State
 
@@ -231,17 +233,24 @@ class ModuleHarness:
         except Exception as error:
             if may_refuse and isinstance(error, ModuleError | MessageError):
                 raise
-            raised = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            text = shorten_text(str(error), MAX_EXCEPTION_CHARACTERS)
+            raised = f"{type(error).__name__}: {text}" if text else type(error).__name__
             expected = "a result, or a ModuleError with the reason" if may_refuse else "no exception"
             raise AssertionError(f"{self.type_name}: {action} raised {raised}; expected {expected}") from error
 
 
 class UncheckedHost(ModuleHost):
-    """A host that passes writable arrays to its module."""
+    """A host that passes writable arrays to its module, and leaves its state to the checks of states."""
 
     def _unpack_input(self, packed_header: bytes, port: str, arrays: Mapping[str, Array]) -> Message:
         message = super()._unpack_input(packed_header, port, arrays)
         return Message(message.header, {name: np.array(array) for name, array in message.arrays.items()})
+
+    def _state(self, where: str) -> State:
+        state = self.module.state()
+        if isinstance(state, Mapping):
+            check_arrays(where, "state", {name: value for name, value in state.items() if type(value) is np.ndarray})
+        return state
 
 
 def record_progress(reports: list[tuple[int, int]]) -> Report:

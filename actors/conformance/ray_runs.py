@@ -16,6 +16,7 @@ import ray
 from actors.backends.fault_injection import Fault, FaultyHost, Injector
 from actors.backends.in_process import InProcessBackend
 from actors.backends.ray.backend import RayBackend, RayTask
+from actors.backends.ray.temporary import ray_directory
 from actors.coordination.backend import Backend, ModuleCall, Ref, ResultRef, Task
 from actors.coordination.coordinator import Coordinator
 from actors.coordination.events import ModulePlaced
@@ -97,7 +98,7 @@ def local_ray() -> Iterator[None]:
     with redirect_stdout(io.StringIO()):
         try:
             quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-            ray.init(address="local", num_cpus=2, **quiet)
+            ray.init(address="local", num_cpus=2, _temp_dir=ray_directory(), **quiet)
             yield
         finally:
             ray.shutdown()

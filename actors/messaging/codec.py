@@ -18,12 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.errors import MessageError
-from actors.messaging.kinds import MAX_DIMENSIONS
+from actors.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_TEXT_BYTES
 from actors.messaging.message import SCHEMA, ArrayHeader, Header, Message
-from actors.messaging.validation import HEADER_FIELDS, MAX_TEXT_BYTES, validate, validate_header
+from actors.messaging.validation import HEADER_FIELDS, validate, validate_header
 from actors.types import Array
-
-MAX_HEADER_BYTES = 8 * 1024
 
 
 def as_wire(array: npt.ArrayLike) -> Array:
@@ -47,11 +45,18 @@ def make_message(header: Header, arrays: Mapping[str, npt.ArrayLike]) -> Message
     """
     wire: dict[str, Array] = {}
     for name, array in arrays.items():
+        items = array if isinstance(array, list | tuple) else (array,)
+        if any(isinstance(each, np.ma.MaskedArray) for each in items):
+            raise MessageError(
+                f"{header.route}: {name} is a masked array, whose mask would be lost; "
+                "send filled(…), and the missing rows in the array 'mask'"
+            )
         try:
             wire[name] = as_wire(array)
-        except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor with a gradient
+        except Exception as error:  # a ragged list, a tensor with a gradient, an object that converts itself
+            remedy = "; send tensor.detach().cpu().numpy()" if type(array).__module__.startswith("torch") else ""
             raise MessageError(
-                f"{header.route}: {name} cannot be converted to an array ({str(error)[:200]})"
+                f"{header.route}: {name} cannot be converted to an array ({str(error)[:200]}){remedy}"
             ) from error
     message = Message(replace(header, arrays=describe(wire)), wire)
     validate(message)

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from actors.errors import KindError
+from actors.limits import MAX_ARRAYS, MAX_DIMENSIONS, MAX_NAME_CHARACTERS
 
 Semantics = Literal["real", "log", "log_distribution", "distribution", "counts", "lengths", "mask"]
-
-MAX_ARRAYS = 15
-MAX_DIMENSIONS = 8
-"""Limits of a message's header; ``lengths`` and ``mask`` count among the arrays."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +146,16 @@ def custom_kinds(names: Iterable[str]) -> tuple[Kind, ...]:
     return tuple(KINDS[name] for name in sorted(set(names)) if name in KINDS and name not in BUILT_IN)
 
 
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.isidentifier() and len(name) <= MAX_NAME_CHARACTERS
+
+
 def _kind_error(kind: Kind) -> str | None:
     """Return why a kind is not valid, or None."""
     names = [spec.name for spec in kind.arrays]
-    if not all(isinstance(name, str) and name.isidentifier() and len(name) <= 100 for name in (kind.name, *names)):
-        return f"or one of its arrays {names} has an invalid name: use letters, digits and '_', at most 100 characters"
+    if not all(_is_name(name) for name in (kind.name, *names)):
+        expected = f"use letters, digits and '_', at most {MAX_NAME_CHARACTERS} characters"
+        return f"or one of its arrays {names} has an invalid name: {expected}"
     if len(set(names)) < len(names):
         return f"has two arrays of the same name: {', '.join(names)}"
     if len(names) > MAX_ARRAYS:

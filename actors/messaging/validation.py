@@ -1,7 +1,7 @@
-"""Validation of messages against their kinds, and of the values of metrics, states and outputs.
+"""Validation of messages against their kinds, and of the values of states and outputs.
 
 A message must have a known schema and kind, the arrays of the kind with matching dtypes and shapes, and values that are
-valid for the semantics of each array. Metrics are finite. Arrays of states and outputs contain neither NaN nor +∞; −∞,
+valid for the semantics of each array. Arrays of states and outputs contain neither NaN nor +∞; −∞,
 the logarithm of zero, is allowed. Plain scalars of a state may be infinite, like the best loss before the first epoch,
 but not NaN.
 """
@@ -17,15 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.errors import MessageError, NonFiniteError
-from actors.messaging.kinds import KINDS, MAX_DIMENSIONS, ArraySpec, Kind
+from actors.limits import MAX_DIMENSIONS, MAX_MESSAGE_BYTES, MAX_TEXT_BYTES
+from actors.messaging.kinds import KINDS, ArraySpec, Kind
 from actors.messaging.message import SCHEMA, ArrayHeader, Header, Message
 from actors.types import Array, FloatArray
-
-MAX_TEXT_BYTES = 1024
-"""Largest size of a text field of a header."""
-
-MAX_MESSAGE_BYTES = 2**32 - 1
-"""Largest total size of a message's arrays: the limit of one msgpack value."""
 
 MAX_VALUE = 1e140
 """Sums of the squares of larger values over many rows overflow float64."""
@@ -189,25 +184,6 @@ def _first_bad_row(bad: Array, problem: str) -> str | None:
 # --- finite values ------------------------------------------------------------------------------------------------
 
 
-def check_metrics(where: str, metrics: Mapping[str, float]) -> None:
-    """Check that metrics are finite.
-
-    Parameters
-    ----------
-    where : str
-        Module and position in the schedule, for the error message (:attr:`actors.module.Context.where`).
-    metrics : mapping of str to float
-
-    Raises
-    ------
-    NonFiniteError
-        Names module, round, step and metric.
-    """
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise NonFiniteError(f"{where}: {name} is {value:g}")
-
-
 def check_arrays(where: str, what: str, values: Mapping[str, Any]) -> None:
     """Check that arrays contain neither NaN nor +∞, and that scalars are not NaN.
 
@@ -264,7 +240,11 @@ def has_non_finite_values(kind: str, arrays: Mapping[str, npt.ArrayLike]) -> boo
     −∞ alone is valid in a ``log_distribution``.
     """
     for name, given in arrays.items():
-        array, spec = np.atleast_1d(given), KINDS[kind].spec(name)
+        try:
+            array = np.atleast_1d(np.asarray(given))
+        except Exception:  # refused because it cannot be converted
+            return False
+        spec = KINDS[kind].spec(name)
         if array.dtype.kind != "f" or not array.size:
             continue
         # The maximum of a row of log-probabilities is not finite exactly if one is NaN or +∞, or all are −∞.

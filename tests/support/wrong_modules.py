@@ -1,5 +1,6 @@
 """Modules that derive from the sound module and violate the contract in one way each."""
 
+import copy
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -382,3 +383,127 @@ class InvalidProgress(Sound):
     def update(self, inbox, context):
         context.report(3, 2)
         return super().update(inbox, context)
+
+
+# --- names and types that a run cannot keep -----------------------------------------------------------------------
+
+
+class ChangedOutbox(Sound):
+    """Returns other metrics or outputs than the sound module."""
+
+    metrics, outputs = {}, {}
+
+    def make_outbox(self, *arguments):
+        outbox = super().make_outbox(*arguments)
+        return Outbox(outbox.messages, {**outbox.metrics, **self.metrics}, {**outbox.outputs, **self.outputs})
+
+
+class MetricOfTheEvent(ChangedOutbox):
+    """Has a metric with the name of a field of the event."""
+
+    metrics = {"round": 3.0}
+
+
+class MetricWithSpace(ChangedOutbox):
+    """Has a metric whose name is not an identifier."""
+
+    metrics = {"mean loss": 3.0}
+
+
+class TextMetric(ChangedOutbox):
+    """Has a metric that is a text."""
+
+    metrics = {"loss": "=1+1"}
+
+
+class ListOutput(ChangedOutbox):
+    """Has an output that is a list."""
+
+    outputs = {"history": [1.0, 2.0]}
+
+
+class ScalarOutput(ChangedOutbox):
+    """Has an output without dimensions."""
+
+    outputs = {"total": np.array(3.0)}
+
+
+class MaskedOutput(ChangedOutbox):
+    """Has an output that is a masked array."""
+
+    outputs = {"total": np.ma.masked_equal([1.0, 2.0], 2.0)}
+
+
+class OutputElsewhere(ChangedOutbox):
+    """Has an output whose name is a path."""
+
+    outputs = {"../../total": np.zeros(3)}
+
+
+class OutputsOfOneFile(ChangedOutbox):
+    """Has two outputs whose names differ in case alone."""
+
+    outputs = {"Class": np.zeros(3)}
+
+
+class MaskedMessage(ChangedMessages):
+    """Sends a masked array."""
+
+    def change_messages(self, messages):
+        last = messages[-1]
+        values = np.ma.masked_invalid(last.arrays["values"])
+        return [*messages[:-1], OutgoingMessage(last.port, {**last.arrays, "values": values})]
+
+
+class GeneratesScalars(Sound):
+    """Returns an output without dimensions when it generates."""
+
+    def generate(self, inbox, context):
+        return Outbox(outputs={"x": np.array(1.0)})
+
+
+class ReturnsItsOwnArrays(Sound):
+    """Returns its own arrays as its state; it never writes into them, but makes new ones."""
+
+    def state(self):
+        return {name: getattr(self, name) for name in self.state_names if getattr(self, name) is not None}
+
+    def learn(self, X, responsibilities):
+        self.velocity, self.centres = self.velocity.copy(), self.centres.copy()
+        super().learn(X, responsibilities)
+
+
+class ExtraInState(Sound):
+    """Has an entry in its state that a commit would change."""
+
+    extra = {}
+
+    def state(self):
+        return {**super().state(), **copy.deepcopy(self.extra)}
+
+    def load_state(self, state):
+        super().load_state({name: array for name, array in state.items() if name not in self.extra})
+
+
+class TupleInState(ExtraInState):
+    """Has a tuple in its state, which would come back as a list."""
+
+    extra = {"shape": (8, 8)}
+
+
+class MaskedArrayInState(ExtraInState):
+    """Has a masked array in its state, which would come back without its mask."""
+
+    extra = {"seen": np.ma.masked_equal([1.0, 2.0], 2.0)}
+
+
+class ReservedNameInState(ExtraInState):
+    """Has an array in its state that could never be read."""
+
+    extra = {"__metadata__": np.zeros(2)}
+
+
+class IntegerNameInState(ExtraInState):
+    """Has an integer as a name in its state, which would come back as a text."""
+
+    extra = {3: 4}

@@ -135,15 +135,34 @@ FAULTS = [
     ("Unnormalised", "its_results_are_valid", "log_prob does not sum to one in row 0"),
     ("UndeclaredPort", "its_results_are_valid", "module.reconstruction: no such output port"),
     ("NaNMetric", "its_results_are_valid", "evidence is nan"),
+    ("MetricOfTheEvent", "its_results_are_valid", "a metric has the name 'round', which is a field of the event"),
+    ("MetricWithSpace", "its_results_are_valid", "a metric has the name 'mean loss', expected letters, digits and '_'"),
+    ("TextMetric", "its_results_are_valid", "loss is a str, expected a real number"),
+    ("ListOutput", "its_results_are_valid", "output 'history' is a list, expected an array; use numpy.atleast_1d"),
+    ("ScalarOutput", "its_results_are_valid", "output 'total' has 0 dimensions, expected 1 to 8"),
+    ("MaskedOutput", "its_results_are_valid", "output 'total' is a masked array"),
+    ("OutputElsewhere", "its_results_are_valid", "an output has the name '../../total', expected the name of a file"),
+    ("OutputsOfOneFile", "its_results_are_valid", "'class' and 'Class' have the same file name"),
+    ("MaskedMessage", "its_results_are_valid", "values is a masked array, whose mask would be lost"),
+    (
+        "GeneratesScalars",
+        "its_results_are_valid",
+        "result of generate is not valid: .* output 'x' has 0 dimensions",
+    ),
     ("LearnsFromMaskedRows", "missing_rows_have_no_influence", "the values in masked rows have an influence: state"),
     ("DropsTheMask", "it_passes_the_mask_on", "'posteriors' has mask None"),
     ("DropsTheLengths", "it_passes_the_lengths_of_sequences_on", r"lengths None, .*\[8 8 8\]"),
     ("NestedState", "its_state_is_flat_and_can_be_saved_and_loaded", "'all' is dict"),
     ("TextArrayInState", "its_state_is_flat_and_can_be_saved_and_loaded", "'words' is an array of <U1"),
+    ("TupleInState", "its_state_is_flat_and_can_be_saved_and_loaded", "'shape' is tuple"),
+    ("MaskedArrayInState", "its_state_is_flat_and_can_be_saved_and_loaded", "'seen' is a masked array"),
+    ("ReservedNameInState", "its_state_is_flat_and_can_be_saved_and_loaded", "'__metadata__' is not a valid name"),
+    ("IntegerNameInState", "its_state_is_flat_and_can_be_saved_and_loaded", "3 is a name of type int, expected a str"),
     ("IncompleteLoad", "load_state_restores_the_whole_state", "loaded into a trained module: start"),
     ("RaisesOnEmptyState", "an_empty_state_resets_the_module", "load_state raised KeyError"),
     ("IgnoresEmptyState", "an_empty_state_resets_the_module", "start is missing the first time"),
     ("SharesStateArrays", "a_returned_state_does_not_change_later", "return copies"),
+    ("ReturnsItsOwnArrays", "a_returned_state_does_not_change_later", "own array 'start', .*return copies"),
     ("IncompleteState", "updates_continue_exactly_from_a_loaded_state", "update 2 differs after load_state"),
     ("KeepsReadOnlyArrays", "updates_continue_exactly_from_a_loaded_state", "read-only"),
     ("DrawsFromGlobalGenerator", "its_random_draws_depend_on_the_seed_alone", r"generator \(numpy.random\)"),
@@ -201,6 +220,21 @@ def test_every_check_is_failed_by_a_wrong_module():
     checks = {name.removeprefix("test_") for name in dir(ModuleChecks) if name.startswith("test_")}
     on_ray = {"it_survives_the_death_of_its_process"}  # tests/actors/conformance/test_ray_runs.py
     assert checks - on_ray == {check for _, check, _ in FAULTS if check}
+
+
+def test_the_mistake_that_the_guide_names_is_found(tmp_path, monkeypatch):
+    """docs/guide.md: a `state` that returns its own arrays, into which the module never writes."""
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0]
+    assert code.count("self.rates.copy()") == 1
+    (tmp_path / "counting_right.py").write_text(code)
+    (tmp_path / "counting_wrong.py").write_text(code.replace("self.rates.copy()", "self.rates"))
+    monkeypatch.syspath_prepend(tmp_path)
+    short = {"parameters": {"classes": 4, "iterations": 3}}
+    assert failure_sentences("counting_right:Counting", **short) == {}
+    (failure,) = failure_sentences("counting_wrong:Counting", **short).items()
+    assert failure[0] == "a_returned_state_does_not_change_later"
+    assert "returns the module's own array 'rates', which can change; return copies of arrays" in failure[1]
 
 
 # --- what an author can override --------------------------------------------------------------------------------------

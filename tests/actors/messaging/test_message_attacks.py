@@ -11,7 +11,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from actors.messaging.codec import MAX_HEADER_BYTES, decode, encode, make_message, pack_header
+from actors.limits import MAX_HEADER_BYTES
+from actors.messaging.codec import decode, encode, make_message, pack_header
 from actors.messaging.codec import unpack_header as unpack
 from tests.actors.messaging.test_messages import arrays_of, header, log_rows, message
 from tests.support.message_bytes import (

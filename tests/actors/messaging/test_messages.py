@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from actors.errors import MessageError
-from actors.messaging.codec import MAX_HEADER_BYTES, as_wire, decode, encode, make_message, pack_header, unpack_header
+from actors.limits import MAX_HEADER_BYTES
+from actors.messaging.codec import as_wire, decode, encode, make_message, pack_header, unpack_header
 from actors.messaging.kinds import KINDS
 from actors.messaging.message import ArrayHeader, Header, Message
 from actors.messaging.validation import validate, validate_header
