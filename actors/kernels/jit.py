@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core.caching import CacheImpl, FunctionCache, _CacheLocator
 
+from actors.kernels.path_safety import why_unsafe
 from actors.kernels.types import Array
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,6 +52,33 @@ def cache_directory() -> Path:
         # The XDG specification requires a relative path to be ignored.
         base = (Path(shared) if Path(shared).is_absolute() else _home() / ".cache") / "serket-actors"
     return base / "numba" / source_digest()
+
+
+def cache_problem(folder: Path | str | None = None) -> str:
+    """Return why the cache must not be used, as another user could have written machine code into it; else empty.
+
+    Parameters
+    ----------
+    folder : Path or str, optional
+        A folder of the cache; by default :func:`cache_directory`. Its files are examined too.
+    """
+    folder = cache_directory() if folder is None else Path(folder)
+    reason = why_unsafe(folder)
+    if not reason and folder.is_dir():
+        with os.scandir(folder) as entries:
+            reason = next(filter(None, (_file_problem(entry) for entry in entries)), "")
+    return reason
+
+
+def _file_problem(entry: os.DirEntry[str]) -> str:
+    """Return why one file of the cache, in a folder that is safe by now, may be of another user."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # another process has replaced it
+        return ""
+    if status.st_uid in (os.geteuid(), 0) and not stat.S_ISLNK(status.st_mode) and not status.st_mode & stat.S_IWOTH:
+        return ""
+    return why_unsafe(entry.path)
 
 
 def _home() -> Path:
@@ -105,6 +134,14 @@ class DigestLocator(_CacheLocator):
         """Return the folder of the cache."""
         return str(cache_directory() / self._folder)
 
+    def ensure_cache_path(self) -> None:
+        """Create the folder of the cache, whatever the umask writable for this user alone."""
+        folder = Path(self.get_cache_path())
+        for directory in (*reversed(folder.parents), folder):
+            if not directory.exists():
+                directory.mkdir(mode=0o755, exist_ok=True)
+        super().ensure_cache_path()  # type: ignore[no-untyped-call]
+
     def get_source_stamp(self) -> str:
         """Return the stamp that must be equal for a cached kernel to be valid."""
         return source_digest()
@@ -124,9 +161,15 @@ class DigestLocator(_CacheLocator):
 
 
 class _FallbackCache(FunctionCache):
-    """A cache whose read and write errors become warnings: the kernel is then compiled and kept in memory."""
+    """A cache whose read and write errors become warnings: the kernel is then compiled and kept in memory.
+
+    So does a cache that another user could have written: machine code is run as it is.
+    """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        if problem := cache_problem(self.cache_path):
+            _warn(f"compiled kernels are not read from {self.cache_path}: {problem}")
+            return None
         try:
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
         except Exception as error:  # a damaged pickle may raise any exception
@@ -137,6 +180,8 @@ class _FallbackCache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        if cache_problem(self.cache_path):
+            return
         try:
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except Exception as error:

@@ -27,12 +27,15 @@ trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$begun"' EXIT
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=120
 export RAY_gcs_rpc_server_reconnect_timeout_s=20
 
+# Ray gives its temporary directory, with the code and the sockets of the run, mode 0777: on each node it is in a new
+# directory that other users cannot enter.
 # Each node starts Ray; the first one then runs the command, and the others stop when it is done.
 # --min-nodes is omitted (the head of Ray 2.60 was observed to fail with it): `cluster.nodes` waits for the nodes. Also
 # omitted, since symmetric-run sets them: --head, --node-ip-address, --port and --block. Runs and commits are on the
 # shared file system.
 # shellcheck disable=SC2016 # the single-quoted text is expanded by the inner shell
 srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+  bash -c 'RAY_TMPDIR=$(mktemp -d /tmp/serket-XXXXXX) && export RAY_TMPDIR && trap "rm -rf $RAY_TMPDIR" EXIT && "$@"' bash \
   ray symmetric-run --address "$head:$port" --num-cpus "$SLURM_CPUS_PER_TASK" --disable-usage-stats -- \
   bash -c 'touch "$0" && exec serket run "$@"' "$begun" \
   "$model" --address "$head:$port" --set cluster.nodes="$SLURM_NNODES" "$@"

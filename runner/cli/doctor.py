@@ -16,6 +16,9 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
+from actors.kernels.path_safety import why_unsafe
+from runner.report.console import SafeConsole
+
 Check = Callable[[], str]
 
 
@@ -62,6 +65,11 @@ def _kernels() -> str:
         warnings.simplefilter("ignore")  # every kernel would repeat the warning that is reported below
         gibbs.compile_kernels()
     cache = jit.cache_directory()
+    if problem := jit.cache_problem():
+        raise CheckFailedError(
+            f"kernels compile, but are not cached, so every process compiles them again: {problem}; another user could "
+            f"put machine code there, so set SERKET_CACHE_DIR to a directory of your own"
+        )
     if not cache.is_dir():
         raise CheckFailedError(
             f"kernels compile, but cannot be cached in {cache}, so every process compiles them again; "
@@ -99,6 +107,45 @@ def _files() -> str:
     return "runs/ is not writable by every user" if runs.is_dir() else "there is no runs/ directory yet"
 
 
+def _state() -> str:
+    """Check that other users cannot write the records of running runs."""
+    from runner.runs.state import state_directory, state_problem
+
+    path = state_directory()
+    if problem := state_problem():
+        raise CheckFailedError(
+            f"{problem}: other users can say to which cluster your commands connect; correct that, or name a directory "
+            "of your own with SERKET_STATE_DIR"
+        )
+    if not path.exists():
+        return f"the state directory is {path}, which the first run creates"
+    return f"the state directory {path} is writable by you alone, mode {stat.S_IMODE(path.stat().st_mode):04o}"
+
+
+def _ray_directory() -> str:
+    """Check that Ray's temporary directories are shut to other users: that for runs, and those of running clusters."""
+    from actors.backends.ray.temporary import ray_directory
+
+    path = ray_directory()
+    if sessions := open_sessions():
+        raise CheckFailedError(
+            f"{', '.join(sessions)}: other users can replace the code and the sockets of this running Ray; stop it, "
+            "and start it with RAY_TMPDIR below a directory of mode 0700 (docs/clusters.md)"
+        )
+    return f"Ray's temporary directory is {path}, which no other user can enter"
+
+
+def open_sessions() -> list[str]:
+    """Return the session directories of this user's running Ray nodes that other users can write."""
+    sessions = set()
+    for process in psutil.process_iter(["name", "cmdline", "uids"]):
+        if process.info["name"] == "raylet" and process.info["uids"] and process.info["uids"].real == os.getuid():
+            sessions |= {
+                word.partition("=")[2] for word in process.info["cmdline"] if word.startswith("--session_dir=")
+            }
+    return sorted(session for session in sessions if why_unsafe(session))
+
+
 def _ray() -> str:
     from runner.cluster.connection import cluster
 
@@ -123,7 +170,18 @@ def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host).is_loopback
 
 
-CHECKS: tuple[Check, ...] = (_python, _memory, _shared_memory, _files, _torch, _kernels, _token, _ray)
+CHECKS: tuple[Check, ...] = (
+    _python,
+    _memory,
+    _shared_memory,
+    _files,
+    _torch,
+    _kernels,
+    _token,
+    _state,
+    _ray_directory,
+    _ray,
+)
 
 
 def run_checks(console: Console | None = None, checks: tuple[Check, ...] = CHECKS) -> bool:
@@ -134,7 +192,7 @@ def run_checks(console: Console | None = None, checks: tuple[Check, ...] = CHECK
     bool
         Whether every check passed.
     """
-    console = console or Console()
+    console = console or SafeConsole(markup=True)
     healthy = True
     for check in checks:
         try:

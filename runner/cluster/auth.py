@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 
+from actors.kernels.path_safety import why_unsafe
+
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class TokenError(RuntimeError):
-    """Raised when there is no token and none can be created; the message names the file and the remedy."""
+    """Raised when the token is missing or cannot be trusted; the message names the file and the remedy."""
 
 
 def token_required() -> bool:
@@ -35,7 +38,8 @@ def describe_credential() -> str:
 def ensure_private_token(*, create: bool) -> None:
     """Ensure that a token exists and that only its owner can read it (Ray would write it readable by all users).
 
-    Does nothing if the token is given in the environment.
+    Does nothing if the token is given in the environment. A token that other users can read is made private, with a
+    warning; one that they can write is refused, since they may know it and lead this process to a cluster of theirs.
 
     Parameters
     ----------
@@ -45,15 +49,18 @@ def ensure_private_token(*, create: bool) -> None:
     Raises
     ------
     TokenError
-        If there is no token, and it is not to be created or cannot be stored.
+        If other users can write the token's file; or if there is none, and it is not to be created or cannot be stored.
     """
     path = token_path()
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     try:
+        if reason := why_unsafe(path):
+            raise TokenError(f"{path}: the token is refused: {reason}; {_REPLACE}")
         if create:
             _create_token(path)
         if path.is_file() and path.stat().st_uid == os.getuid() and path.stat().st_mode & _GROUP_AND_OTHERS:
+            logging.getLogger(__name__).warning("serket: %s could be read by other users; it is private now", path)
             path.chmod(0o600)
         exists = path.is_file() and path.stat().st_size > 0
     except OSError as error:
@@ -66,9 +73,14 @@ def ensure_private_token(*, create: bool) -> None:
         )
 
 
+_REPLACE = (
+    "correct that and replace the token (on every machine that has it), or name another file with RAY_AUTH_TOKEN_PATH"
+)
+
+
 def _create_token(path: Path) -> None:
     """Write a new token unless the file exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists():
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -85,7 +97,11 @@ def _create_token(path: Path) -> None:
 def token_problem() -> str:
     """Return what is wrong with the permissions of the token file, or an empty string."""
     path = token_path()
-    if os.environ.get("RAY_AUTH_TOKEN") or not path.exists():
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return ""
+    if reason := why_unsafe(path):
+        return f"{reason}, so that the token cannot be trusted; {_REPLACE}"
+    if not path.exists():
         return ""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _GROUP_AND_OTHERS:

@@ -5,26 +5,39 @@ from __future__ import annotations
 import os
 import platform
 import re
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError, RpcError
+from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
 from actors.backends.ray.polling import alive_nodes
+from actors.backends.ray.proof import is_proven
+from actors.backends.ray.temporary import ray_directory
 from actors.coordination.placement import Node
+from actors.kernels.path_safety import why_unsafe
+from actors.limits import SHUTDOWN_SECONDS
 from runner.cluster.auth import describe_credential, ensure_private_token
+from runner.cluster.listeners import is_own_address, why_foreign
+from runner.cluster.processes import end_processes, find_raylet, own_cluster_processes
+from runner.cluster.signals import deferred_signals, ignored_signals
+from runner.cluster.watchdog import ClusterWatchdog
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
+PROOF_SECONDS = 3.0
+"""Seconds to wait for the proof of a coordinator that is starting."""
+
+TRUST_VARIABLE = "SERKET_TRUST_CLUSTER"
+"""Set to 1 in the environment, it allows to join a cluster of this machine that other users can write to."""
 
 # Beside another busy process, spinning OpenMP threads were measured to be 3 to 30 times slower than sleeping ones.
 _WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -34,8 +47,19 @@ class ClusterError(RuntimeError):
     """Raised when a cluster cannot be reached or does not have the requested resources."""
 
 
+class UnprovenError(ClusterError):
+    """Raised when a cluster does not prove that it is the one on which a run was started."""
+
+
+class ExpectedRun(NamedTuple):
+    """A run whose coordinator must have proved its secret to a cluster before this process joins it."""
+
+    name: str
+    secret: str
+
+
 @contextmanager
-def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
+def cluster(address: str | None, code: Sequence[str] = (), *, expected: ExpectedRun | None = None) -> Iterator[str]:
     """Join the cluster at `address`, or start one on this machine for the duration of the context.
 
     A process that is already connected keeps its connection, also after the context.
@@ -46,6 +70,9 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
     code : sequence of str
         Package directories and module files (see :mod:`runner.config.user_code`) to send to the processes of a cluster
         that is joined; the processes of a cluster that is started here can import them already.
+    expected : ExpectedRun, optional
+        What the cluster must prove. If it is given, the user has not named the address, so a cluster of another user of
+        this machine is refused too, before it receives the token.
 
     Yields
     ------
@@ -54,41 +81,109 @@ def cluster(address: str | None, code: Sequence[str] = ()) -> Iterator[str]:
 
     Raises
     ------
+    UnprovenError
+        If the cluster does not have the proof.
     ClusterError
         If there is no response at `address`, or the cluster has a different version of Python or Ray, or a
-        different token.
+        different token, or if other users can write to its directory on this machine.
     """
     if ray.is_initialized():
+        _check_proof(internal_kv_get_gcs_client(), address, expected)
         yield str(ray.get_runtime_context().gcs_address)
         return
     address = None if address == "local" else address  # Ray's own name for a cluster started here
     if address is not None:
-        address = _resolve_address(address)
+        address = _resolve_address(address, named=expected is None)
     os.environ.update(_WORKER_ENVIRONMENT)
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ensure_private_token(create=address is None)
-        with _keep_sigterm_handler():
-            if address is None:
-                ray.init(address="local", include_dashboard=False, **quiet)
-            else:
-                # Fails at once if the cluster rejects this process; `ray.init` would retry, and log, for 20 seconds.
-                GcsClient(address=address)
-                runtime_env: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
-                if code:
-                    runtime_env["py_modules"] = list(code)
-                ray.init(address=address, runtime_env=runtime_env, **quiet)
+        with deferred_signals(), _no_sigterm_handler():
+            _start_or_join(address, code, expected)
+    except KeyboardInterrupt:
+        _shut_down(own=address is None)
+        raise
+    except ClusterError:
+        raise
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"reached at {address}" if address else "started on this machine"
         raise ClusterError(f"no Ray cluster could be {where}: {_failure_reason(error)}") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
-        ray.shutdown()
+        _shut_down(own=address is None)
 
 
-def _resolve_address(address: str) -> str:
+def _start_or_join(address: str | None, code: Sequence[str], expected: ExpectedRun | None) -> None:
+    """Start a cluster, or join one after it was examined: nothing that it says is unpickled before."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, _temp_dir=ray_directory(), **quiet)
+        return
+    # Fails at once if the cluster rejects this process; `ray.init` would retry, and log, for 20 seconds.
+    client = GcsClient(address=address)
+    _check_proof(client, address, expected)
+    _check_directories(client, address)
+    runtime_env: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
+    if code:
+        runtime_env["py_modules"] = list(code)
+    ray.init(address=address, runtime_env=runtime_env, **quiet)
+
+
+def _check_proof(client: Any, address: str | None, expected: ExpectedRun | None) -> None:
+    """Check that a cluster has the proof of the coordinator of a run.
+
+    Raises
+    ------
+    UnprovenError
+        If it has not.
+    """
+    if expected is not None and not is_proven(client, expected.secret, expected.name, wait=PROOF_SECONDS):
+        raise UnprovenError(
+            f"the cluster at {address} does not prove that it is the one on which {expected.name} was started, so "
+            "nothing from it is used"
+        )
+
+
+_SHARED_FOLDERS = ("", "sockets", "runtime_resources", "runtime_resources/py_modules_files", "logs")
+"""Folders of Ray's session directory to which Ray gives mode 0777."""
+
+
+_ALIVE = 0
+"""State of a node that has not died, in Ray's ``GcsNodeInfo``."""
+
+
+def _check_directories(client: Any, address: str) -> None:
+    """Check that other users cannot write to the session directories of a cluster's nodes on this machine.
+
+    Raises
+    ------
+    ClusterError
+        If they can.
+    """
+    if os.environ.get(TRUST_VARIABLE) == "1":
+        return
+    for node in client.get_all_node_info(timeout=PROBE_SECONDS).values():
+        session = getattr(node, "session_dir", "")
+        if node.state != _ALIVE or not session or not is_own_address(node.node_manager_address):
+            continue
+        reason = next(filter(None, (why_unsafe(os.path.join(session, name)) for name in _SHARED_FOLDERS)), "")  # noqa: PTH118
+        if reason:
+            raise ClusterError(
+                f"the Ray cluster at {address} is not joined: {reason}, so that other users can replace the code of a "
+                "run; start it with RAY_TMPDIR below a directory of mode 0700 (docs/clusters.md), or set "
+                f"{TRUST_VARIABLE}=1 if you trust every user of this machine"
+            )
+
+
+def _resolve_address(address: str, *, named: bool = True) -> str:
     """Return the address to join, with "auto" replaced by the address of the cluster on this machine.
+
+    Parameters
+    ----------
+    address : str
+    named : bool
+        Whether the user has named the address; otherwise a process of another user that listens there is refused. So is
+        one to which "auto" leads by a file, which another user may have written.
 
     Raises
     ------
@@ -99,12 +194,15 @@ def _resolve_address(address: str) -> str:
     if address == "auto":
         with suppress(ConnectionError):
             resolved = str(canonicalize_bootstrap_address(address))
+        named = os.environ.get("RAY_ADDRESS", "") not in ("", "auto")  # Ray reads it for "auto"
     if resolved == "auto":
         reason = "no Ray cluster is running on this machine; give the head node's address, HOST:6379"
     elif address.startswith("ray://"):
         reason = "ray:// addresses are for Ray Client, which cannot drive a run; give the head node's own, HOST:6379"
     elif not re.fullmatch(r".*:\d+", resolved):
         reason = "expected an address of the form HOST:PORT, for instance the head node's HOST:6379"
+    elif not named and (foreign := why_foreign(resolved)):
+        reason = f"{foreign}; name {resolved} with --address to join it anyway"
     elif not is_listening(resolved):
         reason = "no process is listening there"
         if resolved != address:
@@ -160,18 +258,36 @@ def this_machine() -> Node:
 
 
 @contextmanager
-def _keep_sigterm_handler() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which `ray.init` replaces by one that exits this process silently."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
+def _no_sigterm_handler() -> Iterator[None]:
+    """Keep `ray.init` from handling SIGTERM, which it would do by exiting this process silently."""
+    original = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda _handler: None
     try:
         yield
-    except SystemExit as end:
-        raise KeyboardInterrupt from end
     finally:
-        signal.signal(signal.SIGTERM, before)
+        ray._private.utils.set_sigterm_handler = original
+
+
+def _shut_down(*, own: bool) -> None:
+    """Leave the cluster; if this process has started it, end it, with the processes that do not react to that."""
+    processes = own_cluster_processes() if own else set()
+    overdue = threading.Timer(SHUTDOWN_SECONDS, end_processes, (processes, 0.0))
+    overdue.daemon = True
+    with ignored_signals():
+        overdue.start()
+        try:
+            ray.shutdown()
+        finally:
+            overdue.cancel()
+        end_processes(processes, POLL_SECONDS)
+
+
+def make_watchdog(*, own: bool) -> ClusterWatchdog:
+    """Return what watches the cluster that this process has joined or, if `own`, started."""
+    address = str(ray.get_runtime_context().gcs_address)
+    node = ray._private.worker.global_worker.node
+    raylet = find_raylet(str(node.raylet_socket_name)) if node is not None else 0
+    return ClusterWatchdog(own=own, raylet=raylet, answers=lambda: is_listening(address))
 
 
 def is_listening(address: str) -> bool:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from actors.coordination.placement import Assignment, Node, allocate_gpus, assign, build_bundles
 from runner.config.run_config import RunConfig
+from runner.report.console import SafeConsole
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ def _cluster_nodes(address: str | None) -> list[Node]:
 
 def print_report(report: DryRunReport, console: Console | None = None) -> None:
     """Print the placement of the modules, and one line for each unmet requirement."""
-    console = console or Console()
+    console = console or SafeConsole()
     table = Table("module", "asks for", "would go to", box=None)
     for assignment in report.assignments:
         for module in assignment.bundle.modules:
             table.add_row(
-                module, assignment.bundle.describe(), assignment.node.name if assignment.node else "[red]nowhere[/red]"
+                module,
+                assignment.bundle.describe(),
+                assignment.node.name if assignment.node else Text("nowhere", "red"),
             )
     console.print(table)
     for missing in report.missing:

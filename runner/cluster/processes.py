@@ -1,0 +1,47 @@
+"""The processes of the Ray cluster that this process has started, so that none of them is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+
+import psutil
+
+_ROOTS = ("raylet", "gcs_server")
+"""Ray's own processes, children of the process that starts a cluster."""
+
+
+def own_cluster_processes() -> set[psutil.Process]:
+    """Return the processes of the cluster that this process has started: Ray's own, its agents and its workers."""
+    found: set[psutil.Process] = set()
+    with suppress(psutil.Error):
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):
+                if child.name() in _ROOTS:
+                    found |= {child, *child.children(recursive=True)}
+    return found
+
+
+def find_raylet(socket_name: str) -> int:
+    """Return the process id of the raylet with this socket on this machine; 0 if it is not found."""
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error):
+            if process.info["name"] == "raylet" and f"--raylet_socket_name={socket_name}" in process.cmdline():
+                return int(process.pid)
+    return 0
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def end_processes(processes: Collection[psutil.Process], seconds: float) -> None:
+    """Wait `seconds` for the end of processes, then end those that are left, not others that have their ids by now."""
+    _, left = psutil.wait_procs(list(processes), timeout=seconds) if seconds else ((), processes)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
