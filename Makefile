@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-slow test-faults test-plugins test-multinode check format bench clean
+.PHONY: install mnist digits test test-slow test-faults test-fuzz test-plugins test-multinode check format bench clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,13 @@ test-faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --faults $(FAULTS_HERE:%=tests/faults/test_%.py) & here=$$!; \
 	$(BIN)/python -m pytest --faults $(FAULTS_BESIDE:%=tests/faults/test_%.py); beside=$$?; \
 	wait $$here && exit $$beside
+
+# Made-up inputs of every reader of files, messages and --set, by hypothesis and, where it can be installed, atheris.
+FUZZ_EXAMPLES ?= 1000000
+
+test-fuzz: $(VENV)/.installed-dev
+	-$(BIN)/python -m pip install --quiet -e ".[fuzz]"
+	$(BIN)/python -m pytest --fuzz --fuzz-examples $(FUZZ_EXAMPLES) -m fuzz -s tests/fuzz
 
 # Slow tests, which add little to the fast ones.
 test-slow: $(VENV)/.installed-dev

@@ -1,24 +1,31 @@
 """Fixtures and helpers of all tests, among them one Ray cluster for each test session."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["SERKET_STATE_DIR"] = tempfile.mkdtemp(prefix="serket-state-")
+atexit.register(shutil.rmtree, os.environ["SERKET_STATE_DIR"], ignore_errors=True)
 
 
 def pytest_addoption(parser):
     parser.addoption("--faults", action="store_true", help="also run the fault-injection tests")
+    parser.addoption("--fuzz", action="store_true", help="run the fuzz tests with --fuzz-examples examples")
+    parser.addoption("--fuzz-examples", type=int, default=1_000_000, help="number of examples over all readers")
     parser.addoption("--guide", action="store_true", help="also run the guide and the package of a new module")
     parser.addoption("--slow", action="store_true", help="also run slow tests, which add little to the fast ones")
     parser.addoption("--multinode", action="store_true", help="also run the tests on clusters of several nodes")
 
 
 def pytest_collection_modifyitems(config, items):
-    excluded = [name for name in ("faults", "guide", "multinode", "slow") if not config.getoption(f"--{name}")]
+    excluded = [name for name in ("faults", "fuzz", "guide", "multinode", "slow") if not config.getoption(f"--{name}")]
     deselected = [item for item in items if any(item.get_closest_marker(name) for name in excluded)]
     config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item not in deselected]
@@ -68,6 +75,8 @@ def ray_cluster():
     """The address of a local Ray cluster with two cores and no dashboard."""
     import ray
 
+    from actors.backends.ray.temporary import ray_directory
+
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     ray.init(
         address="local",
@@ -76,6 +85,7 @@ def ray_cluster():
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=1 << 30,
+        _temp_dir=ray_directory(),
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

@@ -16,6 +16,7 @@ from actors.graph.connection_hints import incompatible_ports_message, missing_in
 from actors.graph.registry import find
 from actors.graph.schedule import Block, Item, Schedule, Step, numbered
 from actors.graph.spec import Connection, ModuleSpec, Route, Slot
+from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.kinds import KINDS, custom_kinds, register_kind
 from actors.module import Module, Port
 
@@ -80,7 +81,7 @@ class Graph:
         self.schedule = schedule
         for step in self.schedule.leaves():
             if step.module not in self.modules:
-                raise GraphError(f"step {step.module!r}: there is no such module, only {', '.join(self.modules)}")
+                raise GraphError(f"step {step.module!r}: there is no such module, only {_list_names(self.modules)}")
         self._check_inputs(classes)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -89,12 +90,14 @@ class Graph:
             register_kind(kind, "the model")
 
     def _check_names(self, given: Mapping[str, ModuleSpec]) -> None:
-        for index, connection in enumerate(self.connections):
+        seen: set[Connection] = set()
+        for connection in self.connections:
             for name in (connection.lower, connection.upper):
                 if name not in given:
-                    raise GraphError(f"connection {connection}: there is no module {name!r}, only {', '.join(given)}")
-            if connection in self.connections[:index]:
+                    raise GraphError(f"connection {connection}: there is no module {name!r}, only {_list_names(given)}")
+            if connection in seen:
                 raise GraphError(f"connection {connection} is given twice")
+            seen.add(connection)
 
     def _order(self, given: Mapping[str, ModuleSpec]) -> list[str]:
         sorter: TopologicalSorter[str] = TopologicalSorter()
@@ -106,7 +109,7 @@ class Graph:
             return list(sorter.static_order())
         except CycleError as error:
             # graphlib's cycle goes from a module to those that depend on it: the direction of forward messages.
-            raise GraphError(f"the connections form a cycle: {' -> '.join(error.args[1])}") from error
+            raise GraphError(f"the connections form a cycle: {_list_names(error.args[1], ' -> ')}") from error
 
     def _build_routes(self, classes: Mapping[str, type[Module[Any]]]) -> tuple[Route, ...]:
         routes: list[Route] = []
@@ -131,21 +134,23 @@ class Graph:
 
     def _build_slots(self, name: str, cls: type[Module[Any]]) -> tuple[Slot, ...]:
         slots: list[Slot] = []
+        receivers_of = self.receivers(name)
         for port in cls.ports:
-            receivers = self.receivers(name).get(port.name, ())
+            receivers = receivers_of.get(port.name, ())
             if port.direction == "in" or not receivers:
                 continue
             slots.extend(Slot(port.name, port.kind, r) for r in (receivers if port.per_receiver else ("",)))
         return tuple(slots)
 
     def _check_inputs(self, classes: Mapping[str, type[Module[Any]]]) -> None:
+        senders_to: dict[tuple[str, str], list[str]] = {}
+        for route in self.routes:
+            senders_to.setdefault((route.receiver, route.in_port), []).append(route.sender)
         for name, cls in classes.items():
             for port in cls.ports:
                 if port.direction == "out":
                     continue
-                senders = [
-                    route.sender for route in self.routes if (route.receiver, route.in_port) == (name, port.name)
-                ]
+                senders = senders_to.get((name, port.name), [])
                 if not senders and not port.optional:
                     message = missing_input_message(name, port, *self._ports_and_connections(classes))
                     raise GraphError(f"module {name!r}: {message}")
@@ -203,6 +208,13 @@ class Graph:
             else:
                 batches.append([(index, item)])
         return batches
+
+
+def _list_names(names: Iterable[str], separator: str = ", ") -> str:
+    """Return the first names of a list for an error message."""
+    listed = list(names)
+    more = f" and {len(listed) - MAX_LISTED_NAMES} more" if len(listed) > MAX_LISTED_NAMES else ""
+    return separator.join(listed[:MAX_LISTED_NAMES]) + more
 
 
 def _independent(one: Item, other: Item, linked: set[frozenset[str]]) -> bool:

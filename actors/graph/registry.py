@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from actors.errors import KindError, ModuleError
+from actors.errors import KindError, ModuleError, shorten_text
+from actors.limits import MAX_FIELD_CHARACTERS, MAX_NAME_CHARACTERS, MAX_TYPE_CHARACTERS
 from actors.messaging.kinds import KINDS, register_kind
 from actors.module import Module, Port
 
@@ -119,6 +120,9 @@ def find(type_name: str) -> type[Module[Any]]:
         If there is no such class, if two plug-ins have the name, or if the class is not a valid module; names type,
         plug-in and reason.
     """
+    if len(type_name) > MAX_TYPE_CHARACTERS:
+        shown = f"{type_name[:MAX_NAME_CHARACTERS]!r}…"
+        raise ModuleError(f"unknown module type {shown}: its name has more than {MAX_TYPE_CHARACTERS} characters")
     if ":" in type_name:
         return _import_class(type_name, f"module type {type_name!r}")
     candidates = [each for each in module_types() if each.name == type_name]
@@ -206,7 +210,8 @@ def _validate(type_name: str, cls: type[Module[Any]], given: Mapping[str, Any]) 
     except ValidationError as error:
         first = error.errors()[0]
         path = "".join(f"{part}." for part in first["loc"])[:-1] or "parameters"
-        raise ModuleError(f"module type {type_name!r}: {path}: {first['msg']}") from error
+        reason = shorten_text(f"{path}: {first['msg']}", MAX_FIELD_CHARACTERS)
+        raise ModuleError(f"module type {type_name!r}: {reason}") from error
 
 
 def _import_class(target: str, label: str) -> type[Module[Any]]:
@@ -216,6 +221,7 @@ def _import_class(target: str, label: str) -> type[Module[Any]]:
         cls = getattr(importlib.import_module(package), name)
     except (Exception, SystemExit) as error:  # the import of a user's file may raise anything
         reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        reason = shorten_text(reason, MAX_FIELD_CHARACTERS)
         raise ModuleError(f"{label} cannot be loaded: {reason}") from error
     if not (isinstance(cls, type) and issubclass(cls, Module)):
         raise ModuleError(f"{label} is no subclass of actors.Module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import psutil
 import typer
 
-from runner.cli.output import print_result, print_run_result, user_errors
+from runner.cli.output import print_result, print_run_result, run_app, say, user_errors
+from runner.cli.streams import protect_streams
+from runner.cluster.signals import ignored_signals, stop_signals
 
 if TYPE_CHECKING:
     from actors.graph.graph import Graph
@@ -38,6 +39,14 @@ Address = Annotated[
         envvar="RAY_ADDRESS",
         callback=lambda address: None if address == "local" else address,  # Ray's own name for a cluster started here
         help="Address of a Ray cluster; by default, one is started on this machine.",
+    ),
+]
+RunAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        callback=lambda address: None if address == "local" else address,
+        help="Address of the run's cluster, if it was not started from this account or its directory was moved.",
     ),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
@@ -87,7 +96,8 @@ def run(
             directory, result = train(
                 loaded, clock=clock, progress=progress, runs=runs, name=name, address=address, detach=detach
             )
-        print_run_result(directory, result, as_json)
+        with ignored_signals():  # the run is complete
+            print_run_result(directory, result, as_json)
 
 
 @app.command()
@@ -110,11 +120,12 @@ def resume(
             from runner.commands.resume import resume as resume_run
 
             directory, result = resume_run(opened, clock=clock, progress=progress, address=address, detach=detach)
-        print_run_result(directory, result, as_json)
+        with ignored_signals():  # the run is complete
+            print_run_result(directory, result, as_json)
 
 
 @app.command()
-def attach(run: RunName, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+def attach(run: RunName, address: RunAddress = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Follow a detached run; Ctrl-C stops following and lets the run continue."""
     with user_errors():
         from runner.runs.directory import find_run, open_run
@@ -125,14 +136,16 @@ def attach(run: RunName, runs: Runs = Path("runs"), as_json: Json = False) -> No
         with _progress(opened.directory.graph) as progress:
             from runner.commands.attach import attach as attach_to_run
 
-            directory, result = attach_to_run(opened, clock=clock, progress=progress)
-        print_run_result(directory, result, as_json)
+            directory, result = attach_to_run(opened, clock=clock, progress=progress, address=address)
+        with ignored_signals():  # the run is complete
+            print_run_result(directory, result, as_json)
 
 
 @app.command()
 def stop(
     run: RunName,
     now: Annotated[bool, typer.Option("--now", help="Stop immediately, without another commit.")] = False,
+    address: RunAddress = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Stop a run after its current round, with a commit."""
@@ -140,8 +153,9 @@ def stop(
         from runner.commands.stop import stop as stop_run
         from runner.runs.directory import find_run, open_run
 
-        where = stop_run(open_run(find_run(run, runs)), now=now, log=lambda sentence: typer.echo(sentence, err=True))
-        typer.echo(f"{run} is stopped: {where}")
+        opened = open_run(find_run(run, runs))
+        where = stop_run(opened, now=now, address=address, log=lambda sentence: say(sentence, err=True))
+        say(f"{run} is stopped: {where}")
 
 
 @app.command()
@@ -166,7 +180,7 @@ def recognize(
         _, result = recognize_rows(opened, rows, ordered=not unordered)
         print_result(result, as_json)
         if not as_json:
-            typer.echo(f"results in {path}/module*/*_recog.*")
+            say(f"results in {path}/module*/*_recog.*")
 
 
 @app.command()
@@ -194,7 +208,7 @@ def predict(
             typer.echo(json.dumps(prediction.result()))
             return
         prediction.show()
-        typer.echo(f"pictures in {out}" if drawn else "no module of this model decodes pictures")
+        say(f"pictures in {out}" if drawn else "no module of this model decodes pictures")
 
 
 @app.command()
@@ -213,8 +227,8 @@ def generate(
         outputs = generate_rows(open_run(find_run(run, runs)), length, out, seed)
         classes = next((arrays["class"] for arrays in outputs.values() if "class" in arrays), None)
         if classes is not None:
-            typer.echo("classes " + " ".join(map(str, classes)))
-        typer.echo(f"pictures in {out}" if out.exists() else "no module of this model decodes pictures")
+            say("classes " + " ".join(map(str, classes)))
+        say(f"pictures in {out}" if out.exists() else "no module of this model decodes pictures")
 
 
 @app.command()
@@ -223,23 +237,26 @@ def inspect(
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the timeline of the run for ui.perfetto.dev instead.")
     ] = None,
+    address: RunAddress = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Show the state of a run; while it is running, also the node and the activity of each actor."""
     with user_errors():
-        from runner.cli.inspect import inspect_run, print_run
-        from runner.runs.directory import find_run, open_run
+        from runner.cli.inspect import inspect_run, print_run, unknown_hint
+        from runner.runs.directory import find_run
 
         path = find_run(run, runs)
         if timeline is not None:
             from runner.report.timeline import write_timeline
+            from runner.runs.outline import read_outline
 
-            updates = write_timeline(open_run(path).directory, timeline)
-            typer.echo(f"{updates} updates in {timeline}; open it at ui.perfetto.dev or in chrome://tracing")
+            outline = read_outline(path)
+            updates = write_timeline(outline.directory, timeline, outline.modules)
+            say(f"{updates} updates in {timeline}; open it at ui.perfetto.dev or in chrome://tracing")
             return
-        status = inspect_run(path)
-        print_run(status)
+        status = inspect_run(path, address)
+        print_run(status, hint=unknown_hint(path, address) if "next" in status else "")
         if as_json:
             typer.echo(json.dumps(status))
 
@@ -273,7 +290,7 @@ def new_module(
         from runner.cli.new_module import write_package
 
         path = write_package(name, directory)
-        typer.echo(f'{path}: install and test it with: cd {path} && pip install -e ".[test]" && pytest')
+        say(f'{path}: install and test it with: cd {path} && pip install -e ".[test]" && pytest')
 
 
 @app.command()
@@ -350,9 +367,15 @@ def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, _interrupt)
-    app()
+    protect_streams()
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _interrupt)
+    try:
+        run_app(app)
+    finally:
+        for number in stop_signals():  # the command is done; only the interpreter is to end
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -14,11 +14,19 @@ from rich.text import Text
 from actors.conformance import ModuleChecks, Outcome, iter_outcomes
 from actors.conformance.sample_messages import Size
 from actors.graph.registry import add_code_directories, find, make_module
-from runner.config.error_messages import ConfigError, get_aliases, get_fields
+from actors.limits import MAX_CHECK_SIZE, MAX_DIMENSIONS
+from runner.config.error_messages import ConfigError, ConfigErrors, format_text, get_aliases, get_fields
 from runner.config.yaml_io import set_at, split_override
+from runner.report.console import SafeConsole
+from runner.report.printable import printable, printable_line
 
 SHORT_TRAINING = {"epochs": 3, "iterations": 3}
 """Default values of the parameters that set the duration of training: the checks train dozens of times."""
+
+MAX_SENTENCE = 4_000
+"""Characters of a check's sentence that are printed."""
+
+_MAX_DIGITS = 9
 
 _STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 
@@ -50,7 +58,10 @@ def build_checks(
     given: dict[str, Any] = {}
     for setting in settings:
         keys, value = split_override(setting)
-        given = set_at(given, keys, value)
+        try:
+            given = set_at(given, keys, value)
+        except ConfigErrors as error:
+            raise ConfigError(str(error)) from None
     parameters = {**_short_training_parameters(cls.Parameters, given), **given}
     make_module(type_name, parameters)
     lengths = dict(_parse_size(text) for text in sizes)
@@ -61,9 +72,9 @@ def build_checks(
 
 def run_checks(checks: type[ModuleChecks], console: Console | None = None) -> bool:
     """Run the checks of a module and print the outcome of each; return whether none failed."""
-    console = console or Console()
+    console = console or SafeConsole()
     done: list[Outcome] = []
-    with Console(stderr=True).status("checking") as status:
+    with SafeConsole(stderr=True).status("checking") as status:
         for outcome in iter_outcomes(checks):
             done.append(outcome)
             status.update(f"checking: {len(done)} checks done, the last: {_readable_name(outcome.name)}")
@@ -76,12 +87,14 @@ def run_checks(checks: type[ModuleChecks], console: Console | None = None) -> bo
 
 
 def _outcome_table(checks: type[ModuleChecks], done: Sequence[Outcome]) -> Table:
-    parameters = ", ".join(f"{name} = {value!r}" for name, value in checks.parameters.items())
+    parameters = ", ".join(
+        f"{printable_line(name)} = {printable_line(repr(value))}" for name, value in checks.parameters.items()
+    )
     title = f"{checks.module}{parameters and f' with {parameters}'}"
     columns = [Column("check", ratio=1), Column(""), Column("why", ratio=1)]
     table = Table(*columns, title=Text(title), title_justify="left", expand=True)
     for outcome in done:
-        sentence = outcome.sentence.removeprefix(f"{checks.module}: ")
+        sentence = printable(outcome.sentence.removeprefix(f"{checks.module}: "), MAX_SENTENCE)
         table.add_row(_readable_name(outcome.name), Text(outcome.verdict, _STYLES[outcome.verdict]), Text(sentence))
     return table
 
@@ -105,9 +118,12 @@ def _parse_size(text: str) -> tuple[str, Size]:
     """Parse ``LETTER=4`` or ``...=8x8``."""
     letter, equals, number = text.partition("=")
     lengths = number.split("x")
-    if not (letter and equals and all(length.isdecimal() and int(length) > 0 for length in lengths)):
-        raise ConfigError(f"--size {text}: expected LETTER=NUMBER, for instance K=4, or ...=8x8")
+    shown = format_text(text)
+    if not (letter and equals and all(length.isdecimal() and len(length) <= _MAX_DIGITS for length in lengths)):
+        raise ConfigError(f"--size {shown}: expected LETTER=NUMBER, for instance K=4, or ...=8x8")
     sizes = tuple(int(length) for length in lengths)
+    if not all(0 < size <= MAX_CHECK_SIZE for size in sizes) or len(sizes) > MAX_DIMENSIONS:
+        raise ConfigError(f"--size {shown}: expected LETTER=NUMBER, numbers from 1 to {MAX_CHECK_SIZE}")
     if len(sizes) > 1 and letter != "...":
-        raise ConfigError(f"--size {text}: only ... may have several numbers")
+        raise ConfigError(f"--size {shown}: only ... may have several numbers")
     return letter, sizes[0] if len(sizes) == 1 else sizes

@@ -12,11 +12,22 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.coordination.placement import node_name
-from runner.runs.directory import RunDirectory, open_run
+from actors.limits import MAX_INTEGER
+from runner.report.console import SafeConsole
+from runner.report.printable import printable
+from runner.runs.directory import RunDirectory
+from runner.runs.outline import read_outline
+from runner.runs.state import NO_RECORD, known_address, read_record
 
 
-def inspect_run(path: Path) -> dict[str, Any]:
-    """Return the state of a run.
+def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
+    """Return the state of a run; imports no code that its config names.
+
+    Parameters
+    ----------
+    path : Path
+    address : str, optional
+        Address of the run's cluster; by default as recorded in the user's state.
 
     Returns
     -------
@@ -25,24 +36,23 @@ def inspect_run(path: Path) -> dict[str, Any]:
         while it is running; ``unknown``, why the cluster cannot be queried; ``failure`` if it failed; ``next``, the
         command that continues it.
     """
-    config, directory = open_run(path)
+    outline = read_outline(path)
+    directory = outline.directory
     status: dict[str, Any] = {
         "run": directory.name,
-        "rounds": config.schedule.rounds,
+        "rounds": outline.rounds,
         "commits": directory.checkpoints.names(),
     }
     if (path / "result.json").exists():
         status["result"] = directory.read_json("result.json")
         return status
-    from runner.commands.driver import is_done  # slow to import, and not needed for `serket modules`
-
-    described, reason = _describe_actors(directory)
+    described, reason = _describe_actors(directory, address)
     latest = directory.checkpoints.latest()
     if described is not None:
         status["actors"] = described
     elif reason:
         status["unknown"] = reason
-    elif latest is not None and is_done(latest, config):
+    elif latest is not None and outline.is_done(latest):
         status["next"] = f"serket attach {directory.cli_name}"
     else:
         failure = directory.checkpoints.status_files.read_failure()
@@ -50,14 +60,16 @@ def inspect_run(path: Path) -> dict[str, Any]:
     return status
 
 
-def _describe_actors(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
+def _describe_actors(directory: RunDirectory, address: str | None) -> tuple[dict[str, Any] | None, str]:
     """Return the description of the run's actors by its coordinator, and why it is not available."""
-    from runner.cluster.connection import ClusterError
+    if not known_address(read_record(directory.path), address):
+        return None, ""
+    from runner.cluster.connection import ClusterError  # imports Ray
     from runner.runs.connect import connect_to_run
     from runner.runs.coordinator_client import CoordinatorEndedError
 
     try:
-        with connect_to_run(directory) as model:
+        with connect_to_run(directory, address=address) as model:
             return (model.describe() if model else None), ""
     except CoordinatorEndedError:
         return None, ""
@@ -65,20 +77,25 @@ def _describe_actors(directory: RunDirectory) -> tuple[dict[str, Any] | None, st
         return None, str(error)
 
 
-def print_run(status: dict[str, Any], console: Console | None = None) -> None:
-    """Print the state of a run, as returned by :func:`inspect_run`."""
-    console = console or Console()
+def unknown_hint(path: Path, address: str | None = None) -> str:
+    """Return a clause for a run that may run without being known here; empty if its address is known."""
+    return "" if known_address(read_record(path), address) else f"{NO_RECORD}, "
+
+
+def print_run(status: dict[str, Any], console: Console | None = None, *, hint: str = "") -> None:
+    """Print the state of a run, as returned by :func:`inspect_run`, with the hint of :func:`unknown_hint`."""
+    console = console or SafeConsole()
     commits = status["commits"]
     console.print(f"run {status['run']}: {len(commits)} commits, the last {commits[-1] if commits else 'none yet'}")
     result = status.get("result")
     if result:
         figures = ("accuracy", "ari", "nmi", "evidence", "seconds")
         console.print(
-            "done: " + ", ".join(f"{name} {result[name]:.4g}" for name in figures if result.get(name) is not None)
+            "done: " + ", ".join(f"{name} {result[name]:.4g}" for name in figures if _is_number(result.get(name)))
         )
         return
     if "actors" not in status:
-        for line in _inactive_run_lines(status):
+        for line in _inactive_run_lines(status, hint):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     table = Table("actor", "node", "process", "device", "does", "done")
@@ -96,17 +113,21 @@ def print_run(status: dict[str, Any], console: Console | None = None) -> None:
         console.print(hint, markup=False, highlight=False, soft_wrap=True)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_INTEGER)
+
+
 def _location(described: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the node, the process and the device of an actor."""
     return node_name(described["node"], described["node_id"]), str(described["pid"]), str(described["device"])
 
 
-def _inactive_run_lines(status: dict[str, Any]) -> list[str]:
+def _inactive_run_lines(status: dict[str, Any], hint: str) -> list[str]:
     """Return the lines for a run that is not on a cluster."""
     if "unknown" in status:
         return [status["unknown"]]
-    failed = [f"failed: {status['failure'].rstrip()}"] if "failure" in status else []
-    return [*failed, f"it is not running; continue with: {status['next']}"]
+    failed = [f"failed: {printable(status['failure']).rstrip()}"] if "failure" in status else []
+    return [*failed, f"{hint}it is not running; continue with: {status['next']}"]
 
 
 def print_module_types(
@@ -121,7 +142,7 @@ def print_module_types(
     whole : bool
         Whether to print the whole documentation instead of its first sentence.
     """
-    console = console or Console()
+    console = console or SafeConsole()
     for number, entry in enumerate(entries):
         if number:
             console.print()

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 from actors.graph.registry import module_types
+from runner.config.error_messages import format_value
 
 TEMPLATES = Path(__file__).parent / "templates" / "module"
 _SUFFIX = ".template"
@@ -50,8 +51,9 @@ def write_package(name: str, directory: Path = Path()) -> Path:
             path.write_text(Template(template.read_text(encoding="utf-8")).substitute(values), encoding="utf-8")
     except FileExistsError:
         raise TemplateError(f"{root} already exists; choose another name, or another --directory") from None
-    except OSError as error:
-        raise TemplateError(f"{error.filename or root} cannot be written ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        where, reason = getattr(error, "filename", None) or root, getattr(error, "strerror", None) or error
+        raise TemplateError(f"{where} cannot be written ({reason})") from error
     return root
 
 
@@ -59,7 +61,9 @@ def _template_values(name: str) -> dict[str, str]:
     """Return the values of the placeholders in the templates."""
     package = name.replace("-", "_").lower()
     if not _NAME.fullmatch(name) or keyword.iskeyword(package):
-        raise TemplateError(f"{name!r} is not a valid package name: use letters, digits and '-', a letter first")
+        raise TemplateError(
+            f"{format_value(name)} is not a valid package name: use letters, digits and '-', a letter first"
+        )
     for existing in module_types():
         if existing.name == package:
             raise TemplateError(f"a module type {package!r} already exists, in {existing.origin}; choose another name")

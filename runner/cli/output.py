@@ -1,29 +1,49 @@
-"""Print the results of commands on stdout, and errors as one sentence on stderr."""
+"""Print the results of commands on stdout, and errors as one sentence on stderr.
+
+All text that is printed passes :func:`runner.report.printable.printable`, so that no control character reaches a
+terminal.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from actors.limits import MAX_ERROR_FILE_CHARACTERS
+from runner.report.printable import PrintableFormatter, printable, printable_line
+
 if TYPE_CHECKING:
     from runner.runs.directory import RunDirectory
+
+ERROR_FILE = "error.txt"
+"""The file with the traceback of an internal error, in a run directory."""
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Report expected errors in one sentence: exit status 2 for user errors, 1 for a run that failed."""
+    """Report errors in one sentence: exit status 2 for user errors, 1 for a run that failed and for internal errors."""
     from actors.errors import GraphError, ModuleError, NonFiniteError
     from runner.cli.new_module import TemplateError
     from runner.config.run_config import ConfigError
     from runner.data.readers import DataError
     from runner.runs.directory import RunDirectoryError
 
+    _escape_log_records()
     try:
         yield
+    except (typer.Exit, typer.Abort):
+        raise
     except NonFiniteError as error:
         _fail(error, 1)
     except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError) as error:
@@ -31,22 +51,111 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _fail("interrupted", 1)
     except Exception as error:
-        from actors.errors import BackendError, CheckpointError, MessageError, ModuleFailedError, StorageError
-        from runner.cluster.connection import ClusterError
-        from runner.commands.interrupts import StoppedError
+        _fail_unexpectedly(error)
 
-        if isinstance(error, BackendError | StorageError | ClusterError):
-            _fail(error, 2)
-        if isinstance(error, OSError) and error.errno is not None:
-            _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
-        if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
-            _fail(error, 1)
-        raise
+
+def _fail_unexpectedly(error: Exception) -> None:
+    """Report an error that no bad input should cause; the traceback of an internal error is written to a file."""
+    from actors.errors import BackendError, CheckpointError, MessageError, ModuleFailedError, StorageError
+    from runner.cluster.connection import ClusterError
+    from runner.commands.interrupts import StoppedError
+
+    if isinstance(error, BackendError | StorageError | ClusterError):
+        _fail(error, 2)
+    if isinstance(error, OSError) and error.errno is not None:
+        _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
+    if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
+        _fail(error, 1)
+    first_line = str(printable(error)).strip().partition("\n")[0]
+    reason = f"{type(error).__name__}: {printable_line(first_line)}" if first_line else type(error).__name__
+    file = write_traceback(error)
+    where = f"; the traceback is in {file}" if file else "; its traceback could not be written to any file"
+    _fail(f"internal error: {reason}{where}", 1)
+
+
+def write_traceback(error: Exception) -> Path | None:
+    """Write the traceback of an internal error to a file, and return its path.
+
+    The file is ``error.txt`` in the directory of the run that the error concerns, otherwise a private file in the
+    user's state directory or, if that cannot be used, in the temporary directory.
+    """
+    text = printable("".join(traceback.format_exception(error)), MAX_ERROR_FILE_CHARACTERS)
+    content = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}".encode(errors="backslashreplace")
+    for write in (_write_to_run_directory, _write_to_state_directory, _write_to_temporary_directory):
+        with suppress(Exception):
+            path = write(error, content)
+            if path is not None:
+                return path
+    return None
+
+
+def _write_to_run_directory(error: Exception, content: bytes) -> Path | None:
+    from actors.storage.filesystem import storage_at
+
+    path = _find_run_directory(error)
+    if path is None:
+        return None
+    storage_at(path.parent.resolve()).write(f"{path.name}/{ERROR_FILE}", content)
+    return path / ERROR_FILE
+
+
+def _find_run_directory(error: Exception) -> Path | None:
+    """Return the directory of the run that the functions in which the error was raised worked on."""
+    from runner.runs.directory import RunDirectory
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            value = getattr(value, "directory", value) if isinstance(value, tuple) else value
+            if isinstance(value, RunDirectory):
+                return value.path
+    return None
+
+
+def _write_to_state_directory(_error: Exception, content: bytes) -> Path:
+    from runner.runs.state import prepare_state_directory
+
+    return _write_private(str(prepare_state_directory()), content)
+
+
+def _write_to_temporary_directory(_error: Exception, content: bytes) -> Path:
+    return _write_private(None, content)
+
+
+def _write_private(directory: str | None, content: bytes) -> Path:
+    """Write a new file that no other user can read or replace the target of."""
+    descriptor, name = tempfile.mkstemp(prefix="serket-error-", suffix=".txt", dir=directory)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    return Path(name)
+
+
+def _escape_log_records() -> None:
+    """Escape control characters in the log records that reach stderr because no handler is configured."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print a text on stdout or stderr, with control characters as escapes."""
+    typer.echo(printable(text), err=err)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line; errors outside its commands are reported as those within."""
+    try:
+        app()
+    except Exception:
+        try:
+            with user_errors():  # imported with what it needs only now
+                raise
+        except typer.Exit as end:
+            sys.exit(end.exit_code)
 
 
 def _fail(reason: object, status: int) -> None:
     """Print `reason` on stderr and exit with `status`."""
-    typer.echo(f"serket: {reason}", err=True)
+    with suppress(OSError, ValueError):  # stderr may be closed; the status says it then
+        say(f"serket: {printable(reason)}", err=True)
     raise typer.Exit(status)
 
 
@@ -57,11 +166,11 @@ def print_run_result(directory: RunDirectory, result: dict[str, Any] | None, as_
         typer.echo(json.dumps({"run": directory.name, "detached": True}))
     elif result is None:
         name = directory.name
-        typer.echo(f"{name} continues; follow it with serket attach {handle}, stop it with serket stop {handle}")
+        say(f"{name} continues; follow it with serket attach {handle}, stop it with serket stop {handle}")
     else:
         print_result(result, as_json)
         if not as_json:
-            typer.echo(f"results in {directory.path}/")
+            say(f"results in {directory.path}/")
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:
@@ -71,9 +180,12 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in result.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {figure:.2f} s" for key, figure in value.items())
+            value = ", ".join(
+                f"{key} {figure:.2f} s" for key, figure in value.items() if isinstance(figure, int | float)
+            )
         elif isinstance(value, float):
             value = (
                 f"{value:.1%}" if name == "overhead_share" else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
             )
-        typer.echo(f"{name.replace('_', ' '):>15}  {'–' if value is None else value}")
+        shown = "–" if value is None else printable_line(value)
+        say(f"{printable_line(name).replace('_', ' '):>15}  {shown}")

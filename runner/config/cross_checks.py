@@ -16,29 +16,33 @@ from pydantic import ValidationError
 
 from actors.errors import ModuleError
 from actors.graph.registry import ValidatedParameters, find, known_names, make_parameters
+from actors.limits import MAX_CONNECTIONS, MAX_NAME_CHARACTERS, MAX_REPORTED_PROBLEMS
 from runner.config.error_messages import (
     Location,
     Problem,
     describe_errors,
+    find_large_integer,
+    format_text,
     format_value,
     get_aliases,
     get_fields,
     suggest,
     unknown_name,
+    unknown_names,
 )
 from runner.config.sections import DataConfig
 
 DATA = "data"
 """Name of the observation of a model file with one source; ``modules`` does not list it."""
 
-RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+RUN_NAME = rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}"
 """Names that a run may have: plain directory names."""
 
 TypedParameters: TypeAlias = tuple[str, Mapping[str, Any]]
 """A module's type and its parameters."""
 
 _RESERVED = {DATA: "the observation's name", "coordinator": "the coordinator's name"}
-_MODULE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,99}"
+_MODULE_NAME = rf"[A-Za-z][A-Za-z0-9_-]{{0,{MAX_NAME_CHARACTERS - 1}}}"
 
 
 def check_parameters(
@@ -71,15 +75,16 @@ def check_parameters(
     aliases = get_aliases(fields)
     keys: dict[str, str] = {}
     problems: list[Problem] = []
+    unknown: list[tuple[Location, str]] = []
     for key in map(str, given):
         name = aliases.get(key, key)
         if name in keys:
             problems.append(((key,), f"is the same parameter as {keys[name]!r}; give one of them"))
         elif name not in fields:
-            valid = [*fields, *aliases, *known]
-            problems.append(((key,), unknown_name(f"parameter of module type {type_name}", key, valid)))
+            unknown.append(((key,), key))
         else:
             keys[name] = key
+    problems += unknown_names(f"parameter of module type {type_name}", unknown, [*fields, *aliases, *known])
     chosen = {name: given[key] for name, key in keys.items()}
     try:
         made = make_parameters(cls, {**(base or {}), **chosen})
@@ -88,6 +93,7 @@ def check_parameters(
             if base is None or not loc or loc[0] in chosen:
                 problems.append(((keys.get(str(loc[0]), loc[0]), *loc[1:]) if loc else (), text))
         return {}, problems
+    problems += [((keys[name],), text) for name in chosen if (text := find_large_integer(getattr(made, name, None)))]
     if base is None:
         return ValidatedParameters.of(made), problems
     return {field.name: getattr(made, field.name) for field in dataclass_fields(made) if field.name in chosen}, problems
@@ -136,12 +142,14 @@ def check_steps(
     Returns
     -------
     list
-        The steps with validated parameters.
+        The steps with validated parameters, up to the last problem that is reported.
     list of Problem
     """
     checked: list[Any] = []
     problems: list[Problem] = []
     for index, step in enumerate(steps):
+        if len(problems) >= MAX_REPORTED_PROBLEMS:
+            break
         if isinstance(step, dict) and "module" not in step and isinstance(step.get("steps"), list):
             inner, own = check_steps((*where, index, "steps"), step["steps"], modules, sources)
             step = {**step, "steps": inner}
@@ -211,42 +219,47 @@ def find_sources(data: Any) -> dict[str, tuple[Location, dict[Any, Any]]]:
 
 def split_chains(connections: list[Any], names: Sequence[str]) -> tuple[list[str], list[Problem]]:
     """Split chains ``a -> b -> c`` into single connections ``a -> b``."""
-    pairs: list[str] = []
+    pairs: dict[str, None] = {}
     problems: list[Problem] = []
+    unknown: list[tuple[Location, str]] = []
+    known = set(names)
     for index, text in enumerate(connections):
         place = ("connections", index)
-        chain = [part.strip() for part in text.split("->")] if isinstance(text, str) else []
+        chain = [part.strip() for part in text.split("->", MAX_CONNECTIONS + 1)] if isinstance(text, str) else []
+        if max(index, len(pairs) + len(chain)) > MAX_CONNECTIONS:
+            return [], [(("connections",), f"there are more than {MAX_CONNECTIONS:,}; a model cannot have so many")]
         if len(chain) < 2 or not all(chain):
             problems.append((place, f"expected 'a -> b', the names of two modules, got {format_value(text)}"))
             continue
-        unknown = [name for name in dict.fromkeys(chain) if name not in names]
-        problems += [(place, unknown_name("module", name, names)) for name in unknown]
+        unknown += [(place, name) for name in dict.fromkeys(chain) if name not in known]
         for lower, upper in pairwise(chain):
             pair = f"{lower} -> {upper}"
             if pair in pairs:
-                problems.append((place, f"{pair} is given twice; leave one out"))
-            pairs.append(pair)
-    return pairs, problems
+                problems.append((place, f"{format_text(pair)} is given twice; leave one out"))
+            pairs[pair] = None
+    return list(pairs), [*problems, *unknown_names("module", unknown, names)]
 
 
 def check_cluster(given: Mapping[Any, Any], names: Sequence[str]) -> list[Problem]:
     """Check that the section ``cluster`` names only modules of the model, and none in two groups."""
-    problems: list[Problem] = [
-        (("cluster", "modules", name), unknown_name("module", str(name), names))
-        for name in as_map(given.get("modules"))
-        if str(name) not in names
+    known = set(names)
+    unknown: list[tuple[Location, str]] = [
+        (("cluster", "modules", name), str(name)) for name in as_map(given.get("modules")) if str(name) not in known
     ]
+    problems: list[Problem] = []
     groups = given.get("together")
-    seen: list[Any] = []
+    seen: set[str] = set()
     for index, group in enumerate(groups if isinstance(groups, list) else []):
         place = ("cluster", "together", index)
         for name in group if isinstance(group, list) else []:
-            if name not in names:
-                problems.append((place, unknown_name("module", str(name), names)))
+            if not isinstance(name, str):
+                continue  # the section reports it
+            if name not in known:
+                unknown.append((place, name))
             elif name in seen:
                 problems.append((place, f"{name!r} is in two groups; put all its modules into one list"))
-            seen.append(name)
-    return problems
+            seen.add(name)
+    return [*unknown_names("module", unknown, names), *problems]
 
 
 def as_map(value: Any) -> dict[Any, Any]:

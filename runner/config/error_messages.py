@@ -9,12 +9,16 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from dataclasses import fields as dataclass_fields
+from itertools import islice
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+
+from actors.limits import MAX_INTEGER, MAX_LISTED_NAMES, MAX_NAME_CHARACTERS, MAX_PRINTED_LINE, MAX_REPORTED_PROBLEMS
+from runner.report.printable import printable_line
 
 Location: TypeAlias = tuple[Any, ...]
 """The keys that lead to a place in a model file."""
@@ -28,11 +32,19 @@ class ConfigError(ValueError):
 
 
 class ConfigErrors(ValueError):  # noqa: N818 (a collection)
-    """The problems of a section of a model file."""
+    """The problems of a section of a model file; its text has the first :data:`MAX_REPORTED_PROBLEMS` of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
-        super().__init__("\n".join(f"{'.'.join(map(str, loc)) or 'the model file'}: {text}" for loc, text in problems))
+        shown = self.problems[:MAX_REPORTED_PROBLEMS]
+        lines = [f"{_key_path(loc)}: {printable_line(text, 4 * MAX_PRINTED_LINE)}" for loc, text in shown]
+        if len(self.problems) > len(lines):
+            lines.append(f"and {len(self.problems) - len(lines):,} more problems")
+        super().__init__("\n".join(lines))
+
+
+def _key_path(loc: Location) -> str:
+    return ".".join(format_text(key) for key in loc) or "the model file"
 
 
 def describe_errors(error: ValidationError, fields: Mapping[str, FieldInfo], given: Any) -> list[Problem]:
@@ -47,28 +59,29 @@ def describe_errors(error: ValidationError, fields: Mapping[str, FieldInfo], giv
         What was validated.
     """
     problems: dict[Location, str] = {}
+    unknown: list[tuple[Location, str]] = []
     for details in error.errors(include_url=False):
         loc = details["loc"]
         cause = details.get("ctx", {}).get("error")
         field = fields.get(str(loc[0])) if loc else None
         if isinstance(cause, ConfigErrors):
-            problems.update({(*(loc and _location(loc, given)), *inner): text for inner, text in cause.problems})
+            for inner, text in cause.problems:  # the first of a place is the most detailed
+                problems.setdefault((*(loc and _location(loc, given)), *inner), text)
         elif details["type"] == "missing":
             problems[loc] = f"is missing, expected {describe_type(field)}"
         elif details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            problems[loc] = unknown_name("key", str(loc[-1]), fields)
+            problems[loc] = ""  # keeps its place
+            unknown.append((loc, str(loc[-1])))
         elif cause is not None:
             problems[loc] = f"{cause}, got {format_value(details['input'])}" if loc else str(cause)
         else:
             place = _location(loc, given)
             expected = describe_type(field) if len(place) == 1 else details["msg"].removeprefix("Input should be ")
             problems[place] = f"expected {expected}, got {format_value(details['input'])}"
+    problems.update(unknown_names("key", unknown, fields))
     # Each branch of a union reports its own error; the deepest place belongs to the branch that was meant.
-    return [
-        (loc, text)
-        for loc, text in problems.items()
-        if not any(loc == other[: len(loc)] != other for other in problems)
-    ]
+    outer = {loc[:length] for loc in problems for length in range(len(loc))}
+    return [(loc, text) for loc, text in problems.items() if loc not in outer]
 
 
 def _location(loc: Location, given: Any) -> Location:
@@ -143,17 +156,59 @@ def format_value(value: Any) -> str:
     """Format a value of a model file, shortened to at most 60 characters."""
     if value is None or isinstance(value, bool):
         return "nothing" if value is None else str(value).lower()
-    text = str(value) if isinstance(value, Path) else repr(value)
+    text = printable_line(value) if isinstance(value, Path) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def format_text(text: Any) -> str:
+    """Format a key or another part of a message, on one line and shortened to at most 100 characters."""
+    return printable_line(text, MAX_NAME_CHARACTERS)
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the message that `name` is no known name, with all known names and the closest one."""
+    """Return the message that `name` is no known name, with the known names and the closest one."""
     names = list(dict.fromkeys(known))
-    return f"unknown {what}, expected one of {', '.join(names)}, got {name!r}{suggest(name, names)}"
+    listed = ", ".join(format_text(each) for each in names[:MAX_LISTED_NAMES])
+    more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
+    return f"unknown {what}, expected one of {listed}{more}, got {format_value(name)}{suggest(name, names)}"
+
+
+def unknown_names(what: str, found: Iterable[tuple[Location, str]], known: Iterable[str]) -> list[Problem]:
+    """Return a problem for each name that is not known; only those that are reported get the whole message.
+
+    Parameters
+    ----------
+    what : str
+        What the names are of, such as ``key``.
+    found : iterable of (location, str)
+        The names, each with its place.
+    known : iterable of str
+    """
+    names = list(dict.fromkeys(known))
+    return [
+        (loc, unknown_name(what, name, names) if number < MAX_REPORTED_PROBLEMS else f"unknown {what}")
+        for number, (loc, name) in enumerate(found)
+    ]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the end of a message that suggests the known name closest to `name`; empty if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    if len(name) > MAX_NAME_CHARACTERS:
+        return ""
+    names = [each for each in islice(known, MAX_LISTED_NAMES) if len(each) <= MAX_NAME_CHARACTERS]
+    close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def find_large_integer(value: Any) -> str:
+    """Return the message that a value is, or contains, an integer beyond int64; empty if it does not."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, int) and abs(item) > MAX_INTEGER:
+            return f"expected integers of at most {MAX_INTEGER}, got {format_value(item)}"
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+    return ""

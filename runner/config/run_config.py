@@ -11,10 +11,10 @@ file is valid, and both are handed on as they are.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -32,6 +32,7 @@ from actors.graph.graph import Graph
 from actors.graph.registry import ValidatedParameters, add_code_directories
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec
+from actors.limits import MAX_MODULES, MAX_REPORTED_PROBLEMS
 from actors.types import Array
 from runner.config.cross_checks import (
     DATA,
@@ -46,7 +47,15 @@ from runner.config.cross_checks import (
     has_named_sources,
     split_chains,
 )
-from runner.config.error_messages import ConfigError, ConfigErrors, Problem, describe_errors, unknown_name
+from runner.config.error_messages import (
+    ConfigError,
+    ConfigErrors,
+    Problem,
+    describe_errors,
+    get_fields,
+    suggest,
+    unknown_names,
+)
 from runner.config.sections import (
     CheckpointsConfig,
     ClusterConfig,
@@ -56,7 +65,7 @@ from runner.config.sections import (
     Section,
 )
 from runner.config.user_code import find_code_directories
-from runner.config.yaml_io import dump, parse, set_at, split_override
+from runner.config.yaml_io import check_size, dump, parse, read_config_text, set_at, split_override
 from runner.data.datasets import Dataset
 from runner.data.sources import Data, load_categories_by_module, load_sources
 
@@ -93,8 +102,8 @@ class ModuleConfig(Section):
         own = {key: value for key, value in given.items() if key in cls.model_fields}
         parameters = {key: value for key, value in given.items() if key not in own}
         if not isinstance(given.get("type"), str):  # its parameters are unknown, but a misspelt key can be reported
-            misspelt = [key for key in parameters if difflib.get_close_matches(key, cls.model_fields)]
-            return own, [((key,), unknown_name("key", key, cls.model_fields)) for key in misspelt]
+            misspelt = [key for key in islice(parameters, MAX_REPORTED_PROBLEMS) if suggest(key, cls.model_fields)]
+            return own, unknown_names("key", [((key,), key) for key in misspelt], cls.model_fields)
         values, problems = check_parameters(own["type"], parameters, known=tuple(cls.model_fields))
         return {**own, **values}, problems
 
@@ -188,6 +197,8 @@ class RunConfig(Section):
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
+        if len(as_map(given.get("modules"))) + len(find_sources(given.get("data"))) > MAX_MODULES:
+            raise ConfigErrors([(("modules",), f"there are more than {MAX_MODULES}; each is a process of its own")])
         code, problems = find_code_directories(given, root)
         plain = {**given, "code": [] if code is None else code}
         add_code_directories(code if isinstance(code, list) else ())
@@ -206,12 +217,13 @@ class RunConfig(Section):
             plain["schedule"] = {**schedule, "steps": steps}
             problems += own
         problems += check_cluster(as_map(plain.get("cluster")), names)
-        for place, source in sources.values():
-            problems += [
-                ((*place, "categories", name), unknown_name("module", str(name), names))
-                for name in as_map(source.get("categories"))
-                if str(name) not in names
-            ]
+        unknown = [
+            ((*place, "categories", name), str(name))
+            for place, source in sources.values()
+            for name in as_map(source.get("categories"))
+            if str(name) not in names
+        ]
+        problems += unknown_names("module", unknown, names)
         return plain, problems
 
     def _finish(self) -> list[Problem]:
@@ -278,13 +290,23 @@ def _make_modules(given: dict[Any, Any], root: Path) -> tuple[dict[Any, Any], di
         reported with those of the whole file.
     dict
         Type and parameters of each module, None where the type is unknown.
+
+    Raises
+    ------
+    ConfigErrors
+        If there are more problems than are reported.
     """
     made: dict[Any, Any] = {}
     parameters: dict[Any, TypedParameters | None] = {}
+    problems: list[Problem] = []
     for name, module in given.items():
         try:
             section = ModuleConfig.model_validate(module, context={"root": root})
-        except ValidationError:
+        except ValidationError as error:
+            described = describe_errors(error, get_fields(ModuleConfig), module)
+            problems += [(("modules", name, *loc), text) for loc, text in described]
+            if len(problems) >= MAX_REPORTED_PROBLEMS:
+                raise ConfigErrors(problems) from error
             made[name] = module
             parameters[name] = check_module_parameters(module, ModuleConfig.model_fields)
         else:
@@ -293,7 +315,7 @@ def _make_modules(given: dict[Any, Any], root: Path) -> tuple[dict[Any, Any], di
     return made, parameters
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> RunConfig:
     """Read a model file and validate it as a whole.
 
     Parameters
@@ -302,6 +324,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         Paths in the file are relative to its directory.
     overrides : sequence of str
         ``key.path=value``, the value in YAML; a number in the key path is an index into a list.
+    text : str, optional
+        The contents of the file, if it was read already.
 
     Raises
     ------
@@ -309,13 +333,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         Lists every problem that was found.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as a text file ({error})") from None
-    raw = parse(text, str(path))
+    raw = parse(read_config_text(path) if text is None else text, str(path))
     problems: list[Problem] = []
     for override in overrides:
         keys, value = split_override(override)
@@ -329,4 +347,5 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         problems += describe_errors(error, {}, raw)
     if problems:
         raise ConfigError(str(ConfigErrors(problems)))
+    check_size(config.model_dump(mode="json"))
     return config

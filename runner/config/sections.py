@@ -27,7 +27,15 @@ from pydantic import (
 from actors.coordination.placement import Placement
 from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.spec import Resources
-from runner.config.error_messages import ConfigErrors, Problem, describe_errors, format_value, get_fields
+from actors.limits import MAX_PATH_CHARACTERS, MAX_SECONDS
+from runner.config.error_messages import (
+    ConfigErrors,
+    Problem,
+    describe_errors,
+    find_large_integer,
+    format_value,
+    get_fields,
+)
 
 
 class Section(BaseModel):
@@ -50,7 +58,7 @@ class Section(BaseModel):
             made = handler(plain)
         except ValidationError as error:
             raise ConfigErrors([*problems, *describe_errors(error, get_fields(cls), plain)]) from error
-        problems = problems or made._finish()
+        problems = problems or made._find_large_integers() or made._finish()
         if problems:
             raise ConfigErrors(problems)
         return made
@@ -64,6 +72,11 @@ class Section(BaseModel):
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:  # noqa: ARG003
         """Resolve and check what depends on several keys, before pydantic validates each of them."""
         return given, []
+
+    def _find_large_integers(self) -> list[Problem]:
+        """Return the fields with integers beyond int64, in which numpy and the operating system count."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return [((name,), text) for name, value in own.items() if (text := find_large_integer(value))]
 
     def _finish(self) -> list[Problem]:
         """Check what can be checked only on a section that has no other problems."""
@@ -84,13 +97,16 @@ class DataConfig(Section):
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
         plain = dict(given)
+        problems: list[Problem] = []
         for key in ("observations", "categories", "lengths"):
             value = plain.get(key)
             if isinstance(value, dict) and key == "categories":
                 plain[key] = {name: _resolve_path(path, root) for name, path in value.items()}
+                problems += [((key, name), text) for name, path in value.items() if (text := find_path_problem(path))]
             elif value is not None:
                 plain[key] = _resolve_path(value, root)
-        return plain, []
+                problems += [((key,), text)] if (text := find_path_problem(value)) else []
+        return plain, problems
 
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
@@ -108,9 +124,27 @@ class DataConfig(Section):
 
 _MIN_AMOUNT = 0.0001
 _LABEL_CHARACTERS = "letters, digits and, within, '.', '_' and '-'"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-_LABEL_KEY = rf"(?:{_LABEL}(?:\.{_LABEL})*/)?{_LABEL}"
-_LABEL_VALUE = rf"!?(?:{_LABEL}|in\({_LABEL}(?:, *{_LABEL})*\))"
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_PREFIX_PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+_MAX_PREFIX = 253  # of a label's key, as in Kubernetes and Ray
+_MAX_LABEL_VALUES = 100
+
+
+def _is_label_key(text: str) -> bool:
+    """Return whether a text is ``name`` or ``domain.of.the.name/name``; takes linear time."""
+    prefix, slash, name = text.rpartition("/")
+    if slash and (len(prefix) > _MAX_PREFIX or not all(map(_PREFIX_PART.fullmatch, prefix.split(".")))):
+        return False
+    return _LABEL.fullmatch(name) is not None
+
+
+def _is_label_selector(text: str) -> bool:
+    """Return whether a text is ``value``, ``!value``, ``in(a, b)`` or ``!in(a, b)``; takes linear time."""
+    value = text.removeprefix("!")
+    if not (value.startswith("in(") and value.endswith(")")):
+        return _LABEL.fullmatch(value) is not None
+    first, *others = value[3:-1].split(",", _MAX_LABEL_VALUES)
+    return all(map(_LABEL.fullmatch, [first, *(each.lstrip(" ") for each in others)]))
 
 
 class ResourcesConfig(Section):
@@ -155,10 +189,10 @@ class ResourcesConfig(Section):
         """Return the labels that are not valid in Ray's syntax."""
         problems: list[Problem] = []
         for key, value in self.label_selector.items():
-            if not re.fullmatch(_LABEL_KEY, key):
+            if not _is_label_key(key):
                 expected = f"expected label names of {_LABEL_CHARACTERS}"
                 problems.append((("label_selector",), f"{expected}, got {format_value(key)}"))
-            elif value and not re.fullmatch(_LABEL_VALUE, value):
+            elif value and not _is_label_selector(value):
                 expected = f"expected value, !value, in(a, b) or !in(a, b), values of {_LABEL_CHARACTERS}"
                 problems.append((("label_selector", key), f"{expected}, got {format_value(value)}"))
         return problems
@@ -178,9 +212,13 @@ _UNITS = {
 }
 
 
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_MAX_AMOUNT_CHARACTERS = 40
+
+
 def _parse_bytes(text: str) -> int | None:
     """Return the bytes of a size such as ``2 GiB``, None if it cannot be parsed."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = _AMOUNT.fullmatch(text.strip()) if len(text) <= _MAX_AMOUNT_CHARACTERS else None
     return int(float(match.group(1)) * _UNITS[match.group(2)]) if match and match.group(2) in _UNITS else None
 
 
@@ -214,6 +252,14 @@ class RecoveryConfig(Section):
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = RecoveryPolicy.timeout
     wait: Annotated[float, Field(gt=0, allow_inf_nan=False)] = RecoveryPolicy.wait
 
+    def _finish(self) -> list[Problem]:
+        seconds = {"timeout": self.timeout, "wait": self.wait}
+        return [
+            ((name,), f"expected at most {MAX_SECONDS:g} seconds, got {value:g}")
+            for name, value in seconds.items()
+            if value is not None and value > MAX_SECONDS
+        ]
+
     def to_model(self) -> RecoveryPolicy:
         """Return the recovery policy."""
         return RecoveryPolicy(self.tries, self.timeout, self.wait)
@@ -233,11 +279,21 @@ class CheckpointsConfig(Section):
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
         storage = given.get("storage")
         local = isinstance(storage, str) and "://" not in storage
+        if isinstance(storage, str) and (problem := find_path_problem(storage)):
+            return given, [(("storage",), problem)]
         return {**given, "storage": str(_resolve_path(storage, root))} if local else given, []
 
 
 def _resolve_path(path: Any, root: Path) -> Any:
     """Return an absolute path; a value that is no path is returned unchanged, for the section to reject."""
-    if not isinstance(path, str | Path) or not str(path):
+    if not isinstance(path, str | Path) or not str(path) or find_path_problem(path):
         return path
     return Path(os.path.abspath(root / os.path.expanduser(path)))  # noqa: PTH100, PTH111 (neither follows links nor fails)
+
+
+def find_path_problem(path: Any) -> str:
+    """Return the message that a path can be that of no file; empty if it can, or is not a path."""
+    text = str(path) if isinstance(path, str | Path) else ""
+    if len(text) > MAX_PATH_CHARACTERS:
+        return f"expected a path of at most {MAX_PATH_CHARACTERS} characters, got {len(text)}"
+    return f"expected a path without the character NUL, got {format_value(text)}" if "\0" in text else ""

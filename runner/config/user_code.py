@@ -11,10 +11,12 @@ from typing import Any
 
 from actors.graph.graph import Graph
 from actors.graph.registry import find
+from actors.limits import MAX_TYPE_CHARACTERS
 from runner.config.error_messages import Problem
+from runner.config.sections import find_path_problem
 
 _OWN_PACKAGES = ("actors", "runner")
-_DOTTED = re.compile(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_]\w*")
+_DOTTED = re.compile(r"([A-Za-z_]\w{0,99})(\.\w{1,100})*:[A-Za-z_]\w{0,99}")
 
 
 def find_code_directories(given: Mapping[str, Any], root: Path) -> tuple[Any, list[Problem]]:
@@ -40,12 +42,15 @@ def find_code_directories(given: Mapping[str, Any], root: Path) -> tuple[Any, li
     listed = given.get("code")
     if not isinstance(listed, list | None) or not all(isinstance(each, str | Path) for each in listed or ()):
         return listed, []
-    directories = [_absolute(root / Path(each).expanduser()) for each in listed or ()]
-    problems: list[Problem] = [
-        (("code", index), f"there is no directory {directory}")
-        for index, directory in enumerate(directories)
-        if not directory.is_dir()
-    ]
+    directories: list[Path] = []
+    problems: list[Problem] = []
+    for index, each in enumerate(listed or ()):
+        problem = find_path_problem(each)
+        directory = root if problem else _absolute(root / os.path.expanduser(each))  # noqa: PTH111 (never fails)
+        if not problem and not os.path.isdir(directory):  # noqa: PTH112 (never fails)
+            problem = f"there is no directory {directory}"
+        directories.append(directory)
+        problems += [(("code", index), problem)] if problem else []
     for name in dict.fromkeys(_top_level_names([given.get("modules"), given.get("schedule")])):
         candidates = [*directories, _absolute(root), Path.cwd()]
         home = next((directory for directory in candidates if _contains_module(directory, name)), None)
@@ -91,7 +96,7 @@ def _find_package(name: str) -> Path | None:
 def _top_level_names(node: Any) -> Iterator[str]:
     """Yield the first part of every ``package.module:Class`` in parsed YAML."""
     if isinstance(node, str):
-        dotted = _DOTTED.fullmatch(node)
+        dotted = _DOTTED.fullmatch(node) if len(node) <= MAX_TYPE_CHARACTERS else None
         if dotted:
             yield dotted[1]
     elif isinstance(node, list | dict):
@@ -100,7 +105,7 @@ def _top_level_names(node: Any) -> Iterator[str]:
 
 
 def _contains_module(directory: Path, name: str) -> bool:
-    return (directory / f"{name}.py").is_file() or (directory / name).is_dir()
+    return os.path.isfile(directory / f"{name}.py") or os.path.isdir(directory / name)  # noqa: PTH112, PTH113 (never fail)
 
 
 def _absolute(path: Path) -> Path:

@@ -1,28 +1,139 @@
-"""YAML of model files: parsing, overriding values with ``--set``, and writing."""
+"""YAML of model files: parsing, overriding values with ``--set``, and writing.
+
+The size of a document is bounded while it is read, before anything is made of it: bytes, nesting, and the numbers of
+nodes and characters with each alias counted in full, because what is parsed is walked and written in full later.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import select
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
-from runner.config.error_messages import ConfigError, ConfigErrors, format_value, unknown_name
+from actors.limits import (
+    MAX_CONFIG_BYTES,
+    MAX_CONFIG_CHARACTERS,
+    MAX_CONFIG_DEPTH,
+    MAX_CONFIG_NODES,
+    MAX_NUMBER_CHARACTERS,
+    PIPE_SECONDS,
+)
+from runner.config.error_messages import ConfigError, ConfigErrors, format_text, format_value, unknown_name
+
+_TAG = "tag:yaml.org,2002:"
+_TEXT = f"{_TAG}str"
+_MERGE = f"{_TAG}merge"
+_TAGS = frozenset(f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))
+"""The tags that a document may contain; all others construct types that no field accepts."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and halves of characters (surrogates); in a name or path they are mistakes or attacks."""
+
+
+class _Size(NamedTuple):
+    """The nodes and characters of a node, each alias counted in full."""
+
+    nodes: int
+    characters: int
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with string keys that may not repeat, and with the floats of YAML 1.2 (``1e-3`` is a number)."""
+    """A safe loader with string keys that may not repeat, and with the floats of YAML 1.2 (``1e-3`` is a number).
+
+    Composing a document ends as soon as it exceeds a limit of :mod:`actors.limits`.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._total = _Size(0, 0)
+        self._open: set[str] = set()  # anchors of the maps and lists that contain the present node
+        self._sizes: dict[str, _Size] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        is_key = isinstance(parent, yaml.MappingNode) and index is None
+        node = self._compose_bounded(event, parent, index)
+        if not is_key or (isinstance(node, yaml.ScalarNode) and node.tag == _MERGE):
+            return node
+        if not isinstance(node, yaml.ScalarNode):
+            raise _error("a key is a list or a map; expected a name", event)
+        return yaml.ScalarNode(_TEXT, node.value, node.start_mark, node.end_mark)  # a module may be named 3 or no
+
+    def _compose_bounded(self, event: Any, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose the node that begins with `event`, and count it with all within."""
+        anchor, before = event.anchor, self._total
+        if isinstance(event, yaml.AliasEvent):
+            if anchor in self._open:
+                raise _error(f"the alias *{anchor[:40]} is within what it stands for", event)
+            self._count(self._sizes.get(anchor, _Size(1, 0)), event)
+            return super().compose_node(parent, index)
+        if event.tag is not None and event.tag not in _TAGS and event.tag != "!":
+            raise _error(f"the tag {event.tag[:60]!r} is not supported; write the value without it", event)
+        collection = not isinstance(event, yaml.ScalarEvent)
+        if collection:
+            self._depth += 1
+            if self._depth > MAX_CONFIG_DEPTH:
+                raise _error(f"more than {MAX_CONFIG_DEPTH} maps and lists are within each other", event)
+        else:
+            _check_scalar(event)
+        self._count(_Size(1, 0 if collection else len(event.value)), event)
+        if anchor is not None:
+            self._open.add(anchor)
+        node = super().compose_node(parent, index)
+        self._depth -= collection
+        if anchor is not None:
+            self._open.discard(anchor)
+            self._sizes[anchor] = _Size(self._total.nodes - before.nodes, self._total.characters - before.characters)
+        return node
+
+    def _count(self, size: _Size, event: yaml.Event) -> None:
+        self._total = _Size(self._total.nodes + size.nodes, self._total.characters + size.characters)
+        if self._total.nodes > MAX_CONFIG_NODES:
+            raise _error(f"there are more than {MAX_CONFIG_NODES:,} values, aliases counted in full", event)
+        if self._total.characters > MAX_CONFIG_CHARACTERS:
+            raise _error(f"there are more than {MAX_CONFIG_CHARACTERS:,} characters, aliases counted in full", event)
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is yaml.ScalarNode and implicit[0] and len(value) > MAX_NUMBER_CHARACTERS:
+            return _TEXT  # no number is that long, and the patterns of numbers may take quadratic time
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                key.tag = "tag:yaml.org,2002:str"  # a module may be named 3 or no
+            if key.tag != _MERGE:
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                    raise _error(f"{key.value[:60]!r} is given twice", key)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except (LookupError, ValueError, AttributeError, TypeError, ArithmeticError) as error:
+            value = node.value if isinstance(node, yaml.ScalarNode) else ""
+            kind = node.tag.removeprefix(_TAG)
+            raise _error(f"{value[:60]!r} is not of type {kind}", node) from error
+
+
+def _check_scalar(event: yaml.ScalarEvent) -> None:
+    if found := _CONTROL.search(event.value):
+        raise _error(f"the character {found[0]!r} is not allowed in {event.value[:40]!r}", event)
+    if event.tag in (f"{_TAG}int", f"{_TAG}float") and len(event.value) > MAX_NUMBER_CHARACTERS:
+        raise _error(f"a number has {len(event.value)} characters, at most {MAX_NUMBER_CHARACTERS} are allowed", event)
+
+
+def _error(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -32,9 +143,51 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+    _class.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+
+
+def read_config_text(path: Path) -> str:
+    """Read a model file, of at most :data:`MAX_CONFIG_BYTES`; it may be a pipe, but not one that sends nothing.
+
+    Raises
+    ------
+    ConfigError
+        If the file does not exist, is too large or is not text.
+    """
+    try:
+        content = _read_bounded(path)
+        if len(content) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_CONFIG_BYTES:,} bytes; is it a model file?")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file ({error})") from None
+
+
+def _read_bounded(path: Path) -> bytes:
+    """Return at most one byte more than a model file may have."""
+    content = bytearray()
+    # Opening a pipe for reading would wait for a process that opens it for writing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while len(content) <= MAX_CONFIG_BYTES:
+            try:
+                chunk = os.read(descriptor, MAX_CONFIG_BYTES + 1 - len(content))
+            except BlockingIOError:  # a pipe that another process writes
+                if not select.select([descriptor], [], [], PIPE_SECONDS)[0]:
+                    raise OSError(f"it sent nothing for {PIPE_SECONDS:g} s") from None
+                continue
+            if not chunk:
+                break
+            content += chunk
+    finally:
+        os.close(descriptor)
+    return bytes(content)
 
 
 def parse(text: str, where: str) -> Any:
@@ -43,16 +196,48 @@ def parse(text: str, where: str) -> Any:
     Raises
     ------
     ConfigError
-        If the text is not valid YAML.
+        If the text is not valid YAML, or exceeds a limit of :mod:`actors.limits`.
     """
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{where}: is longer than {MAX_CONFIG_BYTES:,} characters; shorten it")
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or " ".join(str(error).split())
         raise ConfigError(f"{where}{f', line {mark.line + 1}' if mark else ''}: is not valid YAML: {reason}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: is not valid YAML: {error}") from error
+    except Exception as error:  # PyYAML raises other errors, too, for what it cannot parse
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{where}: is not valid YAML: {reason}") from error
+
+
+def check_size(plain: Any) -> None:
+    """Check that what is written as YAML can be read back within the limits.
+
+    Raises
+    ------
+    ConfigError
+        If it has too many values or characters.
+    """
+    nodes = characters = 0
+    pending = [plain]
+    while pending:
+        item = pending.pop()
+        nodes += 1
+        if isinstance(item, dict):
+            nodes += len(item)
+            characters += sum(len(str(key)) for key in item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, str):
+            characters += len(item)
+    if nodes > MAX_CONFIG_NODES or characters > MAX_CONFIG_CHARACTERS:
+        raise ConfigError(
+            f"the model file: with all defaults filled in it has {nodes:,} values of {characters:,} characters, at "
+            f"most {MAX_CONFIG_NODES:,} of {MAX_CONFIG_CHARACTERS:,} are allowed; move lists into data files, or use "
+            "fewer modules"
+        )
 
 
 def dump(plain: Any) -> str:
@@ -63,10 +248,14 @@ def dump(plain: Any) -> str:
 def split_override(override: str) -> tuple[list[str], Any]:
     """Return the keys and the parsed value of ``key.path=value``."""
     path, equals, value = override.partition("=")
-    keys = path.strip().split(".")
+    keys = path.strip().split(".", MAX_CONFIG_DEPTH)
     if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: expected key.path=value, for instance schedule.rounds=3")
-    return keys, parse(value, f"--set {path}")
+        raise ConfigError(f"--set {format_text(override)}: expected key.path=value, for instance schedule.rounds=3")
+    if len(path) > MAX_CONFIG_BYTES or len(keys) > MAX_CONFIG_DEPTH or _CONTROL.search(path):
+        raise ConfigError(
+            f"--set {format_text(path)}: expected at most {MAX_CONFIG_DEPTH} keys without control characters"
+        )
+    return keys, parse(value, f"--set {format_text(path)}")
 
 
 def set_at(node: Any, keys: Sequence[str], value: Any, done: tuple[str, ...] = ()) -> Any:
@@ -81,7 +270,7 @@ def set_at(node: Any, keys: Sequence[str], value: Any, done: tuple[str, ...] = (
     here = (*done, key)
     changed: Any
     if isinstance(node, list):
-        if not key.isdecimal() or int(key) >= len(node):
+        if not key.isdecimal() or len(key) > MAX_NUMBER_CHARACTERS or int(key) >= len(node):
             raise ConfigErrors([(here, f"--set: there is no such place in a list of {len(node)}")])
         changed, key = list(node), int(key)
     elif isinstance(node, dict):

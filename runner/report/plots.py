@@ -7,12 +7,13 @@ display is required.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actors.types import FloatArray, IntArray
+from runner.report.printable import printable_line
 
 # Ten colours that are distinguishable with common colour vision deficiencies (Petroff, 2021, arXiv:2107.02270)
 PALETTE = (
@@ -28,7 +29,7 @@ def draw_progress(
     rounds: Sequence[int],
     accuracy: Sequence[float | None] | None,
     evidence: Sequence[float | None],
-    path: str | Path,
+    path: str | Path | BinaryIO,
 ) -> None:
     """Plot accuracy and evidence by round, in two panels.
 
@@ -40,7 +41,7 @@ def draw_progress(
         In [0, 1]; None if unknown. If all are unknown, the panel is left out.
     evidence : sequence of float or None, length R
         In nats; None if unknown.
-    path : str or Path
+    path : str, Path or binary file
         The PNG file.
 
     Raises
@@ -83,7 +84,10 @@ def draw_progress(
 
 
 def draw_confusion(
-    matrix: ArrayLike, row_labels: Sequence[Any] | None, column_labels: Sequence[Any] | None, path: str | Path
+    matrix: ArrayLike,
+    row_labels: Sequence[Any] | None,
+    column_labels: Sequence[Any] | None,
+    path: str | Path | BinaryIO,
 ) -> None:
     """Draw the confusion matrix of categories and classes as a heat map.
 
@@ -93,7 +97,7 @@ def draw_confusion(
         Counts, categories in rows and classes in columns (:func:`runner.report.clustering_metrics.confusion`).
     row_labels, column_labels : sequence, length C and K, or None
         Names of categories and classes; by default their indices.
-    path : str or Path
+    path : str, Path or binary file
         The PNG file.
 
     Raises
@@ -110,14 +114,14 @@ def draw_confusion(
     _save_figure(figure, path)
 
 
-def draw_transitions(T: ArrayLike, path: str | Path, order: Sequence[int] | None = None) -> None:
+def draw_transitions(T: ArrayLike, path: str | Path | BinaryIO, order: Sequence[int] | None = None) -> None:
     """Draw a transition matrix as a heat map.
 
     Parameters
     ----------
     T : array_like of float, shape (K, K)
         T[i, j]: probability that j follows i. The numbers are shown for K ≤ 12.
-    path : str or Path
+    path : str, Path or binary file
         The PNG file.
     order : sequence of int, length K, optional
         The order of the classes (a permutation of 0 … K−1), such as that of the matched categories.
@@ -145,7 +149,7 @@ def draw_latents(
     first: ArrayLike,
     last: ArrayLike,
     colours: ArrayLike | None,
-    path: str | Path,
+    path: str | Path | BinaryIO,
     names: Sequence[str] = ("first round", "last round"),
 ) -> None:
     """Plot latent vectors of two rounds side by side, each projected to its own two principal components.
@@ -156,7 +160,7 @@ def draw_latents(
         Latent vectors of the same rows; one-dimensional ones are plotted over the row index.
     colours : array_like of int, shape (N,), or None
         Class or category of each row; also written at the median of its points.
-    path : str or Path
+    path : str, Path or binary file
         The PNG file.
     names : sequence of two str
         Titles of the two panels.
@@ -180,23 +184,23 @@ def draw_latents(
     panels = figure.subplots(1, 2)
     for axes, points, name in zip(panels, pair, names, strict=True):
         _plot_points(axes, points, indices, labels if labelled else [])
-        axes.set_title(name, parse_math=False)
+        axes.set_title(printable_line(name), parse_math=False)
     if labelled:
         styles = [(PALETTE[index % 10], MARKERS[index // 10 % len(MARKERS)]) for index in range(len(labels))]
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in styles]
-        texts = [str(label) for label in labels]
+        texts = [_label_text(label) for label in labels]
         figure.legend(handles, texts, loc="outside right center", ncols=math.ceil(len(labels) / 20))
     _save_figure(figure, path)
 
 
-def draw_images(images: ArrayLike, path: str | Path, titles: Sequence[str] | None = None) -> None:
+def draw_images(images: ArrayLike, path: str | Path | BinaryIO, titles: Sequence[str] | None = None) -> None:
     """Draw images in a grid, each with its title; at most the first 256.
 
     Parameters
     ----------
     images : array_like of float, shape (K, P) or (K, H, W)
         K ≥ 1. Rows are drawn as square images if P is a square number, else as curves. All have the same scale.
-    path : str or Path
+    path : str, Path or binary file
         The PNG file.
     titles : sequence of str, length K, optional
 
@@ -232,7 +236,7 @@ def draw_images(images: ArrayLike, path: str | Path, titles: Sequence[str] | Non
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         axes.set(xticks=[], yticks=[])
         if titles is not None:
-            axes.set_title(str(titles[index]), fontsize=9, parse_math=False)
+            axes.set_title(printable_line(titles[index]), fontsize=9, parse_math=False)
     if total > len(stack):
         figure.suptitle(f"the first {len(stack)} of {total}")
     _save_figure(figure, path)
@@ -247,8 +251,13 @@ def _new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save_figure(figure: Any, path: str | Path) -> None:
+def _save_figure(figure: Any, path: str | Path | BinaryIO) -> None:
     figure.savefig(path, format="png", dpi=120)
+
+
+def _label_text(label: Any) -> str:
+    """Return a label for texts of matplotlib that would read a part between two dollar signs as a formula."""
+    return printable_line(label).replace("$", r"\$")
 
 
 def _as_floats(values: Sequence[float | None]) -> FloatArray:
@@ -283,7 +292,10 @@ def _heat_map(
     for axis, labels in ((axes.yaxis, names[0]), (axes.xaxis, names[1])):
         step = math.ceil(len(labels) / 25)
         axis.set_ticks(
-            range(0, len(labels), step), [str(label) for label in labels[::step]], fontsize=9, parse_math=False
+            range(0, len(labels), step),
+            [printable_line(label) for label in labels[::step]],
+            fontsize=9,
+            parse_math=False,
         )
     if max(rows, columns) <= MAX_SIZE_WITH_NUMBERS:
         for i, j in np.ndindex(rows, columns):
@@ -303,7 +315,7 @@ def _plot_points(axes: Any, points: FloatArray, groups: IntArray, labels: Sequen
     for index, label in enumerate(labels):
         median = np.median(plane[groups == index], axis=0)
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.9, "edgecolor": PALETTE[index % 10]}
-        axes.annotate(str(label), median, ha="center", va="center", fontsize=10, weight="bold", bbox=box)
+        axes.annotate(_label_text(label), median, ha="center", va="center", fontsize=10, weight="bold", bbox=box)
     axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
     axes.grid(alpha=0.2)
 

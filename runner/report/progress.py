@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import islice
 from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +29,9 @@ from actors.coordination.events import (
     UpdateStarted,
 )
 from actors.graph.graph import Graph
+from actors.limits import MAX_LISTED_NAMES, MAX_NAME_CHARACTERS
+from runner.report.console import SafeConsole
+from runner.report.printable import printable, printable_line
 
 HEARTBEAT_SECONDS = 30.0
 """Seconds without output after which the progress of a long update is written."""
@@ -115,13 +120,15 @@ class PlainProgress(Progress):
             return
         label = self._round_label(status["round"])
         for module, activity in status["active"].items():
-            done = f"{activity['done']}/{activity['total']}" if activity.get("total") else ""
+            count, total = _counts(activity)
+            done = f"{count:g}/{total:g}" if total else ""
             line = [label, module, str(activity.get("doing", "")), done, *format_metrics(activity)]
             self._write([part for part in line if part])
 
     def _write(self, line: list[str]) -> None:
         self._last_written = self.clock()
-        print("  ".join(line), file=self._stream, flush=True)
+        with suppress(OSError, ValueError):  # nobody reads the stream any more
+            print(printable("  ".join(map(str, line))), file=self._stream, flush=True)
 
 
 class RichProgress(Progress):
@@ -170,7 +177,7 @@ class RichProgress(Progress):
                 self._scores = event
                 self._round_seconds.append(self.clock() - self._round_started)
             case LogMessage():
-                self._console.print(escape(event.message), highlight=False)
+                self._console.print(Text(printable(event.message)))
 
     def status(self, status: Mapping[str, Any]) -> None:
         """Update the display."""
@@ -202,7 +209,7 @@ class RichProgress(Progress):
             elif module in self._finished:
                 seconds, metrics = self._finished[module]
                 table.add_row(
-                    f"  {module}", "", format_duration(seconds), Text("  ".join(format_metrics(metrics)), "dim")
+                    Text(f"  {module}"), "", format_duration(seconds), Text("  ".join(format_metrics(metrics)), "dim")
                 )
             else:
                 table.add_row(Text(f"  {module}", "dim"), "", "", "")
@@ -216,16 +223,17 @@ class RichProgress(Progress):
         return 24 if self._console.width >= 80 else 10
 
     def _active_row(self, module: str, activity: Mapping[str, Any]) -> list[Any]:
-        done, total = activity.get("done", 0), activity.get("total", 0)
+        done, total = _counts(activity)
         bar = ProgressBar(total or None, done, self._bar_width, pulse=not total)
-        count = f"{done}/{total}" if total else str(activity.get("doing", "learning"))
-        return [Text(f"▸ {module}", "bold cyan"), bar, count, "  ".join(format_metrics(activity))]
+        count = f"{done:g}/{total:g}" if total else printable_line(activity.get("doing", "learning"))
+        return [Text(f"▸ {module}", "bold cyan"), bar, Text(count), Text("  ".join(format_metrics(activity)))]
 
     def _completed(self) -> float:
         """Return the number of completed rounds, including the completed fraction of the current one."""
         if not self._round_number:
             return 0.0
-        fractions = [each["done"] / each["total"] for each in self._active.values() if each.get("total")]
+        counts = map(_counts, self._active.values())
+        fractions = [min(done / total, 1.0) for done, total in counts if total]
         fraction = (self._steps_done + sum(fractions)) / max(len(self.graph.schedule.steps), 1)
         return float(self._round_number - 1 + min(fraction, 1.0))
 
@@ -252,7 +260,7 @@ def make_progress(graph: Graph, terminal: bool | None = None) -> Progress:
     terminal : bool, optional
         Whether stderr is a terminal that supports a live display; by default, this is detected.
     """
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal if terminal is None else terminal:
         return RichProgress(graph, console)
     return PlainProgress(graph, sys.stderr)
@@ -267,15 +275,23 @@ def format_duration(seconds: float) -> str:
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """Return ``name=value`` for each numeric metric."""
+    """Return ``name=value`` for each numeric metric, of at most :data:`actors.limits.MAX_LISTED_NAMES`."""
     return [
-        f"{name}={_format_value(name, value)}"
-        for name, value in metrics.items()
+        f"{printable_line(name, MAX_NAME_CHARACTERS)}={_format_value(name, value)}"
+        for name, value in islice(metrics.items(), MAX_LISTED_NAMES)
         if isinstance(value, int | float) and name not in _STATUS_FIELDS
     ]
+
+
+def _counts(activity: Mapping[str, Any]) -> tuple[float, float]:
+    """Return how much of its work a module has done, and of how much; zeros if it did not report two numbers."""
+    done, total = activity.get("done", 0), activity.get("total", 0)
+    valid = all(isinstance(value, int | float) and 0 <= value < math.inf for value in (done, total))
+    return (float(done), float(total)) if valid else (0.0, 0.0)
 
 
 def _format_value(name: str, value: float) -> str:
     if name == "accuracy":
         return f"{value:.3f}"
+    value = math.copysign(math.inf, value) if abs(value) > 1e300 else float(value)
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"

@@ -50,7 +50,7 @@ _INSTANTS = (
 _CURVES = ("evidence", "score", "accuracy")
 
 
-def write_timeline(directory: RunDirectory, out: Path) -> int:
+def write_timeline(directory: RunDirectory, out: Path, modules: Iterable[str] | None = None) -> int:
     """Write a run's timeline.
 
     Parameters
@@ -58,6 +58,8 @@ def write_timeline(directory: RunDirectory, out: Path) -> int:
     directory : RunDirectory
     out : Path
         The JSON file.
+    modules : iterable of str, optional
+        In the order of their tracks; by default those of the directory's graph.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def write_timeline(directory: RunDirectory, out: Path) -> int:
     """
     if out.is_dir():
         raise RunDirectoryError(f"{out}: a directory; name the file to write")
-    trace = timeline(directory.name, directory.graph.modules, directory.log)
+    trace = timeline(directory.name, directory.graph.modules if modules is None else modules, directory.log)
     if not trace:
         raise RunDirectoryError(f"{directory.path}: there are no events yet to show")
     content = json.dumps({"traceEvents": trace, "displayTimeUnit": "ms"})

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,7 @@ from actors.coordination.events import LogMessage
 from runner.commands.interrupts import Interrupts, StoppedError, interruptible
 from runner.commands.monitor import RunMonitor
 from runner.report.progress import Progress
+from runner.runs.event_log import LogPosition
 from tests.runner.conftest import toy_run
 from tests.support.events import timed
 
@@ -41,6 +44,10 @@ def monitor(directory):
 def commit(round, when, whole=True):
     name = f"round-{round:03d}" if whole else f"round-{round:03d}-step-00"
     return timed("commit", when, round=round, name=name, whole=whole, seconds=0.1)
+
+
+def numbered(timed, number, incarnation):
+    return replace(timed, number=number, incarnation=incarnation)
 
 
 def stream(*batches):
@@ -103,13 +110,46 @@ def test_the_line_of_a_round_that_is_resumed_in_its_middle_is_removed(directory,
     assert rounds(directory) == [1]
 
 
-def test_events_up_to_the_given_time_are_ignored(directory):
-    monitor = RunMonitor(directory, RecordingProgress(directory.graph), since=2.0)
-    monitor.follow(stream([commit(1, 1.0), commit(2, 2.0), commit(3, 2.000001)]))
+@pytest.mark.parametrize("hour", [-3600.0, 0.0, 3600.0])
+def test_a_further_driver_continues_by_number_whatever_the_coordinators_clock_says(directory, hour):
+    events = [numbered(commit(round, 5000.0 + (round > 1) * hour), round, "first") for round in (1, 2, 3)]
+    RunMonitor(directory, RecordingProgress(directory.graph)).follow(stream(events[:2]))
+    position = directory.log.position()
+    assert position.numbers == {"first": 2}
+    further = RunMonitor(directory, RecordingProgress(directory.graph), since=position)
+    further.follow(stream(events, [numbered(commit(3, 1.0), 0, "second")]))
     logged = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
-    assert [event["name"] for event in logged if event["event"] == "commit"] == ["round-003"]
-    assert rounds(directory) == [3]
-    assert directory.log.last_time() == 2.000001
+    places = [(event["incarnation"], event["number"]) for event in logged if event["event"] == "commit"]
+    assert places == [("first", 1), ("first", 2), ("first", 3), ("second", 0)]
+    assert rounds(directory) == [1, 2, 3]
+    assert further.scores.round == 3
+
+
+def test_events_that_the_coordinator_has_saved_come_before_its_later_ones(directory, monitor):
+    saved = [("commit", 1.0, commit(round, 1.0).event.fields(), round, "first") for round in (0, 1)]
+    directory.checkpoints.status_files.append_events(saved)
+    monitor.follow(stream([numbered(commit(2, 2.0), 2, "first"), numbered(commit(3, 3.0), 3, "first")]))
+    assert [each.number for each in directory.log if each.incarnation] == [0, 1, 2, 3]
+    assert directory.checkpoints.status_files.read_events() == []
+    assert rounds(directory) == [1, 2, 3]
+
+
+def test_the_newest_commit_has_the_last_word_on_the_result(directory, monitor):
+    monitor.follow(stream([commit(1, 1.0)]))
+    assert monitor.scores.round == 1
+    monitor.settle()
+    assert monitor.scores == directory.scores("round-003")
+    assert rounds(directory) == [1, 2, 3]
+
+
+def test_a_line_without_a_number_is_read(directory):
+    (directory.path / "events.jsonl").write_text(
+        '{"time": 1.5, "run": "toy", "event": "round", "round": 1}\n'
+        '{"time": 2.5, "run": "toy", "event": "round", "round": 2, "number": true, "incarnation": "a"}\n'
+        '{"time": 3.5, "run": "toy", "event": "round", "round": 3, "number": 4, "incarnation": 5}\n'
+    )
+    assert [(each.number, each.incarnation) for each in directory.log] == [(-1, "")] * 3
+    assert directory.log.position() == LogPosition({}, 3.5)
 
 
 def test_a_commit_that_was_pruned_is_ignored(directory, monitor):
@@ -146,7 +186,7 @@ def test_following_ends_when_the_condition_is_true(directory, monitor):
     assert rounds(directory) == [1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_interrupt_is_recorded_and_the_second_raises_keyboard_interrupt(number):
     interrupts, messages = Interrupts(), []
     before = signal.getsignal(number)
@@ -157,6 +197,17 @@ def test_the_first_interrupt_is_recorded_and_the_second_raises_keyboard_interrup
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_end_a_step_that_takes_too_long(number, monkeypatch):
+    monkeypatch.setattr("runner.commands.interrupts.STOP_GRACE_SECONDS", 0.2)
+    interrupts = Interrupts()
+    with interrupts.catch_signals(lambda _message: None):
+        os.kill(os.getpid(), number)
+        assert interrupts.requested
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
 
 
 def test_an_interrupt_during_a_write_to_the_stream_is_recorded():

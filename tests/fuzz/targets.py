@@ -1,0 +1,354 @@
+"""What is fuzzed: for each reader of input from outside, a strategy of inputs and a function that reads one.
+
+A reader returns a valid result or raises one of its documented errors; the functions here let documented errors pass
+and everything else escape.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from actors.errors import CheckpointError, GraphError, MessageError, ModuleError
+from actors.messaging import codec
+from actors.storage import manifest as manifests
+from actors.storage import state_codec
+from actors.storage.manifest import FileRecord, Manifest, ModuleRecord, pack_manifest
+from runner.config.run_config import ConfigError, load_config
+from runner.config.yaml_io import dump, parse
+from runner.data.datasets import DataError, load
+from runner.runs.event_log import EventLog
+from runner.runs.records import MetricsFile
+from runner.runs.run_files import RunDirectoryError, RunFiles
+from tests.actors.messaging.test_messages import message
+
+MODEL = {
+    "name": "fuzzed",
+    "seed": 3,
+    "data": {"source": "cycle"},
+    "modules": {"gmm": {"type": "gmm", "classes": 4}, "mm": {"type": "markov"}},
+    "connections": ["data -> gmm", "gmm -> mm"],
+    "schedule": {"rounds": 2, "steps": [{"steps": ["gmm", "mm"], "repeat": 3}]},
+    "recovery": {"tries": 2},
+    "cluster": {"together": [["gmm", "mm"]]},
+}
+MODEL_TEXT = dump(MODEL)
+ROWS = np.arange(12.0).reshape(6, 2)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader.
+
+    Parameters
+    ----------
+    name : str
+    inputs : strategy
+    read : callable
+        Called with a directory for files, and an input.
+    weight : int
+        Its share of the examples.
+    """
+
+    name: str
+    inputs: st.SearchStrategy[Any]
+    read: Callable[[Path, Any], None]
+    weight: int = 1
+
+
+# --- strategies ---------------------------------------------------------------------------------------------------
+
+odd_text = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
+    [
+        "",
+        "a" * 300,
+        "../x",
+        "/etc/passwd",
+        "\0",
+        "\x1b[31m",
+        "\ud800",
+        "=1+1",
+        "-",
+        "<<",
+        "1e999",
+        "nan",
+        "9" * 400,
+        "a.b:C",
+    ]
+)
+number = st.integers() | st.integers(-3, 10) | st.floats() | st.sampled_from([2**63, -(2**63), 2**64, 10**50, 0, -1])
+leaf = st.none() | st.booleans() | number | odd_text
+json_value = st.recursive(
+    leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(odd_text, inner, max_size=4), max_leaves=8
+)
+
+
+@st.composite
+def changed(draw: Any, document: Any) -> Any:
+    """Draw a document in which one place is replaced, removed or added to."""
+    if isinstance(document, dict) and document and draw(st.integers(0, 4)):
+        key = draw(st.sampled_from(sorted(document)))
+        return {**document, key: draw(changed(document[key]))}
+    if isinstance(document, list) and document and draw(st.integers(0, 4)):
+        index = draw(st.integers(0, len(document) - 1))
+        return [*document[:index], draw(changed(document[index])), *document[index + 1 :]]
+    if isinstance(document, dict) and draw(st.booleans()):
+        kept = {key: value for key, value in document.items() if draw(st.booleans())}
+        return {
+            **kept,
+            **draw(st.dictionaries(odd_text | st.sampled_from(sorted(document) or ["a"]), json_value, max_size=2)),
+        }
+    return draw(json_value)
+
+
+@st.composite
+def damaged(draw: Any, content: bytes) -> bytes:
+    """Draw bytes that differ from `content` in a few places, or are cut off, or are longer."""
+    data = bytearray(content)
+    for _ in range(draw(st.integers(0, 4))):
+        place = draw(st.integers(0, max(len(data) - 1, 0)))
+        match draw(st.integers(0, 3)):
+            case 0:
+                data[place : place + 1] = bytes([draw(st.integers(0, 255))])
+            case 1:
+                data[place : place + draw(st.integers(1, 8))] = draw(st.binary(max_size=8))
+            case 2:
+                del data[place:]
+            case _:
+                data += draw(st.binary(max_size=16))
+    return bytes(data)
+
+
+yaml_text = st.lists(
+    st.sampled_from(
+        ["a", ": ", "- ", "\n", "  ", "[", "]", "{", "}", ", ", "&a ", "*a", "<<: ", "!!int ", "!!float ", "!!set ", "!x ",
+         "|", ">", "'", '"', "#", "?", "1", "-1", "0x", ".", "e5", "~", "---\n", "...\n", "%YAML 1.1\n", "\\", "\t", "\x07",
+         "2001-01-01", "=", "name", "seed", "data", "modules", "1:2", "_", "é", "\ud800", "\ufeff"]
+    )
+    | st.text(max_size=4),
+    max_size=30,
+).map("".join)  # fmt: skip
+paths = st.lists(
+    st.sampled_from(["name", "seed", "data", "modules", "gmm", "classes", "connections", "schedule", "steps", "0", "1", "code",
+                     "cluster", "recovery", "checkpoints", "resources", "observations", "label_selector", "together"])
+    | odd_text,
+    min_size=1, max_size=4,
+).map(".".join)  # fmt: skip
+overrides = (
+    st.builds(lambda path, value: f"{path}={value}", paths, yaml_text | json_value.map(repr) | odd_text) | yaml_text
+)
+
+
+# --- readers ------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: Path, document: Any) -> None:
+    """Load a model file given as a document or as text."""
+    try:
+        text = document if isinstance(document, str) else dump(document)
+    except (ValueError, RecursionError):
+        return  # cannot be written as YAML
+    (folder / "m.yaml").write_bytes(text.encode(errors="surrogatepass"))
+    _load(folder, ())
+
+
+def read_overrides(folder: Path, settings: list[str]) -> None:
+    """Load a valid model file with ``--set``."""
+    (folder / "m.yaml").write_text(MODEL_TEXT)
+    _load(folder, settings)
+
+
+def _load(folder: Path, settings: Any) -> None:
+    try:
+        config = load_config(folder / "m.yaml", settings)
+    except (ConfigError, ModuleError, GraphError) as error:
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", str(error).replace(str(folder), ""))
+        return
+    parse(config.to_yaml(), "what was written")
+
+
+def read_data(folder: Path, given: tuple[str, bytes]) -> None:
+    """Load observations and categories of a file."""
+    name, content = given
+    (folder / name).write_bytes(content)
+    try:
+        data = load("files", observations=folder / name, categories=folder / name)
+    except DataError as error:
+        assert "\n" not in str(error)
+        return
+    assert np.isfinite(data.observations).all()
+    assert data.observations.ndim >= 2
+    assert data.observations.size
+
+
+def read_message(_folder: Path, content: bytes) -> None:
+    """Decode a message, a header and a text."""
+    for decode in (codec.decode, codec.unpack_header):
+        try:
+            decode(content)
+        except MessageError:
+            continue
+
+
+def read_state(_folder: Path, content: bytes) -> None:
+    """Unpack a state."""
+    try:
+        state_codec.unpack_state(content, "a state")
+    except CheckpointError:
+        return
+
+
+def signed(content: Any) -> bytes:
+    """Return a manifest with the digest of what it holds, so that not the digest is what is refused."""
+    if not isinstance(content, dict):
+        return json.dumps(content).encode()
+    plain = {key: value for key, value in json.loads(json.dumps(content)).items() if key != "digest"}
+    try:
+        digest = hashlib.sha256(manifests._to_json(plain)).hexdigest()
+    except ValueError:  # NaN
+        digest = "0" * 64
+    return json.dumps({**plain, "digest": digest}).encode()
+
+
+def read_manifest(_folder: Path, content: Any) -> None:
+    """Parse a manifest."""
+    data = content if isinstance(content, bytes) else signed(content)
+    try:
+        manifests.unpack_manifest(data, "a manifest")
+    except CheckpointError:
+        return
+
+
+def read_events(folder: Path, content: Any) -> None:
+    """Read an event log."""
+    text = content if isinstance(content, bytes) else "".join(f"{json.dumps(each)}\n" for each in content).encode()
+    (folder / "events.jsonl").write_bytes(text)
+    try:
+        list(EventLog(folder / "events.jsonl", "fuzzed"))
+    except RunDirectoryError:
+        return
+
+
+def read_result(folder: Path, content: Any) -> None:
+    """Read ``result.json`` and ``metrics.csv``."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    for name in ("result.json", "metrics.csv"):
+        (folder / name).write_bytes(text)
+    for read in (lambda: RunFiles(folder).read_object("result.json"), MetricsFile(folder / "metrics.csv").rows):
+        try:
+            read()
+        except RunDirectoryError:
+            continue
+
+
+# --- valid inputs to begin with -----------------------------------------------------------------------------------
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _npy(array: Any, version: tuple[int, int] = (1, 0)) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.asarray(array), version)
+    return stream.getvalue()
+
+
+def _npz(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+def _idx(shape: tuple[int, ...], body: bytes, code: int = 8) -> bytes:
+    return bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + body
+
+
+def _zip(members: list[tuple[str, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in dict(members).items():
+            archive.writestr(name.partition("\0")[0] or "a", content)
+    return stream.getvalue()
+
+
+npy_headers = st.builds(
+    lambda descr, order, shape, body: b"\x93NUMPY\x01\x00"
+    + struct.pack("<H", len(text := f"{{'descr': {descr!r}, 'fortran_order': {order!r}, 'shape': {shape!r}, }}\n".encode(errors="replace")))
+    + text + body,
+    st.sampled_from(["<f8", "|u1", "<i2", "|O", "<U3", "|b1", "<c16", "<f2", [("a", "<f8")], "<M8[s]"]) | odd_text,
+    st.booleans() | leaf, st.lists(st.integers(-1, 4) | st.integers(0, 2**70), max_size=5).map(tuple) | leaf, st.binary(max_size=64),
+)  # fmt: skip
+idx_files = st.builds(
+    lambda code, sizes, body: _idx(tuple(sizes), body, code),
+    st.sampled_from([8, 9, 10, 11, 12, 13, 14]), st.lists(st.integers(0, 3) | st.integers(0, 2**32 - 1), max_size=6),
+    st.binary(max_size=40),
+)  # fmt: skip
+tables = st.text(alphabet="0123456789.eE+-, \t\n\r#\"'_xnaif\0\x1b", max_size=80).map(str.encode) | st.binary(
+    max_size=60
+)
+member_names = st.sampled_from(["a.npy", "observations.npy", "categories.npy", "../x.npy", "/a", "a"]) | st.text(
+    max_size=5
+)
+data_files = st.one_of(
+    st.tuples(st.sampled_from(["a.txt", "a.csv"]), tables | damaged(b"x,y\n1,2\n3,4\n")),
+    st.tuples(st.just("a.npy"), npy_headers | damaged(_npy(ROWS)) | damaged(_npy(np.arange(4), (2, 0)))),
+    st.tuples(st.just("a.npz"), damaged(_npz(observations=ROWS, categories=np.arange(6)))
+              | st.lists(st.tuples(member_names, npy_headers), max_size=3).map(_zip)),
+    st.tuples(st.just("a.idx"), idx_files | damaged(_idx((2, 3), b"abcdef"))),
+    st.tuples(st.just("a.idx.gz"), idx_files.map(gzip.compress) | damaged(gzip.compress(_idx((2, 3), b"abcdef")))),
+)  # fmt: skip
+EVENT = {
+    "time": 1.5,
+    "run": "fuzzed",
+    "event": "updated",
+    "round": 1,
+    "step": 0,
+    "module": "gmm",
+    "seconds": 0.5,
+    "metrics": {},
+}
+RESULT = {
+    "run": "fuzzed",
+    "rounds": 2,
+    "seconds": 1.5,
+    "accuracy": 0.5,
+    "module_seconds": {"gmm": 0.5},
+    "evidence": -3.5,
+}
+METRICS = b"round,evidence,score,accuracy,ari,nmi\r\n1,-3.5,-4,0.5,0.25,0.125\r\n2,-3,,,,\r\n"
+MESSAGES = [codec.encode(message(kind)) for kind in ("latent_vectors", "class_posteriors")]
+HEADERS = [codec.pack_header(message(kind).header) for kind in ("latent_vectors", "class_posteriors")]
+STATE = state_codec.pack_state({"a": np.arange(4.0), "b": 2, "c": "x", "d": 1.5, "f": None, "g": True})
+MANIFEST = json.loads(
+    pack_manifest(
+        Manifest(
+            "round-001", "fuzzed", 3, 1, 2, {"gmm": ModuleRecord(1, {"state": FileRecord("round-001/x", 3, "0" * 64)})}
+        )
+    )
+)
+
+TARGETS = [
+    Target("model files", changed(MODEL) | yaml_text | damaged(MODEL_TEXT.encode()).map(_text), read_config),
+    Target("--set", st.lists(overrides, min_size=1, max_size=2), read_overrides),
+    Target("data files", data_files, read_data, 2),
+    Target(
+        "messages", st.sampled_from([*MESSAGES, *HEADERS]).flatmap(damaged) | st.binary(max_size=60), read_message, 2
+    ),
+    Target("states", damaged(STATE) | st.binary(max_size=60), read_state),
+    Target("manifests", changed(MANIFEST) | damaged(json.dumps(MANIFEST).encode()) | json_value, read_manifest),
+    Target("events", st.lists(changed(EVENT), max_size=3) | damaged(json.dumps(EVENT).encode() + b"\n"), read_events),
+    Target("results", changed(RESULT) | damaged(json.dumps(RESULT).encode()) | damaged(METRICS), read_result),
+]
