@@ -33,6 +33,7 @@ from runner.data.datasets import Dataset
 from runner.data.sources import check_same_rows, source_states
 from runner.report.progress import make_progress
 from runner.runs.directory import RunDirectory
+from runner.runs.state import RunRecord, new_secret, recorded
 
 
 class Handle:
@@ -249,6 +250,7 @@ class Model:
     def __init__(self, handles: list[Handle]) -> None:
         from actors.backends.ray.metrics import PrometheusMetrics
         from runner.cluster.connection import cluster
+        from runner.commands.driver import watched
         from runner.runs.coordinator_client import CoordinatorClient
 
         observations = [handle for handle in handles if isinstance(handle, Observation)]
@@ -273,12 +275,17 @@ class Model:
         self.directory.write_environment(address)
         self._stack.enter_context(self.directory.lock())
         root = str(self.directory.checkpoints.root)
+        record = RunRecord(address, own=source.address is None, secret=new_secret())
         self._client = CoordinatorClient.launch(
-            RunSpec(graph, self.directory.name, source.seed, root=root, scheduled=False)
+            RunSpec(graph, self.directory.name, source.seed, root=root, scheduled=False, secret=record.secret)
         )
+        self._stack.enter_context(recorded(self.directory.path, record))
+        progress = make_progress(graph, terminal=False)
+        left = f"what the modules have learnt is in {self.directory.path}/"
+        self._stack.enter_context(watched(self.directory, progress, own=source.address is None, remedy=left))
         self._monitor = RunMonitor(
             self.directory,
-            make_progress(graph, terminal=False),
+            progress,
             single=True,
             observe=PrometheusMetrics(self.directory.name).observe,
         )

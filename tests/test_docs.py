@@ -96,7 +96,7 @@ def test_the_checks_find_what_they_look_for():
     }
 
 
-def test_the_changelog_begins_with_the_version_of_the_package():
+def test_the_newest_version_of_the_changelog_is_that_of_the_package():
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    first = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert first.group(1) == version.group(1)

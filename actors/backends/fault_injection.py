@@ -1,4 +1,4 @@
-"""Fault injection for tests of recovery: kills a chosen process at a chosen moment.
+"""Fault injection for tests of recovery: kills or halts a chosen process at a chosen moment.
 
 A fault is written ``target:phase:round`` or ``target:phase:round:times``; the target is a module's name,
 ``coordinator`` or ``chain``. Production code does not import this module: a run with ``SERKET_FAULTS`` loads it by name
@@ -14,12 +14,20 @@ answered     after it has answered                                   after the c
 save         before it writes its part of a commit                   after all parts are written, before the manifest
 recovery     once more, while it is restarted                        once more, while it resumes the run
 reviving                                                             while it restarts a module
-hang         never: it stops answering, in its update
+hang         never: it sleeps in its update
+stop         never: it is stopped (SIGSTOP) in its update            never: it is stopped during an update
+gil          never: its interpreter is held in its update            never: its interpreter is held during an update
+clock                                                                never: from that round on, its clock is off by
+                                                                     ``times`` seconds
 ===========  ======================================================  ================================================
+
+A chain knows the phases ``inside``, ``hang``, ``stop`` and ``gil``. A module that sleeps still answers requests for its
+status; one that is stopped, or whose interpreter is held by a call that does not release it, answers nothing.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -43,6 +51,9 @@ from actors.types import State
 
 PHASES = ("before", "inside", "after", "answered", "save", "recovery")
 """The phases of both modules and the coordinator."""
+
+HANGS = ("hang", "stop", "gil")
+"""The phases in which a process halts instead of ending."""
 
 _COORDINATOR = "coordinator"
 _SOON = 0.05
@@ -80,7 +91,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Injector:
-    """Kills processes.
+    """Kills or halts processes.
 
     Parameters
     ----------
@@ -101,12 +112,21 @@ class Injector:
         return cls(tuple(map(Fault.parse, faults)), str(marks))
 
     def inject(self, target: str, phase: str, round: int | None) -> None:
-        """Kill this process, if a fault requests it and was not injected as often as requested."""
+        """Kill or halt this process, if a fault requests it and was not injected as often as requested."""
         for fault in self.faults:
             if (fault.target, fault.phase, fault.round) == (target, phase, round) and self._mark(fault):
-                if phase == "hang":
-                    time.sleep(1e6)
+                if phase in HANGS:
+                    _halt(phase)
                 os.kill(os.getpid(), signal.SIGKILL)
+
+    def inject_into_chain(self, round: int) -> None:
+        """Kill or halt the process of a chain."""
+        for phase in ("inside", *HANGS):
+            self.inject("chain", phase, round)
+
+    def clock_shift(self, round: int) -> int:
+        """Return by how many seconds the coordinator's clock is off in a round."""
+        return sum(fault.times for fault in self.faults if fault.phase == "clock" and fault.round <= round)
 
     def last_death_of(self, target: str) -> int | None:
         """Return the round of the last death of `target`, None if there is none."""
@@ -125,6 +145,25 @@ class Injector:
         return False
 
 
+def _halt(phase: str) -> None:
+    """Halt this process for ever: sleep, stop it, or hold its interpreter."""
+    if phase == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if phase == "gil":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        ctypes.PyDLL(None).pause()  # PyDLL keeps the lock of the interpreter
+    time.sleep(1e6)
+
+
+_clock_shift = 0
+"""Seconds by which the clock of the coordinator in this process is off."""
+
+
+def faulty_clock() -> float:
+    """Return the Unix time by a clock that may be off."""
+    return time.time() + _clock_shift
+
+
 def instrumentation(faults: Sequence[str], root: str) -> Instrumentation:
     """Return the instrumentation that injects `faults` into a run with commits at `root`.
 
@@ -138,7 +177,8 @@ def instrumentation(faults: Sequence[str], root: str) -> Instrumentation:
         make_host=partial(FaultyHost, injector=injector),
         wrap_backend=partial(FaultyBackend, injector=injector),
         make_checkpoints=partial(FaultyCheckpoints, injector=injector),
-        before_chain=partial(injector.inject, "chain", "inside"),
+        before_chain=injector.inject_into_chain,
+        clock=faulty_clock,
     )
 
 
@@ -187,7 +227,8 @@ class FaultyHost(ModuleHost):
 
     def _in_update(self, round: int) -> None:
         self._inject("inside", round)
-        self._inject("hang", round)
+        for phase in HANGS:
+            self._inject(phase, round)
 
     def _recover(self) -> None:
         self._inject("recovery", self._injector.last_death_of(self.spec.name))
@@ -220,10 +261,12 @@ class FaultyBackend:
         if call.mode != "update":
             task = self._inner.submit(module, call, arrays)
         else:
-            self._round = call.round
+            global _clock_shift
+            self._round, _clock_shift = call.round, self._injector.clock_shift(call.round)
             self._inject("before", call.round)
             task = self._inner.submit(module, call, arrays)
-            self._inject("inside", call.round)
+            for phase in ("inside", "stop", "gil"):
+                self._inject(phase, call.round)
         self._calls.add(id(task))
         return task
 

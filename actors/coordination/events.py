@@ -1,7 +1,8 @@
 """The events of a run: what the coordinator and its driver report, one class for each kind of event.
 
-An event is emitted where it occurs, kept by the session until the driver has fetched it, and written to the run's
-``events.jsonl`` as one JSON object: its time, the run, the event's name, and its fields (:meth:`Event.fields`).
+An event is emitted where it occurs, numbered and kept by the session until the driver has fetched it, and written to
+the run's ``events.jsonl`` as one JSON object: its time, the run, the event's name, its fields (:meth:`Event.fields`),
+its number and the session's incarnation. Numbers order the events; clocks differ between nodes and may be set back.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ class UpdateFinished(UpdateEvent):
         metrics = {
             name: value
             for name, value in given.items()
-            if name not in own and isinstance(value, int | float) and name not in ("time", "total_seconds")
+            if name not in own and isinstance(value, int | float) and name not in ("time", "number", "total_seconds")
         }
         return super().of({**given, "metrics": metrics})
 
@@ -305,10 +306,23 @@ class LogMessage(Event):
 
 @dataclass(frozen=True)
 class TimedEvent:
-    """An event and its time, in seconds since 1970 (Unix time)."""
+    """An event with its time and its number.
+
+    Parameters
+    ----------
+    time : float
+        Seconds since 1970 (Unix time), by the clock of the process that emitted the event.
+    event : Event
+    number : int
+        Number of the event among those of its incarnation, from 0; -1 for events of the driver and of old runs.
+    incarnation : str
+        The incarnation of the coordinator that emitted the event; empty for events of the driver and of old runs.
+    """
 
     time: float
     event: Event
+    number: int = -1
+    incarnation: str = ""
 
 
 Emit: TypeAlias = Callable[[Event], None]

@@ -2,6 +2,10 @@
 
 Plain Python; :mod:`actors.backends.ray.coordinator_actor` wraps it in an actor. A session of a run that has commits
 resumes the run automatically, both after a restart of its process and for a new driver.
+
+Events have consecutive numbers. A poll names the first number that it has not received, and so confirms all earlier
+ones, of which the session keeps :data:`actors.limits.MAX_KEPT_EVENTS`. If more than
+:data:`actors.limits.MAX_UNREAD_EVENTS` are not confirmed, because nobody polls, they are written beside the commits.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +25,7 @@ from actors.coordination.events import CoordinatorRestarted, Emit, Event, Module
 from actors.coordination.placement import Placement
 from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.graph import Graph
+from actors.limits import MAX_KEPT_EVENTS, MAX_UNREAD_EVENTS
 from actors.messaging.message import SCHEMA
 from actors.storage.checkpoints import Checkpoints
 
@@ -43,12 +49,15 @@ class Instrumentation:
         Creates the run's checkpoints; has the signature of :class:`actors.storage.checkpoints.Checkpoints`.
     before_chain : callable, optional
         Called in a chain's process with the round, before the chain runs.
+    clock : callable, optional
+        Returns the Unix time of an event.
     """
 
     make_host: Callable[..., Any] | None = None
     wrap_backend: Callable[[Backend], Backend] | None = None
     make_checkpoints: Callable[[str, int | None], Checkpoints] | None = None
     before_chain: Callable[[int], None] | None = None
+    clock: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class RunSpec:
         For tests.
     schema : int
         Schema of the messages that the driver reads.
+    secret : str
+        What the coordinator proves to know to those who connect to it later; empty for no proof.
     """
 
     graph: Graph
@@ -91,6 +102,7 @@ class RunSpec:
     config: Mapping[str, Any] = field(default_factory=dict)
     instrumentation: Instrumentation = field(default_factory=Instrumentation)
     schema: int = SCHEMA
+    secret: str = field(default="", repr=False)
 
     def checkpoints(self) -> Checkpoints | None:
         """Return the run's checkpoints, None without `root`."""
@@ -122,7 +134,11 @@ class Session:
         self.spec = spec
         self.incarnation = uuid.uuid4().hex
         self._backend = backend
-        self._events: list[TimedEvent] = []
+        self._clock = spec.instrumentation.clock or time.time
+        self._events: deque[TimedEvent] = deque()
+        self._next_number = 0
+        self._confirmed = 0  # events with lower numbers were received by a driver
+        self._saving = threading.Lock()
         self._observe = observe
         self._changed = threading.Condition()
         self._places: dict[str, ModulePlaced] = {}
@@ -175,9 +191,9 @@ class Session:
         Parameters
         ----------
         since : int
-            Number of events that the caller has received.
+            Number of the first event that the caller has not received; earlier ones may be dropped.
         incarnation : str
-            The session that sent them; if it is another one, all events are returned.
+            The session that sent them; if it is another one, all events that are kept are returned.
         wait : float
             Maximal time to wait for the end of the current job, in seconds.
 
@@ -193,8 +209,11 @@ class Session:
         self._last_poll = time.monotonic()
         since = since if incarnation == self.incarnation else 0
         with self._changed:
+            self._confirmed = max(self._confirmed, min(since, self._next_number))
+            while self._events and self._events[0].number < self._confirmed - MAX_KEPT_EVENTS:
+                self._events.popleft()
             self._changed.wait_for(lambda: bool(self._ended), timeout=wait)
-            ended, events = self._ended, self._events[since:]
+            ended, events = self._ended, [each for each in self._events if each.number >= since]
         return self.incarnation, events, {**self.coordinator.status(), "job": self._job, "ended": ended}
 
     @property
@@ -213,8 +232,9 @@ class Session:
 
     def save_events(self) -> None:
         """Write the events of a detached run beside its commits, for a driver that connects after this session."""
-        if self.spec.detached and self._checkpoints is not None and self._events:
-            events = [(each.event.event, each.time, each.event.fields()) for each in self._events]
+        with self._changed:
+            events = [_packed(each) for each in self._events]
+        if self.spec.detached and self._checkpoints is not None and events:
             with suppress(OSError):
                 self._checkpoints.status_files.write_events(events)
 
@@ -229,9 +249,26 @@ class Session:
         if isinstance(event, ModulePlaced):
             self._places[event.module] = event
         with self._changed:
-            # A new driver skips events up to the time of the last one in the log, so the times must be distinct.
-            after = self._events[-1].time + 1e-6 if self._events else 0.0
-            self._events.append(TimedEvent(max(time.time(), after), event))
+            self._events.append(TimedEvent(self._clock(), event, self._next_number, self.incarnation))
+            self._next_number += 1
+            many = self._next_number - max(self._confirmed, self._events[0].number) > MAX_UNREAD_EVENTS
+        if many:
+            self._save_unread_events()
+
+    def _save_unread_events(self) -> None:
+        """Write the events that nobody has fetched beside the commits, and drop them."""
+        with self._saving:
+            with self._changed:
+                first = max(self._confirmed, self._events[0].number)
+                unread = [each for each in self._events if each.number >= first]
+            if len(unread) <= MAX_UNREAD_EVENTS:  # another thread has written them
+                return
+            if self._checkpoints is not None:
+                with suppress(OSError):  # without them, a later driver still finds the commits
+                    self._checkpoints.status_files.append_events([_packed(each) for each in unread])
+            with self._changed:
+                while self._events and self._events[0].number <= unread[-1].number:
+                    self._events.popleft()
 
     @property
     def _first_job(self) -> str:
@@ -278,3 +315,8 @@ class Session:
             self._started = True
         self.coordinator.update(module, round, step)
         return "done"
+
+
+def _packed(timed: TimedEvent) -> tuple[str, float, dict[str, Any], int, str]:
+    """Return an event as status files hold it."""
+    return timed.event.event, timed.time, timed.event.fields(), timed.number, timed.incarnation

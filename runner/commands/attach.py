@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from actors.backends.in_process import InProcessBackend
 from actors.backends.ray.metrics import PrometheusMetrics
 from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleFailedError
-from runner.commands.driver import finish, is_done, write_generated
+from runner.cluster.signals import ignored_signals
+from runner.commands.driver import finish, is_done, watched, write_generated
 from runner.commands.interrupts import Interrupts, StoppedError
 from runner.commands.monitor import RunMonitor
 from runner.commands.stop import describe_progress
 from runner.commands.trained_run import outputs_of
 from runner.config.run_config import RunConfig
 from runner.report.progress import Progress
-from runner.runs.connect import connect_to_run
+from runner.runs.connect import connect_to_run, no_record_hint
 from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+from runner.runs.state import remove_record
 from runner.runs.timing import Clock
 
 
-def attach(run: OpenedRun, *, clock: Clock, progress: Progress) -> tuple[RunDirectory, dict[str, Any] | None]:
+def attach(
+    run: OpenedRun, *, clock: Clock, progress: Progress, address: str | None = None
+) -> tuple[RunDirectory, dict[str, Any] | None]:
     """Follow a detached run to its end, and write its result; the run may have ended before.
+
+    Parameters
+    ----------
+    run : OpenedRun
+    clock : Clock
+    progress : Progress
+    address : str, optional
+        Address of the run's cluster; by default as recorded in the user's state.
 
     Returns
     -------
@@ -40,25 +53,43 @@ def attach(run: OpenedRun, *, clock: Clock, progress: Progress) -> tuple[RunDire
     """
     config, directory = run
     with directory.lock():
-        if (directory.path / "result.json").exists():
-            return directory, directory.read_json("result.json")
+        if (result := _written_result(directory)) is not None:
+            return directory, result
+        directory.claim()
         directory.repair()
         directory.import_saved_events()
         directory.categories = config.categories(config.load_data())
-        monitor = RunMonitor(directory, progress, since=directory.log.last_time())
+        monitor = RunMonitor(directory, progress, since=directory.log.position())
         monitor.catch_up()
         monitor.resumed = True  # earlier durations are not known in this process
-        with connect_to_run(directory, locked=True) as client:
-            outcome = "ended"
+        with ExitStack() as stack:
+            client = stack.enter_context(connect_to_run(directory, locked=True, address=address))
+            outcome, result = "ended", None
             if client is not None:
+                again = f"see what is left of it with serket inspect {directory.cli_name}"
+                stack.enter_context(watched(directory, progress, own=False, remedy=again))
                 monitor.observe = PrometheusMetrics(directory.name).observe
                 outcome = _watch(client, monitor)
             clock.mark("rounds")
-            if outcome == "left":
-                return directory, None
-            if outcome != "done":
-                _finish_ended_run(config, monitor)
-            return directory, finish(monitor, clock)
+            if outcome == "ended":
+                _finish_ended_run(config, monitor, no_record_hint(directory, address))
+            if outcome != "left":
+                remove_record(directory.path)
+                result = finish(monitor, clock)
+            with ignored_signals():  # only the connection is to end
+                stack.close()
+            return directory, result
+
+
+def _written_result(directory: RunDirectory) -> dict[str, Any] | None:
+    """Return the contents of ``result.json``; None if there is none, or if there are commits of later rounds."""
+    if not (directory.path / "result.json").exists():
+        return None
+    result, newest = directory.read_json("result.json"), directory.checkpoints.latest()
+    rounds = result.get("rounds")
+    if newest is not None and isinstance(rounds, int) and newest.round - (newest.step is not None) > rounds:
+        return None
+    return result
 
 
 def _watch(client: CoordinatorClient, monitor: RunMonitor) -> str:
@@ -95,12 +126,13 @@ def _watch(client: CoordinatorClient, monitor: RunMonitor) -> str:
     finally:
         if ended:
             client.stop()
+            remove_record(directory.path)
             directory.checkpoints.status_files.clear_events()  # this process has received them
     return "done"
 
 
-def _finish_ended_run(config: RunConfig, monitor: RunMonitor) -> None:
-    """Write the outputs of a run that ended while no driver followed it.
+def _finish_ended_run(config: RunConfig, monitor: RunMonitor, unknown: str) -> None:
+    """Write the outputs of a run that ended while no driver followed it; `unknown` says if it may run unseen.
 
     Raises
     ------
@@ -119,7 +151,7 @@ def _finish_ended_run(config: RunConfig, monitor: RunMonitor) -> None:
                 f"{directory.path}: the run failed: {failure.rstrip()}\n{describe_progress(directory, config)}"
             )
         raise RunDirectoryError(
-            f"{directory.path}: the run is on no cluster any more; {describe_progress(directory, config)}"
+            f"{directory.path}: {unknown}the run is on no cluster any more; {describe_progress(directory, config)}"
         )
     monitor.scores, monitor.module_seconds = directory.scores(manifest.name), dict(manifest.module_seconds)
     coordinator = Coordinator(

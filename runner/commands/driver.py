@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from actors.backends.ray.metrics import PrometheusMetrics
 from actors.coordination.session import Instrumentation, RunSpec
 from actors.storage.manifest import Manifest
 from actors.types import Array
-from runner.cluster.connection import ClusterError
+from runner.cluster.connection import ClusterError, make_watchdog
+from runner.cluster.watchdog import watch
 from runner.commands.interrupts import Interrupts, StoppedError
 from runner.commands.monitor import RunMonitor
 from runner.config.run_config import RunConfig
@@ -28,8 +30,8 @@ from runner.runs.timing import Clock
 FAULT_INJECTION = "actors.backends.fault_injection"
 
 
-def build_run_spec(config: RunConfig, directory: RunDirectory, *, detached: bool = False) -> RunSpec:
-    """Return the specification of a run for its coordinator."""
+def build_run_spec(config: RunConfig, directory: RunDirectory, *, detached: bool = False, secret: str = "") -> RunSpec:
+    """Return the specification of a run for its coordinator, which proves `secret` (:mod:`runner.runs.state`)."""
     root = str(directory.checkpoints.root)
     return RunSpec(
         directory.graph,
@@ -42,6 +44,7 @@ def build_run_spec(config: RunConfig, directory: RunDirectory, *, detached: bool
         placement=config.cluster.to_model(),
         config=config.model_dump(mode="json"),
         instrumentation=_instrumentation(root),
+        secret=secret,
     )
 
 
@@ -52,6 +55,36 @@ def _instrumentation(root: str) -> Instrumentation:
         return Instrumentation()
     instrumentation: Instrumentation = importlib.import_module(FAULT_INJECTION).instrumentation(faults, root)
     return instrumentation
+
+
+@contextmanager
+def watched(directory: RunDirectory, progress: Progress, *, own: bool, remedy: str = "") -> Iterator[None]:
+    """End this process with a sentence if the cluster of a run is gone, or at an interrupt of a run that can go on.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    progress : Progress
+    own : bool
+        Whether this process has started the cluster.
+    remedy : str, optional
+        How to continue; by default with ``serket resume``.
+    """
+    resume = f"continue with serket resume {directory.cli_name}"
+    remedy = remedy or resume
+
+    def describe(reason: str) -> str:
+        return f"serket: {directory.path}: {reason}; all commits are complete, {remedy}"
+
+    watchdog = make_watchdog(own=own)
+    try:
+        with watch(watchdog, describe, progress.close):
+            yield
+    except KeyboardInterrupt:
+        if remedy != resume:
+            raise
+        # Ray would wait for seconds until its own processes have ended; they have nothing left to do.
+        watchdog.end(f"serket: ended at once; all commits are complete, {resume}", progress.close)
 
 
 def check_detachable(address: str | None) -> None:
@@ -148,6 +181,7 @@ def follow_to_end(client: CoordinatorClient, stream: EventStream, monitor: RunMo
 def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
     """Write a run's models, plots and ``result.json``; return the contents of the latter."""
     directory = monitor.directory
+    monitor.settle()
     directory.write_models()
     try:
         artifacts.draw_plots(directory)

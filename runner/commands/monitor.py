@@ -23,6 +23,7 @@ from actors.coordination.events import (
 from actors.errors import CheckpointError
 from runner.report.progress import Progress
 from runner.runs.directory import RunDirectory
+from runner.runs.event_log import LogPosition
 from runner.runs.records import RoundScores
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class RunMonitor:
     progress : Progress
     single : bool
         Whether every update is recorded instead of every round (for the script interface).
-    since : float
-        Unix time up to which events are ignored, as they were received before.
+    since : LogPosition, optional
+        Up to which events are ignored, as they were received before; by default none.
     observe : callable, optional
         Receives the metrics of every commit, as an event.
 
@@ -75,12 +76,12 @@ class RunMonitor:
         progress: Progress,
         *,
         single: bool = False,
-        since: float = 0.0,
+        since: LogPosition | None = None,
         observe: Emit = ignore,
     ) -> None:
         self.observe = observe
         self.single = single
-        self.since = since
+        self.since = since or LogPosition()
         self.directory = directory
         self.progress = progress
         self.scores = RoundScores(0, None, None)
@@ -90,26 +91,54 @@ class RunMonitor:
         self.commits = 0
         self.resumed = False
         self._started: dict[str, float] = {}  # start of the current update of each module
-        self._spans: list[tuple[float, float]] = []  # start and end of each update
+        self._spans: list[tuple[float, float]] = []  # start and end of each update since no module was learning
+        self._overlap = 0.0
 
     def follow(self, stream: EventStream, until: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Follow a stream of events and statuses to its end, or until `until` returns True; return the last status."""
         status: dict[str, Any] = {}
         for events, status in stream:
-            new = [each for each in events if each.time > self.since]
-            self.directory.log.append(new)
-            for each in new:
-                self._receive(each)
+            if events and not self.since.is_next(events[0]):
+                self._receive_saved()
+            self._receive_all(events)
             self.module_seconds = dict(status["module_seconds"])
             self.progress.status(status)
             if until():
                 break
         return status
 
+    def settle(self) -> None:
+        """Let the commits decide on the result: record those without a metrics line, and use the metrics of the newest.
+
+        Events may have been lost with a coordinator; a commit is not.
+        """
+        self.catch_up()
+        newest = self.directory.checkpoints.latest()
+        if newest is not None and newest.round > 0 and newest.step is None and newest.round != self.scores.round:
+            self.scores = self.directory.scores(newest.name)
+            self.module_seconds = dict(newest.module_seconds)
+
     def catch_up(self, until: float = math.inf) -> None:
         """Record the unrecorded commits of complete rounds up to round `until`."""
         for commit in self.directory.unrecorded_commits(until):
             self._record(commit)
+
+    def _receive_saved(self) -> None:
+        """Receive the events that the coordinator has saved because no driver fetched them."""
+        before = self.directory.log.position()
+        self.directory.import_saved_events()
+        for each in list(self.directory.log):
+            if each.incarnation and before.is_new(each):
+                self.since.advance(each)
+                self._receive(each)
+
+    def _receive_all(self, events: Iterable[TimedEvent]) -> None:
+        """Log and show the events that are new; events without a number are those of the driver itself."""
+        new = [each for each in events if not each.incarnation or self.since.is_new(each)]
+        self.directory.log.append(new)
+        for each in new:
+            self.since.advance(each)
+            self._receive(each)
 
     def _receive(self, timed: TimedEvent) -> None:
         when, event = timed.time, timed.event
@@ -119,7 +148,10 @@ class RunMonitor:
         match event:
             case UpdateFinished(module=module) if module in self._started:
                 started = self._started.pop(module)
-                self._spans.append((started, started + min(max(event.seconds, 0.0), when - started)))
+                self._spans.append((started, started + min(max(event.seconds, 0.0), max(when - started, 0.0))))
+                if not self._started:  # later updates cannot overlap these
+                    self._overlap += _overlap(self._spans)
+                    self._spans.clear()
             case UpdateStarted() if event.round > 0:
                 self._started[event.module] = when
                 self.first_update = self.first_update or when
@@ -159,7 +191,7 @@ class RunMonitor:
         if self.first_update is None or self.last_commit is None or self.last_commit <= self.first_update:
             return None
         inside = sum(seconds for name, seconds in self.module_seconds.items() if name not in set(sources))
-        return 1.0 - (inside - _overlap(self._spans)) / (self.last_commit - self.first_update)
+        return 1.0 - (inside - self._overlap - _overlap(self._spans)) / (self.last_commit - self.first_update)
 
 
 def _overlap(spans: Iterable[tuple[float, float]]) -> float:

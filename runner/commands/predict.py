@@ -22,6 +22,7 @@ from actors.types import Array, FloatArray, State
 from runner.commands.trained_run import load_trained_run, new_source_states, outputs_of
 from runner.data.sources import Data, common_categories, count_rows
 from runner.report.clustering_metrics import match
+from runner.report.console import SafeConsole
 from runner.report.plots import draw_images
 from runner.runs.directory import OpenedRun
 
@@ -71,7 +72,7 @@ class Prediction:
 
     def show(self, console: Console | None = None) -> None:
         """Print the most probable classes of each step."""
-        console = console or Console()
+        console = console or SafeConsole()
         table = Table("step", "class", *(["category"] if self.categories else []), "probability", box=None)
         for step, classes in enumerate(self.shown_classes()):
             for k in classes:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from actors.storage.manifest import Manifest
-from runner.cluster.connection import POLL_SECONDS, await_nodes, cluster, is_listening
-from runner.commands.driver import build_run_spec, check_detachable, is_done, start_and_follow
+from runner.cluster.connection import UnprovenError, await_nodes, cluster
+from runner.cluster.signals import before_exit, ignored_signals
+from runner.commands.driver import build_run_spec, check_detachable, is_done, start_and_follow, watched
 from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig
 from runner.config.user_code import collect_code
 from runner.report.progress import Progress
-from runner.runs.connect import connect_to_run
+from runner.runs.connect import await_end_of_cluster, connect_to_run
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+from runner.runs.state import RunRecord, new_secret, prepare_state_directory, read_record, recorded, remove_record
 from runner.runs.timing import Clock
 
 CHANGEABLE_KEYS = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
@@ -67,30 +69,39 @@ def resume(
     if detach:
         check_detachable(address)
     config, directory = run
+    prepare_state_directory()
     with directory.lock():
-        _end_former_run(directory)
+        _end_former_run(directory, address)
         manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
             _check_resumable(directory, manifest, config)
+        directory.claim()
         directory.repair()
         directory.import_saved_events()
         data = config.load_data()
         directory.categories = config.categories(data)
         clock.mark("data")
-        with cluster(address, collect_code(directory.graph)) as joined:
+        with ExitStack() as stack:
+            joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
             await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
             clock.mark("ray")
+            record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
             client = CoordinatorClient.launch(
-                build_run_spec(config, directory, detached=detach), patience=FORMER_RUN_SECONDS
+                build_run_spec(config, directory, detached=detach, secret=record.secret), patience=FORMER_RUN_SECONDS
             )
-            with interruptible(directory):
-                directory.write_config(config)
-                changed = directory.write_environment(joined, detached=detach, own=address is None)
-                if changed:
-                    progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
-                (directory.path / "result.json").unlink(missing_ok=True)  # outdated; it is written again
-                result = start_and_follow(client, data, directory, clock=clock, progress=progress, detach=detach)
-                return directory, result
+            stack.enter_context(recorded(directory.path, record))
+            stack.enter_context(before_exit(lambda: remove_record(directory.path)))
+            stack.enter_context(interruptible(directory))
+            stack.enter_context(watched(directory, progress, own=address is None))
+            directory.write_config(config)
+            changed = directory.write_environment(joined, detached=detach, own=address is None)
+            if changed:
+                progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
+            (directory.path / "result.json").unlink(missing_ok=True)  # outdated; it is written again
+            result = start_and_follow(client, data, directory, clock=clock, progress=progress, detach=detach)
+            with ignored_signals():  # the run is complete; only the cluster is to end
+                stack.close()
+            return directory, result
 
 
 def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:
@@ -126,14 +137,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
     return lines
 
 
-def _end_former_run(directory: RunDirectory) -> None:
+def _end_former_run(directory: RunDirectory, address: str | None) -> None:
     """Raise an error if the run is still running; otherwise end its actors that are left on a cluster.
 
-    A cluster that was started by the run's driver outlives a killed driver by some seconds; wait for its end.
+    A cluster that was started by the run's driver outlives a killed driver by some seconds; wait for its end. A run of
+    which the user's state has no record counts as not running.
     """
-    environment = directory.environment()
-    if environment.get("detached"):
-        with connect_to_run(directory, locked=True) as client:
+    record = read_record(directory.path)
+    if record is None:
+        return
+    if record.detached:
+        named = address if address == record.address else None
+        # A cluster without the proof has taken the place of the run's own.
+        with suppress(UnprovenError), connect_to_run(directory, locked=True, address=named) as client:
             ended = client.ended() if client else "not running"
             if ended in ("", "done"):
                 what = "is done" if ended else "is still running"
@@ -142,6 +158,5 @@ def _end_former_run(directory: RunDirectory) -> None:
                 )
             if client:
                 client.stop()
-    deadline = time.monotonic() + FORMER_RUN_SECONDS
-    while environment.get("own") and is_listening(environment["address"]) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+                remove_record(directory.path)
+    await_end_of_cluster(record, FORMER_RUN_SECONDS)

@@ -7,12 +7,13 @@ from contextlib import suppress
 
 from runner.commands.driver import is_done
 from runner.config.run_config import RunConfig
-from runner.runs.connect import connect_to_run
+from runner.runs.connect import connect_to_run, no_record_hint
 from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+from runner.runs.state import read_record, remove_record
 
 
-def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None]) -> str:
+def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None], address: str | None = None) -> str:
     """Stop a run after its current round, with a commit, or at once; return a sentence about its progress.
 
     Parameters
@@ -22,6 +23,8 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None]) -> str:
         Whether to stop it at once.
     log : callable
         Receives a sentence after the coordinator has received the request.
+    address : str, optional
+        Address of the run's cluster; by default as recorded in the user's state.
 
     Raises
     ------
@@ -29,10 +32,14 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None]) -> str:
         If the run is not running.
     """
     config, directory = run
-    detached = directory.environment().get("detached", False)
-    with connect_to_run(directory) as client:
+    record = read_record(directory.path)
+    detached = record.detached if record else not directory.is_locked()
+    with connect_to_run(directory, address=address) as client:
         if client is None:
-            raise RunDirectoryError(f"{directory.path}: the run is not running; {describe_progress(directory, config)}")
+            unknown = no_record_hint(directory, address)
+            raise RunDirectoryError(
+                f"{directory.path}: {unknown}the run is not running; {describe_progress(directory, config)}"
+            )
         with suppress(CoordinatorEndedError):  # another process has ended it
             if not now:
                 client.halt("round")
@@ -41,6 +48,7 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None]) -> str:
                     _await_halt(client)
             if detached or now:
                 client.stop()
+                remove_record(directory.path)
     with suppress(RunDirectoryError), directory.lock():  # a driver that follows the run logs its events itself
         directory.import_saved_events()
     if not detached:  # its cluster may end with its driver; wait for the driver's end by its lock

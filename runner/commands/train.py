@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from runner.cluster.connection import ClusterError, await_nodes, cluster
-from runner.commands.driver import build_run_spec, check_detachable, start_and_follow
+from runner.cluster.signals import before_exit, ignored_signals
+from runner.commands.driver import build_run_spec, check_detachable, start_and_follow, watched
 from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig
 from runner.config.user_code import collect_code
 from runner.report.progress import Progress
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import RunDirectory
+from runner.runs.state import RunRecord, StateError, new_secret, prepare_state_directory, recorded, remove_record
 from runner.runs.timing import Clock
 
 
@@ -57,6 +59,7 @@ def train(
     """
     if detach:
         check_detachable(address)
+    prepare_state_directory()
     graph = config.graph
     data = config.load_data()
     clock.mark("data")
@@ -68,15 +71,23 @@ def train(
     with ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())
-            joined = stack.enter_context(cluster(address, collect_code(graph)))
+            with before_exit(directory.delete_unstarted):
+                joined = stack.enter_context(cluster(address, collect_code(graph)))
             await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
             clock.mark("ray")
             directory.write_config(config)
             directory.write_environment(joined, detached=detach, own=address is None)
-            client = CoordinatorClient.launch(build_run_spec(config, directory, detached=detach))
-        except (ClusterError, OSError, KeyboardInterrupt):
+            record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
+            spec = build_run_spec(config, directory, detached=detach, secret=record.secret)
+            client = CoordinatorClient.launch(spec)
+            stack.enter_context(recorded(directory.path, record))
+        except (ClusterError, StateError, OSError, KeyboardInterrupt):
             directory.delete_unstarted()
             raise
+        stack.enter_context(before_exit(lambda: remove_record(directory.path)))
         stack.enter_context(interruptible(directory))
+        stack.enter_context(watched(directory, progress, own=address is None))
         result = start_and_follow(client, data, directory, clock=clock, progress=progress, detach=detach)
+        with ignored_signals():  # the run is complete; only the cluster is to end
+            stack.close()
         return directory, result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import ray
@@ -17,17 +17,16 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from actors.backends.ray.coordinator_actor import COORDINATOR, RemoteCoordinator, namespace_of
+from actors.backends.ray.coordinator_actor import COORDINATOR, COORDINATOR_TITLE, RemoteCoordinator, namespace_of
+from actors.backends.ray.module_actor import kill_process
 from actors.coordination.coordinator import Halt
-from actors.coordination.events import TimedEvent
+from actors.coordination.events import LogMessage, TimedEvent
 from actors.coordination.recovery import RecoveryPolicy
 from actors.coordination.session import RunSpec, update_job
 from actors.errors import BackendError, CheckpointError, GraphError, ModuleFailedError, StorageError
+from actors.limits import COORDINATOR_SECONDS, STOP_REQUEST_SECONDS
 from actors.types import State
 from runner.cluster.connection import POLL_SECONDS, ClusterError
-
-ANSWER_SECONDS = 30.0
-"""Seconds after which an unanswered call is repeated, as a broken connection may have lost the answer."""
 
 EventStream: TypeAlias = Iterator[tuple[list[TimedEvent], dict[str, Any]]]
 """Yields the new events and the status of a run, several times per second."""
@@ -35,6 +34,10 @@ EventStream: TypeAlias = Iterator[tuple[list[TimedEvent], dict[str, Any]]]
 
 class CoordinatorEndedError(ModuleFailedError):
     """The coordinator of a run was ended, and will not be restarted."""
+
+
+class CoordinatorSilentError(ModuleFailedError):
+    """The coordinator of a run did not answer in time."""
 
 
 @dataclass
@@ -48,12 +51,21 @@ class CoordinatorClient:
         Seconds for which the coordinator may be unavailable while Ray restarts it.
     incarnation : str
         The incarnation of the coordinator that answered last.
+    namespace : str
+        The Ray namespace of the run's actors; empty if it is not known.
+    answer : float
+        Seconds within which a coordinator that has answered before must answer again. After that its process is killed,
+        and Ray starts it again; other calls are repeated, as a broken connection may have lost the answer.
     """
 
     coordinator: Any
     wait: float = RecoveryPolicy().wait
     incarnation: str = ""
-    _event_count: int = 0  # events received from this incarnation
+    namespace: str = ""
+    answer: float = COORDINATOR_SECONDS
+    _place: tuple[str, int] | None = None  # node and process id of the incarnation that answered last
+    _status: dict[str, Any] = field(default_factory=dict)  # its last answer
+    _next_event: int = 0  # number of the first event that was not received from this incarnation
 
     @classmethod
     def launch(cls, spec: RunSpec, *, patience: float = 0.0) -> CoordinatorClient:
@@ -75,7 +87,8 @@ class CoordinatorClient:
         deadline = time.monotonic() + patience
         while True:
             try:
-                return cls(RemoteCoordinator.options(**options).remote(spec), spec.recovery.wait)
+                coordinator = RemoteCoordinator.options(**options).remote(spec)
+                return cls(coordinator, spec.recovery.wait, namespace=namespace_of(spec.run))
             except ValueError as error:
                 if time.monotonic() > deadline:
                     raise ClusterError(
@@ -94,7 +107,7 @@ class CoordinatorClient:
             If the run is not on the cluster (any more).
         """
         try:
-            return cls(ray.get_actor(COORDINATOR, namespace_of(run)))
+            return cls(ray.get_actor(COORDINATOR, namespace_of(run)), namespace=namespace_of(run))
         except ValueError as error:
             raise ClusterError("the run's coordinator is not on this cluster (any more)") from error
 
@@ -118,9 +131,11 @@ class CoordinatorClient:
         deadline = time.monotonic() + self.wait
         while True:
             try:
-                ray.get(self.coordinator.halt.remote(when), timeout=self.wait)
+                ray.get(self.coordinator.halt.remote(when), timeout=min(self.wait, self.answer))
                 return
-            except ActorUnavailableError as error:  # it is being restarted
+            except (ActorUnavailableError, GetTimeoutError) as error:  # it is being restarted
+                if isinstance(error, GetTimeoutError):
+                    self._kill_unresponsive()
                 if time.monotonic() > deadline:
                     raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
                 time.sleep(POLL_SECONDS)
@@ -131,7 +146,7 @@ class CoordinatorClient:
         """Return the outputs of a module's ``generate`` for the latest messages from above."""
         for _ in range(RecoveryPolicy().tries):
             with suppress(ObjectLostError):  # the module's node died before they were fetched
-                outputs: dict[str, Any] = _get(_get(self.coordinator.generate.remote(module))[0])
+                outputs: dict[str, Any] = _get(self._await(self.coordinator.generate.remote(module))[0])
                 return outputs
         raise ModuleFailedError(f"module {module!r}: its generated outputs were lost repeatedly, because its node died")
 
@@ -146,10 +161,42 @@ class CoordinatorClient:
         return described
 
     def stop(self) -> None:
-        """End the actors of the modules and of the coordinator."""
+        """End the actors of the modules and of the coordinator; if it does not answer, without its help."""
+        answered = False
         with suppress(ModuleFailedError):  # the coordinator may have ended already
-            _get(self.coordinator.stop.remote(), timeout=60)
+            _get(self.coordinator.stop.remote(), timeout=STOP_REQUEST_SECONDS)
+            answered = True
         ray.kill(self.coordinator)
+        if not answered and self._place is not None:
+            kill_process(self._place[0], COORDINATOR_TITLE, self._place[1])
+        if not answered and self.namespace:
+            for actor in ray.util.list_named_actors(all_namespaces=True):
+                if actor["namespace"] == self.namespace and actor["name"] != COORDINATOR:
+                    with suppress(ValueError):
+                        ray.kill(ray.get_actor(actor["name"], self.namespace))
+
+    def _await(self, reference: Any) -> Any:
+        """Return the answer of a call that may take long, while the coordinator answers others."""
+        while True:
+            try:
+                return _get(reference, timeout=self.answer)
+            except CoordinatorSilentError:
+                _get(self.coordinator.poll.remote(self._next_event, self.incarnation, 0.0), timeout=self.answer)
+
+    def _kill_unresponsive(self) -> bool:
+        """Kill a coordinator that has answered before and does not any more; Ray starts it again.
+
+        Returns
+        -------
+        bool
+            Whether it was killed; one that was not heard of yet is waited for.
+        """
+        if self._place is None:
+            return False
+        ray.kill(self.coordinator, no_restart=False)
+        kill_process(self._place[0], COORDINATOR_TITLE, self._place[1])
+        self._place = None
+        return True
 
     def _follow(self, job: str, request: Callable[[], Any] | None = None) -> EventStream:
         """Follow `job` to its end; `request` starts it, and is repeated if a restarted coordinator has lost it.
@@ -166,9 +213,12 @@ class CoordinatorClient:
             self._send(request)
         while True:
             try:
-                poll = self.coordinator.poll.remote(self._event_count, self.incarnation, POLL_SECONDS)
-                incarnation, events, status = ray.get(poll, timeout=min(self.wait, ANSWER_SECONDS))
+                poll = self.coordinator.poll.remote(self._next_event, self.incarnation, POLL_SECONDS)
+                incarnation, events, status = ray.get(poll, timeout=min(self.wait, self.answer))
             except (ActorUnavailableError, GetTimeoutError) as error:
+                if isinstance(error, GetTimeoutError) and self._kill_unresponsive():
+                    sentence = f"the coordinator did not answer within {self.answer:g} s; its process is started again"
+                    yield [TimedEvent(time.time(), LogMessage(sentence))], self._status
                 if time.monotonic() - last_answer > self.wait:
                     raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
                 time.sleep(POLL_SECONDS)
@@ -176,7 +226,9 @@ class CoordinatorClient:
             except RayActorError as error:
                 raise CoordinatorEndedError(f"the coordinator was ended\n{error}") from error
             last_answer = time.monotonic()
-            self._event_count = len(events) + (self._event_count if incarnation == self.incarnation else 0)
+            self._place, self._status = (status["node_id"], status["pid"]), status
+            if events or incarnation != self.incarnation:
+                self._next_event = events[-1].number + 1 if events else 0
             self.incarnation = incarnation
             yield events, status
             if status["ended"] and request and status["job"] != job:
@@ -184,7 +236,7 @@ class CoordinatorClient:
             elif status["ended"] == "closed":  # another process ends the run, and then its coordinator
                 raise CoordinatorEndedError("the run was ended immediately")
             elif status["ended"]:
-                _get(self.coordinator.outcome.remote())
+                _get(self.coordinator.outcome.remote(), timeout=self.wait)
                 return
 
     def _send(self, request: Callable[[], Any]) -> None:
@@ -208,4 +260,4 @@ def _get(reference: Any, timeout: float | None = None) -> Any:
     except RayActorError as error:
         raise CoordinatorEndedError(f"the coordinator was ended\n{error}") from error
     except GetTimeoutError as error:
-        raise ModuleFailedError(f"the coordinator did not answer within {timeout:g} s") from error
+        raise CoordinatorSilentError(f"the coordinator did not answer within {timeout:g} s") from error

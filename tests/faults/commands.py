@@ -167,7 +167,7 @@ def standing_cluster(directory, **extra):
     port, client = free_ports(2)
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",
-        "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={directory}",
+        "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={directory}/r",
         "--object-store-memory=200000000", f"--ray-client-server-port={client}", "--min-worker-port=0",
         "--max-worker-port=0",
     ]  # fmt: skip

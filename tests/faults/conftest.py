@@ -25,7 +25,7 @@ def address():
     Commands that are started in this process know its token.
     """
     directory = Path("/tmp") / f"serket-{os.getpid()}"  # the path of a socket must be short
-    directory.mkdir()
+    directory.mkdir(mode=0o700)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         with standing_cluster(directory, SERKET_LINGER_SECONDS="4") as address:

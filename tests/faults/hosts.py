@@ -93,7 +93,8 @@ class Hosts:
             role = [f"--address={NETWORK}.1:{PORT}", "--num-cpus=0", "--num-gpus=1"]
         store = "--object-store-memory=100000000"
         # Separate from other clusters on this machine; the other nodes use the head's directory.
-        temporary = [f"--temp-dir=/tmp/{self.name('r', number)}"] if number == 1 else []
+        temporary = [f"--temp-dir=/tmp/{self.name('r', number)}/r"] if number == 1 else []
+        Path(f"/tmp/{self.name('r', 1)}").mkdir(mode=0o700, exist_ok=True)  # Ray gives its own mode 0777
         log = (self.home / f"host{number}.log").open("a")
         host = 1 if number == "spare" else number
         address = f"--node-ip-address={NETWORK}.{host}"

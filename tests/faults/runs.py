@@ -1,9 +1,11 @@
 """Runs on Ray with injected faults, their events, and runs without faults to compare with."""
 
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import ray
 
 from actors.backends.fault_injection import instrumentation
@@ -46,11 +48,15 @@ def run_undisturbed(graph, root, rows=X, run=RUN):
     return checkpoints
 
 
-def run(graph, root, faults=(), rows=X, name=RUN, **options):
-    """Run the model on Ray with injected faults and further fields of the RunSpec; return its events with times."""
+def run(graph, root, faults=(), rows=X, name=RUN, answer=None, **options):
+    """Run the model on Ray with injected faults and further fields of the RunSpec; return its events with times.
+
+    `answer` is the number of seconds within which the coordinator must answer.
+    """
     injection = instrumentation(faults, str(root)) if faults else Instrumentation()
     spec = RunSpec(graph, name, 0, str(root), instrumentation=injection, **options)
     client = CoordinatorClient.launch(spec, patience=20.0)
+    client.answer = answer or client.answer
     try:
         return [timed for events, _ in client.begin({"data": {"values": rows}}) for timed in events]
     finally:
@@ -84,3 +90,12 @@ def named_actors(run=RUN):
         for actor in ray.util.list_named_actors(all_namespaces=True)
         if actor["namespace"] == f"serket:{run}"
     }
+
+
+def process_titles():
+    """Return the titles of the processes below this one."""
+    titles = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            titles += child.cmdline()[:1]
+    return titles

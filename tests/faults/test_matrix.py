@@ -1,14 +1,26 @@
 """Tests that kill every process in every phase: the results stay bit-identical."""
 
+import re
+import time
+
 import pytest
 
-from actors.backends.fault_injection import PHASES
+from actors.backends.fault_injection import HANGS, PHASES
 from actors.coordination.recovery import RecoveryPolicy
 from actors.errors import ModuleFailedError
 from actors.storage.checkpoints import Checkpoints
 from tests.conftest import wait_until
 from tests.faults import recovery_table
-from tests.faults.runs import deaths, digests, model, named_actors, next_event, run, run_undisturbed
+from tests.faults.runs import (
+    deaths,
+    digests,
+    model,
+    named_actors,
+    next_event,
+    process_titles,
+    run,
+    run_undisturbed,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.usefixtures("ray_cluster")]
 
@@ -69,13 +81,41 @@ def test_the_results_are_bit_identical_after_a_death_before_the_first_round(tmp_
     assert digests(Checkpoints(root), "round-001") == digests(expected(1, vae=False), "round-001")
 
 
-def test_a_module_that_hangs_is_restarted(tmp_path, expected):
+@pytest.mark.parametrize("phase", HANGS)
+def test_a_module_that_hangs_is_restarted(tmp_path, expected, phase):
     root = tmp_path / "checkpoints"
     recovery = RecoveryPolicy(timeout=3.0)
-    events = run(model(2, chains=1, vae=False), root, ["gmm:hang:2"], recovery=recovery)
-    assert add_to_table("gmm", "hang", 2, events, root, expected(2, vae=False))
+    events = run(model(2, chains=1, vae=False), root, [f"gmm:{phase}:2"], recovery=recovery)
+    assert add_to_table("gmm", phase, 2, events, root, expected(2, vae=False))
     reasons = [timed.event.reason for timed in events if timed.event.event == "lost"]
     assert reasons == ["it did not answer within 3 s"]
+    wait_until(lambda: not halted_processes())
+
+
+@pytest.mark.parametrize("phase", HANGS)
+def test_a_chain_that_hangs_is_run_again(tmp_path, expected, phase):
+    root = tmp_path / "checkpoints"
+    started = time.monotonic()
+    run(model(2, chains=1, vae=False), root, [f"chain:{phase}:2"], recovery=RecoveryPolicy(timeout=3.0))
+    assert time.monotonic() - started < 60
+    assert len(list((tmp_path / "faults").iterdir())) == 1
+    assert digests(Checkpoints(root), "round-002") == digests(expected(2, vae=False), "round-002")
+    wait_until(lambda: not halted_processes())
+
+
+@pytest.mark.parametrize("phase", ["stop", "gil"])
+def test_a_coordinator_that_does_not_answer_is_restarted_by_its_driver(tmp_path, expected, phase):
+    root = tmp_path / "checkpoints"
+    events = run(model(2, chains=1, vae=False), root, [f"coordinator:{phase}:2"], answer=4.0)
+    assert add_to_table("coordinator", phase, 2, events, root, expected(2, vae=False))
+    sentences = [timed.event.message for timed in events if timed.event.event == "log"]
+    assert "the coordinator did not answer within 4 s; its process is started again" in sentences
+    wait_until(lambda: not halted_processes())
+
+
+def halted_processes():
+    """Return the processes of modules, chains and coordinators that are left, by their titles."""
+    return [title for title in process_titles() if re.match(r"ray::(ModuleActor|CoordinatorActor|chain-)", title)]
 
 
 def test_a_run_whose_module_keeps_dying_can_be_resumed(tmp_path, expected):

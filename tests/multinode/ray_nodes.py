@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -66,10 +68,12 @@ class RayNode:
             "RAY_USAGE_STATS_ENABLED": "0",
             **environment,
         }
+        self.private = Path(tempfile.mkdtemp(prefix="rn"))  # of mode 0700; the path of a socket must be short
         command = [
             RAY,
             "start",
             *arguments,
+            f"--temp-dir={self.private / 'r'}",
             "--node-ip-address=127.0.0.1",
             "--object-store-memory=100000000",
             "--block",
@@ -109,6 +113,7 @@ class RayNode:
                 self.process.wait(20)
         self.kill()
         self.log.close()
+        shutil.rmtree(self.private, ignore_errors=True)
 
 
 def serket(

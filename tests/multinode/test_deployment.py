@@ -35,6 +35,13 @@ class TestMachines:
         assert all(line.startswith("RAY_AUTH_MODE=token ") for line in starts)
         assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
 
+    def test_rays_temporary_directory_is_shut_to_other_users(self, config):
+        starts = [
+            line for key in ("head", "worker") for line in config[f"{key}_start_ray_commands"] if "ray start" in line
+        ]
+        assert all(" RAY_TMPDIR=$HOME/.ray/tmp " in line for line in starts)
+        assert "mkdir -p ~/.ray/tmp && chmod 700 ~/.ray/tmp" in config["setup_commands"]
+
     def test_the_dashboard_is_on_the_loopback_and_the_tables_of_the_head_are_on_disk(self, config):
         (head,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]
         assert "--dashboard-host=127.0.0.1" in head
@@ -132,6 +139,11 @@ class TestKubernetes:
             with pytest.raises(kubernetes_validate.ValidationError, match="'volumeMount' was unexpected"):
                 kubernetes_validate.validate(pod(group["template"]), KUBERNETES, strict=True)
 
+    def test_rays_temporary_directory_is_shut_to_other_users(self, job):
+        assert "mkdir -m 0700 /home/ray/private" in (CLUSTER / "kuberay.yaml").read_text()
+        containers = [container for group in groups_of(job) for container in group["template"]["spec"]["containers"]]
+        assert all({"name": "RAY_TMPDIR", "value": "/home/ray/private"} in each["env"] for each in containers)
+
     def test_start_parameters_are_strings_and_containers_have_resource_limits(self, job):
         groups = groups_of(job)
         assert all(isinstance(value, str) for group in groups for value in group["rayStartParams"].values())
@@ -186,6 +198,7 @@ class TestSlurm:
         started, command = called.split(" -- ")
         assert "ray symmetric-run --address node1:6379 --num-cpus 8" in started
         assert not {"--head", "--node-ip-address", "--port", "--block", "--min-nodes"} & set(started.split())
+        assert "RAY_TMPDIR=$(mktemp -d /tmp/serket-XXXXXX)" in started
         assert "exec serket run" in command
         assert command.endswith(" model.yaml --address node1:6379 --set cluster.nodes=2 --set seed=1\n")
         assert (tmp_path / "mode").read_text().strip() == "600"

@@ -10,7 +10,9 @@ the module's state, loads it into the new process and repeats the call.
 
 from __future__ import annotations
 
+import math
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -29,7 +31,13 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.module_host import ModuleHost
-from actors.backends.ray.module_actor import RemoteModule, crash_traceback_task, run_chain_task
+from actors.backends.ray.module_actor import (
+    MODULE_TITLE,
+    RemoteModule,
+    crash_traceback_task,
+    kill_process,
+    run_chain_task,
+)
 from actors.backends.ray.placement_groups import ModulePlacementGroup, actor_options, nodes
 from actors.backends.ray.polling import RetryTimer, alive_nodes, find_lost_object, get_with_checks
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, Task
@@ -53,14 +61,15 @@ from actors.errors import (
     NonFiniteError,
     ObjectsLostError,
     StaleIncarnationError,
+    shorten_text,
 )
 from actors.graph.graph import Graph
 from actors.graph.spec import ModuleSpec
+from actors.limits import KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
 from actors.messaging.message import SCHEMA
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 
-STATUS_TIMEOUT = 2.0
 _TRACEBACK_TIMEOUT = 20.0
 _POLL_SECONDS = 0.1
 _SAVED = "everything up to the last commit is saved"
@@ -123,6 +132,8 @@ class RayBackend:
         self._slots: dict[str, tuple[str, ...]] = {}
         self._places: dict[str, ModulePlaced] = {}
         self._prepared: dict[str, Any] = {}
+        self._unresponsive: set[str] = set()  # modules that did not answer in time
+        self._status_requests: dict[str, Any] = {}
         self._restarted = restarted
         self._placement = placement or Placement()
         self._group: ModulePlacementGroup | None = None
@@ -160,7 +171,7 @@ class RayBackend:
 
     def await_prepared(self, module: str) -> str:
         """Wait until `module` is prepared; return the device that it uses."""
-        device: str = self._get(module, self._prepared[module])
+        device: str = self._get(module, self._prepared[module], timeout=self._reply_timeout)
         spec = self._specs[module]
         if self._gpus[module] and self._uses_gpu[module] and device == "cpu":
             where = f"on node {self._places[module].node}, where torch finds no CUDA"
@@ -175,11 +186,15 @@ class RayBackend:
     def load_state(self, module: str, state: Ref | None) -> None:
         """Load a state into `module`; None resets it."""
         reference = self._actors[module].load_state.remote(self._incarnation(module), state)
-        self._get(module, reference, given=[state])
+        self._get(module, reference, timeout=self._reply_timeout, given=[state])
 
     def restart(self, module: str) -> ModulePlaced:
-        """Wait until Ray has restarted the actor; a process that is alive but does not answer is killed first."""
-        place = self._await_place(module, known=self._incarnation(module))
+        """Wait until Ray has restarted the actor; a process that did not answer in time is killed before."""
+        unresponsive = module in self._unresponsive
+        if unresponsive:
+            self._unresponsive.discard(module)
+            ray.kill(self._actors[module], no_restart=False)
+        place = self._await_place(module, known=self._incarnation(module), kill=unresponsive)
         self._prepared[module] = self._actors[module].prepare.remote()
         return place
 
@@ -202,17 +217,23 @@ class RayBackend:
         whose node dies.
         """
         slots = {name: tuple(slot.name for slot in call.graph.slots(name)) for name in call.block.modules}
+        title = f"chain-{uuid.uuid4().hex}"
         cpus = 1.0 if self._has_free_core() else 0.0
         summaries, *returned = run_chain_task.options(
-            num_returns=1 + sum(2 + len(own) for own in slots.values()), num_cpus=cpus, scheduling_strategy="SPREAD"
+            num_returns=1 + sum(2 + len(own) for own in slots.values()),
+            num_cpus=cpus,
+            scheduling_strategy="SPREAD",
+            name=title,
         ).remote(self._before_chain, call, *objects)
         timeout = self._recovery.timeout and self._recovery.timeout * call.block.updates
 
         def wait() -> Mapping[str, ResultRef]:
             try:
                 read = self._get("", summaries, timeout=timeout, given=objects, cpus=cpus)
-            except ModuleDiedError:
-                ray.cancel(summaries, force=True)  # a chain that hangs would occupy its core
+            except ModuleDiedError:  # a chain that hangs would occupy its core
+                ray.cancel(summaries, force=True)
+                for node in alive_nodes():  # a stopped process cannot follow Ray's request
+                    kill_process(node, title)
                 raise
             results, first = {}, 0
             for name, own in slots.items():
@@ -227,7 +248,9 @@ class RayBackend:
         reference = self._actors[module].save.remote(request, *objects)
 
         def wait() -> Mapping[str, FileRecord]:
-            records: Mapping[str, FileRecord] = self._get(module, reference, reraise=OSError, given=objects)
+            records: Mapping[str, FileRecord] = self._get(
+                module, reference, timeout=self._reply_timeout, reraise=OSError, given=objects
+            )
             return records
 
         return RayTask(wait)
@@ -236,7 +259,12 @@ class RayBackend:
         """Have the module's own actor read its part of a commit."""
         slots = request.record.slots
         summary, *objects = self._actors[module].read.options(num_returns=3 + len(slots)).remote(request)
-        return RayTask(lambda: _result(self._get(module, summary, reraise=CheckpointError), objects, slots))
+
+        def wait() -> ResultRef:
+            read = self._get(module, summary, timeout=self._reply_timeout, reraise=CheckpointError)
+            return _result(read, objects, slots)
+
+        return RayTask(wait)
 
     def collect(self, task: Task[T]) -> T:
         """Wait for the answer of a task."""
@@ -257,11 +285,21 @@ class RayBackend:
         return text
 
     def status(self, module: str) -> dict[str, Any]:
-        """Return what `module` is doing now, or that it does not answer in time."""
+        """Return what `module` is doing now, or that it does not answer in time.
+
+        A module that has not answered yet is not asked again, and not waited for again.
+        """
+        timeout = 0.0 if module in self._status_requests else STATUS_SECONDS
+        request = self._status_requests.pop(module, None) or self._actors[module].status.remote()
         try:
-            status: dict[str, Any] = ray.get(self._actors[module].status.remote(), timeout=STATUS_TIMEOUT)
-        except (GetTimeoutError, RayActorError) as error:
+            status: dict[str, Any] = ray.get(request, timeout=timeout)
+        except GetTimeoutError as error:
+            self._status_requests[module] = request
             return {"doing": f"no answer ({type(error).__name__})"}
+        except RayActorError as error:
+            return {"doing": f"no answer ({type(error).__name__})"}
+        except KeyError:  # `stop` has ended it in the meantime
+            return {"doing": "has ended"}
         return status
 
     def stop(self) -> None:
@@ -291,6 +329,11 @@ class RayBackend:
                 if timer.should_log():
                     self._log(f"waiting for nodes that can hold the modules: {error}")
             time.sleep(_POLL_SECONDS)
+
+    @property
+    def _reply_timeout(self) -> float | None:
+        """Seconds for calls that do not learn; None without a limit."""
+        return self._recovery.timeout and max(self._recovery.timeout, MODULE_REPLY_SECONDS)
 
     def _incarnation(self, module: str) -> str:
         """Return the incarnation of `module` that the coordinator knows."""
@@ -323,11 +366,18 @@ class RayBackend:
             "end that run with serket stop --now"
         )
 
-    def _await_place(self, name: str, known: str = "") -> ModulePlaced:
-        """Wait until an incarnation other than `known` hosts the module; return where it runs."""
+    def _await_place(self, name: str, known: str = "", *, kill: bool = False) -> ModulePlaced:
+        """Wait until an incarnation other than `known` hosts the module; return where it runs.
+
+        With `kill`, the known process gets SIGKILL if Ray, which was asked to kill it, has not done so in time.
+        """
         actor, request = self._actors[name], None
         timer = RetryTimer(self._recovery.wait)
+        kill_at = time.monotonic() + KILL_SECONDS if kill else math.inf
         while True:
+            if time.monotonic() > kill_at:
+                kill_at = math.inf
+                kill_process(self._places[name].node_id, MODULE_TITLE, self._places[name].pid)
             if timer.expired():
                 raise ModuleFailedError(
                     f"{_module(name)} has no process after {self._recovery.wait:g} s: "
@@ -345,7 +395,9 @@ class RayBackend:
                 time.sleep(_POLL_SECONDS)
                 continue
             except RayActorError as error:
-                raise ModuleFailedError(f"{_module(name)} could not be created\n{error}") from None
+                raise ModuleFailedError(
+                    f"{_module(name)} could not be created\n{shorten_text(str(error), MAX_ERROR_CHARACTERS)}"
+                ) from None
             request = None
             if place.schema != SCHEMA:
                 raise ModuleFailedError(
@@ -404,13 +456,16 @@ class RayBackend:
             if isinstance(cause, NonFiniteError):  # its message names the module
                 raise ModuleFailedError(str(cause)) from None
             if isinstance(cause, ModuleError | MessageError):  # complete without the traceback
-                raise ModuleFailedError(f"{who}: {cause}") from None
-            raise ModuleFailedError(f"{who} raised an error\n{error}") from None
+                raise ModuleFailedError(_name_once(who, str(cause))) from None
+            trace = shorten_text(str(error), MAX_ERROR_CHARACTERS)
+            raise ModuleFailedError(f"{who} raised an error\n{trace}") from None
         except ObjectLostError as error:
             raise ObjectsLostError(f"the result of {who} was lost: {_first_line(error)}") from None
         except (RayActorError, WorkerCrashedError, TaskCancelledError) as error:
-            raise ModuleDiedError(f"its process ended\n{error}") from None
+            raise ModuleDiedError(f"its process ended\n{shorten_text(str(error), MAX_ERROR_CHARACTERS)}") from None
         except GetTimeoutError:
+            if module:
+                self._unresponsive.add(module)
             raise ModuleDiedError(f"it did not answer within {timeout:g} s") from None
 
     def _check(self, module: str, who: str, given: Sequence[Ref | None], cpus: float) -> None:
@@ -434,6 +489,11 @@ def _result(summary: ModuleResult[None, bytes], objects: Sequence[Any], slots: S
 
 def _module(name: str) -> str:
     return f"module {name!r}"
+
+
+def _name_once(who: str, text: str) -> str:
+    """Return an error message with the name of the module before it, unless it begins with that name."""
+    return text if text.startswith(who) else f"{who}: {text}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import ray
 
 from actors.backends.ray.backend import RayBackend
 from actors.backends.ray.metrics import PrometheusMetrics
+from actors.backends.ray.proof import publish_proof
 from actors.coordination.backend import Backend
 from actors.coordination.coordinator import Halt
 from actors.coordination.events import LogMessage, TimedEvent
@@ -20,6 +21,8 @@ from actors.errors import BackendError
 from actors.messaging.message import SCHEMA
 
 COORDINATOR = "coordinator"
+COORDINATOR_TITLE = "CoordinatorActor"
+"""How Ray calls the processes of coordinators, after ``ray::``."""
 LINGER_SECONDS = float(os.environ.get("SERKET_LINGER_SECONDS", "30"))
 """Seconds for which a detached run that has ended waits for a driver to poll its outcome."""
 
@@ -38,6 +41,8 @@ class CoordinatorActor:
                 f"the coordinator reads messages of schema {SCHEMA} on this cluster, the driver those of schema "
                 f"{spec.schema}: install the same serket-actors on both"
             )
+        publish_proof(spec.secret, spec.run)
+        self._node_id = ray.get_runtime_context().get_node_id()
         parts = spec.instrumentation
         self._backend: Backend = RayBackend(
             namespace_of(spec.run),
@@ -90,8 +95,12 @@ class CoordinatorActor:
 
     @ray.method(concurrency_group="status")
     def poll(self, since: int, incarnation: str, wait: float) -> tuple[str, list[TimedEvent], dict[str, Any]]:
-        """Return the new events and the status (:meth:`actors.coordination.session.Session.poll`)."""
-        return self._session.poll(since, incarnation, wait)
+        """Return the new events and the status (:meth:`actors.coordination.session.Session.poll`).
+
+        The status also has the process id and the node of this process (``pid``, ``node_id``).
+        """
+        incarnation, events, status = self._session.poll(since, incarnation, wait)
+        return incarnation, events, {**status, "pid": os.getpid(), "node_id": self._node_id}
 
     @ray.method(concurrency_group="status")
     def describe(self) -> dict[str, Any]:

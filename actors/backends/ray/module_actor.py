@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.in_process import InProcessBackend
 from actors.backends.module_host import ModuleHost
@@ -135,3 +139,37 @@ def crash_traceback_task(log: str) -> str:
     text = path.read_bytes()[-_TRACEBACK_BYTES:].decode(errors="replace") if path.is_file() else ""
     found = text.rfind("Fatal Python error")
     return text[found:].strip() if found >= 0 else ""
+
+
+MODULE_TITLE = "ModuleActor"
+"""How Ray calls the processes of modules, after ``ray::``."""
+
+
+def kill_process(node: str, title: str, pid: int = 0) -> None:
+    """Have a process on a node receive SIGKILL, without waiting for it.
+
+    Ray asks a process to end itself before it kills it after some seconds; one that is stopped, or whose interpreter is
+    held by a call, cannot do that.
+
+    Parameters
+    ----------
+    node : str
+        Id of the node.
+    title : str
+        The beginning of the name that Ray has given to the process.
+    pid : int
+        Process id; by default every process with this name receives the signal.
+    """
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    with suppress(RayError):
+        kill_task.options(scheduling_strategy=where).remote(title, pid)
+
+
+@ray.remote(num_cpus=0)
+def kill_task(title: str, pid: int) -> None:
+    """Kill a process, or all, on this node whose name is `title` or begins with it and a dot."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            name = process.cmdline()[:1]
+            if pid in (0, process.pid) and name and name[0].split(".")[0] == f"ray::{title}":
+                process.kill()

@@ -1,12 +1,16 @@
 """Tests of the session: polling, start, end, and resumption of a run in a thread."""
 
+import itertools
 import time
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from actors.backends.in_process import InProcessBackend
 from actors.coordination.events import LogMessage
-from actors.coordination.session import RunSpec, Session, update_job
+from actors.coordination.session import Instrumentation, RunSpec, Session, update_job
+from actors.limits import MAX_KEPT_EVENTS, MAX_UNREAD_EVENTS
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.coordination.test_coordinator import ROWS, model
 
@@ -49,13 +53,77 @@ def test_events_are_returned_once_and_all_of_them_after_a_change_of_session():
     assert one.poll(len(events), "another's")[1] == events
 
 
-def test_events_have_distinct_times_with_a_constant_clock(monkeypatch):
-    monkeypatch.setattr("actors.coordination.session.time.time", lambda: 7.0)
-    one = session()
+@pytest.mark.parametrize("step", [0.0, -3600.0, 3600.0])
+def test_events_are_numbered_whatever_the_clock_says(step):
+    times = (7.0 + step * number for number in itertools.count())
+    one = session(instrumentation=Instrumentation(clock=lambda: next(times)))
     for number in range(100):
         one.emit(LogMessage(str(number)))
-    times = [each.time for each in one.poll(0, "")[1]]
-    assert times == sorted(set(times))
+    incarnation, events, _ = one.poll(0, "")
+    assert [each.number for each in events] == list(range(100))
+    assert {each.incarnation for each in events} == {incarnation}
+    assert [each.event.message for each in one.poll(60, incarnation)[1]] == [str(number) for number in range(60, 100)]
+
+
+def test_events_that_a_driver_has_received_are_dropped_except_for_the_last_ones():
+    one = session()
+    for number in range(3 * MAX_KEPT_EVENTS):
+        one.emit(LogMessage(str(number)))
+    incarnation, events, _ = one.poll(0, "")
+    assert len(events) == 3 * MAX_KEPT_EVENTS
+    one.poll(len(events), incarnation)
+    assert [each.number for each in one.poll(0, "")[1]] == list(range(2 * MAX_KEPT_EVENTS, 3 * MAX_KEPT_EVENTS))
+    one.emit(LogMessage("next"))
+    assert [each.number for each in one.poll(len(events), incarnation)[1]] == [len(events)]
+    assert one.poll(10**9, incarnation)[1] == []  # a number that was not sent yet confirms nothing more
+    one.emit(LogMessage("last"))
+    assert one.poll(len(events) + 1, incarnation)[1][0].event == LogMessage("last")
+
+
+def test_events_that_nobody_fetches_are_written_beside_the_commits(tmp_path):
+    one = session(tmp_path, detached=True)
+    emitted = 2 * MAX_UNREAD_EVENTS + 100
+    for number in range(emitted):
+        one.emit(LogMessage(str(number)))
+    kept = one.poll(0, "")[1]
+    assert len(kept) <= MAX_UNREAD_EVENTS
+    one.save_events()
+    files = Checkpoints(tmp_path).status_files
+    saved = files.read_events()
+    assert [each[3] for each in saved] == list(range(emitted))
+    assert {each[4] for each in saved} == {one.incarnation}
+    files.clear_events()
+    assert Checkpoints(tmp_path).status_files.read_events() == []
+
+
+def test_events_are_dropped_where_nothing_can_be_written(tmp_path):
+    for one in (session(), session(tmp_path / "file" / "checkpoints")):
+        (tmp_path / "file").touch()
+        for number in range(2 * MAX_UNREAD_EVENTS):
+            one.emit(LogMessage(str(number)))
+        assert one.poll(0, "")[1][-1].number == 2 * MAX_UNREAD_EVENTS - 1
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_coordinator_does_not_grow_over_five_thousand_rounds(tmp_path, capsys):
+    rounds, measured = 5000, []
+    one = session(tmp_path, model(rounds=rounds), keep=2)
+    tracemalloc.start()
+    try:
+        one.begin(STATES)
+        incarnation, since, ended = "", 0, ""
+        while not ended:
+            incarnation, events, status = one.poll(since, incarnation, wait=0.1)
+            since, ended = events[-1].number + 1 if events else since, status["ended"]
+            measured.append((status["round"], tracemalloc.get_traced_memory()[0]))
+    finally:
+        tracemalloc.stop()
+    assert ended == "done"
+    round, used = np.array([point for point in measured if point[0] >= rounds // 5]).T
+    slope = np.polyfit(round, used, 1)[0]
+    with capsys.disabled():
+        print(f"\nmemory of a coordinator over {rounds} rounds: {slope:.0f} bytes a round")
+    assert abs(slope) < 200
 
 
 def test_a_run_is_started_only_once(tmp_path):
@@ -134,7 +202,9 @@ def test_the_events_of_a_detached_run_are_saved_beside_its_commits(tmp_path):
     wait_until_ended(one)
     one.save_events()
     files = Checkpoints(tmp_path).status_files
-    saved = [(each.event.event, each.time, each.event.fields()) for each in one.poll(0, "")[1]]
+    saved = [
+        (each.event.event, each.time, each.event.fields(), each.number, each.incarnation) for each in one.poll(0, "")[1]
+    ]
     assert files.read_events() == saved
     files.clear_events()
     files.clear_events()
