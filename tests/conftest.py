@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# Under nohup or as a background job of a shell these are ignored, here and in all processes that tests start.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 os.environ["SERKET_STATE_DIR"] = tempfile.mkdtemp(prefix="serket-state-")
 atexit.register(shutil.rmtree, os.environ["SERKET_STATE_DIR"], ignore_errors=True)
 
