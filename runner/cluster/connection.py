@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError, RpcError
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
@@ -27,7 +26,12 @@ from actors.kernels.path_safety import why_unsafe
 from actors.limits import SHUTDOWN_SECONDS
 from runner.cluster.auth import describe_credential, ensure_private_token
 from runner.cluster.listeners import is_own_address, why_foreign
-from runner.cluster.processes import end_processes, find_raylet, own_cluster_processes
+from runner.cluster.processes import (
+    end_processes,
+    find_raylet,
+    own_cluster_processes,
+    running_cluster_addresses,
+)
 from runner.cluster.signals import deferred_signals, ignored_signals
 from runner.cluster.watchdog import ClusterWatchdog
 
@@ -178,12 +182,14 @@ def _check_directories(client: Any, address: str) -> None:
 def _resolve_address(address: str, *, named: bool = True) -> str:
     """Return the address to join, with "auto" replaced by the address of the cluster on this machine.
 
+    Ray would look for "auto" in a file of its temporary directory and among the processes of all users, where another
+    user could lead this process to a cluster of theirs, or let it wait.
+
     Parameters
     ----------
     address : str
     named : bool
-        Whether the user has named the address; otherwise a process of another user that listens there is refused. So is
-        one to which "auto" leads by a file, which another user may have written.
+        Whether the user has named the address; otherwise a process of another user that listens there is refused.
 
     Raises
     ------
@@ -192,12 +198,12 @@ def _resolve_address(address: str, *, named: bool = True) -> str:
     """
     reason, resolved = "", address
     if address == "auto":
-        with suppress(ConnectionError):
-            resolved = str(canonicalize_bootstrap_address(address))
-        named = os.environ.get("RAY_ADDRESS", "") not in ("", "auto")  # Ray reads it for "auto"
+        given = os.environ.get("RAY_ADDRESS", "")
+        named = given not in ("", "auto", "local")
+        resolved = given if named else next(iter(running_cluster_addresses()), address)
     if resolved == "auto":
-        reason = "no Ray cluster is running on this machine; give the head node's address, HOST:6379"
-    elif address.startswith("ray://"):
+        reason = "no Ray cluster of yours is running on this machine; give the head node's address, HOST:6379"
+    elif resolved.startswith("ray://"):
         reason = "ray:// addresses are for Ray Client, which cannot drive a run; give the head node's own, HOST:6379"
     elif not re.fullmatch(r".*:\d+", resolved):
         reason = "expected an address of the form HOST:PORT, for instance the head node's HOST:6379"
@@ -206,7 +212,7 @@ def _resolve_address(address: str, *, named: bool = True) -> str:
     elif not is_listening(resolved):
         reason = "no process is listening there"
         if resolved != address:
-            reason = f"no process is listening at {resolved}, where Ray was last started"
+            reason = f"no process is listening at {resolved}, the address of a node of Ray on this machine"
     if reason:
         raise ClusterError(f"no Ray cluster could be reached at {address}: {reason}")
     return resolved

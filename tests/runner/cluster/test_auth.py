@@ -90,22 +90,23 @@ class TestAddress:
             _resolve_address(address)
 
     @pytest.mark.parametrize(
-        ("recorded", "reason"),
+        ("running", "reason"),
         [
-            ("127.0.0.1:1", "no process is listening at 127.0.0.1:1, where Ray was last started"),
-            (None, "no Ray cluster is running on this"),
+            (["127.0.0.1:1", "127.0.0.1:2"], "no process is listening at 127.0.0.1:1, the address of a node of Ray"),
+            ([], "no Ray cluster of yours is running on this"),
         ],
     )
     def test_auto_without_a_running_cluster_is_rejected_with_the_reason(
-        self, monkeypatch: pytest.MonkeyPatch, recorded: str | None, reason: str
+        self, monkeypatch: pytest.MonkeyPatch, running: list[str], reason: str
     ) -> None:
-        def recorded_address(_address: str) -> str:
-            if recorded is None:
-                raise ConnectionError
-            return recorded
-
-        monkeypatch.setattr("runner.cluster.connection.canonicalize_bootstrap_address", recorded_address)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr("runner.cluster.connection.running_cluster_addresses", lambda: running)
         with pytest.raises(ClusterError, match=f"^no Ray cluster could be reached at auto: {reason}"):
+            _resolve_address("auto")
+
+    def test_auto_is_the_address_in_the_environment_where_there_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
+        with pytest.raises(ClusterError, match="ray:// addresses are for Ray Client"):
             _resolve_address("auto")
 
 

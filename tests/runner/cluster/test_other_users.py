@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from actors.backends.ray.temporary import ray_directory
@@ -17,11 +20,13 @@ from actors.errors import BackendError
 from actors.kernels import jit
 from actors.kernels.path_safety import why_unsafe
 from runner.cluster.auth import TokenError, ensure_private_token, token_problem
-from runner.cluster.connection import ClusterError
+from runner.cluster.connection import ClusterError, _resolve_address
 from runner.cluster.listeners import why_foreign
+from runner.cluster.processes import running_cluster_addresses
 from runner.runs.connect import connect_to_run
 from runner.runs.directory import RunDirectory
 from runner.runs.state import RunRecord, StateError, prepare_state_directory, read_record, state_problem, write_record
+from tests.conftest import wait_until
 from tests.support.other_user import AVAILABLE, OtherUser, open_directory
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs root and useradd")
@@ -87,6 +92,41 @@ class TestRaysDirectory:
         monkeypatch.setenv("TMPDIR", str(open_to_all))
         with pytest.raises(BackendError, match=r"can be written by other users \(mode 0777\); name another directory"):
             ray_directory()
+
+
+class TestAuto:
+    """``--address auto`` gives the token to the cluster that it finds."""
+
+    @pytest.fixture(autouse=True)
+    def _in_shared(self, shared, monkeypatch):
+        for name in ("RAY_TMPDIR", "RAY_ADDRESS"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("TMPDIR", str(shared))
+
+    @pytest.mark.parametrize("make", [lambda path: path.write_text("192.0.2.6:6379"), lambda path: os.mkfifo(path)])
+    def test_a_file_of_a_stranger_leads_nowhere(self, shared, stranger, make):
+        file = shared / "ray" / "ray_current_cluster"  # where Ray would look
+        assert stranger.does(lambda: (file.parent.mkdir(), make(file))) == ""
+        with suppress(ClusterError):
+            assert not _resolve_address("auto").startswith("192.0.2.")
+
+    def test_only_processes_of_this_user_lead_to_a_cluster(self, shared, stranger):
+        raylet = shared / "raylet"
+        raylet.write_text("#!/bin/sh\nsleep 60 & wait\n")
+        raylet.chmod(0o755)
+
+        def starts(address, **options):
+            return subprocess.Popen([raylet, f"--gcs-address={address}"], start_new_session=True, **options)
+
+        theirs, own = starts("192.0.2.6:6379", user=stranger.uid, group=stranger.gid), starts("127.0.0.1:4")
+        try:
+            wait_until(lambda: "127.0.0.1:4" in running_cluster_addresses())
+            assert [name.rpartition("/")[2] for name in psutil.Process(theirs.pid).cmdline()[1:2]] == ["raylet"]
+            assert "192.0.2.6:6379" not in running_cluster_addresses()
+        finally:
+            for process in (theirs, own):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 class TestToken:
