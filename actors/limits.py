@@ -169,6 +169,12 @@ MAX_METRICS_FILE_BYTES = 64 << 20
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 
+STORAGE_SECONDS = 120.0
+"""Time that one operation of an object store may take, besides the time for its bytes (:data:`STORAGE_RATE`)."""
+
+STORAGE_RATE = 1 << 20
+"""Bytes a second that an object store has to transfer."""
+
 PROBE_SECONDS = 60.0
 """Time within which another process has to find a file in the storage of a new run."""
 

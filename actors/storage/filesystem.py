@@ -9,15 +9,22 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote
 
 from actors.errors import StorageError
-from actors.limits import MAX_DURABLE_DIRECTORIES, READ_BLOCK_BYTES
+from actors.limits import (
+    MAX_COMMIT_FILE_BYTES,
+    MAX_DURABLE_DIRECTORIES,
+    READ_BLOCK_BYTES,
+    STORAGE_RATE,
+    STORAGE_SECONDS,
+)
 from actors.storage.safe_files import LINK_ERROR, is_safe_name, open_file, open_root, open_subdirectory, split_path
 
 S3_EXTRA = "pip install 'serket-actors[s3]'"
@@ -88,7 +95,8 @@ def storage_at(root: str | os.PathLike[str]) -> Storage:
         if not rest.startswith("/"):
             raise StorageError(f"{text}: expected an absolute path in a file URL, such as file:///data/run")
         return LocalStorage(unquote(rest))
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+    # A chain such as reference://x::http://… wraps one storage into another, and can name further addresses in a file.
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) or "::" in rest:
         raise StorageError(f"{text}: expected a path or a URL with a single protocol")
     return ObjectStorage(text)
 
@@ -360,7 +368,9 @@ class LocalStorage:
 class ObjectStorage:
     """Files under a URL, accessed through fsspec: each file is written by a single put.
 
-    In an object store a put is atomic. Other protocols may leave part of a file behind, which its digest reveals.
+    In an object store a put is atomic. Other protocols may leave part of a file behind, which its digest reveals. An
+    operation that takes longer than :data:`actors.limits.STORAGE_SECONDS` raises OSError: packages wait for minutes or
+    for ever for a service that does not answer.
 
     Parameters
     ----------
@@ -375,7 +385,7 @@ class ObjectStorage:
 
     def __init__(self, url: str) -> None:
         self.root = url.rstrip("/")
-        self._files, self._base = _open_file_system(self.root)
+        self._files, self._base = _open_file_system(self.root)  # in this thread: fsspec keeps one of each thread
 
     def location(self, path: str) -> str:
         """Return the file's URL."""
@@ -409,23 +419,26 @@ class ObjectStorage:
 
     def _put(self, path: str, data: bytes, **options: Any) -> None:
         full = f"{self._base}/{'/'.join(split_path(path))}"
+        seconds = STORAGE_SECONDS + len(data) / STORAGE_RATE
         try:
+            pipe = self._files.pipe_file
             try:
-                self._files.pipe_file(full, data, **options)
+                _within(seconds, pipe, full, data, **options)
             except FileNotFoundError:
                 # Protocols with directories need them created. Without create_parents, which would make an
                 # object store create a bucket of a misspelt name.
                 for directory in (self._base, full.rpartition("/")[0]):
                     with suppress(FileExistsError):
-                        self._files.mkdir(directory, create_parents=False)
-                self._files.pipe_file(full, data, **options)
+                        _within(seconds, self._files.mkdir, directory, create_parents=False)
+                _within(seconds, pipe, full, data, **options)
         except Exception as error:
             raise _to_os_error(error, self.location(path)) from error
 
     def read(self, path: str, max_bytes: int | None = None) -> bytes:
         """Return a file's contents, at most `max_bytes` bytes of them."""
         try:
-            data: bytes = self._files.cat_file(f"{self._base}/{path}", end=max_bytes)
+            seconds = STORAGE_SECONDS + (MAX_COMMIT_FILE_BYTES if max_bytes is None else max_bytes) / STORAGE_RATE
+            data: bytes = _within(seconds, self._files.cat_file, f"{self._base}/{path}", end=max_bytes)
         except Exception as error:
             raise _to_os_error(error, self.location(path)) from error
         return data
@@ -435,9 +448,11 @@ class ObjectStorage:
         full = f"{self._base}/{path}"
         try:
             self._files.invalidate_cache()
-            end = min(int(self._files.info(full)["size"]), max_bytes)
+            end = min(int(_within(STORAGE_SECONDS, self._files.info, full)["size"]), max_bytes)
+            seconds = STORAGE_SECONDS + READ_BLOCK_BYTES / STORAGE_RATE
             for start in range(0, end, READ_BLOCK_BYTES):
-                yield self._files.cat_file(full, start=start, end=min(start + READ_BLOCK_BYTES, end))
+                stop = min(start + READ_BLOCK_BYTES, end)
+                yield _within(seconds, self._files.cat_file, full, start=start, end=stop)
         except Exception as error:
             raise _to_os_error(error, self.location(path)) from error
 
@@ -445,7 +460,7 @@ class ObjectStorage:
         """Return the paths of all files, or of those called `name`."""
         try:
             self._files.invalidate_cache()  # other processes write too; a cached listing lacks their files
-            found = self._files.find(self._base)
+            found = _within(STORAGE_SECONDS, self._files.find, self._base)
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -461,7 +476,7 @@ class ObjectStorage:
         """Delete files."""
         for path in paths:
             try:
-                self._files.rm_file(f"{self._base}/{path}")
+                _within(STORAGE_SECONDS, self._files.rm_file, f"{self._base}/{path}")
             except FileNotFoundError:
                 continue
             except Exception as error:
@@ -469,6 +484,33 @@ class ObjectStorage:
 
     def delete_directory(self, name: str) -> None:
         """Do nothing: a directory disappears with its last file."""
+
+
+def _within(seconds: float, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Return what a call returns.
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer than `seconds`; its thread is left behind, since a package's wait cannot be ended.
+    """
+    outcome: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((call(*args, **options), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, name="storage", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise TimeoutError(errno.ETIMEDOUT, f"the service has not answered within {seconds:.0f} s")
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def _make_directory_in(directory: int, name: str) -> bool:

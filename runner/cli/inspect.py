@@ -17,7 +17,7 @@ from runner.report.console import SafeConsole
 from runner.report.printable import printable
 from runner.runs.directory import RunDirectory
 from runner.runs.outline import read_outline
-from runner.runs.state import NO_RECORD, known_address, read_record
+from runner.runs.state import NO_RECORD, is_known_storage, known_address, read_record
 
 
 def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
@@ -33,16 +33,20 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
     -------
     dict
         ``run``, ``commits``, ``rounds``; ``result`` if it is done; ``actors`` (node, pid, device and activity of each)
-        while it is running; ``unknown``, why the cluster cannot be queried; ``failure`` if it failed; ``next``, the
-        command that continues it.
+        while it is running; ``unknown``, why the cluster cannot be queried; ``failure`` if it failed; ``next``,
+        the command that continues it; ``storage`` alone, why nothing is read at a URL.
     """
     outline = read_outline(path)
     directory = outline.directory
-    status: dict[str, Any] = {
-        "run": directory.name,
-        "rounds": outline.rounds,
-        "commits": directory.checkpoints.names(),
-    }
+    status: dict[str, Any] = {"run": directory.name, "rounds": outline.rounds, "commits": []}
+    root = directory.commits_location
+    if not is_known_storage(root):
+        status["storage"] = (
+            f"its config names {root} as the place of its commits, which is not known as that of a run of yours, so "
+            f"nothing is read there; serket attach {directory.cli_name} does, and runs the code that the config names"
+        )
+        return status
+    status["commits"] = directory.checkpoints.names()
     if (path / "result.json").exists():
         status["result"] = directory.read_json("result.json")
         return status
@@ -86,6 +90,9 @@ def print_run(status: dict[str, Any], console: Console | None = None, *, hint: s
     """Print the state of a run, as returned by :func:`inspect_run`, with the hint of :func:`unknown_hint`."""
     console = console or SafeConsole()
     commits = status["commits"]
+    if "storage" in status:
+        console.print(f"run {status['run']}: {status['storage']}", soft_wrap=True)
+        return
     console.print(f"run {status['run']}: {len(commits)} commits, the last {commits[-1] if commits else 'none yet'}")
     result = status.get("result")
     if result:

@@ -20,7 +20,7 @@ from runner.report.progress import Progress
 from runner.runs.connect import connect_to_run, no_record_hint
 from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
-from runner.runs.state import remove_record
+from runner.runs.state import note_storage, remove_record
 from runner.runs.timing import Clock
 
 
@@ -52,6 +52,7 @@ def attach(
         If the run was stopped.
     """
     config, directory = run
+    note_storage(directory.commits_location)
     with directory.lock():
         if (result := _written_result(directory)) is not None:
             return directory, result

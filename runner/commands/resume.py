@@ -18,7 +18,15 @@ from runner.report.progress import Progress
 from runner.runs.connect import await_end_of_cluster, connect_to_run
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
-from runner.runs.state import RunRecord, new_secret, prepare_state_directory, read_record, recorded, remove_record
+from runner.runs.state import (
+    RunRecord,
+    new_secret,
+    note_storage,
+    prepare_state_directory,
+    read_record,
+    recorded,
+    remove_record,
+)
 from runner.runs.timing import Clock
 
 CHANGEABLE_KEYS = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
@@ -70,6 +78,7 @@ def resume(
         check_detachable(address)
     config, directory = run
     prepare_state_directory()
+    note_storage(directory.commits_location)
     with directory.lock():
         _end_former_run(directory, address)
         manifest = directory.checkpoints.newest_whole(progress.log)

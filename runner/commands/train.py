@@ -15,7 +15,15 @@ from runner.config.user_code import collect_code
 from runner.report.progress import Progress
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import RunDirectory
-from runner.runs.state import RunRecord, StateError, new_secret, prepare_state_directory, recorded, remove_record
+from runner.runs.state import (
+    RunRecord,
+    StateError,
+    new_secret,
+    note_storage,
+    prepare_state_directory,
+    recorded,
+    remove_record,
+)
 from runner.runs.timing import Clock
 
 
@@ -68,6 +76,7 @@ def train(
     directory = RunDirectory.create(
         runs, name or config.name, graph, exact=name is not None, categories=categories, storage=storage
     )
+    note_storage(directory.commits_location)
     with ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())

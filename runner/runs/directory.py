@@ -160,9 +160,14 @@ class RunDirectory:
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
         modules = self.graph.modules if self.graph else None
+        return Checkpoints(self.commits_location, modules=modules or None)
+
+    @property
+    def commits_location(self) -> Path | str:
+        """Where the commits lie, a path or a URL; nothing is opened."""
         if self.storage:
-            return Checkpoints(f"{self.storage.rstrip('/')}/{self.name}", modules=modules or None)
-        return Checkpoints(self.path.resolve() / "checkpoints", modules=modules or None)  # it must not be a link itself
+            return f"{self.storage.rstrip('/')}/{self.name}"
+        return self.path.resolve() / "checkpoints"  # it must not be a link itself
 
     @property
     def _files(self) -> RunFiles:

@@ -187,6 +187,27 @@ def recorded(run: Path, record: RunRecord) -> Iterator[None]:
             remove_record(run)
 
 
+def note_storage(place: Path | str) -> None:
+    """Note that a run of this user has its commits at a URL, so that ``inspect`` may look there."""
+    if _is_elsewhere(place):
+        with suppress(OSError, StateError):
+            prepare_state_directory()
+            _storage_path(place).touch(mode=0o600)
+
+
+def is_known_storage(place: Path | str) -> bool:
+    """Return whether commits may be looked for at `place`: on this machine, or at a URL that a run of this user has."""
+    return not _is_elsewhere(place) or (not state_problem() and _storage_path(place).is_file())
+
+
+def _is_elsewhere(place: Path | str) -> bool:
+    return "://" in str(place) and not str(place).startswith(("file://", "local://"))
+
+
+def _storage_path(place: Path | str) -> Path:
+    return state_directory() / f"{hashlib.sha256(str(place).encode(errors='surrogatepass')).hexdigest()}.storage"
+
+
 NO_RECORD = "as far as is known here (if it runs on a cluster, give that cluster's --address)"
 """Said of a run that this user's state does not know, before a statement that it is not running."""
 

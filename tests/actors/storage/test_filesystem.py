@@ -3,7 +3,9 @@
 import errno
 import importlib
 import os
+import socket
 import sys
+import time
 import uuid
 
 import fsspec
@@ -261,3 +263,48 @@ def test_local_storage_does_not_import_fsspec(tmp_path, monkeypatch):
     learn(model(rounds=1), Checkpoints(tmp_path))
     with pytest.raises(ImportError):
         Checkpoints("memory://run")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_a_service_that_does_not_answer_is_an_error_after_the_time_limit(scheme, monkeypatch):
+    """It accepts connections and says nothing; the packages themselves wait for minutes."""
+    from s3fs import S3FileSystem
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setattr(filesystem, "STORAGE_SECONDS", 0.4)
+        monkeypatch.setattr(filesystem, "STORAGE_RATE", 1 << 40)
+        S3FileSystem.clear_instance_cache()
+        storage = storage_at({"s3": "s3://bucket/run", "http": f"http://{address}/run"}[scheme])
+        calls = [
+            storage.files,
+            lambda: storage.read("round-001/manifest.json", 100),
+            lambda: list(storage.blocks("round-001/a", 100)),
+            lambda: storage.write("round-001/a", b"x"),
+            lambda: storage.delete(["round-001/a"]),
+        ]
+        for call in calls[: 3 if scheme == "http" else None]:  # nothing is written or deleted over HTTP
+            started = time.monotonic()
+            with pytest.raises(OSError, match="the service has not answered within 0 s") as caught:
+                call()
+            assert caught.value.errno == errno.ETIMEDOUT
+            assert time.monotonic() - started < 5
+        S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "reference://x::file:///tmp/a.json",
+        "simplecache://x::http://127.0.0.1:9/a",
+        "zip://a::s3://b/c",
+        "dir://a::file:///",
+    ],
+)
+def test_a_chain_of_protocols_is_refused(url):
+    with pytest.raises(StorageError, match="expected a path or a URL with a single protocol"):
+        storage_at(url)

@@ -16,7 +16,7 @@ import pytest
 
 from actors.backends.ray import proof
 from actors.backends.ray.temporary import MAX_SOCKET_BYTES, ray_directory
-from actors.errors import BackendError
+from actors.errors import BackendError, CheckpointError
 from actors.limits import MAX_RUN_RECORD_BYTES
 from runner.cli.doctor import CheckFailedError, _ray_directory, _state, open_sessions
 from runner.cli.inspect import inspect_run, print_run, unknown_hint
@@ -34,6 +34,7 @@ from runner.runs.state import (
     StateError,
     known_address,
     new_secret,
+    note_storage,
     prepare_state_directory,
     read_record,
     recorded,
@@ -196,6 +197,27 @@ class TestRunDirectoryOfAStranger:
         print_run(status, hint=unknown_hint(path))
         assert status["next"] == f"serket resume {path}"
         assert f"{NO_RECORD}, it is not running; continue with: serket resume" in capsys.readouterr().out
+        assert not connections
+
+    @pytest.mark.parametrize("result", [False, True])
+    def test_inspect_looks_for_commits_only_at_urls_that_a_run_of_this_user_has(self, trap, capsys, result) -> None:
+        """The config names a service, which would see credentials or the address of this machine."""
+        path, connections = trap
+        with listener() as (port, reached):
+            config = (path / "config.yaml").read_text()
+            (path / "config.yaml").write_text(f"{config}checkpoints: {{storage: 'http://127.0.0.1:{port}/runs'}}\n")
+            if result:
+                (path / "result.json").write_text("{}")
+            status = inspect_run(path)
+            print_run(status, hint=unknown_hint(path))
+            said = " ".join(capsys.readouterr().out.split())
+            assert f"its config names http://127.0.0.1:{port}/runs/{path.name} as the place of its commits" in said
+            assert f"nothing is read there; serket attach {path} does" in said
+            assert not reached
+            note_storage(f"http://127.0.0.1:{port}/runs/{path.name}")
+            with pytest.raises(CheckpointError, match="the commits cannot be listed"):
+                inspect_run(path)
+            assert reached
         assert not connections
 
     def test_attach_and_stop_do_not_connect_and_say_what_to_do(self, trap) -> None:
