@@ -189,6 +189,9 @@ MAX_FILE_NAME_BYTES = 200
 MAX_METRICS = 1000
 """Number of metrics of one update; the manifest of a commit holds them."""
 
+MAX_MESSAGES = 10_000
+"""Number of messages of one update; one for each receiver of each port."""
+
 MAX_OUTPUTS = 1000
 """Number of outputs of one update; each is a file in the run directory."""
 

@@ -12,6 +12,7 @@ import traceback
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,17 @@ from actors.errors import (
     show_value,
 )
 from actors.limits import (
+    MAX_ARRAYS,
+    MAX_COMMIT_FILE_BYTES,
     MAX_DIMENSIONS,
     MAX_ERROR_CHARACTERS,
     MAX_EXCEPTION_CHARACTERS,
     MAX_FILE_NAME_BYTES,
+    MAX_MESSAGES,
     MAX_METRICS,
     MAX_NAME_CHARACTERS,
     MAX_OUTPUTS,
+    MAX_STATE_ENTRIES,
 )
 from actors.module import Outbox, OutgoingMessage
 from actors.storage.safe_files import is_safe_name
@@ -74,8 +79,11 @@ def check_outbox(where: str, outbox: object) -> Outbox:
     messages = outbox.messages
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise ModuleError(f"{where}: the messages are {_a(messages)}, expected a list of OutgoingMessage")
+    sent = [*islice(messages, MAX_MESSAGES + 1)]
+    if len(sent) > MAX_MESSAGES:
+        raise ModuleError(f"{where}: returned more than {MAX_MESSAGES} messages")
     return Outbox(
-        tuple(_check_outgoing(where, outgoing) for outgoing in messages),
+        tuple(_check_outgoing(where, outgoing) for outgoing in sent),
         check_metrics(where, outbox.metrics),
         check_outputs(where, outbox.outputs),
     )
@@ -84,18 +92,43 @@ def check_outbox(where: str, outbox: object) -> Outbox:
 def _check_outgoing(where: str, outgoing: object) -> OutgoingMessage:
     if not isinstance(outgoing, OutgoingMessage):
         raise ModuleError(f"{where}: a message is {_a(outgoing)}, expected an OutgoingMessage")
-    for name in ("port", "receiver"):
-        value = getattr(outgoing, name)
+    port, given, receiver = outgoing.port, outgoing.arrays, outgoing.receiver
+    for name, value in (("port", port), ("receiver", receiver)):
         if not isinstance(value, str):
             raise ModuleError(f"{where}: the {name} of a message is {_a(value)}, expected a str")
-    at = f"{where}: message on port {show_value(outgoing.port)}"
-    if not isinstance(outgoing.arrays, Mapping):
-        raise ModuleError(f"{at}: its arrays are {_a(outgoing.arrays)}, expected a mapping of names to arrays")
-    arrays = dict(outgoing.arrays)
+    at = f"{where}: message on port {show_value(port)}"
+    if not isinstance(given, Mapping):
+        raise ModuleError(f"{at}: its arrays are {_a(given)}, expected a mapping of names to arrays")
+    arrays = _plain_entries(at, "arrays", given, MAX_ARRAYS)
     for name in arrays:
         if not isinstance(name, str) or len(name) > MAX_NAME_CHARACTERS:
             raise ModuleError(f"{at}: an array has the name {show_value(name)}, expected one of its kind's names")
-    return OutgoingMessage(outgoing.port, arrays, outgoing.receiver)
+    return OutgoingMessage(_plain(port), arrays, _plain(receiver))
+
+
+def _plain(name: Any) -> Any:
+    """Return a text of a subclass as a plain one, whose methods are those that the checks expect; else the value."""
+    return str.__str__(name) if isinstance(name, str) else name
+
+
+def _plain_entries(where: str, what: str, given: Mapping[Any, Any], limit: int) -> dict[Any, Any]:
+    """Return the entries of a mapping as a plain dict, with plain texts as names.
+
+    Raises
+    ------
+    ModuleError
+        If there are more than `limit`, whatever its length says, or if it raises.
+    """
+    try:
+        pairs = [*islice(given.items(), limit + 1)]
+        entries = {_plain(name): value for name, value in pairs}
+    except Exception as error:
+        raise ModuleError(f"{where}: the {what} cannot be read from {_a(given)} ({type(error).__name__})") from error
+    if len(pairs) > limit:
+        raise ModuleError(f"{where}: returned more than {limit} {what}")
+    if len(entries) < len(pairs):
+        raise ModuleError(f"{where}: returned two {what} of one name")
+    return entries
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------
@@ -113,10 +146,8 @@ def check_metrics(where: str, metrics: object, reserved: frozenset[str] = EVENT_
     """
     if not isinstance(metrics, Mapping):
         raise ModuleError(f"{where}: the metrics are {_a(metrics)}, expected a mapping of names to numbers")
-    if len(metrics) > MAX_METRICS:
-        raise ModuleError(f"{where}: returned {len(metrics)} metrics, at most {MAX_METRICS} are allowed")
     checked = {}
-    for name, value in metrics.items():
+    for name, value in _plain_entries(where, "metrics", metrics, MAX_METRICS).items():
         if not isinstance(name, str) or not _METRIC_NAME.fullmatch(name):
             raise ModuleError(
                 f"{where}: a metric has the name {show_value(name)}, expected letters, digits and '_', "
@@ -126,7 +157,7 @@ def check_metrics(where: str, metrics: object, reserved: frozenset[str] = EVENT_
             raise ModuleError(
                 f"{where}: a metric has the name {name!r}, which is a field of the event; choose another name"
             )
-        checked[str(name)] = _finite_number(f"{where}: {name}", value)
+        checked[name] = _finite_number(f"{where}: {name}", value)
     return checked
 
 
@@ -137,6 +168,8 @@ def _finite_number(where: str, value: Any) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf if value > 0 else -math.inf
+    except Exception as error:  # of a subclass
+        raise ModuleError(f"{where} is {_a(value)} without a value ({type(error).__name__})") from error
     if not math.isfinite(number):
         raise NonFiniteError(f"{where} is {number:g}")
     return number
@@ -155,11 +188,9 @@ def check_outputs(where: str, outputs: object) -> dict[str, Array]:
     """
     if not isinstance(outputs, Mapping):
         raise ModuleError(f"{where}: the outputs are {_a(outputs)}, expected a mapping of names to arrays")
-    if len(outputs) > MAX_OUTPUTS:
-        raise ModuleError(f"{where}: returned {len(outputs)} outputs, at most {MAX_OUTPUTS} are allowed")
     checked: dict[str, Array] = {}
     files: dict[str, str] = {}
-    for name, value in outputs.items():
+    for name, value in _plain_entries(where, "outputs", outputs, MAX_OUTPUTS).items():
         if problem := _file_name_error(name):
             raise ModuleError(f"{where}: an output has the name {show_value(name)}, {problem}")
         other = files.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
@@ -169,8 +200,22 @@ def check_outputs(where: str, outputs: object) -> dict[str, Array]:
             )
         if problem := _output_error(name, value):
             raise ModuleError(f"{where}: output {problem}")
-        checked[str(name)] = value
+        checked[name] = value
+    _check_size(f"{where}: the outputs", checked)
     return checked
+
+
+def _check_size(where: str, entries: Mapping[str, Any]) -> None:
+    """Check the size of arrays as they are stored: a view that repeats one value has no size in memory.
+
+    Raises
+    ------
+    ModuleError
+        If they could not be read back from a commit.
+    """
+    size = sum(value.nbytes for value in entries.values() if isinstance(value, np.ndarray))
+    if size > MAX_COMMIT_FILE_BYTES:
+        raise ModuleError(f"{where} have {size} bytes, at most {MAX_COMMIT_FILE_BYTES} are stored")
 
 
 def _file_name_error(name: object) -> str | None:
@@ -212,14 +257,16 @@ def check_state(where: str, state: object) -> State:
     """
     if not isinstance(state, dict):
         raise ModuleError(f"{where}: state() returned {_a(state)}, expected a dict of arrays and plain scalars")
-    if problem := storage_error(state):
+    entries = _plain_entries(f"{where}: state()", "entries", state, MAX_STATE_ENTRIES)
+    if problem := storage_error(entries):
         raise ModuleError(f"{where}: state {problem}")
-    return state
+    _check_size(f"{where}: the arrays of the state", entries)
+    return entries
 
 
 def check_device(module: str, device: object) -> str:
     """Return the name of the device that a module uses."""
-    name = str(device)
+    name = _plain(_text_of(device))
     if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise ModuleError(f"module {module!r}: its device is {show_value(name)}, expected a name like cpu or cuda")
     return name
@@ -259,19 +306,29 @@ def bounded_exceptions() -> Iterator[None]:
 
 def bound_exception(error: Exception) -> Exception:
     """Return an exception itself, or if its text or traceback is too long, one with both shortened."""
-    try:
-        text = str(error)
-    except Exception as failure:
-        text = f"its text cannot be read ({type(failure).__name__})"
-    else:
-        if shorten_text(text, MAX_EXCEPTION_CHARACTERS) == text and _traceback_fits(error):
-            return error
+    text = _text_of(error)
+    readable = not text.startswith(_UNREADABLE)
+    if readable and shorten_text(text, MAX_EXCEPTION_CHARACTERS) == text and _traceback_fits(error):
+        return error
     short = shorten_text(text, MAX_EXCEPTION_CHARACTERS)
     for kind in _COMPLETE:
         if isinstance(error, kind):
             return kind(short)
     frames = shorten_text("".join(traceback.format_tb(error.__traceback__)), MAX_ERROR_CHARACTERS)
     return ModuleFailedError(f"{type(error).__name__}: {short}\n{frames}")
+
+
+_UNREADABLE = "its text cannot be read"
+
+
+def _text_of(value: object) -> str:
+    """Return the text of an object, which code of a module may compute."""
+    try:
+        return str(value)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as failure:  # SystemExit would end the process
+        return f"{_UNREADABLE} ({type(failure).__name__})"
 
 
 def _traceback_fits(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """Tests of the checks of what a module returns: each bad answer stops the update by name, and the run goes on."""
 
 import dataclasses
+import itertools
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.backends.in_process import InProcessBackend
-from actors.backends.result_checks import EVENT_FIELDS, bound_exception
+from actors.backends.result_checks import EVENT_FIELDS, bound_exception, check_state
 from actors.coordination.coordinator import Coordinator
 from actors.coordination.events import TimedEvent, UpdateFinished
 from actors.errors import MessageError, ModuleError, ModuleFailedError, NonFiniteError, SerketError, show_value
@@ -19,9 +20,11 @@ from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Slot
 from actors.limits import (
+    MAX_ARRAYS,
     MAX_ERROR_CHARACTERS,
     MAX_EXCEPTION_CHARACTERS,
     MAX_INTEGER_BITS,
+    MAX_MESSAGES,
     MAX_METRICS,
     MAX_NAME_CHARACTERS,
     MAX_OUTPUTS,
@@ -232,9 +235,9 @@ def test_metrics_become_python_floats():
 
 
 def test_the_numbers_of_metrics_and_outputs_are_limited():
-    with pytest.raises(ModuleError, match=f"returned {MAX_METRICS + 1} metrics, at most {MAX_METRICS} are allowed"):
+    with pytest.raises(ModuleError, match=f"returned more than {MAX_METRICS} metrics"):
         ask(scripted(Outbox(metrics={f"a{i}": 1.0 for i in range(MAX_METRICS + 1)})))
-    with pytest.raises(ModuleError, match=f"returned {MAX_OUTPUTS + 1} outputs"):
+    with pytest.raises(ModuleError, match=f"returned more than {MAX_OUTPUTS} outputs"):
         ask(scripted(Outbox(outputs={f"a{i}": np.zeros(1) for i in range(MAX_OUTPUTS + 1)})))
 
 
@@ -606,3 +609,96 @@ def test_the_module_keeps_its_former_state_after_a_refused_answer():
     with pytest.raises(ModuleError):
         made.update("m", 2, 0)
     np.testing.assert_array_equal(made._backend._hosts["m"].module.weights, before)
+
+
+# --- classes whose methods do not tell the truth ----------------------------------------------------------------------
+
+
+class Changing(str):
+    """A name that is another text once it is converted."""
+
+    def __str__(self):
+        return "../../x"
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        return False
+
+    def __len__(self):
+        return 1
+
+    def isprintable(self):
+        return True
+
+    def __contains__(self, other):
+        return False
+
+
+class Endless(dict):
+    def __len__(self):
+        return 1
+
+    def items(self):
+        return ((f"a{i}", 1.0) for i in itertools.count())
+
+
+class EndlessList(list):
+    def __iter__(self):
+        return itertools.repeat(OutgoingMessage("p", {}))
+
+
+class Failing(dict):
+    def items(self):
+        raise RuntimeError("no")
+
+
+class FailingNumber(float):
+    def __float__(self):
+        raise MemoryError
+
+
+WIDE = np.broadcast_to(np.zeros(1), (10**9, 1000))
+"""8 TB as it would be stored, 8 bytes in memory."""
+
+
+def test_names_are_the_texts_that_were_checked():
+    assert ask(scripted(Outbox(metrics={Changing("ok"): 1.0}))).metrics == {"ok": 1.0}
+    assert list(ask(scripted(Outbox(outputs={Changing("ok"): np.zeros(2)}))).outputs) == ["ok"]
+    assert list(check_state("here", {Changing("ok"): 1})) == ["ok"]
+    for outbox in (Outbox(metrics={Changing("round"): 1.0}), Outbox(outputs={Changing("../x"): np.zeros(2)})):
+        with pytest.raises(ModuleError, match=f"{WHERE}: an? (metric|output) has the name"):
+            ask(scripted(outbox))
+
+
+@pytest.mark.parametrize(
+    ("outbox", "problem"),
+    [
+        (Outbox(metrics=Endless()), f"returned more than {MAX_METRICS} metrics"),
+        (Outbox(outputs=Endless()), f"returned more than {MAX_OUTPUTS} outputs"),
+        (Outbox(EndlessList()), f"returned more than {MAX_MESSAGES} messages"),
+        (Outbox([OutgoingMessage("p", Endless())]), f"message on port 'p': returned more than {MAX_ARRAYS} arrays"),
+        (Outbox(metrics=Failing()), r"the metrics cannot be read from a .*Failing \(RuntimeError\)"),
+        (Outbox(metrics={"a": FailingNumber(1)}), r"a is a .*FailingNumber without a value \(MemoryError\)"),
+        (Outbox(outputs={"a": WIDE}), "the outputs have 8000000000000 bytes, at most 68719476736 are stored"),
+    ],
+)
+def test_what_does_not_end_or_fails_or_is_too_large_is_refused(outbox, problem):
+    with pytest.raises(ModuleError, match=f"{WHERE}: {problem}"):
+        ask(scripted(outbox))
+
+
+def test_a_state_that_does_not_end_or_is_too_large_is_refused():
+    with pytest.raises(ModuleError, match=f"more than {MAX_STATE_ENTRIES} entries"):
+        check_state("here", Endless())
+    with pytest.raises(ModuleError, match="the arrays of the state have 8000000000000 bytes"):
+        check_state("here", {"a": WIDE})
+
+
+def test_a_text_that_ends_the_process_is_no_text():
+    class EndingError(Exception):
+        def __str__(self):
+            raise SystemExit(3)
+
+    assert "EndingError: its text cannot be read (SystemExit)" in str(bound_exception(EndingError()))
