@@ -144,6 +144,9 @@ def unpack_manifest(data: bytes, location: str) -> Manifest:
         _check_fields(content)
         modules = {module: _unpack_record(record, module) for module, record in content.pop("modules").items()}
         manifest = Manifest(modules=modules, converged=content.pop(_CONVERGED_KEY, False), **content)
+        order = (manifest.round, math.inf if manifest.step is None else manifest.step - 1)  # a name counts from 0
+        if commit_order(manifest.name) != order:
+            raise ValueError(f"round {manifest.round} and step {manifest.step} are not those of {manifest.name}")
         listed = [file.path for record in modules.values() for file in record.files.values()]
         if len(set(listed)) < len(listed):
             raise ValueError("a file is listed twice")

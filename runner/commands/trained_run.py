@@ -33,12 +33,12 @@ def load_trained_run(run: OpenedRun, seed: int | None = None) -> TrainedRun:
     Raises
     ------
     RunDirectoryError
-        If the run has no commit yet.
+        If no module has learnt yet.
     """
     config, directory = run
     graph = directory.graph
     manifest = directory.checkpoints.latest()
-    if manifest is None:
+    if manifest is None or manifest.round == 0:  # round-000 has the modules as they were before they learnt
         raise RunDirectoryError(f"{directory.path}: the run is not trained yet (no round is committed)")
     trained = [name for name in manifest.modules if name not in graph.sources]  # untrained modules raise an error
     states = {name: Ref(directory.checkpoints.state(manifest, name)) for name in trained}

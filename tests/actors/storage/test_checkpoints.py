@@ -166,9 +166,9 @@ def with_digest(content):
 
 def test_a_manifest_is_unpacked_as_it_was():
     config = {"names": ("a", "ü"), "classes": {10: "ten", 9: "nine"}, "rate": 1e-7, "worst": float("-inf")}
-    manifest = Manifest("round-001-step-02", "run", 1, 1, 7, {}, score=-0.1, step=2, config=config)
+    manifest = Manifest("round-001-step-02", "run", 1, 1, 7, {}, score=-0.1, step=3, config=config)
     unpacked = unpack_manifest(pack_manifest(manifest), "file")
-    assert (unpacked.name, unpacked.step, unpacked.score, unpacked.sequence) == ("round-001-step-02", 2, -0.1, 7)
+    assert (unpacked.name, unpacked.step, unpacked.score, unpacked.sequence) == ("round-001-step-02", 3, -0.1, 7)
     assert unpacked.config == {**config, "names": ["a", "ü"], "classes": {"10": "ten", "9": "nine"}}
 
 

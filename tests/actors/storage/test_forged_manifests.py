@@ -224,3 +224,25 @@ def test_a_missing_label_and_an_unknown_module_are_named(run):
         run.state(run.manifest("round-001"), "encoder")
     with pytest.raises(CheckpointError, match="lists a module that the run's config does not have, mirror"):
         Checkpoints(run.root, modules=["data", "encoder"]).manifest("round-001")
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "valid"),
+    [
+        ("round-002", (2, None), True),
+        ("round-002-step-01", (2, 2), True),
+        ("round-002", (1, None), False),
+        ("round-002", (999_999_999, None), False),
+        ("round-002", (2, 1), False),
+        ("round-002-step-01", (2, None), False),
+        ("round-002-step-01", (2, 3), False),
+    ],
+)
+def test_round_and_step_are_those_of_the_name(name, position, valid):
+    content = sign({**OLD, "name": name, "round": position[0], "step": position[1]})
+    if valid:
+        manifest = unpack_manifest(content, "file")
+        assert (manifest.round, manifest.step) == position
+    else:
+        with pytest.raises(CheckpointError, match=rf"^file: .*are not those of {name}\)$"):
+            unpack_manifest(content, "file")
