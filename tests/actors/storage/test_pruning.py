@@ -144,6 +144,6 @@ def test_the_first_commit_after_a_run_went_back_removes_the_later_commits(tmp_pa
     manifest = checkpoints.newest_whole(log.append)
     assert (manifest.name, len(log)) == ("round-002", 2)
     for resumed in (checkpoints, Checkpoints(tmp_path, keep)):
-        resumed.commit(replace(manifest, name="round-003-step-01", step=1))
+        resumed.commit(replace(manifest, name="round-003-step-01", round=3, step=2))
         assert resumed.latest().name == "round-003-step-01"
         assert (tmp_path / "round-003" / "encoder.state.safetensors").exists()
