@@ -266,7 +266,7 @@ def check_state(where: str, state: object) -> State:
 
 def check_device(module: str, device: object) -> str:
     """Return the name of the device that a module uses."""
-    name = _plain(_text_of(device))
+    name: str = _plain(_text_of(device))
     if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise ModuleError(f"module {module!r}: its device is {show_value(name)}, expected a name like cpu or cuda")
     return name
