@@ -64,7 +64,7 @@ class VAE(Module[VAEParameters]):
         epochs (or itr) : int
             Passes over the data per update.
         batch_size : int
-            Rows per optimisation step.
+            Rows per optimisation step; for networks of your own at most, as the rows are spread evenly over the steps.
         hidden : int
             Units of the hidden layer of the default networks.
         likelihood : {"bce", "mse"}
@@ -300,6 +300,7 @@ class VAE(Module[VAEParameters]):
             previous_epochs=len(self._loss),
             patience=parameters.patience,
             mixed_precision=parameters.mixed_precision,
+            even_batches=parameters.encoder is not None or parameters.decoder is not None,
         )
 
         def on_epoch(done: int, total: int, loss: float) -> None:
@@ -308,9 +309,16 @@ class VAE(Module[VAEParameters]):
         try:
             with seeded(context.torch_seed):  # dropout in a user's network draws from the global generator
                 losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
+        except NonFiniteError:  # names the module already
+            raise
         except FloatingPointError as error:
             remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.likelihood == "mse" else "")
             raise NonFiniteError(f"{context.where}: {error}; try {remedy}") from error
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            names = " and ".join(f"{name!r}" for name in (parameters.encoder, parameters.decoder) if name)
+            if not names:
+                raise
+            raise ModuleError(f"{context.where}: {names} cannot be trained: {error}") from error
         self._loss += losses
         return len(losses)
 

@@ -6,7 +6,7 @@ block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy.typing as npt
 import torch
@@ -36,10 +36,33 @@ def place_rows(rows: npt.ArrayLike, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def batch_sizes(rows: int, size: int, *, even: bool = False) -> list[int]:
+    """Return the number of rows of each batch.
+
+    Parameters
+    ----------
+    rows : int
+    size : int
+        Most rows of a batch.
+    even : bool
+        Whether the batches differ by at most one row; otherwise only the last one may have fewer than `size`. A network
+        of a user may fail on a small last batch: one with batch normalisation cannot learn from a single row.
+
+    Examples
+    --------
+    >>> batch_sizes(65, 32), batch_sizes(65, 32, even=True)
+    ([32, 32, 1], [22, 22, 21])
+    """
+    count = -(-rows // size)
+    if even:
+        return [rows // count + (index < rows % count) for index in range(count)]
+    return [min(size, rows - index * size) for index in range(count)]
+
+
 def iterate_batches(
-    rows: Tensor, order: Tensor, size: int, device: torch.device, block: int = BATCHES_PER_COPY
+    rows: Tensor, order: Tensor, sizes: Sequence[int], device: torch.device, block: int = BATCHES_PER_COPY
 ) -> Iterator[Tensor]:
-    """Yield batches of `size` rows on `device`, in the given order of rows.
+    """Yield batches of rows on `device`, in the given order of rows.
 
     Parameters
     ----------
@@ -47,15 +70,16 @@ def iterate_batches(
         On the device or on the host.
     order : Tensor (N,) of int64
         Permutation of the rows; on the device.
-    size : int
-        Rows per batch; the last batch may have fewer.
+    sizes : sequence of int
+        Rows of each batch (:func:`batch_sizes`).
     device : torch.device
     block : int
         Batches per copy, if rows are on the host.
     """
     if rows.device.type == device.type:
-        yield from torch.split(rows.index_select(0, order), size)
+        yield from torch.split(rows.index_select(0, order), list(sizes))
         return
-    for chosen in torch.split(order.cpu(), block * size):
+    copies = [list(sizes[first : first + block]) for first in range(0, len(sizes), block)]
+    for chosen, own in zip(torch.split(order.cpu(), [sum(own) for own in copies]), copies, strict=True):
         gathered = rows.index_select(0, chosen).pin_memory()
-        yield from torch.split(gathered.to(device, non_blocking=True), size)
+        yield from torch.split(gathered.to(device, non_blocking=True), own)

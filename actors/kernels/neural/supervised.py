@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, softplus
 
+from actors.kernels.neural.device_batches import batch_sizes
 from actors.kernels.neural.vae_networks import CHUNK, Decoder, initialise, load_user_network, seeded
 
 Loss = Literal["mse", "bce", "cross_entropy"]
@@ -106,13 +107,17 @@ def predict(network: Network, inputs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Options of `fit`: passes over the rows, rows per step, Adam's step size and L2 penalty, and the loss."""
+    """Options of `fit`: passes over the rows, rows per step, Adam's step size and L2 penalty, and the loss.
+
+    With `even_batches` the rows are spread evenly over the steps, for a network that may fail on a small last batch.
+    """
 
     epochs: int
     batch_size: int
     learning_rate: float
     weight_decay: float
     loss: Loss
+    even_batches: bool = False
 
 
 def fit(
@@ -153,10 +158,11 @@ def fit(
     for group in optimiser.param_groups:
         group["lr"], group["weight_decay"] = options.learning_rate, options.weight_decay
     losses: list[float] = []
+    sizes = batch_sizes(len(inputs), options.batch_size, even=options.even_batches)
     for epoch in range(options.epochs):
         order = torch.randperm(len(inputs), generator=generator, device=generator.device)
         total = torch.zeros((), device=generator.device)
-        for batch in torch.split(order, options.batch_size):
+        for batch in torch.split(order, sizes):
             loss = -log_likelihood(network(inputs[batch]), targets[batch], options.loss).sum()
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss / len(batch))

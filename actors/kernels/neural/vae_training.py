@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actors.kernels.neural.device_batches import iterate_batches
+from actors.kernels.neural.device_batches import batch_sizes, iterate_batches
 from actors.kernels.neural.vae_networks import Likelihood, kl_divergence, reconstruction_loss, standard_normal
 from actors.kernels.types import Array
 
@@ -47,6 +47,8 @@ class TrainingOptions:
         epochs, those of the warm-up excluded. By default it does not stop early.
     mixed_precision : bool
         Whether the networks are evaluated in bfloat16; weights, losses and moments stay float32.
+    even_batches : bool
+        Whether the rows are spread evenly over the batches, for networks that may fail on a small last one.
     """
 
     epochs: int
@@ -58,6 +60,7 @@ class TrainingOptions:
     previous_epochs: int = 0
     patience: int | None = None
     mixed_precision: bool = False
+    even_batches: bool = False
 
     def beta(self, epoch: int) -> float:
         """Return β in an epoch of this training, counted from 0."""
@@ -117,13 +120,14 @@ def train(
     for group in optimiser.param_groups:
         group["lr"] = options.learning_rate
     losses: list[float] = []
+    sizes = batch_sizes(len(rows), options.batch_size, even=options.even_batches)
     for epoch in range(options.epochs):
         beta = options.beta(epoch)
         order = torch.randperm(len(rows), generator=generator, device=generator.device)
         batches = zip(
-            iterate_batches(rows, order, options.batch_size, generator.device),
-            torch.split(prior_mean.index_select(0, order), options.batch_size),
-            torch.split(standard_normal(prior_mean.shape, generator), options.batch_size),
+            iterate_batches(rows, order, sizes, generator.device),
+            torch.split(prior_mean.index_select(0, order), sizes),
+            torch.split(standard_normal(prior_mean.shape, generator), sizes),
             strict=True,
         )
         sums = sum(_step(networks, optimiser, *batch, beta, options) for batch in batches)

@@ -69,7 +69,7 @@ class Network(Module[NetworkParameters]):
         epochs (or itr) : int
             Passes over the rows per update. With 0 nothing is learnt.
         batch_size : int
-            Rows per optimisation step.
+            Rows per optimisation step; for a network of your own at most, as the rows are spread evenly over the steps.
         hidden : int
             Rectified linear units in the single hidden layer of the default network.
         loss : {"mse", "bce", "cross_entropy"}
@@ -267,6 +267,7 @@ class Network(Module[NetworkParameters]):
             learning_rate=parameters.learning_rate,
             weight_decay=parameters.weight_decay,
             loss=parameters.loss,
+            even_batches=parameters.network is not None,
         )
 
         def on_epoch(done: int, total: int, loss: float) -> None:
@@ -282,7 +283,7 @@ class Network(Module[NetworkParameters]):
         except FloatingPointError as error:
             remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.loss == "mse" else "")
             raise NonFiniteError(f"{context.where}: {error}; try {remedy}") from error
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if self.parameters.network is None:
                 raise
             raise ModuleError(f"{context.where}: {self.parameters.network!r} cannot be trained: {error}") from error

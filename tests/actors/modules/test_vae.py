@@ -38,6 +38,18 @@ class DropoutEncoder(torch.nn.Module):
         return mean, torch.zeros_like(mean)
 
 
+class NormalisedEncoder(torch.nn.Module):
+    """A user's encoder with batch normalisation, which cannot learn from a single row."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Linear(inputs, outputs), torch.nn.BatchNorm1d(outputs))
+
+    def forward(self, rows):
+        mean = self.layer(rows)
+        return mean, torch.zeros_like(mean)
+
+
 def build_nothing(inputs, outputs):
     return None
 
@@ -210,7 +222,21 @@ def test_an_update_leaves_the_global_generator_unchanged():
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("left", [1, 2, 7])
+def test_a_last_batch_of_few_rows_is_spread_over_the_others_for_a_users_network(left):
+    rows = images()
+    size = (len(rows) - left) // 2
+    vae = make_vae(encoder=f"{__name__}:NormalisedEncoder", batch_size=size)
+    assert np.isfinite(call(vae, observations(rows[: 2 * size + left])).outputs["loss"]).all()
+
+
 # --- errors -------------------------------------------------------------------------------------------------------
+
+
+def test_a_users_encoder_that_cannot_be_trained_is_named():
+    vae = make_vae(encoder=f"{__name__}:NormalisedEncoder", batch_size=1)
+    with pytest.raises(ModuleError, match=r"NormalisedEncoder' cannot be trained: Expected more than 1 value"):
+        call(vae, observations(images()))
 
 
 def test_rejects_messages_that_do_not_match():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from actors.kernels.neural.device_batches import iterate_batches, place_rows
+from actors.kernels.neural.device_batches import batch_sizes, iterate_batches, place_rows
 from actors.kernels.neural.vae_networks import build, encode
 from actors.kernels.neural.vae_training import TrainingOptions, make_optimiser, train
 
@@ -17,8 +19,8 @@ def test_rows_on_the_host_give_the_same_batches(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # the method needs CUDA
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
     order = torch.randperm(103, generator=torch.Generator().manual_seed(1))
-    resident = list(iterate_batches(ROWS, order, 10, torch.device("cpu")))
-    copied = list(iterate_batches(ROWS, order, 10, torch.device("cuda"), block))
+    resident = list(iterate_batches(ROWS, order, batch_sizes(103, 10), torch.device("cpu")))
+    copied = list(iterate_batches(ROWS, order, batch_sizes(103, 10), torch.device("cuda"), block))
     assert [len(batch) for batch in copied] == [10] * 10 + [3]
     assert all(torch.equal(one, other) for one, other in zip(resident, copied, strict=True))
 
@@ -55,3 +57,13 @@ def test_training_on_rows_in_host_memory_equals_training_on_rows_on_the_gpu(monk
     assert losses("cuda", rows=on_host) == losses("cuda", rows=on_device)
     networks = build(7, 8, 2, seed=3).to(device)
     assert torch.equal(encode(networks, on_host)[0], encode(networks, on_device)[0])
+
+
+@given(rows=st.integers(1, 400), size=st.integers(1, 60), even=st.booleans())
+def test_batches_hold_every_row_once_and_even_ones_differ_by_one_row(rows: int, size: int, even: bool) -> None:
+    sizes = batch_sizes(rows, size, even=even)
+    assert sum(sizes) == rows
+    assert max(sizes) <= size
+    assert len(sizes) == -(-rows // size)  # never more steps than batches of full size need
+    if even:
+        assert max(sizes) - min(sizes) <= 1
