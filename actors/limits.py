@@ -257,3 +257,12 @@ commits."""
 
 MAX_DURABLE_DIRECTORIES = 1_000
 """Directories of which a process remembers that it has synced them; of more, they are synced again."""
+
+LOOPBACK_SECONDS = 2.0
+"""Time that a connection of this machine to itself may take."""
+
+TOKEN_PROBE_SECONDS = 5.0
+"""Time that a cluster has to say whether it requires a token."""
+
+DEATH_REPORT_SECONDS = 1.0
+"""Time that a cluster has to say why a process died; Ray publishes that a moment after the death itself."""

@@ -103,7 +103,7 @@ class InProcessBackend:
             raise finished.error
         return cast("T", finished.answer)
 
-    def crash_traceback(self, module: str) -> str:  # noqa: ARG002 (parameter of the protocol)
+    def crash_report(self, module: str) -> str:  # noqa: ARG002 (parameter of the protocol)
         """Return an empty text: no process can die alone."""
         return ""
 

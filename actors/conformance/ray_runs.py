@@ -165,9 +165,9 @@ class _OneActorBackend(InProcessBackend):
         """Wait for the result of a task."""
         return self._remote.collect(task) if isinstance(task, RayTask) else super().collect(task)
 
-    def crash_traceback(self, module: str) -> str:
-        """Return the traceback that the last process of `module` left."""
-        return self._remote.crash_traceback(module)
+    def crash_report(self, module: str) -> str:
+        """Return what is known about the death of the last process of `module`."""
+        return self._remote.crash_report(module)
 
     def stop(self) -> None:
         """Stop the actor and the neighbours."""

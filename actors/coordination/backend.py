@@ -180,8 +180,8 @@ class Backend(Protocol):
     def collect(self, task: Task[T]) -> T:
         """Wait for the answer of a task and return it; raise the module's exception if it failed."""
 
-    def crash_traceback(self, module: str) -> str:
-        """Return the traceback of the last process of `module` that crashed; empty if there is none."""
+    def crash_report(self, module: str) -> str:
+        """Return what is known of the death of the last process of `module`, with its traceback; perhaps nothing."""
 
     def status(self, module: str) -> dict[str, Any]:
         """Return what `module` is doing now."""

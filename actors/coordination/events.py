@@ -59,6 +59,8 @@ class ModulePlaced(Event):
     node_id : str
     log : str
         File on the node that holds the process's standard error.
+    oom_kills : int
+        Processes that the node's kernel has killed for want of memory until then.
     """
 
     event = "placed"
@@ -70,6 +72,7 @@ class ModulePlaced(Event):
     schema: int = 0
     node_id: str = ""
     log: str = ""
+    oom_kills: int = 0
 
     def fields(self) -> dict[str, Any]:
         """Return the fields; ``incarnation`` is called ``life`` in the file, and empty ones are left out."""

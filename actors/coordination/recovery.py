@@ -97,7 +97,7 @@ class ModuleSupervisor:
                 self._emit(ModuleDied(module, doing, deaths, str(error)))
                 if deaths >= self.policy.tries:
                     often = "" if deaths == 1 else f" {deaths} times"
-                    trace = "\n".join(filter(None, [str(error), self._backend.crash_traceback(module)]))
+                    trace = "\n".join(filter(None, [str(error), self._backend.crash_report(module)]))
                     raise ModuleFailedError(f"module {module!r} died{often} during {doing}: {trace}") from error
 
     def _restart(self, module: str) -> None:

@@ -21,7 +21,9 @@ import ray
 from ray.exceptions import (
     ActorUnavailableError,
     GetTimeoutError,
+    NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayError,
     RayTaskError,
@@ -31,10 +33,11 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.module_host import ModuleHost
+from actors.backends.ray.deaths import death_reason, memory_figures
 from actors.backends.ray.module_actor import (
     MODULE_TITLE,
     RemoteModule,
-    crash_traceback_task,
+    crash_report_task,
     kill_process,
     run_chain_task,
 )
@@ -270,15 +273,16 @@ class RayBackend:
         """Wait for the answer of a task."""
         return cast("RayTask[T]", task).wait()
 
-    def crash_traceback(self, module: str) -> str:
-        """Return the traceback that the last process of `module` left; read on its node, if that is still alive."""
+    def crash_report(self, module: str) -> str:
+        """Return what the node of the last process of `module` knows of its death, if the node is still alive."""
         place = self._places.get(module)
         if place is None:
             return ""
         where = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
         try:
             text: str = ray.get(
-                crash_traceback_task.options(scheduling_strategy=where).remote(place.log), timeout=_TRACEBACK_TIMEOUT
+                crash_report_task.options(scheduling_strategy=where).remote(place.log, place.oom_kills),
+                timeout=_TRACEBACK_TIMEOUT,
             )
         except RayError:  # the node has died, too
             return ""
@@ -455,18 +459,33 @@ class RayBackend:
                 raise cause from None
             if isinstance(cause, NonFiniteError):  # its message names the module
                 raise ModuleFailedError(str(cause)) from None
+            if isinstance(cause, MemoryError):
+                raise ModuleFailedError(
+                    f"{who} ran out of memory: {_first_line(cause) or 'it could not allocate more'}; use fewer rows or "
+                    f"give it more memory; {_SAVED}"
+                ) from None
             if isinstance(cause, ModuleError | MessageError):  # complete without the traceback
                 raise ModuleFailedError(_name_once(who, str(cause))) from None
             trace = shorten_text(str(error), MAX_ERROR_CHARACTERS)
             raise ModuleFailedError(f"{who} raised an error\n{trace}") from None
         except ObjectLostError as error:
             raise ObjectsLostError(f"the result of {who} was lost: {_first_line(error)}") from None
-        except (RayActorError, WorkerCrashedError, TaskCancelledError) as error:
-            raise ModuleDiedError(f"its process ended\n{shorten_text(str(error), MAX_ERROR_CHARACTERS)}") from None
+        except OutOfMemoryError as error:
+            figures = memory_figures(str(error))
+            raise ModuleDiedError(f"its process was killed because its node ran out of memory{figures}") from None
+        except (RayActorError, WorkerCrashedError, TaskCancelledError, NodeDiedError) as error:
+            raise ModuleDiedError(f"its process {self._death_reason(module, error)}") from None
         except GetTimeoutError:
             if module:
                 self._unresponsive.add(module)
             raise ModuleDiedError(f"it did not answer within {timeout:g} s") from None
+
+    def _death_reason(self, module: str, error: Exception) -> str:
+        """Return why a process ended; Ray's own report if the cluster does not know it."""
+        place = self._places.get(module)
+        if place is None or place.node_id not in alive_nodes():
+            return "ended with its node" if place else f"ended\n{shorten_text(str(error), MAX_ERROR_CHARACTERS)}"
+        return death_reason(place.pid, place.node_id)
 
     def _check(self, module: str, who: str, given: Sequence[Ref | None], cpus: float) -> None:
         """Raise an exception if the answer can no longer arrive, in case Ray does not report it."""

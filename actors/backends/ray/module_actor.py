@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.in_process import InProcessBackend
 from actors.backends.module_host import ModuleHost
+from actors.backends.ray.deaths import count_oom_kills, describe_crash
 from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
@@ -56,6 +59,7 @@ class ModuleActor:
     ) -> None:
         for kind in kinds:  # another module's kind may be declared only in that module's file
             register_kind(kind, "the model")
+        self._ignored = _ignore_blocked_signals()
         self._host = (make_host or ModuleHost)(spec, slots)
         self._incarnation = uuid.uuid4().hex
 
@@ -71,6 +75,7 @@ class ModuleActor:
             schema=SCHEMA,
             node_id=ray.get_runtime_context().get_node_id(),
             log=str(Path("/proc/self/fd/2").resolve()),  # the file to which Ray redirects standard error
+            oom_kills=count_oom_kills(),
         )
 
     def prepare(self) -> str:
@@ -80,6 +85,9 @@ class ModuleActor:
     def call(self, incarnation: str, call: ModuleCall, *arrays: Any) -> tuple[Any, ...]:
         """Call the module; return the result's summary, state, outputs and, for each slot, the message's arrays."""
         self._check(incarnation)
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, self._ignored
+        )  # of this thread, which the process's own ones inherit
         result = self._host.call(call, arrays)
         headers = {slot: pack_header(message.header) for slot, message in result.messages.items()}
         summary = ModuleResult[None, bytes](messages=headers, metrics=result.metrics, seconds=result.seconds)
@@ -114,6 +122,21 @@ class ModuleActor:
             raise StaleIncarnationError(f"the process of {self._host.spec.name} was restarted")
 
 
+def _ignore_blocked_signals() -> set[signal.Signals]:
+    """Ignore the stop signals that this process was started with blocked; return them.
+
+    The processes of an own cluster have them blocked, and would hand that on to processes that a module starts, which
+    could then not be ended by them.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGHUP}
+    if threading.current_thread() is not threading.main_thread():
+        return set()
+    for number in blocked:
+        signal.signal(number, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+    return {signal.Signals(number) for number in blocked}
+
+
 RemoteModule: Any = ray.remote(concurrency_groups={"status": 1})(ModuleActor)
 
 
@@ -133,9 +156,17 @@ def run_chain_task(before: Callable[[int], None] | None, call: ChainCall, *objec
 
 
 @ray.remote(num_cpus=0)
-def crash_traceback_task(log: str) -> str:
-    """Return the traceback that faulthandler, enabled by Ray, wrote to a dead process's standard error."""
-    path = Path(log)
+def crash_report_task(log: str, oom_kills: int) -> str:
+    """Return what the node of a dead process knows of its end: a sentence, and the traceback of a crash.
+
+    The traceback is the one that faulthandler, enabled by Ray, wrote to the process's standard error. `oom_kills` are
+    the kernel's kills for want of memory before the process was started.
+    """
+    traceback = _crash_traceback(Path(log))
+    return "\n".join(filter(None, [describe_crash(traceback, count_oom_kills() - oom_kills), traceback]))
+
+
+def _crash_traceback(path: Path) -> str:
     text = path.read_bytes()[-_TRACEBACK_BYTES:].decode(errors="replace") if path.is_file() else ""
     found = text.rfind("Fatal Python error")
     return text[found:].strip() if found >= 0 else ""
