@@ -6,8 +6,10 @@ the command line fast to start.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +34,33 @@ if TYPE_CHECKING:
 if "ray" not in sys.modules:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def _import_own_actors() -> None:
+    """Import the package ``actors`` beside this one, if a file or folder of that name would hide it.
+
+    Raises
+    ------
+    ImportError
+        If another one has been imported already.
+    """
+    own = Path(__file__).parent.parent / "actors" / "__init__.py"
+    imported = sys.modules.get("actors")
+    if imported is not None:
+        if not (imported.__file__ and own.samefile(imported.__file__)):
+            raise ImportError(f"{imported.__file__} hides the package 'actors' of serket-actors: rename it")
+        return
+    found = importlib.util.find_spec("actors")
+    if found is not None and found.origin and own.samefile(found.origin):
+        return
+    spec = importlib.util.spec_from_file_location("actors", own, submodule_search_locations=[str(own.parent)])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"the package 'actors' of serket-actors is not at {own.parent}: install it again")
+    sys.modules["actors"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["actors"])
+
+
+_import_own_actors()
 
 __all__ = [
     "DPGMM",

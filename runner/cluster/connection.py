@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import socket
 import threading
 import time
@@ -15,17 +16,22 @@ from typing import Any, NamedTuple
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.exceptions import AuthenticationError, RayError, RpcError
+from ray.exceptions import AuthenticationError, RpcError
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
+from ray.job_config import JobConfig
 
+from actors.backends.ray.authentication import requires_token
 from actors.backends.ray.polling import alive_nodes
 from actors.backends.ray.proof import is_proven
 from actors.backends.ray.temporary import ray_directory
 from actors.coordination.placement import Node
+from actors.errors import BackendError
 from actors.kernels.path_safety import why_unsafe
-from actors.limits import SHUTDOWN_SECONDS
-from runner.cluster.auth import describe_credential, ensure_private_token
+from actors.limits import SHUTDOWN_SECONDS, TOKEN_PROBE_SECONDS
+from runner.cluster.auth import describe_credential, ensure_private_token, token_required
+from runner.cluster.code_paths import own_packages_first
 from runner.cluster.listeners import is_own_address, why_foreign
+from runner.cluster.machine import describe_limits, machine_problem
 from runner.cluster.processes import (
     end_processes,
     find_raylet,
@@ -96,6 +102,10 @@ def cluster(address: str | None, code: Sequence[str] = (), *, expected: Expected
         yield str(ray.get_runtime_context().gcs_address)
         return
     address = None if address == "local" else address  # Ray's own name for a cluster started here
+    if problem := machine_problem():
+        raise ClusterError(
+            f"no Ray cluster can be {'reached from' if address else 'started on'} this machine: {problem}"
+        )
     if address is not None:
         address = _resolve_address(address, named=expected is None)
     os.environ.update(_WORKER_ENVIRONMENT)
@@ -108,9 +118,9 @@ def cluster(address: str | None, code: Sequence[str] = (), *, expected: Expected
         raise
     except ClusterError:
         raise
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # Ray raises bare ones
         where = f"reached at {address}" if address else "started on this machine"
-        raise ClusterError(f"no Ray cluster could be {where}: {_failure_reason(error)}") from error
+        raise ClusterError(f"no Ray cluster could be {where}: {_failure_reason(error, own=address is None)}") from error
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:
@@ -119,10 +129,17 @@ def cluster(address: str | None, code: Sequence[str] = (), *, expected: Expected
 
 def _start_or_join(address: str | None, code: Sequence[str], expected: ExpectedRun | None) -> None:
     """Start a cluster, or join one after it was examined: nothing that it says is unpickled before."""
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "job_config": JobConfig(),
+    }
+    quiet["job_config"]._py_driver_sys_path = own_packages_first()  # the constructor takes no empty list
     if address is None:
-        ray.init(address="local", include_dashboard=False, _temp_dir=ray_directory(), **quiet)
+        with _without_stop_signals():
+            ray.init(address="local", include_dashboard=False, _temp_dir=ray_directory(), **quiet)
         return
+    _check_token_mode(address)
     # Fails at once if the cluster rejects this process; `ray.init` would retry, and log, for 20 seconds.
     client = GcsClient(address=address)
     _check_proof(client, address, expected)
@@ -131,6 +148,40 @@ def _start_or_join(address: str | None, code: Sequence[str], expected: ExpectedR
     if code:
         runtime_env["py_modules"] = list(code)
     ray.init(address=address, runtime_env=runtime_env, **quiet)
+
+
+@contextmanager
+def _without_stop_signals() -> Iterator[None]:
+    """Block SIGTERM and SIGHUP, so that the processes which are started here have them blocked.
+
+    A batch system sends SIGTERM, and a terminal that is closed SIGHUP, to all processes of a run at once. Ray's would
+    end, and with them what the run has learnt since its last commit; this process ends them after the next commit.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        node = ray._private.worker._global_node
+        for processes in node.all_processes.values() if node is not None else ():
+            for each in processes:  # `ray.shutdown` would wait for the effect of a signal that they do not receive
+                each.process.terminate = each.process.kill
+
+
+def _check_token_mode(address: str) -> None:
+    """Check that a cluster requires a token if this process has one; it would not trust the cluster's own requests.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster requires none.
+    """
+    if token_required() and requires_token(address, TOKEN_PROBE_SECONDS) is False:
+        raise ClusterError(
+            f"the Ray cluster at {address} requires no token, so everybody who reaches it can run code on it, while "
+            "this command uses one: start each node with RAY_AUTH_MODE=token and the same token (docs/clusters.md), or "
+            "run this command with RAY_AUTH_MODE=disabled to use the cluster as it is"
+        )
 
 
 def _check_proof(client: Any, address: str | None, expected: ExpectedRun | None) -> None:
@@ -218,13 +269,17 @@ def _resolve_address(address: str, *, named: bool = True) -> str:
     return resolved
 
 
-def _failure_reason(error: Exception) -> str:
-    """Return why the connection to a cluster failed."""
+def _failure_reason(error: Exception, *, own: bool) -> str:
+    """Return why the connection to a cluster, or the start of one's own, failed."""
     if isinstance(error, AuthenticationError):
         return f"it rejects {describe_credential()}; give the cluster's own with RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
     if isinstance(error, RpcError):
         return f"a process is listening there, but it does not respond as Ray ({error})"
-    return str(error)
+    if not own or isinstance(error, BackendError):
+        return str(error)
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    limits = describe_limits()
+    return f"{reason.rstrip('.')}; {f'{limits}; ' if limits else ''}serket doctor checks this machine"
 
 
 def await_nodes(count: int, seconds: float, report: Callable[[str], None]) -> None:

@@ -58,9 +58,20 @@ def new_secret() -> str:
 
 
 def state_directory() -> Path:
-    """Return the path of the state directory: ``$SERKET_STATE_DIR``, or ``serket-actors`` in the user's state."""
+    """Return the path of the state directory: ``$SERKET_STATE_DIR``, or ``serket-actors`` in the user's state.
+
+    Raises
+    ------
+    StateError
+        If the user has no home directory.
+    """
     configured = os.environ.get("SERKET_STATE_DIR")
-    return Path(configured).absolute() if configured else Path(platformdirs.user_state_dir("serket-actors"))
+    try:
+        return Path(configured).absolute() if configured else Path(platformdirs.user_state_dir("serket-actors"))
+    except RuntimeError as error:  # a user without HOME who is not in the system's list of users
+        raise StateError(
+            f"the user {os.geteuid()} of this process has no home directory: set HOME to a directory of your own"
+        ) from error
 
 
 def prepare_state_directory() -> Path:

@@ -73,6 +73,28 @@ def test_sigterm_in_a_block_stops_after_the_block(config, tmp_path, address, exp
     assert resume(path, "--address", address) == expected
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_ends_an_own_cluster_after_a_commit(
+    config, tmp_path, gates, address, expected, number
+):
+    command, path = Command("run", config, "--runs", tmp_path, *gates.setting), tmp_path / "small"
+    gates.wait_until_reached("2-0")
+    processes = [psutil.Process(command.process.pid), *psutil.Process(command.process.pid).children(recursive=True)]
+    for process in processes:  # as a batch system and a closed terminal do
+        process.send_signal(number)
+    command.wait_for_output("stopping after this step")
+    started = time.monotonic()
+    time.sleep(2.0)  # until the coordinator has received the request
+    gates.open()
+    output = command.wait(code=1)
+    assert time.monotonic() - started < 10
+    assert output.splitlines()[-1].endswith(f"all updates are committed, continue with serket resume {path}")
+    assert Checkpoints(path / "checkpoints").latest().name == "round-002-step-00"
+    _, left = psutil.wait_procs(processes, timeout=10)
+    assert left == []
+    assert resume(path, "--address", address) == expected
+
+
 def test_a_second_interrupt_ends_the_run_at_once(waiting_run, gates, address, expected):
     command, path = waiting_run
     command.send(signal.SIGINT)

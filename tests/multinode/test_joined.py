@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.cluster.connection import is_listening
 from tests.conftest import wait_until
 from tests.multinode.ray_nodes import RayNode, free_port, mounts_allowed, serket
 
@@ -122,6 +123,25 @@ def test_a_driver_without_the_token_of_the_cluster_is_rejected(home, head, resul
     assert done.stderr.count("could be reached") == 1
     assert "Traceback" not in done.stderr
     assert not (home / "runs" / "joined-2").exists()
+
+
+def test_a_cluster_without_tokens_is_named_and_can_be_used_when_asked_for(home, tmp_path):
+    port = free_port()
+    arguments = ["--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    head = RayNode(home, *arguments, isolated=True, RAY_AUTH_MODE="disabled")
+    address = f"127.0.0.1:{port}"
+    try:
+        wait_until(lambda: is_listening(address), 60)
+        options = ("run", "model.yaml", "--address", address, "--name", "open")
+        refused = serket(home, head, *options, code=2, PYTHONPATH=pythonpath(home), RAY_AUTH_MODE="token")
+        assert f"the Ray cluster at {address} requires no token" in refused.stderr
+        assert "RAY_AUTH_MODE=disabled" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert not (home / "runs" / "open").exists()
+        serket(home, head, *options, PYTHONPATH=pythonpath(home), RAY_AUTH_MODE="disabled")
+        assert (home / "runs" / "open" / "result.json").exists()
+    finally:
+        head.stop()
 
 
 @pytest.mark.parametrize(("software", "other"), [("ray", "9.9.9"), ("python", "3.99.1")])
