@@ -35,14 +35,76 @@ SHARES = {
 """Shares of the targets; the fast readers get most of the inputs."""
 
 _ODD: list[Any] = [
-    None, True, False, 0, -1, 1, 2, 10, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**53, 2**63, -(2**63), 2**64, 10**50, "", "a",
-    "a" * 300, "../x", "/etc/passwd", "\0", "\x1b[31m", "\ud800", "=1+1", "-", "<<", "1e999", "nan", "9" * 400, "a.b:C", "é", "data -> gmm",
-    [], {}, [[]], {"": ""}, [None], {"a": {"a": {}}}, ["gmm"] * 5,
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    10,
+    1.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    2**31,
+    2**53,
+    2**63,
+    -(2**63),
+    2**64,
+    10**50,
+    "",
+    "a",
+    "a" * 300,
+    "../x",
+    "/etc/passwd",
+    "\0",
+    "\x1b[31m",
+    "\ud800",
+    "=1+1",
+    "-",
+    "<<",
+    "1e999",
+    "nan",
+    "9" * 400,
+    "a.b:C",
+    "é",
+    "data -> gmm",
+    [],
+    {},
+    [[]],
+    {"": ""},
+    [None],
+    {"a": {"a": {}}},
+    ["gmm"] * 5,
+]
 _WORDS = [
-    "name", "seed", "data", "modules", "gmm", "classes", "connections", "schedule", "steps", "rounds", "0", "1", "code", "cluster",
-    "recovery", "checkpoints", "resources", "observations", "label_selector", "together", "iterations", "type", "keep", "wait",
-]  # fmt: skip
+    "name",
+    "seed",
+    "data",
+    "modules",
+    "gmm",
+    "classes",
+    "connections",
+    "schedule",
+    "steps",
+    "rounds",
+    "0",
+    "1",
+    "code",
+    "cluster",
+    "recovery",
+    "checkpoints",
+    "resources",
+    "observations",
+    "label_selector",
+    "together",
+    "iterations",
+    "type",
+    "keep",
+    "wait",
+]
 
 
 class Bulk(NamedTuple):
@@ -124,7 +186,8 @@ def _model(rng: random.Random) -> Any:
 
 def _settings(rng: random.Random) -> list[str]:
     def value() -> str:
-        return rng.choice([str(rng.choice(_ODD)), json.dumps(rng.choice(_ODD)), "".join(rng.choices("[]{}:,-&*!<>|'\"#?~a1 .\t", k=rng.randint(0, 12)))])
+        syntax = "".join(rng.choices("[]{}:,-&*!<>|'\"#?~a1 .\t", k=rng.randint(0, 12)))
+        return rng.choice([str(rng.choice(_ODD)), json.dumps(rng.choice(_ODD)), syntax])
 
     return [f"{'.'.join(rng.choices(_WORDS, k=rng.randint(1, 4)))}={value()}" for _ in range(rng.randint(1, 2))]
 
