@@ -243,8 +243,9 @@ WATCH_SECONDS = 1.0
 """Time between two looks at the processes of the cluster."""
 
 GCS_SECONDS = 20.0
-"""Time for which the control service (GCS) of a cluster that is joined may be unreachable; a cluster with persistent
-storage starts it again. Ray's own limit is 60 s. In a cluster that this process has started, it is not awaited."""
+"""Time for which the control service (GCS) of a cluster that is joined may not answer, since a cluster with persistent
+storage starts it again, and for which the GCS or the raylet of any cluster may be stopped (SIGSTOP). Ray's own limit is
+60 s. A process of a cluster that this process has started is not awaited once it is gone."""
 
 # --- events -------------------------------------------------------------------------------------------------------
 

@@ -27,11 +27,14 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz-examples", type=int, default=1_000_000, help="number of examples over all readers")
     parser.addoption("--guide", action="store_true", help="also run the guide and the package of a new module")
     parser.addoption("--slow", action="store_true", help="also run slow tests, which add little to the fast ones")
+    parser.addoption("--soak", action="store_true", help="run the soak of --soak-rounds rounds")
+    parser.addoption("--soak-rounds", type=int, default=5000, help="number of rounds of the soak")
     parser.addoption("--multinode", action="store_true", help="also run the tests on clusters of several nodes")
 
 
 def pytest_collection_modifyitems(config, items):
-    excluded = [name for name in ("faults", "fuzz", "guide", "multinode", "slow") if not config.getoption(f"--{name}")]
+    names = ("faults", "fuzz", "guide", "multinode", "slow", "soak")
+    excluded = [name for name in names if not config.getoption(f"--{name}")]
     deselected = [item for item in items if any(item.get_closest_marker(name) for name in excluded)]
     config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item not in deselected]

@@ -348,7 +348,21 @@ def make_watchdog(*, own: bool) -> ClusterWatchdog:
     address = str(ray.get_runtime_context().gcs_address)
     node = ray._private.worker.global_worker.node
     raylet = find_raylet(str(node.raylet_socket_name)) if node is not None else 0
-    return ClusterWatchdog(own=own, raylet=raylet, answers=lambda: is_listening(address))
+    return ClusterWatchdog(own=own, raylet=raylet, answers=lambda: is_answering(address))
+
+
+def is_answering(address: str) -> bool:
+    """Return whether the control service of the cluster that this process has joined answers.
+
+    One that is stopped still accepts connections, and one that is gone accepts none, so both are tried.
+    """
+    if not is_listening(address):
+        return False
+    try:
+        internal_kv_get_gcs_client().get_all_node_info(timeout=PROBE_SECONDS)
+    except Exception:  # Ray raises several kinds of exception for a timeout or a lost connection
+        return False
+    return True
 
 
 def is_listening(address: str) -> bool:

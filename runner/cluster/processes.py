@@ -51,6 +51,14 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def is_stopped(process: psutil.Process) -> bool:
+    """Return whether a process was stopped by a signal, so that it answers nothing until it is continued."""
+    try:
+        return bool(process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+    except psutil.Error:
+        return False
+
+
 def end_processes(processes: Collection[psutil.Process], seconds: float) -> None:
     """Wait `seconds` for the end of processes, then end those that are left, not others that have their ids by now."""
     _, left = psutil.wait_procs(list(processes), timeout=seconds) if seconds else ((), processes)

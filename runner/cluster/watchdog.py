@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 from actors.limits import GCS_SECONDS, WATCH_SECONDS
-from runner.cluster.processes import end_processes, is_alive, own_cluster_processes
+from runner.cluster.processes import end_processes, is_alive, is_stopped, own_cluster_processes
 from runner.cluster.signals import exit_with_message
 
 _SNAPSHOT_INTERVAL = 10
@@ -30,7 +30,8 @@ class ClusterWatchdog:
     raylet : int
         Process id of the raylet on this machine; 0 if it is not known.
     answers : callable
-        Returns whether the cluster's control service (GCS) accepts connections.
+        Returns whether the cluster's control service (GCS) answers; not called for a cluster that this process has
+        started, whose processes say more.
     """
 
     def __init__(self, *, own: bool, raylet: int, answers: Callable[[], bool]) -> None:
@@ -45,7 +46,7 @@ class ClusterWatchdog:
         with suppress(psutil.Error):
             if raylet:
                 self._watched["raylet"] = psutil.Process(raylet)
-        self._unanswered_since: float | None = None
+        self._silent_since: float | None = None
         self._looks = 0
 
     def reason(self) -> str:
@@ -54,18 +55,24 @@ class ClusterWatchdog:
         for what, process in self._watched.items():
             if not is_alive(process):
                 return f"the {what} of its Ray cluster, process {process.pid}, is gone"
-        if self._own:
-            if self._looks % _SNAPSHOT_INTERVAL == 0:
-                self.processes |= own_cluster_processes()
-                self.processes = {process for process in self.processes if is_alive(process)}
-            return ""
-        if self._answers():
-            self._unanswered_since = None
+        if self._own and self._looks % _SNAPSHOT_INTERVAL == 0:
+            self.processes |= own_cluster_processes()
+            self.processes = {process for process in self.processes if is_alive(process)}
+        silent = self._silent_part()
+        if not silent:
+            self._silent_since = None
             return ""
         now = time.monotonic()
-        self._unanswered_since = self._unanswered_since or now
-        waited = now - self._unanswered_since
-        return "" if waited < GCS_SECONDS else f"its Ray cluster has not answered for {waited:.0f} s"
+        self._silent_since = self._silent_since or now
+        waited = now - self._silent_since
+        return "" if waited < GCS_SECONDS else f"{silent} for {waited:.0f} s"
+
+    def _silent_part(self) -> str:
+        """Return what of the cluster is there and does not answer; empty if all of it does."""
+        for what, process in self._watched.items():
+            if is_stopped(process):
+                return f"the {what} of its Ray cluster, process {process.pid}, has been stopped (SIGSTOP)"
+        return "" if self._own or self._answers() else "its Ray cluster has not answered"
 
     def end(self, message: str, release: Callable[[], None]) -> None:
         """End this process with a message and status 1, and with it the cluster that it has started."""
