@@ -320,12 +320,15 @@ class TimedEvent:
         Number of the event among those of its incarnation, from 0; -1 for events of the driver and of old runs.
     incarnation : str
         The incarnation of the coordinator that emitted the event; empty for events of the driver and of old runs.
+    elapsed : float, optional
+        Seconds since that incarnation began, by a clock that cannot be set; None for events that were read from a file.
     """
 
     time: float
     event: Event
     number: int = -1
     incarnation: str = ""
+    elapsed: float | None = None
 
 
 Emit: TypeAlias = Callable[[Event], None]

@@ -135,6 +135,7 @@ class Session:
         self.incarnation = uuid.uuid4().hex
         self._backend = backend
         self._clock = spec.instrumentation.clock or time.time
+        self._began = time.monotonic()
         self._events: deque[TimedEvent] = deque()
         self._next_number = 0
         self._confirmed = 0  # events with lower numbers were received by a driver
@@ -249,7 +250,8 @@ class Session:
         if isinstance(event, ModulePlaced):
             self._places[event.module] = event
         with self._changed:
-            self._events.append(TimedEvent(self._clock(), event, self._next_number, self.incarnation))
+            elapsed = time.monotonic() - self._began
+            self._events.append(TimedEvent(self._clock(), event, self._next_number, self.incarnation, elapsed))
             self._next_number += 1
             many = self._next_number - max(self._confirmed, self._events[0].number) > MAX_UNREAD_EVENTS
         if many:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from actors.coordination.events import (
@@ -90,6 +91,7 @@ class RunMonitor:
         self.last_commit: float | None = None
         self.commits = 0
         self.resumed = False
+        self._last_recorded: float | None = None  # the last round in metrics.csv, None if it is not known
         self._started: dict[str, float] = {}  # start of the current update of each module
         self._spans: list[tuple[float, float]] = []  # start and end of each update since no module was learning
         self._overlap = 0.0
@@ -130,6 +132,7 @@ class RunMonitor:
         for each in list(self.directory.log):
             if each.incarnation and before.is_new(each):
                 self.since.advance(each)
+                self.resumed = True  # how long these took is known only by clocks that may have been set
                 self._receive(each)
 
     def _receive_all(self, events: Iterable[TimedEvent]) -> None:
@@ -141,7 +144,7 @@ class RunMonitor:
             self._receive(each)
 
     def _receive(self, timed: TimedEvent) -> None:
-        when, event = timed.time, timed.event
+        when, event = timed.time if timed.elapsed is None else timed.elapsed, timed.event
         self.progress.event(event)
         if message := event_message(event):
             self.progress.log(message)
@@ -158,28 +161,44 @@ class RunMonitor:
             case RunResumed():
                 self.resumed = True
                 self.directory.metrics_file.rewind(event.round - (event.step is not None))
-                self.scores = self.directory.scores(event.name)
+                self._last_recorded = None
+                with self._unless_pruned(event.name):
+                    self.scores = self.directory.scores(event.name)
                 self.catch_up(event.round)  # newer ones are damaged, or their events are yet to be received
             case Committed():
                 self.last_commit, self.commits = when, self.commits + 1
                 # It may have been recorded before its event was received, by this or an earlier process.
-                last = self.directory.metrics_file.last_round
-                new = self.single or (event.whole and event.round > last())
+                new = self.single or (event.whole and event.round > self._last_round())
                 if event.round > 0 and new:
                     self._record(event.name)
 
     def _record(self, commit: str) -> None:
-        try:
+        before = self.scores
+        with self._unless_pruned(commit):
             self.scores = self.directory.record(commit)
-        except CheckpointError:
-            if commit in self.directory.checkpoints.names():
-                raise
-            return  # it was pruned after newer commits
+        if self.scores is before:
+            return
+        self._last_recorded = max(self.scores.round, self._last_round())
         if self.scores.round > 0:
             scored = self.scores.event()
             self.directory.log.append([TimedEvent(time.time(), scored)])
             self.progress.event(scored)
             self.observe(scored)
+
+    @contextmanager
+    def _unless_pruned(self, commit: str) -> Iterator[None]:
+        """Suppress the error of a commit that was pruned after newer ones, before its event was received."""
+        try:
+            yield
+        except CheckpointError:
+            if commit in self.directory.checkpoints.names():
+                raise
+
+    def _last_round(self) -> float:
+        """Return the last round that is recorded; the file is read once, as it grows with the run."""
+        if self._last_recorded is None:
+            self._last_recorded = self.directory.metrics_file.last_round()
+        return self._last_recorded
 
     def overhead_share(self, sources: Iterable[str]) -> float | None:
         """Return the fraction of the time from the first update to the last commit in which no module was learning.

@@ -159,6 +159,14 @@ def test_a_commit_that_was_pruned_is_ignored(directory, monitor):
     assert rounds(directory) == [1, 3]
 
 
+def test_a_run_that_resumes_from_a_commit_which_was_pruned_since_is_followed(directory, monitor):
+    shutil.rmtree(directory.checkpoints.root / "round-001")
+    shutil.rmtree(directory.checkpoints.root / "round-002")
+    monitor.follow(stream([timed("resumed", 1.0, round=1, step=None, name="round-001"), commit(3, 2.0)]))
+    assert rounds(directory) == [3]
+    assert monitor.scores == directory.scores("round-003")
+
+
 @pytest.mark.parametrize(
     ("event", "fields", "message"),
     [
@@ -234,4 +242,13 @@ def test_updates_in_parallel_are_counted_once_in_the_overhead(directory, monitor
     events = sorted([*one, *other, commit(1, 15.0)], key=lambda event: event.time)
     for batch, status in stream(events):
         monitor.follow([(batch, {**status, "module_seconds": {"encoder": 4.0, "mirror": 3.0}})])
+    assert monitor.overhead_share(()) == pytest.approx(1.0 / 5.0)
+
+
+@pytest.mark.parametrize("hour", [-3600.0, 3600.0])
+def test_the_overhead_does_not_depend_on_a_clock_that_is_set_during_a_round(directory, monitor, hour):
+    place = {"module": "encoder", "round": 1, "step": 0}
+    events = [timed("update", 10.0, **place), timed("updated", 14.0, seconds=4.0, **place), commit(1, 15.0)]
+    shifted = [replace(each, time=each.time + (each.time > 12) * hour, elapsed=each.time) for each in events]
+    monitor.follow([(shifted, {"module_seconds": {"encoder": 4.0}, "ended": ""})])
     assert monitor.overhead_share(()) == pytest.approx(1.0 / 5.0)
