@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import ray
@@ -38,7 +39,7 @@ from runner.cluster.processes import (
     own_cluster_processes,
     running_cluster_addresses,
 )
-from runner.cluster.signals import deferred_signals, ignored_signals
+from runner.cluster.signals import deferred_signals, exit_with_message, ignored_signals
 from runner.cluster.watchdog import ClusterWatchdog
 
 POLL_SECONDS = 0.2
@@ -330,9 +331,14 @@ def _no_sigterm_handler() -> Iterator[None]:
 
 
 def _shut_down(*, own: bool) -> None:
-    """Leave the cluster; if this process has started it, end it, with the processes that do not react to that."""
+    """Leave the cluster; if this process has started it, end it, with the processes that do not react to that.
+
+    Ray waits for ever for a control service that is stopped. Where that is not ours to end, this process ends.
+    """
     processes = own_cluster_processes() if own else set()
-    overdue = threading.Timer(SHUTDOWN_SECONDS, end_processes, (processes, 0.0))
+    silent = "serket: the Ray cluster does not answer, so this command ends without it; all that it wrote is complete"
+    action = partial(end_processes, processes, 0.0) if own else partial(exit_with_message, silent)
+    overdue = threading.Timer(SHUTDOWN_SECONDS, action)
     overdue.daemon = True
     with ignored_signals():
         overdue.start()

@@ -122,4 +122,6 @@ class CoordinatorActor:
         ray.kill(myself)
 
 
-RemoteCoordinator: Any = ray.remote(concurrency_groups={"status": 4}, num_cpus=0, max_restarts=-1)(CoordinatorActor)
+RemoteCoordinator: Any = ray.remote(
+    concurrency_groups={"status": 4}, num_cpus=0, max_restarts=-1, enable_task_events=False
+)(CoordinatorActor)
