@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-slow test-faults test-fuzz test-plugins test-multinode check format bench clean
+.PHONY: install mnist digits test test-slow test-faults test-soak test-fuzz test-plugins test-multinode check format bench clean
 
 install: $(VENV)/.installed
 
@@ -35,12 +35,18 @@ test: check
 # Fault injection: kill modules, coordinators, drivers, nodes and network links, and print what was observed. Most of the
 # time is spent waiting, so two halves run in parallel: 12 and 14 minutes on 2 cores.
 FAULTS_HERE := matrix soak power_cut hosts
-FAULTS_BESIDE := detached disk driver nodes
+FAULTS_BESIDE := cluster detached disk driver nodes signals
 
 test-faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --faults $(FAULTS_HERE:%=tests/faults/test_%.py) & here=$$!; \
 	$(BIN)/python -m pytest --faults $(FAULTS_BESIDE:%=tests/faults/test_%.py); beside=$$?; \
 	wait $$here && exit $$beside
+
+# Thousands of rounds with deaths; prints the slopes of memory, open files, stored objects and kept events.
+SOAK_ROUNDS ?= 5000
+
+test-soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --soak --soak-rounds $(SOAK_ROUNDS) tests/faults/test_long_soak.py
 
 # Made-up inputs of every reader of files, messages and --set, by hypothesis and, where it can be installed, atheris.
 FUZZ_EXAMPLES ?= 1000000

@@ -237,7 +237,8 @@ STOP_GRACE_SECONDS = 5.0
 30 s, other batch systems after 10 s."""
 
 SHUTDOWN_SECONDS = 15.0
-"""Time that Ray has to end the cluster of this process; then the cluster's processes receive SIGKILL."""
+"""Time that Ray has to end the cluster of this process, whose processes then receive SIGKILL, or to leave another one,
+after which this process ends."""
 
 WATCH_SECONDS = 1.0
 """Time between two looks at the processes of the cluster."""

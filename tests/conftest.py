@@ -53,6 +53,17 @@ def _restore_message_kinds():
         registry.update(entries)
 
 
+@pytest.fixture(autouse=True)
+def _restore_signal_handlers():
+    """Restore the handlers of the signals that a command ignores when it is done."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
 @pytest.fixture
 def one_thread():
     """Limit torch to one thread: for small tensors, synchronising two takes longer than computing."""

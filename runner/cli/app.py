@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -373,6 +374,9 @@ def main() -> None:
             signal.signal(number, _interrupt)
     try:
         run_app(app)
+    except KeyboardInterrupt:
+        say("serket: interrupted", err=True)
+        sys.exit(1)
     finally:
         for number in stop_signals():  # the command is done; only the interpreter is to end
             signal.signal(number, signal.SIG_IGN)

@@ -140,10 +140,18 @@ def say(text: object, *, err: bool = False) -> None:
     typer.echo(printable(text), err=err)
 
 
+_TYPER_INTERRUPTED = 130
+"""Exit status of typer, which says nothing, if a signal interrupts it outside of a command."""
+
+
 def run_app(app: typer.Typer) -> None:
     """Run a command line; errors outside its commands are reported as those within."""
     try:
         app()
+    except SystemExit as end:
+        if end.code != _TYPER_INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from None
     except Exception:
         try:
             with user_errors():  # imported with what it needs only now

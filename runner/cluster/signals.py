@@ -73,6 +73,13 @@ def ignored_signals() -> Iterator[None]:
         yield
 
 
+def ignore_signals() -> None:
+    """Ignore the stop signals from now on: what the command was for is done, and only its end is left."""
+    if threading.current_thread() is threading.main_thread():
+        for number in stop_signals():
+            signal.signal(number, lambda _number, _frame: None)
+
+
 @contextmanager
 def before_exit(action: Callable[[], None]) -> Iterator[None]:
     """Perform an action if :func:`exit_with_message` ends the process in this context."""

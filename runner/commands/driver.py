@@ -14,6 +14,7 @@ from actors.coordination.session import Instrumentation, RunSpec
 from actors.storage.manifest import Manifest
 from actors.types import Array
 from runner.cluster.connection import ClusterError, make_watchdog
+from runner.cluster.signals import ignore_signals
 from runner.cluster.watchdog import watch
 from runner.commands.interrupts import Interrupts, StoppedError
 from runner.commands.monitor import RunMonitor
@@ -191,6 +192,7 @@ def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
     result = build_result(monitor.scores, directory.name, time.time() - clock.started, monitor.module_seconds)
     result["overhead_share"] = monitor.overhead_share(directory.graph.sources)
     result["phases"] = clock.marks
+    ignore_signals()  # with this file, the run is complete
     directory.write_json("result.json", result)
     return result
 
