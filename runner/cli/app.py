@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -376,7 +377,9 @@ def main() -> None:
         run_app(app)
     except KeyboardInterrupt:
         say("serket: interrupted", err=True)
-        sys.exit(1)
+        # After an interrupt within `exec`, as in imports of dataclasses, CPython would end as if by SIGINT.
+        sys.stdout.flush()
+        os._exit(1)
     finally:
         for number in stop_signals():  # the command is done; only the interpreter is to end
             signal.signal(number, signal.SIG_IGN)

@@ -8,6 +8,9 @@ from scipy import stats
 BLOCKS = 40
 """Means of so many parts of a series enter the fit; neighbouring samples depend on each other more than these do."""
 
+MIN_FREEDOM = 5.0
+"""Fewest degrees of freedom of a slope's error, however correlated the residuals are."""
+
 
 class Slope(NamedTuple):
     """A slope and its standard error, and the degrees of freedom of the latter."""
@@ -38,4 +41,4 @@ def fit_slope(x, y):
     r = min(max(residuals[1:] @ residuals[:-1] / square, 0.0), 0.9) if square > 0 else 0.0
     inflation = (1 + r) / (1 - r)
     error = np.sqrt(square / (count - 2) / (centred @ centred) * inflation)
-    return Slope(float(value), float(error), max(count / inflation - 2, 1.0))
+    return Slope(float(value), float(error), max(count / inflation - 2, MIN_FREEDOM))
