@@ -98,7 +98,8 @@ def watch(watchdog: ClusterWatchdog, describe: Callable[[str], str], release: Ca
 
     def look() -> None:
         while not ended.wait(WATCH_SECONDS):
-            if reason := watchdog.reason():
+            reason = watchdog.reason()
+            if reason and not ended.is_set():  # otherwise this process itself has ended the cluster meanwhile
                 watchdog.end(describe(reason), release)
 
     thread = threading.Thread(target=look, daemon=True, name="cluster watchdog")
