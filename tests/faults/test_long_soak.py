@@ -136,7 +136,7 @@ class Samples:
 def death_plan(rounds):
     """Return the rounds of deaths with who dies: 24 deaths of anybody at first, and then 16 of one module."""
     generator, early = random.Random(0), rounds // 5
-    names = ("data", "encoder", "mirror", "coordinator")
+    names = ("encoder", "mirror", "coordinator")  # a source that dies after round 0 is not missed
     first = {early * (number + 1) // 26: generator.choice(names) for number in range(24)}
     return {**first, **{early + (rounds - early) * (number + 1) // 17: "mirror" for number in range(16)}}
 
