@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import reprlib
+import tokenize
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ def read_array(files: RunFiles, directory: str, name: str, phase: str) -> Array 
         if files.exists(path):
             try:
                 return parse(files.read_bounded(path, MAX_OUTPUT_BYTES))
-            except (ValueError, SyntaxError, OverflowError) as error:
+            except (ValueError, SyntaxError, OverflowError, tokenize.TokenError) as error:  # numpy parses headers
                 raise files.unreadable(path, " ".join(str(error).split())[:200]) from error
     return None
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -21,17 +22,32 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from actors.backends.result_checks import (
+    check_device,
+    check_metrics,
+    check_outbox,
+    check_outputs,
+    check_progress,
+    check_state,
+)
 from actors.errors import CheckpointError, GraphError, MessageError, ModuleError
 from actors.messaging import codec
+from actors.module import Outbox, OutgoingMessage
 from actors.storage import manifest as manifests
 from actors.storage import state_codec
+from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord, Manifest, ModuleRecord, pack_manifest
 from runner.config.run_config import ConfigError, load_config
 from runner.config.yaml_io import dump, parse
 from runner.data.datasets import DataError, load
+from runner.runs import state
+from runner.runs.directory import _timed_event
+from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog
+from runner.runs.outputs import read_array
 from runner.runs.records import MetricsFile
 from runner.runs.run_files import RunDirectoryError, RunFiles
+from runner.runs.state import StateError
 from tests.actors.messaging.test_messages import message
 
 MODEL = {
@@ -57,14 +73,14 @@ class Target:
     name : str
     inputs : strategy
     read : callable
-        Called with a directory for files, and an input.
+        Called with a directory for files, and an input; returns whether the input was accepted.
     weight : int
         Its share of the examples.
     """
 
     name: str
     inputs: st.SearchStrategy[Any]
-    read: Callable[[Path, Any], None]
+    read: Callable[[Path, Any], bool]
     weight: int = 1
 
 
@@ -154,60 +170,69 @@ overrides = (
 # --- readers ------------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: Path, document: Any) -> None:
+def read_config(folder: Path, document: Any) -> bool:
     """Load a model file given as a document or as text."""
     try:
         text = document if isinstance(document, str) else dump(document)
     except (ValueError, RecursionError):
-        return  # cannot be written as YAML
+        return False  # cannot be written as YAML
     (folder / "m.yaml").write_bytes(text.encode(errors="surrogatepass"))
-    _load(folder, ())
+    return _load(folder, ())
 
 
-def read_overrides(folder: Path, settings: list[str]) -> None:
+def read_overrides(folder: Path, settings: list[str]) -> bool:
     """Load a valid model file with ``--set``."""
     (folder / "m.yaml").write_text(MODEL_TEXT)
-    _load(folder, settings)
+    return _load(folder, settings)
 
 
-def _load(folder: Path, settings: Any) -> None:
+def _load(folder: Path, settings: Any) -> bool:
     try:
         config = load_config(folder / "m.yaml", settings)
     except (ConfigError, ModuleError, GraphError) as error:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", str(error).replace(str(folder), ""))
-        return
+        return False
     parse(config.to_yaml(), "what was written")
+    return True
 
 
-def read_data(folder: Path, given: tuple[str, bytes]) -> None:
-    """Load observations and categories of a file."""
+def read_data(folder: Path, given: tuple[str, bytes]) -> bool:
+    """Load a file as observations alone, and also as their categories and as their lengths."""
     name, content = given
     (folder / name).write_bytes(content)
-    try:
-        data = load("files", observations=folder / name, categories=folder / name)
-    except DataError as error:
-        assert "\n" not in str(error)
-        return
-    assert np.isfinite(data.observations).all()
-    assert data.observations.ndim >= 2
-    assert data.observations.size
+    file, accepted = folder / name, 0
+    for roles in ({}, {"categories": file}, {"lengths": file}):
+        try:
+            data = load("files", observations=file, **roles)
+        except DataError as error:
+            assert "\n" not in str(error)
+            continue
+        accepted += 1
+        assert np.isfinite(data.observations).all()
+        assert data.observations.ndim >= 2
+        assert data.observations.size
+    return accepted > 0
 
 
-def read_message(_folder: Path, content: bytes) -> None:
+def read_message(_folder: Path, content: bytes) -> bool:
     """Decode a message, a header and a text."""
+    accepted = 0
     for decode in (codec.decode, codec.unpack_header):
         try:
             decode(content)
         except MessageError:
             continue
+        accepted += 1
+    return accepted > 0
 
 
-def read_state(_folder: Path, content: bytes) -> None:
+def read_state(_folder: Path, content: bytes) -> bool:
     """Unpack a state."""
     try:
         state_codec.unpack_state(content, "a state")
     except CheckpointError:
-        return
+        return False
+    return True
 
 
 def signed(content: Any) -> bytes:
@@ -219,38 +244,122 @@ def signed(content: Any) -> bytes:
         digest = hashlib.sha256(manifests._to_json(plain)).hexdigest()
     except ValueError:  # NaN
         digest = "0" * 64
-    return json.dumps({**plain, "digest": digest}).encode()
+    return manifests._to_json({**plain, "digest": digest})
 
 
-def read_manifest(_folder: Path, content: Any) -> None:
+def read_manifest(_folder: Path, content: Any) -> bool:
     """Parse a manifest."""
     data = content if isinstance(content, bytes) else signed(content)
     try:
         manifests.unpack_manifest(data, "a manifest")
     except CheckpointError:
-        return
+        return False
+    return True
 
 
-def read_events(folder: Path, content: Any) -> None:
+def read_events(folder: Path, content: Any) -> bool:
     """Read an event log."""
     text = content if isinstance(content, bytes) else "".join(f"{json.dumps(each)}\n" for each in content).encode()
     (folder / "events.jsonl").write_bytes(text)
     try:
-        list(EventLog(folder / "events.jsonl", "fuzzed"))
+        return bool(list(EventLog(folder / "events.jsonl", "fuzzed")))
     except RunDirectoryError:
-        return
+        return False
 
 
-def read_result(folder: Path, content: Any) -> None:
+def read_result(folder: Path, content: Any) -> bool:
     """Read ``result.json`` and ``metrics.csv``."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     for name in ("result.json", "metrics.csv"):
         (folder / name).write_bytes(text)
+    accepted = 0
     for read in (lambda: RunFiles(folder).read_object("result.json"), MetricsFile(folder / "metrics.csv").rows):
         try:
             read()
         except RunDirectoryError:
             continue
+        accepted += 1
+    return accepted > 0
+
+
+def read_state_record(folder: Path, content: Any) -> bool:
+    """Read the record of a running run in the user's state directory."""
+    path = state._record_path(folder)
+    state.prepare_state_directory()
+    path.touch(mode=0o600)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    try:
+        record = state.read_record(folder)
+    except StateError:
+        return False
+    assert record is not None
+    return True
+
+
+def read_environment(folder: Path, content: Any) -> bool:
+    """Read ``environment.json`` and compare it with this environment."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / "environment.json").write_bytes(text)
+    try:
+        before = RunFiles(folder).read_object("environment.json")
+    except RunDirectoryError:
+        return False
+    describe_changes(before, ENVIRONMENT)
+    return True
+
+
+def read_status_files(folder: Path, content: Any) -> bool:
+    """Read saved events, those of old runs, and the note of a failure; then as events of a log."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    accepted = 0
+    for name in (
+        "unread_events/events.json",
+        "unheard/events.json",
+        "unread_events/events-000001.json",
+        "failure/reason.txt",
+    ):
+        shutil.rmtree(folder / "status", ignore_errors=True)
+        (folder / "status" / name).parent.mkdir(parents=True)
+        (folder / "status" / name).write_bytes(text)
+        files = Checkpoints(folder / "status").status_files
+        accepted += bool([_timed_event(*event) for event in files.read_events()])
+        files.read_failure()
+    return accepted > 0
+
+
+def read_outputs(folder: Path, given: tuple[str, bytes]) -> bool:
+    """Read an output of a module back."""
+    suffix, content = given
+    shutil.rmtree(folder / "outputs", ignore_errors=True)
+    (folder / "outputs").mkdir()
+    (folder / "outputs" / f"mu_learn{suffix}").write_bytes(content)
+    try:
+        return read_array(RunFiles(folder), "outputs", "mu", "learn") is not None
+    except RunDirectoryError:
+        return False
+
+
+def read_answer(_folder: Path, content: Any) -> bool:
+    """Check what a module returned: as outbox, metrics, outputs, state, device and progress."""
+    accepted = 0
+    checks = (
+        lambda: check_outbox("m", content),
+        lambda: check_outbox("m", Outbox(content, content, content)),
+        lambda: check_outbox("m", Outbox((OutgoingMessage(content, content, content),), {}, {})),
+        lambda: check_metrics("m", content),
+        lambda: check_outputs("m", content),
+        lambda: check_state("m", content),
+        lambda: state_codec.unpack_state(state_codec.pack_state(check_state("m", content)), "a state"),
+        lambda: check_device("m", content),
+        lambda: check_progress("m", content, content, content if isinstance(content, dict) else {}),
+    )
+    for check in checks:
+        try:
+            check()
+        except ModuleError:
+            continue
+        accepted += 1
+    return accepted > 0
 
 
 # --- valid inputs to begin with -----------------------------------------------------------------------------------
@@ -340,6 +449,13 @@ MANIFEST = json.loads(
     )
 )
 
+RECORD = {"address": "127.0.0.1:6379", "own": False, "detached": True, "pid": 4, "secret": "ab"}
+ENVIRONMENT = current_environment()
+SAVED_EVENTS = [["updated", 1.5, {"round": 1, "step": 0, "module": "gmm", "seconds": 0.5, "metrics": {}}, 3, "ab"],
+                ["log_message", 1.5, {"text": "x"}]]  # fmt: skip
+ANSWER = {"mu": ROWS, "class": np.arange(6), "evidence": -3.5, "n": 2, "done": True, "text": "x", "none": None}
+answers = changed(ANSWER) | st.sampled_from([ROWS, np.array(["a"]), np.array(None), np.float64(1), np.timedelta64(1)])
+
 TARGETS = [
     Target("model files", changed(MODEL) | yaml_text | damaged(MODEL_TEXT.encode()).map(_text), read_config),
     Target("--set", st.lists(overrides, min_size=1, max_size=2), read_overrides),
@@ -351,4 +467,9 @@ TARGETS = [
     Target("manifests", changed(MANIFEST) | damaged(json.dumps(MANIFEST).encode()) | json_value, read_manifest),
     Target("events", st.lists(changed(EVENT), max_size=3) | damaged(json.dumps(EVENT).encode() + b"\n"), read_events),
     Target("results", changed(RESULT) | damaged(json.dumps(RESULT).encode()) | damaged(METRICS), read_result),
+    Target("records of runs", changed(RECORD) | damaged(json.dumps(RECORD).encode()), read_state_record),
+    Target("environments", changed(ENVIRONMENT) | damaged(json.dumps(ENVIRONMENT).encode()), read_environment),
+    Target("status files", changed(SAVED_EVENTS) | damaged(json.dumps(SAVED_EVENTS).encode()), read_status_files),
+    Target("outputs", st.tuples(st.just(".txt"), tables) | st.tuples(st.just(".npy"), npy_headers), read_outputs),
+    Target("answers of modules", answers, read_answer),
 ]

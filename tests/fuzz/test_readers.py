@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from tests.fuzz.many import read_many
 from tests.fuzz.targets import TARGETS
 from tests.support.bounded import Watched
 
@@ -43,6 +44,10 @@ def fuzz(target, folder, examples):
 @each_target
 def test_no_input_breaks_a_reader(target, tmp_path):
     fuzz(target, tmp_path, SHORT)
+
+
+def test_no_changed_document_breaks_a_reader():
+    assert not [each.summary() for each in read_many(1500, seed=0) if each.findings]
 
 
 @pytest.mark.fuzz
