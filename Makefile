@@ -53,7 +53,8 @@ FUZZ_EXAMPLES ?= 1000000
 
 test-fuzz: $(VENV)/.installed-dev
 	-$(BIN)/python -m pip install --quiet -e ".[fuzz]"
-	$(BIN)/python -m pytest --fuzz --fuzz-examples $(FUZZ_EXAMPLES) -m fuzz -s tests/fuzz
+	$(BIN)/python -m tests.fuzz.many --inputs $(FUZZ_EXAMPLES)
+	$(BIN)/python -m pytest --fuzz --fuzz-examples $$(($(FUZZ_EXAMPLES) / 20)) -m fuzz -s tests/fuzz
 
 # Slow tests, which add little to the fast ones.
 test-slow: $(VENV)/.installed-dev

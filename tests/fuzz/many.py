@@ -78,6 +78,7 @@ def read_many(inputs: int, seed: int, only: str = "", report_seconds: float = 20
     tallies = [Tally(target) for target in TARGETS if target.name in MAKERS and only in ("", target.name)]
     total = sum(MAKERS[each.target.name][1] for each in tallies)
     folder = Path(tempfile.mkdtemp(prefix="serket-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    before = os.environ.get("SERKET_STATE_DIR")
     os.environ["SERKET_STATE_DIR"] = str(folder / "state")
     next_report, done = time.monotonic() + report_seconds, 0
     try:
@@ -90,6 +91,9 @@ def read_many(inputs: int, seed: int, only: str = "", report_seconds: float = 20
                 next_report = time.monotonic() + report_seconds
                 print(json.dumps({"done": done, **{each.target.name: each.summary() for each in tallies}}), flush=True)
     finally:
+        os.environ.pop("SERKET_STATE_DIR", None)
+        if before is not None:
+            os.environ["SERKET_STATE_DIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
     return tallies
 

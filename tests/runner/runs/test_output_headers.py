@@ -14,5 +14,5 @@ def test_a_header_with_an_open_bracket_is_refused(tmp_path):
     np.save(stream, np.ones((6, 2)))
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mu_learn.npy").write_bytes(stream.getvalue().replace(b"(6, 2), }", b"(6,<KL2  "))
-    with pytest.raises(RunDirectoryError, match="mu_learn.npy: cannot be read"):
+    with pytest.raises(RunDirectoryError, match=r"mu_learn\.npy: cannot be read"):
         read_array(RunFiles(tmp_path), "m", "mu", "learn")
