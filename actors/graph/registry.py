@@ -12,17 +12,20 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic_core import InitErrorDetails
 
 from actors.errors import KindError, ModuleError, shorten_text
 from actors.limits import MAX_FIELD_CHARACTERS, MAX_NAME_CHARACTERS, MAX_TYPE_CHARACTERS
@@ -161,7 +164,69 @@ def make_parameters(cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
     pydantic.ValidationError
         Lists the parameter and the expected value for each error.
     """
-    return _adapter(cls).validate_python(dict(given))
+    made = _adapter(cls).validate_python(dict(given))
+    retyped = [problem for key, value in given.items() if (problem := _find_retyped(cls, key, value, made))]
+    if retyped:
+        raise ValidationError.from_exception_data(cls.Parameters.__name__, retyped)
+    return made
+
+
+def _find_retyped(cls: type[Module[Any]], key: str, value: Any, made: Any) -> InitErrorDetails | None:
+    """Return the error of a truth value or text that was taken for a number, or the reverse; None without one.
+
+    Validation itself converts them, so that ``true`` would be a learning rate of 1.
+    """
+    hints = get_type_hints(cls.Parameters, include_extras=True)
+    name = key if key in hints else next((name for name, hint in hints.items() if key in _aliases_of(hint)), None)
+    if name is None or not (found := _first_retyped(value, getattr(made, name, value))):
+        return None
+    try:  # a parameter may define the conversion from texts by a validator of its own
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an alias has no meaning here
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+    except ValidationError:
+        place, inner, kind = found
+        return InitErrorDetails(type=kind, loc=(key, *place), input=inner)
+    return None
+
+
+def _aliases_of(hint: Any) -> tuple[Any, ...]:
+    """Return the other names of an annotated parameter."""
+    aliases = [getattr(part, "validation_alias", None) for part in getattr(hint, "__metadata__", ())]
+    return tuple(name for each in aliases for name in (each.choices if isinstance(each, AliasChoices) else [each]))
+
+
+def _first_retyped(given: Any, made: Any) -> tuple[tuple[Any, ...], Any, str] | None:
+    """Return place, value and the type of error of the first scalar that changed between truth, number and text."""
+    if isinstance(given, Mapping) and isinstance(made, Mapping):
+        pairs = [(key, given[key], made[key]) for key in given if key in made]
+    elif isinstance(given, list | tuple) and isinstance(made, list | tuple) and len(given) == len(made):
+        pairs = [(index, *pair) for index, pair in enumerate(zip(given, made, strict=True))]
+    else:
+        kinds = _scalar_kind(given), _scalar_kind(made)
+        if "" in kinds or kinds[0] == kinds[1] or (kinds[0] == "text" and _QUOTED[kinds[1]].fullmatch(given)):
+            return None
+        error = {"truth": "bool_type", "number": "int_type" if isinstance(made, int) else "float_type"}
+        return (), given, error.get(kinds[1], "string_type")
+    found = ((key, _first_retyped(*pair)) for key, *pair in pairs)
+    return next((((key, *inner[0]), *inner[1:]) for key, inner in found if inner), None)
+
+
+_QUOTED = {
+    "number": re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"),
+    "truth": re.compile("true|false"),
+}
+"""Texts that are read as values: those that would be values in YAML 1.2 if they were not quoted."""
+
+
+def _scalar_kind(value: Any) -> str:
+    """Return truth, number, text or, of other values, nothing."""
+    plain = getattr(value, "dtype", None)  # numpy's scalars
+    if isinstance(value, bool) or (plain is not None and plain.kind == "b"):
+        return "truth"
+    if isinstance(value, str):
+        return "text"
+    return "number" if isinstance(value, int | float) or (plain is not None and plain.kind in "iuf") else ""
 
 
 def parameters_schema(cls: type[Module[Any]]) -> dict[str, Any]:

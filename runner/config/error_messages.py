@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from dataclasses import fields as dataclass_fields
@@ -17,7 +18,14 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from actors.limits import MAX_INTEGER, MAX_LISTED_NAMES, MAX_NAME_CHARACTERS, MAX_PRINTED_LINE, MAX_REPORTED_PROBLEMS
+from actors.limits import (
+    MAX_INTEGER,
+    MAX_LISTED_NAMES,
+    MAX_NAME_CHARACTERS,
+    MAX_NUMBER_CHARACTERS,
+    MAX_PRINTED_LINE,
+    MAX_REPORTED_PROBLEMS,
+)
 from runner.report.printable import printable_line
 
 Location: TypeAlias = tuple[Any, ...]
@@ -77,11 +85,35 @@ def describe_errors(error: ValidationError, fields: Mapping[str, FieldInfo], giv
         else:
             place = _location(loc, given)
             expected = describe_type(field) if len(place) == 1 else details["msg"].removeprefix("Input should be ")
-            problems[place] = f"expected {expected}, got {format_value(details['input'])}"
+            value = details["input"]
+            problems[place] = f"expected {expected}, got {format_value(value)}{_notation_hint(value, expected)}"
     problems.update(unknown_names("key", unknown, fields))
     # Each branch of a union reports its own error; the deepest place belongs to the branch that was meant.
     outer = {loc[:length] for loc in problems for length in range(len(loc))}
     return [(loc, text) for loc, text in problems.items() if loc not in outer]
+
+
+_NOTATIONS = {
+    r"[-+]?0[0-9]+(\.[0-9]*)?": "write the number without leading zeros (octal numbers begin with 0o)",
+    r"[-+]?[0-9]+(:[0-9]+)+(\.[0-9]*)?": "write one number, as this is neither minutes nor seconds in YAML 1.2",
+    r"[-+]?[0-9.]*_[0-9_.]*": "write the number without '_'",
+    r"[-+]?0b[01]+": "write the number in decimal",
+    r"[-+]?[0-9]+,[0-9]+": "write the number with a decimal point",
+    r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?": "write the number without quotes",
+}
+"""Texts that people mean as numbers, and what to write instead."""
+
+
+def _notation_hint(value: Any, expected: str) -> str:
+    """Return the end of a message about a text that YAML 1.1 takes for a number or a truth value; mostly empty."""
+    if not isinstance(value, str) or len(value) > MAX_NUMBER_CHARACTERS:
+        return ""
+    if value.lower() in ("yes", "no", "on", "off", "y", "n", "true", "false") and "true or false" in expected:
+        return "; in YAML 1.2 only true and false, without quotes, are truth values"
+    if "number" not in expected and "integer" not in expected:
+        return ""
+    hint = next((hint for pattern, hint in _NOTATIONS.items() if re.fullmatch(pattern, value)), "")
+    return f"; {hint}" if hint else ""
 
 
 def _location(loc: Location, given: Any) -> Location:

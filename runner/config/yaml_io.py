@@ -1,5 +1,9 @@
 """YAML of model files: parsing, overriding values with ``--set``, and writing.
 
+Plain values are read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), not by YAML 1.1 as
+PyYAML does, for which ``no`` is false, ``010`` is 8, ``1:30`` is 90 and ``1e3`` is a text. One exception: a decimal
+number with leading zeros is a text, which is refused where a number is meant, because 1.1 reads it as octal.
+
 The size of a document is bounded while it is read, before anything is made of it: bytes, nesting, and the numbers of
 nodes and characters with each alias counted in full, because what is parsed is walked and written in full later.
 """
@@ -43,8 +47,19 @@ class _Size(NamedTuple):
     characters: int
 
 
+_CORE = {
+    "null": r"null|Null|NULL|~|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?(\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN",
+}
+"""The plain values of each type in the core schema of YAML 1.2, without numbers that have leading zeros."""
+
+_CORE_PATTERNS = {f"{_TAG}{name}": re.compile(f"(?:{pattern})$") for name, pattern in _CORE.items()}
+
+
 class _Loader(yaml.SafeLoader):
-    """A safe loader with string keys that may not repeat, and with the floats of YAML 1.2 (``1e-3`` is a number).
+    """A safe loader with the core schema of YAML 1.2, and with string keys that may not repeat.
 
     Composing a document ends as soon as it exceeds a limit of :mod:`actors.limits`.
     """
@@ -105,6 +120,19 @@ class _Loader(yaml.SafeLoader):
             return _TEXT  # no number is that long, and the patterns of numbers may take quadratic time
         return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
+    def construct_core(self, node: yaml.ScalarNode) -> Any:
+        """Return the value of a scalar of the core schema."""
+        text = node.value
+        if not _CORE_PATTERNS[node.tag].match(text):
+            raise ValueError(text)
+        if node.tag == f"{_TAG}null":
+            return None
+        if node.tag == f"{_TAG}bool":
+            return text[0] in "tT"
+        if node.tag == f"{_TAG}int":
+            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -143,9 +171,21 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+def _use_core_schema() -> None:
+    """Replace the loader's types of plain values by those of YAML 1.2.
+
+    The dumper keeps those of YAML 1.1 beside them: it quotes texts that a reader of either version would take for
+    something else.
+    """
+    _Loader.yaml_implicit_resolvers = {"<": [(_MERGE, re.compile("<<$"))]}
+    for tag, pattern in _CORE_PATTERNS.items():
+        _Loader.add_constructor(tag, _Loader.construct_core)
+        _Loader.add_implicit_resolver(tag, pattern, None)
+        with_zeros = re.compile(pattern.pattern.replace("(0|[1-9][0-9]*)", "[0-9]+"))
+        _Dumper.add_implicit_resolver(tag, with_zeros, None)
+
+
+_use_core_schema()
 
 
 def read_config_text(path: Path) -> str:

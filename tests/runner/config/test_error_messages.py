@@ -189,7 +189,7 @@ class TestErrors:
                 "model.yaml, line 1: is not valid YAML: the tag 'tag:yaml.org,2002:python/object/apply:os",
             ),
             ("a: " + "[" * 5000, "model.yaml, line 1: is not valid YAML"),
-            ("name: 2024-99-99", "model.yaml, line 1: is not valid YAML"),
+            ("name: !!int 010", "model.yaml, line 1: is not valid YAML: '010' is not of type int"),
             ("name: \x07", "model.yaml: is not valid YAML"),
             ("3: a\n? [x]\n: b\n", "model.yaml, line 2: is not valid YAML"),
         ],

@@ -127,8 +127,8 @@ ODD = [
 )
 @pytest.mark.parametrize("value", ODD, ids=[ascii(value[:20]) for value in ODD])
 def test_an_odd_value_is_refused_in_one_sentence(tmp_path: Path, key: str, value: str) -> None:
-    if (key, value) == ("data.count", "!!null x"):
-        pytest.skip("nothing is a valid count")
+    if key == "name" and value in ("2001-13-45", "2001-01-01", "0b" + "1" * 90):
+        pytest.skip("names in YAML 1.2")
     message = refusal(tmp_path, MODEL, f"{key}={value}")
     assert "Traceback" not in message
     assert message.count("\n") == 0
