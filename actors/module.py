@@ -370,6 +370,20 @@ class Module(ABC, Generic[P]):
         """Return the parameters for this step: the module's parameters with the overrides of the step."""
         return replace(self.parameters, **context.overrides) if context.overrides else self.parameters  # type: ignore[type-var]
 
+    @classmethod
+    def check_observations(cls, parameters: P, values: Array, source: str) -> None:
+        """Raise ModuleError if a source's rows cannot be used; called before a run starts. By default, all can.
+
+        Parameters
+        ----------
+        parameters : Parameters
+            Those of the module's first step.
+        values : ndarray of float32 or float64, shape (N, …)
+            The rows that are not missing, N ≥ 1.
+        source : str
+            Name of the source.
+        """
+
     def prepare(self, device: str, threads: int) -> None:
         """Prepare for the first update; called once.
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from actors.coordination.session import RunSpec
@@ -26,11 +25,14 @@ from actors.errors import GraphError
 from actors.graph.graph import Graph
 from actors.graph.registry import validated_parameters
 from actors.graph.spec import Connection, ModuleSpec, Resources
-from actors.types import Array
+from actors.limits import MAX_NAME_CHARACTERS
+from actors.types import Array, IntArray
 from runner.commands.monitor import RunMonitor
 from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset
-from runner.data.sources import check_same_rows, source_states
+from runner.data.errors import DataError
+from runner.data.intake import check_categories, check_lengths, check_observations
+from runner.data.sources import check_modules, check_same_rows, describe_data, source_states
 from runner.report.progress import make_progress
 from runner.runs.directory import RunDirectory
 from runner.runs.state import RunRecord, new_secret, recorded
@@ -46,7 +48,7 @@ class Handle:
     name : str, optional
         Name of the module; by default its short name, numbered if there are several.
     category : array_like (N,), optional
-        True classes, to compute the accuracy; they are not used for learning.
+        True classes, integers or texts, to compute the accuracy; they are not used for learning.
     threads : int
         Number of threads of the process.
     num_gpus : float or "auto"
@@ -78,7 +80,11 @@ class Handle:
             raise TypeError(f"{type(self).__name__} takes at most {len(self.positional)} positional arguments")
         given = {**dict(zip(self.positional, values, strict=False)), **parameters}
         self.name = name
-        self.category = None if category is None else np.asarray(category).astype(np.int64)
+        label = f"{type(self).__name__}: category"
+        self.category: IntArray | None = None
+        self.notes: tuple[str, ...] = ()
+        if category is not None:
+            self.category, self.notes = check_categories(category, label)
         self.parameters = validated_parameters(self.type, given)
         self.threads = threads
         self.resources = Resources(num_gpus=num_gpus)
@@ -126,8 +132,15 @@ class Observation(Handle):
     Parameters
     ----------
     data : array_like (N, …)
+        An array, lists, a masked array or a data frame of real numbers. Rows without any value (NaN or masked) are
+        missing; what is missing in a part of a row, and what a conversion to float64 would change, is refused.
     lengths : array_like of int (S,), optional
         Lengths of the sequences; by default all rows are one sequence.
+    sequences : bool
+        Whether the first axis numbers the sequences: S × T × features, or a list of S arrays T_s × features. By default
+        the first axis numbers rows.
+    divide_by : float, optional
+        What all values are divided by, such as 255 for pixels.
     seed : int
         Seed of all random draws of the model.
     address : str, optional
@@ -146,18 +159,22 @@ class Observation(Handle):
         data: npt.ArrayLike,
         *,
         lengths: npt.ArrayLike | None = None,
+        sequences: bool = False,
+        divide_by: float | None = None,
         seed: int = 0,
         address: str | None = None,
         run: str | None = None,
         name: str = "",
     ) -> None:
         super().__init__(name=name)
-        values = np.asarray(data)
-        values = values if values.dtype == np.float32 else values.astype(np.float64)
-        self.data = Dataset(values, None, None if lengths is None else np.asarray(lengths, np.int64), "script")
+        rows = check_observations(data, "data", divide_by=divide_by, sequences=sequences)
+        if lengths is not None and sequences:
+            raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
+        spans = rows.lengths if lengths is None else check_lengths(lengths, "lengths", len(rows.values))
+        self.data = Dataset(rows.values, None, spans, "the script", rows.mask, rows.notes)
         self.seed = seed
         self.address = address or os.environ.get("RAY_ADDRESS")
-        self.run = run or re.sub(r"[^A-Za-z0-9._-]", "_", Path(sys.argv[0]).stem) or "script"
+        self.run = run or _script_name()
 
 
 class VAE(Handle):
@@ -243,6 +260,8 @@ class Model:
     ------
     GraphError
         If there is no observation among them, or the modules cannot be connected.
+    ModuleError
+        If a module cannot use the rows.
     DataError
         If several observations do not describe the same rows.
     """
@@ -268,6 +287,10 @@ class Model:
             if len(labels) != len(source.data.observations):
                 rows = len(source.data.observations)
                 raise GraphError(f"module {name!r}: {len(labels)} categories for {rows} rows of data")
+        check_modules(graph, data)
+        progress = make_progress(graph, terminal=False)
+        for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
+            progress.log(line)
         self.directory = RunDirectory.create(Path("runs"), source.run, graph, categories=categories, outputs=Path.cwd())
         self._stack = ExitStack()
         atexit.register(self._stack.close)
@@ -280,7 +303,6 @@ class Model:
             RunSpec(graph, self.directory.name, source.seed, root=root, scheduled=False, secret=record.secret)
         )
         self._stack.enter_context(recorded(self.directory.path, record))
-        progress = make_progress(graph, terminal=False)
         left = f"what the modules have learnt is in {self.directory.path}/"
         self._stack.enter_context(watched(self.directory, progress, own=source.address is None, remedy=left))
         self._monitor = RunMonitor(
@@ -309,6 +331,12 @@ class Model:
         if manifest is None or handle.name not in manifest.modules:
             return {}
         return self.directory.checkpoints.outputs(manifest, handle.name)
+
+
+def _script_name() -> str:
+    """Return the name of the script as a name of a run; ``script`` for one that comes from a pipe or a console."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(sys.argv[0]).stem).lstrip(".-")
+    return name[:MAX_NAME_CHARACTERS] if name and sys.argv[0] not in ("-", "-c") else "script"
 
 
 def _assign_names(handles: list[Handle]) -> None:

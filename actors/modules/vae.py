@@ -19,6 +19,7 @@ from actors.errors import ModuleError, NonFiniteError
 from actors.messaging.message import Message, rows_of
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import decode_class_means
+from actors.modules.value_ranges import check_float32, check_unit_interval
 from actors.types import Array, BoolArray, Float32Array, State
 
 if TYPE_CHECKING:
@@ -109,6 +110,13 @@ class VAE(Module[VAEParameters]):
         Port("latent_vectors", "out", "forward", "latent_vectors"),
         Port("reconstructions", "out", "backward", "reconstructions"),
     )
+
+    @classmethod
+    def check_observations(cls, parameters: VAEParameters, values: Array, source: str) -> None:
+        """Raise ModuleError for values outside float32, or outside [0, 1] with likelihood ``bce``."""
+        check_float32(values, f"observations of {source}")
+        if parameters.likelihood == "bce":
+            check_unit_interval(values, f"observations of {source}", "likelihood 'bce'")
 
     def __init__(self, parameters: VAEParameters) -> None:
         super().__init__(parameters)
@@ -333,12 +341,9 @@ class VAE(Module[VAEParameters]):
             )
         rows = np.array(values.reshape(len(values), -1), dtype=np.float32)
         present = np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask
-        if parameters.likelihood == "bce" and present.any() and (rows[present].min() < 0 or rows[present].max() > 1):
-            low, high = rows[present].min(), rows[present].max()
-            raise ModuleError(
-                f"observations span {low:g} to {high:g}, but likelihood 'bce' is for values in [0, 1]; "
-                "scale them or use 'mse'"
-            )
+        if parameters.likelihood == "bce" and present.any():
+            check_unit_interval(rows[present], "observations", "likelihood 'bce'")
+            rows[present] = rows[present].clip(0, 1)
         return rows, present
 
     def _prior_mean(self, inbox: Inbox, count: int, latent_dim: int) -> Float32Array:

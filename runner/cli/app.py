@@ -64,6 +64,12 @@ Data = Annotated[
     ),
 ]
 Count = Annotated[int | None, typer.Option(help="Number of rows; by default all.")]
+Header = Annotated[
+    bool | None, typer.Option("--header/--no-header", help="Whether the first line of a table names the columns.")
+]
+Index = Annotated[
+    bool | None, typer.Option("--index/--no-index", help="Whether the first column of a table names the rows.")
+]
 Offset = Annotated[int, typer.Option(help="Number of rows to skip, of each class (mnist, digits) or of the file.")]
 
 
@@ -90,6 +96,7 @@ def run(
         with _clock() as clock:
             loaded = load_config(config, settings or [])
         if dry_run:
+            _check_data(loaded)
             _dry_run(loaded, address, as_json)
             return
         with _progress(loaded.graph) as progress:
@@ -168,6 +175,8 @@ def recognize(
     unordered: Annotated[bool, typer.Option(help="The rows are not in temporal order.")] = False,
     count: Count = None,
     offset: Offset = 0,
+    header: Header = None,
+    index: Index = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -178,7 +187,9 @@ def recognize(
 
         path = find_run(run, runs)
         opened = open_run(path)
-        rows = _load_rows(opened.config, data, categories, count, offset, ordered=not unordered)
+        rows = _load_rows(
+            opened.config, data, categories, count, offset, ordered=not unordered, header=header, index=index
+        )
         _, result = recognize_rows(opened, rows, ordered=not unordered)
         print_result(result, as_json)
         if not as_json:
@@ -194,6 +205,8 @@ def predict(
     categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to name the classes.")] = None,
     count: Count = None,
     offset: Offset = 0,
+    header: Header = None,
+    index: Index = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -203,7 +216,7 @@ def predict(
         from runner.runs.directory import find_run, open_run
 
         opened = open_run(find_run(run, runs))
-        rows = _load_rows(opened.config, data, categories, count, offset, ordered=True)
+        rows = _load_rows(opened.config, data, categories, count, offset, ordered=True, header=header, index=index)
         prediction = predict_rows(opened, rows, steps)
         drawn = prediction.draw(out)
         if as_json:
@@ -347,12 +360,35 @@ def _progress(graph: Graph) -> Iterator[Progress]:
 
 
 def _load_rows(
-    config: RunConfig, data: list[str], categories: Path | None, count: int | None, offset: int, *, ordered: bool
+    config: RunConfig,
+    data: list[str],
+    categories: Path | None,
+    count: int | None,
+    offset: int,
+    *,
+    ordered: bool,
+    **table: bool | None,
 ) -> dict[str, Dataset]:
-    """Load new rows for the sources of a trained run."""
-    from runner.data.sources import load_new_rows
+    """Load new rows for the sources of a trained run, and say what they are."""
+    from runner.data.sources import check_modules, describe_data, load_new_rows
 
-    return load_new_rows(config.sources, data, categories=categories, count=count, offset=offset, ordered=ordered)
+    rows = load_new_rows(
+        config.sources, data, categories=categories, count=count, offset=offset, ordered=ordered, **table
+    )
+    for line in describe_data(rows):
+        say(line, err=True)
+    check_modules(config.graph, rows)
+    return rows
+
+
+def _check_data(config: RunConfig) -> None:
+    """Load the data of a model file, say what they are, and check that the modules can use them."""
+    from runner.data.sources import check_modules, describe_data
+
+    data = config.load_data()
+    for line in describe_data(data):
+        say(line, err=True)
+    check_modules(config.graph, data)
 
 
 def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:

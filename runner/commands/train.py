@@ -12,6 +12,7 @@ from runner.commands.driver import build_run_spec, check_detachable, start_and_f
 from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig
 from runner.config.user_code import collect_code
+from runner.data.sources import check_modules, describe_data
 from runner.report.progress import Progress
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import RunDirectory
@@ -70,6 +71,9 @@ def train(
     prepare_state_directory()
     graph = config.graph
     data = config.load_data()
+    check_modules(graph, data)
+    for line in describe_data(data):
+        progress.log(line)
     clock.mark("data")
     categories = config.categories(data)
     storage = config.checkpoints.storage

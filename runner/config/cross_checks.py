@@ -184,8 +184,7 @@ def check_names(given: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     name = given.get("name")
     if isinstance(name, str) and not re.fullmatch(RUN_NAME, name):
-        expected = "expected a plain directory name of letters, digits, '.', '_' and '-'"
-        problems.append((("name",), f"{expected}, got {format_value(name)}"))
+        problems.append((("name",), run_name_problem(name)))
     sources = find_sources(given.get("data"))
     for module in as_map(given.get("modules")):
         reserved = _RESERVED.get(module) or ("a source's name" if module in sources else "")
@@ -194,10 +193,26 @@ def check_names(given: Mapping[str, Any]) -> list[Problem]:
     named = [(("modules", module), module) for module in as_map(given.get("modules"))]
     for place, name in [*named, *((place, source) for source, (place, _) in sources.items())]:
         if not re.fullmatch(_MODULE_NAME, str(name)):
-            problems.append((place, "expected a name of letters, digits, '_' and '-', first a letter"))
+            characters = "letters, digits, '_' and '-', first a letter"
+            problems.append((place, _name_problem(str(name), "a name", characters, "A-Za-z0-9_-", "0123456789_-")))
         elif name == "coordinator" and place[0] == "data":
             problems.append((place, f"is {_RESERVED[name]}; choose another for this source"))
     return problems
+
+
+def run_name_problem(name: str) -> str:
+    """Return which rule the name of a run breaks, and what was found."""
+    return _name_problem(name, "a plain directory name", "letters, digits, '.', '_' and '-'", "A-Za-z0-9._-", ".-")
+
+
+def _name_problem(name: str, what: str, characters: str, allowed: str, not_first: str) -> str:
+    if len(name) > MAX_NAME_CHARACTERS:
+        return f"expected {what} of at most {MAX_NAME_CHARACTERS} characters, got {len(name)}"
+    found = f"expected {what} of {characters}, got {format_value(name)}"
+    wrong = next((character for character in name if not re.fullmatch(f"[{allowed}]", character)), "")
+    if wrong:
+        return f"{found}, with {wrong!r}"
+    return f"{found}, which begins with {name[0]!r}" if name and name[0] in not_first else found
 
 
 def has_named_sources(data: Any) -> bool:

@@ -93,6 +93,10 @@ class DataConfig(Section):
     observations: Path | None = None
     categories: Path | dict[str, Path] | None = None
     lengths: Path | list[Annotated[int, Field(ge=1)]] | None = None
+    header: bool | None = None
+    index: bool | None = None
+    divide_by: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    sequences: bool | None = None
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
@@ -110,14 +114,17 @@ class DataConfig(Section):
 
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
-        files = [key for key in ("observations", "categories", "lengths") if getattr(self, key) is not None]
+        keys = ("observations", "categories", "lengths", "header", "index", "divide_by", "sequences")
+        files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
             return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
         if self.observations is None:
             problems.append((("observations",), "is missing: source 'files' needs the path of a file of observations"))
         if self.order == "cyclic" and not isinstance(self.categories, Path):
             problems.append((("order",), "'cyclic' needs categories: give one file of categories, or order 'given'"))
-        if self.lengths is not None and self.order != "given":
+        if self.sequences and (self.lengths is not None or self.order != "given"):
+            problems.append((("sequences",), "gives the lengths itself, in order 'given'; leave out lengths or order"))
+        elif self.lengths is not None and self.order != "given":
             problems.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
         return problems
 

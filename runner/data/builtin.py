@@ -14,7 +14,8 @@ import platformdirs
 from actors.kernels.path_safety import why_unsafe
 from actors.limits import MAX_CACHE_BYTES
 from actors.types import Array, IntArray
-from runner.data.readers import DataError, read_npy
+from runner.data.errors import DataError
+from runner.data.readers import read_npy
 
 WORDS_PER_ROW = 12
 """Mean number of words of a row of ``words``."""

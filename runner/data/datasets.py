@@ -1,14 +1,19 @@
 """Data sets: built-in ones and users' files, with their rows selected and ordered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from actors.types import Array, IntArray
+from actors.types import Array, BoolArray, IntArray
 from runner.data.builtin import LABELLED, make_cycle
-from runner.data.readers import IDX_NAME, DataError, find_file, locate_row, read_array, read_integers
+from runner.data.errors import DataError
+from runner.data.intake import Rows, check_categories, check_lengths, content_rows, describe_rows
+from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
+from runner.data.tables import TableOptions
 
 SOURCES = ("mnist", "digits", "words", "cycle", "files")
 ORDERS = ("cyclic", "given", "shuffled")
@@ -30,12 +35,22 @@ class Dataset:
         Lengths of the sequences, positive, with sum N; None: one sequence.
     name : str
         The built-in data set's name, or that of the file of observations.
+    mask : ndarray of bool, shape (N,), or None
+        The missing rows; None if there are none.
+    notes : tuple of str
+        What was done with the data on their way in.
     """
 
     observations: Array
     categories: IntArray | None
     lengths: IntArray | None
     name: str
+    mask: BoolArray | None = None
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return one line: rows, columns, sequences, where they are from, and what was done with them."""
+        return describe_rows(self.observations, self.lengths, self.name, self.notes)
 
 
 def load(
@@ -49,6 +64,10 @@ def load(
     lengths: str | Path | Sequence[int] | None = None,
     offset: int = 0,
     root: str | Path = Path(),
+    header: bool | None = None,
+    index: bool | None = None,
+    divide_by: float | None = None,
+    sequences: bool = False,
 ) -> Dataset:
     """Load a data set, and select and order its rows.
 
@@ -78,6 +97,13 @@ def load(
         Number of rows of each class (or of the file) to skip, for rows that another run has not seen.
     root : str or Path
         The directory of relative paths.
+    header, index : bool, optional
+        Whether the first line of a text table of observations names the columns, and whether its first column names
+        the rows; by default, what is certain is recognized, and what is not is refused.
+    divide_by : float, optional
+        What the observations of a file are divided by.
+    sequences : bool
+        Whether the first axis of a file of observations numbers the sequences (sequences × rows × features).
 
     Raises
     ------
@@ -85,13 +111,20 @@ def load(
         If an argument or a file is not valid.
     """
     _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
-    labels, spans, name = None, None, source
+    labels, spans, name, mask = None, None, source, None
+    notes: tuple[str, ...] = ()
     if observations is None:
         rows, labels = make_cycle(seed) if source == "cycle" else LABELLED[source]()
     else:
-        rows, name = load_array(observations, root=root), Path(observations).name
-        labels = None if categories is None else load_categories(categories, len(rows), root=root)
-        spans = None if lengths is None else _load_lengths(lengths, len(rows), order, root)
+        options = TableOptions(header, index)
+        read = _read_rows(observations, root, options, divide_by=divide_by, sequences=sequences)
+        rows, mask, notes, spans, name = read.values, read.mask, read.notes, read.lengths, Path(observations).name
+        if categories is not None:
+            labels, more = _read_categories(categories, len(rows), root)
+            notes += more
+        if spans is not None and (lengths is not None or order != "given"):
+            raise DataError("data.sequences gives the lengths itself and needs order 'given'; leave out data.lengths")
+        spans = spans if lengths is None else _load_lengths(lengths, len(rows), order, root)
     by_class = source != "files" or order == "cyclic"
     chosen = _select_rows(name, labels, len(rows), by_class=by_class, order=order, count=count, offset=offset)
     if spans is not None:
@@ -99,7 +132,29 @@ def load(
         spans = np.diff(edges)[np.diff(edges) > 0]
     if order == "shuffled":
         chosen = np.random.default_rng(seed).permutation(chosen)
-    return Dataset(rows[chosen], None if labels is None else labels[chosen], spans, name)
+    mask = mask[chosen] if mask is not None and mask[chosen].any() else None
+    if mask is not None and mask.all():
+        raise DataError(f"{observations}: all rows that are chosen are missing; choose rows with values")
+    return Dataset(rows[chosen], None if labels is None else labels[chosen], spans, name, mask, notes)
+
+
+def _read_rows(path: str | Path, root: str | Path, options: TableOptions, **shape: Any) -> Rows:
+    """Read observations from one file."""
+    file = find_file(path, root)
+    content = read_content(file, "observations", options)
+    if IDX_NAME.search(file.name) and content.values.dtype == np.uint8 and shape["divide_by"] is None:
+        pixels = np.divide(content.values.astype(np.float32), np.float32(255))
+        content = replace(content, values=pixels)
+    elif shape["divide_by"] is not None:
+        content = replace(content, notes=tuple(note for note in content.notes if "pixels" not in note))
+    return content_rows(content, str(file), locate=partial(locate_row, file, options=options), **shape)
+
+
+def _read_categories(path: str | Path, rows: int, root: str | Path) -> tuple[IntArray, tuple[str, ...]]:
+    """Read the categories of `rows` observations from one file."""
+    file = find_file(path, root)
+    content = read_content(file, "categories", rows=rows)
+    return check_categories(content.values, str(file), rows=rows, locate=partial(locate_row, file))
 
 
 def load_array(path: str | Path, *, root: str | Path = Path()) -> Array:
@@ -123,18 +178,7 @@ def load_array(path: str | Path, *, root: str | Path = Path()) -> Array:
     DataError
         If there is no such file, or it does not contain one finite array with at least one row.
     """
-    file = find_file(path, root)
-    raw = read_array(file, "observations")
-    with np.errstate(over="ignore"):
-        values = raw.astype(np.float32 if np.result_type(raw.dtype, np.float32) == np.float32 else np.float64)
-    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    if bad.any():
-        raise DataError(
-            f"{file}, {locate_row(file, int(bad.argmax()))}: holds NaN or an infinity; remove or replace it"
-        )
-    if IDX_NAME.search(file.name) and raw.dtype == np.uint8:
-        values = np.divide(values, np.float32(255))
-    return values.reshape(len(values), 1) if values.ndim == 1 else values
+    return _read_rows(path, root, TableOptions(), divide_by=None, sequences=False).values
 
 
 def load_categories(path: str | Path, rows: int, *, root: str | Path = Path()) -> IntArray:
@@ -143,7 +187,8 @@ def load_categories(path: str | Path, rows: int, *, root: str | Path = Path()) -
     Parameters
     ----------
     path : str or Path
-        A file of integers, in one of the formats of :mod:`runner.data.readers`.
+        A file of integers or texts, in one of the formats of :mod:`runner.data.readers`; texts are numbered in their
+        sorted order.
     rows : int
         The number of observations.
     root : str or Path
@@ -156,13 +201,9 @@ def load_categories(path: str | Path, rows: int, *, root: str | Path = Path()) -
     Raises
     ------
     DataError
-        If the file cannot be read, contains values that are no integers, or not one for each row.
+        If the file cannot be read, or has not one integer or text for each row.
     """
-    file = find_file(path, root)
-    values = read_integers(file, "categories")
-    if len(values) != rows:
-        raise DataError(f"{file}: holds {len(values)} categories for {rows} observations; one per row is needed")
-    return values
+    return _read_categories(path, rows, root)[0]
 
 
 def _check_arguments(
@@ -211,14 +252,10 @@ def _select_rows(
 def _load_lengths(lengths: str | Path | Sequence[int], rows: int, order: str, root: str | Path) -> IntArray:
     if order != "given":
         raise DataError(f"data.lengths: order {order!r} would mix the sequences; use order 'given', or no lengths")
-    where = "data.lengths"
     if isinstance(lengths, str | Path):
-        where = str(find_file(lengths, root))
-        values = read_integers(Path(where), "lengths")
-    else:
-        values = np.asarray(lengths)
-    if values.dtype.kind not in "iu" or values.ndim != 1 or values.min(initial=1) < 1:
-        raise DataError(f"{where}: has a length that is no positive integer; use integers of at least 1")
-    if sum(values.tolist()) != rows:
-        raise DataError(f"{where}: the lengths do not add up to the {rows} rows of the observations; correct either")
-    return values.astype(np.int64)
+        file = find_file(lengths, root)
+        values = read_content(file, "lengths").values
+        return check_lengths(values, str(file), rows, locate=partial(locate_row, file))
+    if any(not isinstance(length, int | np.integer) for length in lengths) or not len(lengths):
+        raise DataError("data.lengths: has a length that is no positive integer; use integers of at least 1")
+    return check_lengths(lengths, "data.lengths", rows)

@@ -1,12 +1,11 @@
 """Strict readers of data files: every error is one sentence with the file and the line.
 
-The file's name determines its format: ``.txt`` (numbers and white space), ``.csv`` (commas, an optional header line),
-both with ``#`` comments; ``.npy``; ``.npz`` (its only array, or the one named ``observations`` or ``values``, or
-``categories`` or ``lengths`` where these are read); IDX (``*.idx``, ``*.idx3-ubyte``, ``*-idx3-ubyte``, also ``.gz``).
-IDX observations are flattened to one row each, and scaled to [0, 1] if they are uint8; nothing else is scaled. Nothing
-is ever unpickled, and no header makes the reader allocate more than the file contains. What a compressed file may
-expand to, and how long lines, headers and lists of members may be, is in :mod:`actors.limits`; it is checked before
-the content is read.
+The file's name determines its format: ``.txt`` and ``.csv`` (:mod:`runner.data.tables`); ``.npy``; ``.npz`` (its only
+array, or the first one with a name in :data:`NPZ_NAMES`); IDX (``*.idx``, ``*.idx3-ubyte``, ``*-idx3-ubyte``). All but
+``.npz``, which is compressed itself, may be gzipped (``.txt.gz``). IDX observations are flattened to one row each, and
+divided by 255 if they are uint8; nothing else is scaled. Nothing is ever unpickled, and no header makes the reader
+allocate more than the file contains. What a compressed file may expand to, and how long lines, headers and lists of
+members may be, is in :mod:`actors.limits`; it is checked before the content is read.
 """
 
 from __future__ import annotations
@@ -19,37 +18,43 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from actors.limits import (
-    FREE_EXPANDED_BYTES,
-    MAX_ARCHIVE_INDEX_BYTES,
-    MAX_COLUMNS,
-    MAX_EMPTY_LINES,
-    MAX_EXPANDED_BYTES,
-    MAX_EXPANSION,
-    MAX_LINE_BYTES,
-    MAX_LISTED_NAMES,
-    MAX_NPY_HEADER_BYTES,
-    MAX_NUMBER_CHARACTERS,
-    MAX_PRINTED_LINE,
-)
-from actors.types import Array, IntArray
+from actors.limits import MAX_ARCHIVE_INDEX_BYTES, MAX_LISTED_NAMES, MAX_NPY_HEADER_BYTES, MAX_PRINTED_LINE
+from actors.types import Array
+from runner.data.errors import DataError
+from runner.data.tables import Content, TableOptions, TextTable, expanded_limit, is_table
 from runner.report.printable import printable_line
+
+__all__ = ["NPZ_NAMES", "Content", "DataError", "find_file", "locate_row", "read_content", "read_npy"]
 
 IDX_NAME = re.compile(r"[.-]idx\d*(-[a-z]+)?(\.gz)?$", re.IGNORECASE)
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_NPZ_NAMES = {"observations": ("observations", "values"), "categories": ("categories",), "lengths": ("lengths",)}
+NPZ_NAMES = {
+    "observations": ("observations", "values", "data", "X", "x"),
+    "categories": ("categories", "labels", "y"),
+    "lengths": ("lengths",),
+}
+"""Names of the arrays of a ``.npz`` that hold each kind of data, the first one that is there."""
+
+_OTHER_COMPRESSION = {
+    **dict.fromkeys(
+        (".bz2", ".xz", ".lzma", ".zst", ".zip", ".7z", ".lz4", ".z"), "unpack the file, or compress it with gzip"
+    ),
+    ".gz": "of gzipped files .txt.gz, .csv.gz, .npy.gz and IDX are read",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as .csv"),
+    **dict.fromkeys((".tsv", ".tab"), "write commas and name it .csv, or rename it .txt if each field is a number"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), "pickles are never read; save the array with numpy.save"),
+}
+"""What to do with files that people have, by suffix."""
+
+_RECOGNIZED = TableOptions()
 _CHUNK = MAX_ARCHIVE_INDEX_BYTES
 _Stream = IO[bytes] | gzip.GzipFile
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message is one sentence for the user."""
 
 
 def find_file(path: str | Path, root: str | Path) -> Path:
@@ -73,41 +78,66 @@ def find_file(path: str | Path, root: str | Path) -> Path:
     return file
 
 
-def read_array(file: Path, role: str) -> Array:
-    """Read one non-empty array of numbers with at least one dimension; `role` selects the array of a ``.npz``."""
+def read_content(file: Path, role: str, options: TableOptions = _RECOGNIZED, rows: int | None = None) -> Content:
+    """Read one non-empty array with at least one dimension.
+
+    Parameters
+    ----------
+    file : Path
+    role : {"observations", "categories", "lengths"}
+        Selects the array of a ``.npz``. Categories may be texts, the others are numbers.
+    options : TableOptions
+        The layout of a text table.
+    rows : int, optional
+        The number of observations, for categories.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy warns about what is rejected below
-            array = _read_by_name(file, role)
+            content = _read_by_name(file, role, options, rows)
     except DataError as error:
         raise DataError(f"{file}{error}") from None
     except Exception as error:  # gzip, zlib, zipfile and numpy's header parser may raise anything
         reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
         raise DataError(f"{file}: is damaged or not what its name says ({reason}); write it again") from error
-    if array.size == 0 or array.ndim == 0:
+    if content.values.size == 0 or content.values.ndim == 0:
         raise DataError(f"{file}: holds no rows of numbers; write at least one row into it")
-    return array
+    return content
 
 
-def _read_by_name(file: Path, role: str) -> Array:
+def _read_by_name(file: Path, role: str, options: TableOptions, rows: int | None) -> Content:
+    if is_table(file):
+        return _read_table(TextTable(file, options), role, rows)
+    if options.header or options.index:
+        raise DataError(": has neither a header nor an index; data.header and data.index are for .txt and .csv")
     suffix = file.suffix.lower()
-    if suffix in (".txt", ".csv"):
-        return _read_text(file)
     if suffix == ".npz":
         return _read_npz(file, role)
     idx = IDX_NAME.search(file.name)
-    if suffix != ".npy" and not idx:
-        raise DataError(f": {suffix or 'a name with no suffix'} is not supported; use .txt, .csv, .npy, .npz or IDX")
-    with file.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
+    if not idx and not file.name.lower().endswith((".npy", ".npy.gz")):
+        kind = _OTHER_COMPRESSION.get(suffix, "")
+        remedy = kind or "use .txt, .csv, .npy, .npz or IDX, of which all but .npz may be gzipped (.txt.gz)"
+        raise DataError(f": {suffix or 'a name with no suffix'} is not supported; {remedy}")
+    with file.open("rb") as plain:
+        limit = expanded_limit(os.fstat(plain.fileno()).st_size) if suffix == ".gz" else None
+        stream: _Stream = plain if limit is None else gzip.GzipFile(fileobj=plain)
         if not idx:
-            return read_npy(stream)
-        return _read_idx(gzip.open(stream), _expanded_limit(size)) if suffix == ".gz" else _read_idx(stream)
+            return Content(read_npy(stream, limit, texts=role == "categories"))
+        values = _read_idx(stream, limit)
+        pixels = role == "observations" and values.dtype == np.uint8
+        return Content(values, notes=("pixels of 0 to 255 are divided by 255",) if pixels else ())
 
 
-def _expanded_limit(size: int) -> int:
-    """Return how many bytes the content of a compressed file of `size` bytes may have."""
-    return min(max(MAX_EXPANSION * size, FREE_EXPANDED_BYTES), MAX_EXPANDED_BYTES)
+def _read_table(table: TextTable, role: str, rows: int | None) -> Content:
+    """Read a table; categories that begin with a text are texts."""
+    if role != "categories":
+        return table.read()
+    try:
+        return table.read()
+    except DataError:
+        if table.begins_with_number():
+            raise
+        return table.read_names(rows)
 
 
 def _count_bytes(number: int) -> str:
@@ -155,7 +185,7 @@ def _read_idx(stream: _Stream, limit: int | None = None) -> Array:
     return values.reshape(shape[0], -1) if len(shape) > 1 and values.size else values
 
 
-def read_npy(stream: _Stream, limit: int | None = None) -> Array:
+def read_npy(stream: _Stream, limit: int | None = None, *, texts: bool = False) -> Array:
     """Read the .npy format strictly, unlike numpy.load, which trusts the header's size and can unpickle.
 
     Parameters
@@ -163,6 +193,8 @@ def read_npy(stream: _Stream, limit: int | None = None) -> Array:
     stream : binary stream
     limit : int, optional
         What a compressed file may expand to.
+    texts : bool
+        Whether an array of texts is allowed.
 
     Raises
     ------
@@ -181,7 +213,7 @@ def read_npy(stream: _Stream, limit: int | None = None) -> Array:
     shape, fortran, dtype = header(io.BytesIO(length + stream.read(size)))
     if dtype.hasobject:
         raise DataError(": holds pickled Python objects, which are never read; save an array of numbers")
-    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+    if dtype.kind not in ("biufUS" if texts else "biuf") or dtype.itemsize == 0 or min(shape, default=0) < 0:
         what = printable_line(f"{dtype} of shape {shape}", MAX_PRINTED_LINE)
         raise DataError(f": holds {what}, not an array of real numbers; save numbers")
     return _read_exactly(stream, dtype, shape, limit).reshape(shape, order="F" if fortran else "C")
@@ -202,13 +234,13 @@ class _BoundedReads:
         return data
 
 
-def _read_npz(file: Path, role: str) -> Array:
+def _read_npz(file: Path, role: str) -> Content:
     with file.open("rb") as content, zipfile.ZipFile(_BoundedReads(content)) as archive:
         members = archive.namelist()
         names = [name.removesuffix(".npy") for name in members]
-        fits = names if len(names) == 1 else [name for name in _NPZ_NAMES[role] if name in names]
+        fits = names if len(names) == 1 else [name for name in NPZ_NAMES[role] if name in names]
         if not fits:
-            known = " or ".join(_NPZ_NAMES[role])
+            known = " or ".join(NPZ_NAMES[role][:2])
             listed = ", ".join(printable_line(name) for name in names[:MAX_LISTED_NAMES])
             more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
             raise DataError(f": holds {listed or 'no arrays'}{more}; keep one array, or name one {known}")
@@ -216,101 +248,12 @@ def _read_npz(file: Path, role: str) -> Array:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(": is compressed by another method than numpy's; save it with numpy.savez_compressed")
         with archive.open(member) as stream:
-            return read_npy(stream, _expanded_limit(os.fstat(content.fileno()).st_size))
+            values = read_npy(stream, expanded_limit(os.fstat(content.fileno()).st_size), texts=role == "categories")
+        others = [printable_line(name) for name in names if name != fits[0]][:MAX_LISTED_NAMES]
+        unused = f"its array {fits[0]} is used, not {', '.join(others)}" if others and role == "observations" else ""
+        return Content(values, notes=(unused,) if unused else ())
 
 
-def _read_text(file: Path) -> Array:
-    comma = "," if file.suffix.lower() == ".csv" else None
-    _check_line_lengths(file)
-    skip = _header_lines(file)
-    _check_columns(file, skip)
-    try:
-        quote = '"' if comma else None
-        return np.loadtxt(file, delimiter=comma, skiprows=skip, ndmin=2, encoding="utf-8-sig", quotechar=quote)
-    except ValueError as error:
-        width = 0
-        for number, fields in _lines(file, skip):
-            where = f", line {number}: "
-            if wrong := [field for field in fields if not _is_number(field)]:
-                raise DataError(f"{where}holds {wrong[0][:40]!r} where a number belongs; correct it") from error
-            width = width or len(fields)
-            if len(fields) != width:
-                raise DataError(f"{where}has {len(fields)} columns where {width} were expected; correct it") from error
-        raise
-
-
-def _check_line_lengths(file: Path) -> None:
-    """Refuse a table with a line of more than :data:`MAX_LINE_BYTES`, which numpy would hold in memory many times."""
-    length = 0  # of the line that the chunk continues
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            ends = [place for end in (b"\n", b"\r") if (place := chunk.find(end)) >= 0]
-            if length + min(ends, default=len(chunk)) > MAX_LINE_BYTES:
-                raise DataError(f": has a line of more than {MAX_LINE_BYTES:,} bytes; is it a table? Save it as .npy")
-            last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
-            length = length + len(chunk) if last < 0 else len(chunk) - last - 1
-
-
-def _check_columns(file: Path, skip: int) -> None:
-    """Refuse a table whose first line with data has more than :data:`MAX_COLUMNS` fields."""
-    number, fields = next(_lines(file, skip), (0, []))
-    if len(fields) > MAX_COLUMNS:
-        raise DataError(f", line {number}: has more than {MAX_COLUMNS:,} columns; save the rows as .npy")
-
-
-def _lines(file: Path, skip: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the fields of each line with data, split as numpy.loadtxt splits them."""
-    comma = "," if file.suffix.lower() == ".csv" else None
-    last = 0  # number of the last line with data
-    with file.open(encoding="utf-8-sig", errors="replace") as stream:
-        for number, line in enumerate(stream, 1):
-            text = line.partition("#")[0].strip()
-            if not text and number - last > MAX_EMPTY_LINES:
-                raise DataError(
-                    f", line {number}: more than {MAX_EMPTY_LINES:,} lines in turn hold no data; remove them"
-                )
-            last = number if text else last
-            if text and number > skip:
-                yield number, [field.strip().strip('"') for field in text.split(comma, MAX_COLUMNS)]
-
-
-def _header_lines(file: Path) -> int:
-    """Return the number of header lines: the first line of a .csv is a header if it has no number in it."""
-    number, fields = next(_lines(file, 0), (0, ["0"]))
-    return 0 if file.suffix.lower() != ".csv" or any(map(_is_number, fields)) else number
-
-
-def _is_number(field: str) -> bool:
-    if len(field) > MAX_NUMBER_CHARACTERS:
-        return False
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return "_" not in field  # Python parses 1_000, numpy does not
-
-
-def locate_row(file: Path, row: int) -> str:
+def locate_row(file: Path, row: int, *, options: TableOptions = _RECOGNIZED) -> str:
     """Return the location of a row for error messages: its line in a text file, otherwise its number."""
-    if file.suffix.lower() in (".txt", ".csv"):
-        for index, (number, _) in enumerate(_lines(file, _header_lines(file))):
-            if index == row:
-                return f"line {number}"
-    return f"row {row + 1}"
-
-
-def read_integers(file: Path, role: str) -> IntArray:
-    """Read a list of integers, written as one column or one row."""
-    values = read_array(file, role)
-    if values.size != max(values.shape):
-        raise DataError(f"{file}: holds an array of shape {values.shape}, not {role}; give one number per row")
-    across = values.ndim > 1 and values.shape[0] == 1
-    values = values.reshape(-1)
-    # above 2^53 float64 does not represent every integer
-    bad = ~(np.abs(values.astype(np.float64)) <= 2.0**53) | (values != np.floor(values))
-    if bad.any():
-        index = int(bad.argmax())
-        raise DataError(
-            f"{file}, {locate_row(file, 0 if across else index)}: {values[index]} is no integer; {role} are"
-        )
-    return values.astype(np.int64)
+    return TextTable(file, options).locate(row) if is_table(file) else f"row {row + 1}"

@@ -8,12 +8,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from actors.errors import ModuleError
 from actors.graph.graph import Graph
+from actors.graph.registry import find
 from actors.types import Array, IntArray, State
 from runner.config.sections import DataConfig
 from runner.data import datasets
 from runner.data.datasets import Dataset
-from runner.data.readers import DataError
+from runner.data.errors import DataError
+from runner.data.tables import is_table
+from runner.report.printable import printable_line
 
 Data: TypeAlias = Mapping[str, Dataset]
 """Data sets by the name of their source; all describe the same rows."""
@@ -86,6 +90,35 @@ def check_same_rows(data: dict[str, Dataset]) -> dict[str, Dataset]:
     return data
 
 
+def describe_data(data: Data) -> list[str]:
+    """Return one line for each source: ``data: 3,000 rows × 784 columns in 1 sequence, from x.npy``."""
+    return [f"{printable_line(name)}: {each.describe()}" for name, each in data.items()]
+
+
+def check_modules(graph: Graph, data: Data) -> None:
+    """Ask the modules above each source whether they can use its rows, before any process is started.
+
+    Raises
+    ------
+    ModuleError
+        If one cannot, with the parameters of the first step of it.
+    """
+    steps: dict[str, Mapping[str, Any]] = {}
+    for step in graph.schedule.leaves():
+        steps.setdefault(step.module, step.overrides)
+    for connection in graph.connections:
+        if connection.lower not in data:
+            continue
+        source, module = data[connection.lower], graph.modules[connection.upper]
+        cls = find(module.type)
+        parameters = cls.Parameters(**{**module.parameters, **steps.get(module.name, {})})
+        values = source.observations if source.mask is None else source.observations[~source.mask]
+        try:
+            cls.check_observations(parameters, values, connection.lower)
+        except ModuleError as error:
+            raise ModuleError(f"module {module.name!r}: {error}") from None
+
+
 def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, State]:
     """Return the states of the model's sources: their data and the lengths of the sequences.
 
@@ -102,6 +135,8 @@ def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]
     for name in graph.sources:
         if name in data:
             states[name] = {"values": data[name].observations}
+            if data[name].mask is not None:
+                states[name]["mask"] = data[name].mask
         elif shapes is not None and name in shapes:
             missing = np.zeros((rows, *shapes[name]), np.float32)
             states[name] = {"values": missing, "mask": np.ones(rows, np.bool_)}
@@ -118,13 +153,15 @@ def load_new_rows(
     count: int | None = None,
     offset: int = 0,
     ordered: bool = True,
+    header: bool | None = None,
+    index: bool | None = None,
 ) -> dict[str, Dataset]:
     """Load rows of files or of built-in data sets, for a trained run.
 
     Parameters
     ----------
-    sources : iterable of str
-        Names of the run's sources.
+    sources : iterable of str or mapping of str to DataConfig
+        Names of the run's sources; their sections say how files are read (``index``, ``divide_by``, …).
     given : sequence of str
         ``name=data`` for each source, or ``data`` for a single one: the path of a file or the name of a data set.
         A source that is not named has no data.
@@ -134,6 +171,8 @@ def load_new_rows(
         As in :func:`runner.data.datasets.load`.
     ordered : bool
         Whether the rows are a sequence, in temporal order.
+    header, index : bool, optional
+        As in :func:`runner.data.datasets.load`; by default as for the rows that were learnt from.
 
     Raises
     ------
@@ -161,8 +200,25 @@ def load_new_rows(
             order = "cyclic" if ordered else "shuffled"
             data[name] = datasets.load(origin, count=count, offset=offset, order=order)
         else:
-            data[name] = datasets.load("files", observations=origin, categories=categories, count=count, offset=offset)
+            learnt = sources.get(name) if isinstance(sources, Mapping) else None
+            data[name] = datasets.load(
+                "files",
+                observations=origin,
+                categories=categories,
+                count=count,
+                offset=offset,
+                **_reading(learnt, origin, header=header, index=index),
+            )
     return check_same_rows(data)
+
+
+def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, index: bool | None) -> dict[str, Any]:
+    """Return how a file is read: as the file that was learnt from, unless its options or its name say otherwise."""
+    if learnt is not None and is_table(Path(origin)):
+        header = learnt.header if header is None else header
+        index = learnt.index if index is None else index
+    shape = {} if learnt is None else {"divide_by": learnt.divide_by, "sequences": bool(learnt.sequences)}
+    return {"header": header, "index": index, **shape}
 
 
 def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
@@ -175,4 +231,8 @@ def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
         observations=source.observations,
         categories=categories if isinstance(categories, Path) else None,
         lengths=source.lengths,
+        header=source.header,
+        index=source.index,
+        divide_by=source.divide_by,
+        sequences=bool(source.sequences),
     )

@@ -29,9 +29,10 @@ from actors.storage.claims import ClaimedError, claim_storage, is_claimed, probe
 from actors.storage.manifest import Manifest
 from actors.storage.safe_files import open_file, open_root
 from actors.types import Array
-from runner.config.cross_checks import RUN_NAME
+from runner.config.cross_checks import RUN_NAME, run_name_problem
 from runner.config.run_config import RunConfig, load_config
 from runner.report.clustering_metrics import Scores, score
+from runner.report.printable import printable_line
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog, parse_checked_event
 from runner.runs.outputs import read_array, write_arrays
@@ -75,7 +76,7 @@ class RunDirectory:
             If the name is not valid, if `exact` and it exists, or if the directory cannot be created.
         """
         if not re.fullmatch(RUN_NAME, name):
-            raise RunDirectoryError(f"{name!r} cannot be a run's name: use letters, digits, '.', '_' and '-'")
+            raise RunDirectoryError(f"{printable_line(name, 40)!r} cannot be a run's name: {run_name_problem(name)}")
         for attempt in range(1, 10_000):
             path = runs / (name if attempt == 1 else f"{name}-{attempt}")
             try:

@@ -33,6 +33,7 @@ from actors.modules.mlda.tokens import (
     join_modalities,
     lengths_and_mask,
     read_modalities,
+    rounding_problem,
     rows_without_tokens,
     split_by_modality,
 )
@@ -122,6 +123,19 @@ class MLDA(Module[MLDAParameters]):
         Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
         Port("reconstructions", "out", "backward", "reconstructions", per_receiver=True),
     )
+
+    @classmethod
+    def check_observations(cls, parameters: MLDAParameters, values: Array, source: str) -> None:
+        """Raise ModuleError for histograms with negative counts, or that rounding to counts would change."""
+        histograms = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        if histograms.min() < 0:
+            row = int(histograms.min(axis=1).argmin())
+            raise ModuleError(
+                f"histograms of {source} have the negative value {histograms.min():g} in row {row + 1}; counts are 0 "
+                "or above"
+            )
+        if source not in parameters.weights and (problem := rounding_problem(histograms, source)):
+            raise ModuleError(problem)
 
     def __init__(self, parameters: MLDAParameters) -> None:
         super().__init__(parameters)

@@ -18,6 +18,9 @@ from actors.types import Array, BoolArray, FloatArray, Int32Array, IntArray
 POSTERIOR_TOKENS = 100
 """Number of tokens per row of class posteriors without a weight."""
 
+MAX_ROUNDED = 0.01
+"""Share of a row's sum that rounding to counts may change: the standard deviation of a share among 10,000 tokens."""
+
 MAX_TOKENS = 200_000_000
 """Limit on the tokens of one modality: they take a gigabyte or two of memory, and their sweeps hours."""
 
@@ -151,9 +154,32 @@ def _tokenize(name: str, message: Message, weight: int | None, context: Context)
     counts = rounded.astype(np.int64) if weight is None else largest_remainder(values, weight)
     if weight is None and totals.any() and not counts.any():
         raise ModuleError(f"{where}: all counts are rounded to 0; give {name} a weight, the number of tokens per row")
+    if weight is None and (problem := rounding_problem(values, name)):
+        raise ModuleError(f"{where}: {problem}")
     words = np.broadcast_to(np.arange(values.shape[1], dtype=np.int32), counts.shape)
     return Modality(
         name, message, values.shape[1], counts.sum(axis=1), np.repeat(words.ravel(), counts.ravel()), totals
+    )
+
+
+def rounding_problem(values: FloatArray, name: str) -> str:
+    """Return why rounding histograms (N, V) to counts would change them, empty if it does not.
+
+    A row may change by :data:`MAX_ROUNDED` of its sum, or by half a token, as rounding one count does. A row that is
+    not whole and sums to no more than one has no counts at all: it has proportions.
+    """
+    totals = values.sum(axis=1)
+    changed = np.abs(np.rint(values) - values).sum(axis=1)
+    proportions = (totals < 1.5) & (changed > MAX_ROUNDED * totals)
+    bad = proportions | (changed > np.maximum(MAX_ROUNDED * totals, 0.5))
+    if not bad.any():
+        return ""
+    row = int(bad.argmax())
+    kept = int(np.rint(values).sum(axis=1)[row])
+    return (
+        f"rounding histograms of {name} to counts would change {int(bad.sum()):,} of {len(values):,} rows by more than "
+        f"{MAX_ROUNDED:.0%} (row {row + 1}, with the sum {totals[row]:g}, would keep {kept} tokens); give {name} a "
+        f"weight, the number of tokens per row (weights: {{{name}: 100}})"
     )
 
 

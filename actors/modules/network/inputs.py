@@ -10,6 +10,7 @@ import numpy as np
 from actors.errors import ModuleError
 from actors.messaging.message import Message
 from actors.module import Inbox
+from actors.modules.value_ranges import check_unit_interval
 from actors.types import Array, BoolArray, Float32Array
 
 TOLERANCE = 1e-3
@@ -133,12 +134,8 @@ def _check_targets(targets: Float32Array, loss: str, route: str) -> None:
     """Raise ModuleError for targets (M, P) outside the domain of the loss."""
     if not len(targets) or loss == "mse":
         return
-    low, high = float(targets.min()), float(targets.max())
-    if low < 0 or high > 1:
-        raise ModuleError(
-            f"{route}: targets span {low:g} to {high:g}, but loss {loss!r} is for values in [0, 1]; "
-            "scale them or use 'mse'"
-        )
+    check_unit_interval(targets, f"{route}: targets", f"loss {loss!r}")
+    np.clip(targets, 0, 1, out=targets)
     if loss == "cross_entropy" and (odd := np.abs(targets.sum(axis=1, dtype=np.float64) - 1.0) > TOLERANCE).any():
         raise ModuleError(
             f"{route}: a target sums to {targets[odd][0].sum():g} ({np.count_nonzero(odd)} such rows), but loss "

@@ -17,6 +17,7 @@ from pydantic import AliasChoices, Field
 from actors.errors import ModuleError, NonFiniteError
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.network.inputs import InputBlock, InputsAndTargets, describe_inputs, read_messages
+from actors.modules.value_ranges import check_float32, check_unit_interval
 from actors.types import Array, Float32Array, State
 
 if TYPE_CHECKING:
@@ -112,6 +113,13 @@ class Network(Module[NetworkParameters]):
         Port("latent_means", "out", "backward", "latent_means", per_receiver=True),
         Port("reconstructions", "out", "backward", "reconstructions"),
     )
+
+    @classmethod
+    def check_observations(cls, parameters: NetworkParameters, values: Array, source: str) -> None:
+        """Raise ModuleError for targets outside float32, or outside [0, 1] where the loss is for probabilities."""
+        check_float32(values, f"targets of {source}")
+        if parameters.loss != "mse":
+            check_unit_interval(values, f"targets of {source}", f"loss {parameters.loss!r}")
 
     def __init__(self, parameters: NetworkParameters) -> None:
         super().__init__(parameters)

@@ -1,0 +1,49 @@
+"""Checks of the range of observations, for modules that compute in float32 or with probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from actors.errors import ModuleError
+from actors.types import Array
+
+ROUNDING = float(np.finfo(np.float32).eps)
+"""One rounding error of float32 at 1, by which values may leave [0, 1]; they are clipped then."""
+
+
+def check_unit_interval(values: Array, what: str, user: str) -> None:
+    """Raise ModuleError for values (N, …) outside [0, 1] by more than :data:`ROUNDING`; names the bound and the row."""
+    flat = values.reshape(len(values), -1)
+    low, high = float(flat.min()), float(flat.max())
+    if low < -ROUNDING:
+        row, bound = int(flat.min(axis=1).argmin()), f"{low:.9g} is below 0"
+    elif high > 1 + ROUNDING:
+        row, bound = int(flat.max(axis=1).argmax()), f"{high:.9g} is above 1"
+    else:
+        return
+    pixels = "divide them by 255 (divide_by: 255)" if low >= 0 and 1 < high <= 255 and high > 2 else "scale them"
+    raise ModuleError(
+        f"{what} span {low:g} to {high:g}, but {user} is for values in [0, 1], and {bound} (row {row + 1}); "
+        f"{pixels}, or use 'mse'"
+    )
+
+
+def check_float32(values: Array, what: str) -> None:
+    """Raise ModuleError for values (N, …) that float32 does not hold: too large, or a whole column too small."""
+    if values.dtype == np.float32:
+        return
+    flat = np.abs(values.reshape(len(values), -1))
+    largest, limits = flat.max(axis=0), np.finfo(np.float32)
+    if (largest > limits.max).any():
+        column = int(largest.argmax())
+        raise ModuleError(
+            f"{what} reach {largest[column]:g} in column {column + 1}, above {limits.max:g}, the largest number of "
+            "float32; use another unit"
+        )
+    small = (largest > 0) & (largest < limits.tiny)
+    if small.any():
+        column = int(small.argmax())
+        raise ModuleError(
+            f"{what} are at most {largest[column]:g} in column {column + 1}, below {limits.tiny:g}, the least normal "
+            "number of float32; use another unit"
+        )

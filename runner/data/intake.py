@@ -1,0 +1,498 @@
+"""The one door for data: whatever a model learns from or recognizes passes these checks, before Ray starts.
+
+Arrays come from scripts, files and data frames. All become finite floats of at least two dimensions, with a mask of
+the rows that are missing. A conversion that would change a value is refused or told in a note, never silent.
+"""
+
+from __future__ import annotations
+
+import decimal
+import fractions
+import numbers
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actors.limits import MAX_LISTED_NAMES, MAX_PRINTED_LINE
+from actors.types import Array, BoolArray, FloatArray, IntArray
+from runner.data.errors import DataError
+from runner.data.tables import Content, counted_index
+from runner.report.printable import printable_line
+
+_WHAT = {
+    "M": "dates",
+    "m": "durations",
+    "V": "records with named fields",
+    "U": "texts",
+    "S": "bytes",
+    "c": "complex numbers",
+}
+_REMEDY = {
+    "M": "convert them to numbers, such as seconds since the first",
+    "m": "convert them to numbers, such as seconds",
+    "V": "use numpy.lib.recfunctions.structured_to_unstructured",
+    "U": "convert them to numbers, such as one column of 0 and 1 for each text",
+    "S": "convert them to numbers, as with numpy.frombuffer for pixels",
+    "c": "give real and imaginary parts, or magnitudes, as columns",
+}
+_EXACT = 2**53
+"""Beyond this, float64 does not represent every integer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Checked observations.
+
+    Attributes
+    ----------
+    values : ndarray of float32 or float64, shape (N, …)
+        Finite, at least two-dimensional; zero in missing rows.
+    mask : ndarray of bool, shape (N,), or None
+        The missing rows; None if there are none.
+    notes : tuple of str
+        What was done with what was given.
+    lengths : ndarray of int64, shape (S,), or None
+        Lengths of the sequences, where the first axis numbered them.
+    """
+
+    values: Array
+    mask: BoolArray | None = None
+    notes: tuple[str, ...] = field(default_factory=tuple)
+    lengths: IntArray | None = None
+
+
+def _number_row(row: int) -> str:
+    return f"row {row + 1}"
+
+
+def check_observations(
+    given: Any,
+    where: str,
+    *,
+    locate: Callable[[int], str] = _number_row,
+    columns: Sequence[str] = (),
+    narrow: bool = False,
+    divide_by: float | None = None,
+    sequences: bool = False,
+) -> Rows:
+    """Return observations as finite floats with a mask, or refuse them in one sentence.
+
+    Parameters
+    ----------
+    given : array_like (N, …)
+        An array, a masked array, lists, or a data frame. A list of N numbers becomes N×1.
+    where : str
+        Name of the data for error messages.
+    locate : callable
+        Return the place of a row for error messages.
+    columns : sequence of str
+        Names of the columns for error messages.
+    narrow : bool
+        Whether values that float32 represents exactly, by their type, become float32; otherwise only float32 does.
+    divide_by : float, optional
+        What all values are divided by.
+    sequences : bool
+        Whether the first axis numbers the sequences: S × T × features, or a list of S arrays T_s × features.
+
+    Raises
+    ------
+    DataError
+        If the values are not real numbers, would change by conversion, are infinite, or are missing in part of a row.
+    """
+    notes: list[str] = []
+    lengths = None
+    if sequences:
+        given, lengths = _join_sequences(given, where)
+    raw, missing, columns = _to_numbers(given, where, locate, columns, notes)
+    if raw.ndim == 0 or raw.size == 0:
+        raise DataError(f"{where}: holds no rows of numbers, its shape is {raw.shape}; give at least one row")
+    raw = raw.reshape(len(raw), 1) if raw.ndim == 1 else raw
+    missing = missing if missing is None else missing.reshape(raw.shape)
+    values = _to_floats(raw, where, locate, narrow)
+    mask = _find_missing_rows(values, missing, where, locate, columns)
+    if mask is not None:
+        values = np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values.dtype.type(0), values)
+        notes.append(f"{_count(int(mask.sum()), 'row')} without any value {'are' if mask.sum() > 1 else 'is'} missing")
+    if divide_by is not None:
+        values = np.divide(values, values.dtype.type(divide_by))
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"{where}: divided by {divide_by:g} its values are beyond {values.dtype}; correct divide_by"
+            )
+        notes.append(f"values are divided by {divide_by:g}")
+    if values.ndim > 2:
+        size = "×".join(map(str, values.shape[1:]))
+        notes.append(
+            f"each row is {size}"
+            + (
+                ""
+                if sequences or values.ndim > 3
+                else f" (for {len(values)} sequences of {values.shape[1]} rows: sequences)"
+            )
+        )
+    return Rows(values, mask, tuple(notes), lengths)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _join_sequences(given: Any, where: str) -> tuple[Any, IntArray]:
+    """Join sequences of rows; return the rows and the lengths."""
+    parts = list(given) if isinstance(given, list | tuple) or np.ndim(given) else []
+    shapes = [np.shape(part) for part in parts]
+    if not parts or min(map(len, shapes)) < 2 or 0 in {shape[0] for shape in shapes}:
+        raise DataError(
+            f"{where}: sequences need an array of sequences × rows × features, or a list of arrays of rows × features, "
+            f"got shape {np.shape(parts) if len(set(shapes)) < 2 else 'of different dimensions'}"
+        )
+    if len({shape[1:] for shape in shapes}) > 1:
+        odd = next(number for number, shape in enumerate(shapes) if shape[1:] != shapes[0][1:])
+        raise DataError(
+            f"{where}: sequence {odd + 1} has rows of shape {shapes[odd][1:]} where {shapes[0][1:]} were expected"
+        )
+    masked = any(isinstance(part, np.ma.MaskedArray) for part in parts)
+    join: Any = np.ma.concatenate if masked else np.concatenate
+    return join([part if masked else np.asarray(part) for part in parts]), np.array(
+        [shape[0] for shape in shapes], dtype=np.int64
+    )
+
+
+# --- arrays of numbers --------------------------------------------------------------------------------------------
+
+
+def _to_numbers(
+    given: Any, where: str, locate: Callable[[int], str], columns: Sequence[str], notes: list[str]
+) -> tuple[Array, BoolArray | None, Sequence[str]]:
+    """Return real numbers of any type, the cells that are missing beside those that are NaN, and names of columns."""
+    if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+        given, columns = _frame_values(given, where, notes)
+    elif hasattr(given, "to_numpy"):
+        given = _column_values(given)
+    missing = np.ma.getmaskarray(given) if isinstance(given, np.ma.MaskedArray) else None
+    raw = _as_array(np.ma.getdata(given) if missing is not None else given, where)
+    if missing is not None and not missing.any():
+        missing = None
+    if raw.dtype.kind == "O":
+        raw = _object_values(raw, missing, where, locate)
+    if raw.dtype.kind not in "biuf":
+        what, remedy = _WHAT.get(raw.dtype.kind, str(raw.dtype)), _REMEDY.get(raw.dtype.kind, "give numbers")
+        example = f", such as {_show(raw.reshape(-1)[0])}" if raw.size and raw.dtype.kind in "MmUSc" else ""
+        raise DataError(f"{where}: holds {what}{example}, not real numbers; {remedy}")
+    if raw.dtype.kind == "b":
+        notes.append("truth values are 0 and 1")
+    return raw, missing, columns
+
+
+def _as_array(given: Any, where: str) -> Array:
+    """Return an array of whatever `given` is."""
+    if type(given).__module__.startswith("scipy.sparse"):
+        raise DataError(f"{where}: is a sparse matrix; give its method toarray()'s result")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        lengths = [np.shape(row)[0] if np.ndim(row) else 1 for row in given] if _are_flat_rows(given) else []
+        odd = next((row for row, length in enumerate(lengths) if length != lengths[0]), None)
+        if odd is not None:
+            reason = (
+                f"row {odd + 1} has {lengths[odd]} numbers where {lengths[0]} were expected; give rows of one length"
+            )
+            raise DataError(f"{where}: {reason} (sequences of rows: sequences, or joined with lengths)") from None
+        reason = printable_line(" ".join(str(error).split()), MAX_PRINTED_LINE)
+        raise DataError(f"{where}: is no array of numbers ({reason}); give rows of one length") from None
+    return array
+
+
+def _are_flat_rows(given: Any) -> bool:
+    """Return whether every row of a list is a list of numbers or a single one."""
+    if not isinstance(given, list | tuple):
+        return False
+    return all(not isinstance(row, list | tuple) or not any(isinstance(x, list | tuple) for x in row) for row in given)
+
+
+def _object_values(raw: Array, missing: BoolArray | None, where: str, locate: Callable[[int], str]) -> FloatArray:
+    """Return an array of Python's numbers as floats; None is a missing value."""
+    values = np.empty(raw.shape, dtype=np.float64)
+    for place, value in np.ndenumerate(raw):
+        if value is None or type(value).__name__ in ("NAType", "NaTType") or (missing is not None and missing[place]):
+            values[place] = np.nan
+        elif isinstance(value, numbers.Integral | np.bool_ | float | np.floating):
+            values[place] = number = float(value)
+            if isinstance(value, numbers.Integral) and int(number) != int(value):
+                raise DataError(f"{where}, {locate(place[0])}: {value} is no float64; subtract an offset, or scale")
+        else:
+            known = isinstance(value, decimal.Decimal | fractions.Fraction)
+            remedy = "convert with numpy.asarray(data, float), which rounds" if known else "give numbers"
+            raise DataError(
+                f"{where}, {locate(place[0])}: holds {_show(value)} of type {type(value).__name__}, "
+                f"not a float; {remedy}"
+            )
+    return values
+
+
+def _show(value: Any) -> str:
+    return printable_line(repr(value), 60)
+
+
+def _to_floats(raw: Array, where: str, locate: Callable[[int], str], narrow: bool) -> Array:
+    """Return floats of the same values, refusing what would change by more than the rounding of float64."""
+    wide = np.float32 if narrow and np.result_type(raw.dtype, np.float32) == np.float32 else np.float64
+    with np.errstate(over="ignore", under="ignore"):
+        values: Array = raw if raw.dtype == np.float32 and raw.dtype.isnative else raw.astype(wide)
+    changed: Array | None = None
+    bound = ""
+    if raw.dtype.kind in "iu" and raw.dtype.itemsize == 8:
+        changed, bound = np.not_equal(values.astype(np.longdouble), raw.astype(np.longdouble)), "2^53"
+    elif raw.dtype.kind == "f" and raw.dtype.itemsize > 8:
+        changed, bound = (
+            np.asarray((np.isfinite(raw) & ~np.isfinite(values)) | ((raw != 0) & (values == 0))),
+            "its range",
+        )
+    if changed is not None and changed.any():
+        row = int(changed.reshape(len(raw), -1).any(axis=1).argmax())
+        value = raw[changed].reshape(-1)[0]
+        raise DataError(
+            f"{where}, {locate(row)}: {value!s} is beyond {bound}, where float64 does not hold it; subtract an offset, "
+            "or scale the values"
+        )
+    return values
+
+
+def _find_missing_rows(
+    values: Array, missing: BoolArray | None, where: str, locate: Callable[[int], str], columns: Sequence[str]
+) -> BoolArray | None:
+    """Return the mask of the rows without any value, None if there are none.
+
+    Raises
+    ------
+    DataError
+        If a value is infinite, a row has values only in part, or no row has any.
+    """
+    flat = values.reshape(len(values), -1)
+    empty: BoolArray = np.isnan(flat)
+    if missing is not None:
+        empty = empty | missing.reshape(flat.shape)
+    bad = ~np.isfinite(flat) & ~empty
+    mask: BoolArray = np.asarray(empty.all(axis=1))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise DataError(
+            f"{where}, {locate(int(row))}: holds NaN or an infinity: {_column(column, columns)} is {flat[row, column]} "
+            f"({_count(int(bad.sum()), 'such value')}); remove or replace it"
+        )
+    partial = empty & ~mask[:, None]
+    if partial.any():
+        row, column = np.argwhere(partial)[0]
+        how = "masked" if missing is not None and missing.reshape(flat.shape)[row, column] else "NaN"
+        raise DataError(
+            f"{where}, {locate(int(row))}: holds NaN or an infinity: {_column(column, columns)} is {how} "
+            f"({_count(int(partial.sum()), 'cell')} in {_count(int(partial.any(axis=1).sum()), 'row')}); fill them in, "
+            "or remove the rows, as only rows without any value are taken as missing"
+        )
+    if mask.all():
+        raise DataError(f"{where}: holds NaN in every row, so that all rows are missing; give rows with values")
+    return mask if mask.any() else None
+
+
+def _column(column: int, columns: Sequence[str]) -> str:
+    name = f" ({columns[column]!r})" if column < len(columns) and columns[column] else ""
+    return f"column {column + 1}{name}"
+
+
+# --- data frames --------------------------------------------------------------------------------------------------
+
+
+def _frame_values(frame: Any, where: str, notes: list[str]) -> tuple[Array, list[str]]:
+    """Return the values of a data frame and the names of its columns; an index in a column is left out."""
+    names = [printable_line(str(name), 60) for name in frame.columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where}: two columns are called {twice!r}; rename one, or give frame.to_numpy()")
+    parts = [_column_values(frame[name]) for name in frame.columns]
+    for name, part in zip(names, parts, strict=True):
+        if part.dtype.kind not in "biufO":
+            what, remedy = _WHAT.get(part.dtype.kind, str(part.dtype)), _REMEDY.get(part.dtype.kind, "give numbers")
+            raise DataError(f"{where}: column {name!r} holds {what}; leave it out, or {remedy}")
+        if part.dtype.kind == "O" and any(isinstance(value, str) for value in part):
+            raise DataError(f"{where}: column {name!r} holds texts; leave it out, or {_REMEDY['U']}")
+    if not parts:
+        raise DataError(f"{where}: is a data frame without columns; give at least one")
+    if parts[0].dtype.kind in "iuf" and counted_index(parts[0], names[0], len(parts)):
+        notes.append(f"column 1 ({names[0]!r}), an index, is left out")
+        names, parts = names[1:], parts[1:]
+    return np.stack(parts, axis=1), names
+
+
+def _column_values(column: Any) -> Array:
+    """Return the values of a column or series; in a nullable column of numbers, NaN for missing ones."""
+    kind = getattr(getattr(column, "dtype", None), "kind", "O")
+    if kind in "biuf" and type(column.dtype).__module__.startswith("pandas") and column.isna().any():
+        values: Array = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return values
+    return np.asarray(column.to_numpy())
+
+
+# --- categories and lengths ---------------------------------------------------------------------------------------
+
+
+def check_categories(
+    given: Any, where: str, *, rows: int | None = None, locate: Callable[[int], str] = _number_row
+) -> tuple[IntArray, tuple[str, ...]]:
+    """Return categories as integers, and notes: texts are numbered in their sorted order.
+
+    Parameters
+    ----------
+    given : array_like (N,)
+        Integers, whole floats, truth values, or texts.
+    where : str
+        Name of the categories for error messages.
+    rows : int, optional
+        The number of observations.
+    locate : callable
+        Return the place of a row for error messages.
+
+    Raises
+    ------
+    DataError
+        If there is not one category for each row, or one is missing, fractional or of another type.
+    """
+    if isinstance(given, np.ma.MaskedArray) and np.ma.getmaskarray(given).any():
+        row = int(np.ma.getmaskarray(given).reshape(-1).argmax())
+        raise DataError(
+            f"{where}, {locate(row)}: is masked, but each row needs a category; give one, or leave them out"
+        )
+    values = _one_per_row(_label_array(given, where), where, "categories")
+    across = np.ndim(given) > 1 and np.shape(given)[0] == 1
+    place: Callable[[int], str] = (lambda _: locate(0)) if across else locate
+    if values.dtype.kind == "O":
+        values = _plain_labels(values, where, place)
+    if values.dtype.kind in "US":
+        labels, notes = _numbered_names(values, where, place)
+    else:
+        labels, notes = _whole_numbers(values, where, "categories", place), ()
+    if rows is not None and len(labels) != rows:
+        raise DataError(
+            f"{where}: holds {len(labels)} categories for {rows} observations; one per row is needed"
+            + (" (is the first line a header?)" if len(labels) == rows + 1 else "")
+        )
+    return labels, notes
+
+
+def _label_array(given: Any, where: str) -> Array:
+    if hasattr(given, "to_numpy"):
+        given = given.to_numpy()
+    values = _as_array(np.ma.getdata(given) if isinstance(given, np.ma.MaskedArray) else given, where)
+    if isinstance(given, list | tuple) and values.dtype.kind in "US":  # numpy turns numbers beside texts into texts
+        values = np.array(given, dtype=object)
+    return values
+
+
+def _one_per_row(values: Array, where: str, what: str) -> Array:
+    if values.size == 0:
+        raise DataError(f"{where}: holds no {what}; give one number per row")
+    if values.ndim == 0 or values.size != max(values.shape):
+        more = "; of one-hot columns, give argmax(axis=1)" if values.ndim == 2 and what == "categories" else ""
+        raise DataError(f"{where}: holds an array of shape {values.shape}, not {what}; give one number per row{more}")
+    return values.reshape(-1)
+
+
+def _plain_labels(values: Array, where: str, locate: Callable[[int], str]) -> Array:
+    """Return Python's objects as an array of numbers or of texts."""
+    for row, value in enumerate(values):
+        absent = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+        if absent or not isinstance(value, str | bytes | numbers.Real | np.bool_):
+            what = "no category" if absent else f"{_show(value)} of type {type(value).__name__}"
+            raise DataError(f"{where}, {locate(row)}: has {what}; give a number or a text for each row")
+    texts = [isinstance(value, str | bytes) for value in values]
+    if any(texts) != all(texts):
+        row = texts.index(not texts[0])
+        raise DataError(f"{where}, {locate(row)}: {_show(values[row])} is mixed with texts or numbers; give one kind")
+    if all(texts):
+        return np.array([value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values])
+    if all(isinstance(value, numbers.Integral | np.bool_) for value in values):
+        if max(abs(int(value)) for value in values) < 2**63:
+            return np.array([int(value) for value in values], dtype=np.int64)
+        row = next(row for row, value in enumerate(values) if abs(int(value)) >= 2**63)
+        raise DataError(f"{where}, {locate(row)}: {values[row]} is beyond int64, at most 2^63 - 1; number them anew")
+    return np.array([float(value) for value in values])
+
+
+def _numbered_names(values: Array, where: str, locate: Callable[[int], str]) -> tuple[IntArray, tuple[str, ...]]:
+    names = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+    empty = np.char.strip(names) == ""
+    if empty.any():
+        raise DataError(f"{where}, {locate(int(empty.argmax()))}: has an empty category; give a number or a text")
+    kinds, labels = np.unique(names, return_inverse=True)
+    shown = ", ".join(f"{number} = {printable_line(name, 40)}" for number, name in enumerate(kinds[:MAX_LISTED_NAMES]))
+    more = f" and {len(kinds) - MAX_LISTED_NAMES} more" if len(kinds) > MAX_LISTED_NAMES else ""
+    return labels.reshape(-1).astype(np.int64), (f"categories {shown}{more}",)
+
+
+def _whole_numbers(values: Array, where: str, what: str, locate: Callable[[int], str]) -> IntArray:
+    """Return integers, refusing fractions, NaN, and what the conversion would change."""
+    if values.dtype.kind not in "biuf":
+        kind = _WHAT.get(values.dtype.kind, str(values.dtype))
+        raise DataError(f"{where}: holds {kind}, not {what}; give integers{' or texts' * (what == 'categories')}")
+    if values.dtype.kind in "bi":
+        return values.astype(np.int64)
+    if values.dtype.kind == "u":
+        bad = values > np.uint64(2**63 - 1)
+    else:  # above 2^53 float64 does not represent every integer
+        bad = ~(np.abs(values) <= 2.0**53) | (values != np.floor(values))
+    if bad.any():
+        row = int(bad.argmax())
+        value = values[row]
+        why = "is no integer"
+        if values.dtype.kind == "u" or (np.isfinite(value) and abs(value) > _EXACT):
+            why = "is no integer that is exact, beyond " + ("2^63 - 1" if values.dtype.kind == "u" else "2^53")
+        raise DataError(f"{where}, {locate(row)}: {value} {why}; {what} are")
+    return values.astype(np.int64)
+
+
+def check_lengths(
+    given: Any, where: str, rows: int, *, locate: Callable[[int], str] = _number_row, name: str = "lengths"
+) -> IntArray:
+    """Return the lengths of sequences as integers that add up to `rows`.
+
+    Raises
+    ------
+    DataError
+        If one is no positive integer, or they do not add up to the rows.
+    """
+    if isinstance(given, np.ma.MaskedArray) and np.ma.getmaskarray(given).any():
+        raise DataError(f"{where}: has a masked length; give each sequence's")
+    array = _as_array(given if not hasattr(given, "to_numpy") else given.to_numpy(), where)
+    if array.dtype.kind == "b":
+        raise DataError(f"{where}: holds truth values, not {name}; use integers of at least 1")
+    values = _whole_numbers(_one_per_row(array, where, name), where, name, locate) if array.dtype.kind != "O" else None
+    if values is None or values.min(initial=1) < 1:
+        found = "" if values is None else f" ({int(values.min())})"
+        raise DataError(f"{where}: has a length that is no positive integer{found}; use integers of at least 1")
+    total = sum(values.tolist())
+    if total != rows:
+        raise DataError(
+            f"{where}: the lengths do not add up to the {rows} rows of the observations, but to {total}; correct either"
+        )
+    return values
+
+
+# --- what a run says ----------------------------------------------------------------------------------------------
+
+
+def describe_rows(values: Array, lengths: IntArray | None, origin: str, notes: Iterable[str] = ()) -> str:
+    """Return one line: ``3,000 rows × 784 columns in 1 sequence, from x.npy``, and what was done with the data."""
+    width = int(np.prod(values.shape[1:]))
+    number = 1 if lengths is None else len(lengths)
+    first = f"{_count(len(values), 'row')} × {_count(width, 'column')} in {_count(number, 'sequence')}, from {origin}"
+    return printable_line("; ".join([first, *notes]), 4 * MAX_PRINTED_LINE)
+
+
+def content_rows(content: Content, where: str, **options: Any) -> Rows:
+    """Check what a file holds, as :func:`check_observations` does; its notes come first."""
+    rows = check_observations(content.values, where, columns=content.columns, narrow=True, **options)
+    return Rows(rows.values, rows.mask, (*content.notes, *rows.notes), rows.lengths)
