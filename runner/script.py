@@ -289,9 +289,9 @@ class Model:
                 raise GraphError(f"module {name!r}: {len(labels)} categories for {rows} rows of data")
         check_modules(graph, data)
         progress = make_progress(graph, terminal=False)
+        self.directory = RunDirectory.create(Path("runs"), source.run, graph, categories=categories, outputs=Path.cwd())
         for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
             progress.log(line)
-        self.directory = RunDirectory.create(Path("runs"), source.run, graph, categories=categories, outputs=Path.cwd())
         self._stack = ExitStack()
         atexit.register(self._stack.close)
         address = self._stack.enter_context(cluster(source.address, collect_code(graph)))

@@ -72,8 +72,6 @@ def train(
     graph = config.graph
     data = config.load_data()
     check_modules(graph, data)
-    for line in describe_data(data):
-        progress.log(line)
     clock.mark("data")
     categories = config.categories(data)
     storage = config.checkpoints.storage
@@ -81,6 +79,8 @@ def train(
         runs, name or config.name, graph, exact=name is not None, categories=categories, storage=storage
     )
     note_storage(directory.commits_location)
+    for line in describe_data(data):
+        progress.log(line)
     with ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())

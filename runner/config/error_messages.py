@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from actors.limits import (
     MAX_INTEGER,
@@ -86,11 +87,26 @@ def describe_errors(error: ValidationError, fields: Mapping[str, FieldInfo], giv
             place = _location(loc, given)
             expected = describe_type(field) if len(place) == 1 else details["msg"].removeprefix("Input should be ")
             value = details["input"]
+            expected = _crossed_bound(details) or expected
             problems[place] = f"expected {expected}, got {format_value(value)}{_notation_hint(value, expected)}"
     problems.update(unknown_names("key", unknown, fields))
     # Each branch of a union reports its own error; the deepest place belongs to the branch that was meant.
     outer = {loc[:length] for loc in problems for length in range(len(loc))}
     return [(loc, text) for loc, text in problems.items() if loc not in outer]
+
+
+def _crossed_bound(details: ErrorDetails) -> str:
+    """Return what was expected where the value keeps its type and its range; empty for other errors."""
+    context = details.get("ctx", {})
+    if details["type"] == "finite_number":
+        return "a finite number"
+    if details["type"] == "string_pattern_mismatch":
+        return f"a text that matches {context['pattern']}"
+    bound = context.get("min_length", context.get("max_length"))
+    if details["type"] in ("too_short", "too_long") and bound is not None:
+        least = "at least" if details["type"] == "too_short" else "at most"
+        return f"{least} {bound} {'entry' if bound == 1 else 'entries'}, not {context['actual_length']}"
+    return ""
 
 
 _NOTATIONS = {
