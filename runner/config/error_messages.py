@@ -87,7 +87,7 @@ def describe_errors(error: ValidationError, fields: Mapping[str, FieldInfo], giv
             place = _location(loc, given)
             expected = describe_type(field) if len(place) == 1 else details["msg"].removeprefix("Input should be ")
             value = details["input"]
-            expected = _crossed_bound(details) or expected
+            expected = _crossed_bound(details, expected)
             problems[place] = f"expected {expected}, got {format_value(value)}{_notation_hint(value, expected)}"
     problems.update(unknown_names("key", unknown, fields))
     # Each branch of a union reports its own error; the deepest place belongs to the branch that was meant.
@@ -95,8 +95,8 @@ def describe_errors(error: ValidationError, fields: Mapping[str, FieldInfo], giv
     return [(loc, text) for loc, text in problems.items() if loc not in outer]
 
 
-def _crossed_bound(details: ErrorDetails) -> str:
-    """Return what was expected where the value keeps its type and its range; empty for other errors."""
+def _crossed_bound(details: ErrorDetails, expected: str) -> str:
+    """Return what was expected, with the bound that was crossed where the value keeps its type and its range."""
     context = details.get("ctx", {})
     if details["type"] == "finite_number":
         return "a finite number"
@@ -105,8 +105,8 @@ def _crossed_bound(details: ErrorDetails) -> str:
     bound = context.get("min_length", context.get("max_length"))
     if details["type"] in ("too_short", "too_long") and bound is not None:
         least = "at least" if details["type"] == "too_short" else "at most"
-        return f"{least} {bound} {'entry' if bound == 1 else 'entries'}, not {context['actual_length']}"
-    return ""
+        return f"{expected}, {least} {bound} {'entry' if bound == 1 else 'entries'}, not {context['actual_length']}"
+    return expected
 
 
 _NOTATIONS = {
