@@ -24,6 +24,7 @@ from actors.kernels.markov.inference import (
 from actors.kernels.markov.label_moves import split_and_merge
 from actors.kernels.markov.order_test import fit_frequencies, order_penalty
 from actors.kernels.markov.transition_posterior import geometric_mean, transition_bound_term
+from actors.kernels.sequences import boundaries
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import (
     FLOOR,
@@ -94,6 +95,7 @@ class MarkovModel(Module[MarkovParameters]):
         self._transitions: FloatArray | None = None  # expected counts, (K, K)
         self._trans_prob: FloatArray | None = None  # (K, K)
         self._initial: FloatArray | None = None  # (K,)
+        self._class_counts: FloatArray | None = None  # expected rows of each class, (K,)
         self._frequencies: FloatArray | None = None  # (K,), if the order test rejects an order
         self._log_message: FloatArray | None = None  # (N, K), of rule 'tutorial'
 
@@ -116,6 +118,7 @@ class MarkovModel(Module[MarkovParameters]):
         try:
             log_message = learn(tempered, combined, parameters, context)
             fit = self._infer(combined.log_prob, combined)
+            self._class_counts = _present(fit.posterior, combined).sum(axis=0)
             log_likelihood = self._test_order(fit, combined, parameters) if smoothed else fit.log_likelihood
             path, _ = viterbi(combined.log_prob, *self._transition_model, combined.lengths, combined.mask)
         except ValueError as error:
@@ -136,6 +139,9 @@ class MarkovModel(Module[MarkovParameters]):
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Infer the classes of new rows by the learnt transitions, or by class frequencies if the rows are unordered.
 
+        The output ``log_evidence`` (S,) is the log-density of each sequence, as the evidence of an update is that of
+        all rows; S is 1 without lengths.
+
         Raises
         ------
         ModuleError
@@ -148,8 +154,12 @@ class MarkovModel(Module[MarkovParameters]):
             log_message = self._unordered_message(combined.log_prob)
             messages = _compose_messages(log_message, combined, context, extrinsic=True)
             posterior = softmax(combined.log_prob + log_message, axis=1)
+            by_row = np.logaddexp.reduce(combined.log_prob + log_message, axis=1)
             outputs = {"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
-            return Outbox(messages, outputs={**outputs, "filtered": posterior, "smoothed": posterior})
+            evidence = _log_evidence_of_sequences(by_row, combined)
+            return Outbox(
+                messages, outputs={**outputs, "filtered": posterior, "smoothed": posterior, "log_evidence": evidence}
+            )
         tempered = temper(combined.log_prob, context.temperature)
         try:
             fit = self._infer(tempered, combined)
@@ -165,11 +175,14 @@ class MarkovModel(Module[MarkovParameters]):
                 "filtered": fit.filtered,
                 "smoothed": fit.posterior,
                 "viterbi": path,
+                "log_evidence": _log_evidence_of_sequences(fit.row_log_likelihood, combined),
             },
         )
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (nothing is above)
         """Sample a sequence of classes from the chain; output ``class`` (N,), and send one-hot priors downwards.
+
+        Where the order test rejected an order, classes are drawn independently by their frequencies.
 
         Raises
         ------
@@ -180,10 +193,14 @@ class MarkovModel(Module[MarkovParameters]):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
         if not context.rows:
             return Outbox()
-        transition_cdf = np.cumsum(self._trans_prob, axis=1)
+        transition_prob, first = self._trans_prob, self._initial
+        if self._frequencies is not None:  # independent rows: the same distribution after every class
+            first = self._frequencies
+            transition_prob = np.tile(first, (len(first), 1))
+        transition_cdf = np.cumsum(transition_prob, axis=1)
         draws = context.generator.random(context.rows)
         classes = np.empty(context.rows, np.int64)
-        cdf = np.cumsum(self._initial)
+        cdf = np.cumsum(first)
         for t, draw in enumerate(draws):
             classes[t] = min(int(np.searchsorted(cdf, draw * cdf[-1], side="right")), len(transition_cdf) - 1)
             cdf = transition_cdf[classes[t]]
@@ -217,11 +234,12 @@ class MarkovModel(Module[MarkovParameters]):
         return Outbox([OutgoingMessage("transition_prior", arrays, receiver) for receiver in receivers])
 
     def state(self) -> State:
-        """Return copies of expected transitions, probabilities, frequencies and (``tutorial``) the last message."""
+        """Return copies of expected counts, probabilities, frequencies and (``tutorial``) the last message."""
         arrays = {
             "transitions": self._transitions,
             "trans_prob": self._trans_prob,
             "initial": self._initial,
+            "class_counts": self._class_counts,
             "frequencies": self._frequencies,
             "log_message": self._log_message,
         }
@@ -232,7 +250,7 @@ class MarkovModel(Module[MarkovParameters]):
         arrays = {name: np.array(array, dtype=np.float64) for name, array in state.items()}
         self._transitions, self._trans_prob = arrays.get("transitions"), arrays.get("trans_prob")
         self._initial, self._log_message = arrays.get("initial"), arrays.get("log_message")
-        self._frequencies = arrays.get("frequencies")
+        self._class_counts, self._frequencies = arrays.get("class_counts"), arrays.get("frequencies")
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -300,7 +318,7 @@ class MarkovModel(Module[MarkovParameters]):
             log_likelihood += transition_bound_term(fit.transitions, self._transition_model[0], parameters.pseudo_count)
         if not parameters.test_order:
             return log_likelihood
-        present = combined.log_prob if combined.mask is None else combined.log_prob[~combined.mask]
+        present = _present(combined.log_prob, combined)
         frequencies, independent = fit_frequencies(present, fit.posterior.mean(axis=0))
         ordered = fit.log_likelihood - independent > order_penalty(*present.shape)
         self._frequencies = None if ordered else frequencies
@@ -309,10 +327,15 @@ class MarkovModel(Module[MarkovParameters]):
     def _unordered_message(self, rows: FloatArray) -> FloatArray:
         """Return the message (N, K) for unordered rows: the log-frequencies of the classes, the same for each row.
 
-        They are the column sums of the expected transitions, unless the order test rejected an order.
+        They are the expected numbers of training rows in each class, γ summed over all rows that are present, unless
+        the order test rejected an order. Transitions alone do not give them: their columns lack the rows that open a
+        sequence, their rows those that end one. Commits of earlier versions have nothing else; the larger of both is
+        then the nearest bound, exact for a class that never both opens and ends sequences.
         """
         assert self._transitions is not None
-        counts = self._transitions.sum(axis=0) if self._frequencies is None else self._frequencies
+        counts = self._class_counts if self._frequencies is None else self._frequencies
+        if counts is None:
+            counts = np.maximum(self._transitions.sum(axis=0), self._transitions.sum(axis=1))
         log_frequencies = np.log((counts + FLOOR) / (counts + FLOOR).sum())
         return np.tile(log_frequencies, (len(rows), 1))
 
@@ -326,6 +349,18 @@ class MarkovModel(Module[MarkovParameters]):
                 f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
             )
         return combine_posteriors(inbox.all("class_posteriors"), by_sender)
+
+
+def _present(values: FloatArray, combined: CombinedPosteriors) -> FloatArray:
+    """Return the rows of `values` (N, …) that are not missing for every sender."""
+    return values if combined.mask is None else values[~combined.mask]
+
+
+def _log_evidence_of_sequences(by_row: FloatArray, combined: CombinedPosteriors) -> FloatArray:
+    """Return the log-density (S,) of each sequence, from the parts of its rows (N,) without their normalisers."""
+    parts = by_row + combined.row_norms
+    evidence: FloatArray = np.add.reduceat(parts, boundaries(len(parts), combined.lengths)[:-1])
+    return evidence
 
 
 def _one_hot_log_prob(classes: IntArray, K: int) -> FloatArray:

@@ -44,6 +44,8 @@ class ForwardBackwardResult:
         Expected number of transitions from i to j, xi summed over t.
     initial : ndarray of float64, shape (K,)
         Expected number of sequences that start in each class.
+    row_log_likelihood : ndarray of float64, shape (N,)
+        log p(row t | rows before t of the same sequence); its sum over a sequence is the log density of the sequence.
     log_likelihood : float
         Log density of all rows.
     """
@@ -55,6 +57,7 @@ class ForwardBackwardResult:
     log_cavity: FloatArray
     transitions: FloatArray
     initial: FloatArray
+    row_log_likelihood: FloatArray
     log_likelihood: float
 
     @cached_property
@@ -269,6 +272,7 @@ def forward_backward(
         log_cavity=log_cavity,
         transitions=out.transitions,
         initial=out.posterior[starts[:-1]].sum(axis=0),
+        row_log_likelihood=out.log_scale,
         log_likelihood=float(out.log_scale.sum()),
     )
 

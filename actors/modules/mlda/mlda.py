@@ -204,7 +204,8 @@ class MLDA(Module[MLDAParameters]):
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send the word distributions of each row's topic to the senders of class posteriors; output ``class`` (N,).
 
-        The topic is distributed as the prior from above; without one it is drawn in proportion to the topics' sizes.
+        The topic is distributed as the prior from above; without one it is drawn by the mean of the learnt rows'
+        expected topic shares, in which a row with many tokens counts as much as one with few.
 
         Raises
         ------
@@ -219,8 +220,8 @@ class MLDA(Module[MLDAParameters]):
         log_prior, has_prior = self._log_prior(inbox, context.rows)
         topics = np.exp(log_prior)
         if not has_prior:
-            sizes = np.sum([state.counts.sum(axis=0) for state in self._states.values()], axis=0)
-            drawn = context.generator.choice(parameters.topics, context.rows, p=sizes / sizes.sum())
+            shares = self._mean_topic_shares(parameters)
+            drawn = context.generator.choice(parameters.topics, context.rows, p=shares / shares.sum())
             topics = np.eye(parameters.topics)[drawn]
         messages = []
         for state in self._states.values():
@@ -308,6 +309,17 @@ class MLDA(Module[MLDAParameters]):
         expected = (rows, self.parameters.topics)
         product = combine_priors(inbox, "topic_prior", expected)
         return (np.full(expected, -np.log(expected[1])), False) if product is None else (product, True)
+
+    def _mean_topic_shares(self, parameters: MLDAParameters) -> FloatArray:
+        """Return E[θ_d | topics of row d's tokens] = (n_dk + α) / (n_d + K α), mean over the rows with tokens, (K,)."""
+        K, rows = parameters.topics, len(next(iter(self._states.values())).tokens)
+        counts = np.zeros(rows * K, dtype=np.int64)
+        for state in self._states.values():
+            cells = np.repeat(np.arange(rows), state.tokens) * K + state.topics
+            counts += np.bincount(cells, minlength=rows * K)
+        n = counts.reshape(rows, K)[counts.reshape(rows, K).sum(axis=1) > 0] + parameters.alpha
+        shares: FloatArray = (n / n.sum(axis=1, keepdims=True)).mean(axis=0)
+        return shares
 
     def _outbox(
         self, inbox: Inbox, context: Context, sampler: SamplerState, averages: SampleAverages | None, *, learning: bool

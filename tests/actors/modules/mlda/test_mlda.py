@@ -208,6 +208,14 @@ def test_the_result_depends_on_the_seed_only():
     assert not same_arrays(one.state(), other.state())
 
 
+def test_topics_are_drawn_by_their_share_of_rows_not_of_tokens():
+    rows = np.concatenate([np.tile([60.0, 40.0, 0.0, 0.0], (10, 1)), np.tile([0.0, 0.0, 3.0, 2.0], (30, 1))])
+    mlda = make_module("mlda", {"topics": 2, "iterations": 30})
+    topics = call(mlda, observed("words", rows)).outputs["class"]
+    drawn = call(mlda, method="generate", rows=4000).outputs["class"]
+    assert (drawn == topics[0]).mean() == pytest.approx(10 / 40, abs=0.03)
+
+
 def test_generates_rows_of_single_topics():
     mlda = make_mlda()
     call(mlda, both()[0], posteriors("gmm", 0.97 * np.eye(K)[TRUTH] + 0.03 / K))
