@@ -162,7 +162,8 @@ class Context:
     receivers : mapping of str to tuple of str
         Names of the receivers of each output port.
     overrides : mapping
-        Parameters that the schedule sets for this step only.
+        Parameters that the schedule sets for this step; in a call that does not learn, also those that were set when
+        the present state was learnt.
     ordered : bool
         At recognition: whether the rows are in temporal order.
     rows : int
@@ -285,6 +286,12 @@ class Module(ABC, Generic[P]):
         A frozen dataclass of the parameters that a model file may set; pydantic validates its fields.
     uses_gpu : bool
         Whether the module computes on a GPU if it has one.
+    learning_parameters : tuple of str
+        Parameters that only control how an update learns, such as the number of iterations; with the first of them at
+        0, an update learns nothing. All others that a step sets are kept with the state, and :meth:`at` returns them
+        wherever the state is used, until the next update that learns.
+    fixed_parameters : tuple of str
+        Parameters that determine what a state contains and that no step can set.
 
     Examples
     --------
@@ -362,12 +369,14 @@ class Module(ABC, Generic[P]):
     kinds: ClassVar[tuple[Kind, ...]] = ()
     Parameters: ClassVar[type[Any]]
     uses_gpu: ClassVar[bool] = False
+    learning_parameters: ClassVar[tuple[str, ...]] = ()
+    fixed_parameters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: P) -> None:
         self.parameters = parameters
 
     def at(self, context: Context) -> P:
-        """Return the parameters for this step: the module's parameters with the overrides of the step."""
+        """Return the parameters for this call: the module's parameters with the overrides of the context."""
         return replace(self.parameters, **context.overrides) if context.overrides else self.parameters  # type: ignore[type-var]
 
     @classmethod

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy.typing as npt
 
@@ -28,6 +28,8 @@ from actors.graph.spec import Connection, ModuleSpec, Resources
 from actors.limits import MAX_NAME_CHARACTERS
 from actors.types import Array, IntArray
 from runner.commands.monitor import RunMonitor
+from runner.commands.predict import predict_rows
+from runner.commands.trained_run import find_missing_lengths, load_last_commit, recognize_rows
 from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
@@ -36,6 +38,9 @@ from runner.data.sources import check_modules, check_same_rows, describe_data, s
 from runner.report.progress import make_progress
 from runner.runs.directory import RunDirectory
 from runner.runs.state import RunRecord, new_secret, recorded
+
+Rows: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+"""Rows of one observation, or of several by name."""
 
 
 class Handle:
@@ -114,6 +119,32 @@ class Handle:
         """Outputs of the last update of the module, by name (``z``, ``class``, ``trans_prob``, …)."""
         return {} if self._model is None else self._model.outputs(self)
 
+    def recognize(
+        self, data: Rows, *, lengths: npt.ArrayLike | None = None, ordered: bool = True
+    ) -> Mapping[str, Array]:
+        """Return the outputs of the module for new rows, from what the model has learnt so far; nothing is learnt.
+
+        Parameters
+        ----------
+        data : array_like (M, …), or mapping of str to array_like
+            New rows; where the model has several observations, those of each, by name. An observation that is left
+            out has only missing rows.
+        lengths : array_like of int (S,), optional
+            Lengths of the new sequences; by default all rows are one sequence.
+        ordered : bool
+            Whether the rows are in temporal order.
+
+        Raises
+        ------
+        GraphError
+            If the model was not updated yet.
+        DataError
+            If the lengths do not fit the rows, or the observations do not describe the same rows.
+        """
+        if self._model is None:
+            raise GraphError("nothing was learnt yet: update the modules before they recognize")
+        return self._model.recognize(self, data, lengths, ordered=ordered)
+
     def _connected_handles(self) -> list[Handle]:
         """Return all handles connected with this one, directly or indirectly, in the order of their creation."""
         reached: list[Handle] = []
@@ -172,6 +203,7 @@ class Observation(Handle):
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
         spans = rows.lengths if lengths is None else check_lengths(lengths, "lengths", len(rows.values))
         self.data = Dataset(rows.values, None, spans, "the script", rows.mask, rows.notes)
+        self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences}
         self.seed = seed
         self.address = address or os.environ.get("RAY_ADDRESS")
         self.run = run or _script_name()
@@ -193,6 +225,25 @@ class MarkovModel(Handle):
     """A Markov model: ``MarkovModel()``; parameters as in ``serket modules``."""
 
     type, short = "markov", "mm"
+
+    def predict(self, data: Rows, steps: int = 1, *, lengths: npt.ArrayLike | None = None) -> Array:
+        """Return P(class) of the `steps` rows that follow new rows, (steps, K), from what the model has learnt.
+
+        Parameters
+        ----------
+        data, lengths
+            As for :meth:`recognize`; of several sequences, the last one is continued.
+        steps : int
+            At least 1.
+
+        Raises
+        ------
+        GraphError, DataError
+            As :meth:`recognize`.
+        """
+        if self._model is None:
+            raise GraphError("nothing was learnt yet: update the modules before they predict")
+        return self._model.predict(data, lengths, steps)
 
 
 class MLDA(Handle):
@@ -276,6 +327,8 @@ class Model:
         if not observations:
             raise GraphError("no observation is connected; a model needs at least one")
         source = observations[0]
+        self._seed = source.seed
+        self._observations = observations
         _assign_names(handles)
         data = check_same_rows({handle.name: handle.data for handle in observations})
         graph = Graph(
@@ -324,6 +377,45 @@ class Model:
         self._monitor.follow(self._client.update(handle.name, self._round, step))
         self._updated.append(handle)
         self.directory.write_models()
+
+    def recognize(
+        self, handle: Handle, data: Rows, lengths: npt.ArrayLike | None, *, ordered: bool
+    ) -> Mapping[str, Array]:
+        """Return the outputs of a module for new rows, computed in this process from the last commit."""
+        if lengths is not None and not ordered:
+            raise DataError("lengths go with rows in order; leave out lengths, or ordered=False")
+        rows = self._new_rows(data, lengths, ordered=ordered)
+        trained = load_last_commit(self.directory, self._seed)
+        return recognize_rows(trained, rows, ordered=ordered).get(handle.name, {})
+
+    def predict(self, data: Rows, lengths: npt.ArrayLike | None, steps: int) -> Array:
+        """Return the class probabilities of the rows that follow new rows, computed in this process."""
+        if steps < 1:
+            raise DataError(f"steps is {steps}, the number of rows to predict; use at least 1")
+        rows = self._new_rows(data, lengths, ordered=True)
+        return predict_rows(load_last_commit(self.directory, self._seed), rows, steps).probabilities
+
+    def _new_rows(self, data: Rows, lengths: npt.ArrayLike | None, *, ordered: bool) -> dict[str, Dataset]:
+        """Return new rows by source, checked; report rows in order without lengths if the model learnt sequences."""
+        sources = self.directory.graph.sources
+        given = dict(data) if isinstance(data, Mapping) else {sources[0]: data}
+        if not isinstance(data, Mapping) and len(sources) > 1:
+            raise DataError(f"this model has the observations {', '.join(sources)}: give a map from name to rows")
+        unknown = [name for name in given if name not in sources]
+        if unknown or not given:
+            raise DataError(
+                f"rows of {', '.join(unknown) or 'nothing'} came, the observations are {', '.join(sources)}"
+            )
+        reading = {handle.name: handle.reading for handle in self._observations}  # as the rows that were learnt from
+        read = {name: check_observations(values, name, **reading[name]) for name, values in given.items()}
+        new: dict[str, Dataset] = {}
+        for name, each in read.items():
+            known = each.lengths if lengths is None else check_lengths(lengths, "lengths", len(each.values))
+            new[name] = Dataset(each.values, None, known, "the script", each.mask, each.notes)
+        rows = check_same_rows(new)
+        if ordered and (sentence := find_missing_lengths(self.directory, rows, "give lengths=")):
+            self._monitor.progress.log(sentence)
+        return rows
 
     def outputs(self, handle: Handle) -> Mapping[str, Array]:
         """Return the outputs of the last update of a module."""

@@ -21,6 +21,7 @@ from actors.backends.result_checks import (
     check_state,
     show_name,
 )
+from actors.backends.step_parameters import StepParameters
 from actors.backends.thread_limits import limited_threads
 from actors.coordination.backend import ModuleCall, ModuleResult
 from actors.errors import MessageError, NonFiniteError
@@ -58,6 +59,7 @@ class ModuleHost:
             add_code_directories(spec.code)
             self.module = make_module(spec.type, spec.parameters)
         self.device = "cpu"
+        self._step_parameters = StepParameters()
         self._prepared_on = ""
         self._status: dict[str, Any] = {"doing": "waiting"}
         self._lock = threading.Lock()
@@ -112,7 +114,10 @@ class ModuleHost:
         where = context.where if call.mode == "update" else f"{context.where}, {doing}"
         outbox = check_outbox(where, answer)
         check_arrays(where, "output", outbox.outputs)
-        state = self._state(where) if call.mode == "update" else {}
+        state: State = {}
+        if call.mode == "update":
+            self._step_parameters.keep(self.module, context.overrides)
+            state = self._step_parameters.add_to(self._state(where), where)
         self._check_ports(outbox, where)
         packed = ((slot.name, self._pack_output(slot, outbox, call, where)) for slot in self.slots)
         return ModuleResult(
@@ -126,7 +131,7 @@ class ModuleHost:
     def load_state(self, state: State) -> None:
         """Load a state that the module returned before."""
         with bounded_exceptions():
-            self.module.load_state(state)
+            self.module.load_state(self._step_parameters.take_from(state, self.module))
 
     def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
         """Write the module's part of a commit."""
@@ -138,6 +143,7 @@ class ModuleHost:
 
     def reset(self) -> None:
         """Replace the module by a new, untrained instance."""
+        self._step_parameters.clear()
         with bounded_exceptions():
             self.module = make_module(self.spec.type, self.spec.parameters)
         if self._prepared_on:
@@ -174,7 +180,7 @@ class ModuleHost:
             learn=call.learn,
             proposal=call.proposal,
             receivers=call.receivers,
-            overrides=call.overrides,
+            overrides=self._step_parameters.for_call(self.module, call),
             ordered=call.ordered,
             rows=call.rows,
             reporter=report,

@@ -85,6 +85,7 @@ class MarkovModel(Module[MarkovParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
+    learning_parameters = ("inner_iterations", "num_samp")
     ports = (
         Port("class_posteriors", "in", "forward", "class_posteriors"),
         Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
@@ -289,6 +290,7 @@ class MarkovModel(Module[MarkovParameters]):
             self._transitions = counts / parameters.num_samp
             self._trans_prob = transition_probabilities(counts, parameters.pseudo_count)
             self._initial = np.full(P.shape[1], 1.0 / P.shape[1])
+        self._frequencies = None  # an earlier update by the other rule may have tested the order
         message = one_step_message(P, self._trans_prob, previous, combined.lengths)
         # Messages multiply from update to update, so that a zero would exclude its class for good.
         self._log_message = np.maximum(message, np.log(np.finfo(np.float64).tiny))
@@ -317,6 +319,7 @@ class MarkovModel(Module[MarkovParameters]):
         if parameters.estimate == "variational":
             log_likelihood += transition_bound_term(fit.transitions, self._transition_model[0], parameters.pseudo_count)
         if not parameters.test_order:
+            self._frequencies = None  # an earlier update may have tested it
             return log_likelihood
         present = _present(combined.log_prob, combined)
         frequencies, independent = fit_frequencies(present, fit.posterior.mean(axis=0))

@@ -55,6 +55,8 @@ class PCA(Module[PCAParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = PCAParameters
+    learning_parameters = ("solver",)
+    fixed_parameters = ("latent_dim", "whiten")
     ports = (
         Port("observations", "in", "forward", "observations"),
         Port("class_means", "in", "backward", "class_means", optional=True),

@@ -87,6 +87,7 @@ class Product(Module[ProductParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = ProductParameters
+    learning_parameters = ("iterations",)
     ports = (
         Port("class_posteriors", "in", "forward", "class_posteriors"),
         Port(PRIOR, "in", "backward", "transition_prior", optional=True),

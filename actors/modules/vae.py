@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+Likelihood = Literal["bce", "mse"]
+
 
 @dataclass(frozen=True)
 class VAEParameters:
@@ -36,7 +38,7 @@ class VAEParameters:
     epochs: Annotated[int, Field(ge=0, validation_alias=AliasChoices("epochs", "itr"))] = 200
     batch_size: Annotated[int, Field(ge=1)] = 500
     hidden: Annotated[int, Field(ge=1)] = 128
-    likelihood: Literal["bce", "mse"] = "bce"
+    likelihood: Likelihood = "bce"
     send: Literal["mean", "sample"] = "mean"
     send_variance: bool = False
     restart_weights: bool = False
@@ -103,6 +105,17 @@ class VAE(Module[VAEParameters]):
 
     Parameters: ClassVar[type[Any]] = VAEParameters
     uses_gpu = True
+    learning_parameters = (
+        "epochs",
+        "batch_size",
+        "restart_weights",
+        "kl_weight",
+        "kl_warmup",
+        "patience",
+        "mixed_precision",
+        "learning_rate",
+    )
+    fixed_parameters = ("latent_dim", "hidden", "encoder", "decoder")
     ports = (
         Port("observations", "in", "forward", "observations"),
         Port("class_means", "in", "backward", "class_means", optional=True),
@@ -202,14 +215,17 @@ class VAE(Module[VAEParameters]):
         ModuleError
             If the VAE is untrained or the means have another dimension.
         """
-        return decode_class_means(inbox, context, self.decode)
+        likelihood = self.at(context).likelihood
+        return decode_class_means(inbox, context, lambda latents: self.decode(latents, likelihood))
 
-    def decode(self, latents: npt.ArrayLike) -> Float32Array:
+    def decode(self, latents: npt.ArrayLike, likelihood: Likelihood | None = None) -> Float32Array:
         """Decode latent vectors into observations.
 
         Parameters
         ----------
         latents : array_like, shape (M, D)
+        likelihood : {"bce", "mse"}, optional
+            That under which the networks were trained; by default the module's parameter.
 
         Returns
         -------
@@ -230,7 +246,7 @@ class VAE(Module[VAEParameters]):
             raise ModuleError(
                 f"received latent vectors of shape {rows.shape}, expected (M, {self.parameters.latent_dim})"
             )
-        pixels = kernels.reconstruct(self._networks, self._tensor(rows), self.parameters.likelihood)
+        pixels = kernels.reconstruct(self._networks, self._tensor(rows), likelihood or self.parameters.likelihood)
         decoded: Float32Array = pixels.cpu().numpy().reshape(len(rows), *self._shape)
         return decoded
 
@@ -333,8 +349,9 @@ class VAE(Module[VAEParameters]):
     def _read_rows(self, message: Message, parameters: VAEParameters) -> tuple[Float32Array, BoolArray]:
         """Return the observations as rows (N, P) float32, and which of them are present, (N,) bool."""
         values = message["values"]
-        if parameters.latent_dim != self.parameters.latent_dim or parameters.hidden != self.parameters.hidden:
-            raise ModuleError("latent_dim and hidden define the networks and cannot be set for a step")
+        if any(getattr(parameters, name) != getattr(self.parameters, name) for name in self.fixed_parameters):
+            fixed = ", ".join(self.fixed_parameters)
+            raise ModuleError(f"{fixed} define the networks and cannot be set for a step")
         if self._shape is not None and values.shape[1:] != self._shape:
             raise ModuleError(
                 f"received observations of shape {values.shape[1:]}, but this VAE was trained on {self._shape}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runner.config.run_config import RunConfig
     from runner.data.datasets import Dataset
     from runner.report.progress import Progress
+    from runner.runs.directory import OpenedRun
     from runner.runs.timing import Clock
 
 _STARTED = psutil.Process().create_time()
@@ -62,6 +63,10 @@ Data = Annotated[
         metavar="[SOURCE=]DATA...",
         help="A data file or the name of a data set (mnist, digits, words), one for each source of the model.",
     ),
+]
+Lengths = Annotated[
+    Path | None,
+    typer.Option(help="File with the lengths of the sequences, which add up to the rows; by default one sequence."),
 ]
 Count = Annotated[int | None, typer.Option(help="Number of rows; by default all.")]
 Header = Annotated[
@@ -172,6 +177,7 @@ def recognize(
     run: RunName,
     data: Data,
     categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to compute the scores.")] = None,
+    lengths: Lengths = None,
     unordered: Annotated[bool, typer.Option(help="The rows are not in temporal order.")] = False,
     count: Count = None,
     offset: Offset = 0,
@@ -188,7 +194,7 @@ def recognize(
         path = find_run(run, runs)
         opened = open_run(path)
         rows = _load_rows(
-            opened.config, data, categories, count, offset, ordered=not unordered, header=header, index=index
+            opened, data, categories, lengths, count, offset, ordered=not unordered, header=header, index=index
         )
         _, result = recognize_rows(opened, rows, ordered=not unordered)
         print_result(result, as_json)
@@ -203,6 +209,7 @@ def predict(
     steps: Annotated[int, typer.Option(min=1, max=256, help="Number of rows to predict.")] = 1,
     out: Annotated[Path, typer.Option(help="Image with one picture for each row (PNG).")] = Path("predicted.png"),
     categories: Annotated[Path | None, typer.Option(help="Labels of the rows, to name the classes.")] = None,
+    lengths: Lengths = None,
     count: Count = None,
     offset: Offset = 0,
     header: Header = None,
@@ -216,7 +223,7 @@ def predict(
         from runner.runs.directory import find_run, open_run
 
         opened = open_run(find_run(run, runs))
-        rows = _load_rows(opened.config, data, categories, count, offset, ordered=True, header=header, index=index)
+        rows = _load_rows(opened, data, categories, lengths, count, offset, ordered=True, header=header, index=index)
         prediction = predict_rows(opened, rows, steps)
         drawn = prediction.draw(out)
         if as_json:
@@ -360,24 +367,37 @@ def _progress(graph: Graph) -> Iterator[Progress]:
 
 
 def _load_rows(
-    config: RunConfig,
+    run: OpenedRun,
     data: list[str],
     categories: Path | None,
+    lengths: Path | None,
     count: int | None,
     offset: int,
     *,
     ordered: bool,
     **table: bool | None,
 ) -> dict[str, Dataset]:
-    """Load new rows for the sources of a trained run, and say what they are."""
+    """Load new rows for the sources of a trained run, and say what they are, and whether their lengths are missing."""
+    from runner.commands.trained_run import find_missing_lengths
     from runner.data.sources import check_modules, describe_data, load_new_rows
 
     rows = load_new_rows(
-        config.sources, data, categories=categories, count=count, offset=offset, ordered=ordered, **table
+        run.config.sources,
+        data,
+        categories=categories,
+        lengths=lengths,
+        count=count,
+        offset=offset,
+        ordered=ordered,
+        **table,
     )
     for line in describe_data(rows):
         say(line, err=True)
-    check_modules(config.graph, rows)
+    check_modules(run.config.graph, rows)
+    if ordered:
+        sentence = find_missing_lengths(run.directory, rows, "give the lengths of theirs with --lengths FILE")
+        if sentence is not None:
+            say(f"serket: {sentence}", err=True)
     return rows
 
 

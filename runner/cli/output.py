@@ -187,6 +187,8 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(result))
         return
     for name, value in result.items():
+        if isinstance(value, list):  # of single sequences, for --json
+            continue
         if isinstance(value, dict):
             value = ", ".join(
                 f"{key} {figure:.2f} s" for key, figure in value.items() if isinstance(figure, int | float)

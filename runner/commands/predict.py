@@ -19,7 +19,7 @@ from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
 from actors.errors import GraphError
 from actors.types import Array, FloatArray, State
-from runner.commands.trained_run import load_trained_run, new_source_states, outputs_of
+from runner.commands.trained_run import TrainedRun, load_trained_run, new_source_states, outputs_of
 from runner.data.sources import Data, common_categories, count_rows
 from runner.report.clustering_metrics import match
 from runner.report.console import SafeConsole
@@ -117,7 +117,12 @@ def predict(run: OpenedRun, data: Data, steps: int) -> Prediction:
     ModuleError
         If the rows do not match the trained model.
     """
-    directory, coordinator, states = load_trained_run(run)
+    return predict_rows(load_trained_run(run), data, steps)
+
+
+def predict_rows(trained: TrainedRun, data: Data, steps: int) -> Prediction:
+    """Predict the rows that follow `data`, as :func:`predict` does, with a run that is loaded already."""
+    directory, coordinator, states = trained
     sources = {
         name: Ref(_append_missing_rows(state, steps)) for name, state in new_source_states(directory, data).items()
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from actors.coordination.backend import Ref
-from actors.types import Array
-from runner.commands.trained_run import load_trained_run, new_source_states, outputs_of
-from runner.data.sources import Data, common_categories, count_rows
-from runner.report.clustering_metrics import score
+import numpy as np
+
+from actors.kernels.sequences import boundaries
+from actors.types import Array, IntArray
+from runner.commands.trained_run import load_trained_run, recognize_rows
+from runner.data.sources import Data, common_categories, common_lengths, count_rows
+from runner.report.clustering_metrics import match, score
 from runner.runs.directory import OpenedRun
 
 
@@ -21,29 +24,78 @@ def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, d
     data : mapping of str to Dataset
         By source. A source without data has only missing rows.
     ordered : bool
-        Whether the rows are in temporal order.
+        Whether the rows are in temporal order: one sequence, or those of the data's lengths.
 
     Returns
     -------
     outputs : dict of str to dict of str to ndarray
-        By module and name; also written to the modules' directories as ``<name>_recog``.
+        By module and name; also written to the modules' directories as ``<name>_recog``, and beside them the sequences
+        (:func:`describe_sequences`) as ``sequences_recog.txt``.
     result : dict
-        ``run``, ``rows`` and, with categories, ``accuracy``, ``ari`` and ``nmi``.
+        ``run``, ``rows``; in order also ``sequences``, their number; with categories, ``accuracy``, ``ari`` and
+        ``nmi``; with lengths, ``per_sequence``, a list of :func:`describe_sequences`' columns for each sequence.
 
     Raises
     ------
     RunDirectoryError
         If the run has no commit yet.
     """
-    directory, coordinator, states = load_trained_run(run)
-    sources = {name: Ref(state) for name, state in new_source_states(directory, data).items()}
-    answers = coordinator.recognize(states, sources, ordered=ordered)
-    outputs = {name: dict(outputs_of(each)) for name, each in answers.items() if name not in directory.graph.sources}
+    trained = load_trained_run(run)
+    directory = trained.directory
+    outputs = recognize_rows(trained, data, ordered=ordered)
+    lengths = common_lengths(data)
     result: dict[str, Any] = {"run": directory.name, "rows": count_rows(data)}
+    starts = boundaries(count_rows(data), lengths)
+    if ordered:
+        result["sequences"] = len(starts) - 1
     categories = common_categories(data)
+    per_sequence: dict[str, Array] = {}
     for module, own in outputs.items():
         directory.write_outputs(module, own, "recog", categories)
+        columns = describe_sequences(starts, own, categories) if ordered else {}
+        directory.write_sequences(module, columns, "recog")
+        per_sequence.update(columns)
         if categories is not None and "class" in own:
             scores = score(own["class"], categories)
             result.update(accuracy=scores.accuracy, ari=scores.ari, nmi=scores.nmi)
+    if lengths is not None:
+        rows = zip(*(column.tolist() for column in per_sequence.values()), strict=True)
+        result["per_sequence"] = [dict(zip(per_sequence, row, strict=True)) for row in rows]
     return outputs, result
+
+
+def describe_sequences(starts: IntArray, outputs: Mapping[str, Array], categories: IntArray | None) -> dict[str, Array]:
+    """Return what is known of each sequence, as columns of length S.
+
+    Parameters
+    ----------
+    starts : ndarray of int64, shape (S + 1,)
+        The first row of each sequence, and the number of rows.
+    outputs : mapping of str to ndarray
+        A module's outputs.
+    categories : ndarray of int64, shape (N,), optional
+        The true categories.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``sequence`` (numbered from 0), ``first_row`` (from 0), ``length``; with categories and classes, ``accuracy``:
+        the share of rows whose class is the one matched to their category, in one matching for all rows; where the
+        module reports it, ``log_evidence``, in nats.
+    """
+    columns: dict[str, Array] = {
+        "sequence": np.arange(len(starts) - 1),
+        "first_row": starts[:-1],
+        "length": np.diff(starts),
+    }
+    classes = outputs.get("class")
+    if categories is not None and classes is not None and len(classes) == starts[-1]:
+        matched = match(classes, categories)
+        named = np.array([matched.get(int(k), -1) for k in classes])
+        unmatched = np.array([int(k) not in matched for k in classes])
+        agree = (named == categories) & ~unmatched
+        columns["accuracy"] = np.add.reduceat(agree.astype(np.float64), starts[:-1]) / columns["length"]
+    evidence = outputs.get("log_evidence")
+    if evidence is not None and len(evidence) == len(starts) - 1:
+        columns["log_evidence"] = evidence
+    return columns

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
 from actors.backends.in_process import InProcessBackend
 from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
+from actors.storage.manifest import Manifest
 from actors.types import Array, State
-from runner.data.sources import Data, source_states
+from runner.data.sources import Data, common_lengths, count_rows, source_states
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 
 
@@ -35,14 +36,24 @@ def load_trained_run(run: OpenedRun, seed: int | None = None) -> TrainedRun:
     RunDirectoryError
         If no module has learnt yet.
     """
-    config, directory = run
+    return load_last_commit(run.directory, run.config.seed if seed is None else seed)
+
+
+def load_last_commit(directory: RunDirectory, seed: int) -> TrainedRun:
+    """Load the last commit of the run in `directory` into this process.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the run has no commit yet.
+    """
     graph = directory.graph
     manifest = directory.checkpoints.latest()
     if manifest is None or manifest.round == 0:  # round-000 has the modules as they were before they learnt
         raise RunDirectoryError(f"{directory.path}: the run is not trained yet (no round is committed)")
     trained = [name for name in manifest.modules if name not in graph.sources]  # untrained modules raise an error
     states = {name: Ref(directory.checkpoints.state(manifest, name)) for name in trained}
-    coordinator = Coordinator(graph, InProcessBackend(), run=directory.name, seed=config.seed if seed is None else seed)
+    coordinator = Coordinator(graph, InProcessBackend(), run=directory.name, seed=seed)
     return TrainedRun(directory, coordinator, states)
 
 
@@ -53,6 +64,36 @@ def new_source_states(directory: RunDirectory, data: Data) -> dict[str, State]:
     trained = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
     shapes = {name: state["values"].shape[1:] for name, state in trained.items()}
     return source_states(directory.graph, data, shapes)
+
+
+def recognize_rows(trained: TrainedRun, data: Data, *, ordered: bool) -> dict[str, dict[str, Array]]:
+    """Return the outputs of each module except the sources for new rows, by module and name."""
+    sources = {name: Ref(state) for name, state in new_source_states(trained.directory, data).items()}
+    answers = trained.coordinator.recognize(trained.states, sources, ordered=ordered)
+    learners = [name for name in answers if name not in trained.directory.graph.sources]
+    return {name: dict(outputs_of(answers[name])) for name in learners}
+
+
+def find_missing_lengths(directory: RunDirectory, data: Data, remedy: str) -> str | None:
+    """Return a sentence if the run learnt from sequences, but new rows in order came without lengths; else None."""
+    if common_lengths(data) is not None:
+        return None
+    manifest = directory.checkpoints.latest()
+    learnt = 0 if manifest is None else max(_count_sequences(directory, manifest), default=0)
+    if learnt < 2:
+        return None
+    return (
+        f"{directory.name} learnt from {learnt} sequences, but the {count_rows(data)} rows came without lengths and so "
+        f"are one sequence; {remedy}"
+    )
+
+
+def _count_sequences(directory: RunDirectory, manifest: Manifest) -> Iterator[int]:
+    """Yield the number of sequences of each source of a commit that has lengths."""
+    for name in directory.graph.sources:
+        lengths = directory.checkpoints.state(manifest, name).get("lengths") if name in manifest.modules else None
+        if lengths is not None:
+            yield len(lengths)
 
 
 def outputs_of(reference: Ref | None) -> Mapping[str, Array]:

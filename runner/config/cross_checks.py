@@ -176,6 +176,9 @@ def _check_step(
         return step, []
     type_name, base = module
     values, problems = check_parameters(type_name, changes, base=base)
+    fixed = find(type_name).fixed_parameters if values else ()
+    remedy = f"cannot be set for a step, as it determines what the module's state contains; set it in modules.{name}"
+    problems += [((key,), remedy) for key in values if key in fixed and values[key] != base.get(key)]
     return {**step, "set": values}, [((*where, "set", *loc), text) for loc, text in problems]
 
 

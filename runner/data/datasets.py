@@ -252,6 +252,17 @@ def _select_rows(
 def _load_lengths(lengths: str | Path | Sequence[int], rows: int, order: str, root: str | Path) -> IntArray:
     if order != "given":
         raise DataError(f"data.lengths: order {order!r} would mix the sequences; use order 'given', or no lengths")
+    return load_lengths(lengths, rows, root=root)
+
+
+def load_lengths(lengths: str | Path | Sequence[int], rows: int, *, root: str | Path = Path()) -> IntArray:
+    """Return the lengths of the sequences of `rows` observations, given as a list or as a file of integers.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, a length is no whole number of at least 1, or they do not sum to the number of rows.
+    """
     if isinstance(lengths, str | Path):
         file = find_file(lengths, root)
         values = read_content(file, "lengths").values

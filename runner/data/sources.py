@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,6 +57,11 @@ def load_categories_by_module(given: Mapping[str, DataConfig], data: Data, seed:
 def common_categories(data: Data) -> IntArray | None:
     """Return the categories of the rows, None if no source has any."""
     return next((each.categories for each in data.values() if each.categories is not None), None)
+
+
+def common_lengths(data: Data) -> IntArray | None:
+    """Return the lengths of the sequences, None if no source has any: all rows are then one sequence."""
+    return next((each.lengths for each in data.values() if each.lengths is not None), None)
 
 
 def count_rows(data: Data) -> int:
@@ -129,7 +135,7 @@ def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]
     shapes : mapping of str to tuple of int, optional
         The shape of a row of each source. A source without data gets rows that are all missing.
     """
-    lengths = next((each.lengths for each in data.values() if each.lengths is not None), None)
+    lengths = common_lengths(data)
     rows = count_rows(data)
     states: dict[str, State] = {}
     for name in graph.sources:
@@ -150,6 +156,7 @@ def load_new_rows(
     given: Sequence[str],
     *,
     categories: Path | None = None,
+    lengths: Path | None = None,
     count: int | None = None,
     offset: int = 0,
     ordered: bool = True,
@@ -167,6 +174,9 @@ def load_new_rows(
         A source that is not named has no data.
     categories : Path, optional
         Labels of the rows of a file.
+    lengths : Path, optional
+        Lengths of the sequences: of the whole file of rows, which `offset` and `count` shorten, or of the rows taken
+        from a built-in data set. Without them, all rows are one sequence.
     count, offset : int
         As in :func:`runner.data.datasets.load`.
     ordered : bool
@@ -194,17 +204,23 @@ def load_new_rows(
     built_in = [origin for origin in chosen.values() if origin in datasets.SOURCES and origin != "files"]
     if categories is not None and len(built_in) == len(chosen):
         raise DataError(f"--categories goes with a data file; {built_in[0]} has its own")
-    data = {}
+    if lengths is not None and not ordered:
+        raise DataError("--lengths goes with sequences, --unordered with rows that form none; leave out one of them")
+    data: dict[str, Dataset] = {}
     for name, origin in chosen.items():
         if origin in built_in:
             order = "cyclic" if ordered else "shuffled"
-            data[name] = datasets.load(origin, count=count, offset=offset, order=order)
+            loaded = datasets.load(origin, count=count, offset=offset, order=order)
+            if lengths is not None:
+                loaded = replace(loaded, lengths=datasets.load_lengths(lengths, len(loaded.observations)))
+            data[name] = loaded
         else:
             learnt = sources.get(name) if isinstance(sources, Mapping) else None
             data[name] = datasets.load(
                 "files",
                 observations=origin,
                 categories=categories,
+                lengths=lengths,
                 count=count,
                 offset=offset,
                 **_reading(learnt, origin, header=header, index=index),

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from actors.coordination.events import TimedEvent
@@ -389,6 +390,21 @@ class RunDirectory:
             accuracy = _compare(module, outputs["class"], labels).accuracy
             with self._output_files.create(f"{directory}/acc_{phase}.txt") as file:
                 file.write(f"{accuracy:.6f}\n".encode())
+
+    def write_sequences(self, module: str, columns: Mapping[str, Array], phase: str) -> None:
+        """Write a table with a line for each sequence as ``sequences_<phase>.txt``; without columns, delete the file.
+
+        Its first line, a comment, has the names of the columns.
+        """
+        files, path = self._output_files, f"{self._module_directory_name(module)}/sequences_{phase}.txt"
+        if not columns:
+            with suppress(OSError):
+                files.delete([path])
+            return
+        whole = [array.dtype.kind in "iu" for array in columns.values()]
+        with files.create(path) as file:
+            table = np.column_stack([array.astype(np.float64) for array in columns.values()])
+            np.savetxt(file, table, fmt=["%d" if each else "%.8g" for each in whole], header=" ".join(columns))
 
     def read_output(self, module: str, name: str, phase: str) -> Array | None:
         """Return an output that :meth:`write_outputs` wrote, or None if there is none."""

@@ -454,7 +454,9 @@ ENVIRONMENT = current_environment()
 SAVED_EVENTS = [["updated", 1.5, {"round": 1, "step": 0, "module": "gmm", "seconds": 0.5, "metrics": {}}, 3, "ab"],
                 ["log_message", 1.5, {"text": "x"}]]  # fmt: skip
 ANSWER = {"mu": ROWS, "class": np.arange(6), "evidence": -3.5, "n": 2, "done": True, "text": "x", "none": None}
-answers = changed(ANSWER) | st.sampled_from([ROWS, np.array(["a"]), np.array(None), np.float64(1), np.timedelta64(1, "s")])
+answers = changed(ANSWER) | st.sampled_from(
+    [ROWS, np.array(["a"]), np.array(None), np.float64(1), np.timedelta64(1, "s")]
+)
 
 TARGETS = [
     Target("model files", changed(MODEL) | yaml_text | damaged(MODEL_TEXT.encode()).map(_text), read_config),

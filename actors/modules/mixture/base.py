@@ -161,7 +161,9 @@ class Mixture(Module[P]):
             log_prior = self._adjust_prior(log_prior, factors, parameters)
         loo[missing] = 0.0
         likelihood[missing] = 0.0
-        if parameters.calibrate:
+        if not parameters.calibrate:
+            self._calibration = None  # an earlier update may have fitted one
+        else:
             self._calibration = self._fit_calibration(loo[~missing], factors, parameters, log_prior, missing)
             likelihood = self._calibrated_likelihood(likelihood, factors, parameters)
             likelihood[missing] = 0.0
@@ -190,7 +192,7 @@ class Mixture(Module[P]):
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         if self._calibration is not None:
-            likelihood = self._calibrated_likelihood(likelihood, self._factors, self.parameters)
+            likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
         likelihood[missing] = 0.0
         return self._compose_outbox(inbox, context, likelihood, missing, {})
 
@@ -208,7 +210,7 @@ class Mixture(Module[P]):
             return Outbox()
         log_prior = combine_priors(inbox, PRIOR, (context.rows, self.classes))
         if log_prior is None:
-            weights = np.exp(self._log_weights(self._factors, self.parameters))
+            weights = np.exp(self._log_weights(self._factors, self._step_parameters(context)))
             drawn = context.generator.choice(len(weights), context.rows, p=weights)
             responsibilities = np.eye(len(weights))[drawn]
         else:

@@ -88,6 +88,8 @@ class DPGMM(Mixture[DPGMMParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = DPGMMParameters
+    learning_parameters = ("iterations", "burn_in", "start", "split_merge")
+    fixed_parameters = ("most",)
     display_name = "DP-GMM"
 
     def __init__(self, parameters: DPGMMParameters) -> None:
@@ -130,7 +132,7 @@ class DPGMM(Mixture[DPGMMParameters]):
         return self._alpha if parameters.learn_alpha and self._alpha is not None else parameters.alpha
 
     def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
-        start, most = self.parameters.start, min(self.parameters.most, len(rows))
+        start, most = self._step_parameters(context).start, min(self.parameters.most, len(rows))
         if start == "one" or len(rows) < 2:
             return Assignment(np.zeros(len(rows), np.int64))
         if start == "sequence":

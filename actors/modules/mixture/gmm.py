@@ -91,6 +91,8 @@ class GMM(Mixture[GMMParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = GMMParameters
+    learning_parameters = ("iterations", "burn_in", "start")
+    fixed_parameters = ("classes",)
     display_name = "GMM"
 
     @property
@@ -105,7 +107,8 @@ class GMM(Mixture[GMMParameters]):
         return parameters
 
     def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
-        return initial_assignment(self.parameters.start, rows, self.parameters.classes, lengths, context)
+        parameters = self._step_parameters(context)
+        return initial_assignment(parameters.start, rows, parameters.classes, lengths, context)
 
     def _fit(self, problem: FitProblem, start: Assignment, context: Context) -> FitResult:
         return ENGINES[self._step_parameters(context).engine](problem, start, context)

@@ -115,6 +115,8 @@ class MLDA(Module[MLDAParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = MLDAParameters
+    learning_parameters = ("iterations", "burn_in", "start", "restarts")
+    fixed_parameters = ("topics",)
     ports = (
         Port("observations", "in", "forward", "observations", optional=True, several=True),
         Port("class_posteriors", "in", "forward", "class_posteriors", optional=True),

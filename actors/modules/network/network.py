@@ -105,6 +105,8 @@ class Network(Module[NetworkParameters]):
 
     Parameters: ClassVar[type[Any]] = NetworkParameters
     uses_gpu = True
+    learning_parameters = ("epochs", "batch_size", "learning_rate", "weight_decay", "restart_weights")
+    fixed_parameters = ("hidden", "network", "loss")
     ports = (
         Port("class_posteriors", "in", "forward", "class_posteriors", optional=True),
         Port("latent_vectors", "in", "forward", "latent_vectors", optional=True, several=True),

@@ -30,7 +30,7 @@ SMALL = (
 
 def train(path, name, *settings):
     """Train a model in this process, and write the files of its run directory that the commands read."""
-    config = load_config(CONFIGS / f"{name}.yaml", settings)
+    config = load_config(CONFIGS / f"{name}.yaml", settings)  # or the path of another one, without its suffix
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(config.to_yaml())
     checkpoints = Checkpoints(path / "checkpoints")
