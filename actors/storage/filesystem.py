@@ -458,9 +458,14 @@ class ObjectStorage:
 
     def files(self, name: str | None = None) -> list[str]:
         """Return the paths of all files, or of those called `name`."""
+        from fsspec.asyn import AsyncFileSystem
+
         try:
             self._files.invalidate_cache()  # other processes write too; a cached listing lacks their files
-            found = _within(STORAGE_SECONDS, self._files.find, self._base)
+            # fsspec's own search takes a directory that cannot be listed for an empty one, unless it is told otherwise.
+            generic = getattr(type(self._files), "_find", AsyncFileSystem._find) is AsyncFileSystem._find
+            options = {"on_error": "raise"} if generic else {}
+            found = _within(STORAGE_SECONDS, self._files.find, self._base, **options)
         except FileNotFoundError:
             return []
         except Exception as error:
