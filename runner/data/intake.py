@@ -471,7 +471,8 @@ def check_lengths(
         raise DataError(f"{where}: holds truth values, not {name}; use integers of at least 1")
     values = _whole_numbers(_one_per_row(array, where, name), where, name, locate) if array.dtype.kind != "O" else None
     if values is None or values.min(initial=1) < 1:
-        found = "" if values is None else f" ({int(values.min())})"
+        bad = 0 if values is None else int(np.flatnonzero(values < 1)[0])
+        found = "" if values is None else f", {int(values[bad])} of sequence {bad} (from 0)"
         raise DataError(f"{where}: has a length that is no positive integer{found}; use integers of at least 1")
     total = sum(values.tolist())
     if total != rows:

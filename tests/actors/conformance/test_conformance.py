@@ -89,7 +89,7 @@ class TestNetwork(QuickChecks):
 
 class TestMLDA(QuickChecks):
     module = "mlda"
-    parameters = {"topics": 3, "iterations": 3, "restarts": 1, "samples": 2}
+    parameters = {"topics": 3, "iterations": 3, "restarts": 1, "samples": 2, "weights": {"below": 20}}  # of proportions
 
 
 class TestMLDAWithWeights(QuickChecks):

@@ -41,7 +41,8 @@ def run(folder, *prefix, **environment):
         timeout=60,
     )
     runs = folder / "runs"
-    return ended.returncode, ended.stderr, list(runs.iterdir()) if runs.is_dir() else []
+    error = "".join(line for line in ended.stderr.splitlines(keepends=True) if not line.startswith("data: "))
+    return ended.returncode, error, list(runs.iterdir()) if runs.is_dir() else []
 
 
 def test_this_machine_has_no_problem():

@@ -208,7 +208,7 @@ def test_categories_that_would_change_are_refused(given: Any, match: str) -> Non
     ("given", "match"),
     [
         ([6.5, 5.5], "6.5 is no integer"), ([6, 5], "do not add up to the 12 rows of the observations, but to 11"),
-        ([13, -1], r"no positive integer \(-1\)"), ([12, 0], "no positive integer"),
+        ([13, -1], "no positive integer, -1 of sequence 1"), ([12, 0], "no positive integer"),
         ([np.nan, 12], "nan is no integer"),
         ([], "holds no lengths"), ([[6, 6], [6, 6]], "shape"), ([True] * 12, "truth values"), (["12"], "holds texts"),
         (np.ma.masked_array([6, 6], mask=[True, False]), "masked"), ([12 + 0j], "complex"),
