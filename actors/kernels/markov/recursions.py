@@ -261,12 +261,16 @@ def best_path(
 ) -> float:
     """Compute the most probable path by the Viterbi algorithm (Rabiner 1989, eqs. 33 to 35).
 
+    Rabiner's back pointers ψ are not stored: the argument of each maximum is found again on the way back, K sums a row.
+
     Parameters
     ----------
     evidence, log_T, log_initial, starts
         As in `log_passes`.
     path : ndarray of int64, shape (N,)
-        Receives the classes; the lowest of equally probable ones.
+        Receives the classes. Ties are resolved from the last row of a sequence to its first: the lowest of the equally
+        probable classes of the last row, then in each row the lowest of the classes that explain the next one equally
+        well. Classes are equally probable if their log probabilities are the same float64 numbers.
 
     Returns
     -------
@@ -274,29 +278,60 @@ def best_path(
         The log joint density of path and rows. If a row has probability zero: -inf, and path[0] is that row.
     """
     N, K = evidence.shape
-    source = np.zeros((N, K), dtype=np.int64)
-    best, following = np.empty(K), np.empty(K)
-    log_joint = 0.0
+    # Columns of log_T in groups of five, whose maxima stay in registers; classes that fill up a group are impossible.
+    groups = (K + 4) // 5
+    columns, transposed = np.full((groups, K, 5), -np.inf), np.empty((K, K))
+    for i in range(K):
+        for j in range(K):
+            columns[j // 5, i, j % 5] = transposed[j, i] = log_T[i, j]
+    # Rabiner's δ_t(j) without the evidence of row t: the best log probability of rows before t and of class j at t.
+    best, scores = np.empty((N, groups, 5)), np.empty(K)
+    flat, log_joint = best.reshape((N, groups * 5)), 0.0
     for s in range(starts.shape[0] - 1):
         first, end = starts[s], starts[s + 1]
-        for t in range(first, end):
-            top = -np.inf
+        for j in range(K):
+            flat[first, j] = log_initial[j]
+        for t in range(first + 1, end):
             for j in range(K):
-                following[j] = log_initial[j] if t == first else -np.inf
-                if t > first:
-                    for i in range(K):
-                        value = best[i] + log_T[i, j]
-                        if value > following[j]:
-                            following[j] = value
-                            source[t, j] = i
-                following[j] += evidence[t, j]
-                top = max(top, following[j])
-            if top == -np.inf:
-                path[0] = t
-                return float(top)
-            best[:] = following
-        path[end - 1] = np.argmax(best)
-        log_joint += best[path[end - 1]]
+                scores[j] = flat[t - 1, j] + evidence[t - 1, j]
+            for group in range(groups):
+                column, out = columns[group], best[t, group]
+                top0 = top1 = top2 = top3 = top4 = -np.inf
+                for i in range(K):
+                    # A conditional expression is one instruction; max() or if would be a branch or a call.
+                    value0, value1 = scores[i] + column[i, 0], scores[i] + column[i, 1]
+                    value2, value3 = scores[i] + column[i, 2], scores[i] + column[i, 3]
+                    value4 = scores[i] + column[i, 4]
+                    top0 = value0 if value0 > top0 else top0
+                    top1 = value1 if value1 > top1 else top1
+                    top2 = value2 if value2 > top2 else top2
+                    top3 = value3 if value3 > top3 else top3
+                    top4 = value4 if value4 > top4 else top4
+                out[0], out[1], out[2], out[3], out[4] = top0, top1, top2, top3, top4
+        top, following = -np.inf, 0
+        for j in range(K):
+            score = flat[end - 1, j] + evidence[end - 1, j]
+            if score > top:
+                top, following = score, j
+        if top == -np.inf:
+            path[0] = _first_impossible_row(flat, evidence, first)
+            return float(top)
+        log_joint += top
+        path[end - 1] = following
         for t in range(end - 2, first - 1, -1):
-            path[t] = source[t + 1, path[t + 1]]
+            # One of the sums equals the maximum exactly, as they are the same as in the forward pass.
+            maximum, into, i = flat[t + 1, following], transposed[following], 0
+            before, own = flat[t], evidence[t]
+            while i < K - 1 and before[i] + own[i] + into[i] != maximum:
+                i += 1
+            path[t] = following = i
     return log_joint
+
+
+@kernel
+def _first_impossible_row(best: FloatArray, evidence: FloatArray, first: int) -> int:
+    """Return the first row from `first` on in which no class is possible; there is one."""
+    t = first
+    while (best[t, : evidence.shape[1]] + evidence[t]).max() > -np.inf:
+        t += 1
+    return t

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from hmmlearn import _hmmc
 from hmmlearn.hmm import CategoricalHMM, GaussianHMM
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,40 @@ def test_long_sequences_agree_with_hmmlearn():
     expected_joint, expected_path = model.decode(X, lengths, algorithm="viterbi")
     assert_allclose(log_joint, expected_joint, rtol=1e-10)
     assert_array_equal(path, expected_path)
+
+
+@pytest.mark.parametrize("K", [1, 3, 5, 11, 40])
+def test_paths_through_impossible_transitions_agree_with_hmmlearn(K):
+    rng = np.random.default_rng(K)
+    T, initial = distributions(rng, K, K), distributions(rng, 1, K)[0]
+    T = np.where(rng.random((K, K)) < 0.5, 0.0, T) + 0.1 * np.eye(K)
+    T /= T.sum(axis=1, keepdims=True)
+    evidence = 3.0 * rng.normal(size=(500, K))
+    evidence[rng.random((500, K)) < 0.02] = -np.inf
+    evidence[:, 0] = np.maximum(evidence[:, 0], -5.0)
+    T[:, 0] += 0.01  # class 0 is always possible
+    T /= T.sum(axis=1, keepdims=True)
+    path, log_joint = hmm.viterbi(evidence, T, initial)
+    expected_joint, expected_path = _hmmc.viterbi(initial, T, evidence)
+    assert_array_equal(path, expected_path)
+    assert_allclose(log_joint, expected_joint, rtol=1e-12)
+
+
+def test_equally_probable_paths_give_the_lowest_classes_from_the_last_row_on():
+    rng = np.random.default_rng(11)
+    for _ in range(50):  # whole numbers, whose sums are exact
+        K, lengths = int(rng.integers(2, 7)), [int(rng.integers(1, 5)), int(rng.integers(1, 5))]
+        log_T, evidence = (
+            rng.integers(-2, 1, (K, K)).astype(float),
+            rng.integers(-1, 1, (sum(lengths), K)).astype(float),
+        )
+        path = np.zeros(sum(lengths), dtype=np.int64)
+        hmm.best_path(evidence, log_T, np.zeros(K), np.cumsum([0, *lengths]), path)
+        for rows in np.split(np.arange(sum(lengths)), lengths[:1]):
+            paths = np.array(list(itertools.product(range(K), repeat=len(rows))))
+            joint = log_T[paths[:, :-1], paths[:, 1:]].sum(axis=1) + evidence[rows, paths].sum(axis=1)
+            best = paths[joint == joint.max()]
+            assert tuple(path[rows][::-1]) == min(tuple(p[::-1]) for p in best)
 
 
 def test_expected_transitions_agree_with_a_baum_welch_step_of_hmmlearn():
