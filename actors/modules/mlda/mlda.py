@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AliasChoices, Field
@@ -15,6 +15,8 @@ from actors.kernels.mlda.row_updates import Settings
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import combine_priors, normalise_with_norms
 from actors.modules.mlda.sampler import (
+    MAX_CONCENTRATION,
+    MIN_CONCENTRATION,
     SampleAverages,
     SamplerState,
     StartMethod,
@@ -39,15 +41,20 @@ from actors.modules.mlda.tokens import (
 )
 from actors.types import Array, Float32Array, FloatArray, IntArray, State
 
-MIN_CONCENTRATION, MAX_CONCENTRATION = 1e-6, 1e6
-"""Limits of α and β: below, a topic without tokens is practically excluded; above, tokens have practically no
-influence; and products of the kernels over- or underflow."""
-
 STATE_ARRAYS, STATE_SCALARS = ("tokens", "words", "topics", "counts"), ("total", "sender", "kind")
 """Fields of :class:`actors.modules.mlda.tokens.ModalityState`, in the state as ``tokens.NAME`` and so on."""
 
+CONCENTRATIONS, ESTIMATED = ("alpha", "beta"), "estimated"
+"""Parameters, and keys of the state if they are estimated; and the value that asks for it."""
+
+FIRST_ESTIMATE = 0.1
+"""α and β before the first sweep, if they are estimated."""
+
 PREDICTION_PORTS = {"class_posteriors": "transition_prior", "observations": "reconstructions"}
 """Kind of a received message → output port on which it is predicted."""
+
+
+Concentration = Annotated[float, Field(ge=MIN_CONCENTRATION, le=MAX_CONCENTRATION, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,8 @@ class MLDAParameters:
 
     topics: Annotated[int, Field(ge=1, validation_alias=AliasChoices("topics", "classes"))] = 10
     iterations: Annotated[int, Field(ge=0, validation_alias=AliasChoices("iterations", "itr"))] = 100
-    alpha: Annotated[float, Field(ge=MIN_CONCENTRATION, le=MAX_CONCENTRATION, allow_inf_nan=False)] = 0.1
-    beta: Annotated[float, Field(ge=MIN_CONCENTRATION, le=MAX_CONCENTRATION, allow_inf_nan=False)] = 0.1
+    alpha: Concentration | Literal["estimated"] = 0.1
+    beta: Concentration | Literal["estimated"] = 0.1
     burn_in: Annotated[int, Field(ge=0)] = 0
     samples: Annotated[int, Field(ge=1)] = 10
     start: StartMethod = "rows"
@@ -98,8 +105,10 @@ class MLDA(Module[MLDAParameters]):
         iterations (or itr) : int
             Sweeps per update. With 0 nothing is learnt: topics stay, and messages are computed from each row folded in
             on its own.
-        alpha, beta : float
-            Concentrations of the Dirichlet distributions over a row's topics and over a topic's words.
+        alpha, beta : float or "estimated"
+            Concentrations of the Dirichlet distributions over a row's topics and over a topic's words (of all
+            modalities). ``estimated`` starts at 0.1 and raises the likelihood of the topics, or of the words given the
+            topics, by a step of Minka's fixed point after each sweep (:mod:`actors.kernels.mlda.concentration`).
         burn_in : int
             Additional sweeps in the first update.
         samples : int
@@ -142,6 +151,7 @@ class MLDA(Module[MLDAParameters]):
     def __init__(self, parameters: MLDAParameters) -> None:
         super().__init__(parameters)
         self._states: dict[str, ModalityState] = {}
+        self._estimated: dict[str, float] = {}  # of the concentrations that are estimated
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
@@ -164,7 +174,11 @@ class MLDA(Module[MLDAParameters]):
         else:
             sampler = initialise_topics(sampler, parameters.start, parameters.restarts, context)
             iterations += parameters.burn_in
-        averages = run_sweeps(sampler, iterations if context.learn else 0, parameters.samples, context)
+        estimated = [name for name in CONCENTRATIONS if getattr(parameters, name) == ESTIMATED]
+        sampler, averages = run_sweeps(
+            sampler, iterations if context.learn else 0, parameters.samples, context, estimated
+        )
+        self._estimated = {name: getattr(sampler.settings, name) for name in estimated}
         self._states = split_by_modality(
             sampler.modalities, sampler.vocabulary, sampler.order, sampler.topics, sampler.counts
         )
@@ -198,8 +212,8 @@ class MLDA(Module[MLDAParameters]):
             rows_without_tokens(modalities),
             *self._log_prior(inbox, len(modalities[0].tokens)),
             np.full(len(corpus.words), -1, dtype=np.int32),
-            counts_from_words(corpus, words, parameters.beta),
-            Settings(parameters.alpha, parameters.beta, 1.0),
+            counts_from_words(corpus, words, self._concentrations(parameters).beta),
+            self._concentrations(parameters),
         )
         return self._outbox(inbox, context, sampler, None, learning=False)
 
@@ -229,7 +243,7 @@ class MLDA(Module[MLDAParameters]):
         for state in self._states.values():
             port = PREDICTION_PORTS[state.kind]
             if port == "transition_prior" and state.sender in context.receivers.get(port, ()):
-                words = topics @ _word_distributions(state.counts, parameters.beta)
+                words = topics @ _word_distributions(state.counts, self._concentrations(parameters).beta)
                 messages.append(OutgoingMessage(port, {"log_prob": _log_distributions(words)}, state.sender))
         return Outbox(messages, outputs={"class": topics.argmax(axis=1)})
 
@@ -242,7 +256,7 @@ class MLDA(Module[MLDAParameters]):
         for name, modality in self._states.items():
             state |= {f"{attribute}.{name}": getattr(modality, attribute).copy() for attribute in STATE_ARRAYS}
             state |= {f"{attribute}.{name}": getattr(modality, attribute) for attribute in STATE_SCALARS}
-        return state
+        return state | self._estimated
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state; the empty state is that of an untrained MLDA.
@@ -261,6 +275,7 @@ class MLDA(Module[MLDAParameters]):
             if counts.shape[1] != self.parameters.topics:
                 raise ModuleError(f"the state has {counts.shape[1]} topics, this MLDA {self.parameters.topics}")
         self._states = states
+        self._estimated = {name: float(state[name]) for name in CONCENTRATIONS if name in state}
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
@@ -282,10 +297,18 @@ class MLDA(Module[MLDAParameters]):
         vocabulary = Vocabulary({modality.name: modality.size for modality in modalities})
         corpus, order = join_modalities(modalities, vocabulary)
         topics = carry_over_topics(modalities, self._states, order)
-        counts = count(corpus, topics, parameters.topics, parameters.beta)
-        settings = Settings(parameters.alpha, parameters.beta, 1.0)
+        settings = self._concentrations(parameters)
+        counts = count(corpus, topics, parameters.topics, settings.beta)
         prior = self._log_prior(inbox, len(missing))
         return SamplerState(modalities, vocabulary, corpus, order, missing, *prior, topics, counts, settings)
+
+    def _concentrations(self, parameters: MLDAParameters) -> Settings:
+        """Return α and β: as given, as estimated last, or as a first estimate starts."""
+        values = [
+            self._estimated.get(name, FIRST_ESTIMATE) if given == ESTIMATED else float(given)
+            for name, given in zip(CONCENTRATIONS, (parameters.alpha, parameters.beta), strict=True)
+        ]
+        return Settings(values[0], values[1], 1.0)
 
     def _at(self, context: Context) -> MLDAParameters:
         parameters = self.at(context)
@@ -351,22 +374,22 @@ class MLDA(Module[MLDAParameters]):
                 words = predict_words(sampler, modality.name, parameters.samples, context)
                 arrays["log_prob"] = _log_distributions(words)
             else:
-                arrays["values"] = self._reconstruct(modality, averages.shares, parameters)
+                arrays["values"] = self._reconstruct(modality, averages.shares, sampler.settings.beta)
             messages.append(OutgoingMessage(port, arrays, receiver))
         outputs: dict[str, Array] = {"class": log_posterior.argmax(axis=1), "Pdz": np.exp(log_posterior)}
         for name, state in self._states.items():
-            outputs[f"Pzw_{name}"] = _word_distributions(state.counts, parameters.beta)
-        metrics = {"evidence": float(log_norm[~sampler.missing].sum())} if learning else {}
+            outputs[f"Pzw_{name}"] = _word_distributions(state.counts, sampler.settings.beta)
+        metrics = {"evidence": float(log_norm[~sampler.missing].sum()), **self._estimated} if learning else {}
         return Outbox(messages, metrics, outputs)
 
-    def _reconstruct(self, modality: Modality, shares: FloatArray, parameters: MLDAParameters) -> Float32Array:
+    def _reconstruct(self, modality: Modality, shares: FloatArray, beta: float) -> Float32Array:
         """Return the histograms predicted from topic shares (N, K), in the shape and with the sums of those received.
 
         A missing histogram is given the mean sum.
         """
         state = self._states[modality.name]
         totals = np.where(modality.totals > 0, modality.totals, state.total)
-        values = shares @ _word_distributions(state.counts, parameters.beta) * totals[:, None]
+        values = shares @ _word_distributions(state.counts, beta) * totals[:, None]
         return values.astype(np.float32).reshape(modality.message["values"].shape)
 
 

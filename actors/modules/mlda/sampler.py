@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from actors.kernels.mlda.gibbs import count, fold_in, likelihood_and_shares, place, row_counts, start, sweep
+from actors.kernels.mlda.concentration import concentration_step
+from actors.kernels.mlda.gibbs import (
+    count,
+    counts_from_words,
+    fold_in,
+    likelihood_and_shares,
+    place,
+    row_counts,
+    start,
+    sweep,
+)
 from actors.kernels.mlda.row_updates import Corpus, Counts, Settings, lower_bounds
 from actors.module import Context
 from actors.modules.mlda.tokens import Modality, Vocabulary
 from actors.types import BoolArray, FloatArray, Int32Array, IntArray
 
 StartMethod = Literal["rows", "tokens"]
+
+MIN_CONCENTRATION, MAX_CONCENTRATION = 1e-6, 1e6
+"""Limits of α and β: below, a topic without tokens is practically excluded; above, tokens have practically no
+influence; and products of the kernels over- or underflow."""
 
 
 class SamplerState(NamedTuple):
@@ -101,25 +116,61 @@ def assign_new_tokens(state: SamplerState, context: Context) -> SamplerState:
     return state
 
 
-def run_sweeps(state: SamplerState, iterations: int, samples: int, context: Context) -> SampleAverages | None:
+def run_sweeps(
+    state: SamplerState, iterations: int, samples: int, context: Context, estimated: Sequence[str] = ()
+) -> tuple[SamplerState, SampleAverages | None]:
     """Run Gibbs sweeps, which change topics and counts in place, and average the last `samples` of them.
+
+    Parameters
+    ----------
+    state : SamplerState
+    iterations, samples : int
+    context : Context
+    estimated : sequence of {"alpha", "beta"}
+        Concentrations that are estimated, by one step after each sweep.
 
     Returns
     -------
-    SampleAverages or None
+    state : SamplerState
+        With the concentrations after the last sweep.
+    averages : SampleAverages or None
         None if no sweep was made at temperature 1: messages are never tempered.
     """
     settings, prior, classes = tempered_settings(state, context), state.prior, state.log_prior.shape[1]
     sampled = []
     for done in range(1, iterations + 1):
         moved = sweep(state.corpus, state.topics, prior, state.counts, settings, context.generator)
+        if estimated:
+            state = _with_estimates(state, estimated)
+            settings = tempered_settings(state, context)
         if done > iterations - samples and settings.temperature == 1.0:
             n = row_counts(state.corpus, state.topics, classes)
             sampled.append(likelihood_and_shares(n, prior, settings.alpha))
         context.report(done, iterations, moved=float(moved))
     if not sampled:
-        return None
-    return SampleAverages(*(np.mean(values, axis=0) for values in zip(*sampled, strict=True)))
+        return state, None
+    return state, SampleAverages(*(np.mean(values, axis=0) for values in zip(*sampled, strict=True)))
+
+
+def _with_estimates(state: SamplerState, estimated: Sequence[str]) -> SamplerState:
+    """Return the state after a step of the concentrations `estimated` towards the most probable ones.
+
+    α is estimated from the rows' tokens by topic, without the prior ψ of their classes, β from each topic's words.
+    """
+    settings, counts, classes = state.settings, state.counts, state.log_prior.shape[1]
+    if "alpha" in estimated:
+        rows = row_counts(state.corpus, state.topics, classes)
+        settings = settings._replace(alpha=_limited(concentration_step([rows], settings.alpha)))
+    if "beta" in estimated:
+        tables = [counts.words[state.vocabulary.word_slice(name)].T for name in state.vocabulary.sizes]
+        settings = settings._replace(beta=_limited(concentration_step(tables, settings.beta)))
+        counts = counts_from_words(state.corpus, counts.words, settings.beta)
+    return state._replace(settings=settings, counts=counts)
+
+
+def _limited(concentration: float) -> float:
+    """Return the concentration within the limits of the parameters."""
+    return min(max(concentration, MIN_CONCENTRATION), MAX_CONCENTRATION)
 
 
 def fold_in_rows(state: SamplerState, samples: int, context: Context) -> SampleAverages:

@@ -168,6 +168,27 @@ def test_continues_bit_for_bit_after_a_load():
     np.testing.assert_array_equal(likelihood(again), likelihood(continued))
 
 
+def test_estimated_concentrations_are_those_of_the_sampled_topics_and_survive_a_load():
+    mlda, again = make_mlda(alpha="estimated", beta="estimated"), make_mlda(alpha="estimated", beta="estimated")
+    call(mlda, *both())
+    state = mlda.state()
+    # Drawn word distributions of 4 of 12 words are far from uniform, and rows have mostly one topic.
+    assert 0.0 < state["alpha"] < 0.5
+    assert 0.2 < state["beta"] < 2.0
+    again.load_state(state)
+    first, second = (call(m, *both(seed=1), method="recognize") for m in (mlda, again))
+    assert np.array_equal(first.outputs["Pdz"], second.outputs["Pdz"])
+    call(mlda, *both(), round=1)
+    call(again, *both(), round=1)
+    assert mlda.state()["alpha"] == again.state()["alpha"] != state["alpha"]
+
+
+def test_given_concentrations_are_not_estimated():
+    mlda = make_mlda()
+    call(mlda, *both())
+    assert not {"alpha", "beta"} & set(mlda.state())
+
+
 def test_unchanged_tokens_keep_their_topics_and_new_tokens_follow_the_row():
     mlda = make_mlda(weights={"gmm": 10})
     left = both()[0]
