@@ -38,7 +38,7 @@ from tests.support.slopes import fit_slope
 pytestmark = [pytest.mark.ray, pytest.mark.soak]
 
 SAMPLE_SECONDS = 1.0
-DEEP_SAMPLE = 5
+DEEP_SAMPLE = 2
 """Every such sample also counts objects and kept events, which takes longer."""
 
 MAX_BYTES_PER_ROUND = 1000.0

@@ -97,6 +97,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(config, tmp_path, address
     assert end == "SIGKILL" or f"continue with serket resume {path}" in output
     wait_until(lambda: not processes_with(str(tmp_path)), 60 if end == "SIGKILL" else 10)
     latest = Checkpoints(path / "checkpoints").latest()
-    assert latest.round < 3 or latest.step is not None
+    # Processes of a killed driver's cluster end within a second or two; until then the run goes on, perhaps to its end.
+    assert end == "SIGKILL" or latest.round < 3 or latest.step is not None
     serket("resume", path, "--address", address)
     assert digests(path) == expected
