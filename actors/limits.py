@@ -166,6 +166,9 @@ MAX_EVENT_VALUES = 10_000
 MAX_METRICS_FILE_BYTES = 64 << 20
 """Size of ``metrics.csv``: about a million rounds."""
 
+MAX_SOUND_BYTES = 256 << 20
+"""Size of a sound file, over an hour of speech."""
+
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 

@@ -24,8 +24,16 @@ if TYPE_CHECKING:
         Network,
         Observation,
         Product,
+        TorchNN,
+        TorchVAE,
+        dpgmm,
         gmm,
+        hac,
+        mlda,
         mm,
+        nn,
+        torch_nn,
+        torch_vae,
         vae,
     )
 
@@ -73,8 +81,16 @@ __all__ = [
     "Network",
     "Observation",
     "Product",
+    "TorchNN",
+    "TorchVAE",
+    "dpgmm",
     "gmm",
+    "hac",
+    "mlda",
     "mm",
+    "nn",
+    "torch_nn",
+    "torch_vae",
     "vae",
 ]
 
@@ -84,4 +100,9 @@ def __getattr__(name: str) -> Any:
         from runner import script
 
         return getattr(script, name)
+    if not name.startswith("_"):
+        from runner.spellings import absent_module
+
+        if reason := absent_module(name):
+            raise ImportError(reason)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

@@ -12,21 +12,26 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
+from actors.coordination.events import Emit, ignore
 from actors.coordination.session import RunSpec
-from actors.errors import GraphError
+from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
 from actors.graph.registry import validated_parameters
 from actors.graph.spec import Connection, ModuleSpec, Resources
 from actors.limits import MAX_NAME_CHARACTERS
 from actors.types import Array, IntArray
+from runner import spellings as spelling
 from runner.commands.monitor import RunMonitor
 from runner.commands.predict import predict_rows
 from runner.commands.trained_run import find_missing_lengths, load_last_commit, recognize_rows
@@ -34,10 +39,19 @@ from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import check_categories, check_lengths, check_observations
-from runner.data.sources import check_modules, check_same_rows, describe_data, source_states
-from runner.report.progress import make_progress
+from runner.data.rows import check_category_counts
+from runner.data.sound import SpectrumOptions, sound_histograms
+from runner.data.sources import check_modules, check_sources, describe_data, source_states
+from runner.report.progress import Progress, make_progress
 from runner.runs.directory import RunDirectory
+from runner.runs.learnt import check_learnt, read_learnt
+from runner.runs.local_client import LocalClient
 from runner.runs.state import RunRecord, new_secret, recorded
+from runner.spellings import RECOGNITION, Spellings
+from runner.user_networks import copy_networks, own_builders
+
+if TYPE_CHECKING:
+    from runner.runs.coordinator_client import CoordinatorClient
 
 Rows: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """Rows of one observation, or of several by name."""
@@ -49,59 +63,74 @@ class Handle:
     Parameters
     ----------
     *values
-        The values of the parameters listed in ``positional``, in that order.
+        The values of what ``spellings.positional`` lists, in that order.
     name : str, optional
         Name of the module; by default its short name, numbered if there are several.
     category : array_like (N,), optional
-        True classes, integers or texts, to compute the accuracy; they are not used for learning.
+        True classes of the module's rows, integers or texts, to compute the accuracy; they are not used for learning.
+    load_dir : str or Path, optional
+        Directory of a module that an earlier script has trained (``module002_gmm``): the module recognizes with what
+        it has learnt there, and does not learn.
     threads : int
         Number of threads of the process.
     num_gpus : float or "auto"
         Number of GPUs; "auto" uses one if there is one.
     **parameters
-        Parameters of the module type.
+        Parameters of the module type, also as the SERKET toolkits spell them (:mod:`runner.spellings`).
 
     Raises
     ------
     ModuleError
-        If a parameter is invalid.
+        If a parameter is invalid, or a spelling cannot be honoured.
+    RunDirectoryError
+        If there is nothing to load in `load_dir`.
     """
 
     type: str
     short: str
-    positional: ClassVar[tuple[str, ...]] = ()
+    spellings: ClassVar[Spellings] = Spellings()
     _counter: ClassVar[Iterator[int]] = itertools.count()
 
-    def __init__(
-        self,
-        *values: Any,
-        name: str = "",
-        category: npt.ArrayLike | None = None,
-        threads: int = 1,
-        num_gpus: Any = 0.0,
-        **parameters: Any,
-    ) -> None:
-        if len(values) > len(self.positional):
-            raise TypeError(f"{type(self).__name__} takes at most {len(self.positional)} positional arguments")
-        given = {**dict(zip(self.positional, values, strict=False)), **parameters}
-        self.name = name
-        label = f"{type(self).__name__}: category"
+    def __init__(self, *values: Any, **given: Any) -> None:
+        label = type(self).__name__
+        bound = self.spellings.bind(label, values, given)
+        if bound.pop("mode", "learn") != "learn":
+            raise ModuleError(f"{label}: {RECOGNITION}")
+        options = self.spellings.translate(label, bound)
+        self.name = options.pop("name", "")
+        category = options.pop("category", None)
         self.category: IntArray | None = None
         self.notes: tuple[str, ...] = ()
         if category is not None:
-            self.category, self.notes = check_categories(category, label)
-        self.parameters = validated_parameters(self.type, given)
-        self.threads = threads
-        self.resources = Resources(num_gpus=num_gpus)
+            self.category, self.notes = check_categories(category, f"{label}: category")
+        self.threads = options.pop("threads", 1)
+        self.resources = Resources(num_gpus=options.pop("num_gpus", 0.0))
+        self.code: tuple[str, ...] = ()
+        load_dir = options.pop("load_dir", None)
+        self.load_dir = None if load_dir is None else Path(load_dir)
+        self.parameters = self._validated(options)
+        self.learnt = None if self.load_dir is None else read_learnt(self.load_dir)
         self.below: list[Handle] = []
         self.above: list[Handle] = []
+        self.number: int | None = None  # in the names of output directories, once a model is made
         self._model: Model | None = None
         self._number = next(self._counter)
+
+    def _validated(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters of the module."""
+        return validated_parameters(self.type, given)
+
+    def complete(self, directory: Path) -> None:
+        """Complete the parameters once the connections and names of the model are known.
+
+        `directory` is for files that the module's process imports.
+        """
 
     def connect(self, *lower: Handle) -> None:
         """Connect this module to the modules below it, whose messages it receives."""
         for handle in (self, *lower):
-            if handle._model is not None:
+            # An observation may be given to several models, one after the other.
+            if handle._model is not None and not (isinstance(handle, Observation) and handle is not self):
                 raise GraphError(f"{handle.name} has been updated already: connect all modules before the first update")
         self.below.extend(lower)
         for handle in lower:
@@ -153,7 +182,7 @@ class Handle:
             handle = pending.pop()
             if handle not in reached:
                 reached.append(handle)
-                pending.extend([*handle.below, *handle.above])
+                pending.extend(each for each in (*handle.below, *handle.above) if each._model is None or not each.below)
         return sorted(reached, key=lambda handle: handle._number)
 
 
@@ -180,7 +209,10 @@ class Observation(Handle):
         Name of the run, whose commits are stored in ``runs/``; by default the name of the script.
     name : str, optional
         Name of the source; by default ``data``, numbered if a model has several. If there are several sources, the
-        seed, the address and the name of the run are those of the source created first.
+        seed, the address, the name of the run and `local` are those of the source created first.
+    local : bool, optional
+        Whether all modules live in this process, without Ray; by default if ``SERKET_LOCAL`` is 1 in the environment.
+        The results are the same.
     """
 
     type, short = "observation", "data"
@@ -196,8 +228,10 @@ class Observation(Handle):
         address: str | None = None,
         run: str | None = None,
         name: str = "",
+        local: bool | None = None,
     ) -> None:
         super().__init__(name=name)
+        self.local = os.environ.get("SERKET_LOCAL") == "1" if local is None else local
         rows = check_observations(data, "data", divide_by=divide_by, sequences=sequences)
         if lengths is not None and sequences:
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
@@ -208,23 +242,100 @@ class Observation(Handle):
         self.address = address or os.environ.get("RAY_ADDRESS")
         self.run = run or _script_name()
 
+    def update(self) -> None:
+        """Do nothing: the data are sent when the model is made."""
 
-class VAE(Handle):
-    """A variational autoencoder: ``VAE(latent_dim, itr=…, batch_size=…)``; parameters as in ``serket modules``."""
 
-    type, short, positional = "vae", "vae", ("latent_dim",)
+class HACFeatureExtractor(Observation):
+    """Provide histograms of acoustic co-occurrences of sound files (:mod:`runner.data.sound`).
+
+    Parameters
+    ----------
+    filenames : sequence of str or Path
+        Wave files, one a row.
+    ks : sequence of int
+        Sizes of the three codebooks: of cepstral coefficients, and of their first and second differences.
+    lags : sequence of int
+        Numbers of frames between two codewords that are counted together.
+    seed : int
+        Seed of the codebooks, and of all random draws of the model.
+    n_mfcc, n_fft, hop_length, n_mels : int
+        Options of the spectrum.
+    **options
+        As for :class:`Observation`.
+    """
+
+    def __init__(
+        self,
+        filenames: Sequence[str | Path],
+        ks: Sequence[int],
+        lags: Sequence[int] = (5, 2),
+        *,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        spectrum = SpectrumOptions(**{key: options.pop(key) for key in SpectrumOptions._fields if key in options})
+        super().__init__(sound_histograms(filenames, ks, lags, spectrum, seed), seed=seed, **options)
+
+
+class _WithNetworks(Handle):
+    """A module whose networks a subclass may define by methods, as in the SERKET toolkits."""
+
+    def complete(self, directory: Path) -> None:
+        """Add the networks that the class defines (:mod:`runner.user_networks`)."""
+        methods = own_builders(type(self), _WithNetworks)
+        if methods:
+            probabilities = self.parameters.get("likelihood", "bce") == "bce"
+            networks = copy_networks(type(self), methods, directory, probabilities=probabilities)
+            self.parameters = validated_parameters(self.type, {**self.parameters, **networks})
+            self.code = (str(directory),)
+
+
+class VAE(_WithNetworks):
+    """A variational autoencoder: ``VAE(latent_dim, itr=…, batch_size=…)``; parameters as in ``serket modules``.
+
+    A subclass may define the networks: ``build_encoder(input_dim, latent_dim)`` returns a torch module that maps rows
+    to mean and log-variance, ``build_decoder(input_dim, latent_dim)`` one that maps latent vectors to probabilities
+    (with ``RE="MSE"``, to values); ``input_dim`` is the shape of a row, flattened: ``(D,)``.
+    """
+
+    type, short, spellings = "vae", "vae", spelling.VAE
+
+    def __init__(self, *values: Any, **given: Any) -> None:
+        super().__init__(*values, **given)
+        own_builders(type(self), _WithNetworks)  # refused before anything is trained
+
+
+class TorchVAE(VAE):
+    """A VAE as ``torch_vae.TorchVAE(input_dim, latent_dim, …)``; `input_dim` is compared with the observations."""
+
+    spellings = spelling.TORCH_VAE
+
+    def __init__(self, *values: Any, **given: Any) -> None:
+        bound = self.spellings.bind(type(self).__name__, values, given)
+        self.input_dim = bound.pop("input_dim", None)
+        super().__init__(**bound)
+
+    def complete(self, directory: Path) -> None:
+        """Compare the width that the script names with that of the observations."""
+        for lower in self.below:
+            width = lower.data.observations[0].size if isinstance(lower, Observation) else None
+            named = None if self.input_dim is None else int(np.prod(self.input_dim))
+            if None not in (width, named) and width != named:
+                raise GraphError(f"module {self.name!r}: input_dim is {self.input_dim}, but a row has {width} numbers")
+        super().complete(directory)
 
 
 class GMM(Handle):
     """A Gaussian mixture: ``GMM(classes, category=…)``; parameters as in ``serket modules``."""
 
-    type, short, positional = "gmm", "gmm", ("classes",)
+    type, short, spellings = "gmm", "gmm", spelling.GMM
 
 
 class MarkovModel(Handle):
     """A Markov model: ``MarkovModel()``; parameters as in ``serket modules``."""
 
-    type, short = "markov", "mm"
+    type, short, spellings = "markov", "mm", spelling.MARKOV
 
     def predict(self, data: Rows, steps: int = 1, *, lengths: npt.ArrayLike | None = None) -> Array:
         """Return P(class) of the `steps` rows that follow new rows, (steps, K), from what the model has learnt.
@@ -247,9 +358,34 @@ class MarkovModel(Handle):
 
 
 class MLDA(Handle):
-    """Multimodal latent Dirichlet allocation: ``MLDA(topics, weights={…})``; parameters as in ``serket modules``."""
+    """Multimodal latent Dirichlet allocation: ``MLDA(topics, weights=…)``; parameters as in ``serket modules``.
 
-    type, short, positional = "mlda", "mlda", ("topics",)
+    ``weights`` is a map from the name of a module below to its tokens per row, or a list in the order of connection, in
+    which None leaves a modality without a weight.
+    """
+
+    type, short, spellings = "mlda", "mlda", spelling.MLDA
+
+    def _validated(self, given: dict[str, Any]) -> dict[str, Any]:
+        weights = given.pop("weights", None)
+        self._weights = None if weights is None or isinstance(weights, Mapping) else list(weights)
+        if isinstance(weights, Mapping):
+            given["weights"] = weights
+        return super()._validated(given)
+
+    def complete(self, directory: Path) -> None:  # noqa: ARG002 (imports no files)
+        """Name the modalities of a list of weights."""
+        if self._weights is None:
+            return
+        if len(self._weights) != len(self.below):
+            names = ", ".join(lower.name for lower in self.below)
+            raise GraphError(
+                f"module {self.name!r}: {len(self._weights)} weights for {len(self.below)} modules below ({names}); "
+                "give one for each, in the order of connection"
+            )
+        pairs = zip(self.below, self._weights, strict=True)
+        named = {lower.name: weight for lower, weight in pairs if weight is not None}
+        self.parameters = validated_parameters(self.type, {**self.parameters, "weights": named})
 
 
 class DPGMM(Handle):
@@ -261,7 +397,7 @@ class DPGMM(Handle):
 class PCA(Handle):
     """Principal components: ``PCA(latent_dim)``; parameters as in ``serket modules``."""
 
-    type, short, positional = "pca", "pca", ("latent_dim",)
+    type, short, spellings = "pca", "pca", Spellings(positional=("latent_dim",))
 
 
 class Product(Handle):
@@ -270,10 +406,23 @@ class Product(Handle):
     type, short = "product", "product"
 
 
-class Network(Handle):
-    """A supervised mapping from messages to observations: ``Network()``; parameters as in ``serket modules``."""
+class Network(_WithNetworks):
+    """A supervised mapping from messages to observations: ``Network()``; parameters as in ``serket modules``.
 
-    type, short = "network", "network"
+    A subclass may define the network: ``build_model(input_dim, output_dim)`` returns a torch module.
+    """
+
+    type, short, spellings = "network", "network", spelling.NN
+
+    def __init__(self, *values: Any, **given: Any) -> None:
+        super().__init__(*values, **given)
+        own_builders(type(self), _WithNetworks)  # refused before anything is trained
+
+
+class TorchNN(Network):
+    """A network as ``torch_nn.TorchNN(batch_size1, batch_size2, …)``."""
+
+    spellings = spelling.TORCH_NN
 
 
 class Module(Handle):
@@ -293,10 +442,16 @@ class Module(Handle):
         super().__init__(**options)
 
 
-# The names of the tutorial: `from runner import vae, gmm, mm`.
+# The modules of the family, as its scripts import them: `from runner import vae, gmm, mm`.
 vae = SimpleNamespace(VAE=VAE)
+torch_vae = SimpleNamespace(TorchVAE=TorchVAE)
 gmm = SimpleNamespace(GMM=GMM)
+dpgmm = SimpleNamespace(DPGMM=DPGMM)
 mm = SimpleNamespace(MarkovModel=MarkovModel)
+mlda = SimpleNamespace(MLDA=MLDA)
+hac = SimpleNamespace(HACFeatureExtractor=HACFeatureExtractor)
+nn = SimpleNamespace(NN=Network)
+torch_nn = SimpleNamespace(TorchNN=TorchNN)
 
 
 class Model:
@@ -310,19 +465,16 @@ class Model:
     Raises
     ------
     GraphError
-        If there is no observation among them, or the modules cannot be connected.
+        If there is no observation among them, the modules cannot be connected, or categories do not match the rows.
     ModuleError
         If a module cannot use the rows.
     DataError
-        If several observations do not describe the same rows.
+        If several observations whose rows are joined do not describe the same rows.
     """
 
-    def __init__(self, handles: list[Handle]) -> None:
-        from actors.backends.ray.metrics import PrometheusMetrics
-        from runner.cluster.connection import cluster
-        from runner.commands.driver import watched
-        from runner.runs.coordinator_client import CoordinatorClient
+    _next_number: ClassVar[int] = 0  # of the next module's output directory in this process
 
+    def __init__(self, handles: list[Handle]) -> None:
         observations = [handle for handle in handles if isinstance(handle, Observation)]
         if not observations:
             raise GraphError("no observation is connected; a model needs at least one")
@@ -330,44 +482,78 @@ class Model:
         self._seed = source.seed
         self._observations = observations
         _assign_names(handles)
-        data = check_same_rows({handle.name: handle.data for handle in observations})
-        graph = Graph(
-            [ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources) for h in handles],
-            [Connection(lower.name, h.name) for h in handles for lower in h.below],
-        )
-        categories = {h.name: h.category for h in handles if h.category is not None}
-        for name, labels in categories.items():
-            if len(labels) != len(source.data.observations):
-                rows = len(source.data.observations)
-                raise GraphError(f"module {name!r}: {len(labels)} categories for {rows} rows of data")
-        check_modules(graph, data)
-        progress = make_progress(graph, terminal=False)
-        self.directory = RunDirectory.create(Path("runs"), source.run, graph, categories=categories, outputs=Path.cwd())
-        for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
-            progress.log(line)
         self._stack = ExitStack()
         atexit.register(self._stack.close)
-        address = self._stack.enter_context(cluster(source.address, collect_code(graph)))
-        self.directory.write_environment(address)
-        self._stack.enter_context(self.directory.lock())
-        root = str(self.directory.checkpoints.root)
-        record = RunRecord(address, own=source.address is None, secret=new_secret())
-        self._client = CoordinatorClient.launch(
-            RunSpec(graph, self.directory.name, source.seed, root=root, scheduled=False, secret=record.secret)
+        code = Path(self._stack.enter_context(TemporaryDirectory(prefix="serket-networks-")))
+        for handle in handles:
+            handle.complete(code)
+        specs = {h: ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources, h.code) for h in handles}
+        graph = Graph(specs.values(), [Connection(lower.name, h.name) for h in handles for lower in h.below])
+        data = check_sources({handle.name: handle.data for handle in observations}, graph)
+        categories = {h.name: h.category for h in handles if h.category is not None}
+        check_category_counts(categories, data, graph)
+        check_modules(graph, data)
+        loaded = {h.name: h.learnt for h in handles if h.learnt is not None}
+        for handle in handles:
+            if handle.learnt is not None and handle.load_dir is not None:
+                check_learnt(handle.learnt, specs[handle], handle.load_dir)
+        self.directory = RunDirectory.create(
+            Path("runs"),
+            source.run,
+            graph,
+            categories=categories,
+            outputs=Path.cwd(),
+            numbers=self._number(graph, {handle.name: handle for handle in handles}),
+            recognizing=frozenset(loaded),
         )
-        self._stack.enter_context(recorded(self.directory.path, record))
-        left = f"what the modules have learnt is in {self.directory.path}/"
-        self._stack.enter_context(watched(self.directory, progress, own=source.address is None, remedy=left))
-        self._monitor = RunMonitor(
-            self.directory,
-            progress,
-            single=True,
-            observe=PrometheusMetrics(self.directory.name).observe,
+        spec = RunSpec(
+            graph,
+            self.directory.name,
+            source.seed,
+            root=str(self.directory.checkpoints.root),
+            scheduled=False,
+            recognizing=tuple(loaded),
         )
-        self._monitor.follow(self._client.begin(source_states(graph, data), scheduled=False))
+        progress = make_progress(graph, terminal=False)
+        for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
+            progress.log(line)
+        self._client, observe = self._start(spec, progress, source)
+        self._monitor = RunMonitor(self.directory, progress, single=True, observe=observe)
+        self._monitor.follow(self._client.begin({**source_states(graph, data), **loaded}, scheduled=False))
         self._round, self._updated = 1, list[Handle]()
         for handle in handles:
             handle._model = self
+
+    @classmethod
+    def _number(cls, graph: Graph, handles: Mapping[str, Handle]) -> dict[str, int]:
+        """Return the numbers of the modules: in order of connection, after those of this process's earlier models."""
+        for name in graph.modules:
+            if handles[name].number is None:
+                handles[name].number, cls._next_number = cls._next_number, cls._next_number + 1
+        return {name: handle.number for name, handle in handles.items() if handle.number is not None}
+
+    def _start(
+        self, spec: RunSpec, progress: Progress, source: Observation
+    ) -> tuple[LocalClient | CoordinatorClient, Emit]:
+        """Start the coordinator, in this process or on a cluster; return its client and what observes its metrics."""
+        self._stack.enter_context(self.directory.lock())
+        if source.local:
+            self.directory.write_environment("", own=True)
+            return LocalClient(spec), ignore
+        from actors.backends.ray.metrics import PrometheusMetrics
+        from runner.cluster.connection import cluster
+        from runner.commands.driver import watched
+        from runner.runs.coordinator_client import CoordinatorClient
+
+        own = source.address is None
+        address = self._stack.enter_context(cluster(source.address, collect_code(spec.graph)))
+        self.directory.write_environment(address)
+        record = RunRecord(address, own=own, secret=new_secret())
+        client = CoordinatorClient.launch(replace(spec, secret=record.secret))
+        self._stack.enter_context(recorded(self.directory.path, record))
+        left = f"what the modules have learnt is in {self.directory.path}/"
+        self._stack.enter_context(watched(self.directory, progress, own=own, remedy=left))
+        return client, PrometheusMetrics(self.directory.name).observe
 
     def update(self, handle: Handle) -> None:
         """Update one module; a second update of a module in the same round starts the next round."""
@@ -412,7 +598,7 @@ class Model:
         for name, each in read.items():
             known = each.lengths if lengths is None else check_lengths(lengths, "lengths", len(each.values))
             new[name] = Dataset(each.values, None, known, "the script", each.mask, each.notes)
-        rows = check_same_rows(new)
+        rows = check_sources(new, self.directory.graph)
         if ordered and (sentence := find_missing_lengths(self.directory, rows, "give lengths=")):
             self._monitor.progress.log(sentence)
         return rows

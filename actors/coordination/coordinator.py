@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias
 
 from actors.coordination.backend import Backend, Ref
@@ -23,6 +23,8 @@ from actors.coordination.events import (
     RoundReplayed,
     RoundStarted,
     RunResumed,
+    UpdateFinished,
+    UpdateStarted,
     ignore,
 )
 from actors.coordination.recovery import RecoveryPolicy
@@ -57,6 +59,8 @@ class Coordinator:
     recovery : RecoveryPolicy, optional
     config : mapping, optional
         Stored in every manifest, for the driver of the run.
+    recognizing : collection of str
+        Modules that :meth:`update` asks to recognize instead of to learn, with the states that they start from.
 
     Attributes
     ----------
@@ -79,6 +83,7 @@ class Coordinator:
         emit: Emit = ignore,
         recovery: RecoveryPolicy | None = None,
         config: Mapping[str, Any] | None = None,
+        recognizing: Collection[str] = (),
     ) -> None:
         self.graph = graph
         self.run = run
@@ -93,6 +98,7 @@ class Coordinator:
         self._began, self._seconds = time.monotonic(), 0.0
         self._backend = backend
         self._config = config or {}
+        self._recognizing = frozenset(recognizing)
         self._emit = emit
         self._router = Router(graph, backend, run=run, seed=seed, emit=emit, recovery=recovery)
         self._runner = ChainRunner(self._router, backend, emit=emit, on_step=self._stepped)
@@ -227,11 +233,25 @@ class Coordinator:
         while self.committed != self._step_name(step, round):
             try:
                 self.round, self._step = round, step + 1
-                self._runner.run_updates([(step, Step(module))], Position(round))
+                if module in self._recognizing:
+                    self._recognize_step(module, step)
+                else:
+                    self._runner.run_updates([(step, Step(module))], Position(round))
                 self._score = self.score()
                 self.commit(self._step_name(step))
             except ObjectsLostError as error:
                 self._replay(error)
+
+    def _recognize_step(self, module: str, step: int) -> None:
+        """Let a module recognize the latest messages to it, as step `step` of the round."""
+        position = Position(self.round)
+        self._router.supervisor.await_prepared(module)
+        self._emit(UpdateStarted.at(step, module, position))
+        started = time.perf_counter()
+        self._ask("recognize", module, ordered=True)
+        seconds, sent = time.perf_counter() - started, self._router.results[module].messages.values()
+        size = sum(message.header.nbytes for message in sent)
+        self._emit(UpdateFinished.at(step, module, position, seconds=seconds, message_bytes=size, metrics={}))
 
     def generate_rows(self, states: Mapping[str, Ref], rows: int) -> dict[str, Ref | None]:
         """Generate rows with all modules, from the most abstract one down.

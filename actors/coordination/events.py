@@ -297,6 +297,7 @@ class Scored(Event):
     accuracy: float | None = None
     ari: float | None = None
     nmi: float | None = None
+    accuracies: Mapping[str, float] = field(default_factory=dict)  # by module, if several are labelled
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class RunSpec:
         For tests.
     schema : int
         Schema of the messages that the driver reads.
+    recognizing : tuple of str
+        Modules that recognize at each requested update, and do not learn; they start from given states.
     secret : str
         What the coordinator proves to know to those who connect to it later; empty for no proof.
     """
@@ -102,6 +104,7 @@ class RunSpec:
     config: Mapping[str, Any] = field(default_factory=dict)
     instrumentation: Instrumentation = field(default_factory=Instrumentation)
     schema: int = SCHEMA
+    recognizing: tuple[str, ...] = ()
     secret: str = field(default="", repr=False)
 
     def checkpoints(self) -> Checkpoints | None:
@@ -156,6 +159,7 @@ class Session:
             emit=self.emit,
             recovery=spec.recovery,
             config=spec.config,
+            recognizing=spec.recognizing,
         )
         self._checkpoints = checkpoints
         self._started = False

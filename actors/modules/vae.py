@@ -36,7 +36,7 @@ class VAEParameters:
 
     latent_dim: Annotated[int, Field(ge=1)] = 18
     epochs: Annotated[int, Field(ge=0, validation_alias=AliasChoices("epochs", "itr"))] = 200
-    batch_size: Annotated[int, Field(ge=1)] = 500
+    batch_size: Annotated[int, Field(ge=1)] | None = 500
     hidden: Annotated[int, Field(ge=1)] = 128
     likelihood: Likelihood = "bce"
     send: Literal["mean", "sample"] = "mean"
@@ -49,6 +49,7 @@ class VAEParameters:
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     encoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     decoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    hidden_decoder: Annotated[int, Field(ge=1)] | None = None
 
 
 class VAE(Module[VAEParameters]):
@@ -66,8 +67,9 @@ class VAE(Module[VAEParameters]):
             D, the size of a latent vector.
         epochs (or itr) : int
             Passes over the data per update.
-        batch_size : int
-            Rows per optimisation step; for networks of your own at most, as the rows are spread evenly over the steps.
+        batch_size : int, optional
+            Rows per optimisation step, null for all rows; for networks of your own at most, as the rows are spread
+            evenly over the steps.
         hidden : int
             Units of the hidden layer of the default networks.
         likelihood : {"bce", "mse"}
@@ -96,6 +98,8 @@ class VAE(Module[VAEParameters]):
             ``encoder(input_dim, latent_dim)`` returns a torch module that maps (N, input_dim) to mean and
             log-variance, (N, latent_dim) each; ``decoder(latent_dim, input_dim)`` returns one that maps
             (N, latent_dim) to logits (N, input_dim).
+        hidden_decoder : int, optional
+            Units of the hidden layer of the default decoder, if they are not as many as those of the encoder.
 
     Attributes
     ----------
@@ -115,7 +119,7 @@ class VAE(Module[VAEParameters]):
         "mixed_precision",
         "learning_rate",
     )
-    fixed_parameters = ("latent_dim", "hidden", "encoder", "decoder")
+    fixed_parameters = ("latent_dim", "hidden", "hidden_decoder", "encoder", "decoder")
     ports = (
         Port("observations", "in", "forward", "observations"),
         Port("class_means", "in", "backward", "class_means", optional=True),
@@ -294,7 +298,9 @@ class VAE(Module[VAEParameters]):
 
         own = self.parameters
         try:
-            networks = kernels.build(pixels, own.hidden, own.latent_dim, seed, own.encoder, own.decoder)
+            networks = kernels.build(
+                pixels, own.hidden, own.latent_dim, seed, own.encoder, own.decoder, own.hidden_decoder
+            )
         except ValueError as error:
             raise ModuleError(str(error)) from error
         self._networks = networks.to(self.device)
@@ -316,7 +322,7 @@ class VAE(Module[VAEParameters]):
         assert self._optimiser is not None
         training = kernels.TrainingOptions(
             epochs=parameters.epochs,
-            batch_size=parameters.batch_size,
+            batch_size=parameters.batch_size or len(rows),
             kl_weight=parameters.kl_weight,
             learning_rate=parameters.learning_rate,
             likelihood=parameters.likelihood,

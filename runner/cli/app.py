@@ -389,6 +389,7 @@ def _load_rows(
         count=count,
         offset=offset,
         ordered=ordered,
+        graph=run.config.graph,
         **table,
     )
     for line in describe_data(rows):

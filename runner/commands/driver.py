@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from actors.backends.ray.metrics import PrometheusMetrics
@@ -199,11 +200,14 @@ def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
 
 def build_result(scores: RoundScores, run: str, seconds: float, module_seconds: Mapping[str, float]) -> dict[str, Any]:
     """Return the contents of ``result.json`` and of ``--json``."""
+    several = scores.by_module if len(scores.by_module) > 1 else {}
+    modules = {"modules": {name: asdict(each) for name, each in several.items()}} if several else {}
     return {
         "run": run,
         "rounds": scores.round,
         "seconds": round(seconds, 3),
         **{name: value for name, value in scores.fields().items() if name != "round"},
+        **modules,
         "module_seconds": {name: round(value, 3) for name, value in module_seconds.items()},
     }
 

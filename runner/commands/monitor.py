@@ -95,6 +95,7 @@ class RunMonitor:
         self._started: dict[str, float] = {}  # start of the current update of each module
         self._spans: list[tuple[float, float]] = []  # start and end of each update since no module was learning
         self._overlap = 0.0
+        self._explained: set[str] = set()  # sentences that were shown
 
     def follow(self, stream: EventStream, until: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Follow a stream of events and statuses to its end, or until `until` returns True; return the last status."""
@@ -179,6 +180,9 @@ class RunMonitor:
         if self.scores is before:
             return
         self._last_recorded = max(self.scores.round, self._last_round())
+        for sentence in self.directory.rows_without_categories - self._explained:
+            self._explained.add(sentence)
+            self.progress.log(sentence)
         if self.scores.round > 0:
             scored = self.scores.event()
             self.directory.log.append([TimedEvent(time.time(), scored)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, d
         (:func:`describe_sequences`) as ``sequences_recog.txt``.
     result : dict
         ``run``, ``rows``; in order also ``sequences``, their number; with categories, ``accuracy``, ``ari`` and
-        ``nmi``; with lengths, ``per_sequence``, a list of :func:`describe_sequences`' columns for each sequence.
+        ``nmi`` of the most abstract module, and ``modules`` with those of each if several have classes; with lengths,
+        ``per_sequence``, a list of :func:`describe_sequences`' columns for each sequence.
 
     Raises
     ------
@@ -48,16 +50,18 @@ def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, d
     starts = boundaries(count_rows(data), lengths)
     if ordered:
         result["sequences"] = len(starts) - 1
-    categories = common_categories(data)
+    categories, by_module = common_categories(data), dict[str, dict[str, float]]()
     per_sequence: dict[str, Array] = {}
     for module, own in outputs.items():
         directory.write_outputs(module, own, "recog", categories)
         columns = describe_sequences(starts, own, categories) if ordered else {}
         directory.write_sequences(module, columns, "recog")
         per_sequence.update(columns)
-        if categories is not None and "class" in own:
-            scores = score(own["class"], categories)
-            result.update(accuracy=scores.accuracy, ari=scores.ari, nmi=scores.nmi)
+        if categories is not None and "class" in own and len(own["class"]) == len(categories):
+            by_module[module] = asdict(score(own["class"], categories))
+            result.update(by_module[module])
+    if len(by_module) > 1:
+        result["modules"] = by_module
     if lengths is not None:
         rows = zip(*(column.tolist() for column in per_sequence.values()), strict=True)
         result["per_sequence"] = [dict(zip(per_sequence, row, strict=True)) for row in rows]

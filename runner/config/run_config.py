@@ -258,11 +258,11 @@ class RunConfig(Section):
         DataError
             If files or the choice of rows are not valid, or the sources do not describe the same rows.
         """
-        return load_sources(self.sources, self.seed)
+        return load_sources(self.sources, self.seed, self.graph)
 
     def categories(self, data: Data) -> dict[str, Array]:
         """Return the true categories of the rows of :meth:`load_data` by module, under ``""`` those of all modules."""
-        return load_categories_by_module(self.sources, data, self.seed)
+        return load_categories_by_module(self.sources, data, self.seed, self.graph)
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML; :func:`load_config` reads it back equal from any directory."""

@@ -150,8 +150,8 @@ def _read_rows(path: str | Path, root: str | Path, options: TableOptions, **shap
     return content_rows(content, str(file), locate=partial(locate_row, file, options=options), **shape)
 
 
-def _read_categories(path: str | Path, rows: int, root: str | Path) -> tuple[IntArray, tuple[str, ...]]:
-    """Read the categories of `rows` observations from one file."""
+def _read_categories(path: str | Path, rows: int | None, root: str | Path) -> tuple[IntArray, tuple[str, ...]]:
+    """Read categories from one file: of `rows` observations, or as many as it holds."""
     file = find_file(path, root)
     content = read_content(file, "categories", rows=rows)
     return check_categories(content.values, str(file), rows=rows, locate=partial(locate_row, file))
@@ -181,16 +181,16 @@ def load_array(path: str | Path, *, root: str | Path = Path()) -> Array:
     return _read_rows(path, root, TableOptions(), divide_by=None, sequences=False).values
 
 
-def load_categories(path: str | Path, rows: int, *, root: str | Path = Path()) -> IntArray:
-    """Read the categories of `rows` observations.
+def load_categories(path: str | Path, rows: int | None = None, *, root: str | Path = Path()) -> IntArray:
+    """Read categories from one file.
 
     Parameters
     ----------
     path : str or Path
         A file of integers or texts, in one of the formats of :mod:`runner.data.readers`; texts are numbered in their
         sorted order.
-    rows : int
-        The number of observations.
+    rows : int, optional
+        The number of observations; by default as many as the file has categories.
     root : str or Path
         The directory of a relative path.
 

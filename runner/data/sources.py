@@ -17,6 +17,7 @@ from runner.config.sections import DataConfig
 from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
+from runner.data.rows import known_rows
 from runner.data.tables import is_table
 from runner.report.printable import printable_line
 
@@ -24,18 +25,18 @@ Data: TypeAlias = Mapping[str, Dataset]
 """Data sets by the name of their source; all describe the same rows."""
 
 
-def load_sources(given: Mapping[str, DataConfig], seed: int) -> dict[str, Dataset]:
-    """Load the data sets of a model file's sources.
+def load_sources(given: Mapping[str, DataConfig], seed: int, graph: Graph) -> dict[str, Dataset]:
+    """Load the data sets of the sources of a model file, whose graph is `graph`.
 
     Raises
     ------
     DataError
-        If files or the choice of rows are not valid, or the sources do not describe the same rows.
+        If files or the choice of rows are not valid, or sources that are joined do not describe the same rows.
     """
-    return check_same_rows({name: _load(source, seed, source.categories) for name, source in given.items()})
+    return check_sources({name: _load(source, seed, source.categories) for name, source in given.items()}, graph)
 
 
-def load_categories_by_module(given: Mapping[str, DataConfig], data: Data, seed: int) -> dict[str, Array]:
+def load_categories_by_module(given: Mapping[str, DataConfig], data: Data, seed: int, graph: Graph) -> dict[str, Array]:
     """Return the true categories of the rows by module, under ``""`` those of all modules.
 
     Parameters
@@ -44,11 +45,17 @@ def load_categories_by_module(given: Mapping[str, DataConfig], data: Data, seed:
     data : mapping of str to Dataset
         From :func:`load_sources`.
     seed : int
+    graph : Graph
+        A module whose number of rows is known only when it has learnt may have as many categories as the file holds.
     """
     categories: dict[str, Array] = {}
+    rows = known_rows(graph, data)
     for source in given.values():
         if isinstance(source.categories, dict):
-            labels = {name: _load(source, seed, path).categories for name, path in source.categories.items()}
+            labels = {
+                name: _load_labels(source, seed, path, own_rows=rows.get(name) is None)
+                for name, path in source.categories.items()
+            }
             categories.update({name: values for name, values in labels.items() if values is not None})
     common = common_categories(data)
     return categories if common is None else {**categories, "": common}
@@ -67,6 +74,24 @@ def common_lengths(data: Data) -> IntArray | None:
 def count_rows(data: Data) -> int:
     """Return the number of rows."""
     return len(next(iter(data.values())).observations)
+
+
+def check_sources(data: dict[str, Dataset], graph: Graph) -> dict[str, Dataset]:
+    """Check that sources describe the same rows, and return all.
+
+    If a module may have rows of its own (:mod:`runner.data.rows`), only sources that are joined by a built-in module
+    must.
+
+    Raises
+    ------
+    DataError
+        If sources differ in the number of rows, or those of as many rows in categories or lengths.
+    """
+    if None not in known_rows(graph, data).values():
+        return check_same_rows(data)
+    for count in {len(each.observations) for each in data.values()}:
+        check_same_rows({name: each for name, each in data.items() if len(each.observations) == count})
+    return data
 
 
 def check_same_rows(data: dict[str, Dataset]) -> dict[str, Dataset]:
@@ -135,7 +160,7 @@ def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]
     shapes : mapping of str to tuple of int, optional
         The shape of a row of each source. A source without data gets rows that are all missing.
     """
-    lengths = common_lengths(data)
+    lengths_of = {len(each.observations): each.lengths for each in data.values() if each.lengths is not None}
     rows = count_rows(data)
     states: dict[str, State] = {}
     for name in graph.sources:
@@ -146,6 +171,7 @@ def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]
         elif shapes is not None and name in shapes:
             missing = np.zeros((rows, *shapes[name]), np.float32)
             states[name] = {"values": missing, "mask": np.ones(rows, np.bool_)}
+        lengths = lengths_of.get(len(states[name]["values"]))
         if lengths is not None:
             states[name]["lengths"] = np.asarray(lengths, np.int64)
     return states
@@ -162,6 +188,7 @@ def load_new_rows(
     ordered: bool = True,
     header: bool | None = None,
     index: bool | None = None,
+    graph: Graph | None = None,
 ) -> dict[str, Dataset]:
     """Load rows of files or of built-in data sets, for a trained run.
 
@@ -183,6 +210,8 @@ def load_new_rows(
         Whether the rows are a sequence, in temporal order.
     header, index : bool, optional
         As in :func:`runner.data.datasets.load`; by default as for the rows that were learnt from.
+    graph : Graph, optional
+        The run's; by default all sources are taken to be joined.
 
     Raises
     ------
@@ -225,7 +254,17 @@ def load_new_rows(
                 offset=offset,
                 **_reading(learnt, origin, header=header, index=index),
             )
-    return check_same_rows(data)
+    return check_same_rows(data) if graph is None else check_sources(data, graph)
+
+
+def _load_labels(source: DataConfig, seed: int, path: Path, *, own_rows: bool) -> IntArray | None:
+    """Load the categories of one module, which may have rows of its own."""
+    try:
+        return _load(source, seed, path).categories
+    except DataError:
+        if not own_rows:
+            raise
+        return datasets.load_categories(path)
 
 
 def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, index: bool | None) -> dict[str, Any]:

@@ -73,6 +73,33 @@ def match(classes: ArrayLike, categories: ArrayLike) -> dict[int, int]:
     return {int(class_labels[column]): int(category_labels[row]) for row, column in zip(rows, columns, strict=True)}
 
 
+def matched_classes(classes: ArrayLike, categories: ArrayLike) -> IntArray:
+    """Return each row's class as the category to which it is matched.
+
+    Parameters
+    ----------
+    classes, categories : array_like of integers, shape (N,)
+        As in `match`.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        A class without a category, where there are more classes than categories, is -1, or one
+        less than the least category if one is negative.
+
+    Raises
+    ------
+    ValueError
+        As in `match`.
+    """
+    counts, class_labels, category_labels = _contingency_table(classes, categories)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    numbers = np.full(len(class_labels), min(0, int(category_labels.min())) - 1, dtype=np.int64)
+    numbers[columns] = category_labels[rows]
+    matched: IntArray = numbers[np.searchsorted(class_labels, _as_integers(classes, "classes"))]
+    return matched
+
+
 def accuracy(classes: ArrayLike, categories: ArrayLike) -> float:
     """Return the fraction of rows whose class is matched to their category.
 

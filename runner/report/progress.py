@@ -106,7 +106,7 @@ class PlainProgress(Progress):
                 line = [self._round_label(event.round), event.module, format_duration(event.seconds), *metrics]
             case Scored():
                 scores = format_metrics({"evidence": event.evidence, "accuracy": event.accuracy})
-                line = [self._round_label(event.round), "committed", *scores]
+                line = [self._round_label(event.round), "committed", *scores, *format_accuracies(event)]
             case Converged():
                 line = [self._round_label(event.round), f"converged: the score rose by {event.rise:.1f} nats"]
             case LogMessage():
@@ -215,7 +215,8 @@ class RichProgress(Progress):
                 table.add_row(Text(f"  {module}", "dim"), "", "", "")
         if self._scores is None:
             return Group(table)
-        scores = "  ".join(format_metrics({"evidence": self._scores.evidence, "accuracy": self._scores.accuracy}))
+        shown = format_metrics({"evidence": self._scores.evidence, "accuracy": self._scores.accuracy})
+        scores = "  ".join([*shown, *format_accuracies(self._scores)])
         return Group(table, Text.assemble("after ", self._round_label(self._scores.round), "  ", (scores, "bold")))
 
     @property
@@ -280,6 +281,14 @@ def format_metrics(metrics: Mapping[str, Any]) -> list[str]:
         f"{printable_line(name, MAX_NAME_CHARACTERS)}={_format_value(name, value)}"
         for name, value in islice(metrics.items(), MAX_LISTED_NAMES)
         if isinstance(value, int | float) and name not in _STATUS_FIELDS
+    ]
+
+
+def format_accuracies(event: Scored) -> list[str]:
+    """Return ``name accuracy=value`` for each module, if several are labelled."""
+    return [
+        f"{printable_line(name, MAX_NAME_CHARACTERS)} accuracy={_format_value('accuracy', value)}"
+        for name, value in islice(event.accuracies.items(), MAX_LISTED_NAMES)
     ]
 
 

@@ -40,7 +40,8 @@ def read_commit(directory: RunDirectory, commit: str) -> CommitOutputs:
     classifier = next((module for module, own in outputs.items() if "class" in own), None)
     if classifier is None:
         return CommitOutputs(outputs)
-    return CommitOutputs(outputs, outputs[classifier]["class"], directory.categories_of(classifier))
+    classes = outputs[classifier]["class"]
+    return CommitOutputs(outputs, classes, directory.categories_of(classifier, len(classes)))
 
 
 def draw_plots(directory: RunDirectory) -> list[Path]:
@@ -63,6 +64,7 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
     before, after = first.find("z"), last.find("z")
     if before is not None and after is not None:
         colours = last.classes if last.categories is None else last.categories
+        colours = colours if colours is not None and len(colours) == len(after) else None
         names = tuple(f"after {name.replace('-', ' ')}" for name in (commits[0], commits[-1]))
         draw = partial(plots.draw_latents, before, after, colours, names=names)
         drawn.append(_save(directory, "latents.png", draw))

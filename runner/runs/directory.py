@@ -32,7 +32,7 @@ from actors.storage.safe_files import open_file, open_root
 from actors.types import Array
 from runner.config.cross_checks import RUN_NAME, run_name_problem
 from runner.config.run_config import RunConfig, load_config
-from runner.report.clustering_metrics import Scores, score
+from runner.report.clustering_metrics import Scores, matched_classes, score
 from runner.report.printable import printable_line
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog, parse_checked_event
@@ -59,6 +59,15 @@ class RunDirectory:
         Parent of the ``moduleNNN_name`` directories; by default the run's directory.
     storage : str, optional
         Parent of the commits, a path or URL; by default the run's directory.
+    numbers : mapping of str to int
+        The number of each module in the names of the output directories; by default that of the graph.
+    recognizing : frozenset of str
+        Modules that recognize at each update: their outputs are written as those of recognition.
+
+    Attributes
+    ----------
+    rows_without_categories : set of str
+        A sentence for each module whose rows are not those of the categories.
     """
 
     path: Path
@@ -66,6 +75,9 @@ class RunDirectory:
     categories: Mapping[str, Array] = field(default_factory=dict)
     outputs: Path | None = None
     storage: str | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    recognizing: frozenset[str] = frozenset()
+    rows_without_categories: set[str] = field(default_factory=set, init=False)
 
     @classmethod
     def create(cls, runs: Path, name: str, graph: Graph, *, exact: bool = False, **kwargs: Any) -> RunDirectory:
@@ -259,7 +271,8 @@ class RunDirectory:
         return (self.outputs or self.path) / self._module_directory_name(module)
 
     def _module_directory_name(self, module: str) -> str:
-        return f"module{self.graph.number(module):03d}_{module}"
+        number = self.numbers[module] if module in self.numbers else self.graph.number(module)
+        return f"module{number:03d}_{module}"
 
     @property
     def _output_files(self) -> RunFiles:
@@ -318,7 +331,7 @@ class RunDirectory:
         manifest, outputs = self._open_commit(commit)
         for module in manifest.modules:
             if module not in self.graph.sources and manifest.modules[module].round == manifest.round:
-                self.write_outputs(module, outputs(module), "learn")
+                self.write_outputs(module, outputs(module), "recog" if module in self.recognizing else "learn")
         scores = self._compute_scores(manifest, outputs)
         self.metrics_file.append(scores)
         return scores
@@ -354,21 +367,34 @@ class RunDirectory:
     def _compute_scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
         """Return the metrics of a commit; `outputs` returns the outputs of a module."""
         evidence = None
-        agreement: Scores | None = None
+        by_module: dict[str, Scores] = {}
         for module in self.graph.modules:  # the values of the last one, the most abstract, are kept
             record = manifest.modules.get(module)
             if record is None:
                 continue
             evidence = record.metrics.get("evidence", evidence)
-            categories = self.categories_of(module)
-            if categories is not None and "outputs" in record.files:
+            if self.categories_of(module) is not None and "outputs" in record.files:
                 classes = outputs(module).get("class")
-                agreement = _compare(module, classes, categories) if classes is not None else agreement
-        return RoundScores(manifest.round, evidence, agreement, manifest.score)
+                labels = None if classes is None else self.categories_of(module, len(classes))
+                if classes is not None and labels is None:
+                    self.rows_without_categories.add(
+                        f"{module} has classes of {len(classes)} rows, the categories are those of other rows: its "
+                        f"accuracy is not computed; give categories of its own, by module"
+                    )
+                elif classes is not None and labels is not None:
+                    by_module[module] = _compare(module, classes, labels)
+        agreement = list(by_module.values())[-1] if by_module else None
+        return RoundScores(manifest.round, evidence, agreement, manifest.score, by_module)
 
-    def categories_of(self, module: str) -> Array | None:
-        """Return the labels with which the classes of `module` are compared."""
-        return self.categories.get(module, self.categories.get(""))
+    def categories_of(self, module: str, rows: int | None = None) -> Array | None:
+        """Return the labels with which the classes of `module` are compared.
+
+        If it has `rows` of its own, the labels that are common to all modules are those of other rows.
+        """
+        common = self.categories.get("")
+        if common is not None and rows is not None and len(common) != rows:
+            common = None
+        return self.categories.get(module, common)
 
     def write_outputs(
         self, module: str, outputs: Mapping[str, Array], phase: str, categories: Array | None = None
@@ -385,11 +411,19 @@ class RunDirectory:
         """
         directory = self._module_directory_name(module)
         write_arrays(self._output_files, module, directory, outputs, phase)
-        labels = self.categories_of(module) if categories is None and phase == "learn" else categories
-        if labels is not None and "class" in outputs:
-            accuracy = _compare(module, outputs["class"], labels).accuracy
+        if "class" not in outputs:
+            return
+        classes = outputs["class"]
+        if categories is None and (phase == "learn" or module in self.recognizing):
+            categories = self.categories_of(module, len(classes))
+        elif categories is not None and len(categories) != len(classes):
+            categories = None  # they are those of the data, and the module has rows of its own
+        if categories is not None:
+            accuracy = _compare(module, classes, categories).accuracy
             with self._output_files.create(f"{directory}/acc_{phase}.txt") as file:
                 file.write(f"{accuracy:.6f}\n".encode())
+            matched = {"class_matched": matched_classes(classes, categories)}
+            write_arrays(self._output_files, module, directory, matched, phase)
 
     def write_sequences(self, module: str, columns: Mapping[str, Array], phase: str) -> None:
         """Write a table with a line for each sequence as ``sequences_<phase>.txt``; without columns, delete the file.
@@ -414,7 +448,7 @@ class RunDirectory:
         """Copy each module's last state to its output directory, as ``model.safetensors``."""
         manifest = self.checkpoints.latest()
         for module, record in manifest.modules.items() if manifest else ():
-            if module not in self.graph.sources:
+            if module not in self.graph.sources and module not in self.recognizing:
                 path = f"{self._module_directory_name(module)}/model.safetensors"
                 with self._output_files.create(path) as file:
                     file.write(self.checkpoints.read_label(record, "state"))

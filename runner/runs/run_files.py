@@ -95,6 +95,12 @@ def _texts_by_name(value: Any, where: str) -> None:
         check_text(text, f"{where}.{name}")
 
 
+def _scores_by_module(value: Any, where: str) -> None:
+    for name, scores in check_mapping(value, where, MAX_MANIFEST_ENTRIES).items():
+        for key, number in check_mapping(scores, f"{where}.{name}", MAX_MANIFEST_ENTRIES).items():
+            check_number(number, f"{where}.{name}.{key}")
+
+
 _Check = Callable[[Any, str], Any]
 
 _CHECKS: Mapping[str, Mapping[str, _Check]] = {
@@ -111,6 +117,7 @@ _CHECKS: Mapping[str, Mapping[str, _Check]] = {
         "rounds": check_integer,
         "module_seconds": _seconds_by_name,
         "phases": _seconds_by_name,
+        "modules": _scores_by_module,
         **dict.fromkeys(("seconds", "evidence", "score", "accuracy", "ari", "nmi", "overhead_share"), _optional_number),
     },
     "claim.json": {"token": check_text, "storage": lambda value, where: check_text(value, where, 4096)},

@@ -88,7 +88,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def build(
-    pixels: int, hidden: int, latent_dim: int, seed: int, encoder: str | None = None, decoder: str | None = None
+    pixels: int,
+    hidden: int,
+    latent_dim: int,
+    seed: int,
+    encoder: str | None = None,
+    decoder: str | None = None,
+    hidden_decoder: int | None = None,
 ) -> nn.ModuleDict:
     """Return new networks ``encoder`` and ``decoder`` on the CPU, with weights determined by the seed.
 
@@ -101,6 +107,8 @@ def build(
     encoder, decoder : str, optional
         ``package.module:callable``, called with (pixels, latent_dim) and (latent_dim, pixels); must return torch
         modules with the outputs of `Encoder` and `Decoder`.
+    hidden_decoder : int, optional
+        Width of the default decoder, if it is not `hidden`.
 
     Raises
     ------
@@ -110,14 +118,14 @@ def build(
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, nn.Module] = {}
     with seeded(seed):
-        for name, dotted, default, inputs, outputs in (
-            ("encoder", encoder, Encoder, pixels, latent_dim),
-            ("decoder", decoder, Decoder, latent_dim, pixels),
+        for name, dotted, default, inputs, units, outputs in (
+            ("encoder", encoder, Encoder, pixels, hidden, latent_dim),
+            ("decoder", decoder, Decoder, latent_dim, hidden_decoder or hidden, pixels),
         ):
             if dotted is not None:
                 parts[name] = load_user_network(dotted, inputs, outputs)
             else:
-                parts[name] = default(inputs, hidden, outputs)
+                parts[name] = default(inputs, units, outputs)
                 initialise(parts[name], generator)
     return nn.ModuleDict(parts)
 

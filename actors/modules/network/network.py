@@ -37,7 +37,7 @@ class NetworkParameters:
     """Parameters of :class:`Network`, which describes them."""
 
     epochs: Annotated[int, Field(ge=0, validation_alias=AliasChoices("epochs", "itr"))] = 200
-    batch_size: Annotated[int, Field(ge=1)] = 500
+    batch_size: Annotated[int, Field(ge=1)] | None = 500
     hidden: Annotated[int, Field(ge=1)] = 128
     loss: Literal["mse", "bce", "cross_entropy"] = "mse"
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
@@ -69,8 +69,9 @@ class Network(Module[NetworkParameters]):
     parameters : NetworkParameters
         epochs (or itr) : int
             Passes over the rows per update. With 0 nothing is learnt.
-        batch_size : int
-            Rows per optimisation step; for a network of your own at most, as the rows are spread evenly over the steps.
+        batch_size : int, optional
+            Rows per optimisation step, null for all rows; for a network of your own at most, as the rows are spread
+            evenly over the steps.
         hidden : int
             Rectified linear units in the single hidden layer of the default network.
         loss : {"mse", "bce", "cross_entropy"}
@@ -273,7 +274,7 @@ class Network(Module[NetworkParameters]):
         assert self._optimiser is not None
         options = kernels.FitOptions(
             epochs=parameters.epochs,
-            batch_size=parameters.batch_size,
+            batch_size=parameters.batch_size or len(inputs),
             learning_rate=parameters.learning_rate,
             weight_decay=parameters.weight_decay,
             loss=parameters.loss,
