@@ -91,6 +91,7 @@ def picture_data(generator, folder=Path()):
 
 
 # From random labels, the default of the family's scripts, Gibbs sampling merges some of the ten classes.
+FEW = (("epoch=200", "epoch=100"), ("itr1=500", "itr1=150"), ("range(10)", "range(2)"))
 KMEANS = ("gmm.GMM(", 'gmm.GMM(start="kmeans", prior_scale="data", classes=')
 
 
@@ -100,6 +101,7 @@ def test_vae_gmm(run_script, generator):
     assert run_script("vae_gmm")["module002_gmm"] >= 0.45
 
 
+@pytest.mark.slow
 def test_vae_gmm_finds_the_pictures_from_a_start_by_k_means(run_script, generator):
     picture_data(generator)
     accuracy = run_script("vae_gmm", KMEANS, ("epoch=200", "epoch=100"), ("range(5)", "range(2)"))
@@ -133,7 +135,7 @@ def test_networks_of_a_script_are_built_from_its_methods(run_script, generator):
     """In few rounds, and with a start that finds the pictures, the network predicts the labels from the classes."""
     labels, targets = picture_data(generator, Path("data"))
     write_tables(Path("data"), data2=targets)
-    accuracy = run_script("vae_gmm_nn_pytorch", KMEANS, ("epoch=200", "epoch=100"), ("range(10)", "range(2)"))
+    accuracy = run_script("vae_gmm_nn_pytorch", KMEANS, *FEW)
     assert accuracy["module003_gmm"] > 0.95
     predicted = np.loadtxt("module004_network/y_hat_learn.txt")
     assert np.mean(predicted.argmax(axis=1) == labels) > 0.95
@@ -141,7 +143,8 @@ def test_networks_of_a_script_are_built_from_its_methods(run_script, generator):
     assert np.mean((reconstructed - np.loadtxt("data/data1.txt")) ** 2) < 0.1
 
 
-def test_mmlda(run_script, generator):
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_mmlda(run_script, generator, rounds):
     objects = np.repeat(np.arange(10), 5)
     motions = (7 * objects + 3) % 10
     write_tables(
@@ -153,11 +156,12 @@ def test_mmlda(run_script, generator):
         object_category=objects,
         motion_category=motions,
     )
-    accuracy = run_script("mmlda")
+    accuracy = run_script("mmlda", ("range(5)", f"range({rounds})"))
     assert len(accuracy) == 2
     assert min(accuracy.values()) > 0.9
 
 
+@pytest.mark.slow
 def test_a_chain_of_mldas(run_script, generator):
     labels = np.repeat(np.arange(10), 5)
     tables = {f"data{i:03d}": histograms(generator, labels, 10, 1000) for i in range(5)}
@@ -173,13 +177,13 @@ def test_hac_lda(run_script, generator):
 
 
 def test_features_of_images_are_refused_with_what_to_do_instead(run_script):
-    with pytest.raises(ImportError, match="compute them with a network of your choice.*give the histograms to Obs"):
+    with pytest.raises(ImportError, match=r"compute them with a network of your choice.*give the histograms to Obs"):
         run_script("mmlda_cnn")
 
 
 def test_ros_is_refused_with_what_to_do_instead(run_script, monkeypatch):
     monkeypatch.setitem(sys.modules, "rospy", type(sys)("rospy"))
-    with pytest.raises(ImportError, match="topics of ROS need a ROS installation|features of images"):
+    with pytest.raises(ImportError, match=r"topics of ROS need a ROS installation|features of images"):
         run_script("ros_image_categorization")
 
 
