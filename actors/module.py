@@ -166,6 +166,9 @@ class Context:
         the present state was learnt.
     ordered : bool
         At recognition: whether the rows are in temporal order.
+    order_above : bool
+        Whether a module above, to which forward messages lead, learns from the order of the rows
+        (:attr:`Module.uses_order`).
     rows : int
         At generation: the number of rows to generate; 0 for none.
     reporter : callable, optional
@@ -185,6 +188,7 @@ class Context:
     receivers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     ordered: bool = True
+    order_above: bool = False
     rows: int = 0
     reporter: Report | None = None
 
@@ -292,6 +296,8 @@ class Module(ABC, Generic[P]):
         wherever the state is used, until the next update that learns.
     fixed_parameters : tuple of str
         Parameters that determine what a state contains and that no step can set.
+    uses_order : bool
+        Whether the module learns from the order of the rows, as a Markov model does.
 
     Examples
     --------
@@ -371,6 +377,7 @@ class Module(ABC, Generic[P]):
     uses_gpu: ClassVar[bool] = False
     learning_parameters: ClassVar[tuple[str, ...]] = ()
     fixed_parameters: ClassVar[tuple[str, ...]] = ()
+    uses_order: ClassVar[bool] = False
 
     def __init__(self, parameters: P) -> None:
         self.parameters = parameters
@@ -380,17 +387,19 @@ class Module(ABC, Generic[P]):
         return replace(self.parameters, **context.overrides) if context.overrides else self.parameters  # type: ignore[type-var]
 
     @classmethod
-    def check_observations(cls, parameters: P, values: Array, source: str) -> None:
-        """Raise ModuleError if a source's rows cannot be used; called before a run starts. By default, all can.
+    def check_observations(cls, parameters: P, values: Array, source: str, learns: bool) -> None:
+        """Raise ModuleError if rows cannot be used; called before a run starts, for each source. By default, all can.
 
         Parameters
         ----------
         parameters : Parameters
             Those of the module's first step.
         values : ndarray of float32 or float64, shape (N, …)
-            The rows that are not missing, N ≥ 1.
+            The rows that are not missing, N ≥ 1; of shape (N, 0), for all rows, if the module is above no source.
         source : str
-            Name of the source.
+            Name of the source; empty if there is none.
+        learns : bool
+            Whether the run learns from the rows; if not, it recognises them.
         """
 
     def prepare(self, device: str, threads: int) -> None:

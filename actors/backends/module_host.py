@@ -182,6 +182,7 @@ class ModuleHost:
             receivers=call.receivers,
             overrides=self._step_parameters.for_call(self.module, call),
             ordered=call.ordered,
+            order_above=call.order_above,
             rows=call.rows,
             reporter=report,
         )

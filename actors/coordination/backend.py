@@ -100,6 +100,7 @@ class ModuleCall:
     learn: bool = True
     proposal: int = 0
     ordered: bool = True
+    order_above: bool = False
     rows: int = 0
     headers: tuple[bytes, ...] = ()
     ports: tuple[str, ...] = ()

@@ -155,6 +155,7 @@ class Router:
             step=position.first,
             sequence=self.sequence,
             receivers=self.graph.receivers(step.module),
+            order_above=step.module in self.graph.below_order,
             overrides=step.overrides,
             exchange=position.exchange,
             chain=position.chain,

@@ -41,6 +41,8 @@ class Graph:
     routes : tuple of Route
     proposers : tuple of str
         Modules that propose moves.
+    below_order : frozenset of str
+        Modules below one that learns from the order of the rows.
     sources : tuple of str
         Modules without inputs from below; they send once, before the first round.
 
@@ -69,6 +71,7 @@ class Graph:
         self.routes = self._build_routes(classes)
         self._slots = {name: self._build_slots(name, cls) for name, cls in classes.items()}
         self.uses_gpu = {name: cls.uses_gpu for name, cls in classes.items()}
+        self.below_order = self._modules_below(name for name, cls in classes.items() if cls.uses_order)
         self.proposers = tuple(name for name, cls in classes.items() if cls.propose is not Module.propose)
         self.sources = tuple(
             name
@@ -169,6 +172,17 @@ class Graph:
         alone = [name for name in self.modules if name not in connected]
         if alone and len(self.modules) > 1:
             raise GraphError(f"module {alone[0]!r}: nothing is connected to it")
+
+    def _modules_below(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the modules from which forward messages lead to `names`, directly or through others."""
+        below: set[str] = set()
+        above = list(names)
+        while above:
+            upper = above.pop()
+            lower = {connection.lower for connection in self.connections if connection.upper == upper} - below
+            below |= lower
+            above.extend(lower)
+        return frozenset(below)
 
     def slots(self, name: str) -> tuple[Slot, ...]:
         """Return the slots of the messages that an update of module `name` returns, in the order of its ports."""

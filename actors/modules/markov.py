@@ -86,6 +86,7 @@ class MarkovModel(Module[MarkovParameters]):
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
     learning_parameters = ("inner_iterations", "num_samp")
+    uses_order = True
     ports = (
         Port("class_posteriors", "in", "forward", "class_posteriors"),
         Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),

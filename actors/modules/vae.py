@@ -129,8 +129,10 @@ class VAE(Module[VAEParameters]):
     )
 
     @classmethod
-    def check_observations(cls, parameters: VAEParameters, values: Array, source: str) -> None:
+    def check_observations(cls, parameters: VAEParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
         """Raise ModuleError for values outside float32, or outside [0, 1] with likelihood ``bce``."""
+        if not source:
+            return
         check_float32(values, f"observations of {source}")
         if parameters.likelihood == "bce":
             check_unit_interval(values, f"observations of {source}", "likelihood 'bce'")

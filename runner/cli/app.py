@@ -394,7 +394,7 @@ def _load_rows(
     )
     for line in describe_data(rows):
         say(line, err=True)
-    check_modules(run.config.graph, rows)
+    check_modules(run.config.graph, rows, learns=False)
     if ordered:
         sentence = find_missing_lengths(run.directory, rows, "give the lengths of theirs with --lengths FILE")
         if sentence is not None:

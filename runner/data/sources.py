@@ -126,8 +126,15 @@ def describe_data(data: Data) -> list[str]:
     return [f"{printable_line(name)}: {each.describe()}" for name, each in data.items()]
 
 
-def check_modules(graph: Graph, data: Data) -> None:
-    """Ask the modules above each source whether they can use its rows, before any process is started.
+def check_modules(graph: Graph, data: Data, *, learns: bool = True) -> None:
+    """Ask every module whether it can use the rows, of each source below it, before any process is started.
+
+    Parameters
+    ----------
+    graph : Graph
+    data : mapping of str to Dataset
+    learns : bool
+        Whether the modules are to learn from the rows, or recognise them.
 
     Raises
     ------
@@ -137,17 +144,21 @@ def check_modules(graph: Graph, data: Data) -> None:
     steps: dict[str, Mapping[str, Any]] = {}
     for step in graph.schedule.leaves():
         steps.setdefault(step.module, step.overrides)
-    for connection in graph.connections:
-        if connection.lower not in data:
-            continue
-        source, module = data[connection.lower], graph.modules[connection.upper]
+    for module in graph.modules.values():
         cls = find(module.type)
         parameters = cls.Parameters(**{**module.parameters, **steps.get(module.name, {})})
-        values = source.observations if source.mask is None else source.observations[~source.mask]
-        try:
-            cls.check_observations(parameters, values, connection.lower)
-        except ModuleError as error:
-            raise ModuleError(f"module {module.name!r}: {error}") from None
+        below = [each.lower for each in graph.connections if each.upper == module.name and each.lower in data]
+        for name in below or [""]:
+            values = _present_rows(data[name]) if name else np.empty((count_rows(data), 0))
+            try:
+                cls.check_observations(parameters, values, name, learns)
+            except ModuleError as error:
+                raise ModuleError(f"module {module.name!r}: {error}") from None
+
+
+def _present_rows(source: Dataset) -> Array:
+    """Return the rows of a source that are not missing."""
+    return source.observations if source.mask is None else source.observations[~source.mask]
 
 
 def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, State]:

@@ -64,12 +64,21 @@ class NIWPrior:
             raise ValueError(f"the prior's scale must be {mean.size} x {mean.size}, but has the shape {scale.shape}")
         if not self.r0 > 0 or not self.nu0 > mean.size - 1:
             raise ValueError(f"the prior needs r0 > 0 and nu0 > {mean.size - 1}, but r0 = {self.r0}, nu0 = {self.nu0}")
-        if not (np.isfinite(mean).all() and np.isfinite(scale).all()) or np.linalg.eigvalsh(scale)[0] <= 0:
+        if not (np.isfinite(mean).all() and np.isfinite(scale).all()) or not _is_positive_definite(scale):
             raise ValueError("the prior's mean must be finite and its scale positive definite")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "scale", np.ascontiguousarray(0.5 * (scale + scale.T)))
         object.__setattr__(self, "r0", float(self.r0))
         object.__setattr__(self, "nu0", float(self.nu0))
+
+
+def _is_positive_definite(scale: FloatArray) -> bool:
+    """Return whether a symmetric matrix is positive definite, in whatever units its rows and columns are."""
+    variances = np.diagonal(scale)
+    if not (variances > 0.0).all():
+        return False
+    root = np.sqrt(variances)
+    return bool(np.linalg.eigvalsh(scale / root[:, None] / root)[0] > 0.0)
 
 
 class NIWPosterior(NamedTuple):

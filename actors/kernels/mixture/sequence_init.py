@@ -184,10 +184,21 @@ def labels_from_sequence(
     if len(X) < classes:
         raise ValueError(f"{len(X)} rows cannot start {classes} classes")
     shared = shared_component(append_products(X) if products else X, max(1, classes - 1), window, lengths)
+    return kmeans_labels(shared, classes, generator, restarts=restarts)
+
+
+def kmeans_labels(X: FloatArray, classes: int, generator: np.random.Generator, *, restarts: int) -> IntArray:
+    """Return labels (N,) int64 of rows (N, D) by k-means: of several runs, the one with the smallest sum of squares.
+
+    If there are no more distinct rows than classes, each is a class of its own.
+    """
+    distinct, own = np.unique(X, axis=0, return_inverse=True)
+    if len(distinct) <= classes:
+        return np.asarray(own, np.int64).reshape(len(X))
     best, smallest = np.zeros(len(X), np.int64), np.inf
     for _ in range(restarts):
-        centres, labels = kmeans2(shared, classes, minit="++", rng=generator)
-        distance = float(((shared - centres[labels]) ** 2).sum())
+        centres, labels = kmeans2(X, classes, minit="++", rng=generator)
+        distance = float(((X - centres[labels]) ** 2).sum())
         if distance < smallest:
             best, smallest = np.asarray(labels, np.int64), distance
     return best

@@ -6,6 +6,7 @@ upwards and class means downwards. The subclasses define how the classes are lea
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +16,21 @@ import numpy as np
 
 from actors.errors import ModuleError, NonFiniteError
 from actors.kernels.mixture.calibration import calibrate, calibrated_posterior, scaled_likelihood
+from actors.kernels.mixture.columns import Columns, choose_columns, identity
 from actors.kernels.mixture.gibbs import compile_kernels
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive
+from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import combine_priors, normalise_with_norms
 from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, MixtureParameters
-from actors.types import Array, BoolArray, FloatArray, State
+from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
-MIN_VARIANCE_RATIO = 1e-6
-"""Smallest variance of a dimension, relative to the largest: a collapsed one must not make the prior scale singular."""
+_log = logging.getLogger(__name__)
+
+MIN_SCALE_RATIO = 2.0**-40
+"""Smallest scale of the prior, relative to the variance of its column: below, a class of few rows gets singular."""
 
 PRIOR = "transition_prior"
 
@@ -64,6 +69,7 @@ class Mixture(Module[P]):
         self._factors: NIWPosterior | None = None
         self._prior: NIWPrior | None = None
         self._calibration: _Calibration | None = None
+        self._columns: Columns | None = None  # of the rows of the last update; what is learnt refers to internal rows
 
     # --- what a subclass defines ----------------------------------------------------------------------------------
 
@@ -130,10 +136,12 @@ class Mixture(Module[P]):
         """
         parameters = self._step_parameters(context)
         message = _data_message(inbox)
-        X, missing = _rows_and_mask(message)
-        check_range(context.where, "observations or latent vectors", present := X[~missing])
+        rows, missing = _rows_and_mask(message)
+        columns = self._choose_columns(rows[~missing], message, context)
+        X = columns.internal(rows)
+        present = X[~missing]
         log_prior = combine_priors(inbox, PRIOR, (len(X), self.classes))
-        prior = self._make_prior(present, parameters)
+        prior = self._make_prior(present, columns, parameters)
         iterations = parameters.iterations + (parameters.burn_in if self._assignment is None else 0)
         # Tempering balances the likelihood against a prior. Without one it only blurs the classes, for good.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
@@ -149,14 +157,14 @@ class Mixture(Module[P]):
             temperature=1.0 if log_prior is None else context.temperature * trust,
         )
         try:
-            start = self._current_assignment(X, missing, message.lengths, context)
+            start = self._current_assignment(X, missing, columns, message.lengths, context)
             assignment, factors, loo, metrics = self._fit(problem, start, context)
             likelihood = log_predictive(X, factors, prior) if self._weights_multiply_prior(parameters) else loo
         except NonFiniteError:  # names the module already
             raise
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        self._assignment, self._factors, self._prior = assignment, factors, prior
+        self._assignment, self._factors, self._prior, self._columns = assignment, factors, prior, columns
         if log_prior is not None:
             log_prior = self._adjust_prior(log_prior, factors, parameters)
         loo[missing] = 0.0
@@ -174,7 +182,10 @@ class Mixture(Module[P]):
         if parameters.calibrate and context.receivers.get("class_posteriors"):
             # A calibrated message is relative to the rows' density, which the evidence of the receiver thus lacks.
             metrics["score"] = float(normalise_with_norms(loo + log_weights)[1].sum())
-        return self._compose_outbox(inbox, context, likelihood, missing, metrics)
+        volume = len(present) * columns.log_volume  # these are log densities of the rows in the units that they came in
+        metrics |= {name: metrics[name] - volume for name in ("evidence", "score", "bound") if name in metrics}
+        log_volume = 0.0 if parameters.calibrate else columns.log_volume
+        return self._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Classify new rows by the learnt factors.
@@ -184,9 +195,10 @@ class Mixture(Module[P]):
         ModuleError
             If nothing was learnt yet or the messages do not fit.
         """
-        if self._factors is None or self._prior is None:
+        if self._factors is None or self._prior is None or self._columns is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
-        X, missing = _rows_and_mask(_data_message(inbox))
+        rows, missing = _rows_and_mask(_data_message(inbox))
+        X, columns = self._internal_rows(rows, missing, context), self._columns
         try:
             likelihood = log_predictive(X, self._factors, self._prior)
         except ValueError as error:
@@ -194,7 +206,8 @@ class Mixture(Module[P]):
         if self._calibration is not None:
             likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
         likelihood[missing] = 0.0
-        return self._compose_outbox(inbox, context, likelihood, missing, {})
+        log_volume = columns.log_volume if self._calibration is None else 0.0
+        return self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send class means for classes from the prior, or drawn by the weights without one; output ``class`` (N,).
@@ -215,12 +228,16 @@ class Mixture(Module[P]):
             responsibilities = np.eye(len(weights))[drawn]
         else:
             responsibilities = np.exp(log_prior)
-        arrays = {"means": self._factors.mean.copy(), "responsibilities": responsibilities}
+        arrays = {"means": self._class_means(), "responsibilities": responsibilities}
         return Outbox([OutgoingMessage("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
 
     def state(self) -> State:
-        """Return copies of the labels (and responsibilities), the factors, their prior and the calibration."""
-        if self._assignment is None or self._factors is None or self._prior is None:
+        """Return copies of the labels (and responsibilities), the factors, their prior and the calibration.
+
+        Factors and prior refer to internal rows (:mod:`actors.kernels.mixture.columns`). The arrays ``columns_kept``,
+        ``columns_centre`` and ``columns_exponent`` say which these are; they are absent where internal rows are the rows.
+        """
+        if self._assignment is None or self._factors is None or self._prior is None or self._columns is None:
             return {}
         prior, trust = self._prior, self._calibration
         calibration = (
@@ -228,8 +245,10 @@ class Mixture(Module[P]):
             if trust is None
             else {"temperature": trust.temperature, "lapse": trust.lapse, "mean_posterior": trust.mean.copy()}
         )
+        columns = {f"columns_{name}": value.copy() for name, value in self._columns._asdict().items()}
         return {
             **calibration,
+            **({} if self._columns.unchanged else columns),
             **{name: value.copy() for name, value in self._assignment._asdict().items() if value is not None},
             **{name: value.copy() for name, value in self._factors._asdict().items()},
             "prior_mean": prior.mean.copy(),
@@ -246,7 +265,7 @@ class Mixture(Module[P]):
         ModuleError
             If the state has another number of classes.
         """
-        self._assignment, self._factors, self._prior, self._calibration = None, None, None, None
+        self._assignment, self._factors, self._prior, self._calibration, self._columns = None, None, None, None, None
         if not state:
             return
         factors = NIWPosterior(*(np.array(state[name]) for name in NIWPosterior._fields))
@@ -257,6 +276,9 @@ class Mixture(Module[P]):
         soft = np.array(state["responsibilities"]) if "responsibilities" in state else None
         self._assignment, self._factors = Assignment(np.array(state["labels"], dtype=np.int64), soft), factors
         self._prior = NIWPrior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+        names = [f"columns_{name}" for name in Columns._fields]
+        known = names[0] in state
+        self._columns = Columns(*(np.array(state[n]) for n in names)) if known else identity(factors.mean.shape[1])
         if "temperature" in state:
             mean = np.array(state["mean_posterior"])
             self._calibration = _Calibration(float(state["temperature"]), float(state["lapse"]), mean)
@@ -274,41 +296,84 @@ class Mixture(Module[P]):
         return None if log_prior is None else self._adjust_prior(log_prior, self._factors, parameters)
 
     def _current_assignment(
-        self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context
+        self, X: FloatArray, missing: BoolArray, columns: Columns, lengths: Array | None, context: Context
     ) -> Assignment:
         """Return the assignment of the last update, or the initial one in the first update."""
         carried = self._assignment
         if carried is None:
             # Missing rows take the mean of the others, where they influence the start least.
             filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
+            if self._step_parameters(context).prior_scale == "data":  # the columns may have different units
+                filled = filled / np.where(deviation := X[~missing].std(axis=0), deviation, 1.0)
             return self._initial_assignment(filled, lengths, context)
         if len(carried.labels) != len(X):
             raise ModuleError(
                 f"module {context.module!r} has labels of {len(carried.labels)} rows, {len(X)} rows came: "
                 "start a new run"
             )
-        assert self._factors is not None
-        learnt = self._factors.mean.shape[1]
-        if learnt != X.shape[1]:
+        assert self._columns is not None
+        learnt, received = self._columns.kept.size, columns.kept.size
+        if learnt != received:
             raise ModuleError(
-                f"module {context.module!r} has labels of rows with {learnt} dimensions, rows with {X.shape[1]} came: "
+                f"module {context.module!r} has labels of rows with {learnt} dimensions, rows with {received} came: "
                 "start a new run"
             )
         return carried
 
-    def _make_prior(self, present: FloatArray, parameters: P) -> NIWPrior:
-        """Return the normal-inverse-Wishart prior for the rows (M, D) that are not missing."""
+    def _choose_columns(self, present: FloatArray, message: Message, context: Context) -> Columns:
+        """Return the conversion of the rows (M, D) that are not missing; log which columns are left out."""
         if len(present) == 0:
             raise ModuleError("every row of the latent vectors is missing: there is nothing to learn from")
+        columns = choose_columns(present, _values(message).dtype)
+        left_out = np.flatnonzero(~columns.kept)
+        if len(left_out) and (self._columns is None or not np.array_equal(columns.kept, self._columns.kept)):
+            _log.warning(
+                "module %r: %s of %d without variance left out: the same value in every row says nothing about classes",
+                *(context.module, _list_columns(left_out), columns.kept.size),
+            )
+        return columns
+
+    def _internal_rows(self, rows: FloatArray, missing: BoolArray, context: Context) -> FloatArray:
+        """Return the internal rows of rows (N, D) to recognize; log which left-out columns differ from training."""
+        assert self._columns is not None
+        columns = self._columns
+        if rows.shape[1] != columns.kept.size:
+            raise ModuleError(
+                f"module {context.module!r}: rows must have the shape (N, {columns.kept.size}), but have {rows.shape}"
+            )
+        if len(differing := columns.differing(rows[~missing])):
+            _log.warning(
+                "module %r: %s had one value in every row that was learnt from, and has others now; it is ignored",
+                *(context.module, _list_columns(differing)),
+            )
+        X = columns.internal(rows)
+        check_range(context.where, "observations or latent vectors", X[~missing])
+        return X
+
+    def _class_means(self) -> FloatArray:
+        """Return the class means (K, D) in the units of the rows."""
+        assert self._factors is not None
+        assert self._columns is not None
+        return self._columns.external(self._factors.mean)
+
+    def _make_prior(self, present: FloatArray, columns: Columns, parameters: P) -> NIWPrior:
+        """Return the normal-inverse-Wishart prior for the internal rows (M, D) that are not missing.
+
+        With ``prior_scale: data``, S0 = var(x) K^(-2/D) for each column, the variance of one of K classes that share the
+        volume. A number is the scale in the units of the rows, but at most var(x): no class is expected to be wider than
+        all rows together. In a column of smaller variance v, S0 would outweigh the rows, and dividing a class of n rows
+        in two would cost n/2 log((2 S0 + n v) / (S0 + n v)) nats, whatever the other columns say.
+        """
         D = present.shape[1]
-        scale = np.full(D, 0.1)
+        variance = present.var(axis=0)
+        variance[variance == 0.0] = 1.0  # only where no column varies: then any scale gives the same classes
         if parameters.prior_scale == "data":
-            variance = present.var(axis=0)
-            floor = MIN_VARIANCE_RATIO * max(float(variance.max()), MIN_VARIANCE_RATIO)
-            # S0 = var(X) K^(-2/D): the variance of one of K classes that share the volume.
-            scale = np.maximum(variance, floor) * self._expected_class_count(len(present), parameters) ** (-2.0 / D)
+            scale = variance * self._expected_class_count(len(present), parameters) ** (-2.0 / D)
         else:
-            scale[:] = parameters.prior_scale
+            # 4^-exponent overflows or underflows where variances lie beyond 1e±300: the limits hold then.
+            with np.errstate(over="ignore"):
+                scale = np.ldexp(parameters.prior_scale, -2 * columns.exponent[columns.kept])
+            scale = np.clip(scale, MIN_SCALE_RATIO * variance, variance)
         degrees = D + 2.0 if parameters.degrees is None else parameters.degrees
         try:
             return NIWPrior(present.mean(axis=0), parameters.prior_count, degrees, scale)
@@ -361,8 +426,12 @@ class Mixture(Module[P]):
         likelihood: FloatArray,
         missing: BoolArray,
         metrics: dict[str, float],
+        log_volume: float,
     ) -> Outbox:
-        """Combine `likelihood` (N, K), 0 where rows are missing, with the priors; return messages and outputs."""
+        """Combine `likelihood` (N, K), 0 where rows are missing, with the priors; return messages and outputs.
+
+        `log_volume` converts its densities to the units of the rows; it is the same for all classes.
+        """
         assert self._factors is not None
         parameters, of_rows = self._step_parameters(context), rows_of(_data_message(inbox))
         multiplies = self._weights_multiply_prior(parameters)
@@ -380,13 +449,14 @@ class Mixture(Module[P]):
             else:
                 up, up_norm = log_posterior.copy(), log_norm.copy()
                 up[missing] = -np.log(classes)
+            up_norm -= log_volume
             up_norm[missing] = 0.0  # a missing row has density 1
             messages.append(
                 OutgoingMessage("class_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver)
             )
         if multiplies:
             responsibilities = np.eye(classes)[best]
-        means = self._factors.mean.copy()
+        means = self._class_means()
         messages.append(
             OutgoingMessage("class_means", {"means": means, "responsibilities": responsibilities, **of_rows})
         )
@@ -399,8 +469,19 @@ def _data_message(inbox: Inbox) -> Message:
     return inbox.first("latent_vectors") or inbox.require("observations")
 
 
+def _values(message: Message) -> Array:
+    """Return the message's array of rows."""
+    return message["mean" if message.header.kind == "latent_vectors" else "values"]
+
+
 def _rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the rows (N, D) as float64, and the mask (N,) of the missing ones."""
-    values = message["mean" if message.header.kind == "latent_vectors" else "values"]
-    X = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    X = np.asarray(values := _values(message), dtype=np.float64).reshape(len(values), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
+
+
+def _list_columns(indices: IntArray) -> str:
+    """Return the numbers of columns, counted from 1, for a message."""
+    more = f" and {len(indices) - MAX_LISTED_NAMES} more" if len(indices) > MAX_LISTED_NAMES else ""
+    numbers = ", ".join(str(index + 1) for index in indices[:MAX_LISTED_NAMES])
+    return f"{'columns' if len(indices) > 1 else 'column'} {numbers}{more}"

@@ -195,7 +195,8 @@ class DPGMM(Mixture[DPGMMParameters]):
         likelihood: FloatArray,
         missing: BoolArray,
         metrics: dict[str, float],
+        log_volume: float,
     ) -> Outbox:
-        outbox = super()._compose_outbox(inbox, context, likelihood, missing, metrics)
+        outbox = super()._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
         classes = len(np.unique(outbox.outputs["class"][~missing]))
         return Outbox(outbox.messages, {**outbox.metrics, "classes": float(classes)}, outbox.outputs)

@@ -8,11 +8,15 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.vq import kmeans2
 
 from actors.kernels.mixture.gibbs import gibbs
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
-from actors.kernels.mixture.sequence_init import STARTS, labels_from_sequence
+from actors.kernels.mixture.sequence_init import (
+    STARTS,
+    count_shared_directions,
+    kmeans_labels,
+    labels_from_sequence,
+)
 from actors.kernels.mixture.variational import (
     most_probable_labels,
     one_hot_responsibilities,
@@ -23,7 +27,10 @@ from actors.module import Context
 from actors.types import BoolArray, FloatArray, IntArray
 
 Engine = Literal["gibbs", "vb"]
-Start = Literal["random", "kmeans", "sequence"]
+Start = Literal["auto", "random", "kmeans", "sequence"]
+
+KMEANS_RESTARTS = 10
+"""Runs of k-means; a single one merges two clear classes in some starts."""
 
 
 class MixtureParameters(Protocol):
@@ -123,8 +130,8 @@ def initial_assignment(
 
     Parameters
     ----------
-    start : {"random", "kmeans", "sequence"}
-        As in :class:`actors.modules.mixture.gmm.GMM`.
+    start : {"auto", "random", "kmeans", "sequence"}
+        As in :class:`actors.modules.mixture.gmm.GMM`, with ``rule: extrinsic``.
     rows : ndarray (N, D) float64
         Finite.
     classes : int
@@ -140,13 +147,13 @@ def initial_assignment(
     """
     if start == "random":
         return Assignment(context.generator.integers(0, classes, len(rows)))
-    if len(rows) < classes:
-        raise ValueError(f"{len(rows)} rows cannot start {classes} classes")
-    if start == "kmeans":
-        _, labels = kmeans2(rows, classes, minit="++", rng=context.generator)
-        return Assignment(np.asarray(labels, np.int64))
     # Chains differ in window and features, so that they start from different labels.
     window, products = STARTS[context.chain % len(STARTS)]
+    if start == "auto":
+        shares = context.order_above and count_shared_directions(rows, window=window, products=products, lengths=lengths)
+        start = "sequence" if shares else "kmeans"
+    if start == "kmeans":
+        return Assignment(kmeans_labels(rows, classes, context.generator, restarts=KMEANS_RESTARTS))
     return Assignment(
         labels_from_sequence(rows, classes, context.generator, window=window, products=products, lengths=lengths)
     )

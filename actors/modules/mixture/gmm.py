@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,6 +25,9 @@ from actors.modules.mixture.engines import (
 from actors.types import Array, FloatArray
 
 
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class GMMParameters:
     """See :class:`GMM`."""
@@ -36,7 +40,7 @@ class GMMParameters:
     prior_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["data"] = 0.1
     rule: Literal["extrinsic", "tutorial"] = "extrinsic"
     burn_in: Annotated[int, Field(ge=0)] = 0
-    start: Start = "random"
+    start: Start = "auto"
     calibrate: bool = False
     engine: Engine = "gibbs"
 
@@ -76,10 +80,12 @@ class GMM(Mixture[GMMParameters]):
             What is sampled and sent; see above.
         burn_in : int
             Additional sweeps in the first update.
-        start : {"random", "kmeans", "sequence"}
+        start : {"auto", "random", "kmeans", "sequence"}
             Initial labels: uniformly random; by k-means; or from the directions that each row shares with its
             neighbours in the sequence (:mod:`actors.kernels.mixture.sequence_init`), with other settings in each of
-            several chains.
+            several chains. ``auto`` is ``random`` with ``rule: tutorial``, which is defined so. Else it is ``sequence``
+            if a module above learns from the order of the rows and rows share directions with their neighbours beyond
+            chance, and ``kmeans`` if not.
         calibrate : bool
             Whether the likelihood is tempered and mixed with a lapse rate, to correct the over-confidence that the
             priors from above reveal (:mod:`actors.kernels.mixture.calibration`). The message upwards is then relative
@@ -100,6 +106,20 @@ class GMM(Mixture[GMMParameters]):
         """K."""
         return self.parameters.classes
 
+    @classmethod
+    def check_observations(cls, parameters: GMMParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
+        """Raise ModuleError if there are fewer rows to learn from than classes; log if fewer than two for each.
+
+        A class needs a row to be one. With fewer than two for each, most classes have no variance to learn.
+        """
+        rows, classes = len(values), parameters.classes
+        if not learns:
+            return
+        if problem := _row_count_problem(rows, classes):
+            raise ModuleError(problem)
+        if rows < 2 * classes:
+            _log.warning("%d classes for %d rows: with fewer than two rows each, classes have no variance", classes, rows)
+
     def _step_parameters(self, context: Context) -> GMMParameters:
         parameters = self.at(context)
         if parameters.classes != self.parameters.classes:
@@ -108,7 +128,12 @@ class GMM(Mixture[GMMParameters]):
 
     def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
         parameters = self._step_parameters(context)
-        return initial_assignment(parameters.start, rows, parameters.classes, lengths, context)
+        if problem := _row_count_problem(len(rows), parameters.classes):
+            raise ValueError(problem)  # the caller names the module
+        start: Start = parameters.start
+        if start == "auto" and parameters.rule == "tutorial":
+            start = "random"
+        return initial_assignment(start, rows, parameters.classes, lengths, context)
 
     def _fit(self, problem: FitProblem, start: Assignment, context: Context) -> FitResult:
         return ENGINES[self._step_parameters(context).engine](problem, start, context)
@@ -124,3 +149,8 @@ class GMM(Mixture[GMMParameters]):
 
     def _weights_multiply_prior(self, parameters: GMMParameters) -> bool:
         return parameters.rule == "tutorial"
+
+
+def _row_count_problem(rows: int, classes: int) -> str | None:
+    """Return a sentence if there are fewer rows than classes."""
+    return None if rows >= classes else f"{rows} rows cannot start {classes} classes: use at most {rows}"

@@ -136,8 +136,10 @@ class MLDA(Module[MLDAParameters]):
     )
 
     @classmethod
-    def check_observations(cls, parameters: MLDAParameters, values: Array, source: str) -> None:
+    def check_observations(cls, parameters: MLDAParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
         """Raise ModuleError for histograms with negative counts, or that rounding to counts would change."""
+        if not source:
+            return
         histograms = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
         if histograms.min() < 0:
             row = int(histograms.min(axis=1).argmin())

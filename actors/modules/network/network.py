@@ -118,8 +118,10 @@ class Network(Module[NetworkParameters]):
     )
 
     @classmethod
-    def check_observations(cls, parameters: NetworkParameters, values: Array, source: str) -> None:
+    def check_observations(cls, parameters: NetworkParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
         """Raise ModuleError for targets outside float32, or outside [0, 1] where the loss is for probabilities."""
+        if not source:
+            return
         check_float32(values, f"targets of {source}")
         if parameters.loss != "mse":
             check_unit_interval(values, f"targets of {source}", f"loss {parameters.loss!r}")
