@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from actors.errors import MessageError, NonFiniteError
+from actors.errors import MessageError, ModuleError, NonFiniteError
 from actors.limits import MAX_DIMENSIONS, MAX_MESSAGE_BYTES, MAX_TEXT_BYTES
 from actors.messaging.kinds import KINDS, ArraySpec, Kind
 from actors.messaging.message import SCHEMA, ArrayHeader, Header, Message
@@ -232,6 +232,32 @@ def check_range(where: str, what: str, values: FloatArray) -> None:
             f"{where}: the {what} reach {largest:.3g}, but their covariance overflows above {MAX_VALUE:g}; "
             "scale the data to a smaller range"
         )
+
+
+def as_float32(what: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return values, all finite, as float32, in which networks compute.
+
+    Raises
+    ------
+    ModuleError
+        If they overflow, or if values that differ or are not zero all vanish.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        converted = np.array(values, dtype=np.float32)
+    if not values.size:
+        return converted
+    largest = max(float(values.max()), -float(values.min()))
+    if largest > np.finfo(np.float32).max or 0.0 < largest < np.finfo(np.float32).tiny:
+        raise ModuleError(
+            f"the {what} reach {largest:.3g}, but a network computes with numbers between 1e-38 and 3e38; "
+            "use other units, such that they are about one"
+        )
+    if converted.min() == converted.max() and values.min() < values.max():
+        raise ModuleError(
+            f"the {what} lie between {values.min():.9g} and {values.max():.9g}, which is the same number in the "
+            "precision of a network, about seven digits; subtract their mean"
+        )
+    return converted
 
 
 def has_non_finite_values(kind: str, arrays: Mapping[str, npt.ArrayLike]) -> bool:

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from actors.errors import ModuleError
+from actors.kernels.mixture.columns import ORDINARY_EXPONENT
 from actors.messaging.message import Message, rows_of
-from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import decode_class_means
 from actors.types import Array, BoolArray, FloatArray, State
@@ -85,10 +85,12 @@ class PCA(Module[PCAParameters]):
         if (parameters.latent_dim, parameters.whiten) != (self.parameters.latent_dim, self.parameters.whiten):
             raise ModuleError("latent_dim and whiten also apply to recognition and cannot be set for a step")
         if context.learn or not self._fitted:
-            check_range(context.where, "observations", rows[present])
-            fitted = self._fit(rows[present], parameters.solver, context)
+            exponent = _extreme_exponent(rows[present])
+            fitted = self._fit(np.ldexp(rows[present], -exponent), parameters.solver, context)
             # In C order, as arrays are loaded from a commit: the last bits of a matrix product depend on the order.
             self._fitted = {name: np.array(getattr(fitted, name), order="C") for name in FITTED_ATTRIBUTES}
+            if exponent:
+                self._fitted["exponent"] = np.array([exponent])
             self._fitted["shape"] = np.array(message["values"].shape[1:], dtype=np.int64)
         return self._outbox(message, context)
 
@@ -115,7 +117,10 @@ class PCA(Module[PCAParameters]):
         return decode_class_means(inbox, context, lambda latents: self._decode(latents, context))
 
     def state(self) -> State:
-        """Return copies of the mean, components, explained variances and the shape of an observation."""
+        """Return copies of the mean, components, explained variances and the shape of an observation.
+
+        They refer to observations divided by 2^``exponent``, an array that is present only for extreme units.
+        """
         return {name: array.copy() for name, array in self._fitted.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -168,11 +173,16 @@ class PCA(Module[PCAParameters]):
             )
         z = np.zeros((len(rows), self.parameters.latent_dim))
         if present.any():
-            z[present] = estimator.transform(rows[present])
+            z[present] = self._in_units(estimator.transform(np.ldexp(rows[present], -self._exponent)))
         x_hat = self._decode(z, context)
-        error = np.square(rows[present] - x_hat.reshape(rows.shape)[present]).sum()
-        variation = np.square(rows[present] - self._fitted["mean_"]).sum()
-        metrics = {"reconstruction_error": error / present.sum()} if present.any() else {}
+        # Squares of values in extreme units would overflow or underflow: the sums are those of scaled values.
+        error = np.square(np.ldexp(rows[present] - x_hat.reshape(rows.shape)[present], -self._exponent)).sum()
+        variation = np.square(np.ldexp(rows[present], -self._exponent) - self._fitted["mean_"]).sum()
+        metrics = {}
+        with np.errstate(over="ignore"):
+            squared = np.ldexp(error / present.sum(), 2 * self._exponent) if present.any() else np.inf
+        if np.isfinite(squared):
+            metrics["reconstruction_error"] = float(squared)
         if variation > 0:
             metrics["explained"] = 1.0 - error / variation
         up = OutgoingMessage("latent_vectors", {"mean": z, **rows_of(message)})
@@ -186,8 +196,26 @@ class PCA(Module[PCAParameters]):
             raise ModuleError(
                 f"module {context.module!r}: received means of dimension {latents.shape[1]}, expected {D}"
             )
-        decoded: FloatArray = estimator.inverse_transform(latents).reshape(len(latents), *self._fitted["shape"])
+        internal = latents if self.parameters.whiten else np.ldexp(latents, -self._exponent)
+        values = np.ldexp(estimator.inverse_transform(internal), self._exponent)
+        decoded: FloatArray = values.reshape(len(latents), *self._fitted["shape"])
         return decoded
+
+    @property
+    def _exponent(self) -> int:
+        """The observations were divided by 2 to this power before the fit."""
+        return int(self._fitted["exponent"][0]) if "exponent" in self._fitted else 0
+
+    def _in_units(self, latents: FloatArray) -> FloatArray:
+        """Return latent vectors in the units of the observations; whitened ones have none."""
+        scaled: FloatArray = latents if self.parameters.whiten else np.ldexp(latents, self._exponent)
+        return scaled
+
+
+def _extreme_exponent(rows: FloatArray) -> int:
+    """Return e so that rows / 2^e are at most one; 0 where squares of the rows are far from the limits of float64."""
+    exponent = int(np.frexp(np.abs(rows).max(initial=0.0))[1])
+    return exponent if abs(exponent) > ORDINARY_EXPONENT else 0
 
 
 def _read_rows(message: Message) -> tuple[FloatArray, BoolArray]:

@@ -17,6 +17,7 @@ from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError, NonFiniteError
 from actors.messaging.message import Message, rows_of
+from actors.messaging.validation import as_float32
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import decode_class_means
 from actors.modules.value_ranges import check_float32, check_unit_interval
@@ -364,8 +365,10 @@ class VAE(Module[VAEParameters]):
             raise ModuleError(
                 f"received observations of shape {values.shape[1:]}, but this VAE was trained on {self._shape}"
             )
-        rows = np.array(values.reshape(len(values), -1), dtype=np.float32)
-        present = np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask
+        present = np.ones(len(values), dtype=np.bool_) if message.mask is None else ~message.mask
+        flat = np.where(present[:, None], values.reshape(len(values), -1), 0)
+        as_float32(f"observations of {message.header.sender!r}", flat[present])
+        rows = np.array(flat, dtype=np.float32)
         if parameters.likelihood == "bce" and present.any():
             check_unit_interval(rows[present], "observations", "likelihood 'bce'")
             rows[present] = rows[present].clip(0, 1)

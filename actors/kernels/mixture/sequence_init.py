@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
+from scipy.stats import chi2
 
 from actors.kernels.mixture.crp import expected_class_count, sample_crp_mixture
 from actors.kernels.mixture.niw import NIWPrior
@@ -38,6 +39,12 @@ COUNT_ALPHA = 0.1
 
 COUNT_SWEEPS = 20
 """Sweeps of this mixture, and split or merge proposals after each."""
+
+ORDER_SIGNIFICANCE = 1e-4
+"""Rows count as ordered if independent ones were as correlated with their neighbours in fewer cases than this."""
+
+MAX_CORRELATION = 0.999
+"""Upper limit of canonical correlations, so that functions of 1 - ρ² stay finite."""
 
 MAX_PRODUCT_AXES = 20
 """Maximum number of axes that products are made of: the number of products grows with its square."""
@@ -133,6 +140,29 @@ def count_shared_directions(
     return int((np.linalg.svd(here.T @ around / N, compute_uv=False) > CHANCE_FACTOR * chance).sum())
 
 
+def neighbours_correlate(X: FloatArray, *, window: int, products: bool, lengths: npt.ArrayLike | None = None) -> bool:
+    """Return whether rows are correlated with their neighbours beyond chance.
+
+    M. S. Bartlett, "The general canonical correlation distribution", 1947: for independent rows of p and q columns,
+    -(N - 1 - (p + q + 1) / 2) Σ log(1 - ρ²) over the canonical correlations ρ has about a χ² distribution with p q
+    degrees of freedom. Unlike the limit in :func:`count_shared_directions` it holds for few columns too.
+
+    Parameters
+    ----------
+    X : ndarray (N, D) float64
+        Rows in sequential order, at least two.
+    window, products, lengths
+        As in `labels_from_sequence`.
+    """
+    here, around = _views(append_products(X) if products else X, window, lengths)
+    N, p, q = len(X), here.shape[1], around.shape[1]
+    factor = N - 1 - (p + q + 1) / 2
+    if p + q >= N or factor <= 0:
+        return False
+    correlations = np.minimum(np.linalg.svd(here.T @ around / N, compute_uv=False), MAX_CORRELATION)
+    return bool(chi2.sf(-factor * np.log1p(-np.square(correlations)).sum(), p * q) < ORDER_SIGNIFICANCE)
+
+
 def shared_component(X: FloatArray, dimensions: int, window: int, lengths: npt.ArrayLike | None = None) -> FloatArray:
     """Return the posterior mean of the latent variable that each row shares with its neighbours, (N, ≤ `dimensions`).
 
@@ -143,7 +173,7 @@ def shared_component(X: FloatArray, dimensions: int, window: int, lengths: npt.A
     """
     here, around = _views(X, window, lengths)
     U, correlations, Vt = np.linalg.svd(here.T @ around / len(X), full_matrices=False)
-    rho = np.clip(correlations[:dimensions], 0.0, 0.999)
+    rho = np.clip(correlations[:dimensions], 0.0, MAX_CORRELATION)
     # E[shared | both views] ∝ √ρ / (1 + ρ) · (Uᵀ here + Vᵀ around)
     shared: FloatArray = (here @ U[:, : len(rho)] + around @ Vt[: len(rho)].T) * np.sqrt(rho) / (1.0 + rho)
     return shared

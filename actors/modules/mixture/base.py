@@ -235,7 +235,7 @@ class Mixture(Module[P]):
         """Return copies of the labels (and responsibilities), the factors, their prior and the calibration.
 
         Factors and prior refer to internal rows (:mod:`actors.kernels.mixture.columns`). The arrays ``columns_kept``,
-        ``columns_centre`` and ``columns_exponent`` say which these are; they are absent where internal rows are the rows.
+        ``columns_centre`` and ``columns_exponent`` define these; they are absent where internal rows are the rows.
         """
         if self._assignment is None or self._factors is None or self._prior is None or self._columns is None:
             return {}
@@ -359,10 +359,11 @@ class Mixture(Module[P]):
     def _make_prior(self, present: FloatArray, columns: Columns, parameters: P) -> NIWPrior:
         """Return the normal-inverse-Wishart prior for the internal rows (M, D) that are not missing.
 
-        With ``prior_scale: data``, S0 = var(x) K^(-2/D) for each column, the variance of one of K classes that share the
-        volume. A number is the scale in the units of the rows, but at most var(x): no class is expected to be wider than
-        all rows together. In a column of smaller variance v, S0 would outweigh the rows, and dividing a class of n rows
-        in two would cost n/2 log((2 S0 + n v) / (S0 + n v)) nats, whatever the other columns say.
+        With ``prior_scale: data``, S0 = var(x) K^(-2/D) for each column, the variance of one of K classes that share
+        the volume. A number is the scale in the units of the rows, but at most var(x): no class is expected to be wider
+        than all rows together. In a column of smaller variance v, S0 would outweigh the rows, and dividing a class of n
+        rows in two would cost n/2 log((2 S0 + n v) / (S0 + n v)) nats, whatever the other columns say. The tutorial's
+        rule is defined with the number, and has no such limit.
         """
         D = present.shape[1]
         variance = present.var(axis=0)
@@ -373,7 +374,8 @@ class Mixture(Module[P]):
             # 4^-exponent overflows or underflows where variances lie beyond 1e±300: the limits hold then.
             with np.errstate(over="ignore"):
                 scale = np.ldexp(parameters.prior_scale, -2 * columns.exponent[columns.kept])
-            scale = np.clip(scale, MIN_SCALE_RATIO * variance, variance)
+            largest = np.inf if self._weights_multiply_prior(parameters) else variance
+            scale = np.clip(scale, MIN_SCALE_RATIO * variance, largest)
         degrees = D + 2.0 if parameters.degrees is None else parameters.degrees
         try:
             return NIWPrior(present.mean(axis=0), parameters.prior_count, degrees, scale)

@@ -13,9 +13,9 @@ from actors.kernels.mixture.gibbs import gibbs
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
 from actors.kernels.mixture.sequence_init import (
     STARTS,
-    count_shared_directions,
     kmeans_labels,
     labels_from_sequence,
+    neighbours_correlate,
 )
 from actors.kernels.mixture.variational import (
     most_probable_labels,
@@ -150,8 +150,9 @@ def initial_assignment(
     # Chains differ in window and features, so that they start from different labels.
     window, products = STARTS[context.chain % len(STARTS)]
     if start == "auto":
-        shares = context.order_above and count_shared_directions(rows, window=window, products=products, lengths=lengths)
-        start = "sequence" if shares else "kmeans"
+        ordered = context.order_above and len(rows) > 1
+        ordered = ordered and neighbours_correlate(rows, window=STARTS[0][0], products=False, lengths=lengths)
+        start = "sequence" if ordered else "kmeans"
     if start == "kmeans":
         return Assignment(kmeans_labels(rows, classes, context.generator, restarts=KMEANS_RESTARTS))
     return Assignment(

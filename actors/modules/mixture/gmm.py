@@ -24,7 +24,6 @@ from actors.modules.mixture.engines import (
 )
 from actors.types import Array, FloatArray
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -74,8 +73,10 @@ class GMM(Mixture[GMMParameters]):
         degrees : float, optional
             ν0, more than D - 1; D + 2 by default.
         prior_scale : float or "data"
-            S0 is this multiple of the identity; ``data`` takes the variances of the data times K^(-2/D), the variance
-            of one class if K classes share the volume.
+            S0 is this multiple of the identity, in each column at most the variance of the data; ``data`` takes these
+            variances times K^(-2/D), the variance of one class if K classes share the volume. With ``data`` the classes
+            do not depend on the units of the columns. Columns without variance are left out
+            (:mod:`actors.kernels.mixture.columns`).
         rule : {"extrinsic", "tutorial"}
             What is sampled and sent; see above.
         burn_in : int
@@ -84,7 +85,7 @@ class GMM(Mixture[GMMParameters]):
             Initial labels: uniformly random; by k-means; or from the directions that each row shares with its
             neighbours in the sequence (:mod:`actors.kernels.mixture.sequence_init`), with other settings in each of
             several chains. ``auto`` is ``random`` with ``rule: tutorial``, which is defined so. Else it is ``sequence``
-            if a module above learns from the order of the rows and rows share directions with their neighbours beyond
+            if a module above learns from the order of the rows and rows correlate with their neighbours beyond
             chance, and ``kmeans`` if not.
         calibrate : bool
             Whether the likelihood is tempered and mixed with a lapse rate, to correct the over-confidence that the
@@ -118,7 +119,9 @@ class GMM(Mixture[GMMParameters]):
         if problem := _row_count_problem(rows, classes):
             raise ModuleError(problem)
         if rows < 2 * classes:
-            _log.warning("%d classes for %d rows: with fewer than two rows each, classes have no variance", classes, rows)
+            _log.warning(
+                "%d classes for %d rows: with fewer than two rows each, classes have no variance", classes, rows
+            )
 
     def _step_parameters(self, context: Context) -> GMMParameters:
         parameters = self.at(context)

@@ -9,6 +9,7 @@ import numpy as np
 
 from actors.errors import ModuleError
 from actors.messaging.message import Message
+from actors.messaging.validation import as_float32
 from actors.module import Inbox
 from actors.modules.value_ranges import check_unit_interval
 from actors.types import Array, BoolArray, Float32Array
@@ -82,7 +83,9 @@ def read_messages(inbox: Inbox, loss: str) -> InputsAndTargets:
         raise ModuleError(f"targets must come from one sender, but {' and '.join(senders)} sent observations")
     message = inbox.require("observations")
     values, has_target = message["values"], _present_rows(message)
-    targets = np.array(values.reshape(len(values), -1), dtype=np.float32)
+    flat = np.where(has_target[:, None], values.reshape(len(values), -1), 0)
+    as_float32(f"targets of {message.header.sender!r}", flat[has_target])
+    targets = np.array(flat, dtype=np.float32)
     _check_targets(targets[has_target], loss, message.header.route)
     targets[~has_target] = 0.0
     blocks: list[InputBlock] = []
@@ -125,7 +128,9 @@ def _input_columns(message: Message) -> Float32Array:
     if message.header.kind == "class_posteriors":
         columns, uninformative = np.exp(rows, dtype=np.float64).astype(np.float32), 1.0 / rows.shape[1]
     else:
-        columns, uninformative = rows.astype(np.float32), 0.0
+        present = _present_rows(message)
+        as_float32(f"latent vectors of {message.header.sender!r}", rows[present])
+        columns, uninformative = np.where(present[:, None], rows, 0).astype(np.float32), 0.0
     columns[~_present_rows(message)] = uninformative
     return columns
 
