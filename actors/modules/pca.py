@@ -16,9 +16,13 @@ from pydantic import Field
 from actors.errors import ModuleError
 from actors.kernels.mixture.columns import ORDINARY_EXPONENT
 from actors.messaging.message import Message, rows_of
+from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import decode_class_means
 from actors.types import Array, BoolArray, FloatArray, State
+
+MAX_VALUE = 1e160
+"""Observations up to this are scaled before they are squared; larger ones are refused."""
 
 FITTED_ATTRIBUTES = ("mean_", "components_", "explained_variance_")
 """The attributes of a fitted scikit-learn PCA that transform and inverse_transform need."""
@@ -85,6 +89,8 @@ class PCA(Module[PCAParameters]):
         if (parameters.latent_dim, parameters.whiten) != (self.parameters.latent_dim, self.parameters.whiten):
             raise ModuleError("latent_dim and whiten also apply to recognition and cannot be set for a step")
         if context.learn or not self._fitted:
+            if np.abs(rows[present]).max(initial=0.0) > MAX_VALUE:
+                check_range(context.where, "observations", rows[present])
             exponent = _extreme_exponent(rows[present])
             fitted = self._fit(np.ldexp(rows[present], -exponent), parameters.solver, context)
             # In C order, as arrays are loaded from a commit: the last bits of a matrix product depend on the order.
