@@ -469,7 +469,7 @@ class Model:
     ModuleError
         If a module cannot use the rows.
     DataError
-        If several observations whose rows are joined do not describe the same rows, or a module cannot learn from so few.
+        If observations whose rows are joined do not describe the same rows, or a module cannot learn from so few.
     """
 
     _next_number: ClassVar[int] = 0  # of the next module's output directory in this process
