@@ -58,8 +58,19 @@ class TestRandomness:
         assert draws(other) == draws(replace(CONTEXT))
         assert other.torch_seed == CONTEXT.torch_seed
         chosen = {"module", "seed", "round", "step", "exchange", "chain"}
-        rest = {"run", "temperature", "receivers", "overrides", "learn", "proposal", "ordered", "rows", "reporter"}
-        assert {field.name for field in fields(Context)} == chosen | rest
+        rest = {
+            "run",
+            "temperature",
+            "receivers",
+            "overrides",
+            "learn",
+            "proposal",
+            "ordered",
+            "rows",
+            "reporter",
+            "order_above",
+        }
+        assert {field.name for field in fields(Context)} == chosen | rest | {"reporter"}
 
     def test_the_same_number_in_another_field_is_another_position(self):
         places = [{"round": 1}, {"step": 1}, {"exchange": 1}, {"chain": 1}, {}]
