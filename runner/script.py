@@ -467,9 +467,9 @@ class Model:
     GraphError
         If there is no observation among them, the modules cannot be connected, or categories do not match the rows.
     ModuleError
-        If a module cannot use the rows.
+        If a module cannot use the rows, or cannot learn from so few.
     DataError
-        If observations whose rows are joined do not describe the same rows, or a module cannot learn from so few.
+        If several observations whose rows are joined do not describe the same rows.
     """
 
     _next_number: ClassVar[int] = 0  # of the next module's output directory in this process

@@ -450,3 +450,21 @@ def test_a_masked_row_of_a_script_is_sent_as_missing() -> None:
     observation = srk.Observation(np.ma.masked_array(ROWS, mask=np.arange(12)[:, None] * np.ones(3) == 4), name="data")
     np.testing.assert_array_equal(observation.data.mask, np.arange(12) == 4)
     assert observation.data.describe().endswith("1 row without any value is missing")
+
+
+def test_fewer_rows_than_classes_are_refused_for_learning_also_above_another_module_but_not_for_recognition(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((3, 6)))
+    text = (
+        "name: a\ndata: {{source: files, observations: a.npy}}\n"
+        "modules: {{p: {{type: pca, latent_dim: 2}}, g: {{type: gmm, classes: {}}}}}\n"
+        "connections: {}\nschedule: {{rounds: 1}}\n"
+    )
+    for connections in ("[data -> p, p -> g]", "[data -> p, data -> g]"):
+        (tmp_path / "m.yaml").write_text(text.format(4, connections))
+        config = load_config(tmp_path / "m.yaml")
+        with pytest.raises(ModuleError, match="module 'g': 3 rows cannot start 4 classes: use at most 3"):
+            check_modules(config.graph, config.load_data())
+        check_modules(config.graph, config.load_data(), learns=False)
+        (tmp_path / "m.yaml").write_text(text.format(3, connections))
+        config = load_config(tmp_path / "m.yaml")
+        check_modules(config.graph, config.load_data())
