@@ -233,4 +233,5 @@ def test_a_local_run_has_the_bits_of_one_on_a_cluster(ray_cluster):
         for module in (gmm1, mm1, gmm1):
             module.update()
         outputs.append((gmm1.outputs["Pdz"].tobytes(), mm1.outputs["trans_prob"].tobytes()))
+        gmm1._model._stack.close()  # its watchdog would end this process with the session's cluster
     assert outputs[0] == outputs[1]
