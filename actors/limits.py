@@ -257,7 +257,7 @@ MAX_KEPT_EVENTS = 1_000
 """Events that a coordinator keeps after its driver has fetched them, for those who follow the run later."""
 
 MAX_UNREAD_EVENTS = 5_000
-"""Events that a coordinator keeps in memory while nobody fetches them, about 5 MB; then they are written beside the
+"""Events that a coordinator keeps in memory until a driver fetches them, about 5 MB; then they are written beside the
 commits."""
 
 MAX_DURABLE_DIRECTORIES = 1_000

@@ -18,7 +18,7 @@ _EVENTS = "unread_events/events.json"
 _OLD_EVENTS = "unheard/events.json"
 """The events file of runs before version 0.2.0."""
 _PARTS = "unread_events/events-"
-"""Files of events that did not fit into the memory of a coordinator that nobody followed."""
+"""Files of events that did not fit into the memory of a coordinator without a driver."""
 
 SavedEvent: TypeAlias = tuple[str, float, Mapping[str, Any]] | tuple[str, float, Mapping[str, Any], int, str]
 """An event's name, Unix time in seconds and fields, and its number and incarnation, which old runs lack."""

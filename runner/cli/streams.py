@@ -1,4 +1,4 @@
-"""Standard streams that survive their reader: output that nobody can read is dropped, and the command goes on."""
+"""Standard streams that survive their reader: output without a reader is dropped, and the command goes on."""
 
 from __future__ import annotations
 

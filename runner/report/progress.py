@@ -127,7 +127,7 @@ class PlainProgress(Progress):
 
     def _write(self, line: list[str]) -> None:
         self._last_written = self.clock()
-        with suppress(OSError, ValueError):  # nobody reads the stream any more
+        with suppress(OSError, ValueError):  # the reader of the stream is gone
             print(printable("  ".join(map(str, line))), file=self._stream, flush=True)
 
 
