@@ -335,9 +335,7 @@ class LocalStorage:
         descriptor = open_root(self.root)
         try:
             for name in names:
-                child = open_subdirectory(descriptor, name)
-                os.close(descriptor)
-                descriptor = child
+                descriptor = _descend(descriptor, name)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -357,12 +355,17 @@ class LocalStorage:
                     if len(_durable) >= MAX_DURABLE_DIRECTORIES:  # a long run makes a directory a round
                         _durable.clear()
                     _durable.add(path)
-                child = open_subdirectory(descriptor, name)
-                os.close(descriptor)
-                descriptor = child
+                descriptor = _descend(descriptor, name)
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _descend(descriptor: int, name: str) -> int:
+    """Return a descriptor of a directory's subdirectory, and close that of the directory; it stays open on an error."""
+    child = open_subdirectory(descriptor, name)
+    os.close(descriptor)
+    return child
 
 
 class ObjectStorage:

@@ -12,7 +12,7 @@ from actors.kernels.sequences import boundaries
 from actors.types import Array, IntArray
 from runner.commands.trained_run import load_trained_run, recognize_rows
 from runner.data.sources import Data, common_categories, common_lengths, count_rows
-from runner.report.clustering_metrics import match, score
+from runner.report.clustering_metrics import matched_classes, score
 from runner.runs.directory import OpenedRun
 
 
@@ -94,10 +94,7 @@ def describe_sequences(starts: IntArray, outputs: Mapping[str, Array], categorie
     }
     classes = outputs.get("class")
     if categories is not None and classes is not None and len(classes) == starts[-1]:
-        matched = match(classes, categories)
-        named = np.array([matched.get(int(k), -1) for k in classes])
-        unmatched = np.array([int(k) not in matched for k in classes])
-        agree = (named == categories) & ~unmatched
+        agree = matched_classes(classes, categories) == categories
         columns["accuracy"] = np.add.reduceat(agree.astype(np.float64), starts[:-1]) / columns["length"]
     evidence = outputs.get("log_evidence")
     if evidence is not None and len(evidence) == len(starts) - 1:
