@@ -5,7 +5,7 @@ resumes the run automatically, both after a restart of its process and for a new
 
 Events have consecutive numbers. A poll names the first number that it has not received, and so confirms all earlier
 ones, of which the session keeps :data:`actors.limits.MAX_KEPT_EVENTS`. If more than
-:data:`actors.limits.MAX_UNREAD_EVENTS` are not confirmed, because nobody polls, they are written beside the commits.
+:data:`actors.limits.MAX_UNREAD_EVENTS` are not confirmed, because no driver polls, they are written beside the commits.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ class Session:
             self._save_unread_events()
 
     def _save_unread_events(self) -> None:
-        """Write the events that nobody has fetched beside the commits, and drop them."""
+        """Write the events that no driver has fetched beside the commits, and drop them."""
         with self._saving:
             with self._changed:
                 first = max(self._confirmed, self._events[0].number)

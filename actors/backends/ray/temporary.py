@@ -1,6 +1,6 @@
 """The temporary directory of a Ray cluster that is started here, which no other user of the machine can enter.
 
-Ray gives its temporary directory mode 0777: whoever can enter it can replace the code and the sockets of a run.
+Ray gives its temporary directory mode 0777: every user who can enter it can replace the code and the sockets of a run.
 """
 
 from __future__ import annotations
