@@ -492,11 +492,11 @@ class Model:
         data = check_sources({handle.name: handle.data for handle in observations}, graph)
         categories = {h.name: h.category for h in handles if h.category is not None}
         check_category_counts(categories, data, graph)
-        check_modules(graph, data)
         loaded = {h.name: h.learnt for h in handles if h.learnt is not None}
         for handle in handles:
             if handle.learnt is not None and handle.load_dir is not None:
                 check_learnt(handle.learnt, specs[handle], handle.load_dir)
+        check_modules(graph, data, recognizing=loaded)
         self.directory = RunDirectory.create(
             Path("runs"),
             source.run,

@@ -10,7 +10,7 @@ module's state, absent where no step sets any.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,15 +38,12 @@ class StepParameters:
 
     def for_call(self, module: Module[Any], call: ModuleCall) -> dict[str, Any]:
         """Return the parameters that apply to a call instead of the module's own ones."""
-        learns = call.mode == "update"
-        if learns and module.learning_parameters:
-            amount = module.learning_parameters[0]
-            learns = call.overrides.get(amount, getattr(module.parameters, amount)) != 0
+        learns = call.mode == "update" and _learns(type(module), module.parameters, call.overrides)
         return dict(call.overrides) if learns else {**self._kept, **call.overrides}
 
     def keep(self, module: Module[Any], applied: Mapping[str, Any]) -> None:
         """Keep the parameters, of those that applied to an update, that its state depends on."""
-        self._kept = {name: value for name, value in applied.items() if name not in module.learning_parameters}
+        self._kept = _lasting(type(module), applied)
 
     def add_to(self, state: State, where: str) -> State:
         """Return a module's state with the entry that contains the parameters.
@@ -73,13 +70,69 @@ class StepParameters:
             If the entry does not contain parameters of the module.
         """
         self._kept = {}
-        if ENTRY not in state:
-            return state
-        try:
-            kept = json.loads(str(state[ENTRY]))
-            made = make_parameters(type(module), {**ValidatedParameters.of(module.parameters), **kept})
-            self._kept = {name: getattr(made, name) for name in kept}
-        except (ValueError, TypeError, RecursionError, AttributeError, ValidationError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ModuleError(f"the state's parameters of a step are not those of this module: {reason}") from error
+        self._kept = kept_in(state, type(module), module.parameters)
         return {name: value for name, value in state.items() if name != ENTRY}
+
+
+def kept_in(state: State, cls: type[Module[Any]], own: Any) -> dict[str, Any]:
+    """Return the parameters of steps that a state contains.
+
+    Parameters
+    ----------
+    state : mapping
+        State of a module of type `cls`.
+    cls : type
+    own : cls.Parameters
+        The module's own parameters.
+
+    Raises
+    ------
+    ModuleError
+        If the entry does not contain parameters of the module.
+    """
+    if ENTRY not in state:
+        return {}
+    try:
+        kept = json.loads(str(state[ENTRY]))
+        made = make_parameters(cls, {**ValidatedParameters.of(own), **kept})
+        return {name: getattr(made, name) for name in kept}
+    except (ValueError, TypeError, RecursionError, AttributeError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModuleError(f"the state's parameters of a step are not those of this module: {reason}") from error
+
+
+def parameters_by_step(cls: type[Module[Any]], own: Any, steps: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the parameters that apply to the updates of a module, each once, in the order of their first use.
+
+    Parameters
+    ----------
+    cls : type
+        The module's type.
+    own : cls.Parameters
+        The module's own parameters.
+    steps : sequence of mapping
+        What each step of a round sets for the module.
+    """
+    applied: list[dict[str, Any]] = [] if steps else [{}]
+    kept: dict[str, Any] = {}
+    for overrides in (*steps, *steps):  # the first steps of a round follow the last ones of the round before
+        if _learns(cls, own, overrides):
+            each, kept = dict(overrides), _lasting(cls, overrides)
+        else:
+            each = {**kept, **overrides}
+        if each not in applied:
+            applied.append(each)
+    return [make_parameters(cls, {**ValidatedParameters.of(own), **each}) for each in applied]
+
+
+def _learns(cls: type[Module[Any]], own: Any, overrides: Mapping[str, Any]) -> bool:
+    """Return whether an update learns: its amount of learning, such as a number of sweeps, is not zero."""
+    if not cls.learning_parameters:
+        return True
+    amount = cls.learning_parameters[0]
+    return bool(overrides.get(amount, getattr(own, amount)) != 0)
+
+
+def _lasting(cls: type[Module[Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a step's parameters that what it learns depends on."""
+    return {name: value for name, value in overrides.items() if name not in cls.learning_parameters}

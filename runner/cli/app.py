@@ -379,7 +379,7 @@ def _load_rows(
 ) -> dict[str, Dataset]:
     """Load new rows for the sources of a trained run, and say what they are, and whether their lengths are missing."""
     from runner.commands.trained_run import find_missing_lengths
-    from runner.data.sources import check_modules, describe_data, load_new_rows
+    from runner.data.sources import describe_data, load_new_rows
 
     rows = load_new_rows(
         run.config.sources,
@@ -394,7 +394,6 @@ def _load_rows(
     )
     for line in describe_data(rows):
         say(line, err=True)
-    check_modules(run.config.graph, rows, learns=False)
     if ordered:
         sentence = find_missing_lengths(run.directory, rows, "give the lengths of theirs with --lengths FILE")
         if sentence is not None:

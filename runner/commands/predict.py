@@ -124,7 +124,7 @@ def predict_rows(trained: TrainedRun, data: Data, steps: int) -> Prediction:
     """Predict the rows that follow `data`, as :func:`predict` does, with a run that is loaded already."""
     directory, coordinator, states = trained
     sources = {
-        name: Ref(_append_missing_rows(state, steps)) for name, state in new_source_states(directory, data).items()
+        name: Ref(_append_missing_rows(state, steps)) for name, state in new_source_states(trained, data).items()
     }
     answers = coordinator.recognize(states, sources, ordered=True)
     outputs = {name: outputs_of(each) for name, each in answers.items()}

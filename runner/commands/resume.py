@@ -14,7 +14,7 @@ from runner.commands.driver import build_run_spec, check_detachable, is_done, st
 from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig
 from runner.config.user_code import collect_code
-from runner.data.sources import describe_data
+from runner.data.sources import check_modules, describe_data
 from runner.report.progress import Progress
 from runner.runs.connect import await_end_of_cluster, connect_to_run
 from runner.runs.coordinator_client import CoordinatorClient
@@ -89,6 +89,7 @@ def resume(
         directory.repair()
         directory.import_saved_events()
         data = config.load_data()
+        check_modules(directory.graph, data)
         for line in describe_data(data):
             progress.log(line)
         directory.categories = config.categories(data)

@@ -10,7 +10,7 @@ from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
 from actors.storage.manifest import Manifest
 from actors.types import Array, State
-from runner.data.sources import Data, common_lengths, count_rows, source_states
+from runner.data.sources import Data, check_new_rows, common_lengths, count_rows, source_states
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 
 
@@ -57,18 +57,26 @@ def load_last_commit(directory: RunDirectory, seed: int) -> TrainedRun:
     return TrainedRun(directory, coordinator, states)
 
 
-def new_source_states(directory: RunDirectory, data: Data) -> dict[str, State]:
-    """Return the states of a run's sources for new data; a source without data has only missing rows."""
+def new_source_states(trained: TrainedRun, data: Data) -> dict[str, State]:
+    """Return the states of a run's sources for new data; a source without data has only missing rows.
+
+    Raises
+    ------
+    ModuleError
+        If a module cannot use the rows.
+    """
+    directory = trained.directory
+    check_new_rows(directory.graph, data, cast("Mapping[str, State]", trained.states))
     missing = [name for name in directory.graph.sources if name not in data]
     committed = directory.checkpoints.latest() if missing else None
-    trained = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
-    shapes = {name: state["values"].shape[1:] for name, state in trained.items()}
+    learnt = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
+    shapes = {name: state["values"].shape[1:] for name, state in learnt.items()}
     return source_states(directory.graph, data, shapes)
 
 
 def recognize_rows(trained: TrainedRun, data: Data, *, ordered: bool) -> dict[str, dict[str, Array]]:
     """Return the outputs of each module except the sources for new rows, by module and name."""
-    sources = {name: Ref(state) for name, state in new_source_states(trained.directory, data).items()}
+    sources = {name: Ref(state) for name, state in new_source_states(trained, data).items()}
     answers = trained.coordinator.recognize(trained.states, sources, ordered=ordered)
     learners = [name for name in answers if name not in trained.directory.graph.sources]
     return {name: dict(outputs_of(answers[name])) for name in learners}

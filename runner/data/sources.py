@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from actors.backends.step_parameters import kept_in, parameters_by_step
 from actors.errors import ModuleError
 from actors.graph.graph import Graph
 from actors.graph.registry import find
+from actors.graph.spec import ModuleSpec
 from actors.types import Array, IntArray, State
 from runner.config.sections import DataConfig
 from runner.data import datasets
@@ -126,34 +128,62 @@ def describe_data(data: Data) -> list[str]:
     return [f"{printable_line(name)}: {each.describe()}" for name, each in data.items()]
 
 
-def check_modules(graph: Graph, data: Data, *, learns: bool = True) -> None:
-    """Ask every module whether it can use the rows, of each source below it, before any process is started.
+def check_modules(graph: Graph, data: Data, *, recognizing: Collection[str] = ()) -> None:
+    """Ask every module whether it can learn from the rows, of each source below it, before any process is started.
 
     Parameters
     ----------
     graph : Graph
     data : mapping of str to Dataset
-    learns : bool
-        Whether the modules are to learn from the rows, or recognise them.
+    recognizing : collection of str
+        Modules that recognise the rows with what they have learnt before.
 
     Raises
     ------
     ModuleError
-        If one cannot, with the parameters of the first step of it.
+        If one cannot, with the parameters of one of its steps.
     """
-    steps: dict[str, Mapping[str, Any]] = {}
+    steps: dict[str, list[Mapping[str, Any]]] = {}
     for step in graph.schedule.leaves():
-        steps.setdefault(step.module, step.overrides)
+        steps.setdefault(step.module, []).append(step.overrides)
     for module in graph.modules.values():
         cls = find(module.type)
-        parameters = cls.Parameters(**{**module.parameters, **steps.get(module.name, {})})
-        below = [each.lower for each in graph.connections if each.upper == module.name and each.lower in data]
-        for name in below or [""]:
-            values = _present_rows(data[name]) if name else np.empty((count_rows(data), 0))
-            try:
-                cls.check_observations(parameters, values, name, learns)
-            except ModuleError as error:
-                raise ModuleError(f"module {module.name!r}: {error}") from None
+        own = cls.Parameters(**module.parameters)
+        for parameters in parameters_by_step(cls, own, steps.get(module.name, [])):
+            _check_module(graph, module, parameters, data, learns=module.name not in recognizing)
+
+
+def check_new_rows(graph: Graph, data: Data, states: Mapping[str, State]) -> None:
+    """Ask every trained module whether it can use new rows, with the parameters that it has learnt with.
+
+    Parameters
+    ----------
+    graph : Graph
+    data : mapping of str to Dataset
+    states : mapping of str to State
+        Those of the trained modules, by name.
+
+    Raises
+    ------
+    ModuleError
+        If one cannot.
+    """
+    for module in graph.modules.values():
+        cls = find(module.type)
+        own = cls.Parameters(**module.parameters)
+        kept = kept_in(states.get(module.name, {}), cls, own)
+        _check_module(graph, module, replace(own, **kept), data, learns=False)
+
+
+def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data, *, learns: bool) -> None:
+    """Raise an error if a module with these parameters cannot use the rows of the sources below it."""
+    below = [each.lower for each in graph.connections if each.upper == module.name and each.lower in data]
+    for name in below or [""]:
+        values = _present_rows(data[name]) if name else np.empty((count_rows(data), 0))
+        try:
+            find(module.type).check_observations(parameters, values, name, learns)
+        except ModuleError as error:
+            raise ModuleError(f"module {module.name!r}: {error}") from None
 
 
 def _present_rows(source: Dataset) -> Array:

@@ -17,11 +17,11 @@ from sklearn.mixture import GaussianMixture
 import runner as srk
 from actors.errors import ModuleError
 from actors.limits import MAX_EXPANSION
-from runner.config.run_config import load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.data.datasets import load
 from runner.data.errors import DataError
 from runner.data.intake import check_categories, check_lengths, check_observations
-from runner.data.sources import check_modules, describe_data, load_new_rows, source_states
+from runner.data.sources import check_modules, check_new_rows, describe_data, load_new_rows, source_states
 from runner.report.clustering_metrics import accuracy
 
 ROWS = np.random.default_rng(0).normal(size=(12, 3)).round(3)
@@ -366,14 +366,15 @@ def test_pixels_are_divided_the_same_way_or_on_demand(tmp_path: Path) -> None:
 # --- what the modules can use -------------------------------------------------------------------------------------
 
 
-def model(tmp_path: Path, module: str, values: Any):
+def model(tmp_path: Path, module: str, values: Any, steps: str = "[m]") -> RunConfig:
     np.save(tmp_path / "a.npy", values)
     (tmp_path / "m.yaml").write_text(
         f"name: a\ndata: {{source: files, observations: a.npy}}\nmodules: {{m: {module}}}\n"
-        "connections: [data -> m]\nschedule: {rounds: 1}\n"
+        f"connections: [data -> m]\nschedule: {{rounds: 1, steps: {steps}}}\n"
     )
     config = load_config(tmp_path / "m.yaml")
     check_modules(config.graph, config.load_data())
+    return config
 
 
 PROPORTIONS = np.random.default_rng(0).dirichlet(np.ones(6), 20)
@@ -411,6 +412,29 @@ def test_rows_that_a_module_cannot_use_are_refused_before_anything_starts(
 )
 def test_rows_that_a_module_can_use_pass(tmp_path: Path, module: str, values: Any) -> None:
     model(tmp_path, module, values)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "[{module: m, set: {likelihood: mse}}, m]",
+        "[{module: m, set: {likelihood: mse}}, {module: m, set: {epochs: 0}}, {module: m, set: {batch_size: 2}}]",
+        "[{steps: [{module: m, set: {likelihood: mse}}, {module: m, set: {likelihood: bce}}], repeat: 2}]",
+        "[{module: m, set: {epochs: 0}}, {module: m, set: {likelihood: mse}}]",
+    ],
+)
+def test_rows_are_checked_with_what_each_step_sets(tmp_path: Path, steps: str) -> None:
+    with pytest.raises(ModuleError, match=r"-1.5 is below 0 \(row 2\)"):
+        model(tmp_path, "{type: vae}", [[0.5, 0.5], [0.5, -1.5]], steps)
+
+
+def test_a_step_that_learns_nothing_uses_rows_as_the_step_before_it(tmp_path: Path) -> None:
+    steps = "[{module: m, set: {likelihood: mse}}, {module: m, set: {epochs: 0}}]"
+    config = model(tmp_path, "{type: vae}", [[0.5, 0.5], [0.5, -1.5]], steps)
+    data = config.load_data()
+    check_new_rows(config.graph, data, {"m": {"__set__": '{"likelihood": "mse"}'}})
+    with pytest.raises(ModuleError, match=r"-1.5 is below 0 \(row 2\)"):
+        check_new_rows(config.graph, data, {"m": {}})
 
 
 # --- right values -------------------------------------------------------------------------------------------------
@@ -464,7 +488,7 @@ def test_fewer_rows_than_classes_are_refused_for_learning_also_above_another_mod
         config = load_config(tmp_path / "m.yaml")
         with pytest.raises(ModuleError, match="module 'g': 3 rows cannot start 4 classes: use at most 3"):
             check_modules(config.graph, config.load_data())
-        check_modules(config.graph, config.load_data(), learns=False)
+        check_new_rows(config.graph, config.load_data(), {})
         (tmp_path / "m.yaml").write_text(text.format(3, connections))
         config = load_config(tmp_path / "m.yaml")
         check_modules(config.graph, config.load_data())
