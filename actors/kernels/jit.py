@@ -207,6 +207,8 @@ def as_input(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
 
     Arrays of messages are read-only, which is a different type to numba: every kernel would be compiled again.
     """
+    if type(array) is np.ndarray and array.dtype == dtype and array.flags.c_contiguous and array.flags.writeable:
+        return array  # np.require takes as long as some kernels on short arrays
     return np.require(array, dtype, ["C", "W"])
 
 

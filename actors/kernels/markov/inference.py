@@ -80,12 +80,13 @@ def _check_rows(P: ArrayLike, lengths: ArrayLike | None) -> tuple[FloatArray, In
     return rows, rows_with_successor(boundaries(rows.shape[0], lengths))
 
 
-def _check_distributions(rows: FloatArray, name: str) -> None:
-    """Raise ValueError for the first row that is not a distribution, up to float32 rounding."""
-    good = (rows >= 0.0).all(axis=1) & (np.abs(rows.sum(axis=1) - 1.0) <= 1e-4)
-    if not good.all():
-        bad = np.flatnonzero(~good)
+def _check_distributions(rows: FloatArray, name: str) -> FloatArray:
+    """Return the sums of the rows; raise ValueError for the first row that is not a distribution (to 1e-4)."""
+    sums: FloatArray = rows.sum(axis=1)
+    if not (rows.min(initial=0.0) >= 0.0 and np.abs(sums - 1.0).max(initial=0.0) <= 1e-4):  # not so for NaN
+        bad = np.flatnonzero(~((rows >= 0.0).all(axis=1) & (np.abs(sums - 1.0) <= 1e-4)))
         raise ValueError(f"{name.format(bad[0])} is not a distribution: {rows[bad[0]].tolist()}")
+    return sums
 
 
 def expected_counts(P: ArrayLike, lengths: ArrayLike | None = None) -> FloatArray:
@@ -305,14 +306,16 @@ def viterbi(
     ValueError
         As `forward_backward`.
     """
-    evidence, starts = _check_evidence(log_evidence, lengths, mask)
+    evidence, starts = _known_evidence(log_evidence, lengths, mask)
     K = evidence.shape[1]
-    path = np.zeros(evidence.shape[0], dtype=np.int64)
+    path = np.empty(evidence.shape[0], dtype=np.int64)
     log_T, log_initial = _log(_check_transitions(T, K)), _log(_check_initial(initial, K))
-    log_joint = float(best_path(evidence, log_T, log_initial, starts, path))
+    log_joint, finite = best_path(evidence, log_T, log_initial, starts, path)
+    if not finite:
+        _check_possible(evidence)
     if log_joint == -np.inf:
         raise ValueError(f"row {path[0]} has probability zero given the rows before it")
-    return path, log_joint
+    return path, float(log_joint)
 
 
 def _log(values: FloatArray) -> FloatArray:
@@ -336,6 +339,16 @@ def _normalize(logs: FloatArray, name: str) -> FloatArray:
 def _check_evidence(
     log_evidence: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[FloatArray, IntArray]:
+    """As `_known_evidence`; raise ValueError if a row has no possible class."""
+    evidence, starts = _known_evidence(log_evidence, lengths, mask)
+    if not np.isfinite(evidence).all():  # the maxima of short rows take longer than many algorithms on them
+        _check_possible(evidence)
+    return evidence, starts
+
+
+def _known_evidence(
+    log_evidence: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
+) -> tuple[FloatArray, IntArray]:
     """Return the log evidence as float64 with zeros in missing rows, and the sequence boundaries."""
     evidence = as_input(log_evidence)
     if evidence.ndim != 2:
@@ -345,11 +358,14 @@ def _check_evidence(
         if missing.shape != evidence.shape[:1]:
             raise ValueError(f"the mask must have the shape {evidence.shape[:1]}, got {missing.shape}")
         evidence = np.where(missing[:, None], 0.0, evidence)
-    if not np.isfinite(evidence).all():  # the maxima of short rows take longer than many algorithms on them
-        bad = np.flatnonzero(~np.isfinite(evidence.max(axis=1)))
-        if bad.size:
-            raise ValueError(f"row {bad[0]} of the log evidence has NaN, +inf or no possible class")
     return evidence, boundaries(evidence.shape[0], lengths)
+
+
+def _check_possible(evidence: FloatArray) -> None:
+    """Raise ValueError for the first row that has NaN, +inf or no possible class."""
+    bad = np.flatnonzero(~np.isfinite(evidence.max(axis=1)))
+    if bad.size:
+        raise ValueError(f"row {bad[0]} of the log evidence has NaN, +inf or no possible class")
 
 
 def _check_transitions(T: ArrayLike, classes: int) -> FloatArray:
@@ -357,8 +373,8 @@ def _check_transitions(T: ArrayLike, classes: int) -> FloatArray:
     matrix = as_input(T)
     if matrix.shape != (classes, classes):
         raise ValueError(f"T must have the shape ({classes}, {classes}), got {matrix.shape}")
-    _check_distributions(matrix, "row {} of T")
-    return np.ascontiguousarray(matrix / matrix.sum(axis=1, keepdims=True))
+    normalized: FloatArray = matrix / _check_distributions(matrix, "row {} of T")[:, None]
+    return normalized
 
 
 def _check_initial(initial: ArrayLike, classes: int) -> FloatArray:
@@ -366,8 +382,8 @@ def _check_initial(initial: ArrayLike, classes: int) -> FloatArray:
     first = as_input(initial)
     if first.shape != (classes,):
         raise ValueError(f"initial must have the shape ({classes},), got {first.shape}")
-    _check_distributions(first[None, :], "initial")
-    return np.ascontiguousarray(first / first.sum())
+    normalized: FloatArray = first / _check_distributions(first[None, :], "initial")
+    return normalized
 
 
 def compile_kernels() -> None:

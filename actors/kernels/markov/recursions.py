@@ -258,7 +258,7 @@ def log_sum(values: FloatArray) -> float:
 @kernel
 def best_path(
     evidence: FloatArray, log_T: FloatArray, log_initial: FloatArray, starts: IntArray, path: IntArray
-) -> float:
+) -> tuple[float, bool]:
     """Compute the most probable path by the Viterbi algorithm (Rabiner 1989, eqs. 33 to 35).
 
     Rabiner's back pointers ψ are not stored: the argument of each maximum is found again on the way back, K sums a row.
@@ -274,28 +274,32 @@ def best_path(
 
     Returns
     -------
-    float
+    log_joint : float
         The log joint density of path and rows. If a row has probability zero: -inf, and path[0] is that row.
+    finite : bool
+        Whether all of the evidence is finite. If it is not, it may have no valid path.
     """
     N, K = evidence.shape
-    # Columns of log_T in groups of five, whose maxima stay in registers; classes that fill up a group are impossible.
-    groups = (K + 4) // 5
-    columns, transposed = np.full((groups, K, 5), -np.inf), np.empty((K, K))
+    # Columns of log_T in groups of five, whose maxima stay in registers.
+    groups, half = (K + 4) // 5, (K + 1) // 2
+    width = max(groups * 5, half * 2)  # classes from K on are impossible
+    columns, transposed = np.full((groups, K, 5), -np.inf), np.full((K, width), -np.inf)
     for i in range(K):
         for j in range(K):
             columns[j // 5, i, j % 5] = transposed[j, i] = log_T[i, j]
-    # Rabiner's δ_t(j) without the evidence of row t: the best log probability of rows before t and of class j at t.
-    best, scores = np.empty((N, groups, 5)), np.empty(K)
-    flat, log_joint = best.reshape((N, groups * 5)), 0.0
+    # Rabiner's δ_t(j): the best log joint density of rows up to t and of class j at t.
+    delta = np.empty((N, width))
+    delta[:, K:] = -np.inf
+    log_joint, check = 0.0, 0.0
     for s in range(starts.shape[0] - 1):
         first, end = starts[s], starts[s + 1]
         for j in range(K):
-            flat[first, j] = log_initial[j]
+            delta[first, j] = log_initial[j] + evidence[first, j]
+            check += evidence[first, j] - evidence[first, j]
         for t in range(first + 1, end):
-            for j in range(K):
-                scores[j] = flat[t - 1, j] + evidence[t - 1, j]
+            scores, out = delta[t - 1], delta[t]
             for group in range(groups):
-                column, out = columns[group], best[t, group]
+                column = columns[group]
                 top0 = top1 = top2 = top3 = top4 = -np.inf
                 for i in range(K):
                     # A conditional expression is one instruction; max() or if would be a branch or a call.
@@ -307,31 +311,39 @@ def best_path(
                     top2 = value2 if value2 > top2 else top2
                     top3 = value3 if value3 > top3 else top3
                     top4 = value4 if value4 > top4 else top4
-                out[0], out[1], out[2], out[3], out[4] = top0, top1, top2, top3, top4
+                j = 5 * group
+                out[j], out[j + 1], out[j + 2], out[j + 3], out[j + 4] = top0, top1, top2, top3, top4
+            for j in range(K):
+                out[j] += evidence[t, j]
+                check += evidence[t, j] - evidence[t, j]  # 0, or NaN for a value that is not finite
         top, following = -np.inf, 0
         for j in range(K):
-            score = flat[end - 1, j] + evidence[end - 1, j]
-            if score > top:
-                top, following = score, j
+            if delta[end - 1, j] > top:
+                top, following = delta[end - 1, j], j
         if top == -np.inf:
-            path[0] = _first_impossible_row(flat, evidence, first)
-            return float(top)
+            path[0] = _first_impossible_row(delta[:, :K], first)
+            return float(top), check == 0.0
         log_joint += top
         path[end - 1] = following
         for t in range(end - 2, first - 1, -1):
-            # One of the sums equals the maximum exactly, as they are the same as in the forward pass.
-            maximum, into, i = flat[t + 1, following], transposed[following], 0
-            before, own = flat[t], evidence[t]
-            while i < K - 1 and before[i] + own[i] + into[i] != maximum:
-                i += 1
-            path[t] = following = i
-    return log_joint
+            # The first largest sum of each half of the classes: the halves do not wait for each other, and conditional
+            # expressions do not guess which class it is. A call of a function would take as long as the loop.
+            into, scores, low, high, at_low, at_high = transposed[following], delta[t], -np.inf, -np.inf, 0, half
+            for i in range(half):
+                value_low, value_high = scores[i] + into[i], scores[half + i] + into[half + i]
+                above_low, above_high = value_low > low, value_high > high
+                low = value_low if above_low else low
+                at_low = i if above_low else at_low
+                high = value_high if above_high else high
+                at_high = half + i if above_high else at_high
+            path[t] = following = at_high if high > low else at_low
+    return log_joint, check == 0.0
 
 
 @kernel
-def _first_impossible_row(best: FloatArray, evidence: FloatArray, first: int) -> int:
+def _first_impossible_row(delta: FloatArray, first: int) -> int:
     """Return the first row from `first` on in which no class is possible; there is one."""
     t = first
-    while (best[t, : evidence.shape[1]] + evidence[t]).max() > -np.inf:
+    while delta[t].max() > -np.inf:
         t += 1
     return t

@@ -289,9 +289,22 @@ def test_invalid_inputs_are_rejected(change, text):
             algorithm(**arguments)
 
 
-def test_rows_that_are_not_distributions_are_rejected():
+@pytest.mark.parametrize("bad", [np.nan, np.inf, [-np.inf] * 11])
+@pytest.mark.parametrize("row", [0, 3, 4, 9])
+def test_a_row_of_evidence_without_a_value_is_named_wherever_it_is(bad, row):
+    evidence = np.random.default_rng(0).normal(size=(10, 11))
+    evidence[2, 3] = -np.inf  # valid: class 3 is impossible
+    evidence[row, 5:] = bad if np.isscalar(bad) else bad[5:]
+    evidence[row, :5] = 0.0 if np.isscalar(bad) else bad[:5]
+    for algorithm in (hmm.forward_backward, hmm.viterbi):
+        with pytest.raises(ValueError, match=f"row {row} of the log evidence has NaN, .inf or no possible class"):
+            algorithm(evidence, np.full((11, 11), 1 / 11), np.full(11, 1 / 11), [4, 6])
+
+
+@pytest.mark.parametrize("bad", [[0.5, 0.6], [-0.1, 1.1], [np.nan, 1.0]])
+def test_rows_that_are_not_distributions_are_rejected(bad):
     with pytest.raises(ValueError, match="row 1 of P"):
-        hmm.expected_counts([[0.5, 0.5], [0.5, 0.6]])
+        hmm.expected_counts([[0.5, 0.5], bad])
 
 
 def test_kernels_compile_once():
