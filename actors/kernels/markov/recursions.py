@@ -280,13 +280,9 @@ def best_path(
         Whether all of the evidence is finite. If it is not, it may have no valid path.
     """
     N, K = evidence.shape
-    # Columns of log_T in groups of five, whose maxima stay in registers.
     groups, half = (K + 4) // 5, (K + 1) // 2
     width = max(groups * 5, half * 2)  # classes from K on are impossible
-    columns, transposed = np.full((groups, K, 5), -np.inf), np.full((K, width), -np.inf)
-    for i in range(K):
-        for j in range(K):
-            columns[j // 5, i, j % 5] = transposed[j, i] = log_T[i, j]
+    columns, transposed = _columns_of(log_T, groups, width)
     # Rabiner's δ_t(j): the best log joint density of rows up to t and of class j at t.
     delta = np.empty((N, width))
     delta[:, K:] = -np.inf
@@ -338,6 +334,17 @@ def best_path(
                 at_high = half + i if above_high else at_high
             path[t] = following = at_high if high > low else at_low
     return log_joint, check == 0.0
+
+
+@kernel
+def _columns_of(log_T: FloatArray, groups: int, width: int) -> tuple[FloatArray, FloatArray]:
+    """Return columns of a matrix in groups of five, whose maxima stay in registers, and all columns as rows."""
+    K = log_T.shape[0]
+    columns, transposed = np.full((groups, K, 5), -np.inf), np.full((K, width), -np.inf)
+    for i in range(K):
+        for j in range(K):
+            columns[j // 5, i, j % 5] = transposed[j, i] = log_T[i, j]
+    return columns, transposed
 
 
 @kernel
