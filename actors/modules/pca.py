@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import Field
 
 from actors.errors import ModuleError
-from actors.kernels.mixture.columns import ORDINARY_EXPONENT
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
@@ -23,6 +22,12 @@ from actors.types import Array, BoolArray, FloatArray, State
 
 MAX_VALUE = 1e160
 """Observations up to this are scaled before they are squared; larger ones are refused."""
+
+MAX_EXPONENT = 20
+"""Largest power of two, up or down, of deviations that are used as they are.
+
+Squares of much larger ones overflow, and scikit-learn's whitening takes standard deviations below 2^-52 for zero.
+"""
 
 FITTED_ATTRIBUTES = ("mean_", "components_", "explained_variance_")
 """The attributes of a fitted scikit-learn PCA that transform and inverse_transform need."""
@@ -145,9 +150,9 @@ class PCA(Module[PCAParameters]):
     # --- helpers --------------------------------------------------------------------------------------------------
 
     def _fit(self, rows: FloatArray, solver: str, context: Context) -> Any:
+        """Return scikit-learn's PCA fitted to rows (N, P)."""
         from sklearn import decomposition
 
-        """Return scikit-learn's PCA fitted to rows (N, P)."""
         own, limit = self.parameters, min(rows.shape)
         if own.latent_dim > limit or len(rows) < 2:
             raise ModuleError(
@@ -219,9 +224,12 @@ class PCA(Module[PCAParameters]):
 
 
 def _extreme_exponent(rows: FloatArray) -> int:
-    """Return e so that rows / 2^e are at most one; 0 where squares of the rows are far from the limits of float64."""
-    exponent = int(np.frexp(np.abs(rows).max(initial=0.0))[1])
-    return exponent if abs(exponent) > ORDINARY_EXPONENT else 0
+    """Return e so that deviations from the mean are at most 2^e; 0 where they are ordinary."""
+    largest = int(np.frexp(np.abs(rows).max(initial=0.0))[1])
+    scaled = np.ldexp(rows, -largest)  # the mean of rows near the limit of float64 would overflow
+    deviation = np.abs(scaled - scaled.mean(axis=0)).max(initial=0.0) if len(rows) else 0.0
+    exponent = largest + int(np.frexp(deviation)[1]) if deviation > 0 else largest
+    return exponent if abs(exponent) > MAX_EXPONENT else 0
 
 
 def _read_rows(message: Message) -> tuple[FloatArray, BoolArray]:

@@ -20,7 +20,7 @@ from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import as_float32
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import decode_class_means
-from actors.modules.value_ranges import check_float32, check_unit_interval
+from actors.modules.value_ranges import check_float32, check_unit_interval, report_units
 from actors.types import Array, BoolArray, Float32Array, State
 
 if TYPE_CHECKING:
@@ -130,13 +130,18 @@ class VAE(Module[VAEParameters]):
     )
 
     @classmethod
-    def check_observations(cls, parameters: VAEParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
-        """Raise ModuleError for values outside float32, or outside [0, 1] with likelihood ``bce``."""
+    def check_observations(cls, parameters: VAEParameters, values: Array, source: str, learns: bool) -> None:
+        """Raise ModuleError for values outside float32, or outside [0, 1] with likelihood ``bce``.
+
+        Log a warning for rows to learn from with likelihood ``mse`` whose unit does not fit its variance of 1.
+        """
         if not source:
             return
         check_float32(values, f"observations of {source}")
         if parameters.likelihood == "bce":
             check_unit_interval(values, f"observations of {source}", "likelihood 'bce'")
+        elif learns and parameters.epochs > 0:
+            report_units(values, f"observations of {source}", "likelihood 'mse'", parameters.kl_weight)
 
     def __init__(self, parameters: VAEParameters) -> None:
         super().__init__(parameters)

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field
 from actors.errors import ModuleError, NonFiniteError
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.network.inputs import InputBlock, InputsAndTargets, describe_inputs, read_messages
-from actors.modules.value_ranges import check_float32, check_unit_interval
+from actors.modules.value_ranges import check_float32, check_unit_interval, report_units
 from actors.types import Array, Float32Array, State
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+
+MIN_INFORMATION = 1e-3
+"""Least total variance of targets with loss ``mse``: what they then say of an input, in nats, is about half of it."""
 
 FLOOR = 1e-10
 """Minimal probability of a class in a message: a target alone must not exclude the class that a row's data show."""
@@ -118,13 +121,18 @@ class Network(Module[NetworkParameters]):
     )
 
     @classmethod
-    def check_observations(cls, parameters: NetworkParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
-        """Raise ModuleError for targets outside float32, or outside [0, 1] where the loss is for probabilities."""
+    def check_observations(cls, parameters: NetworkParameters, values: Array, source: str, learns: bool) -> None:
+        """Raise ModuleError for targets outside float32, or outside [0, 1] where the loss is for probabilities.
+
+        Log a warning for targets to learn with loss ``mse`` whose unit does not fit its variance of 1.
+        """
         if not source:
             return
         check_float32(values, f"targets of {source}")
         if parameters.loss != "mse":
             check_unit_interval(values, f"targets of {source}", f"loss {parameters.loss!r}")
+        elif learns:
+            report_units(values, f"targets of {source}", "loss 'mse'", MIN_INFORMATION)
 
     def __init__(self, parameters: NetworkParameters) -> None:
         super().__init__(parameters)

@@ -6,6 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import decomposition
 
 from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
@@ -43,6 +46,31 @@ def sent(outbox, port):
     """Return the outgoing message on `port`, checked as a message."""
     (outgoing,) = [outgoing for outgoing in outbox.messages if outgoing.port == port]
     return make_message(Header(port, "pca", port), outgoing.arrays)
+
+
+# --- units --------------------------------------------------------------------------------------------------------
+
+
+@given(exponent=st.integers(-490, 490), factor=st.floats(0.1, 10.0), whiten=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_a_common_factor_scales_the_projections_and_reconstructions(exponent, factor, whiten):
+    factor = np.ldexp(factor, exponent)  # 1e-148 to 1e148
+    X = images()
+    reference = decomposition.PCA(D, whiten=whiten, svd_solver="full").fit(X.reshape(N, -1))
+    z = reference.transform(X.reshape(N, -1))
+    outbox = call(make_module("pca", {"latent_dim": D, "whiten": whiten, "solver": "full"}), observations(factor * X))
+    np.testing.assert_allclose(outbox.outputs["z"] / (1.0 if whiten else factor), z, rtol=1e-7, atol=1e-9)
+    expected = reference.inverse_transform(z).reshape(X.shape)
+    np.testing.assert_allclose(outbox.outputs["x_hat"] / factor, expected, rtol=1e-9)
+    explained = reference.explained_variance_ratio_.sum()
+    np.testing.assert_allclose(outbox.metrics["explained"], explained, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [-1e6, 1e3, 1e8])
+def test_a_shift_changes_the_mean_alone(shift):
+    pca, shifted = (make_module("pca", {"latent_dim": D, "solver": "full"}) for _ in range(2))
+    z, moved = (call(each, observations(X)).outputs["z"] for each, X in ((pca, images()), (shifted, images() + shift)))
+    np.testing.assert_allclose(moved, z, atol=1e-7 * max(1.0, abs(shift) / 1e8))
 
 
 # --- learning -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import bz2
 import decimal
 import gzip
 import lzma
+import re
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +436,29 @@ def test_a_step_that_learns_nothing_uses_rows_as_the_step_before_it(tmp_path: Pa
     check_new_rows(config.graph, data, {"m": {"__set__": '{"likelihood": "mse"}'}})
     with pytest.raises(ModuleError, match=r"-1.5 is below 0 \(row 2\)"):
         check_new_rows(config.graph, data, {"m": {}})
+
+
+VAE = "{type: vae, likelihood: mse}"
+
+
+@pytest.mark.parametrize(
+    ("module", "factor", "match"),
+    [
+        (VAE, 1e-12, r"sum to [\d.]+e-24, but likelihood 'mse' assumes a variance of 1.*divide_by: 1e-12"),
+        (VAE, 1e6, r"is 1.\d+e.06.*slow to learn.*divide_by: 1e.06"),
+        ("{type: vae, likelihood: mse, kl_weight: 10}", 1.0, "nothing can be learnt"),
+        ("{type: vae, likelihood: mse, kl_weight: 0.01}", 0.2, ""),
+        ("{type: vae, likelihood: mse, epochs: 0}", 1e6, ""),
+        (VAE, 1.0, ""),
+        (VAE, 50.0, ""),
+    ],
+)
+def test_a_unit_that_does_not_fit_a_likelihood_of_fixed_variance_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, module: str, factor: float, match: str
+) -> None:
+    model(tmp_path, module, factor * np.random.default_rng(0).normal(size=(300, 2)))
+    assert re.search(match, caplog.text)
+    assert bool(caplog.records) == bool(match)
 
 
 # --- right values -------------------------------------------------------------------------------------------------
