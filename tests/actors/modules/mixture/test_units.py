@@ -144,12 +144,22 @@ def test_random_starts_find_clear_classes_beside_columns_that_say_nothing(extra,
     assert sum(found) >= fewest  # before: 20, 2, 0, 2 and 2 of 20
 
 
+@pytest.mark.parametrize("engine", ["gibbs", "vb"])
+@pytest.mark.parametrize("start", ["random", "auto"])
+def test_the_classes_are_those_without_the_constant_columns(engine, start):
+    for seed in range(5):
+        X, given = two_clusters(seed), {"seed": seed, "engine": engine, "start": start}
+        alone, beside = (learn(rows, **given)[1].outputs["class"] for rows in (X, np.c_[X, np.full((N, 2), 7.0)]))
+        assert np.array_equal(alone, beside)
+
+
+@pytest.mark.parametrize("engine", ["gibbs", "vb"])
 @pytest.mark.parametrize("order_above", [False, True])
-def test_the_default_start_finds_clear_classes_with_every_seed(order_above):
+def test_the_default_start_finds_clear_classes_with_every_seed(order_above, engine):
     noise = 0.001 * np.random.default_rng(9).normal(size=(N, 1))
+    given = {"order_above": order_above, "engine": engine}
     assert all(
-        clear_classes(learn(np.c_[two_clusters(s), noise], seed=s, order_above=order_above)[1].outputs["class"])
-        for s in range(20)
+        clear_classes(learn(np.c_[two_clusters(s), noise], seed=s, **given)[1].outputs["class"]) for s in range(20)
     )
 
 
