@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 Rows: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """Rows of one observation, or of several by name."""
 
+Lengths: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+"""Lengths of the sequences of all observations, or of several by name."""
+
 
 class Handle:
     """Refer to one module of a model.
@@ -148,9 +151,7 @@ class Handle:
         """Outputs of the last update of the module, by name (``z``, ``class``, ``trans_prob``, …)."""
         return {} if self._model is None else self._model.outputs(self)
 
-    def recognize(
-        self, data: Rows, *, lengths: npt.ArrayLike | None = None, ordered: bool = True
-    ) -> Mapping[str, Array]:
+    def recognize(self, data: Rows, *, lengths: Lengths | None = None, ordered: bool = True) -> Mapping[str, Array]:
         """Return the outputs of the module for new rows, from what the model has learnt so far; nothing is learnt.
 
         Parameters
@@ -158,8 +159,9 @@ class Handle:
         data : array_like (M, …), or mapping of str to array_like
             New rows; where the model has several observations, those of each, by name. An observation that is left
             out has only missing rows.
-        lengths : array_like of int (S,), optional
-            Lengths of the new sequences; by default all rows are one sequence.
+        lengths : array_like of int (S,), or mapping of str to array_like, optional
+            Lengths of the new sequences; where observations differ in the number of rows, those of each, by name. By
+            default all rows are one sequence.
         ordered : bool
             Whether the rows are in temporal order.
 
@@ -337,7 +339,7 @@ class MarkovModel(Handle):
 
     type, short, spellings = "markov", "mm", spelling.MARKOV
 
-    def predict(self, data: Rows, steps: int = 1, *, lengths: npt.ArrayLike | None = None) -> Array:
+    def predict(self, data: Rows, steps: int = 1, *, lengths: Lengths | None = None) -> Array:
         """Return P(class) of the `steps` rows that follow new rows, (steps, K), from what the model has learnt.
 
         Parameters
@@ -564,9 +566,7 @@ class Model:
         self._updated.append(handle)
         self.directory.write_models()
 
-    def recognize(
-        self, handle: Handle, data: Rows, lengths: npt.ArrayLike | None, *, ordered: bool
-    ) -> Mapping[str, Array]:
+    def recognize(self, handle: Handle, data: Rows, lengths: Lengths | None, *, ordered: bool) -> Mapping[str, Array]:
         """Return the outputs of a module for new rows, computed in this process from the last commit."""
         if lengths is not None and not ordered:
             raise DataError("lengths go with rows in order; leave out lengths, or ordered=False")
@@ -574,29 +574,33 @@ class Model:
         trained = load_last_commit(self.directory, self._seed)
         return recognize_rows(trained, rows, ordered=ordered).get(handle.name, {})
 
-    def predict(self, data: Rows, lengths: npt.ArrayLike | None, steps: int) -> Array:
+    def predict(self, data: Rows, lengths: Lengths | None, steps: int) -> Array:
         """Return the class probabilities of the rows that follow new rows, computed in this process."""
         if steps < 1:
             raise DataError(f"steps is {steps}, the number of rows to predict; use at least 1")
         rows = self._new_rows(data, lengths, ordered=True)
         return predict_rows(load_last_commit(self.directory, self._seed), rows, steps).probabilities
 
-    def _new_rows(self, data: Rows, lengths: npt.ArrayLike | None, *, ordered: bool) -> dict[str, Dataset]:
+    def _new_rows(self, data: Rows, lengths: Lengths | None, *, ordered: bool) -> dict[str, Dataset]:
         """Return new rows by source, checked; report rows in order without lengths if the model learnt sequences."""
         sources = self.directory.graph.sources
         given = dict(data) if isinstance(data, Mapping) else {sources[0]: data}
         if not isinstance(data, Mapping) and len(sources) > 1:
             raise DataError(f"this model has the observations {', '.join(sources)}: give a map from name to rows")
+        spans = dict(lengths) if isinstance(lengths, Mapping) else dict.fromkeys(given, lengths)
         unknown = [name for name in given if name not in sources]
         if unknown or not given:
             raise DataError(
                 f"rows of {', '.join(unknown) or 'nothing'} came, the observations are {', '.join(sources)}"
             )
+        if odd := [name for name in spans if name not in given]:
+            raise DataError(f"lengths of {', '.join(odd)} came, but no rows; rows came of {', '.join(given)}")
         reading = {handle.name: handle.reading for handle in self._observations}  # as the rows that were learnt from
         read = {name: check_observations(values, name, **reading[name]) for name, values in given.items()}
         new: dict[str, Dataset] = {}
         for name, each in read.items():
-            known = each.lengths if lengths is None else check_lengths(lengths, "lengths", len(each.values))
+            own = spans.get(name)
+            known = each.lengths if own is None else check_lengths(own, "lengths", len(each.values))
             new[name] = Dataset(each.values, None, known, "the script", each.mask, each.notes)
         rows = check_sources(new, self.directory.graph)
         if ordered and (sentence := find_missing_lengths(self.directory, rows, "give lengths=")):

@@ -30,6 +30,6 @@ class _CodePaths(list[str]):
         super().extend(path for path in paths if not hides_own_packages(Path(path)))
 
 
-def own_packages_first() -> list[str]:
+def directories_of_code() -> list[str]:
     """Return the list of directories for Ray's workers."""
     return _CodePaths()

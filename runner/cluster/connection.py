@@ -30,7 +30,7 @@ from actors.errors import BackendError
 from actors.kernels.path_safety import why_unsafe
 from actors.limits import SHUTDOWN_SECONDS, TOKEN_PROBE_SECONDS
 from runner.cluster.auth import describe_credential, ensure_private_token, token_required
-from runner.cluster.code_paths import own_packages_first
+from runner.cluster.code_paths import directories_of_code
 from runner.cluster.listeners import is_own_address, why_foreign
 from runner.cluster.machine import describe_limits, machine_problem
 from runner.cluster.processes import (
@@ -135,7 +135,7 @@ def _start_or_join(address: str | None, code: Sequence[str], expected: ExpectedR
         "logging_level": "ERROR",
         "job_config": JobConfig(),
     }
-    quiet["job_config"]._py_driver_sys_path = own_packages_first()  # the constructor takes no empty list
+    quiet["job_config"]._py_driver_sys_path = directories_of_code()  # the constructor takes no empty list
     if address is None:
         with _without_stop_signals():
             ray.init(address="local", include_dashboard=False, _temp_dir=ray_directory(), **quiet)

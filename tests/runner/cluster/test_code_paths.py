@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.cluster.code_paths import hides_own_packages, own_packages_first
+from runner.cluster.code_paths import hides_own_packages, directories_of_code
 
 ROOT = Path(__file__).parents[3]
 
@@ -16,13 +16,13 @@ def test_a_directory_that_hides_a_package_is_not_searched_by_workers(tmp_path, n
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     assert hides_own_packages(tmp_path) == Path(name).parts[0]
-    paths = own_packages_first()
+    paths = directories_of_code()
     paths.extend([str(tmp_path), "/usr"])
     assert paths == ["/usr"]
 
 
 def test_the_directory_of_the_packages_themselves_is_searched():
-    paths = own_packages_first()
+    paths = directories_of_code()
     paths.extend([str(ROOT), "/usr"])
     assert paths == [str(ROOT), "/usr"]
 

@@ -167,6 +167,8 @@ def test_a_script_recognizes_new_sequences(trained, script):
     recognized(trained, trained / "new.txt", "--lengths", trained / "lengths.txt")
     found = script.gmm.recognize(draw(1), lengths=[LENGTH] * COUNT)
     assert np.array_equal(found["class"], np.loadtxt(trained / "steps/module001_gmm/class_recog.txt"))
+    by_name = script.gmm.recognize({"data": draw(1)}, lengths={"data": [LENGTH] * COUNT})
+    assert np.array_equal(by_name["class"], found["class"])
     assert not script.said
     script.gmm.recognize(draw(1))
     assert "came without lengths" in script.said[0]
@@ -176,6 +178,11 @@ def test_a_script_predicts_the_next_rows(trained, script):
     data = {"data": Dataset(draw(1), None, np.full(COUNT, LENGTH), "new")}
     expected = predict_rows(load_last_commit(open_run(trained / "steps").directory, 0), data, 2).probabilities
     np.testing.assert_array_equal(script.mm.predict(draw(1), 2, lengths=[LENGTH] * COUNT), expected)
+
+
+def test_lengths_of_an_observation_without_rows_are_refused(script):
+    with pytest.raises(DataError, match="lengths of other came, but no rows; rows came of data"):
+        script.gmm.recognize(draw(1), lengths={"data": [LENGTH] * COUNT, "other": [1]})
 
 
 @pytest.mark.parametrize("lengths", [[5.5, 194.5], [200, 0], [7], [[50, 50], [50, 50]], ["a"]])
