@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.cluster.code_paths import hides_own_packages, directories_of_code
+from runner.cluster.code_paths import directories_of_code, hides_own_packages
 
 ROOT = Path(__file__).parents[3]
 
