@@ -151,6 +151,8 @@ def follow_to_end(client: CoordinatorClient, stream: EventStream, monitor: RunMo
     halted: set[str] = set()
 
     def on_status() -> bool:
+        if interrupts.requested and not client.incarnation:  # the coordinator has not started, and may never
+            raise KeyboardInterrupt
         # A restarted coordinator does not know of the request.
         if interrupts.requested and client.incarnation not in halted:
             halted.add(client.incarnation)

@@ -104,8 +104,9 @@ class RunMonitor:
             if events and not self.since.is_next(events[0]):
                 self._receive_saved()
             self._receive_all(events)
-            self.module_seconds = dict(status["module_seconds"])
-            self.progress.status(status)
+            if status:  # the coordinator has answered
+                self.module_seconds = dict(status["module_seconds"])
+                self.progress.status(status)
             if until():
                 break
         return status

@@ -18,6 +18,7 @@ from ray.exceptions import (
 )
 
 from actors.backends.ray.coordinator_actor import COORDINATOR, COORDINATOR_TITLE, RemoteCoordinator, namespace_of
+from actors.backends.ray.deaths import describe_memory_kills
 from actors.backends.ray.module_actor import kill_process
 from actors.coordination.coordinator import Halt
 from actors.coordination.events import LogMessage, TimedEvent
@@ -30,6 +31,10 @@ from runner.cluster.connection import POLL_SECONDS, ClusterError
 
 EventStream: TypeAlias = Iterator[tuple[list[TimedEvent], dict[str, Any]]]
 """Yields the new events and the status of a run, several times per second."""
+
+
+REPORT_SECONDS = 5.0
+"""Time that a request may take before the reason is looked for."""
 
 
 class CoordinatorEndedError(ModuleFailedError):
@@ -65,6 +70,8 @@ class CoordinatorClient:
     answer: float = COORDINATOR_SECONDS
     _place: tuple[str, int] | None = None  # node and process id of the incarnation that answered last
     _status: dict[str, Any] = field(default_factory=dict)  # its last answer
+    _started: float = field(default_factory=time.time)
+    _memory_reported: bool = False
     _next_event: int = 0  # number of the first event that was not received from this incarnation
 
     @classmethod
@@ -210,7 +217,7 @@ class CoordinatorClient:
         """
         last_answer = time.monotonic()
         if request:
-            self._send(request)
+            yield from self._send(request)
         while True:
             try:
                 poll = self.coordinator.poll.remote(self._next_event, self.incarnation, POLL_SECONDS)
@@ -219,8 +226,11 @@ class CoordinatorClient:
                 if isinstance(error, GetTimeoutError) and self._kill_unresponsive():
                     sentence = f"the coordinator did not answer within {self.answer:g} s; its process is started again"
                     yield [TimedEvent(time.time(), LogMessage(sentence))], self._status
+                yield self._reported_memory(), self._status
                 if time.monotonic() - last_answer > self.wait:
-                    raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s\n{error}") from error
+                    why = describe_memory_kills(self._started)
+                    reason = f": {why}" if why else f"\n{error}"
+                    raise ModuleFailedError(f"the coordinator did not answer for {self.wait:g} s{reason}") from error
                 time.sleep(POLL_SECONDS)
                 continue
             except RayActorError as error:
@@ -232,16 +242,27 @@ class CoordinatorClient:
             self.incarnation = incarnation
             yield events, status
             if status["ended"] and request and status["job"] != job:
-                self._send(request)
+                yield from self._send(request)
             elif status["ended"] == "closed":  # another process ends the run, and then its coordinator
                 raise CoordinatorEndedError("the run was ended immediately")
             elif status["ended"]:
                 _get(self.coordinator.outcome.remote(), timeout=self.wait)
                 return
 
-    def _send(self, request: Callable[[], Any]) -> None:
+    def _send(self, request: Callable[[], Any]) -> EventStream:
+        reference, until = request(), time.monotonic() + self.wait
+        while not ray.wait([reference], timeout=REPORT_SECONDS)[0] and time.monotonic() < until:
+            yield self._reported_memory(), self._status
         with suppress(ActorUnavailableError, GetTimeoutError):  # the request will be repeated
-            ray.get(request(), timeout=self.wait)
+            ray.get(reference, timeout=0)
+
+    def _reported_memory(self) -> list[TimedEvent]:
+        """Return a message, once, if the coordinator may be waited for because Ray kills processes of a full node."""
+        why = "" if self._memory_reported else describe_memory_kills(self._started)
+        if not why:
+            return []
+        self._memory_reported = True
+        return [TimedEvent(time.time(), LogMessage(f"waiting for the coordinator: {why}"))]
 
 
 _COMPLETE_ERRORS = (ModuleFailedError, GraphError, BackendError, CheckpointError, StorageError, OSError)

@@ -118,3 +118,15 @@ def test_a_coordinator_whose_clock_went_back_is_followed_from_its_end(config, tm
     serket("attach", path)
     assert digests(path) == expected
     assert json.loads((path / "result.json").read_text())["rounds"] == 3
+
+
+def test_a_node_without_memory_is_named_and_ctrl_c_ends_the_wait(config, tmp_path):
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "200"}
+    command = Command("run", config, "--runs", tmp_path, **full)
+    command.wait_for_output(
+        "waiting for the coordinator: Ray has killed processes because their node ran out of memory ("
+    )
+    command.press_ctrl_c()
+    interrupted_at = time.monotonic()
+    assert "ended at once; all commits are complete" in command.wait(code=1)
+    assert time.monotonic() - interrupted_at < LEFT_SECONDS

@@ -33,7 +33,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.module_host import ModuleHost
-from actors.backends.ray.deaths import death_reason, memory_figures
+from actors.backends.ray.deaths import death_reason, describe_memory_kills, memory_figures
 from actors.backends.ray.module_actor import (
     MODULE_TITLE,
     RemoteModule,
@@ -134,6 +134,7 @@ class RayBackend:
         self._actors: dict[str, Any] = {}
         self._slots: dict[str, tuple[str, ...]] = {}
         self._places: dict[str, ModulePlaced] = {}
+        self._started = time.time()
         self._prepared: dict[str, Any] = {}
         self._unresponsive: set[str] = set()  # modules that did not answer in time
         self._status_requests: dict[str, Any] = {}
@@ -417,7 +418,7 @@ class RayBackend:
     def _missing_resources(self, name: str) -> str:
         """Return the sentence that says why no node can hold a module now."""
         bundle, present = self._bundles[name], nodes()
-        missing = assign([bundle], present, free=True)[0].missing
+        missing = assign([bundle], present, free=True)[0].missing or describe_memory_kills(self._started)
         return missing or f"it asks for {bundle.describe()}; the cluster has {len(present)} nodes"
 
     def _get(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,26 @@ def memory_figures(text: str) -> str:
     return f" ({used[1]} of {used[2]} used)" if used else ""
 
 
+def describe_memory_kills(since: float) -> str:
+    """Return a sentence on the processes that Ray has killed since a time because their nodes were full; perhaps empty.
+
+    Parameters
+    ----------
+    since : float
+        Seconds since the epoch.
+    """
+    kills = [
+        record
+        for record in _worker_records()
+        if record.exit_type == common_pb2.NODE_OUT_OF_MEMORY and record.end_time_ms >= 1000 * since
+    ]
+    if not kills:
+        return ""
+    latest = max(kills, key=lambda record: int(record.end_time_ms))
+    figures = memory_figures(latest.exit_detail)
+    return f"Ray has killed processes because their node ran out of memory{figures}: end others there, or add memory"
+
+
 def describe_crash(traceback: str, oom_kills: int) -> str:
     """Return what ended a process according to the files of its node; empty if they do not say it.
 
@@ -102,9 +123,14 @@ def count_oom_kills(root: Path = Path("/")) -> int:
 
 def _worker_record(pid: int, node_id: str) -> Any:
     """Return the cluster's record of a dead process; None if it has none yet."""
-    accessor = ray._private.state.state._connect_and_get_accessor()
-    for packed in accessor.get_worker_table():
-        record = gcs_pb2.WorkerTableData.FromString(packed)
+    for record in _worker_records():
         if record.pid == pid and not record.is_alive and record.worker_address.node_id.hex() == node_id:
             return record
     return None
+
+
+def _worker_records() -> Iterator[Any]:
+    """Yield the cluster's records of processes."""
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    for packed in accessor.get_worker_table():
+        yield gcs_pb2.WorkerTableData.FromString(packed)
