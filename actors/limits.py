@@ -79,6 +79,9 @@ MAX_PRINTED_CHARACTERS = 20_000
 MAX_PRINTED_LINE = 500
 """Characters of one name or value within a line that is printed."""
 
+MAX_TERMINAL_WIDTH = 10_000
+"""Columns of a terminal, in ``TERMINAL_WIDTH``."""
+
 MAX_ERROR_FILE_CHARACTERS = 1 << 20
 """Characters of the traceback of an internal error, written to a file."""
 
@@ -171,6 +174,9 @@ MAX_SOUND_BYTES = 256 << 20
 
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
+
+MAX_FAULTS = 1_000
+"""Faults that a test asks for in ``SERKET_FAULTS``."""
 
 STORAGE_SECONDS = 120.0
 """Time that one operation of an object store may take, besides the time for its bytes (:data:`STORAGE_RATE`)."""

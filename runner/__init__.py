@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # Ray reads its environment when it is imported. It enables token authentication by itself for a local cluster, but not
 # in a driver that joins one.
 if "ray" not in sys.modules:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE") or "token"  # Ray takes an empty one for disabled
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from actors.graph.registry import validated_parameters
 from actors.graph.spec import Connection, ModuleSpec, Resources
 from actors.limits import MAX_NAME_CHARACTERS
 from actors.types import Array, IntArray
+from actors.variables import local_runs, ray_address
 from runner import spellings as spelling
 from runner.commands.monitor import RunMonitor
 from runner.commands.predict import predict_rows
@@ -233,7 +233,7 @@ class Observation(Handle):
         local: bool | None = None,
     ) -> None:
         super().__init__(name=name)
-        self.local = os.environ.get("SERKET_LOCAL") == "1" if local is None else local
+        self.local = local_runs() if local is None else local
         rows = check_observations(data, "data", divide_by=divide_by, sequences=sequences)
         if lengths is not None and sequences:
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
@@ -241,7 +241,7 @@ class Observation(Handle):
         self.data = Dataset(rows.values, None, spans, "the script", rows.mask, rows.notes)
         self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences}
         self.seed = seed
-        self.address = address or os.environ.get("RAY_ADDRESS")
+        self.address = address or ray_address() or None
         self.run = run or _script_name()
 
     def update(self) -> None:

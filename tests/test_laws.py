@@ -127,6 +127,40 @@ def test_nothing_unpickles(path):
     assert not forbidden_imports(path, ["pickle", "cloudpickle", "dill", "joblib", "shelve"])
 
 
+READS_VARIABLES = "actors/kernels/variables.py"
+
+
+def reads_environment(source):
+    """Return the lines on which code reads an environment variable; setting one for others is no reading."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in ("getenv", "environ", "environb"):
+            lines.append(node.lineno)
+        elif isinstance(node, ast.ImportFrom) and node.module == "os":
+            lines += [node.lineno for alias in node.names if alias.name in ("environ", "getenv", "environb")]
+    return lines
+
+
+SETS_VARIABLES = {
+    "runner/__init__.py": 4,  # before Ray is imported: RAY_AUTH_MODE and RAY_USAGE_STATS_ENABLED
+    "runner/cluster/connection.py": 1,  # for the processes that it starts
+    "runner/cli/doctor.py": 1,  # names those that are set
+}
+
+
+@each_file
+def test_environment_variables_are_read_in_one_place(path):
+    name = path.relative_to(ROOT).as_posix()
+    if name != READS_VARIABLES:
+        assert len(reads_environment(path.read_text())) <= SETS_VARIABLES.get(name, 0)
+
+
+def test_the_law_on_environment_variables_sees_each_way_to_read_one():
+    for source in ("import os; os.environ['A']", "import os; os.getenv('A')", "from os import environ", "os.environb"):
+        assert reads_environment(source)
+    assert reads_environment((ROOT / READS_VARIABLES).read_text())
+
+
 # --- what is public -----------------------------------------------------------------------------------------------
 
 PUBLIC = ("actors", "actors.conformance", "runner")

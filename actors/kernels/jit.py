@@ -27,6 +27,7 @@ from numba.core.caching import CacheImpl, FunctionCache, _CacheLocator
 
 from actors.kernels.path_safety import why_unsafe
 from actors.kernels.types import Array
+from actors.kernels.variables import read_path, read_text
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,11 +45,11 @@ def cache_directory() -> Path:
         ``BASE/numba/DIGEST``; ``BASE`` is ``$SERKET_CACHE_DIR``, or ``serket-actors`` under ``$XDG_CACHE_HOME`` or
         ``~/.cache``. The folder need not exist.
     """
-    configured = os.environ.get("SERKET_CACHE_DIR")
-    if configured:
-        base = Path(configured).absolute()
+    configured = read_path("SERKET_CACHE_DIR")
+    if configured is not None:
+        base = configured
     else:
-        shared = os.environ.get("XDG_CACHE_HOME", "")
+        shared = read_text("XDG_CACHE_HOME")
         # The XDG specification requires a relative path to be ignored.
         base = (Path(shared) if Path(shared).is_absolute() else _home() / ".cache") / "serket-actors"
     return base / "numba" / source_digest()

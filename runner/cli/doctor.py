@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from actors.kernels.path_safety import why_unsafe
+from actors.variables import READERS, check_variables, ray_token
 from runner.report.console import SafeConsole
 
 Check = Callable[[], str]
@@ -28,6 +29,13 @@ class CheckFailedError(RuntimeError):
 
 def _python() -> str:
     return f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _variables() -> str:
+    """Check that the environment variables that this software reads have values that they can have."""
+    check_variables()
+    given = [name for name in READERS if os.environ.get(name)]
+    return f"environment variables: {', '.join(given)}" if given else "no environment variable is set for this software"
 
 
 def _memory() -> str:
@@ -85,11 +93,10 @@ def _token() -> str:
         raise CheckFailedError(problem)
     if not token_required():
         raise CheckFailedError(
-            f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: anyone who can reach your cluster can run code on it; "
-            "set RAY_AUTH_MODE=token"
+            "RAY_AUTH_MODE is disabled: anyone who can reach your cluster can run code on it; set RAY_AUTH_MODE=token"
         )
     path = token_path()
-    if os.environ.get("RAY_AUTH_TOKEN"):
+    if ray_token():
         state = ""
     elif path.exists():
         state = f", mode {stat.S_IMODE(path.stat().st_mode):04o}"
@@ -172,6 +179,7 @@ def _is_loopback(host: str) -> bool:
 
 CHECKS: tuple[Check, ...] = (
     _python,
+    _variables,
     _memory,
     _shared_memory,
     _files,

@@ -34,6 +34,7 @@ ERROR_FILE = "error.txt"
 def user_errors() -> Iterator[None]:
     """Report errors in one sentence: exit status 2 for user errors, 1 for a run that failed and for internal errors."""
     from actors.errors import GraphError, ModuleError, NonFiniteError
+    from actors.variables import VariableError, check_variables
     from runner.cli.new_module import TemplateError
     from runner.config.run_config import ConfigError
     from runner.data.readers import DataError
@@ -41,12 +42,13 @@ def user_errors() -> Iterator[None]:
 
     _escape_log_records()
     try:
+        check_variables()
         yield
     except (typer.Exit, typer.Abort):
         raise
     except NonFiniteError as error:
         _fail(error, 1)
-    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError) as error:
+    except (ConfigError, DataError, GraphError, ModuleError, RunDirectoryError, TemplateError, VariableError) as error:
         _fail(error, 2)
     except KeyboardInterrupt:
         _fail("interrupted", 1)

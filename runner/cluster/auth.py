@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from actors.kernels.path_safety import why_unsafe
+from actors.variables import ray_requires_token, ray_token, ray_token_path
 
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -20,19 +21,19 @@ class TokenError(RuntimeError):
 
 def token_required() -> bool:
     """Return whether Ray uses token authentication in this environment."""
-    return os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    return ray_requires_token()
 
 
 def token_path() -> Path:
     """Return the path of the token file that Ray reads."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return ray_token_path() or Path.home() / ".ray" / "auth_token"
 
 
 def describe_credential() -> str:
     """Describe the credential that this process presents to a cluster."""
     if not token_required():
-        return f"no token (RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']})"
-    return f"the token of {'RAY_AUTH_TOKEN' if os.environ.get('RAY_AUTH_TOKEN') else token_path()}"
+        return "no token (RAY_AUTH_MODE is disabled)"
+    return f"the token of {'RAY_AUTH_TOKEN' if ray_token() else token_path()}"
 
 
 def ensure_private_token(*, create: bool) -> None:
@@ -52,7 +53,7 @@ def ensure_private_token(*, create: bool) -> None:
         If other users can write the token's file; or if there is none, and it is not to be created or cannot be stored.
     """
     path = token_path()
-    if os.environ.get("RAY_AUTH_TOKEN"):
+    if ray_token():
         return
     try:
         if reason := why_unsafe(path):
@@ -97,7 +98,7 @@ def _create_token(path: Path) -> None:
 def token_problem() -> str:
     """Return what is wrong with the permissions of the token file, or an empty string."""
     path = token_path()
-    if os.environ.get("RAY_AUTH_TOKEN"):
+    if ray_token():
         return ""
     if reason := why_unsafe(path):
         return f"{reason}, so that the token cannot be trusted; {_REPLACE}"

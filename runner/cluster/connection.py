@@ -29,6 +29,7 @@ from actors.coordination.placement import Node
 from actors.errors import BackendError
 from actors.kernels.path_safety import why_unsafe
 from actors.limits import SHUTDOWN_SECONDS, TOKEN_PROBE_SECONDS
+from actors.variables import check_variables, ray_address, trusts_clusters
 from runner.cluster.auth import describe_credential, ensure_private_token, token_required
 from runner.cluster.code_paths import directories_of_code
 from runner.cluster.listeners import is_own_address, why_foreign
@@ -94,6 +95,8 @@ def cluster(address: str | None, code: Sequence[str] = (), *, expected: Expected
     ------
     UnprovenError
         If the cluster does not have the proof.
+    VariableError
+        If an environment variable has a value that it cannot have.
     ClusterError
         If there is no response at `address`, or the cluster has a different version of Python or Ray, or a
         different token, or if other users can write to its directory on this machine.
@@ -102,6 +105,7 @@ def cluster(address: str | None, code: Sequence[str] = (), *, expected: Expected
         _check_proof(internal_kv_get_gcs_client(), address, expected)
         yield str(ray.get_runtime_context().gcs_address)
         return
+    check_variables()
     address = None if address == "local" else address  # Ray's own name for a cluster started here
     if problem := machine_problem():
         raise ClusterError(
@@ -216,7 +220,7 @@ def _check_directories(client: Any, address: str) -> None:
     ClusterError
         If they can.
     """
-    if os.environ.get(TRUST_VARIABLE) == "1":
+    if trusts_clusters():
         return
     for node in client.get_all_node_info(timeout=PROBE_SECONDS).values():
         session = getattr(node, "session_dir", "")
@@ -250,7 +254,7 @@ def _resolve_address(address: str, *, named: bool = True) -> str:
     """
     reason, resolved = "", address
     if address == "auto":
-        given = os.environ.get("RAY_ADDRESS", "")
+        given = ray_address()
         named = given not in ("", "auto", "local")
         resolved = given if named else next(iter(running_cluster_addresses()), address)
     if resolved == "auto":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from actors.backends.ray.metrics import PrometheusMetrics
 from actors.coordination.session import Instrumentation, RunSpec
 from actors.storage.manifest import Manifest
 from actors.types import Array
+from actors.variables import injected_faults
 from runner.cluster.connection import ClusterError, make_watchdog
 from runner.cluster.signals import ignore_signals
 from runner.cluster.watchdog import watch
@@ -52,7 +52,7 @@ def build_run_spec(config: RunConfig, directory: RunDirectory, *, detached: bool
 
 def _instrumentation(root: str) -> Instrumentation:
     """Return the instrumentation for the faults in ``SERKET_FAULTS``; only they import the fault injection."""
-    faults = os.environ.get("SERKET_FAULTS", "").split()
+    faults = injected_faults()
     if not faults:
         return Instrumentation()
     instrumentation: Instrumentation = importlib.import_module(FAULT_INJECTION).instrumentation(faults, root)

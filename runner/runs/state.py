@@ -20,6 +20,7 @@ import platformdirs
 
 from actors.kernels.path_safety import make_private_directory, why_unsafe
 from actors.limits import MAX_RUN_RECORD_BYTES
+from actors.variables import ray_address, state_path
 from runner.runs.directory import RunDirectoryError
 
 
@@ -65,9 +66,8 @@ def state_directory() -> Path:
     StateError
         If the user has no home directory.
     """
-    configured = os.environ.get("SERKET_STATE_DIR")
     try:
-        return Path(configured).absolute() if configured else Path(platformdirs.user_state_dir("serket-actors"))
+        return state_path() or Path(platformdirs.user_state_dir("serket-actors"))
     except RuntimeError as error:  # a user without HOME who is not in the system's list of users
         raise StateError(
             f"the user {os.geteuid()} of this process has no home directory: set HOME to a directory of your own"
@@ -225,7 +225,7 @@ NO_RECORD = "as far as is known here (if it runs on a cluster, give that cluster
 
 def known_address(record: RunRecord | None, address: str | None) -> str | None:
     """Return where a run is looked for: the address given, else that of its record, else that in RAY_ADDRESS."""
-    return address or (record.address if record else None) or os.environ.get("RAY_ADDRESS") or None
+    return address or (record.address if record else None) or ray_address() or None
 
 
 def _record_path(run: Path) -> Path:

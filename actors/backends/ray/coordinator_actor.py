@@ -19,12 +19,11 @@ from actors.coordination.events import LogMessage, TimedEvent
 from actors.coordination.session import RunSpec, Session
 from actors.errors import BackendError
 from actors.messaging.message import SCHEMA
+from actors.variables import VariableError, linger_seconds
 
 COORDINATOR = "coordinator"
 COORDINATOR_TITLE = "CoordinatorActor"
 """How Ray calls the processes of coordinators, after ``ray::``."""
-LINGER_SECONDS = float(os.environ.get("SERKET_LINGER_SECONDS", "30"))
-"""Seconds for which a detached run that has ended waits for a driver to poll its outcome."""
 
 
 def namespace_of(run: str) -> str:
@@ -41,6 +40,10 @@ class CoordinatorActor:
                 f"the coordinator reads messages of schema {SCHEMA} on this cluster, the driver those of schema "
                 f"{spec.schema}: install the same serket-actors on both"
             )
+        try:
+            self._linger = linger_seconds()
+        except VariableError as error:  # of the environment in which the cluster was started, not of the driver's
+            raise BackendError(f"on the node of the coordinator, {error}") from error
         publish_proof(spec.secret, spec.run)
         self._node_id = ray.get_runtime_context().get_node_id()
         parts = spec.instrumentation
@@ -115,7 +118,7 @@ class CoordinatorActor:
     def _end_when_idle(self) -> None:
         """End a detached run's actors after the run has ended and no driver polls it any more."""
         myself = ray.get_runtime_context().current_actor
-        while not self._session.idle_for(LINGER_SECONDS):
+        while not self._session.idle_for(self._linger):
             time.sleep(1.0)
         self._backend.stop()
         self._session.save_events()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from actors.errors import BackendError
 from actors.kernels.path_safety import make_private_directory, why_unsafe
+from actors.kernels.variables import read_path
 
 MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """The longest path of a socket that the operating system takes."""
@@ -29,8 +30,7 @@ def ray_directory() -> str:
     BackendError
         If another user could write it, if it cannot be created, or if its path is too long for Ray's sockets.
     """
-    name = next((name for name in _VARIABLES if os.environ.get(name)), "")
-    base = Path(os.environ[name] if name else "/tmp").absolute()
+    name, base = next(((name, path) for name in _VARIABLES if (path := read_path(name))), ("", Path("/tmp")))
     parent = base if _is_shut(base) else base / f"serket-{os.geteuid()}"
     path = parent / "ray"
     remedy = "name another directory, of your own and with a short path, in RAY_TMPDIR"
