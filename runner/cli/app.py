@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import psutil
 import typer
 
-from runner.cli.output import print_result, print_run_result, run_app, say, user_errors
+from runner.cli.output import PrintableGroup, print_result, print_run_result, run_app, say, user_errors
 from runner.cli.streams import protect_streams
 from runner.cluster.signals import ignored_signals, stop_signals
 
@@ -30,6 +30,7 @@ _STARTED = psutil.Process().create_time()
 
 app = typer.Typer(
     name="serket",
+    cls=PrintableGroup,
     help="Train models of probabilistic modules that run as actors and learn jointly.",
     no_args_is_help=True,
     add_completion=False,

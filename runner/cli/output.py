@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 from actors.limits import MAX_ERROR_FILE_CHARACTERS
 from runner.report.printable import PrintableFormatter, printable, printable_line
@@ -140,6 +141,32 @@ def _escape_log_records() -> None:
 def say(text: object, *, err: bool = False) -> None:
     """Print a text on stdout or stderr, with control characters as escapes."""
     typer.echo(printable(text), err=err)
+
+
+class PrintableGroup(TyperGroup):
+    """Commands whose errors of usage repeat the arguments with control characters as escapes, and shortened."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse the arguments before the command's name."""
+        with _printable_usage_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse a command's arguments, and call it."""
+        with _printable_usage_errors():
+            return super().invoke(ctx)
+
+
+_UsageError: Any = typer.BadParameter.__bases__[0]  # of click, which newer versions of typer contain
+
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = printable_line(error.message)
+        raise
 
 
 _TYPER_INTERRUPTED = 130

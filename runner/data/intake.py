@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import decimal
 import fractions
+import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.errors import show_value
 from actors.limits import MAX_LISTED_NAMES, MAX_PRINTED_LINE
 from actors.types import Array, BoolArray, FloatArray, IntArray
 from runner.data.errors import DataError
@@ -142,8 +144,13 @@ def _count(number: int, what: str) -> str:
 
 def _join_sequences(given: Any, where: str) -> tuple[Any, IntArray]:
     """Join sequences of rows; return the rows and the lengths."""
-    parts = list(given) if isinstance(given, list | tuple) or np.ndim(given) else []
-    shapes = [np.shape(part) for part in parts]
+    if not isinstance(given, list | tuple | np.ma.MaskedArray):
+        given = _as_array(given, where)
+    parts = [
+        part if isinstance(part, np.ma.MaskedArray) else _as_array(part, f"{where}, sequence {number}")
+        for number, part in enumerate(given if isinstance(given, list | tuple) or given.ndim else [], 1)
+    ]
+    shapes = [part.shape for part in parts]
     if not parts or min(map(len, shapes)) < 2 or 0 in {shape[0] for shape in shapes}:
         raise DataError(
             f"{where}: sequences need an array of sequences × rows × features, or a list of arrays of rows × features, "
@@ -156,9 +163,7 @@ def _join_sequences(given: Any, where: str) -> tuple[Any, IntArray]:
         )
     masked = any(isinstance(part, np.ma.MaskedArray) for part in parts)
     join: Any = np.ma.concatenate if masked else np.concatenate
-    return join([part if masked else np.asarray(part) for part in parts]), np.array(
-        [shape[0] for shape in shapes], dtype=np.int64
-    )
+    return join(parts), np.array([shape[0] for shape in shapes], dtype=np.int64)
 
 
 # --- arrays of numbers --------------------------------------------------------------------------------------------
@@ -177,6 +182,8 @@ def _to_numbers(
     if missing is not None and not missing.any():
         missing = None
     if raw.dtype.kind == "O":
+        if raw.ndim == 0:
+            raise DataError(f"{where}: holds no rows of numbers, but {_show(given)}; give at least one row")
         raw = _object_values(raw, missing, where, locate)
     if raw.dtype.kind not in "biuf":
         what, remedy = _WHAT.get(raw.dtype.kind, str(raw.dtype)), _REMEDY.get(raw.dtype.kind, "give numbers")
@@ -195,8 +202,8 @@ def _as_array(given: Any, where: str) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             array = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        lengths = [np.shape(row)[0] if np.ndim(row) else 1 for row in given] if _are_flat_rows(given) else []
+    except Exception as error:  # objects convert themselves by code of their own
+        lengths = [len(row) if _is_list(row) else 1 for row in given] if _are_flat_rows(given) else []
         odd = next((row for row, length in enumerate(lengths) if length != lengths[0]), None)
         if odd is not None:
             reason = (
@@ -212,7 +219,11 @@ def _are_flat_rows(given: Any) -> bool:
     """Return whether every row of a list is a list of numbers or a single one."""
     if not isinstance(given, list | tuple):
         return False
-    return all(not isinstance(row, list | tuple) or not any(isinstance(x, list | tuple) for x in row) for row in given)
+    return all(not _is_list(row) or not any(map(_is_list, row)) for row in given)
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.ndim > 0)
 
 
 def _object_values(raw: Array, missing: BoolArray | None, where: str, locate: Callable[[int], str]) -> FloatArray:
@@ -222,9 +233,12 @@ def _object_values(raw: Array, missing: BoolArray | None, where: str, locate: Ca
         if value is None or type(value).__name__ in ("NAType", "NaTType") or (missing is not None and missing[place]):
             values[place] = np.nan
         elif isinstance(value, numbers.Integral | np.bool_ | float | np.floating):
-            values[place] = number = float(value)
-            if isinstance(value, numbers.Integral) and int(number) != int(value):
-                raise DataError(f"{where}, {locate(place[0])}: {value} is no float64; subtract an offset, or scale")
+            number = _nearest_float(value)
+            if isinstance(value, numbers.Integral) and not (math.isfinite(number) and int(number) == int(value)):
+                raise DataError(
+                    f"{where}, {locate(place[0])}: {_show(value)} is no float64; subtract an offset, or scale"
+                )
+            values[place] = number
         else:
             known = isinstance(value, decimal.Decimal | fractions.Fraction)
             remedy = "convert with numpy.asarray(data, float), which rounds" if known else "give numbers"
@@ -235,8 +249,15 @@ def _object_values(raw: Array, missing: BoolArray | None, where: str, locate: Ca
     return values
 
 
+def _nearest_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _show(value: Any) -> str:
-    return printable_line(repr(value), 60)
+    return printable_line(show_value(value), 60)
 
 
 def _to_floats(raw: Array, where: str, locate: Callable[[int], str], narrow: bool) -> Array:
@@ -418,8 +439,10 @@ def _plain_labels(values: Array, where: str, locate: Callable[[int], str]) -> Ar
         if max(abs(int(value)) for value in values) < 2**63:
             return np.array([int(value) for value in values], dtype=np.int64)
         row = next(row for row, value in enumerate(values) if abs(int(value)) >= 2**63)
-        raise DataError(f"{where}, {locate(row)}: {values[row]} is beyond int64, at most 2^63 - 1; number them anew")
-    return np.array([float(value) for value in values])
+        raise DataError(
+            f"{where}, {locate(row)}: {_show(values[row])} is beyond int64, at most 2^63 - 1; number them anew"
+        )
+    return np.array([_nearest_float(value) for value in values])
 
 
 def _numbered_names(values: Array, where: str, locate: Callable[[int], str]) -> tuple[IntArray, tuple[str, ...]]:
@@ -443,6 +466,7 @@ def _whole_numbers(values: Array, where: str, what: str, locate: Callable[[int],
     if values.dtype.kind == "u":
         bad = values > np.uint64(2**63 - 1)
     else:  # above 2^53 float64 does not represent every integer
+        values = values.astype(np.float64) if values.dtype.itemsize < 8 else values  # 2^53 is infinite in float16
         bad = ~(np.abs(values) <= 2.0**53) | (values != np.floor(values))
     if bad.any():
         row = int(bad.argmax())

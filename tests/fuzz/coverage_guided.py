@@ -10,7 +10,15 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["actors.messaging", "actors.storage", "runner.config", "runner.data", "runner.runs"]
+    include=[
+        "actors.messaging",
+        "actors.storage",
+        "actors.variables",
+        "runner.cli",
+        "runner.config",
+        "runner.data",
+        "runner.runs",
+    ]
 ):
     from tests.fuzz.targets import TARGETS
 
@@ -24,6 +32,8 @@ def main() -> None:
     name, folder, *options = sys.argv[1:]
     target = next(each for each in TARGETS if each.name == name)
     watched = Watched()
+    if target.prepare:
+        target.prepare(Path(folder))
 
     @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(target.inputs)

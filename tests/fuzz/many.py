@@ -1,6 +1,6 @@
 """Give many changed documents to the readers, in one process; prints its counts as it goes.
 
-Usage: ``python -m tests.fuzz.many --inputs 1000000 --seed 1 [--only NAME]``. Each input has a seed of its own,
+Usage: ``python -m tests.fuzz.many --inputs 1000000 --seed 1 [--only NAME,NAME]``. Each input has a seed of its own,
 ``SEED:NAME:NUMBER``, with which a finding is repeated. The time of an input is that of the processor.
 """
 
@@ -75,13 +75,17 @@ class Tally:
 
 def read_many(inputs: int, seed: int, only: str = "", report_seconds: float = 20.0) -> list[Tally]:
     """Read `inputs` inputs in blocks, each reader in proportion to its share; print the counts now and then."""
-    tallies = [Tally(target) for target in TARGETS if target.name in MAKERS and only in ("", target.name)]
+    chosen = only.split(",") if only else list(MAKERS)
+    tallies = [Tally(target) for target in TARGETS if target.name in MAKERS and target.name in chosen]
     total = sum(MAKERS[each.target.name][1] for each in tallies)
     folder = Path(tempfile.mkdtemp(prefix="serket-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     before = os.environ.get("SERKET_STATE_DIR")
     os.environ["SERKET_STATE_DIR"] = str(folder / "state")
     next_report, done = time.monotonic() + report_seconds, 0
     try:
+        for each in tallies:
+            if each.target.prepare:
+                each.target.prepare(folder)
         while done < inputs:
             for each in tallies:
                 count = min(max(BLOCK * MAKERS[each.target.name][1] // total, 1), inputs - done)

@@ -6,6 +6,7 @@ read. About one in ten is left as it is, so that the valid is read too.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -16,8 +17,9 @@ from typing import Any
 
 import msgpack
 import numpy as np
+import pandas
 
-from tests.fuzz import targets
+from tests.fuzz import command_line, targets
 
 ODD_TEXTS = ("", "a" * 300, "../x", "/etc/passwd", "\0", "\x1b[31m", "\ud800", "=1+1", "-", "<<", "1e999", "nan", "yes",
              "9" * 400, "a.b:C", "on", "0o17", "1_000", "12:30:45", "2001-01-01", "~", "\u202e", "\ufeff", ".inf", "gmm",
@@ -272,6 +274,216 @@ def answer(rng: Random) -> Any:
     return document if rng.random() < 0.8 else rng.choice(_ODD_ANSWERS)
 
 
+ODD_WORDS = (*ODD_TEXTS, "9" * 5000, "-9" * 3000, "1" + "0" * 4400, "--", "--json", "--set", "--runs", "--name=x", "-h", "--no-ray",
+             "--size", "N=" + "9" * 999, "modules.gmm.classes=" + "9" * 5000, "seed=" + "9" * 5000, "old", "runs/old", "..", ".",
+             "model.yaml", "rows.npy", "data=rows.npy", "data=", "=", "gmm", "tests:x", ":", "a:b:c", "mnist", "\udcff", "0x10",
+             "1e3", "K=4", "...=2x2", "cats.txt", "runs", "n1\n", "ünï", "a b", "%s", "{}", "[red]", "*", "$HOME", "-1", "0", "257")  # fmt: skip
+
+
+def command(rng: Random) -> list[str]:
+    """Return a command line: a valid one in which arguments are replaced, changed, removed, added or exchanged."""
+    found: Any = rng.choice(targets.COMMANDS)
+    if found and found[0] in command_line.SLOW and rng.random() < 0.7:
+        found = rng.choice(targets.COMMANDS)
+    words = list(found)
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
+        place = rng.randrange(len(words) + 1)
+        match rng.randrange(7):
+            case 0 | 1:
+                words[place : place + 1] = [rng.choice(ODD_WORDS)]
+            case 2:
+                words.insert(place, rng.choice(ODD_WORDS))
+            case 3 if place < len(words):
+                words[place] = damaged_text(rng, words[place], (*YAML_TRAPS, *ODD_TEXTS))
+            case 4:
+                del words[place : place + 1]
+            case 5:
+                words += rng.choice(targets.COMMANDS)[1:]
+            case _:
+                words[place:place] = words[place - 1 : place] * rng.choice((1, 2, 300))
+    return [word.replace("\0", "") for word in words]
+
+
+def variables(rng: Random) -> list[tuple[str, str]]:
+    """Return names and values of environment variables."""
+    valid = ("0", "1", "token", "disabled", "30", "1.5", "auto", "127.0.0.1:6379", "gmm:inside:2", "tmp", "a/b", "80")
+    return [
+        (
+            rng.choice(targets.VARIABLES),
+            damaged_text(rng, rng.choice((*valid, *ODD_TEXTS)), (*YAML_TRAPS, *ODD_WORDS)).replace("\0", ""),
+        )
+        for _ in range(rng.choice((1, 1, 2, 3)))
+    ]
+
+
+def names(rng: Random) -> tuple[str, ...]:
+    """Return names of a run, a module and a source."""
+    given = list(targets.NAMES)
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        place = rng.randrange(3)
+        given[place] = rng.choice(
+            (*ODD_TEXTS, damaged_text(rng, given[place], (*ODD_TEXTS, ".", "_", "-", "9", "/", "\n")))
+        )
+    return tuple(given)
+
+
+_ENCODINGS = (
+    "utf-8",
+    "utf-8",
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "latin-1",
+    "utf-7",
+    "cp1252",
+    "shift_jis",
+)
+_OPTIONS = {"header": (True, False), "index": (True, False), "divide_by": (255.0, 1e-300, 1e300, 3), "sequences": (True,),
+            "count": (1, 0, -1, 10**12, 2**63), "offset": (1, -1, 10**12, 2**63), "order": ("shuffled", "cyclic", "x")}  # fmt: skip
+
+
+def table_with_options(rng: Random) -> tuple[str, bytes, dict[str, Any], dict[str, bytes], Any]:
+    """Return a table in some encoding, perhaps gzipped, with options, categories and lengths, and the numbers in it."""
+    known = None
+    if rng.random() < 0.4:
+        known = np.array(
+            [[rng.choice((0.5, -3.25, 1e-12, 7e5, rng.random())) for _ in range(rng.choice((1, 2, 5)))]]
+            * rng.choice((1, 3))
+        )
+        known = known + np.arange(len(known))[:, None] * 0.1
+        separator, header = rng.choice(((",", ""), (",", "header"), (" ", "")))
+        lines = [separator.join(map(repr, row)) for row in known.tolist()]
+        if header:
+            lines.insert(0, ",".join(f"feature é{place}" for place in range(known.shape[1])))
+        text = rng.choice(("\n", "\r\n")).join(lines) + rng.choice(("\n", "", "\n\n"))
+        encoding = (
+            rng.choice(("utf-8", "utf-8-sig", "utf-16"))
+            if header
+            else rng.choice(("utf-8", "utf-8-sig", "utf-16", "latin-1"))
+        )
+        content, comma = text.encode(encoding), separator == ","
+    else:
+        content = rng.choice(targets.TABLES)
+        comma = b"," in content
+        text = damaged_text(rng, content.decode(), _TABLE_PARTS)
+        content = text.encode(rng.choice(_ENCODINGS), errors="replace")
+        content = damaged(rng, content) if rng.random() < 0.3 else content
+    packed = rng.random() < 0.3
+    if packed:
+        content = gzip.compress(content, 1)
+        if known is None and rng.random() < 0.3:
+            content = damaged(rng, content)
+    options = {name: rng.choice(values) for name, values in _OPTIONS.items() if rng.random() < 0.12}
+    others = {role: _labels(rng) for role in ("categories", "lengths") if rng.random() < 0.25}
+    name = f"t{rng.choice(('.csv', '.CSV')) if comma else '.txt'}{'.gz' * packed}"
+    return name, content, options, others, known
+
+
+def _labels(rng: Random) -> bytes:
+    content = rng.choice(
+        (b"1\n2\n", b"a\nb\nc\n", b"2\n1\n", b"3", b",label\n0,x\n1,y\n2,x\n", b"cup\n\nball\n", b"1.5\n2\n", b"0 1 2")
+    )
+    return (
+        damaged_text(rng, content.decode(), _TABLE_PARTS).encode(rng.choice(_ENCODINGS), errors="replace")
+        if rng.random() < 0.6
+        else content
+    )
+
+
+def _frame(rng: Random, array: Any) -> Any:
+    """Return a data frame or a series of an array, some columns of other types."""
+    if array.ndim == 1:
+        return pandas.Series(array)
+    if array.ndim != 2 or array.dtype.kind == "V":
+        return array
+    frame = pandas.DataFrame(
+        array, columns=[rng.choice(("x", "y", "", 0, None, "id", "\x1b[31m")) for _ in range(array.shape[1])]
+    )
+    if rng.random() < 0.5:
+        frame["more"] = pandas.Series(
+            rng.choice(([1, None] * len(frame), ["a"] * len(frame), [1.5] * len(frame)))[: len(frame)],
+            dtype=rng.choice((None, "Int64", "category", "string", object)) if rng.random() < 0.3 else None,
+        )
+    return frame
+
+
+_DTYPES_OF_SCRIPTS = (
+    "f8",
+    "f4",
+    "f2",
+    ">f8",
+    "g",
+    "i1",
+    "u1",
+    "i8",
+    "u8",
+    "?",
+    "c16",
+    "O",
+    "U3",
+    "S2",
+    "M8[s]",
+    "m8[s]",
+    "V4",
+)
+
+
+def script_values(rng: Random) -> tuple[Any, int]:
+    """Return what a script may give in place of rows, categories or lengths, and a number of rows."""
+    rows = rng.choice((0, 1, 2, 3, 6))
+    choice = rng.random()
+    if choice < 0.3:
+        return odd(rng, 3), rows
+    if choice < 0.4:
+        return [[odd(rng, 1) for _ in range(2)] for _ in range(rows)], rows
+    values = np.array([rng.choice((0, 1, 2, 3, 100)) for _ in range(rows * 2)]).reshape(
+        rng.choice(((rows, 2), (rows * 2,), (rows, 1, 2), (1, rows, 2)))
+    )
+    try:
+        array: Any = values.astype(rng.choice(_DTYPES_OF_SCRIPTS))
+    except (ValueError, TypeError):
+        array = values
+    if array.dtype.kind in "fgO" and array.size and rng.random() < 0.5:
+        array.reshape(-1)[rng.randrange(array.size)] = rng.choice(
+            (float("nan"), float("inf"), 1e300, 5e-324, -0.0, 0.5)
+        )
+    if array.dtype.kind == "O" and array.size:
+        array.reshape(-1)[rng.randrange(array.size)] = odd(rng, 1)
+    if array.dtype.kind in "iu" and array.size and rng.random() < 0.5:
+        array.reshape(-1)[0] = rng.choice((np.iinfo(array.dtype).max, np.iinfo(array.dtype).min))
+    wrap = rng.randrange(9)
+    if wrap == 0 and array.dtype.kind != "V":
+        array = np.ma.masked_array(
+            array,
+            mask=[[rng.random() < 0.3] * array.shape[-1]]
+            if array.ndim == 0
+            else np.resize([rng.random() < 0.3, False], array.shape),
+        )
+    if wrap == 1:
+        with contextlib.suppress(ValueError, TypeError):  # of pandas
+            array = _frame(rng, array)
+    if wrap == 2:
+        array = array.tolist()
+    if wrap == 3 and isinstance(array, np.ndarray) and array.ndim > 1:
+        array = [*array, *array[:1]] if array.dtype.kind != "V" else array
+    if wrap == 4:
+        array = array[::-1].T
+    return array, rows
+
+
+def learnt_model(rng: Random) -> bytes:
+    """Return the file that a script leaves of a module: a valid one with another header, or with other bytes."""
+    content = rng.choice((targets.LEARNT, targets.LEARNT, targets.STATE))
+    if rng.random() < 0.3:
+        return damaged(rng, content)
+    size = int.from_bytes(content[:8], "little")
+    text = json.dumps(changed(rng, json.loads(content[8 : 8 + size]))).encode()
+    body = content[8 + size :]
+    return len(text).to_bytes(8, "little") + text + (damaged(rng, body) if rng.random() < 0.3 else body)
+
+
 def _make_npz() -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, observations=targets.ROWS, categories=np.arange(6))
@@ -293,5 +505,11 @@ MAKERS: dict[str, tuple[Callable[[Random], Any], int]] = {
     "status files": (saved_events, 4),
     "outputs": (output, 6),
     "answers of modules": (answer, 8),
+    "command lines": (command, 2),
+    "variables": (variables, 6),
+    "names": (names, 2),
+    "tables": (table_with_options, 8),
+    "arrays": (script_values, 10),
+    "learnt models": (learnt_model, 4),
 }
 """Functions that make inputs, and their shares, by the reader's name; the slow readers get fewer."""

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from actors.backends.ray.temporary import ray_directory
 from actors.backends.result_checks import (
     check_device,
     check_metrics,
@@ -30,25 +32,32 @@ from actors.backends.result_checks import (
     check_progress,
     check_state,
 )
-from actors.errors import CheckpointError, GraphError, MessageError, ModuleError
+from actors.errors import BackendError, CheckpointError, GraphError, MessageError, ModuleError
+from actors.kernels.jit import cache_directory
 from actors.messaging import codec
 from actors.module import Outbox, OutgoingMessage
 from actors.storage import manifest as manifests
 from actors.storage import state_codec
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord, Manifest, ModuleRecord, pack_manifest
-from runner.config.run_config import ConfigError, load_config
+from actors.variables import READERS, VariableError, check_variables
+from runner.cluster.auth import token_path
+from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.config.yaml_io import dump, parse
 from runner.data.datasets import DataError, load
+from runner.data.intake import check_categories, check_lengths, check_observations
 from runner.runs import state
-from runner.runs.directory import _timed_event
+from runner.runs.directory import RunDirectory, _timed_event, open_run
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog
-from runner.runs.outputs import read_array
+from runner.runs.learnt import check_learnt, read_learnt
+from runner.runs.outputs import read_array, write_arrays
 from runner.runs.records import MetricsFile
 from runner.runs.run_files import RunDirectoryError, RunFiles
 from runner.runs.state import StateError
 from tests.actors.messaging.test_messages import message
+from tests.fuzz.command_line import COMMANDS, CONTROL, read_command
+from tests.fuzz.command_line import prepare as prepare_commands
 
 MODEL = {
     "name": "fuzzed",
@@ -76,12 +85,15 @@ class Target:
         Called with a directory for files, and an input; returns whether the input was accepted.
     weight : int
         Its share of the examples.
+    prepare : callable, optional
+        Called once with the directory for files.
     """
 
     name: str
     inputs: st.SearchStrategy[Any]
     read: Callable[[Path, Any], bool]
     weight: int = 1
+    prepare: Callable[[Path], None] | None = None
 
 
 # --- strategies ---------------------------------------------------------------------------------------------------
@@ -362,6 +374,139 @@ def read_answer(_folder: Path, content: Any) -> bool:
     return accepted > 0
 
 
+def read_variables(folder: Path, given: list[tuple[str, str]]) -> bool:
+    """Read the environment variables of this software, and make the directories that they name."""
+    given = [(name, value) for name, value in given if "\0" not in value]
+    present = {name: os.environ.pop(name, None) for name in VARIABLES}
+    caught = 0
+    try:
+        for name, value in given:
+            inside = f"{folder}/v/{value.lstrip('/~').replace('..', '.')}" if name in _DIRECTORIES and value else value
+            os.environ[name] = inside
+        for read in (check_variables, cache_directory, ray_directory, state.prepare_state_directory, token_path):
+            try:
+                read()
+            except (VariableError, BackendError, StateError) as error:
+                caught += 1
+                assert not (isinstance(error, VariableError) and CONTROL.search(str(error))), repr(str(error))
+                assert len(str(error)) < 20_000
+                assert "RAY_AUTH_TOKEN is" not in str(error)
+    except UnicodeEncodeError:
+        return False  # the operating system passes no such value
+    finally:
+        for name, value in present.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        shutil.rmtree(folder / "v", ignore_errors=True)
+    return caught == 0
+
+
+def read_names(folder: Path, given: tuple[str, str, str]) -> bool:
+    """Make a run with these names of the run, a module and a source; all that it writes is inside of its directory."""
+    run, module, source = given
+    runs = folder / "names" / "runs"
+    shutil.rmtree(folder / "names", ignore_errors=True)
+    runs.mkdir(parents=True)
+    document = {
+        "name": run,
+        "data": {source: {"source": "cycle"}},
+        "modules": {module: {"type": "gmm", "classes": 2}},
+        "connections": [f"{source} -> {module}"],
+    }
+    try:
+        (folder / "names" / "m.yaml").write_bytes(dump(document).encode(errors="surrogatepass"))
+        config = load_config(folder / "names" / "m.yaml")
+    except (ConfigError, ModuleError, GraphError):
+        config = None
+    accepted = config is not None
+    if config is not None:
+        assert (config.name, [*config.modules], [*config.sources]) == (run, [module], [source])
+        directory = RunDirectory.create(runs, run, config.graph)
+        directory.write_config(config)
+        write_arrays(RunFiles(directory.path), module, f"module001_{module}", {"mu": ROWS}, "learn")
+        assert [each.name for each in runs.iterdir()] == [run]
+        assert open_run(directory.path).config.name == run
+    else:
+        try:  # as --name
+            RunDirectory.create(runs, run, GRAPH, exact=True)
+        except RunDirectoryError as error:
+            assert not CONTROL.search(str(error)), repr(str(error))
+        except ValueError as error:
+            assert "surrogates" in str(error)  # the command line has none of them
+        else:
+            assert [each.name for each in runs.iterdir()] == [run]
+            accepted = True
+    assert {each.name for each in (folder / "names").iterdir()} <= {"m.yaml", "runs"}
+    return accepted
+
+
+def read_table(folder: Path, given: tuple[str, bytes, dict[str, Any], dict[str, bytes], Any]) -> bool:
+    """Load a table with options, categories and lengths; what it holds, if that is known, comes out."""
+    name, content, options, others, known = given
+    (folder / name).write_bytes(content)
+    files = {}
+    for role, text in others.items():
+        files[role] = folder / f"{role}{'.csv' if text.startswith(b',') else '.txt'}"
+        files[role].write_bytes(text)
+    try:
+        data = load("files", observations=folder / name, **files, **options)
+    except DataError as error:
+        assert not CONTROL.search(str(error)), repr(str(error))
+        assert len(str(error)) < 20_000
+        assert known is None or others or options, str(error)
+        return False
+    assert not CONTROL.search(data.describe())
+    assert np.isfinite(data.observations).all()
+    assert data.lengths is None or data.lengths.sum() == len(data.observations)
+    assert data.categories is None or len(data.categories) == len(data.observations)
+    if known is not None and not options:
+        np.testing.assert_array_equal(data.observations, known)
+    return True
+
+
+def read_arrays(_folder: Path, given: tuple[Any, int]) -> bool:
+    """Check what a script gives: as observations, as sequences, as categories, as lengths."""
+    value, rows = given
+    accepted = 0
+    checks = (
+        lambda: check_observations(value, "data").values,
+        lambda: check_observations(value, "data", sequences=True).values,
+        lambda: check_observations(value, "data", divide_by=255.0).values,
+        lambda: check_categories(value, "categories")[0],
+        lambda: check_categories(value, "categories", rows=rows)[0],
+        lambda: check_lengths(value, "lengths", rows),
+    )
+    for number, check in enumerate(checks):
+        try:
+            array = check()
+        except DataError as error:
+            assert "\n" not in str(error)
+            assert len(str(error)) < 20_000
+            continue
+        accepted += 1
+        assert np.isfinite(array).all()
+        if (
+            number == 0
+            and isinstance(value, np.ndarray)
+            and not isinstance(value, np.ma.MaskedArray)
+            and value.dtype.kind in "iu"
+        ):
+            np.testing.assert_array_equal(array.reshape(-1), value.reshape(-1))  # no value changes
+    return accepted > 0
+
+
+def read_model(folder: Path, content: bytes) -> bool:
+    """Read what a script has left, to continue from it (load_dir)."""
+    (folder / "model.safetensors").write_bytes(content)
+    try:
+        check_learnt(read_learnt(folder), GRAPH.modules["gmm"], folder)
+    except RunDirectoryError as error:
+        assert "\n" not in str(error)
+        return False
+    return True
+
+
 # --- valid inputs to begin with -----------------------------------------------------------------------------------
 
 
@@ -383,6 +528,30 @@ def _npz(**arrays: Any) -> bytes:
 
 def _idx(shape: tuple[int, ...], body: bytes, code: int = 8) -> bytes:
     return bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + body
+
+
+def _packed(content: bytes, packed: bool) -> bytes:
+    return gzip.compress(content, 1, mtime=0) if packed else content
+
+
+def _as_array(values: list[Any]) -> Any:
+    try:
+        return np.array(values)
+    except (ValueError, TypeError, OverflowError):
+        return values
+
+
+def _edited(command: tuple[str, ...], edits: list[tuple[int, str, bool]]) -> list[str]:
+    """Return a command in which arguments are replaced, or to which some are added."""
+    words = list(command)
+    for place, word, replaces in edits:
+        words[place : place + replaces] = [word]
+    return words
+
+
+def _graph() -> Any:
+    graph = {**MODEL, "schedule": {"rounds": 2}}
+    return RunConfig.model_validate(graph, context={"root": Path()}).graph
 
 
 def _zip(members: list[tuple[str, bytes]]) -> bytes:
@@ -458,6 +627,49 @@ answers = changed(ANSWER) | st.sampled_from(
     [ROWS, np.array(["a"]), np.array(None), np.float64(1), np.timedelta64(1, "s")]
 )
 
+GRAPH = _graph()
+LEARNT = (Path(__file__).parents[1] / "data" / "old_run" / "module001_gmm" / "model.safetensors").read_bytes()
+VARIABLES = (*READERS, "TMPDIR", "HOME", "XDG_STATE_HOME")
+_DIRECTORIES = ("RAY_TMPDIR", "TMPDIR", "SERKET_STATE_DIR", "XDG_STATE_HOME", "HOME")
+NAMES = ("fuzzed", "gmm", "data")
+TABLES = (
+    b"x,y\n1,2\n3,4\n",
+    b"1 2\n3 4\n5 6\n",
+    b"# c\n1\n2\n",
+    b'"a","b"\n1.5,2\n,\n3,-4e3\n',
+    b",0,1\n0,5,6\n1,7,8\n",
+)
+variable_values = odd_text | st.sampled_from(
+    ["0", "1", "token", "disabled", "30", "auto", "gmm:inside:2", "tmp", "a/b"]
+)
+argument = (
+    odd_text
+    | st.integers().map(str)
+    | st.sampled_from(["9" * 5000, "--json", "--set", "--", "-", "a=b", "seed=3", "old"])
+)
+arguments = st.sampled_from(COMMANDS).flatmap(
+    lambda command: st.lists(st.tuples(st.integers(0, len(command)), argument, st.booleans()), max_size=3).map(
+        lambda edits: _edited(command, edits)
+    )
+)
+table_options = st.fixed_dictionaries({}, optional={
+    "header": st.booleans(), "index": st.booleans(), "divide_by": st.floats(1, 255), "sequences": st.booleans(),
+    "count": st.integers(-1, 5), "offset": st.integers(-1, 5), "order": st.sampled_from(["given", "shuffled", "cyclic"]),
+})  # fmt: skip
+encodings = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"])
+table_files = st.builds(
+    lambda content, encoding, packed, options, others: (
+        f"t{'.csv' if b',' in content else '.txt'}{'.gz' * packed}",
+        _packed(content.decode(errors="replace").encode(encoding, errors="replace"), packed), options, others, None,
+    ),
+    st.sampled_from(TABLES).flatmap(damaged) | tables, encodings, st.booleans(), table_options,
+    st.dictionaries(st.sampled_from(["categories", "lengths"]), tables | st.sampled_from([b"1\n2\n", b"a\nb\n", b"2"]), max_size=2),
+)  # fmt: skip
+scripts_values = st.recursive(
+    leaf | st.sampled_from([np.float32(1), np.datetime64("now"), np.ma.masked, b"x", 1j, 10**400]),
+    lambda inner: st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(_as_array), max_leaves=10,
+)  # fmt: skip
+
 TARGETS = [
     Target("model files", changed(MODEL) | yaml_text | damaged(MODEL_TEXT.encode()).map(_text), read_config),
     Target("--set", st.lists(overrides, min_size=1, max_size=2), read_overrides),
@@ -474,4 +686,12 @@ TARGETS = [
     Target("status files", changed(SAVED_EVENTS) | damaged(json.dumps(SAVED_EVENTS).encode()), read_status_files),
     Target("outputs", st.tuples(st.just(".txt"), tables) | st.tuples(st.just(".npy"), npy_headers), read_outputs),
     Target("answers of modules", answers, read_answer),
+    Target("command lines", arguments, read_command, prepare=prepare_commands),
+    Target("variables", st.lists(st.tuples(st.sampled_from(VARIABLES), variable_values), max_size=3), read_variables),
+    Target(
+        "names", st.tuples(*(odd_text | st.from_regex(r"[a-z._-]{1,4}") | st.just(each) for each in NAMES)), read_names
+    ),
+    Target("tables", table_files, read_table, 2),
+    Target("arrays", st.tuples(scripts_values, st.integers(0, 4)), read_arrays, 2),
+    Target("learnt models", damaged(LEARNT) | damaged(STATE), read_model),
 ]

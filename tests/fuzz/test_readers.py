@@ -25,6 +25,8 @@ each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: targ
 def fuzz(target, folder, examples):
     """Read `examples` inputs; return the largest time and growth of memory of one."""
     watched = Watched()
+    if target.prepare:
+        target.prepare(folder)
 
     @settings(
         max_examples=examples,

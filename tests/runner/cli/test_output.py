@@ -162,3 +162,19 @@ def test_hostile_arguments_give_one_sentence(arguments, tmp_path, monkeypatch) -
     assert done.stderr.count("\n") == 1
     assert done.stderr[:-1].isprintable()
     assert len(done.stderr) < 25_000
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "a", ESCAPE], ["run", f"--{ESCAPE}"], [ESCAPE], ["generate", "a", "--length", ESCAPE]]
+)
+def test_an_error_of_usage_repeats_no_control_character_of_the_arguments(arguments) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.output)
+    assert "Error" in done.output
+
+
+def test_an_error_of_usage_is_short() -> None:
+    done = CliRunner().invoke(app, ["generate", "a", "--seed", "9" * 100_000])
+    assert done.exit_code == 2
+    assert len(done.output) < 3_000

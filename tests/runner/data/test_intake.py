@@ -516,3 +516,48 @@ def test_fewer_rows_than_classes_are_refused_for_learning_also_above_another_mod
         (tmp_path / "m.yaml").write_text(text.format(3, connections))
         config = load_config(tmp_path / "m.yaml")
         check_modules(config.graph, config.load_data())
+
+
+# --- found by fuzzing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 0.5])
+def test_a_float_of_any_width_that_is_no_integer_is_no_category(dtype: str, value: float) -> None:
+    """In float16 the bound 2^53 is infinite, so that infinity became the class -2^63."""
+    with pytest.raises(DataError, match=r"row 2.*is no integer"):
+        check_categories(np.array([1, value], dtype=dtype), "categories")
+    assert check_categories(np.array([1, 3], dtype=dtype), "categories")[0].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**53 + 1, 10**5000], ids=["400", "-400", "2^53", "5000"])
+def test_an_integer_that_no_float_holds_is_refused_with_its_row(number: int) -> None:
+    with pytest.raises(DataError, match=r"row 2: .* (is no|where) float64.*; subtract an offset, or scale"):
+        check_observations([[1], [number]], "data")
+    with pytest.raises(DataError, match="row 2"):
+        check_categories(np.array([1, number if abs(number) > 2**63 else 2**64], dtype=object), "categories")
+
+
+@pytest.mark.parametrize("given", [{}, {1: 2}, None, object(), 10**400, {1, 2}], ids=type)
+def test_a_single_object_is_no_data(given: Any) -> None:
+    for check in (lambda: check_observations(given, "data"), lambda: check_observations(given, "data", sequences=True)):
+        with pytest.raises(DataError, match=r"^data"):
+            check()
+
+
+@pytest.mark.parametrize(
+    "given", [[[1, [2, 3]], [[4], 5]], [[["a"], 1]], [[[1, 2]], [[3], [4, 5]]], [[None, np.zeros(0)]]]
+)
+def test_sequences_of_rows_of_different_lengths_are_refused(given: Any) -> None:
+    with pytest.raises(DataError, match=r"^data"):
+        check_observations(given, "data", sequences=True)
+
+
+class _Failing:
+    def __array__(self, *_arguments: Any, **_options: Any) -> Any:
+        raise ZeroDivisionError("of its own")
+
+
+def test_an_object_that_fails_to_convert_itself_is_no_data() -> None:
+    with pytest.raises(DataError, match=r"data: is no array of numbers \(of its own\)"):
+        check_observations(_Failing(), "data")
