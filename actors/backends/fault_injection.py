@@ -17,6 +17,9 @@ reviving                                                             while it re
 hang         never: it sleeps in its update
 stop         never: it is stopped (SIGSTOP) in its update            never: it is stopped during an update
 gil          never: its interpreter is held in its update            never: its interpreter is held during an update
+starting     never: it is stopped while it is prepared (round 0)
+saving       never: it is stopped before it writes its part          never: it is stopped after all parts are written
+committed                                                            never: it is stopped before the commit's event
 clock                                                                never: from that round on, its clock is off by
                                                                      ``times`` seconds
 ===========  ======================================================  ================================================
@@ -53,7 +56,10 @@ PHASES = ("before", "inside", "after", "answered", "save", "recovery")
 """The phases of both modules and the coordinator."""
 
 HANGS = ("hang", "stop", "gil")
-"""The phases in which a process halts instead of ending."""
+"""The phases in which a process halts in an update, instead of ending."""
+
+STOPS = ("starting", "saving", "committed")
+"""Further phases in which a process is stopped (SIGSTOP)."""
 
 _COORDINATOR = "coordinator"
 _SOON = 0.05
@@ -115,8 +121,8 @@ class Injector:
         """Kill or halt this process, if a fault requests it and was not injected as often as requested."""
         for fault in self.faults:
             if (fault.target, fault.phase, fault.round) == (target, phase, round) and self._mark(fault):
-                if phase in HANGS:
-                    _halt(phase)
+                if phase in (*HANGS, *STOPS):
+                    _halt("stop" if phase in STOPS else phase)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def inject_into_chain(self, round: int) -> None:
@@ -192,6 +198,7 @@ class FaultyHost(ModuleHost):
     def prepare(self, device: str) -> str:
         """Prepare the module, after a possible death."""
         self._recover()
+        self._inject("starting", 0)
         return super().prepare(device)
 
     def load_state(self, state: State) -> None:
@@ -212,7 +219,8 @@ class FaultyHost(ModuleHost):
 
     def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
         """Write the module's part of a commit, after a possible death."""
-        self._inject("save", int(request.directory.split("-")[1]))
+        for phase in ("save", "saving"):
+            self._inject(phase, int(request.directory.split("-")[1]))
         return super().save(request, objects)
 
     def _context(self, call: ModuleCall, doing: str) -> Context:
@@ -302,6 +310,8 @@ class FaultyCheckpoints(Checkpoints):
 
     def commit(self, manifest: Manifest) -> None:
         """Write the manifest, with possible deaths before and after it."""
-        self._injector.inject(_COORDINATOR, "save", manifest.round)
+        for phase in ("save", "saving"):
+            self._injector.inject(_COORDINATOR, phase, manifest.round)
         super().commit(manifest)
-        self._injector.inject(_COORDINATOR, "answered", manifest.round)
+        for phase in ("answered", "committed"):
+            self._injector.inject(_COORDINATOR, phase, manifest.round)

@@ -31,6 +31,7 @@ from actors.messaging.codec import make_message, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.validation import check_arrays, has_non_finite_values, validate
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
+from actors.storage.filesystem import Storage, storage_at
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
 from actors.types import Array, State
@@ -63,6 +64,7 @@ class ModuleHost:
         self._prepared_on = ""
         self._status: dict[str, Any] = {"doing": "waiting"}
         self._lock = threading.Lock()
+        self._storage: tuple[str, Storage] | None = None
 
     def prepare(self, device: str) -> str:
         """Prepare the module on `device`; return the device that it really uses."""
@@ -135,7 +137,9 @@ class ModuleHost:
 
     def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
         """Write the module's part of a commit."""
-        return save_module_files(request, objects)
+        if self._storage is None or self._storage[0] != request.root:
+            self._storage = request.root, storage_at(request.root)
+        return save_module_files(request, objects, self._storage[1])
 
     def read(self, request: LoadRequest) -> tuple[Any, ...]:
         """Read the module's part of a commit (:func:`actors.storage.module_files.load_module_files`)."""

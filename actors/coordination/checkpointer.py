@@ -59,8 +59,13 @@ class Checkpointer:
         objects = [result.state, result.outputs, *(message.arrays for message in result.messages.values())]
         progress.saving = self._backend.submit_save(module, request, objects)
 
-    def write(self, manifest: Manifest) -> None:
+    def write(self, manifest: Manifest) -> Manifest:
         """Write the results that changed since the last commit, then the manifest with the modules' records.
+
+        Returns
+        -------
+        Manifest
+            With the records.
 
         Raises
         ------
@@ -80,7 +85,9 @@ class Checkpointer:
                     progress.record = ModuleRecord(manifest.round, dict(files), dict(progress.written.metrics))
                     progress.saving = None
             records = {module: progress.record for module, progress in self._progress.items() if progress.record.files}
-            self._checkpoints.commit(replace(manifest, modules=records))
+            written = replace(manifest, modules=records)
+            self._checkpoints.commit(written)
+            return written
         except OSError as error:
             raise CheckpointError(
                 f"commit {manifest.name} could not be written: {error}; earlier commits are complete. "

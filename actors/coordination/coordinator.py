@@ -363,6 +363,7 @@ class Coordinator:
             seconds=self._seconds + time.monotonic() - self._began,
             config=self._config,
         )
-        self._checkpointer.write(manifest)
+        written = self._checkpointer.write(manifest)
         self.committed, self._replays = name, 0
-        self._emit(Committed(self.round, name, self._step is None, time.perf_counter() - started))
+        seconds, evidence = time.perf_counter() - started, written.evidence(self.graph.modules)
+        self._emit(Committed(self.round, name, self._step is None, seconds, manifest.score, evidence))

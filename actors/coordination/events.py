@@ -258,13 +258,18 @@ class Converged(Event):
 
 @dataclass(frozen=True)
 class Committed(Event):
-    """A commit was written; ``whole`` is whether it ends a round."""
+    """A commit was written; ``whole`` is whether it ends a round.
+
+    ``score`` and ``evidence`` are those of ``metrics.csv``, for a commit that is pruned before this event is read.
+    """
 
     event = "commit"
     round: int
     name: str
     whole: bool
     seconds: float
+    score: float | None = None
+    evidence: float | None = None
 
 
 @dataclass(frozen=True)

@@ -111,11 +111,13 @@ class LocalStorage:
     Parameters
     ----------
     root : str or path
-        Its parents may be links, the directory itself may not.
+        Its parents may be links, the directory itself may not. Another directory in its place, such as one to which a
+        parent that became a link leads, or a new one where it was deleted, is refused as long as this object lives.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
+        self._identity: tuple[int, int] | None = None
 
     def location(self, path: str) -> str:
         """Return the full path."""
@@ -332,7 +334,7 @@ class LocalStorage:
     @contextmanager
     def _directory(self, names: Sequence[str]) -> Iterator[int]:
         """Yield a descriptor of a directory below the root."""
-        descriptor = open_root(self.root)
+        descriptor = self._open_root(self.root)
         try:
             for name in names:
                 descriptor = _descend(descriptor, name)
@@ -345,7 +347,7 @@ class LocalStorage:
         """Yield a descriptor of a directory below the root, which is created, and its name synced, if necessary."""
         path = self.root.absolute()
         _make_durable_directory(path)
-        descriptor = open_root(path)
+        descriptor = self._open_root(path)
         try:
             for name in names:
                 path = path / name
@@ -359,6 +361,26 @@ class LocalStorage:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _open_root(self, path: Path) -> int:
+        """Return a descriptor of the root, the same directory each time.
+
+        Raises
+        ------
+        OSError
+            If it was replaced by another one: who can write in a directory above it could lead a run that goes on to
+            files of the run's user.
+        """
+        descriptor = open_root(path)
+        found = os.fstat(descriptor)
+        self._identity = self._identity or (found.st_dev, found.st_ino)
+        if self._identity != (found.st_dev, found.st_ino):
+            os.close(descriptor)
+            raise OSError(
+                errno.ESTALE,
+                f"{path.name} was replaced by another directory while it was in use, which is left alone",
+            )
+        return descriptor
 
 
 def _descend(descriptor: int, name: str) -> int:

@@ -102,6 +102,15 @@ class Manifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    def evidence(self, modules: Iterable[str]) -> float | None:
+        """Return the evidence that the last of `modules` with one reports: in order of connection, the most abstract.
+
+        What a module calls its evidence may be a text, which is no evidence.
+        """
+        reported = [self.modules[name].metrics.get("evidence") for name in modules if name in self.modules]
+        last = next((value for value in reversed(reported) if value is not None), None)
+        return last if isinstance(last, int | float) else None
+
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_SEED = 2**128

@@ -12,7 +12,7 @@ from actors.limits import MAX_COMMIT_FILE_BYTES
 from actors.messaging.codec import encode, pack_header, unpack_header
 from actors.messaging.message import Message
 from actors.storage.checkpoints import Checkpoints
-from actors.storage.filesystem import storage_at
+from actors.storage.filesystem import Storage, storage_at
 from actors.storage.manifest import FileRecord, ModuleRecord
 from actors.storage.state_codec import pack_state
 
@@ -61,8 +61,17 @@ class LoadRequest:
     record: ModuleRecord
 
 
-def save_module_files(request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
+def save_module_files(
+    request: SaveRequest, objects: Sequence[Any], storage: Storage | None = None
+) -> dict[str, FileRecord]:
     """Write a module's files; repeating the call, in another process too, gives the same files.
+
+    Parameters
+    ----------
+    request : SaveRequest
+    objects : sequence
+    storage : Storage, optional
+        That of the request's root, if it was opened before.
 
     Returns
     -------
@@ -80,7 +89,7 @@ def save_module_files(request: SaveRequest, objects: Sequence[Any]) -> dict[str,
     files["outputs"] = (f"{stem}.outputs.safetensors", pack_state(outputs))
     for slot, header, arrays in zip(request.slots, request.headers, messages, strict=True):
         files[f"message:{slot}"] = (f"{stem}.{slot}.message", encode(Message(unpack_header(header), arrays)))
-    storage, records = storage_at(request.root), {}
+    storage, records = storage or storage_at(request.root), {}
     for label, (name, data) in files.items():
         if len(data) > MAX_COMMIT_FILE_BYTES:
             reason = f"it would have {len(data)} bytes, at most {MAX_COMMIT_FILE_BYTES} are read back"

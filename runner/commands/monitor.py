@@ -172,14 +172,18 @@ class RunMonitor:
                 # It may have been recorded before its event was received, by this or an earlier process.
                 new = self.single or (event.whole and event.round > self._last_round())
                 if event.round > 0 and new:
-                    self._record(event.name)
+                    self._record(event.name, RoundScores(event.round, event.evidence, None, event.score))
 
-    def _record(self, commit: str) -> None:
+    def _record(self, commit: str, otherwise: RoundScores | None = None) -> None:
+        """Record a commit; of one that was pruned since, write what its event says, without the accuracy."""
         before = self.scores
         with self._unless_pruned(commit):
             self.scores = self.directory.record(commit)
         if self.scores is before:
-            return
+            if otherwise is None:
+                return
+            self.scores = otherwise
+            self.directory.metrics_file.append(otherwise)
         self._last_recorded = max(self.scores.round, self._last_round())
         for sentence in self.directory.rows_without_categories - self._explained:
             self._explained.add(sentence)

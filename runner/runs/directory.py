@@ -78,6 +78,7 @@ class RunDirectory:
     numbers: Mapping[str, int] = field(default_factory=dict)
     recognizing: frozenset[str] = frozenset()
     rows_without_categories: set[str] = field(default_factory=set, init=False)
+    _directories: dict[Path, RunFiles] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def create(cls, runs: Path, name: str, graph: Graph, *, exact: bool = False, **kwargs: Any) -> RunDirectory:
@@ -181,22 +182,25 @@ class RunDirectory:
         """Where the commits lie, a path or a URL; nothing is opened."""
         if self.storage:
             return f"{self.storage.rstrip('/')}/{self.name}"
-        return self.path.resolve() / "checkpoints"  # it must not be a link itself
+        return self._files.root / "checkpoints"  # it must not be a link itself
 
     @property
     def _files(self) -> RunFiles:
-        """The files of this directory."""
-        return RunFiles(self.path)
+        """The files of this directory, which is refused if it is replaced while this process uses it."""
+        return self._opened(self.path)
+
+    def _opened(self, path: Path) -> RunFiles:
+        return self._directories.setdefault(path, RunFiles(path))
 
     @property
     def metrics_file(self) -> MetricsFile:
         """The metrics of each round, in ``metrics.csv``."""
-        return MetricsFile(self.path / "metrics.csv")
+        return MetricsFile(self.path / "metrics.csv", self._files)
 
     @property
     def log(self) -> EventLog:
         """The event log, in ``events.jsonl``."""
-        return EventLog(self.path / "events.jsonl", self.name)
+        return EventLog(self.path / "events.jsonl", self.name, self._files)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -277,7 +281,7 @@ class RunDirectory:
     @property
     def _output_files(self) -> RunFiles:
         """The files of the parent of the modules' directories."""
-        return RunFiles(self.outputs or self.path)
+        return self._opened(self.outputs or self.path)
 
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.yaml`` durably: the run cannot be resumed without it."""
@@ -366,13 +370,11 @@ class RunDirectory:
 
     def _compute_scores(self, manifest: Manifest, outputs: Callable[[str], Mapping[str, Array]]) -> RoundScores:
         """Return the metrics of a commit; `outputs` returns the outputs of a module."""
-        evidence = None
         by_module: dict[str, Scores] = {}
         for module in self.graph.modules:  # the values of the last one, the most abstract, are kept
             record = manifest.modules.get(module)
             if record is None:
                 continue
-            evidence = record.metrics.get("evidence", evidence)
             if self.categories_of(module) is not None and "outputs" in record.files:
                 classes = outputs(module).get("class")
                 labels = None if classes is None else self.categories_of(module, len(classes))
@@ -384,7 +386,7 @@ class RunDirectory:
                 elif classes is not None and labels is not None:
                     by_module[module] = _compare(module, classes, labels)
         agreement = list(by_module.values())[-1] if by_module else None
-        return RoundScores(manifest.round, evidence, agreement, manifest.score, by_module)
+        return RoundScores(manifest.round, manifest.evidence(self.graph.modules), agreement, manifest.score, by_module)
 
     def categories_of(self, module: str, rows: int | None = None) -> Array | None:
         """Return the labels with which the classes of `module` are compared.

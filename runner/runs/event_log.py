@@ -64,14 +64,17 @@ class EventLog:
     ----------
     path : Path
     run : str
+    files : RunFiles, optional
+        The files of its directory, which it shares with others.
     """
 
     path: Path
     run: str
+    files: RunFiles | None = None
 
     @property
     def _files(self) -> RunFiles:
-        return RunFiles(self.path.parent)
+        return self.files or RunFiles(self.path.parent)
 
     def __iter__(self) -> Iterator[TimedEvent]:
         """Yield the events; incomplete or too long lines, unknown events and those with invalid fields are skipped.

@@ -74,13 +74,16 @@ class MetricsFile:
     Parameters
     ----------
     path : Path
+    files : RunFiles, optional
+        The files of its directory, which it shares with others.
     """
 
     path: Path
+    files: RunFiles | None = None
 
     @property
     def _files(self) -> RunFiles:
-        return RunFiles(self.path.parent)
+        return self.files or RunFiles(self.path.parent)
 
     def append(self, scores: RoundScores) -> None:
         """Add the line of a round; a module that has an accuracy for the first time gets a column in all lines."""

@@ -48,17 +48,22 @@ def run_undisturbed(graph, root, rows=X, run=RUN):
     return checkpoints
 
 
-def run(graph, root, faults=(), rows=X, name=RUN, answer=None, **options):
+def run(graph, root, faults=(), rows=X, name=RUN, answer=None, observe=None, **options):
     """Run the model on Ray with injected faults and further fields of the RunSpec; return its events with times.
 
-    `answer` is the number of seconds within which the coordinator must answer.
+    `answer` is the number of seconds within which the coordinator must answer; `observe` receives each event.
     """
     injection = instrumentation(faults, str(root)) if faults else Instrumentation()
     spec = RunSpec(graph, name, 0, str(root), instrumentation=injection, **options)
     client = CoordinatorClient.launch(spec, patience=20.0)
     client.answer = answer or client.answer
     try:
-        return [timed for events, _ in client.begin({"data": {"values": rows}}) for timed in events]
+        found = []
+        for events, _ in client.begin({"data": {"values": rows}}):
+            found += events
+            for timed in events if observe else ():
+                observe(timed.event)
+        return found
     finally:
         client.stop()
 

@@ -1,8 +1,11 @@
 """Tests that kill every process in every phase: the results stay bit-identical."""
 
+import os
 import re
+import signal
 import time
 
+import psutil
 import pytest
 
 from actors.backends.fault_injection import HANGS, PHASES
@@ -110,6 +113,56 @@ def test_a_coordinator_that_does_not_answer_is_restarted_by_its_driver(tmp_path,
     assert add_to_table("coordinator", phase, 2, events, root, expected(2, vae=False))
     sentences = [timed.event.message for timed in events if timed.event.event == "log"]
     assert "the coordinator did not answer within 4 s; its process is started again" in sentences
+    wait_until(lambda: not halted_processes())
+
+
+@pytest.mark.parametrize(
+    ("target", "phase", "round"), [("gmm", "starting", 0), ("data", "saving", 0), ("gmm", "saving", 2)]
+)
+def test_a_module_that_is_stopped_outside_of_an_update_is_restarted(tmp_path, target, phase, round):
+    root = tmp_path / "checkpoints"
+    events = run(model(2, vae=False), root, [f"{target}:{phase}:{round}"], recovery=RecoveryPolicy(timeout=3.0))
+    assert len(deaths(root)) == 1
+    died = deaths(root)[target, phase, round]
+    back = next_event(events, ("recovered", "resumed", "commit"), next_event(events, ("lost",), died) or died)
+    recovery_table.ROWS.append((target, phase, round, back - died, True))
+    expected = run_undisturbed(model(2, vae=False), tmp_path / "undisturbed" / "checkpoints")
+    assert digests(Checkpoints(root), "round-002") == digests(expected, "round-002")
+    wait_until(lambda: not halted_processes())
+
+
+def test_two_modules_that_are_stopped_at_once_are_restarted(tmp_path):
+    root = tmp_path / "checkpoints"
+    graph, places, stopped = model(3, vae=False), {}, []
+
+    def stop_two(event):
+        if event.event == "placed":
+            places[event.module] = event.pid
+        if event.event == "commit" and event.round == 1 and not stopped:
+            stopped.extend(places[name] for name in ("gmm", "mm"))
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+
+    events = run(graph, root, observe=stop_two, recovery=RecoveryPolicy(timeout=3.0))
+    assert len(stopped) == 2
+    assert {timed.event.module for timed in events if timed.event.event == "lost"} == {"gmm", "mm"}
+    expected = run_undisturbed(graph, tmp_path / "undisturbed" / "checkpoints")
+    assert digests(Checkpoints(root), "round-003") == digests(expected, "round-003")
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in stopped))
+
+
+@pytest.mark.parametrize("phase", ["saving", "committed"])
+def test_a_coordinator_that_is_stopped_around_a_commit_is_restarted_by_its_driver(tmp_path, expected, phase):
+    """Between a commit and its event, nothing tells the driver of the commit; it is recorded once."""
+    root = tmp_path / "checkpoints"
+    events = run(model(2, chains=1, vae=False), root, [f"coordinator:{phase}:1"], answer=4.0)
+    assert len(deaths(root)) == 1
+    commits = [timed.event.name for timed in events if timed.event.event == "commit"]
+    assert commits.count("round-001") == (phase == "saving")
+    assert commits.count("round-002") == 1
+    assert Checkpoints(root).names() == ["round-000", "round-001", "round-002"]
+    for name in ("round-001", "round-002"):
+        assert digests(Checkpoints(root), name) == digests(expected(2, vae=False), name)
     wait_until(lambda: not halted_processes())
 
 

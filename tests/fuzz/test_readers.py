@@ -3,6 +3,7 @@
 A short part runs with the other tests; ``make test-fuzz`` runs as many examples as ``--fuzz-examples`` says.
 """
 
+import re
 import subprocess
 import sys
 import time
@@ -73,3 +74,5 @@ def test_no_coverage_guided_input_breaks_a_reader(target, tmp_path, pytestconfig
     command = [sys.executable, "-m", "tests.fuzz.coverage_guided", target.name, str(tmp_path), f"-runs={runs}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-4000:]
+    (last,) = re.findall(r"^#\d+\s+DONE.*", done.stderr, re.MULTILINE)
+    print(f"\n{target.name}: atheris, {last}")

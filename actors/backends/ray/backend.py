@@ -169,9 +169,11 @@ class RayBackend:
                 lifetime=self._lifetime,
             ).remote(spec, slots, graph.kinds, self._make_host)
             self._slots[name] = tuple(slot.name for slot in slots)
-        for name, actor in self._actors.items():
+        places = []
+        for name, actor in self._actors.items():  # a process that halts while it is prepared has to be known by then
+            places.append(self._await_place(name))
             self._prepared[name] = actor.prepare.remote()
-        return [self._await_place(name) for name in self._actors]
+        return places
 
     def await_prepared(self, module: str) -> str:
         """Wait until `module` is prepared; return the device that it uses."""

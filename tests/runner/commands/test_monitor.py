@@ -9,13 +9,17 @@ from dataclasses import replace
 
 import pytest
 
-from actors.coordination.events import LogMessage
+from actors.backends.in_process import InProcessBackend
+from actors.coordination.coordinator import Coordinator
+from actors.coordination.events import Committed, LogMessage
+from actors.storage.checkpoints import Checkpoints
 from runner.commands.interrupts import Interrupts, StoppedError, interruptible
 from runner.commands.monitor import RunMonitor
 from runner.report.progress import Progress
 from runner.runs.event_log import LogPosition
+from tests.actors.coordination.test_coordinator import ROWS, model
 from tests.runner.conftest import toy_run
-from tests.support.events import timed
+from tests.support.events import recorder, timed
 
 
 class RecordingProgress(Progress):
@@ -152,11 +156,34 @@ def test_a_line_without_a_number_is_read(directory):
     assert directory.log.position() == LogPosition({}, 3.5)
 
 
-def test_a_commit_that_was_pruned_is_ignored(directory, monitor):
+def test_a_commit_that_was_pruned_before_its_event_was_read_gets_its_line_from_the_event(directory, monitor):
     monitor.follow(stream([commit(1, 1.0)]))
     shutil.rmtree(directory.checkpoints.root / "round-002")
-    monitor.follow(stream([commit(2, 2.0), commit(3, 3.0)]))
-    assert rounds(directory) == [1, 3]
+    pruned = timed("commit", 2.0, round=2, name="round-002", whole=True, seconds=0.1, score=-3.5, evidence=-4.25)
+    monitor.follow(stream([pruned, commit(3, 3.0)]))
+    assert rounds(directory) == [1, 2, 3]
+    assert directory.metrics_file.rows()[1] == {
+        **{"round": 2, "evidence": -4.25, "score": -3.5},
+        **{"accuracy": None, "ari": None, "nmi": None},  # the outputs are gone
+    }
+
+
+def test_the_event_of_a_commit_has_the_evidence_and_the_score_of_its_line_of_metrics(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    graph, events = model(rounds=3), []
+    coordinator = Coordinator(graph, InProcessBackend(), checkpoints=checkpoints, emit=recorder(events))
+    coordinator.start({"data": {"values": ROWS}})
+    coordinator.run_rounds()
+    assert checkpoints.names() == ["round-003"]
+    (last,) = [fields for name, fields in events if name == "commit" and fields["round"] == 3]
+    manifest = checkpoints.latest()
+    reported = [record.metrics["evidence"] for record in manifest.modules.values() if "evidence" in record.metrics]
+    assert (last["score"], last["evidence"]) == (manifest.score, reported[-1])
+    assert isinstance(last["evidence"], float)
+
+
+def test_events_of_earlier_versions_have_no_evidence():
+    assert Committed.of({"round": 1, "name": "round-001", "whole": True, "seconds": 0.5}).evidence is None
 
 
 def test_a_run_that_resumes_from_a_commit_which_was_pruned_since_is_followed(directory, monitor):
