@@ -20,6 +20,7 @@ from safetensors.numpy import save as pack_arrays
 
 from actors.errors import CheckpointError, ModuleError, show_value
 from actors.limits import MAX_INTEGER_BITS, MAX_STATE_ENTRIES, MAX_STATE_NAME_BYTES, MAX_STATE_TEXT_BYTES
+from actors.storage.field_checks import printable
 from actors.types import State
 
 _METADATA, _SCALARS, _TYPES = "__metadata__", "__scalars__", "__types__"
@@ -163,7 +164,7 @@ def unpack_state(data: bytes, location: str) -> State:
         state = {**arrays, **scalars}
         state.update({name: _typed(state[name], kind) for name, kind in types.items()})
     except (SafetensorError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError) as error:
-        reason = str(error)[:200] or type(error).__name__
+        reason = printable(error, 200) or type(error).__name__  # safetensors repeats what the file holds
         raise CheckpointError(f"{location}: the state is not readable ({reason})") from error
     return state
 

@@ -446,9 +446,10 @@ def script_values(rng: Random) -> tuple[Any, int]:
     except (ValueError, TypeError):
         array = values
     if array.dtype.kind in "fgO" and array.size and rng.random() < 0.5:
-        array.reshape(-1)[rng.randrange(array.size)] = rng.choice(
-            (float("nan"), float("inf"), 1e300, 5e-324, -0.0, 0.5)
-        )
+        with np.errstate(all="ignore"):
+            array.reshape(-1)[rng.randrange(array.size)] = rng.choice(
+                (float("nan"), float("inf"), 1e300, 5e-324, -0.0, 0.5)
+            )
     if array.dtype.kind == "O" and array.size:
         array.reshape(-1)[rng.randrange(array.size)] = odd(rng, 1)
     if array.dtype.kind in "iu" and array.size and rng.random() < 0.5:
@@ -471,6 +472,47 @@ def script_values(rng: Random) -> tuple[Any, int]:
     if wrap == 4:
         array = array[::-1].T
     return array, rows
+
+
+def _forged_safetensors(rng: Random, content: bytes) -> bytes:
+    size = int.from_bytes(content[:8], "little")
+    text = json.dumps(changed(rng, json.loads(content[8 : 8 + size]))).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def commit(rng: Random) -> tuple[str, bytes, bool]:
+    """Return the name and the content of a file of a commit, and whether the manifest is to know the change."""
+    name = rng.choice(sorted(targets.COMMIT_FILES))
+    content = targets.COMMIT_FILES[name]
+    if name.endswith(".json"):
+        content = targets.signed(changed(rng, json.loads(content)))
+    elif name.endswith(".safetensors") and rng.random() < 0.6:
+        content = _forged_safetensors(rng, content)
+    elif name.endswith(".message") and rng.random() < 0.6:
+        try:
+            content = bytes(msgpack.packb(changed(rng, msgpack.unpackb(content))))
+        except (ValueError, TypeError, OverflowError):
+            content = b""
+    else:
+        content = damaged(rng, content)
+    return name, content, rng.random() < 0.8
+
+
+def run_file(rng: Random) -> tuple[str, bytes]:
+    """Return the name and the content of a file of a run directory."""
+    name = rng.choice(sorted(targets.RUN_FILES))
+    content = targets.RUN_FILES[name]
+    if rng.random() < 0.4:
+        return name, damaged(rng, content)
+    if name.endswith(".json"):
+        return name, json.dumps(changed(rng, json.loads(content))).encode()
+    if name.endswith(".jsonl"):
+        lines = content.splitlines()
+        for _ in range(rng.choice((1, 2, 5))):
+            place = rng.randrange(len(lines))
+            lines[place] = json.dumps(changed(rng, json.loads(targets.RUN_FILES[name].splitlines()[place]))).encode()
+        return name, b"\n".join(lines) + rng.choice((b"", b"\n"))
+    return name, damaged_text(rng, content.decode(), (*YAML_TRAPS, *_TABLE_PARTS)).encode(errors="surrogatepass")
 
 
 def learnt_model(rng: Random) -> bytes:
@@ -511,5 +553,7 @@ MAKERS: dict[str, tuple[Callable[[Random], Any], int]] = {
     "tables": (table_with_options, 8),
     "arrays": (script_values, 10),
     "learnt models": (learnt_model, 4),
+    "commits": (commit, 8),
+    "runs": (run_file, 1),
 }
 """Functions that make inputs, and their shares, by the reader's name; the slow readers get fewer."""

@@ -15,7 +15,8 @@ import re
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from actors.backends.result_checks import (
     check_progress,
     check_state,
 )
-from actors.errors import BackendError, CheckpointError, GraphError, MessageError, ModuleError
+from actors.errors import BackendError, CheckpointError, GraphError, MessageError, ModuleError, StorageError
 from actors.kernels.jit import cache_directory
 from actors.messaging import codec
 from actors.module import Outbox, OutgoingMessage
@@ -40,23 +41,28 @@ from actors.storage import manifest as manifests
 from actors.storage import state_codec
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord, Manifest, ModuleRecord, pack_manifest
+from actors.storage.module_files import LoadRequest, load_module_files
 from actors.variables import READERS, VariableError, check_variables
+from runner.cli.inspect import inspect_run, print_run
 from runner.cluster.auth import token_path
 from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.config.yaml_io import dump, parse
 from runner.data.datasets import DataError, load
 from runner.data.intake import check_categories, check_lengths, check_observations
+from runner.report.console import SafeConsole
+from runner.report.timeline import write_timeline
 from runner.runs import state
 from runner.runs.directory import RunDirectory, _timed_event, open_run
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog
 from runner.runs.learnt import check_learnt, read_learnt
+from runner.runs.outline import read_outline
 from runner.runs.outputs import read_array, write_arrays
 from runner.runs.records import MetricsFile
 from runner.runs.run_files import RunDirectoryError, RunFiles
 from runner.runs.state import StateError
 from tests.actors.messaging.test_messages import message
-from tests.fuzz.command_line import COMMANDS, CONTROL, read_command
+from tests.fuzz.command_line import COMMANDS, CONTROL, OLD_RUN, read_command
 from tests.fuzz.command_line import prepare as prepare_commands
 
 MODEL = {
@@ -85,6 +91,8 @@ class Target:
         Called with a directory for files, and an input; returns whether the input was accepted.
     weight : int
         Its share of the examples.
+    slow : bool
+        Whether an input takes a tenth of a second.
     prepare : callable, optional
         Called once with the directory for files.
     """
@@ -93,6 +101,7 @@ class Target:
     inputs: st.SearchStrategy[Any]
     read: Callable[[Path, Any], bool]
     weight: int = 1
+    slow: bool = False
     prepare: Callable[[Path], None] | None = None
 
 
@@ -507,6 +516,90 @@ def read_model(folder: Path, content: bytes) -> bool:
     return True
 
 
+def copy_run(folder: Path) -> None:
+    """Copy a run whose files are changed one at a time."""
+    shutil.copytree(OLD_RUN, folder / "run", dirs_exist_ok=True)
+
+
+@contextmanager
+def replaced(path: Path, content: bytes) -> Iterator[None]:
+    """Replace the content of a file for the duration of the block."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def read_commit(folder: Path, given: tuple[str, bytes, bool]) -> bool:
+    """Look for the newest commit of which one file was changed, and read all of it; the manifest may know the change."""
+    name, content, known = given
+    root = folder / "run" / "checkpoints"
+    with ExitStack() as stack:
+        stack.enter_context(replaced(root / name, content))
+        if known and not name.endswith("manifest.json"):
+            place = root / name.partition("/")[0] / "manifest.json"
+            manifest = json.loads(place.read_bytes())
+            for module in manifest["modules"].values():
+                for file in module["files"].values():
+                    if file["path"] == name:
+                        file.update(size=len(content), digest=hashlib.sha256(content).hexdigest())
+            stack.enter_context(replaced(place, signed(manifest)))
+        log: list[str] = []
+        checkpoints = Checkpoints(root)
+        try:
+            found = checkpoints.newest_whole(log.append)
+            for module, record in found.modules.items() if found else ():
+                checkpoints.state(found, module)
+                checkpoints.outputs(found, module)
+                checkpoints.messages(found, module)
+                load_module_files(LoadRequest(str(root), module, record))
+        except CheckpointError as error:
+            assert not CONTROL.search(str(error)), repr(str(error))
+            return False
+    assert found is not None
+    return not log
+
+
+def read_run(folder: Path, given: tuple[str, bytes]) -> bool:
+    """Inspect, open and repair a run of which one file was changed."""
+    name, content = given
+    path, accepted = folder / "run", 0
+    console = SafeConsole(file=io.StringIO(), width=100)
+    opened: list[Any] = []
+    actions = (
+        lambda: print_run(inspect_run(path), console),
+        lambda: opened.append(open_run(path).directory),
+        lambda: write_timeline(read_outline(path).directory, folder / "t.json", read_outline(path).modules),
+        *(
+            lambda act=act: act(*opened)
+            for act in (
+                lambda directory: directory.metrics_file.rows(),
+                lambda directory: directory.environment(),
+                lambda directory: directory.unrecorded_commits(),
+                lambda directory: (directory.log.position(), list(directory.log)),
+                lambda directory: directory.import_saved_events(),
+                lambda directory: directory.repair(),
+            )
+        ),
+    )
+    if not (path / name).exists():
+        (path / name).write_bytes(b"")
+    with replaced(path / name, content), replaced(path / "metrics.csv", (path / "metrics.csv").read_bytes()):
+        for act in actions:
+            try:
+                if act in actions[:3] or opened:
+                    act()
+            except (RunDirectoryError, ConfigError, CheckpointError, GraphError, ModuleError, StorageError) as error:
+                assert len(str(error)) < 20_000
+                continue
+            accepted += 1
+    assert not CONTROL.search(console.file.getvalue().replace("\x1b[", ""))
+    copy_run(folder)
+    return accepted == len(actions)
+
+
 # --- valid inputs to begin with -----------------------------------------------------------------------------------
 
 
@@ -632,6 +725,10 @@ LEARNT = (Path(__file__).parents[1] / "data" / "old_run" / "module001_gmm" / "mo
 VARIABLES = (*READERS, "TMPDIR", "HOME", "XDG_STATE_HOME")
 _DIRECTORIES = ("RAY_TMPDIR", "TMPDIR", "SERKET_STATE_DIR", "XDG_STATE_HOME", "HOME")
 NAMES = ("fuzzed", "gmm", "data")
+COMMIT_FILES = {
+    f"{path.parent.name}/{path.name}": path.read_bytes() for path in sorted((OLD_RUN / "checkpoints").glob("round-*/*"))
+}
+RUN_FILES = {path.name: path.read_bytes() for path in sorted(OLD_RUN.iterdir()) if path.is_file()}
 TABLES = (
     b"x,y\n1,2\n3,4\n",
     b"1 2\n3 4\n5 6\n",
@@ -686,12 +783,27 @@ TARGETS = [
     Target("status files", changed(SAVED_EVENTS) | damaged(json.dumps(SAVED_EVENTS).encode()), read_status_files),
     Target("outputs", st.tuples(st.just(".txt"), tables) | st.tuples(st.just(".npy"), npy_headers), read_outputs),
     Target("answers of modules", answers, read_answer),
-    Target("command lines", arguments, read_command, prepare=prepare_commands),
+    Target("command lines", arguments, read_command, slow=True, prepare=prepare_commands),
     Target("variables", st.lists(st.tuples(st.sampled_from(VARIABLES), variable_values), max_size=3), read_variables),
     Target(
         "names", st.tuples(*(odd_text | st.from_regex(r"[a-z._-]{1,4}") | st.just(each) for each in NAMES)), read_names
     ),
     Target("tables", table_files, read_table, 2),
     Target("arrays", st.tuples(scripts_values, st.integers(0, 4)), read_arrays, 2),
+    Target(
+        "commits",
+        st.sampled_from(sorted(COMMIT_FILES)).flatmap(
+            lambda name: st.tuples(st.just(name), damaged(COMMIT_FILES[name]), st.booleans())
+        ),
+        read_commit,
+        prepare=copy_run,
+    ),
+    Target(
+        "runs",
+        st.sampled_from(sorted(RUN_FILES)).flatmap(lambda name: st.tuples(st.just(name), damaged(RUN_FILES[name]))),
+        read_run,
+        slow=True,
+        prepare=copy_run,
+    ),
     Target("learnt models", damaged(LEARNT) | damaged(STATE), read_model),
 ]

@@ -46,7 +46,7 @@ def fuzz(target, folder, examples):
 
 @each_target
 def test_no_input_breaks_a_reader(target, tmp_path):
-    fuzz(target, tmp_path, SHORT)
+    fuzz(target, tmp_path, SHORT // 6 if target.slow else SHORT)
 
 
 def test_no_changed_document_breaks_a_reader():

@@ -54,6 +54,15 @@ def test_bytes_that_are_not_a_state_are_refused_with_the_name_of_the_file(data):
         unpack_state(data, "round-001/vae")
 
 
+def test_the_error_of_a_forged_state_has_no_control_character():
+    header = b'{"a":{"dtype":"F\\u001b[31m","shape":[4],"data_offsets":[0,32]}}'
+    forged = len(header).to_bytes(8, "little") + header + bytes(32)
+    with pytest.raises(CheckpointError, match="round-001/vae") as caught:
+        unpack_state(forged, "round-001/vae")
+    assert str(caught.value).isprintable()
+    assert "x1b" in str(caught.value)
+
+
 def test_a_directory_without_a_manifest_is_not_a_commit(run):
     (run.root / "round-002" / "manifest.json").unlink()
     assert run.latest().name == "round-001"

@@ -157,7 +157,7 @@ def test_a_directory_that_was_replaced_or_deleted_is_named(tmp_path, outside) ->
     Coordinator(model(1), InProcessBackend(), checkpoints=checkpoints).start({"data": {"values": ROWS}})
     (tmp_path / "c").rename(tmp_path / "d")
     coordinator = Coordinator(model(1), InProcessBackend(), checkpoints=checkpoints)
-    with pytest.raises(CheckpointError, match="commit round-000 could not be written: .*c was replaced by another"):
+    with pytest.raises(CheckpointError, match=r"commit round-000 could not be written: .*c was replaced by another"):
         coordinator.start({"data": {"values": ROWS}})  # later commits would refer to files that are gone
 
 
