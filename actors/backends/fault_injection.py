@@ -62,6 +62,8 @@ STOPS = ("starting", "saving", "committed")
 """Further phases in which a process is stopped (SIGSTOP)."""
 
 _COORDINATOR = "coordinator"
+_REPLY_SECONDS = 10.0
+"""Time that calls which do not learn have where a process is stopped in one of them."""
 _SOON = 0.05
 """Seconds after which an answer has been sent by the process."""
 
@@ -260,6 +262,8 @@ class FaultyBackend:
         self._injector = injector
         self._round = 0
         self._calls: set[int] = set()  # tasks after whose answers the coordinator may die
+        if any(fault.phase in STOPS for fault in injector.faults):
+            inner.reply_seconds = _REPLY_SECONDS  # type: ignore[attr-defined]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -5,6 +5,7 @@ Few of each run with the other tests, the many with ``--fuzz``; the counts are p
 
 from __future__ import annotations
 
+import http.client
 import pickle
 import random
 from contextlib import suppress
@@ -14,6 +15,7 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
+import ray
 
 from actors.coordination.backend import ModuleCall
 from actors.errors import MessageError
@@ -115,6 +117,7 @@ def test_pickles_are_no_messages(data, monkeypatch):
 
 # --- ports ------------------------------------------------------------------------------------------------------------
 
+LOOPBACK = "127.0.0.1"
 METHODS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.InternalKVGcsService/InternalKVGet",
@@ -125,19 +128,20 @@ METHODS = (
 
 
 def ports_of_the_cluster():
-    """Return the ports on which the processes of the cluster of this session listen, and the names of the processes."""
+    """Return the names of the listening processes of the cluster of this session, by host and port."""
     found = {}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             for connection in process.net_connections(kind="tcp"):
                 if connection.status == psutil.CONN_LISTEN:
-                    found[connection.laddr.port] = process.name()
+                    host = connection.laddr.ip
+                    found[LOOPBACK if host in ("::", "0.0.0.0") else host, connection.laddr.port] = process.name()
     return found
 
 
-def answers(port, metadata=()):
-    """Return the status of each method at a port, as a client without Ray gets it."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+def answers(place, metadata=()):
+    """Return the status of each method at a host and port, as a client without Ray gets it."""
+    with grpc.insecure_channel("{}:{}".format(*place), options=[("grpc.enable_http_proxy", 0)]) as channel:
         statuses = []
         for method in METHODS:
             try:
@@ -151,16 +155,58 @@ def answers(port, metadata=()):
 @pytest.mark.ray
 def test_no_port_of_a_cluster_serves_a_client_without_the_token(ray_cluster):
     ports = ports_of_the_cluster()
-    assert int(ray_cluster.rpartition(":")[2]) in ports
-    without = {port: answers(port) for port in ports}
-    print("\n" + "\n".join(f"{ports[port]}:{port} {' '.join(statuses)}" for port, statuses in without.items()))
+    gcs = (LOOPBACK, int(ray_cluster.rpartition(":")[2]))
+    assert gcs in ports
+    without = {place: answers(place) for place in ports}
+    print("\n" + "\n".join(f"{ports[place]} {place} {' '.join(statuses)}" for place, statuses in without.items()))
     assert not [statuses for statuses in without.values() if "OK" in statuses]
     guarded = [port for port, statuses in without.items() if "UNAUTHENTICATED" in statuses]
     assert {"gcs_server", "raylet"} <= {ports[port] for port in guarded}
     token = token_path().read_text().strip()
-    gcs = int(ray_cluster.rpartition(":")[2])
     assert answers(gcs, [("authorization", f"Bearer {token}")])[0] == "OK"  # so that the refusals mean something
     assert answers(gcs, [("authorization", f"Bearer {'0' * len(token)}")])[0] == "UNAUTHENTICATED"
+
+
+HTTP = (
+    ("GET", "/"),
+    ("GET", "/metrics"),
+    ("POST", "/get_or_create_runtime_env"),
+    ("POST", "/delete_runtime_env_if_possible"),
+)
+"""The second is a command of Ray's agent for environments, which would install what it is told."""
+
+
+def http_status(place, method, path, token=None):
+    """Return the status of a request of HTTP, or the name of the error if the port does not speak HTTP."""
+    connection = http.client.HTTPConnection(*place, timeout=5)
+    try:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        connection.request(method, path, body=b"" if method == "POST" else None, headers=headers)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
+    finally:
+        connection.close()
+
+
+@pytest.mark.ray
+def test_no_port_of_a_cluster_answers_requests_of_http_without_the_token(ray_cluster):
+    """Of the ports of a cluster that is started here, only Ray's agent for environments speaks HTTP."""
+
+    @ray.remote(num_cpus=0)
+    def work():
+        return True
+
+    assert ray.get(work.options(runtime_env={"env_vars": {"A": "1"}}).remote())  # so that the agent is there
+    ports = ports_of_the_cluster()
+    (agent,) = [place for place, name in ports.items() if "RuntimeEnvAgent" in name]
+    token = token_path().read_text().strip()
+    for method, path in HTTP:
+        assert http_status(agent, method, path) == 401
+        assert http_status(agent, method, path, "0" * len(token)) in (401, 403)
+        assert http_status(agent, method, path, token) not in (401, 403)  # so that the refusals mean something
+        for place in set(ports) - {agent}:
+            assert not isinstance(http_status(place, method, path), int)
 
 
 def test_lying_shapes_and_names_that_lead_elsewhere_are_no_messages():

@@ -111,6 +111,9 @@ class RayBackend:
         Called with the round before each chain; for tests.
     """
 
+    reply_seconds = MODULE_REPLY_SECONDS
+    """Least time for calls that do not learn; tests of processes that are stopped in them shorten it."""
+
     def __init__(
         self,
         namespace: str,
@@ -340,7 +343,7 @@ class RayBackend:
     @property
     def _reply_timeout(self) -> float | None:
         """Seconds for calls that do not learn; None without a limit."""
-        return self._recovery.timeout and max(self._recovery.timeout, MODULE_REPLY_SECONDS)
+        return self._recovery.timeout and max(self._recovery.timeout, self.reply_seconds)
 
     def _incarnation(self, module: str) -> str:
         """Return the incarnation of `module` that the coordinator knows."""
