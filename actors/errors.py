@@ -78,6 +78,11 @@ def shorten_text(text: str, limit: int) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
+def escape_controls(text: str) -> str:
+    """Return a name from outside for an error message, with control characters as escapes."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def show_value(value: object) -> str:
     """Return a value in Python's notation, shortened, for error messages."""
     try:

@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from actors.errors import MessageError
+from actors.errors import MessageError, escape_controls
 from actors.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_TEXT_BYTES
 from actors.messaging.message import SCHEMA, ArrayHeader, Header, Message
 from actors.messaging.validation import HEADER_FIELDS, validate, validate_header
@@ -166,7 +166,7 @@ def _read_header(view: memoryview, at: int) -> tuple[Header, int]:
         fields = unpacker.unpack()
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
         size = f"{len(view) - at} bytes, of which at most {MAX_HEADER_BYTES} are read"
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        reason = f"{type(error).__name__}: {escape_controls(str(error)[:200])}"
         raise MessageError(f"header: not readable as msgpack ({reason}; {size})") from error
     header = _to_header(fields)
     validate_header(header)
@@ -190,7 +190,7 @@ def _to_header(fields: Any) -> Header:
         raise MessageError(f"{where}: has schema {schema}, expected schema {SCHEMA}")
     expected = {*HEADER_FIELDS, "arrays"}
     if set(fields) != expected:
-        odd = sorted(str(name)[:40] for name in set(fields) ^ expected)
+        odd = sorted(escape_controls(str(name)[:40]) for name in set(fields) ^ expected)
         raise MessageError(f"{where}: missing or unknown header fields: {', '.join(odd[:10])}")
     if not isinstance(fields["arrays"], list):
         raise MessageError(f"{where}: expected arrays to be a list")
@@ -204,12 +204,11 @@ def _to_array_header(where: str, item: Any) -> ArrayHeader:
     name, dtype, shape = item
     if not (isinstance(name, str) and isinstance(dtype, str)):
         raise MessageError(f"{where}: expected the name and the dtype of an array to be text")
+    shown = escape_controls(name[:40])
     if dtype not in ("<f4", "<f8", "<i8", "|b1"):
-        raise MessageError(f"{where}: {name[:40]} has dtype {dtype[:40]!r}, which messages cannot contain")
+        raise MessageError(f"{where}: {shown} has dtype {dtype[:40]!r}, which messages cannot contain")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
-        raise MessageError(
-            f"{where}: expected the shape of {name[:40]} to be a list of at most {MAX_DIMENSIONS} integers"
-        )
+        raise MessageError(f"{where}: expected the shape of {shown} to be a list of at most {MAX_DIMENSIONS} integers")
     if any(type(length) is not int or length < 0 for length in shape):
-        raise MessageError(f"{where}: the shape of {name[:40]} is {reprlib.repr(shape)}, expected positive integers")
+        raise MessageError(f"{where}: the shape of {shown} is {reprlib.repr(shape)}, expected positive integers")
     return ArrayHeader(name, dtype, tuple(shape))

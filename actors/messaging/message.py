@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from actors.errors import escape_controls
 from actors.types import Array
 
 SCHEMA = 1
@@ -73,7 +74,10 @@ class Header:
     @property
     def route(self) -> str:
         """The route of the message, for error messages: ``sender -> receiver.port (kind)``."""
-        return f"{self.sender or '?'} -> {self.receiver or '?'}.{self.port or '?'} ({self.kind or '?'})"
+        sender, receiver, port, kind = (
+            escape_controls(name) or "?" for name in (self.sender, self.receiver, self.port, self.kind)
+        )
+        return f"{sender} -> {receiver}.{port} ({kind})"
 
     @property
     def nbytes(self) -> int:

@@ -108,7 +108,8 @@ def damaged_text(rng: Random, text: str, tokens: Sequence[str] = YAML_TRAPS) -> 
 
 def model_file(rng: Random) -> Any:
     """Return a model file."""
-    return changed(rng, targets.MODEL) if rng.random() < 0.5 else damaged_text(rng, targets.MODEL_TEXT)
+    model = rng.choice((targets.MODEL, targets.LARGE_MODEL))
+    return changed(rng, model) if rng.random() < 0.6 else damaged_text(rng, targets.MODEL_TEXT)
 
 
 SETTINGS = ("seed=3", "modules.gmm.classes=5", "schedule.rounds=4", "data.source=digits", "recovery.tries=1", "name=x",

@@ -36,6 +36,7 @@ from actors.backends.result_checks import (
 from actors.errors import BackendError, CheckpointError, GraphError, MessageError, ModuleError, StorageError
 from actors.kernels.jit import cache_directory
 from actors.messaging import codec
+from actors.messaging.kinds import KINDS
 from actors.module import Outbox, OutgoingMessage
 from actors.storage import manifest as manifests
 from actors.storage import state_codec
@@ -76,6 +77,26 @@ MODEL = {
     "cluster": {"together": [["gmm", "mm"]]},
 }
 MODEL_TEXT = dump(MODEL)
+LARGE_MODEL = {
+    "name": "large",
+    "data": {
+        "pixels": {"source": "files", "observations": "a.npy", "categories": {"gmm": "b.txt"}, "lengths": "c.txt", "order": "given"},
+        "words": {"source": "words", "count": 6, "offset": 1, "order": "cyclic"},
+    },
+    "modules": {
+        "gmm": {
+            "type": "gmm", "classes": 4, "threads": 2,
+            "resources": {"num_cpus": 0.5, "num_gpus": "auto", "memory": "2 GiB", "label_selector": {"a/b": "in(x, y)"}, "custom": {"r": 1}},
+        },
+        "mlda": {"type": "mlda", "classes": 3},
+        "both": {"type": "product"},
+    },
+    "connections": ["pixels -> gmm -> both", "words -> mlda", "mlda -> both"],
+    "schedule": {"rounds": 3, "tolerance": 0.1, "steps": [{"module": "gmm", "set": {"iterations": 2}}, "mlda", "both"]},
+    "recovery": {"tries": 2, "timeout": 30, "wait": 60},
+    "cluster": {"nodes": 1, "strategy": "spread"},
+    "checkpoints": {"keep": 2, "storage": "commits"},
+}  # fmt: skip
 ROWS = np.arange(12.0).reshape(6, 2)
 
 
@@ -241,7 +262,8 @@ def read_message(_folder: Path, content: bytes) -> bool:
     for decode in (codec.decode, codec.unpack_header):
         try:
             decode(content)
-        except MessageError:
+        except MessageError as error:
+            assert not CONTROL.search(str(error)), repr(str(error))
             continue
         accepted += 1
     return accepted > 0
@@ -700,8 +722,8 @@ RESULT = {
     "evidence": -3.5,
 }
 METRICS = b"round,evidence,score,accuracy,ari,nmi\r\n1,-3.5,-4,0.5,0.25,0.125\r\n2,-3,,,,\r\n"
-MESSAGES = [codec.encode(message(kind)) for kind in ("latent_vectors", "class_posteriors")]
-HEADERS = [codec.pack_header(message(kind).header) for kind in ("latent_vectors", "class_posteriors")]
+MESSAGES = [codec.encode(message(kind)) for kind in sorted(KINDS)]
+HEADERS = [codec.pack_header(message(kind).header) for kind in sorted(KINDS)]
 STATE = state_codec.pack_state({"a": np.arange(4.0), "b": 2, "c": "x", "d": 1.5, "f": None, "g": True})
 MANIFEST = json.loads(
     pack_manifest(
@@ -768,7 +790,11 @@ scripts_values = st.recursive(
 )  # fmt: skip
 
 TARGETS = [
-    Target("model files", changed(MODEL) | yaml_text | damaged(MODEL_TEXT.encode()).map(_text), read_config),
+    Target(
+        "model files",
+        changed(MODEL) | changed(LARGE_MODEL) | yaml_text | damaged(MODEL_TEXT.encode()).map(_text),
+        read_config,
+    ),
     Target("--set", st.lists(overrides, min_size=1, max_size=2), read_overrides),
     Target("data files", data_files, read_data, 2),
     Target(
