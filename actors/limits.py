@@ -266,8 +266,9 @@ MAX_UNREAD_EVENTS = 5_000
 """Events that a coordinator keeps in memory until a driver fetches them, about 5 MB; then they are written beside the
 commits."""
 
-MAX_DURABLE_DIRECTORIES = 1_000
-"""Directories of which a process remembers that it has synced them; of more, they are synced again."""
+MAX_DURABLE_DIRECTORIES = 64
+"""Directories of which a process remembers that it has synced them, those that it used last; others are synced again.
+A process writes into one directory a round, and remembers the parents of its storage beside it."""
 
 LOOPBACK_SECONDS = 2.0
 """Time that a connection of this machine to itself may take."""

@@ -71,6 +71,7 @@ class Checkpoints:
         self._storage = storage_at(root)
         self.status_files = StatusFiles(self._storage)
         self._last_order: tuple[int, float] | None = None
+        self._listed: dict[str, tuple[bytes, frozenset[str]]] = {}  # see _listed_files; of the commits that are kept
 
     @property
     def root(self) -> Path | str:
@@ -117,6 +118,9 @@ class Checkpoints:
         CheckpointError
             If it is missing, damaged or of another version.
         """
+        return self._parse_manifest(name, self._read_manifest(name))
+
+    def _read_manifest(self, name: str) -> bytes:
         location = self._storage.location(f"{name}/{MANIFEST}")
         try:
             data = self._storage.read(f"{name}/{MANIFEST}", MAX_MANIFEST_BYTES + 1)
@@ -126,6 +130,10 @@ class Checkpoints:
             raise CheckpointError(
                 f"{location}: the manifest is not readable (it is larger than {MAX_MANIFEST_BYTES >> 20} MiB)"
             )
+        return data
+
+    def _parse_manifest(self, name: str, data: bytes) -> Manifest:
+        location = self._storage.location(f"{name}/{MANIFEST}")
         manifest = unpack_manifest(data, location)
         if manifest.name != name:
             raise CheckpointError(f"{location}: contains the manifest of another commit, {manifest.name}")
@@ -260,6 +268,17 @@ class Checkpoints:
         if digest != record.digest:
             raise CheckpointError(f"{location}: damaged, the contents do not match the digest in the manifest")
 
+    def _listed_files(self, name: str, known: tuple[bytes, frozenset[str]] | None) -> tuple[bytes, frozenset[str]]:
+        """Return the digest of a manifest and the paths that it lists; parsed only if it is not the known one.
+
+        All manifests that are kept are read again in each round, and most of a round's garbage came from parsing them.
+        """
+        data = self._read_manifest(name)
+        digest = hashlib.sha256(data).digest()
+        if known is not None and known[0] == digest:
+            return known
+        return digest, frozenset(files_of(self._parse_manifest(name, data)))
+
     def _delete_manifests(self, names: Iterable[str]) -> None:
         self._storage.delete([f"{name}/{MANIFEST}" for name in names])
 
@@ -275,12 +294,14 @@ class Checkpoints:
         paths = self._storage.files()
         kept, dropped, needed = 1, [], set(files_of(newest))
         unreadable: set[str] = set()
+        listed, self._listed = self._listed, {}
         for name in reversed([name for name in commit_names(paths) if is_older(name)]):
             if kept == keep:
                 dropped.append(name)
                 continue
             try:
-                needed.update(files_of(self.manifest(name)))
+                self._listed[name] = self._listed_files(name, listed.get(name))
+                needed.update(self._listed[name][1])
                 kept += 1
             except CheckpointError:
                 unreadable.add(name)  # does not count as kept; its files stay, and resuming reports the damage

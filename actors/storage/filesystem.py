@@ -11,8 +11,10 @@ import os
 import re
 import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote
@@ -29,8 +31,8 @@ from actors.storage.safe_files import LINK_ERROR, is_safe_name, open_file, open_
 
 S3_EXTRA = "pip install 'serket-actors[s3]'"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_durable: set[Path] = set()
-"""The directories whose names this process has synced to the disk."""
+_durable: OrderedDict[str, None] = OrderedDict()
+"""The directories whose names this process has synced to the disk, the one that was used last at the end."""
 
 
 class Storage(Protocol):
@@ -90,15 +92,22 @@ def storage_at(root: str | os.PathLike[str]) -> Storage:
         if re.match(r"[a-z][a-z0-9+.-]+:/", text):
             # Path("s3://bucket") is s3:/bucket, which as a path would create a directory called s3:
             raise StorageError(f"{text}: looks like a URL with a missing slash; pass URLs as text, not as paths")
-        return LocalStorage(text)
+        return _local_storage(text)
     if scheme in ("file", "local"):
         if not rest.startswith("/"):
             raise StorageError(f"{text}: expected an absolute path in a file URL, such as file:///data/run")
-        return LocalStorage(unquote(rest))
+        return _local_storage(unquote(rest))
     # A chain such as reference://x::http://… wraps one storage into another, and can name further addresses in a file.
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) or "::" in rest:
         raise StorageError(f"{text}: expected a path or a URL with a single protocol")
     return ObjectStorage(text)
+
+
+# pathlib keeps each part of each path in the interpreter's table of interned strings, which becomes a megabyte larger
+# when it is full of names that are gone. So paths are not made again for each file of a commit, here and below.
+@lru_cache(maxsize=16)
+def _local_storage(root: str) -> LocalStorage:
+    return LocalStorage(root)
 
 
 class LocalStorage:
@@ -118,10 +127,11 @@ class LocalStorage:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self._identity: tuple[int, int] | None = None
+        self._prefix = "" if self.root == Path() else f"{str(self.root).rstrip('/')}/"
 
     def location(self, path: str) -> str:
         """Return the full path."""
-        return str(self.root / path)
+        return f"{self._prefix}{path}"
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -345,18 +355,16 @@ class LocalStorage:
     @contextmanager
     def _new_directory(self, names: Sequence[str], *, sync: bool = True) -> Iterator[int]:
         """Yield a descriptor of a directory below the root, which is created, and its name synced, if necessary."""
-        path = self.root.absolute()
-        _make_durable_directory(path)
-        descriptor = self._open_root(path)
+        root = self.root.absolute()
+        _make_durable_directory(root)
+        descriptor, path = self._open_root(root), str(root)
         try:
             for name in names:
-                path = path / name
+                path = f"{path}/{name}"
                 created = _make_directory_in(descriptor, name)
                 if sync and (created or path not in _durable):
                     os.fsync(descriptor)
-                    if len(_durable) >= MAX_DURABLE_DIRECTORIES:  # a long run makes a directory a round
-                        _durable.clear()
-                    _durable.add(path)
+                    _remember_durable(path)
                 descriptor = _descend(descriptor, name)
             yield descriptor
         finally:
@@ -564,13 +572,22 @@ def _make_durable_directory(directory: Path) -> None:
     for path in (directory, *directory.parents[:-1]):
         if path in created:
             _sync_directory(path.parent)
-        elif path not in _durable:
+        elif str(path) not in _durable:
             try:
                 _sync_directory(path.parent)
             except OSError as error:  # a directory near the root may be unreadable, or unable to sync
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP):
                     raise
-        _durable.add(path)
+        _remember_durable(str(path))
+
+
+def _remember_durable(path: str) -> None:
+    """Remember that the name of a directory is synced; forget the one whose use is longest ago, if there are many."""
+    _durable[path] = None
+    with suppress(KeyError):  # another thread has forgotten it
+        _durable.move_to_end(path)
+    if len(_durable) > MAX_DURABLE_DIRECTORIES:  # a long run makes a directory a round
+        _durable.popitem(last=False)
 
 
 def _make_directories(directory: Path) -> list[Path]:
