@@ -96,8 +96,9 @@ def ray_cluster():
     import ray
 
     from actors.backends.ray.temporary import ray_directory
+    from runner.cluster.connection import worker_environment
 
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.update(worker_environment())
     ray.init(
         address="local",
         num_cpus=2,
