@@ -41,12 +41,19 @@ SAMPLE_SECONDS = 1.0
 DEEP_SAMPLE = 2
 """Every such sample also counts objects and kept events, which takes longer."""
 
-MAX_BYTES_PER_ROUND = 1000.0
+MAX_BYTES_PER_ROUND = {
+    "data": 250.0,
+    "encoder": 250.0,
+    "driver": 600.0,
+    "coordinator": 600.0,
+    "raylet": 1000.0,
+    "gcs_server": 1000.0,
+}
 """Most bytes by which the memory of a process may grow in a round, at 95 % confidence.
 
-A round of this model has 8 events of about 600 bytes, so a process that keeps two of them in each round exceeds this.
-Before events were dropped, coordinators grew by 7,000 bytes a round. A single step of an allocator, of 1 MB, in the
-measured half of 5,000 rounds is a slope of 400.
+A module that keeps one path in each round grows by 370 bytes, a driver or coordinator that keeps one event by 600. The
+upper ends of the intervals that were measured are 0, 31, 334, 421, 635 and 210, in this order; docs/recovery.md says
+where the growth of the last four comes from. Before events were dropped, coordinators grew by 7,000 bytes a round.
 """
 
 MAX_KEPT = {"events": MAX_KEPT_EVENTS + 200, "open files": 0.005, "objects": 0.01}
@@ -223,8 +230,8 @@ def test_thousands_of_rounds_with_deaths_leave_memory_files_and_objects_flat(tmp
     assert recorded[-1] == rounds
     expected = expected_digests(load_config(model), tmp_path / "undisturbed", rounds)
     assert digests(checkpoints, f"round-{rounds:03d}") == expected
-    for name in ("driver", "coordinator", "data", "encoder", "raylet", "gcs_server"):
-        assert slopes[name, "heap bytes"].bounds()[1] < MAX_BYTES_PER_ROUND, name
+    for name, most in MAX_BYTES_PER_ROUND.items():
+        assert slopes[name, "heap bytes"].bounds()[1] < most, name
         assert slopes[name, "open files"].bounds()[1] < MAX_KEPT["open files"], name
     assert slopes["object store", "objects"].bounds()[1] < MAX_KEPT["objects"]
     kept = [value for *_, value in samples.series["coordinator", "kept events"]]
