@@ -33,7 +33,7 @@ test: check
 	$(BIN)/python -m pytest
 
 # Fault injection: kill modules, coordinators, drivers, nodes and network links, and print what was observed. Most of the
-# time is spent waiting, so two halves run in parallel: 12 and 14 minutes on 2 cores.
+# time is spent waiting, so two halves run in parallel.
 FAULTS_HERE := matrix soak power_cut hosts
 FAULTS_BESIDE := cluster detached disk driver nodes signals
 
