@@ -237,7 +237,9 @@ def trained(tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("command", ["inspect", "attach", "stop"])
+@pytest.mark.parametrize(
+    "command", ["attach", *(pytest.param(each, marks=pytest.mark.slow) for each in ("inspect", "stop"))]
+)
 def test_an_impostor_at_the_address_of_a_run_directory_gets_nothing(tmp_path, trained, command) -> None:
     with impostor(grpc.StatusCode.OK) as (port, received, metadata):
         place = trained / "environment.json"
