@@ -25,6 +25,7 @@ from actors.kernels.mlda.row_updates import (
     Corpus,
     Counts,
     Settings,
+    class_scores,
     count_topics,
     initialise_row,
     lower_bounds,
@@ -102,7 +103,7 @@ def make_corpus(rows: IntArray, words: IntArray, modality: Sequence[int], size: 
     np.cumsum(np.bincount(rows, minlength=size), out=starts[1:])
     word_modalities = np.array(modality, dtype=np.int32)
     sizes = np.bincount(word_modalities).astype(np.float64)
-    return Corpus(starts, np.asarray(words)[order].astype(np.int32), word_modalities, sizes), order
+    return Corpus(starts, np.asarray(words)[order].astype(np.int32), word_modalities, sizes, np.ones(len(sizes))), order
 
 
 def count(corpus: Corpus, topics: Int32Array, classes: int, beta: float) -> Counts:
@@ -178,7 +179,8 @@ def start(
     counts : Counts
     """
     sizes = np.diff(corpus.starts)
-    hottest = min(1.0, INITIAL_ROW_TOKENS / max(1.0, sizes[sizes > 0].mean() if sizes.any() else 1.0))
+    effective = float(corpus.exponents[corpus.modality[corpus.words]].sum()) / max(1, int(np.count_nonzero(sizes)))
+    hottest = min(1.0, INITIAL_ROW_TOKENS / max(1.0, effective))
     best: tuple[float, Int32Array, Counts] | None = None
     for _ in range(tries):
         labels = generator.integers(0, prior.shape[1], len(sizes))
@@ -373,3 +375,4 @@ def compile_kernels() -> None:
     sweep(corpus, topics, prior, counts, settings, generator)
     result = fold_in(corpus, topics, prior, counts, settings, 1, generator)
     lower_bounds(corpus, topics, counts, settings, result.shares)
+    class_scores(corpus, topics, counts, settings)

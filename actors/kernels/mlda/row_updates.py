@@ -39,12 +39,16 @@ class Corpus(NamedTuple):
         Modality of each word.
     sizes : ndarray of float64, shape (M,)
         Vocabulary size of each modality.
+    exponents : ndarray of float64, shape (M,)
+        The power to which the word probabilities of each modality are raised: its effective number of tokens, relative
+        to their number; 1 where they are independent given the topics.
     """
 
     starts: IntArray
     words: Int32Array
     modality: Int32Array
     sizes: FloatArray
+    exponents: FloatArray
 
 
 class Counts(NamedTuple):
@@ -66,7 +70,7 @@ class Counts(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Hyperparameters α and β, and the exponent of the word probabilities (1 for no tempering)."""
+    """Hyperparameters α and β, and the exponent of all word probabilities (1 for no tempering)."""
 
     alpha: float
     beta: float
@@ -190,7 +194,7 @@ def sample_topics(
     With `only_new`, only tokens of topic -1 are sampled. A token of word w of modality m gets topic k with probability
     proportional to
 
-        (n_k + α) · (S(n) + ψ_k) · ((N_mkw + β) / (N_mk + V_m β))^temperature,
+        (n_k + α) · (S(n) + ψ_k) · ((N_mkw + β) / (N_mk + V_m β))^(temperature · exponent of m),
 
     where all counts exclude the token.
     """
@@ -211,9 +215,10 @@ def sample_topics(
             inverse[old] = 1.0 / (totals[old] + base)
         for k in range(scores.shape[0]):
             scores[k] = (of_word[k] + beta) * inverse[k]
-        if settings.temperature != 1.0:
+        exponent = settings.temperature * corpus.exponents[m]
+        if exponent != 1.0:
             for k in range(scores.shape[0]):
-                scores[k] = scores[k] ** settings.temperature
+                scores[k] = scores[k] ** exponent
         total = 0.0
         for k in range(scores.shape[0]):
             total += scores[k] * (n[k] + alpha) * (S + prior[k])
@@ -238,9 +243,9 @@ def fill_block_scores(
     """Fill in ``work.block_scores[a, b]``: the log-probability of the words of block a if its topic were b.
 
     The counts must exclude the row. With c_w tokens of word w and c_m tokens of modality m in block a, it is the
-    temperature times
+    temperature times the sum over modalities m, each multiplied by its exponent, of
 
-        Σ_w log (N_bw + β)_(c_w) - Σ_m log (N_mb + V_m β)_(c_m),    (x)_(c) = x (x + 1) … (x + c - 1).
+        Σ_w log (N_bw + β)_(c_w) - log (N_mb + V_m β)_(c_m),    (x)_(c) = x (x + 1) … (x + c - 1).
     """
     block_scores, product, block_sizes, pending, seen = (
         work.block_scores,
@@ -250,10 +255,16 @@ def fill_block_scores(
         work.seen,
     )
     block_scores[:], product[:], block_sizes[:], pending[:] = 0.0, 1.0, 0.0, 0.0
-    K, before = block_scores.shape[0], -1
+    K, before, exponent = block_scores.shape[0], -1, 1.0
     for i in range(words.shape[0]):
         w, a = words[i], topics[i]
         if w != before:
+            of_modality = corpus.exponents[corpus.modality[w]]
+            if before < 0:
+                exponent = of_modality
+            elif of_modality != exponent:
+                flush_pending(work, exponent)
+                exponent = of_modality
             seen[:] = settings.beta
             before = w
         of_word, factors, offset = counts.words[w], product[a], seen[a]
@@ -263,27 +274,35 @@ def fill_block_scores(
         block_sizes[corpus.modality[w], a] += 1.0
         pending[a] += 1.0
         if pending[a] == FACTORS_PER_LOG:
-            flush_products(product[a], block_scores[a])
+            flush_products(product[a], block_scores[a], exponent)
             pending[a] = 0.0
-    for a in range(K):
-        if pending[a] > 0.0:
-            flush_products(product[a], block_scores[a])
+    flush_pending(work, exponent)
     for m in range(block_sizes.shape[0]):
         for a in range(K):
             if block_sizes[m, a] > 0.0:
                 for b in range(K):
                     base = counts.totals[m, b] + corpus.sizes[m] * settings.beta
-                    block_scores[a, b] -= math.lgamma(base + block_sizes[m, a]) - math.lgamma(base)
+                    norm = math.lgamma(base + block_sizes[m, a]) - math.lgamma(base)
+                    block_scores[a, b] -= corpus.exponents[m] * norm
     if settings.temperature != 1.0:
         block_scores *= settings.temperature
 
 
 @kernel
-def flush_products(product: FloatArray, sums: FloatArray) -> None:
-    """Add the logarithms of the products (K,) to `sums`, and reset the products to one."""
+def flush_products(product: FloatArray, sums: FloatArray, exponent: float) -> None:
+    """Add the logarithms of the products (K,), times `exponent`, to `sums`, and reset the products to one."""
     for b in range(product.shape[0]):
-        sums[b] += math.log(product[b])
+        sums[b] += exponent * math.log(product[b])
         product[b] = 1.0
+
+
+@kernel
+def flush_pending(work: Workspace, exponent: float) -> None:
+    """Flush the products of all blocks that have factors."""
+    for a in range(work.pending.shape[0]):
+        if work.pending[a] > 0.0:
+            flush_products(work.product[a], work.block_scores[a], exponent)
+            work.pending[a] = 0.0
 
 
 @kernel
@@ -363,6 +382,47 @@ def initialise_row(
         work.gains[k] = work.block_scores[0, k] + math.log(words.shape[0] * prior[k] + settings.alpha)
     topics[:] = sample_log_index(work.gains, work.scores, generator.random())
     update_counts(words, topics, 1.0, corpus, counts, settings)
+
+
+@kernel
+def class_scores(corpus: Corpus, topics: Int32Array, counts: Counts, settings: Settings) -> FloatArray:
+    """Return log p(the row's tokens of modality m | all have topic k), with φ estimated from all other rows.
+
+    The counts are unchanged on return.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Its exponents are not used.
+    topics : ndarray of int32, shape (T,)
+        -1 for tokens that are not in the counts.
+    counts : Counts
+    settings : Settings
+        Its temperature is not used.
+
+    Returns
+    -------
+    ndarray of float64, shape (M, N, K)
+        Zeros where a row has no tokens of a modality.
+    """
+    M, K, N = counts.totals.shape[0], counts.totals.shape[1], corpus.starts.shape[0] - 1
+    scores, work = np.zeros((M, N, K)), make_workspace(M, K)
+    plain = Settings(settings.alpha, settings.beta, 1.0)
+    bare = Corpus(corpus.starts, corpus.words, corpus.modality, corpus.sizes, np.ones(M))
+    for d in range(N):
+        words = corpus.words[corpus.starts[d] : corpus.starts[d + 1]]
+        own = topics[corpus.starts[d] : corpus.starts[d + 1]]
+        update_counts(words, own, -1.0, corpus, counts, settings)
+        first = 0
+        while first < words.shape[0]:
+            m, end = corpus.modality[words[first]], first
+            while end < words.shape[0] and corpus.modality[words[end]] == m:
+                end += 1
+            fill_block_scores(words[first:end], np.zeros(end - first, dtype=np.int32), bare, counts, plain, work)
+            scores[m, d] = work.block_scores[0]
+            first = end
+        update_counts(words, own, 1.0, corpus, counts, settings)
+    return scores
 
 
 # --- lower bound of the likelihood --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,8 +10,15 @@ import numpy as np
 from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError
+from actors.kernels.mlda.calibration import (
+    PredictionCalibration,
+    calibrate_exponents,
+    calibrate_prediction,
+    calibrated_prediction,
+    match_words,
+)
 from actors.kernels.mlda.gibbs import compile_kernels, count, counts_from_words
-from actors.kernels.mlda.row_updates import Settings
+from actors.kernels.mlda.row_updates import Corpus, Settings, class_scores
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import combine_priors, normalise_with_norms
 from actors.modules.mlda.sampler import (
@@ -24,10 +31,11 @@ from actors.modules.mlda.sampler import (
     class_log_likelihood,
     fold_in_rows,
     initialise_topics,
-    predict_words,
+    predict_modality,
     run_sweeps,
 )
 from actors.modules.mlda.tokens import (
+    POSTERIOR_TOKENS,
     Modality,
     ModalityState,
     Vocabulary,
@@ -50,6 +58,9 @@ CONCENTRATIONS, ESTIMATED = ("alpha", "beta"), "estimated"
 FIRST_ESTIMATE = 0.1
 """α and β before the first sweep, if they are estimated."""
 
+MAX_CHANGE = 2.0
+"""Largest factor by which one calibration changes an exponent."""
+
 PREDICTION_PORTS = {"class_posteriors": "transition_prior", "observations": "reconstructions"}
 """Kind of a received message → output port on which it is predicted."""
 
@@ -70,6 +81,7 @@ class MLDAParameters:
     start: StartMethod = "rows"
     restarts: Annotated[int, Field(ge=1)] = 5
     weights: Mapping[str, Annotated[int, Field(ge=1)]] = field(default_factory=dict)
+    calibrate: bool = True
 
 
 class MLDA(Module[MLDAParameters]):
@@ -119,8 +131,14 @@ class MLDA(Module[MLDAParameters]):
         restarts : int
             Number of starts by rows, of which the most probable is taken.
         weights : mapping of str to int
-            Modality → tokens per row, to which its histograms are scaled. Without a weight, a histogram's counts are
-            used as they are (rounded), and class posteriors get 100 tokens.
+            Modality → tokens per row, to which its histograms are scaled; each is one observation. Without a weight, a
+            histogram's counts are used as they are (rounded), and class posteriors get 100 tokens.
+        calibrate : bool
+            Whether modalities without a weight count as many observations as agree with the other modalities
+            (:func:`actors.kernels.mlda.calibration.calibrate_exponents`; there must be others), and whether messages
+            down to senders of class posteriors are made as confident as they agree with these senders
+            (:func:`actors.kernels.mlda.calibration.calibrate_prediction`). Neither uses labels. Otherwise each token is
+            one observation, and messages are sent as they are.
     """
 
     Parameters: ClassVar[type[Any]] = MLDAParameters
@@ -154,6 +172,8 @@ class MLDA(Module[MLDAParameters]):
         super().__init__(parameters)
         self._states: dict[str, ModalityState] = {}
         self._estimated: dict[str, float] = {}  # of the concentrations that are estimated
+        self._exponents: dict[str, float] = {}  # of the modalities that were calibrated
+        self._predictions: dict[str, PredictionCalibration] = {}  # of the messages down, by modality
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
@@ -170,21 +190,28 @@ class MLDA(Module[MLDAParameters]):
         parameters = self._at(context)
         modalities = self._read_modalities(inbox, parameters, context)
         sampler = self._training_state(modalities, inbox, parameters, context)
-        iterations = parameters.iterations
+        iterations, calibrates = parameters.iterations, parameters.calibrate and context.learn
+        new = {modality.name for modality in modalities} - set(self._states)
         if self._states:
             sampler = assign_new_tokens(sampler, context)
         else:
             sampler = initialise_topics(sampler, parameters.start, parameters.restarts, context)
             iterations += parameters.burn_in
+        calibrates = calibrates and iterations > 0
         estimated = [name for name in CONCENTRATIONS if getattr(parameters, name) == ESTIMATED]
+
+        def recalibrate(state: SamplerState) -> SamplerState:
+            return self._choose_exponents(state, parameters) if calibrates else state
+
         sampler, averages = run_sweeps(
-            sampler, iterations if context.learn else 0, parameters.samples, context, estimated
+            sampler, iterations if context.learn else 0, parameters.samples, context, estimated, recalibrate
         )
         self._estimated = {name: getattr(sampler.settings, name) for name in estimated}
         self._states = split_by_modality(
             sampler.modalities, sampler.vocabulary, sampler.order, sampler.topics, sampler.counts
         )
-        return self._outbox(inbox, context, sampler, averages, learning=True)
+        predictions = self._predict_below(sampler, context, calibrates, new)
+        return self._outbox(inbox, context, sampler, averages, predictions, learning=True)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Infer the classes of new rows with the learnt topics; modalities may be missing in any or all rows.
@@ -205,6 +232,7 @@ class MLDA(Module[MLDAParameters]):
                 )
         vocabulary = Vocabulary({name: len(state.counts) for name, state in self._states.items()})
         corpus, order = join_modalities(modalities, vocabulary)
+        corpus = self._with_exponents(corpus, vocabulary, modalities, parameters)
         words = np.concatenate([state.counts for state in self._states.values()]).astype(np.float64)
         sampler = SamplerState(
             modalities,
@@ -217,7 +245,8 @@ class MLDA(Module[MLDAParameters]):
             counts_from_words(corpus, words, self._concentrations(parameters).beta),
             self._concentrations(parameters),
         )
-        return self._outbox(inbox, context, sampler, None, learning=False)
+        predictions = self._predict_below(sampler, context, calibrates=False)
+        return self._outbox(inbox, context, sampler, None, predictions, learning=False)
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send the word distributions of each row's topic to the senders of class posteriors; output ``class`` (N,).
@@ -252,13 +281,20 @@ class MLDA(Module[MLDAParameters]):
     def state(self) -> State:
         """Return copies of each modality's state (:class:`actors.modules.mlda.tokens.ModalityState`).
 
-        The keys are ``tokens.NAME``, ``words.NAME`` and so on.
+        The keys are ``tokens.NAME``, ``words.NAME`` and so on. Where calibrated, ``exponent.NAME`` is the effective
+        number of a modality's tokens relative to their number, ``prediction.NAME`` exponent, lapse rate and sharpness
+        of the message down, and ``prediction_mean.NAME`` the mean message.
         """
         state: State = {}
         for name, modality in self._states.items():
             state |= {f"{attribute}.{name}": getattr(modality, attribute).copy() for attribute in STATE_ARRAYS}
             state |= {f"{attribute}.{name}": getattr(modality, attribute) for attribute in STATE_SCALARS}
-        return state | self._estimated
+        for name, calibration in self._predictions.items():
+            state |= {
+                f"prediction.{name}": np.array(calibration[:3]),
+                f"prediction_mean.{name}": calibration.mean.copy(),
+            }
+        return state | self._estimated | {f"exponent.{name}": value for name, value in self._exponents.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state; the empty state is that of an untrained MLDA.
@@ -278,6 +314,12 @@ class MLDA(Module[MLDAParameters]):
                 raise ModuleError(f"the state has {counts.shape[1]} topics, this MLDA {self.parameters.topics}")
         self._states = states
         self._estimated = {name: float(state[name]) for name in CONCENTRATIONS if name in state}
+        self._exponents = {name: float(state[key]) for name in names if (key := f"exponent.{name}") in state}
+        self._predictions = {
+            name: _prediction_calibration(state[key], state[f"prediction_mean.{name}"])
+            for name in names
+            if (key := f"prediction.{name}") in state
+        }
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
@@ -298,11 +340,43 @@ class MLDA(Module[MLDAParameters]):
                 )
         vocabulary = Vocabulary({modality.name: modality.size for modality in modalities})
         corpus, order = join_modalities(modalities, vocabulary)
+        corpus = self._with_exponents(corpus, vocabulary, modalities, parameters)
         topics = carry_over_topics(modalities, self._states, order)
         settings = self._concentrations(parameters)
         counts = count(corpus, topics, parameters.topics, settings.beta)
         prior = self._log_prior(inbox, len(missing))
         return SamplerState(modalities, vocabulary, corpus, order, missing, *prior, topics, counts, settings)
+
+    def _with_exponents(
+        self, corpus: Corpus, vocabulary: Vocabulary, modalities: list[Modality], parameters: MLDAParameters
+    ) -> Corpus:
+        """Return the corpus with the exponents of its modalities: as calibrated last, or the first ones.
+
+        New class posteriors start as one observation where there are other modalities, all else with every token.
+        """
+        exponents = dict.fromkeys(vocabulary.sizes, 1.0)
+        if parameters.calibrate:
+            for modality in modalities:
+                posteriors = modality.message.header.kind == "class_posteriors"
+                if posteriors and len(exponents) > 1 and modality.name not in self._states:
+                    exponents[modality.name] = 1.0 / POSTERIOR_TOKENS
+            exponents |= {name: value for name, value in self._exponents.items() if name in exponents}
+            exponents |= {name: 1.0 for name in parameters.weights if name in exponents}
+        return corpus._replace(exponents=np.array(list(exponents.values())))
+
+    def _choose_exponents(self, sampler: SamplerState, parameters: MLDAParameters) -> SamplerState:
+        """Return the state with calibrated exponents of the modalities without a weight, if there are several."""
+        names = list(sampler.vocabulary.sizes)
+        free = np.array([name not in parameters.weights for name in names])
+        if len(names) < 2 or not free.any():
+            return sampler
+        scores = class_scores(sampler.corpus, sampler.topics, sampler.counts, sampler.settings)
+        before = sampler.corpus.exponents
+        exponents = calibrate_exponents(scores, sampler.log_prior, before, free)
+        # Topics that are still being found agree too little: one calibration does not decide.
+        exponents = np.clip(exponents, before / MAX_CHANGE, before * MAX_CHANGE)
+        self._exponents = {name: float(exponents[i]) for i, name in enumerate(names) if free[i]}
+        return sampler._replace(corpus=sampler.corpus._replace(exponents=exponents))
 
     def _concentrations(self, parameters: MLDAParameters) -> Settings:
         """Return α and β: as given, as estimated last, or as a first estimate starts."""
@@ -349,9 +423,19 @@ class MLDA(Module[MLDAParameters]):
         return shares
 
     def _outbox(
-        self, inbox: Inbox, context: Context, sampler: SamplerState, averages: SampleAverages | None, *, learning: bool
+        self,
+        inbox: Inbox,
+        context: Context,
+        sampler: SamplerState,
+        averages: SampleAverages | None,
+        predictions: Mapping[str, FloatArray],
+        *,
+        learning: bool,
     ) -> Outbox:
-        """Combine the rows' likelihoods with the priors from above; return messages, metrics and outputs."""
+        """Combine the rows' likelihoods with the priors from above; return messages, metrics and outputs.
+
+        `predictions` are the distributions of the words of senders of class posteriors, by modality.
+        """
         parameters = self._at(context)
         if averages is None:
             averages = fold_in_rows(sampler, parameters.samples, context)
@@ -373,8 +457,7 @@ class MLDA(Module[MLDAParameters]):
                 continue
             arrays = dict(of_rows)
             if port == "transition_prior":
-                words = predict_words(sampler, modality.name, parameters.samples, context)
-                arrays["log_prob"] = _log_distributions(words)
+                arrays["log_prob"] = _log_distributions(predictions[modality.name])
             else:
                 arrays["values"] = self._reconstruct(modality, averages.shares, sampler.settings.beta)
             messages.append(OutgoingMessage(port, arrays, receiver))
@@ -383,6 +466,36 @@ class MLDA(Module[MLDAParameters]):
             outputs[f"Pzw_{name}"] = _word_distributions(state.counts, sampler.settings.beta)
         metrics = {"evidence": float(log_norm[~sampler.missing].sum()), **self._estimated} if learning else {}
         return Outbox(messages, metrics, outputs)
+
+    def _predict_below(
+        self, sampler: SamplerState, context: Context, calibrates: bool, new: Container[str] = ()
+    ) -> dict[str, FloatArray]:
+        """Return the calibrated predictions (N, V) of the word of each sender of class posteriors, by modality.
+
+        With `calibrates`, their calibrations are chosen anew, where there is anything to predict a modality from. While
+        a new modality is annealed, its first prediction is that of :func:`match_words`.
+        """
+        parameters, predictions = self._at(context), {}
+        informed = len(sampler.vocabulary.sizes) > 1 or sampler.has_prior
+        for modality in sampler.modalities:
+            name, header = modality.name, modality.message.header
+            port = PREDICTION_PORTS[header.kind]
+            if port != "transition_prior" or header.sender not in context.receivers.get(port, ()):
+                continue
+            folded = predict_modality(sampler, name, parameters.samples, context)
+            words, shown = folded.words, modality.tokens > 0
+            if calibrates and informed and context.temperature < 1.0 and name in new:
+                counts = sampler.counts.words[sampler.vocabulary.word_slice(name)]
+                predictions[name] = folded.shares @ match_words(_word_distributions(counts, sampler.settings.beta))
+                continue
+            if calibrates and informed and shown.any():
+                belief = np.asarray(modality.message["log_prob"], dtype=np.float64)
+                self._predictions[name] = calibrate_prediction(words[shown], belief[shown])
+            elif calibrates or not parameters.calibrate:
+                self._predictions.pop(name, None)
+            calibration = self._predictions.get(name)
+            predictions[name] = words if calibration is None else calibrated_prediction(words, calibration)
+        return predictions
 
     def _reconstruct(self, modality: Modality, shares: FloatArray, beta: float) -> Float32Array:
         """Return the histograms predicted from topic shares (N, K), in the shape and with the sums of those received.
@@ -395,7 +508,12 @@ class MLDA(Module[MLDAParameters]):
         return values.astype(np.float32).reshape(modality.message["values"].shape)
 
 
-def _word_distributions(counts: IntArray, beta: float) -> FloatArray:
+def _prediction_calibration(values: Array, mean: Array) -> PredictionCalibration:
+    exponent, lapse, sharpness = (float(value) for value in values)
+    return PredictionCalibration(exponent, lapse, sharpness, np.array(mean))
+
+
+def _word_distributions(counts: IntArray | FloatArray, beta: float) -> FloatArray:
     """Return φ (K, V), the word distributions of topics with `counts` (V, K): (counts + β), normalised per topic."""
     raised = counts.T + beta
     distributions: FloatArray = raised / raised.sum(axis=1, keepdims=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from actors.kernels.mlda.concentration import concentration_step
 from actors.kernels.mlda.gibbs import (
+    FoldInResult,
     count,
     counts_from_words,
     fold_in,
@@ -28,6 +29,10 @@ StartMethod = Literal["rows", "tokens"]
 MIN_CONCENTRATION, MAX_CONCENTRATION = 1e-6, 1e6
 """Limits of α and β: below, a topic without tokens is practically excluded; above, tokens have practically no
 influence; and products of the kernels over- or underflow."""
+
+
+CALIBRATIONS = 5
+"""Calibrations of the exponents in the sweeps of one update, evenly spread."""
 
 
 class SamplerState(NamedTuple):
@@ -117,7 +122,12 @@ def assign_new_tokens(state: SamplerState, context: Context) -> SamplerState:
 
 
 def run_sweeps(
-    state: SamplerState, iterations: int, samples: int, context: Context, estimated: Sequence[str] = ()
+    state: SamplerState,
+    iterations: int,
+    samples: int,
+    context: Context,
+    estimated: Sequence[str] = (),
+    recalibrate: Callable[[SamplerState], SamplerState] | None = None,
 ) -> tuple[SamplerState, SampleAverages | None]:
     """Run Gibbs sweeps, which change topics and counts in place, and average the last `samples` of them.
 
@@ -128,6 +138,8 @@ def run_sweeps(
     context : Context
     estimated : sequence of {"alpha", "beta"}
         Concentrations that are estimated, by one step after each sweep.
+    recalibrate : callable, optional
+        Returns the state with other exponents; called about :data:`CALIBRATIONS` times.
 
     Returns
     -------
@@ -143,6 +155,8 @@ def run_sweeps(
         if estimated:
             state = _with_estimates(state, estimated)
             settings = tempered_settings(state, context)
+        if recalibrate is not None and done % max(1, iterations // CALIBRATIONS) == 0:
+            state = recalibrate(state)
         if done > iterations - samples and settings.temperature == 1.0:
             n = row_counts(state.corpus, state.topics, classes)
             sampled.append(likelihood_and_shares(n, prior, settings.alpha))
@@ -179,9 +193,9 @@ def fold_in_rows(state: SamplerState, samples: int, context: Context) -> SampleA
     return SampleAverages(result.likelihood, result.shares)
 
 
-def predict_words(state: SamplerState, name: str, samples: int, context: Context) -> FloatArray:
-    """Return the distribution (N, V) of a modality's word given each row's other modalities and its prior."""
-    return fold_in(*_kernel_arguments(state), samples, context.generator, state.vocabulary.index(name)).words
+def predict_modality(state: SamplerState, name: str, samples: int, context: Context) -> FoldInResult:
+    """Return the rows folded in without a modality, and the distributions (N, V) of its word."""
+    return fold_in(*_kernel_arguments(state), samples, context.generator, state.vocabulary.index(name))
 
 
 def class_log_likelihood(state: SamplerState, averages: SampleAverages) -> FloatArray:

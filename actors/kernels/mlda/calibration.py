@@ -1,0 +1,170 @@
+"""Calibrate an MLDA without labels, by how well each modality agrees with what the others say of the same rows.
+
+Tokens of a row are rarely as many independent observations: frames of speech repeat each other, and the classes that a
+module sends are one observation, however many tokens stand for it. Two things follow, both over-confident otherwise:
+
+- The word probabilities of each modality are raised to the power t_m ≤ 1, its effective number of tokens relative to
+  their number, so that a modality has the influence of its independent observations (:func:`calibrate_exponents`).
+- The message down to a module gets an exponent and a lapse rate (:func:`calibrate_prediction`).
+
+The criterion is that of a mixture's calibration (:mod:`actors.kernels.mixture.calibration`): the likelihood of one
+source of information under the prediction of the others, which contains nothing of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.special import softmax
+
+from actors.kernels.types import BoolArray, FloatArray
+
+TOKEN_EXPONENTS = 2.0 ** -np.arange(0.0, 10.5, 0.5)
+"""Candidates for the t_m; the lowest makes 100 tokens a tenth of an observation."""
+
+TOKEN_LAPSE = 1e-3
+"""Share of rows whose tokens may have any topic, so that single rows do not determine t_m."""
+
+EXPONENTS = (1.0, 8.0, 5.6, 4.0, 2.8, 2.0, 1.4, 0.7, 0.5, 0.35, 0.25, 0.12, 0.05, 0.02)
+LAPSES = (0.0, 0.003, 0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+SHARPNESSES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+
+MATCHED = 0.9
+"""Share of a topic's predictions in its matched class (:func:`match_words`)."""
+
+
+class PredictionCalibration(NamedTuple):
+    """Calibration of the predictions of a modality's word, which :func:`calibrated_prediction` applies.
+
+    Attributes
+    ----------
+    exponent, lapse : float
+        a > 0 and ε in [0, 1].
+    sharpness : float
+        b ≥ 1, the power by which the predicted module's belief is sharper than it says.
+    mean : ndarray of float64, shape (V,)
+        m, the mean prediction; it sums to one.
+    """
+
+    exponent: float
+    lapse: float
+    sharpness: float
+    mean: FloatArray
+
+
+def calibrated_prediction(prediction: FloatArray, calibration: PredictionCalibration) -> FloatArray:
+    """Return the calibrated distributions (N, V) of the predictions P (N, V):
+
+        P̃_d(w) ∝ [(1 - ε) P_d(w)^a / Σ_v P_d(v)^a + ε m(w)]^(1/b).
+
+    The receiver multiplies P̃ by its belief q. If q^b is what its rows say, q P̃ is the b-th root of the posterior, with
+    the same order of the classes.
+    """  # noqa: D400 (ends with the equation)
+    exponent, lapse, sharpness, mean = calibration
+    mixed = (1.0 - lapse) * softmax(exponent * np.log(prediction), axis=1) + lapse * mean
+    result: FloatArray = softmax(np.log(mixed) / sharpness, axis=1)
+    return result
+
+
+def calibrate_prediction(prediction: FloatArray, log_belief: FloatArray) -> PredictionCalibration:
+    """Choose the calibration under which the predictions fit best what the predicted module believes by itself.
+
+    Maximises the predictive likelihood
+
+        Σ_d log Σ_w [(1 - ε) P_d(w)^a / Σ_v P_d(v)^a + ε m(w)] · q_d(w)^b / Σ_v q_d(v)^b / q̄(w)
+
+    over :data:`EXPONENTS` × :data:`LAPSES` × :data:`SHARPNESSES`, where q̄ is the mean of the sharpened belief over the
+    rows: by Bayes' rule the quotient is the likelihood of the module's row, relative to its density. A belief says
+    nothing of the prediction and reverse, so that over-confidence is penalised as in held-out data. Exponents above 1
+    occur because P predicts one further token, whose topic may differ from that of the row.
+
+    Parameters
+    ----------
+    prediction : ndarray of float64, shape (N, V)
+        P, from the other modalities and the priors from above; positive.
+    log_belief : ndarray of float64, shape (N, V)
+        log q, from the module's own data; log-distributions.
+    """
+    mean = prediction.mean(axis=0)
+    mean /= mean.sum()
+    log_prediction, lapses = np.log(prediction), np.array(LAPSES)[:, None]
+    likelihoods = []
+    for sharpness in SHARPNESSES:
+        sharp = softmax(sharpness * log_belief, axis=1)
+        likelihoods.append(sharp / np.maximum(sharp.mean(axis=0), np.finfo(np.float64).tiny))
+    best, chosen = -np.inf, PredictionCalibration(1.0, 0.0, 1.0, mean)
+    for exponent in EXPONENTS:
+        tempered = softmax(exponent * log_prediction, axis=1)
+        for sharpness, likelihood in zip(SHARPNESSES, likelihoods, strict=True):
+            fit, by_mean = (tempered * likelihood).sum(axis=1), likelihood @ mean
+            with np.errstate(divide="ignore"):
+                scores = np.log(fit + lapses * (by_mean - fit)).sum(axis=1)
+            at = int(scores.argmax())
+            if scores[at] > best:
+                best, chosen = float(scores[at]), PredictionCalibration(exponent, LAPSES[at], sharpness, mean)
+    return chosen
+
+
+def calibrate_exponents(
+    scores: FloatArray, log_prior: FloatArray, exponents: FloatArray, free: BoolArray
+) -> FloatArray:
+    """Choose the exponents t_m of the modalities, one after the other.
+
+    With L_md(k) the log-likelihood of row d's tokens of modality m if all have topic k, each maximises
+
+        Σ_d log Σ_k c_d(k) P_d(k) / P̄(k),   P_d(k) ∝ exp(t_m L_md(k)),   c_d(k) ∝ ψ_d(k) exp(Σ_{m' ≠ m} t_m' L_m'd(k))
+
+    over :data:`TOKEN_EXPONENTS`, where P̄ is the mean of P over the rows. Tokens that are each repeated r times have r
+    times the L, and thus t_m / r.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (M, N, K)
+        L (:func:`actors.kernels.mlda.row_updates.class_scores`).
+    log_prior : ndarray of float64, shape (N, K)
+        log ψ.
+    exponents : ndarray of float64, shape (M,)
+        The present ones.
+    free : ndarray of bool, shape (M,)
+        Which ones are chosen; the others stay.
+
+    Returns
+    -------
+    ndarray of float64, shape (M,)
+    """
+    relative = scores - scores.max(axis=2, keepdims=True)
+    result, K = exponents.copy(), scores.shape[2]
+    for m in np.flatnonzero(free):
+        shown = (scores[m] != 0.0).any(axis=1)  # the other rows have no tokens of this modality
+        if not shown.any():
+            continue
+        own, others = relative[m, shown], np.arange(len(result)) != m
+        cavity = softmax(log_prior[shown] + np.tensordot(result * others, relative[:, shown], axes=1), axis=1)
+        fits = []
+        for exponent in TOKEN_EXPONENTS:
+            posterior = (1.0 - TOKEN_LAPSE) * softmax(exponent * own, axis=1) + TOKEN_LAPSE / K
+            fits.append(float(np.log((cavity * posterior / posterior.mean(axis=0)).sum(axis=1)).sum()))
+        result[m] = TOKEN_EXPONENTS[int(np.argmax(fits))]
+    return result
+
+
+def match_words(words: FloatArray) -> FloatArray:
+    """Return word distributions (K, V) in which each topic has a word of its own, as far as there are enough.
+
+    The words are the classes of a module that has not learnt with the topics yet. Where two topics have one class and
+    a third has two, learning rarely finds out: a topic follows its classes, and these the topic. Annealing therefore
+    starts from the assignment of topics to different classes that keeps most tokens (H. W. Kuhn, "The Hungarian method
+    for the assignment problem", 1955).
+
+    Parameters
+    ----------
+    words : ndarray of float64, shape (K, V)
+        Word distributions of the topics; positive.
+    """
+    matched = words.copy()
+    topics, own = linear_sum_assignment(-words)
+    matched[topics] *= 1.0 - MATCHED
+    matched[topics, own] += MATCHED
+    return matched
