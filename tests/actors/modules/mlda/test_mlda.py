@@ -73,7 +73,8 @@ def test_the_posterior_equals_that_by_enumeration():
     rows = [[(0, 0), (0, 2), (1, 0), (1, 1)], [(0, 0), (1, 0), (1, 0)], [(0, 1), (0, 1)]]
     prior = np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.2], [0.0, 0.5, 0.5]])
     exact = exact_posterior(rows, prior, 0.5, 0.4, (3, 2))
-    mlda = make_module("mlda", {"topics": 3, "alpha": 0.5, "beta": 0.4, "weights": {"gmm": 2}, "start": "tokens"})
+    parameters = {"topics": 3, "alpha": 0.5, "beta": 0.4, "weights": {"gmm": 2}, "start": "tokens", "calibrate": False}
+    mlda = make_module("mlda", parameters)
     outbox = call(
         mlda,
         observed("left", [[1, 0, 1], [1, 0, 0], [0, 2, 0]]),
@@ -99,7 +100,7 @@ def test_rows_follow_a_prior_that_comes_later():
     left, right = (histograms(name, own=0.0) for name in MERGED)
     missing = np.arange(N) < 60
     messages = observed("left", left), observed("right", right, mask=missing)
-    mlda = make_mlda()
+    mlda = make_mlda(calibrate=False)  # every token is an observation
     learnt = call(mlda, *messages).outputs["class"]
     classes = [np.bincount(learnt[~missing & (k == TRUTH)]).argmax() for k in range(K)]
     assert sorted(classes) == [0, 1, 2, 3]

@@ -9,6 +9,7 @@ from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec
 from runner.report.clustering_metrics import accuracy
+from tests.support.speech_data import speech_histograms
 
 K, N = 4, 200
 TRUTH = np.arange(N) % K
@@ -76,6 +77,61 @@ def test_two_gmms_together_separate_classes_that_each_alone_confuses(seed):
     learnt = learn(TWO, data, seed)
     assert accuracy_of(learnt) >= 0.95
     assert max(accuracy_of(learnt, "gmm1"), accuracy_of(learnt, "gmm2")) <= 0.75
+
+
+def histograms_of(labels, generator):
+    """Draw 40 of 30 words for each row, from one distribution for each label."""
+    phi = generator.dirichlet(np.full(30, 0.2), labels.max() + 1)
+    return np.array([generator.multinomial(40, phi[label]) for label in labels]).astype(float)
+
+
+def objects_and_motions(seed):
+    """Return histograms of objects and of motions; in a fifth of the rows the motion is not that of the object."""
+    generator = np.random.default_rng(seed)
+    objects = np.arange(N) % 10
+    motions = np.where(generator.random(N) < 0.8, (7 * objects + 3) % 10, generator.integers(0, 10, N))
+    labels = {"objects": objects, "motions": motions}
+    return labels, {name: histograms_of(values, generator) for name, values in labels.items()}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_an_mlda_above_two_others_makes_neither_worse(seed):
+    labels, data = objects_and_motions(seed)
+    lower = [ModuleSpec(f"{name}_mlda", "mlda", {"topics": 10, "iterations": 20}) for name in data]
+    upper = ModuleSpec("mlda", "mlda", {"topics": 10, "iterations": 20})
+    below = [Connection(name, f"{name}_mlda") for name in data]
+    above = [Connection(spec.name, "mlda") for spec in lower]
+    specs = [*(ModuleSpec(name, "observation") for name in data), *lower, upper]
+    schedule = Schedule(3, tuple(Step(spec.name) for spec in [*lower, upper]))
+    learnt = learn((specs, below + above), data, seed, schedule=schedule)
+    for name, truth in labels.items():
+        assert accuracy(learnt.outputs(f"{name}_mlda")["class"], truth) >= 0.98
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_speech_and_pictures_together_are_better_than_each_alone(seed):
+    """205 frames that are far from independent do not outweigh the class of a picture."""
+    rows = 300
+    labels, generator = np.arange(rows) % 10, np.random.default_rng(seed)
+    pictures = generator.normal(size=(10, 6))[labels] + 0.45 * generator.normal(size=(rows, 6))
+    data = {"pictures": pictures, "speech": speech_histograms(labels, seed)}
+    mixture = ModuleSpec("gmm", "gmm", {"classes": 10, "iterations": 10, "prior_scale": "data", "start": "kmeans"})
+    mlda = ModuleSpec("mlda", "mlda", {"topics": 10, "iterations": 20})
+    specs = [ModuleSpec("pictures", "observation"), ModuleSpec("speech", "observation"), mixture, mlda]
+    connections = [Connection("pictures", "gmm"), Connection("gmm", "mlda"), Connection("speech", "mlda")]
+    learnt = learn((specs, connections), data, seed)
+    speech = learn((specs[1:2] + specs[3:], connections[2:]), {"speech": data["speech"]}, seed)
+    alone = Schedule(1, (Step("gmm"),))
+    picture = learn((specs[:1] + specs[2:3], connections[:1]), {"pictures": pictures}, seed, schedule=alone)
+    of = {
+        "both": accuracy(learnt.outputs("mlda")["class"], labels),
+        "gmm": accuracy(learnt.outputs("gmm")["class"], labels),
+        "speech": accuracy(speech.outputs("mlda")["class"], labels),
+        "picture": accuracy(picture.outputs("gmm")["class"], labels),
+    }
+    assert of["both"] >= max(of["speech"], of["picture"]) + 0.02, of
+    assert of["gmm"] >= of["picture"] - 0.02, of
+    assert learnt.state("mlda")["exponent.speech"] <= 0.25
 
 
 def test_a_gmm_without_data_is_informed_by_the_other_camera():

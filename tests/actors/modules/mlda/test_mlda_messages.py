@@ -116,7 +116,7 @@ def test_the_message_down_is_the_word_distribution_given_the_other_modalities(op
     left = observed("left", rng.multinomial(3, rng.dirichlet(np.full(4, 0.3)), 20))
     gmm = posteriors("gmm", rng.dirichlet(np.full(3, 0.3), 20))
     prior = some_prior("mm", 7, rows=20)
-    mlda = make_module("mlda", {"topics": K, "weights": {"gmm": 8}, "alpha": 0.3, "beta": 0.2})
+    mlda = make_module("mlda", {"topics": K, "weights": {"gmm": 8}, "alpha": 0.3, "beta": 0.2, "calibrate": False})
     call(mlda, left, gmm, prior)
     state, new = mlda.state(), options.get("method") == "recognize"
     if new:  # new rows have no tokens in the counts
@@ -159,6 +159,43 @@ def test_reconstructions_have_the_shape_and_sums_of_the_histograms():
     assert np.abs(x_hat.reshape(N, -1) - clean).mean() < 0.5 * np.abs(values.reshape(N, -1) - clean).mean()
     np.testing.assert_allclose(outbox.outputs["Pzw_left"].sum(axis=1), 1.0)
     assert outbox.outputs["Pzw_left"].shape == (K, 12)
+
+
+def noisy_classes(share, seed=0):
+    """Return class posteriors that are certain and, in a `share` of rows, of a random class."""
+    generator = np.random.default_rng(seed)
+    labels = np.where(generator.random(N) < share, generator.integers(0, K, N), TRUTH)
+    return 0.999 * np.eye(K)[labels] + 0.001 / K
+
+
+def test_a_message_down_is_as_certain_as_it_is_right():
+    """Classes of another module that differ in a third of the rows predict them with about that certainty."""
+    noisy, clear = posteriors("gmm", noisy_classes(0.4)), posteriors("other_gmm", noisy_classes(0.0))
+    mlda = make_mlda(itr=40)
+    outbox = call(mlda, noisy, clear)
+    down = np.exp(sent(outbox, "transition_prior", "other_gmm")["log_prob"])
+    agree = (noisy["log_prob"].argmax(axis=1) == TRUTH).mean()
+    assert down.max(axis=1).mean() == pytest.approx(agree, abs=0.12)
+    plain = call(make_mlda(itr=40, calibrate=False), noisy, clear)
+    assert np.exp(sent(plain, "transition_prior", "other_gmm")["log_prob"]).max(axis=1).mean() > agree + 0.12
+
+
+def test_class_posteriors_count_as_about_one_observation_beside_others():
+    mlda = make_mlda(itr=40)
+    call(mlda, posteriors("gmm", noisy_classes(0.1)), *both())
+    assert 0.25 <= 100 * mlda.state()["exponent.gmm"] <= 4.0
+
+
+def test_modalities_with_a_weight_are_not_recounted():
+    mlda = make_mlda(weights={"gmm": 5, "left": 40})
+    call(mlda, posteriors("gmm", noisy_classes(0.1)), *both())
+    assert [key for key in mlda.state() if key.startswith("exponent")] == ["exponent.right"]
+
+
+def test_a_single_modality_counts_every_token():
+    mlda = make_mlda()
+    call(mlda, both()[0])
+    assert not [key for key in mlda.state() if key.startswith("exponent")]
 
 
 # --- missing rows -------------------------------------------------------------------------------------------------
