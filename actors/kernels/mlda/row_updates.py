@@ -200,6 +200,7 @@ def sample_topics(
     """
     alpha, beta, n, scores = settings.alpha, settings.beta, work.n, work.scores
     S, changed = count_topics(topics, prior, alpha, n), 0
+    powers, powered, last = work.gains, -1, 0
     for i in range(words.shape[0]):
         old = topics[i]
         if only_new and old >= 0:
@@ -213,12 +214,19 @@ def sample_topics(
             of_word[old] -= 1.0
             totals[old] -= 1.0
             inverse[old] = 1.0 / (totals[old] + base)
-        for k in range(scores.shape[0]):
-            scores[k] = (of_word[k] + beta) * inverse[k]
         exponent = settings.temperature * corpus.exponents[m]
-        if exponent != 1.0:
+        if exponent == 1.0:
             for k in range(scores.shape[0]):
-                scores[k] = scores[k] ** exponent
+                scores[k] = (of_word[k] + beta) * inverse[k]
+        elif words[i] != powered:
+            for k in range(scores.shape[0]):
+                powers[k] = ((of_word[k] + beta) * inverse[k]) ** exponent
+            scores[:], powered = powers, words[i]
+        else:  # since the last token of this word, only the counts of two topics have changed; powers are slow
+            powers[last] = ((of_word[last] + beta) * inverse[last]) ** exponent
+            if old >= 0:
+                powers[old] = ((of_word[old] + beta) * inverse[old]) ** exponent
+            scores[:] = powers
         total = 0.0
         for k in range(scores.shape[0]):
             total += scores[k] * (n[k] + alpha) * (S + prior[k])
@@ -231,7 +239,7 @@ def sample_topics(
         of_word[new] += 1.0
         totals[new] += 1.0
         inverse[new] = 1.0 / (totals[new] + base)
-        topics[i] = new
+        topics[i] = last = new
         changed += new != old
     return changed
 
