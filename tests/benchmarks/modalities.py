@@ -1,7 +1,8 @@
 """Accuracy with one and with several modalities: ``python -m tests.benchmarks.modalities [SEED …]``.
 
 Pictures alone (VAE + GMM), words alone (MLDA), both (`configs/vae_gmm_mlda.yaml`), both with the order of the rows
-(`configs/vae_gmm_mlda_mm.yaml`), and two pictures of each digit (`configs/two_cameras.yaml`), each in this process.
+(`configs/vae_gmm_mlda_mm.yaml`, `configs/vae_gmm_mlda_mm_on_mlda.yaml`), and two pictures of each digit
+(`configs/two_cameras.yaml`), each in this process.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ MODELS = {
     "words alone": (BOTH, WORDS, "mlda"),
     "pictures and words": (BOTH, [], "mlda"),
     "pictures, words and order": (CONFIGS / "vae_gmm_mlda_mm.yaml", [], "mlda"),
+    "pictures, words and order, the MM on the MLDA": (CONFIGS / "vae_gmm_mlda_mm_on_mlda.yaml", [], "mlda"),
     "one camera": (CONFIGS / "two_cameras.yaml", ONE_CAMERA, "gmm_left"),
     "two cameras": (CONFIGS / "two_cameras.yaml", [], "mlda"),
 }
