@@ -198,6 +198,8 @@ class MLDA(Module[MLDAParameters]):
             sampler = initialise_topics(sampler, parameters.start, parameters.restarts, context)
             iterations += parameters.burn_in
         calibrates = calibrates and iterations > 0
+        if not parameters.calibrate:
+            self._exponents = {}  # an earlier update may have chosen some
         estimated = [name for name in CONCENTRATIONS if getattr(parameters, name) == ESTIMATED]
 
         def recalibrate(state: SamplerState) -> SamplerState:
