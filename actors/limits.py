@@ -79,6 +79,9 @@ MAX_PRINTED_CHARACTERS = 20_000
 MAX_PRINTED_LINE = 500
 """Characters of one name or value within a line that is printed."""
 
+MAX_HEAPS = 10_000
+"""Limit on the number of glibc's heaps in a process, ``MALLOC_ARENA_MAX``."""
+
 MAX_TERMINAL_WIDTH = 10_000
 """Columns of a terminal, in ``TERMINAL_WIDTH``."""
 

@@ -15,7 +15,7 @@ from actors.kernels.variables import (
     read_secret,
     read_text,
 )
-from actors.limits import MAX_FAULTS, MAX_PRINTED_LINE, MAX_SECONDS, MAX_TERMINAL_WIDTH
+from actors.limits import MAX_FAULTS, MAX_HEAPS, MAX_PRINTED_LINE, MAX_SECONDS, MAX_TERMINAL_WIDTH
 
 __all__ = ["VariableError"]
 
@@ -94,6 +94,11 @@ def ray_token_path() -> Path | None:
     return read_path("RAY_AUTH_TOKEN_PATH")
 
 
+def heaps(default: int) -> int:
+    """Return the number of heaps among which glibc divides the threads of a process (``MALLOC_ARENA_MAX``)."""
+    return int(read_number("MALLOC_ARENA_MAX", default, MAX_HEAPS, whole=True))
+
+
 READERS: dict[str, Callable[[], object]] = {
     "SERKET_LINGER_SECONDS": linger_seconds,
     "SERKET_LOCAL": local_runs,
@@ -107,6 +112,7 @@ READERS: dict[str, Callable[[], object]] = {
     "RAY_AUTH_TOKEN_PATH": ray_token_path,
     "RAY_TMPDIR": lambda: read_path("RAY_TMPDIR"),
     "XDG_CACHE_HOME": lambda: read_path("XDG_CACHE_HOME"),
+    "MALLOC_ARENA_MAX": lambda: heaps(0),
     "TERMINAL_WIDTH": lambda: read_number("TERMINAL_WIDTH", 0, MAX_TERMINAL_WIDTH, whole=True),  # read by typer
 }
 """The variables, each with the function that reads it."""

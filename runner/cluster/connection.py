@@ -29,7 +29,7 @@ from actors.coordination.placement import Node
 from actors.errors import BackendError
 from actors.kernels.path_safety import why_unsafe
 from actors.limits import SHUTDOWN_SECONDS, TOKEN_PROBE_SECONDS
-from actors.variables import check_variables, ray_address, trusts_clusters
+from actors.variables import check_variables, heaps, ray_address, trusts_clusters
 from runner.cluster.auth import describe_credential, ensure_private_token, token_required
 from runner.cluster.code_paths import directories_of_code
 from runner.cluster.listeners import is_own_address, why_foreign
@@ -54,10 +54,14 @@ TRUST_VARIABLE = "SERKET_TRUST_CLUSTER"
 _WORKER_ENVIRONMENT = {
     # Beside another busy process, spinning OpenMP threads were measured to be 3 to 30 times slower than sleeping ones.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # A process of Ray has 30 threads. glibc gives them up to 8 heaps a core, and what one thread frees in its heap the
-    # others cannot use: over 4,000 rounds a coordinator grew by 8 MB, and by 4 MB with two heaps.
-    "MALLOC_ARENA_MAX": "2",
 }
+
+HEAPS = 2
+"""Heaps of glibc in a process, unless the user has set a number.
+
+A process of Ray has 30 threads. glibc gives them up to 8 heaps a core, and what one thread frees in its heap the others
+cannot use: over 4,000 rounds a coordinator grew by 8 MB, and by 4 MB with two heaps.
+"""
 
 
 class ClusterError(RuntimeError):
@@ -139,8 +143,7 @@ def cluster(address: str | None, code: Sequence[str] = (), *, expected: Expected
 
 def worker_environment() -> dict[str, str]:
     """Return the environment variables of all processes of a run; a number of heaps that the user has set is kept."""
-    heaps = "MALLOC_ARENA_MAX"
-    return {**_WORKER_ENVIRONMENT, heaps: os.environ.get(heaps, _WORKER_ENVIRONMENT[heaps])}
+    return {**_WORKER_ENVIRONMENT, "MALLOC_ARENA_MAX": str(heaps(HEAPS))}
 
 
 def _start_or_join(address: str | None, code: Sequence[str], expected: ExpectedRun | None) -> None:

@@ -43,6 +43,7 @@ WRONG = [
     ("RAY_AUTH_MODE", " token", "expected token or disabled"),
     ("RAY_AUTH_TOKEN_PATH", "b" * 256, "expected a path"),
     ("RAY_TMPDIR", "/tmp/\x07", "without control characters"),
+    ("MALLOC_ARENA_MAX", "two", "expected a whole number"),
     ("TERMINAL_WIDTH", "80.5", "expected a whole number"),
 ]
 
