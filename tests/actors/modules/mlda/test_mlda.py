@@ -95,12 +95,16 @@ def test_the_prior_determines_the_class_of_uninformative_rows():
     assert (outbox.outputs["class"] == TRUTH).mean() > 0.95
 
 
-def test_rows_follow_a_prior_that_comes_later():
-    """Where a row's words cannot separate two classes, its tokens can only move all together."""
+@pytest.mark.parametrize(("calibrate", "agreeing"), [(False, 0.95), (True, 0.93)])
+def test_rows_follow_a_prior_that_comes_later(calibrate, agreeing):
+    """Where a row's words cannot separate two classes, its tokens can only move all together.
+
+    With calibration each token says less, so that more of them have another topic than their row.
+    """
     left, right = (histograms(name, own=0.0) for name in MERGED)
     missing = np.arange(N) < 60
     messages = observed("left", left), observed("right", right, mask=missing)
-    mlda = make_mlda(calibrate=False)  # every token is an observation
+    mlda = make_mlda(calibrate=calibrate)
     learnt = call(mlda, *messages).outputs["class"]
     classes = [np.bincount(learnt[~missing & (k == TRUTH)]).argmax() for k in range(K)]
     assert sorted(classes) == [0, 1, 2, 3]
@@ -108,7 +112,7 @@ def test_rows_follow_a_prior_that_comes_later():
     assert (most_common(mlda) == labels)[missing & (TRUTH < 2)].mean() < 0.8
     prior = np.where(missing[:, None], 0.98 * np.eye(K)[labels] + 0.02 / K, 1 / K)
     call(mlda, *messages, prior_of("mm", prior), round=1)
-    assert (most_common(mlda) == labels).mean() > 0.95
+    assert (most_common(mlda) == labels).mean() > agreeing
 
 
 def test_a_low_temperature_gives_the_prior_more_weight():
