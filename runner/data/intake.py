@@ -154,7 +154,7 @@ def _join_sequences(given: Any, where: str) -> tuple[Any, IntArray]:
     if not parts or min(map(len, shapes)) < 2 or 0 in {shape[0] for shape in shapes}:
         raise DataError(
             f"{where}: sequences need an array of sequences × rows × features, or a list of arrays of rows × features, "
-            f"got shape {np.shape(parts) if len(set(shapes)) < 2 else 'of different dimensions'}"
+            f"got shape {(len(parts), *sum(shapes[:1], ())) if len(set(shapes)) < 2 else 'of different dimensions'}"
         )
     if len({shape[1:] for shape in shapes}) > 1:
         odd = next(number for number, shape in enumerate(shapes) if shape[1:] != shapes[0][1:])
