@@ -20,26 +20,11 @@ import numpy as np
 from actors.errors import show_value
 from actors.limits import MAX_LISTED_NAMES, MAX_PRINTED_LINE
 from actors.types import Array, BoolArray, FloatArray, IntArray
+from runner.data.conversion import REMEDY, WHAT, column_values, frame_values, unwrap, unwrap_sequences
 from runner.data.errors import DataError
-from runner.data.tables import Content, counted_index
+from runner.data.tables import Content
 from runner.report.printable import printable_line
 
-_WHAT = {
-    "M": "dates",
-    "m": "durations",
-    "V": "records with named fields",
-    "U": "texts",
-    "S": "bytes",
-    "c": "complex numbers",
-}
-_REMEDY = {
-    "M": "convert them to numbers, such as seconds since the first",
-    "m": "convert them to numbers, such as seconds",
-    "V": "use numpy.lib.recfunctions.structured_to_unstructured",
-    "U": "convert them to numbers, such as one column of 0 and 1 for each text",
-    "S": "convert them to numbers, as with numpy.frombuffer for pixels",
-    "c": "give real and imaginary parts, or magnitudes, as columns",
-}
 _EXACT = 2**53
 """Beyond this, float64 does not represent every integer."""
 
@@ -107,7 +92,8 @@ def check_observations(
     notes: list[str] = []
     lengths = None
     if sequences:
-        given, lengths = _join_sequences(given, where)
+        given, lengths = _join_sequences(unwrap_sequences(given, where, notes), where)
+    given = unwrap(given, where)
     raw, missing, columns = _to_numbers(given, where, locate, columns, notes)
     if raw.ndim == 0 or raw.size == 0:
         raise DataError(f"{where}: holds no rows of numbers, its shape is {raw.shape}; give at least one row")
@@ -119,6 +105,8 @@ def check_observations(
         values = np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values.dtype.type(0), values)
         notes.append(f"{_count(int(mask.sum()), 'row')} without any value {'are' if mask.sum() > 1 else 'is'} missing")
     if divide_by is not None:
+        if isinstance(divide_by, bool | str) or not np.isfinite(divide_by) or divide_by <= 0:
+            raise DataError(f"{where}: divide_by is {divide_by!r}; give a finite number above 0")
         values = np.divide(values, values.dtype.type(divide_by))
         if not np.isfinite(values).all():
             raise DataError(
@@ -174,9 +162,9 @@ def _to_numbers(
 ) -> tuple[Array, BoolArray | None, Sequence[str]]:
     """Return real numbers of any type, the cells that are missing beside those that are NaN, and names of columns."""
     if hasattr(given, "columns") and hasattr(given, "to_numpy"):
-        given, columns = _frame_values(given, where, notes)
+        given, columns = frame_values(given, where, notes)
     elif hasattr(given, "to_numpy"):
-        given = _column_values(given)
+        given = column_values(given)
     missing = np.ma.getmaskarray(given) if isinstance(given, np.ma.MaskedArray) else None
     raw = _as_array(np.ma.getdata(given) if missing is not None else given, where)
     if missing is not None and not missing.any():
@@ -186,7 +174,7 @@ def _to_numbers(
             raise DataError(f"{where}: holds no rows of numbers, but {_show(given)}; give at least one row")
         raw = _object_values(raw, missing, where, locate)
     if raw.dtype.kind not in "biuf":
-        what, remedy = _WHAT.get(raw.dtype.kind, str(raw.dtype)), _REMEDY.get(raw.dtype.kind, "give numbers")
+        what, remedy = WHAT.get(raw.dtype.kind, str(raw.dtype)), REMEDY.get(raw.dtype.kind, "give numbers")
         example = f", such as {_show(raw.reshape(-1)[0])}" if raw.size and raw.dtype.kind in "MmUSc" else ""
         raise DataError(f"{where}: holds {what}{example}, not real numbers; {remedy}")
     if raw.dtype.kind == "b":
@@ -325,39 +313,6 @@ def _column(column: int, columns: Sequence[str]) -> str:
     return f"column {column + 1}{name}"
 
 
-# --- data frames --------------------------------------------------------------------------------------------------
-
-
-def _frame_values(frame: Any, where: str, notes: list[str]) -> tuple[Array, list[str]]:
-    """Return the values of a data frame and the names of its columns; an index in a column is left out."""
-    names = [printable_line(str(name), 60) for name in frame.columns]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where}: two columns are called {twice!r}; rename one, or give frame.to_numpy()")
-    parts = [_column_values(frame[name]) for name in frame.columns]
-    for name, part in zip(names, parts, strict=True):
-        if part.dtype.kind not in "biufO":
-            what, remedy = _WHAT.get(part.dtype.kind, str(part.dtype)), _REMEDY.get(part.dtype.kind, "give numbers")
-            raise DataError(f"{where}: column {name!r} holds {what}; leave it out, or {remedy}")
-        if part.dtype.kind == "O" and any(isinstance(value, str) for value in part):
-            raise DataError(f"{where}: column {name!r} holds texts; leave it out, or {_REMEDY['U']}")
-    if not parts:
-        raise DataError(f"{where}: is a data frame without columns; give at least one")
-    if parts[0].dtype.kind in "iuf" and counted_index(parts[0], names[0], len(parts)):
-        notes.append(f"column 1 ({names[0]!r}), an index, is left out")
-        names, parts = names[1:], parts[1:]
-    return np.stack(parts, axis=1), names
-
-
-def _column_values(column: Any) -> Array:
-    """Return the values of a column or series; in a nullable column of numbers, NaN for missing ones."""
-    kind = getattr(getattr(column, "dtype", None), "kind", "O")
-    if kind in "biuf" and type(column.dtype).__module__.startswith("pandas") and column.isna().any():
-        values: Array = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        return values
-    return np.asarray(column.to_numpy())
-
-
 # --- categories and lengths ---------------------------------------------------------------------------------------
 
 
@@ -382,6 +337,7 @@ def check_categories(
     DataError
         If there is not one category for each row, or one is missing, fractional or of another type.
     """
+    given = unwrap(given, where)
     if isinstance(given, np.ma.MaskedArray) and np.ma.getmaskarray(given).any():
         row = int(np.ma.getmaskarray(given).reshape(-1).argmax())
         raise DataError(
@@ -434,7 +390,7 @@ def _plain_labels(values: Array, where: str, locate: Callable[[int], str]) -> Ar
         row = texts.index(not texts[0])
         raise DataError(f"{where}, {locate(row)}: {_show(values[row])} is mixed with texts or numbers; give one kind")
     if all(texts):
-        return np.array([value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values])
+        return np.array([_decode(value) if isinstance(value, bytes) else value for value in values])
     if all(isinstance(value, numbers.Integral | np.bool_) for value in values):
         if max(abs(int(value)) for value in values) < 2**63:
             return np.array([int(value) for value in values], dtype=np.int64)
@@ -445,11 +401,24 @@ def _plain_labels(values: Array, where: str, locate: Callable[[int], str]) -> Ar
     return np.array([_nearest_float(value) for value in values])
 
 
+def _decode(value: bytes) -> str:
+    """Return bytes as text: as Latin-1, which has a character for every byte, if they are no UTF-8."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def _numbered_names(values: Array, where: str, locate: Callable[[int], str]) -> tuple[IntArray, tuple[str, ...]]:
-    names = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
-    empty = np.char.strip(names) == ""
+    names = np.array([_decode(value) for value in values]) if values.dtype.kind == "S" else values
+    names = np.char.strip(names)  # as in files
+    empty = names == ""
     if empty.any():
         raise DataError(f"{where}, {locate(int(empty.argmax()))}: has an empty category; give a number or a text")
+    absent = names == "nan"  # numpy makes a text of a NaN beside texts
+    if absent.any():
+        row = int(absent.argmax())
+        raise DataError(f"{where}, {locate(row)}: has no category, but {str(names[row])!r}; give another text")
     kinds, labels = np.unique(names, return_inverse=True)
     shown = ", ".join(f"{number} = {printable_line(name, 40)}" for number, name in enumerate(kinds[:MAX_LISTED_NAMES]))
     more = f" and {len(kinds) - MAX_LISTED_NAMES} more" if len(kinds) > MAX_LISTED_NAMES else ""
@@ -459,20 +428,20 @@ def _numbered_names(values: Array, where: str, locate: Callable[[int], str]) -> 
 def _whole_numbers(values: Array, where: str, what: str, locate: Callable[[int], str]) -> IntArray:
     """Return integers, refusing fractions, NaN, and what the conversion would change."""
     if values.dtype.kind not in "biuf":
-        kind = _WHAT.get(values.dtype.kind, str(values.dtype))
+        kind = WHAT.get(values.dtype.kind, str(values.dtype))
         raise DataError(f"{where}: holds {kind}, not {what}; give integers{' or texts' * (what == 'categories')}")
     if values.dtype.kind in "bi":
         return values.astype(np.int64)
     if values.dtype.kind == "u":
         bad = values > np.uint64(2**63 - 1)
-    else:  # above 2^53 float64 does not represent every integer
+    else:  # from 2^53 on a float64 may be another integer that was rounded
         values = values.astype(np.float64) if values.dtype.itemsize < 8 else values  # 2^53 is infinite in float16
-        bad = ~(np.abs(values) <= 2.0**53) | (values != np.floor(values))
+        bad = ~(np.abs(values) < 2.0**53) | (values != np.floor(values))
     if bad.any():
         row = int(bad.argmax())
         value = values[row]
         why = "is no integer"
-        if values.dtype.kind == "u" or (np.isfinite(value) and abs(value) > _EXACT):
+        if values.dtype.kind == "u" or (np.isfinite(value) and abs(value) >= _EXACT):
             why = "is no integer that is exact, beyond " + ("2^63 - 1" if values.dtype.kind == "u" else "2^53")
         raise DataError(f"{where}, {locate(row)}: {value} {why}; {what} are")
     return values.astype(np.int64)
@@ -488,22 +457,38 @@ def check_lengths(
     DataError
         If one is no positive integer, or they do not add up to the rows.
     """
+    given = unwrap(given, where)
     if isinstance(given, np.ma.MaskedArray) and np.ma.getmaskarray(given).any():
         raise DataError(f"{where}: has a masked length; give each sequence's")
     array = _as_array(given if not hasattr(given, "to_numpy") else given.to_numpy(), where)
     if array.dtype.kind == "b":
         raise DataError(f"{where}: holds truth values, not {name}; use integers of at least 1")
-    values = _whole_numbers(_one_per_row(array, where, name), where, name, locate) if array.dtype.kind != "O" else None
-    if values is None or values.min(initial=1) < 1:
-        bad = 0 if values is None else int(np.flatnonzero(values < 1)[0])
-        found = "" if values is None else f", {int(values[bad])} of sequence {bad} (from 0)"
-        raise DataError(f"{where}: has a length that is no positive integer{found}; use integers of at least 1")
+    array = _one_per_row(array, where, name)
+    if array.dtype.kind == "O":
+        bad = next((place for place, value in enumerate(array) if not _is_length(value)), None)
+        if bad is not None:
+            raise DataError(
+                f"{where}: has a length that is no positive integer, {_show(array[bad])} of sequence {bad} (from 0); "
+                "use integers of at least 1"
+            )
+        array = array.astype(np.int64)
+    values = _whole_numbers(array, where, name, locate)
+    if values.min(initial=1) < 1:
+        bad = int(np.flatnonzero(values < 1)[0])
+        raise DataError(
+            f"{where}: has a length that is no positive integer, {int(values[bad])} of sequence {bad} (from 0); use "
+            "integers of at least 1"
+        )
     total = sum(values.tolist())
     if total != rows:
         raise DataError(
             f"{where}: the lengths do not add up to the {rows} rows of the observations, but to {total}; correct either"
         )
     return values
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 1 <= int(value) < 2**63
 
 
 # --- what a run says ----------------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ def find_file(path: str | Path, root: str | Path) -> Path:
         file = Path(root) / Path(path).expanduser()
         file.stat()
     except FileNotFoundError:
+        if "://" in str(path):
+            raise DataError(f"{path}: is a URL, and data are read from files; download it, and give its path") from None
         raise DataError(f"{file}: there is no such file; correct the path (relative ones start from {root})") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be opened ({error}); correct the path or the permissions") from None
@@ -238,6 +240,8 @@ def _read_npz(file: Path, role: str) -> Content:
     with file.open("rb") as content, zipfile.ZipFile(_BoundedReads(content)) as archive:
         members = archive.namelist()
         names = [name.removesuffix(".npy") for name in members]
+        if {"indices", "indptr", "format", "shape"} <= set(names) or {"row", "col", "format", "shape"} <= set(names):
+            raise DataError(": holds a sparse matrix of scipy; save its method toarray()'s result with numpy.save")
         fits = names if len(names) == 1 else [name for name in NPZ_NAMES[role] if name in names]
         if not fits:
             known = " or ".join(NPZ_NAMES[role][:2])

@@ -49,6 +49,18 @@ _MIN_COUNTED = 4
 
 _CHUNK = MAX_ARCHIVE_INDEX_BYTES
 
+_OTHER_FILES = {
+    b"\x1f\x8b": "is gzipped; end its name in .gz",
+    b"\x93NUMPY": "is an array of numpy; end its name in .npy",
+    b"PK\x03\x04": "is an archive, such as .npz or .xlsx; end its name so, or save the rows as a text table",
+}
+"""What files of other formats begin with."""
+
+_SPREADSHEET_ERROR = re.compile(r"(?:^|[,\s\"])(#(?:N/A|DIV/0!|VALUE!|REF!|NAME\?|NUM!|NULL!))(?=$|[,\s\"])")
+"""What a spreadsheet writes for a cell that it could not compute, which is no comment."""
+
+_EMPTY_BETWEEN_TABS = re.compile(rb"\t[\t\r\n]|[\r\n]\t")
+
 
 @dataclass(frozen=True)
 class TableOptions:
@@ -106,6 +118,8 @@ def counted_index(first: Array, name: str | None, columns: int) -> bool:
         return False
     ordered = np.sort(first)
     counts = any(np.array_equal(ordered, np.arange(start, start + rows)) for start in (0, 1))
+    if rows >= _MIN_COUNTED and not counts and np.isfinite(first[0]) and float(first[0]).is_integer():
+        counts = bool((first[1:] - first[:-1] == 1).all())  # a part of a longer table
     named = name is not None and _INDEX_NAMES.fullmatch(name) is not None
     if named and (counts or _CERTAIN_INDEX_NAMES.fullmatch(str(name))):
         return True
@@ -186,11 +200,21 @@ class TextTable:
         marks = (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark))
         return io.TextIOWrapper(stream, encoding=next(marks, "utf-8-sig"), errors="surrogateescape")
 
-    def _check_line_lengths(self) -> None:
-        """Refuse a line of more than :data:`MAX_LINE_BYTES`, which numpy would hold in memory many times."""
+    def _check_bytes(self) -> None:
+        """Refuse other kinds of files, cells that would be lost, and lines that numpy would hold in memory many times.
+
+        A line has at most :data:`MAX_LINE_BYTES`.
+        """
         length = 0  # of the line that the chunk continues
+        comments, gaps, before = False, False, b""
         with self._open() as stream:
             while chunk := stream.read(_CHUNK):
+                kind = next((kind for start, kind in _OTHER_FILES.items() if chunk.startswith(start)), "")
+                if kind and not before:
+                    raise DataError(f": {kind}")
+                comments = comments or b"#" in chunk
+                gaps = gaps or _EMPTY_BETWEEN_TABS.search(before[-1:] + chunk) is not None
+                before = chunk
                 ends = [place for end in (b"\n", b"\r") if (place := chunk.find(end)) >= 0]
                 if length + min(ends, default=len(chunk)) > MAX_LINE_BYTES:
                     raise DataError(
@@ -198,13 +222,51 @@ class TextTable:
                     )
                 last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
                 length = length + len(chunk) if last < 0 else len(chunk) - last - 1
+        if comments:
+            self._check_comments()
+        if gaps and self.comma is None:
+            self._check_tabs()
 
-    def _texts(self) -> Iterator[tuple[int, str]]:
-        """Yield the number and the text of each line with data."""
+    def _check_comments(self) -> None:
+        """Refuse errors of a spreadsheet, which begin as comments do."""
+        with self._open_text() as stream:
+            for number, line in enumerate(stream, 1):
+                found = _SPREADSHEET_ERROR.search(line) if "#" in line else None
+                if found and not line[: found.start(1)].partition("#")[1]:
+                    raise DataError(
+                        f", line {number}: holds {found[1]!r}, an error of a spreadsheet; write a number, or leave the "
+                        "cells of the whole row empty if it is missing"
+                    )
+
+    def _check_tabs(self) -> None:
+        """Refuse empty cells between tabs, which white space does not separate: their row would move to the left."""
+        empty: list[tuple[bool, ...]] = []
+        numbers: list[int] = []
+        with self._open_text() as stream:
+            for number, line in enumerate(stream, 1):
+                text = line.partition("#")[0].rstrip("\r\n")
+                if not text.strip():
+                    continue
+                cells = text.split("\t", MAX_COLUMNS)
+                if any(len(cell.split()) > 1 for cell in cells) or (empty and len(cells) != len(empty[0])):
+                    return  # tabs are not what separates the columns, or align them
+                here = tuple(not cell.strip() for cell in cells)
+                if here not in empty:
+                    empty.append(here)
+                    numbers.append(number)
+                if len(empty) > 1 and any(empty[0]) | any(here):
+                    number, here = next((n, each) for n, each in zip(numbers, empty, strict=True) if any(each))
+                    raise DataError(
+                        f", line {number}: has an empty cell between tabs in column {here.index(True) + 1}, where "
+                        "white space separates the columns; fill it in, or write commas and end the name in .csv"
+                    )
+
+    def _texts(self, *, names: bool = False) -> Iterator[tuple[int, str]]:
+        """Yield the number and the text of each line with data; a # within a name, as in C#, begins no comment."""
         last = 0  # number of the last line with data
         with self._open_text() as stream:
             for number, line in enumerate(stream, 1):
-                text = line.partition("#")[0].strip()
+                text = (re.split(r"(?:^|\s)#", line, maxsplit=1)[0] if names else line.partition("#")[0]).strip()
                 if not text and number - last > MAX_EMPTY_LINES:
                     raise DataError(
                         f", line {number}: more than {MAX_EMPTY_LINES:,} lines in turn hold no data; remove them"
@@ -213,9 +275,9 @@ class TextTable:
                 if text:
                     yield number, text
 
-    def _lines(self, skip: int = 0) -> Iterator[tuple[int, list[str]]]:
+    def _lines(self, skip: int = 0, *, names: bool = False) -> Iterator[tuple[int, list[str]]]:
         """Yield the number and the fields of each line with data after line `skip`."""
-        for number, text in self._texts():
+        for number, text in self._texts(names=names):
             if number > skip:
                 yield number, self._split(text)
 
@@ -248,10 +310,10 @@ class TextTable:
         if self.comma and not any(map(_is_number, fields)):
             return any(field not in MISSING for field in fields) or len(fields) == 1
         first = fields[1:] if self.comma and fields[0] == "" and len(fields) > 1 else fields
-        if not all(map(_WHOLE.fullmatch, first)):
-            return False
-        start = int(first[0])
-        if [int(field) for field in first] != list(range(start, start + len(first))):
+        whole = all(map(_WHOLE.fullmatch, first))
+        start = int(first[0]) if whole else None
+        if start is None or [int(field) for field in first] != list(range(start, start + len(first))):
+            self._check_steps(number, first, whole=whole)
             return False
         if first is not fields:  # an index has no name, and the columns are counted
             return len(first) > 1 or start == 0
@@ -259,12 +321,24 @@ class TextTable:
         other_kind = bool(others) and all(map(_has_decimals, others))  # whole numbers above rows of other numbers
         doubtful = {0: len(first) > 1 and self.comma is not None, 1: len(first) > 3 and self.comma is not None}
         if doubtful.get(start, False) or (other_kind and (len(first) > 2 or start in (0, 1))):
-            shown = printable_line((self.comma or " ").join(fields[:8])) + ("…" if len(fields) > 8 else "")
-            raise DataError(
-                f", line {number}: {shown!r} could be a header that counts the columns or a row of data; "
-                "set data.header to true or false (--header or --no-header for new rows)"
-            )
+            raise self._doubt(number, fields, "counts")
         return False
+
+    def _doubt(self, number: int, fields: list[str], does: str) -> DataError:
+        shown = printable_line((self.comma or " ").join(fields[:8])) + ("…" if len(fields) > 8 else "")
+        return DataError(
+            f", line {number}: {shown!r} could be a header that {does} the columns or a row of data; "
+            "set data.header to true or false (--header or --no-header for new rows)"
+        )
+
+    def _check_steps(self, number: int, first: list[str], *, whole: bool) -> None:
+        """Refuse a first line of equal steps, such as wavelengths or years, above lines without equal steps."""
+        if len(first) < _MIN_COUNTED - whole or not _equal_steps(first):
+            return
+        others = [line for _, line in islice(self._lines(number), _COMPARED_LINES)]
+        other_kind = whole and bool(others) and all(map(_has_decimals, others))
+        if other_kind or (self.comma and len(first) >= _MIN_COUNTED and others and not any(map(_equal_steps, others))):
+            raise self._doubt(number, first, "names")
 
     def _check_names(self, names: Sequence[str], number: int) -> None:
         named = [name for name in names if name]
@@ -286,7 +360,7 @@ class TextTable:
         DataError
             If a cell is no number, a row has values only in part, or rows differ in length.
         """
-        self._check_line_lengths()
+        self._check_bytes()
         skip = self.header_line()
         names = next(self._lines(), (0, []))[1] if skip else []
         first_number, first = next(self._lines(skip), (0, []))
@@ -337,15 +411,16 @@ class TextTable:
     def _check_cells(self, skip: int, columns: Sequence[int], error: ValueError) -> None:
         """Raise an error for the first cell that is neither a number nor missing, or for rows without some values."""
         width, empty, partial = 0, 0, None
-        rows = 0
+        rows, all_rows, ends, top = 0, 0, 0, 0
         for number, fields in self._lines(skip):
-            width = width or len(fields)
+            width, top = width or len(fields), top or number
+            all_rows, ends = all_rows + 1, ends + (fields[-1] == "")
             used = [fields[place] for place in columns if place < len(fields)]
             for place, field in zip(columns, used, strict=False):
                 if not _is_number(field) and field not in MISSING:
-                    hint = _hint(field, place, self)
+                    hint = _hint(field, fields if number == top and not skip else [], place, self)
                     raise DataError(
-                        f", line {number}: holds {field[:40]!r} where a number belongs{hint}; correct it"
+                        f", line {number}: holds {_decoded(field[:40])!r} where a number belongs{hint}; correct it"
                     ) from error
             if len(fields) != width:
                 raise DataError(
@@ -357,10 +432,15 @@ class TextTable:
                 partial = partial or (number, missing[0], fields[missing[0]])
         if partial:
             number, place, text = partial
+            if self.comma and ends == all_rows == rows == empty:
+                raise DataError(
+                    f", line {number}: ends with a comma, as all rows do, so that column {width} is empty; remove "
+                    "this comma from each line"
+                ) from error
+            counted = f"{empty:,} empty cell{'s' * (empty > 1)} in {rows:,} row{'s' * (rows > 1)}"
             raise DataError(
-                f", line {number}: holds {text!r} where a number belongs, in column {place + 1} ({empty:,} empty "
-                f"cells in {rows:,} rows); fill them in or remove the rows, as only rows without any value are taken "
-                "as missing"
+                f", line {number}: holds {text!r} where a number belongs, in column {place + 1} ({counted}); fill them "
+                "in or remove the rows, as only rows without any value are taken as missing"
             ) from error
 
     def begins_with_number(self) -> bool:
@@ -368,16 +448,24 @@ class TextTable:
         lines = [fields for _, fields in islice(self._lines(), 2)]
         first = lines[0][-1] if lines and lines[0] else ""
         following = lines[-1][-1] if lines and lines[-1] else ""
-        return _is_number(first) or first in MISSING or (self.comma is not None and _is_number(following))
+        if first in MISSING:
+            return _is_number(following) or following in MISSING
+        return _is_number(first) or (self.comma is not None and _is_number(following))
 
     def read_names(self, rows: int | None) -> Content:
         """Read one column of texts; a first line is a header if there is one line more than `rows`."""
-        self._check_line_lengths()
-        lines = list(self._lines()) if self.comma else [(number, [text]) for number, text in self._texts()]
+        self._check_bytes()
+        if self.comma:
+            lines = list(self._lines(names=True))
+        else:
+            lines = [(number, text.split("\t")) for number, text in self._texts(names=True)]
         names = [fields for _, fields in lines]
         drop = bool(names) and len(names[0]) == 2 and _CERTAIN_INDEX_NAMES.fullmatch(names[0][0]) is not None
         column = [fields[int(drop) :] for fields in names]
-        if any(len(fields) != 1 for fields in column):
+        several = any(len(fields) != 1 for fields in column)
+        if several or (
+            len(column) > 1 and all(fields[0].count(";") == column[0][0].count(";") > 0 for fields in column)
+        ):
             raise DataError(": holds more than one column; give one category for each row")
         texts = [_shown(fields[0]) for fields in column]
         if rows is not None and len(texts) not in (rows, rows + 1):
@@ -404,8 +492,16 @@ def _has_decimals(fields: Sequence[str]) -> bool:
     return all(map(_is_number, fields)) and any(re.search(r"\d\.|\.\d", field) for field in fields)
 
 
+def _equal_steps(fields: Sequence[str]) -> bool:
+    """Return whether a line has numbers that rise or fall by one step, up to the rounding of what is written."""
+    if len(fields) < 3 or not all(map(_is_number, fields)):
+        return False
+    steps = np.diff(np.array([float(field) for field in fields]))
+    return bool(np.isfinite(steps).all() and steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-6, atol=0.0))
+
+
 def _is_number(field: str) -> bool:
-    if len(field) > MAX_NUMBER_CHARACTERS:
+    if len(field) > MAX_NUMBER_CHARACTERS or not field.isascii():  # Python parses digits of other scripts
         return False
     try:
         float(field)
@@ -416,12 +512,16 @@ def _is_number(field: str) -> bool:
 
 def _shown(name: str) -> str:
     """Return a name for a message; one that is no UTF-8 is taken for Latin-1."""
-    plain = name.encode("utf-8", "surrogateescape").decode("latin-1") if re.search("[\udc80-\udcff]", name) else name
-    return printable_line(plain, MAX_PRINTED_LINE)
+    return printable_line(_decoded(name), MAX_PRINTED_LINE)
 
 
-def _hint(field: str, place: int, table: TextTable) -> str:
-    """Return what a cell that is no number may be, for an error message."""
+def _decoded(text: str) -> str:
+    found = re.search("[\udc80-\udcff]", text)
+    return text.encode("utf-8", "surrogateescape").decode("latin-1") if found else text
+
+
+def _hint(field: str, first: Sequence[str], place: int, table: TextTable) -> str:
+    """Return what a cell that is no number may be, for an error message; `first` is its line if that is the first."""
     if len(field) > MAX_NUMBER_CHARACTERS:
         return ""
     if re.fullmatch(r"[-+]?\d+,\d+([eE][-+]?\d+)?", field):
@@ -431,10 +531,15 @@ def _hint(field: str, place: int, table: TextTable) -> str:
     if ";" in field or "\t" in field:
         what = "semicolons" if ";" in field else "tabs"
         return f" ({what} separate nothing here: write commas in a .csv, white space in a .txt)"
+    if field.strip("\0\x1a") == "":
+        return " (the file ends with NUL or control characters; remove them)"
     if "\0" in field:
         return " (it has NUL characters: is it UTF-16 without a byte order mark? Save it as UTF-8)"
     if table.comma is None and "," in field:
         return " (commas separate numbers only in a .csv)"
+    if first and table.options.header is None and not re.match(r"[\[({\"']", field):
+        names = ", data.index to true if the first column names the rows" * (place == 0 and any(map(_is_number, first)))
+        return f" (set data.header to true if this line names the columns{names})"
     if place == 0 and table.options.index is None:
         return " (set data.index to true if the first column names the rows)"
     return ""

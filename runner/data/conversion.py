@@ -1,0 +1,183 @@
+"""What scripts give instead of arrays, as arrays of the same values: frames, tensors, lists of masked arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MappingView, Sequence, Set
+from typing import Any
+
+import numpy as np
+
+from actors.limits import MAX_LISTED_NAMES
+from actors.types import Array
+from runner.data.errors import DataError
+from runner.data.tables import counted_index
+from runner.report.printable import printable_line
+
+WHAT = {
+    "M": "dates",
+    "m": "durations",
+    "V": "records with named fields",
+    "U": "texts",
+    "S": "bytes",
+    "c": "complex numbers",
+}
+"""Names of the types of arrays that are not real numbers."""
+
+REMEDY = {
+    "M": "convert them to numbers, such as seconds since the first",
+    "m": "convert them to numbers, such as seconds",
+    "V": "use numpy.lib.recfunctions.structured_to_unstructured",
+    "U": "convert them to numbers, such as one column of 0 and 1 for each text",
+    "S": "convert them to numbers, as with numpy.frombuffer for pixels",
+    "c": "give real and imaginary parts, or magnitudes, as columns",
+}
+"""What to do with them."""
+
+_EXACT = 2**53
+"""Beyond this, float64 does not represent every integer."""
+
+
+def unwrap(given: Any, where: str) -> Any:
+    """Return what numpy converts without loss: tensors as arrays, lists of masked arrays as one.
+
+    Raises
+    ------
+    DataError
+        If `given` has no order or can be read only once, or a tensor's values cannot be read.
+    """
+    if isinstance(given, Mapping | MappingView | Set | Iterator):
+        kind = type(given).__name__
+        remedy = "give one of its values" if isinstance(given, Mapping) else "give list(…) of it"
+        raise DataError(f"{where}: is of type {kind}, no array of numbers; {remedy}")
+    if _is_tensor(given):
+        return _tensor_values(given, where)
+    if isinstance(given, np.ma.MaskedArray) and given.dtype.names:
+        return given.data  # records are refused for what they are
+    if not isinstance(given, list | tuple):
+        return given
+    parts = [_tensor_values(part, where) if _is_tensor(part) else part for part in given]
+    masked = [isinstance(part, np.ma.MaskedArray) and part is not np.ma.masked for part in parts]
+    if any(masked) and len({np.shape(part) for part in parts if part is not np.ma.masked}) == 1:
+        return np.ma.stack([np.ma.asarray(part) for part in parts])
+    return [None if part is np.ma.masked else part for part in parts]
+
+
+def unwrap_sequences(given: Any, where: str, notes: list[str]) -> Any:
+    """Return sequences as numpy converts them without loss: each of a list as an array of rows × features.
+
+    Raises
+    ------
+    DataError
+        If data frames of a list differ in their columns, or one cannot be used.
+    """
+    if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+        raise DataError(f"{where}: is one data frame, not sequences; give a list of frames, or lengths")
+    if not isinstance(given, list | tuple):
+        return unwrap(given, where)
+    parts, names = [], None
+    for number, part in enumerate(given):
+        place = f"{where}, sequence {number + 1}"
+        if hasattr(part, "columns") and hasattr(part, "to_numpy"):
+            values, own = frame_values(part, place, notes if number == 0 else [])
+            if names is not None and own != names:
+                raise DataError(
+                    f"{place}: has the columns {_list(own)}, the sequences before it {_list(names)}; give the same "
+                    "columns in the same order"
+                )
+            names = own
+        else:
+            values = unwrap(part, place)
+        parts.append(values)
+    _check_exact([part for part in parts if isinstance(part, np.ndarray)], where)
+    return parts
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_LISTED_NAMES])
+    return shown + (f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else "")
+
+
+def _check_exact(parts: Sequence[Array], where: str) -> None:
+    """Refuse integers that would be rounded because other parts are floats."""
+    if not parts or all(part.dtype.kind in "iub" for part in parts):
+        return
+    for number, part in enumerate(parts):
+        if part.dtype.kind in "iu" and part.dtype.itemsize == 8:
+            values = np.ma.getdata(part)
+            changed = values.astype(np.float64).astype(np.longdouble) != values.astype(np.longdouble)
+            if changed.any():
+                raise DataError(
+                    f"{where}, part {number + 1}: {values[changed].reshape(-1)[0]} is beyond 2^53, where float64 does "
+                    "not hold it; subtract an offset, or scale the values"
+                )
+
+
+# --- tensors ------------------------------------------------------------------------------------------------------
+
+
+def _is_tensor(given: Any) -> bool:
+    """Return whether `given` is a tensor of torch, which need not be imported."""
+    return type(given).__module__.partition(".")[0] == "torch" and hasattr(given, "detach")
+
+
+def _tensor_values(tensor: Any, where: str) -> Array:
+    """Return a tensor's values, wherever they are, without their gradient.
+
+    numpy has no bfloat16 and no float of 8 bits; float32 holds all their values.
+    """
+    if str(tensor.layout) != "torch.strided" or getattr(tensor, "is_nested", False):
+        raise DataError(f"{where}: is a sparse or nested tensor; give a dense one (to_dense(), or a list of tensors)")
+    if tensor.device.type == "meta":
+        raise DataError(f"{where}: is a tensor without values, on the device 'meta'; give one with values")
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if getattr(plain, "is_quantized", False):
+        raise DataError(f"{where}: is a quantized tensor; give the result of its method dequantize()")
+    if plain.is_floating_point() and plain.dtype.itemsize < 4:
+        plain = plain.float()
+    values: Array = plain.numpy()
+    return values
+
+
+# --- data frames --------------------------------------------------------------------------------------------------
+
+
+def frame_values(frame: Any, where: str, notes: list[str]) -> tuple[Array, list[str]]:
+    """Return the values of a data frame and the names of its columns; an index in a column is left out."""
+    names = [printable_line(str(name), 60) for name in frame.columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where}: two columns are called {twice!r}; rename one, or give frame.to_numpy()")
+    parts = [column_values(frame[name]) for name in frame.columns]
+    for name, part in zip(names, parts, strict=True):
+        if part.dtype.kind not in "biufO":
+            what, remedy = WHAT.get(part.dtype.kind, str(part.dtype)), REMEDY.get(part.dtype.kind, "give numbers")
+            raise DataError(f"{where}: column {name!r} holds {what}; leave it out, or {remedy}")
+        if part.dtype.kind == "O" and any(isinstance(value, str) for value in part):
+            raise DataError(f"{where}: column {name!r} holds texts; leave it out, or {REMEDY['U']}")
+    if not parts:
+        raise DataError(f"{where}: is a data frame without columns; give at least one")
+    if parts[0].dtype.kind in "iuf" and _is_index(parts[0], names[0], len(parts), where):
+        notes.append(f"column 1 ({names[0]!r}), an index, is left out")
+        names, parts = names[1:], parts[1:]
+    _check_exact(parts, where)
+    return np.stack(parts, axis=1), names
+
+
+def _is_index(first: Array, name: str, columns: int, where: str) -> bool:
+    """Return whether the first column of a data frame is an index."""
+    try:
+        return counted_index(first, name, columns)
+    except DataError:
+        raise DataError(
+            f"{where}: column 1 ({name!r}) counts the rows and could be an index or data; leave it out with "
+            f"frame.drop(columns={name!r}), or give frame.to_numpy() to use it"
+        ) from None
+
+
+def column_values(column: Any) -> Array:
+    """Return the values of a column or series; in a nullable column of numbers, NaN for missing ones."""
+    kind = getattr(getattr(column, "dtype", None), "kind", "O")
+    if kind in "biuf" and type(column.dtype).__module__.startswith("pandas") and column.isna().any():
+        values: Array = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return values
+    return np.asarray(column.to_numpy())

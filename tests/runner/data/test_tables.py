@@ -1,0 +1,117 @@
+"""Text tables: cells that would be lost or moved, doubtful headers, and the remedies of refusals."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from runner.data.datasets import Dataset, load
+from runner.data.errors import DataError
+
+
+def table(path: Path, text: str | bytes, **options: object) -> Dataset:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load("files", observations=path, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cell", ["#N/A", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!"])
+def test_errors_of_spreadsheets_are_no_comments(tmp_path: Path, cell: str) -> None:
+    for text in (f"x,y\n1,2\n{cell},4\n3,5\n", f"x,y\n1,2\n4,{cell}\n3,5\n"):
+        with pytest.raises(DataError, match=r"line 3: holds '#.*an error of a spreadsheet"):
+            table(tmp_path / "x.csv", text)
+
+
+def test_comments_are_comments(tmp_path: Path) -> None:
+    text = "# x N/A\n1 2 # of #N/A\n#\n3 4\n"
+    np.testing.assert_array_equal(table(tmp_path / "x.txt", text).observations, [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    "text", ["1\t\t3\n\t3\t4\n3\t4\t\n", "1\t2\t3\n4\t\t6\n", "1\t2\t\n4\t5\t6\n"], ids=["all", "inner", "last"]
+)
+def test_empty_cells_between_tabs_do_not_move_the_others(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match="empty cell between tabs in column"):
+        table(tmp_path / "x.txt", text)
+
+
+def test_tabs_may_align_columns(tmp_path: Path) -> None:
+    for text in ("1\t\t3\n2\t\t4\n", "1.5\t\t3\n1000000.5\t4\n", "\t1 2\n3\t4\n"):
+        assert table(tmp_path / "x.txt", text).observations.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "header", ["2010,2020,2030", "400,402,404,406", "0.1,0.2,0.3,0.4", "5.5,5,4.5,4"], ids=["years", "nm", "Hz", "down"]
+)
+def test_a_first_line_of_equal_steps_is_asked_about(tmp_path: Path, header: str) -> None:
+    width = header.count(",") + 1
+    below = np.random.default_rng(0).normal(size=(5, width)).round(3)
+    text = "\n".join([header, *(",".join(map(str, row)) for row in below.tolist())])
+    with pytest.raises(DataError, match="could be a header that names the columns or a row of data"):
+        table(tmp_path / "x.csv", text)
+    np.testing.assert_array_equal(table(tmp_path / "x.csv", text, header=True).observations, below)
+    assert len(table(tmp_path / "x.csv", text, header=False).observations) == 6
+
+
+def test_rows_of_equal_steps_are_rows(tmp_path: Path) -> None:
+    rows = np.arange(24.0).reshape(6, 4) * 2.5
+    np.savetxt(tmp_path / "x.csv", rows, delimiter=",")
+    np.testing.assert_array_equal(load("files", observations=tmp_path / "x.csv").observations, rows)
+
+
+def test_the_index_of_a_part_of_a_table_is_asked_about(tmp_path: Path) -> None:
+    text = "id,x,y\n" + "".join(f"{row + 100},{row * 0.5},{row % 3}\n" for row in range(6))
+    with pytest.raises(DataError, match=r"column 1 \('id'\) counts the rows"):
+        table(tmp_path / "x.csv", text)
+    assert table(tmp_path / "x.csv", text, index=True).observations.shape == (6, 2)
+    assert table(tmp_path / "x.csv", text, index=False).observations.shape == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("x.csv", "a,b\n1,2,\n3,4,\n", "ends with a comma, as all rows do.*remove this comma"),
+        ("x.csv", "1,٣\n2,4\n", "holds '٣' where a number belongs"),
+        ("x.txt", "x y\n1 2\n", "set data.header to true if this line names the columns"),
+        ("x.csv", "t,1,2\n0.5,1,2\n", "data.header to true .*data.index to true"),
+        ("x.txt", b"1 2\n3 4\n\0\0\0", "ends with NUL"),
+        ("x.txt", gzip.compress(b"1 2\n"), "is gzipped; end its name in .gz"),
+        ("x.csv", b"PK\x03\x04\x14\0", "is an archive"),
+        ("x.txt", b"\x93NUMPY\x01\0", "end its name in .npy"),
+        ("x.csv", "a,b\n1 °C,2\n".encode("latin-1"), "holds '1 °C' where"),
+    ],
+)
+def test_the_remedy_fits_the_file(tmp_path: Path, name: str, content: str | bytes, remedy: str) -> None:
+    with pytest.raises(DataError, match=remedy):
+        table(tmp_path / name, content)
+
+
+def test_a_sparse_matrix_of_scipy_is_refused(tmp_path: Path) -> None:
+    for kind in ("csr", "csc", "coo"):
+        scipy.sparse.save_npz(tmp_path / "x.npz", scipy.sparse.eye(3, format=kind))
+        with pytest.raises(DataError, match=r"sparse matrix.*toarray"):
+            load("files", observations=tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("name", ["c.txt", "c.csv"])
+def test_categories_keep_a_sharp_sign(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("C # the first\nC++\nC#\n# end\n")
+    data = table(tmp_path / "x.txt", "1 2\n3 4\n5 6\n", categories=tmp_path / name)
+    assert data.categories is not None
+    assert data.categories.tolist() == [0, 2, 1]  # C, C#, C++
+
+
+@pytest.mark.parametrize(("name", "text"), [("c.txt", "a\tx\nb\ty\n"), ("c.csv", "a;x\nb;y\n")])
+def test_categories_in_several_columns_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="more than one column"):
+        table(tmp_path / "x.txt", "1 2\n3 4\n", categories=tmp_path / name)
+
+
+def test_large_numbers_as_categories_are_not_merged(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("9007199254740993\n9007199254740992\n")
+    with pytest.raises(DataError, match=r"beyond 2\^53"):
+        table(tmp_path / "x.txt", "1 2\n3 4\n", categories=tmp_path / "c.txt")
