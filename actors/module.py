@@ -99,7 +99,7 @@ class Inbox:
         """
         message = self.first(port)
         if message is None:
-            raise ModuleError(f"no message on port {port!r}, connect a module that sends one")
+            raise ModuleError(f"no message on port {port!r}, connect a module that sends one, or update it first")
         return message
 
     def log_product(self, port: str, without: str | None = None) -> FloatArray | None:

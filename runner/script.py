@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ from runner.data.intake import check_categories, check_lengths, check_observatio
 from runner.data.rows import check_category_counts
 from runner.data.sound import SpectrumOptions, sound_histograms
 from runner.data.sources import check_modules, check_sources, describe_data, source_states
+from runner.report.printable import printable_line
 from runner.report.progress import Progress, make_progress
 from runner.runs.directory import RunDirectory
 from runner.runs.learnt import check_learnt, read_learnt
@@ -100,16 +101,18 @@ class Handle:
         if bound.pop("mode", "learn") != "learn":
             raise ModuleError(f"{label}: {RECOGNITION}")
         options = self.spellings.translate(label, bound)
-        self.name = options.pop("name", "")
+        self.name = _checked_name(options.pop("name", ""), label)
         category = options.pop("category", None)
         self.category: IntArray | None = None
         self.notes: tuple[str, ...] = ()
         if category is not None:
             self.category, self.notes = check_categories(category, f"{label}: category")
-        self.threads = options.pop("threads", 1)
-        self.resources = Resources(num_gpus=options.pop("num_gpus", 0.0))
+        self.threads = _checked_integer(options.pop("threads", 1), f"{label}: threads", 1)
+        self.resources = Resources(num_gpus=_checked_gpus(options.pop("num_gpus", 0.0), label))
         self.code: tuple[str, ...] = ()
         load_dir = options.pop("load_dir", None)
+        if load_dir is not None and not isinstance(load_dir, str | os.PathLike):
+            raise ModuleError(f"{label}: load_dir is {_show(load_dir)}, expected the path of a directory")
         self.load_dir = None if load_dir is None else Path(load_dir)
         self.parameters = self._validated(options)
         self.learnt = None if self.load_dir is None else read_learnt(self.load_dir)
@@ -131,6 +134,13 @@ class Handle:
 
     def connect(self, *lower: Handle) -> None:
         """Connect this module to the modules below it, whose messages it receives."""
+        for handle in lower:
+            if not isinstance(handle, Handle):
+                raise GraphError(f"connect: {_shown_handle(handle)} is no module; {_connect_hint(handle)}")
+        if self in lower:
+            raise GraphError(
+                f"connect: a {type(self).__name__} cannot be connected to itself; give the modules below it"
+            )
         for handle in (self, *lower):
             # An observation may be given to several models, one after the other.
             if handle._model is not None and not (isinstance(handle, Observation) and handle is not self):
@@ -233,6 +243,11 @@ class Observation(Handle):
         local: bool | None = None,
     ) -> None:
         super().__init__(name=name)
+        seed = _checked_integer(seed, "seed", 0)
+        if local is not None and not isinstance(local, bool):
+            raise ModuleError(f"local is {_show(local)}, expected True or False")
+        if run is not None and not isinstance(run, str):
+            raise ModuleError(f"run is {_show(run)}, expected the name of the run, a text")
         self.local = local_runs() if local is None else local
         rows = check_observations(data, "data", divide_by=divide_by, sequences=sequences)
         if lengths is not None and sequences:
@@ -370,6 +385,11 @@ class MLDA(Handle):
 
     def _validated(self, given: dict[str, Any]) -> dict[str, Any]:
         weights = given.pop("weights", None)
+        if weights is not None and (isinstance(weights, str) or np.ndim(weights) != (not isinstance(weights, Mapping))):
+            raise ModuleError(
+                f"{type(self).__name__}: weights is {_show(weights)}; give a list, one for each module below in the "
+                "order of connection, or a map from their names"
+            )
         self._weights = None if weights is None or isinstance(weights, Mapping) else list(weights)
         if isinstance(weights, Mapping):
             given["weights"] = weights
@@ -613,6 +633,53 @@ class Model:
         if manifest is None or handle.name not in manifest.modules:
             return {}
         return self.directory.checkpoints.outputs(manifest, handle.name)
+
+
+def _checked_name(name: Any, label: str) -> str:
+    """Return the name of a module, which is also a part of the names of files; empty if none is given."""
+    if name is None or name == "":
+        return ""
+    problem = "expected a text"
+    if isinstance(name, str):
+        problem = ""
+        if "/" in name or not name.isprintable() or name.startswith("."):
+            problem = "expected one that does not begin with '.', and has neither '/' nor control characters"
+        elif len(os.fsencode(name)) > MAX_NAME_CHARACTERS:
+            problem = f"its {len(os.fsencode(name))} bytes are more than the {MAX_NAME_CHARACTERS} that a name may have"
+    if problem:
+        raise ModuleError(f"{label}: name is {_show(name)}; {problem}")
+    return str(name)
+
+
+def _show(value: Any) -> str:
+    return printable_line(repr(value), 60)
+
+
+def _checked_integer(value: Any, what: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**63:
+        raise ModuleError(f"{what} is {_show(value)}, expected an integer of at least {least} and below 2^63")
+    return int(value)
+
+
+def _checked_gpus(value: Any, label: str) -> float | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < float("inf"):
+        raise ModuleError(f"{label}: num_gpus is {_show(value)}, expected a number of at least 0, or 'auto'")
+    return float(value)
+
+
+def _shown_handle(given: Any) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+
+
+def _connect_hint(given: Any) -> str:
+    """Return what to give instead of something that is no handle."""
+    if isinstance(given, type) and issubclass(given, Handle):
+        return f"make one, as in {given.__name__}(…)"
+    if isinstance(given, list | tuple) and given and all(isinstance(each, Handle) for each in given):
+        return "give the modules one by one, as in connect(a, b)"
+    return "give rows as Observation(rows)"
 
 
 def _script_name() -> str:

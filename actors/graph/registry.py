@@ -221,12 +221,12 @@ _QUOTED = {
 
 def _scalar_kind(value: Any) -> str:
     """Return truth, number, text or, of other values, nothing."""
-    plain = getattr(value, "dtype", None)  # numpy's scalars
-    if isinstance(value, bool) or (plain is not None and plain.kind == "b"):
+    kind = getattr(getattr(value, "dtype", None), "kind", "")  # of numpy's scalars
+    if isinstance(value, bool) or kind == "b":
         return "truth"
     if isinstance(value, str):
         return "text"
-    return "number" if isinstance(value, int | float) or (plain is not None and plain.kind in "iuf") else ""
+    return "number" if isinstance(value, int | float) or kind in tuple("iuf") else ""
 
 
 def parameters_schema(cls: type[Module[Any]]) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""What scripts give to handles is checked where it is given, in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import runner as srk
+from actors.errors import GraphError, ModuleError
+
+ROWS = np.repeat([[0.0, 0.0], [9.0, 0.0]], 10, axis=0) + np.random.default_rng(0).normal(size=(20, 2))
+
+
+@pytest.mark.parametrize(
+    ("lower", "message"),
+    [
+        (lambda: ROWS, r"a ndarray is no module; give rows as Observation\(rows\)"),
+        (lambda: [srk.Observation(ROWS)], r"a list is no module; give the modules one by one"),
+        (lambda: srk.Observation, r"the class Observation is no module; make one"),
+        (lambda: None, "a NoneType is no module"),
+    ],
+    ids=["rows", "list", "class", "none"],
+)
+def test_only_modules_are_connected(lower: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        srk.GMM(2).connect(lower())
+
+
+def test_a_module_is_not_connected_to_itself() -> None:
+    gmm = srk.GMM(2)
+    with pytest.raises(GraphError, match="cannot be connected to itself"):
+        gmm.connect(gmm)
+    assert not gmm.below
+    assert not gmm.above
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", ".", "..", ".x", "a\0b", "a\nb", "x" * 101, "ä" * 51, 3])
+def test_a_name_can_be_that_of_a_file(name: Any) -> None:
+    with pytest.raises(ModuleError, match="GMM: name is "):
+        srk.GMM(2, name=name)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("threads", value) for value in (0, -1, 1.5, "2", True, None)),
+        *(("num_gpus", value) for value in (-1, "x", True, float("nan"), float("inf"))),
+        ("load_dir", 3),
+    ],
+)
+def test_options_of_a_process_are_checked(option: str, value: Any) -> None:
+    with pytest.raises(ModuleError, match=f"GMM: {option} is "):
+        srk.GMM(2, **{option: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", None, True, 2**63])
+def test_a_seed_is_an_integer(seed: Any) -> None:
+    with pytest.raises(ModuleError, match=r"seed is .*expected an integer of at least 0"):
+        srk.Observation(ROWS, seed=seed)
+
+
+@pytest.mark.parametrize("options", [{"local": "no"}, {"run": 3}])
+def test_options_of_the_run_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(ModuleError, match="expected"):
+        srk.Observation(ROWS, **options)
+
+
+@pytest.mark.parametrize("weights", [200, "abc", [[1, 2]], np.array(3)])
+def test_weights_are_a_list_or_a_map(weights: Any) -> None:
+    with pytest.raises(ModuleError, match="MLDA: weights is "):
+        srk.MLDA(2, weights)
+
+
+def test_scalars_of_numpy_and_torch_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    classes = []
+    for number, (k, seed) in enumerate([(2, 5), (np.int64(2), np.uint8(5)), (torch.tensor(2), np.int32(5))]):
+        gmm = srk.GMM(k)
+        gmm.connect(srk.Observation(ROWS, seed=seed, local=True, run=f"r{number}"))
+        gmm.update()
+        classes.append(gmm.outputs["class"])
+    np.testing.assert_array_equal(classes[0], classes[1])
+    np.testing.assert_array_equal(classes[0], classes[2])
+
+
+def test_a_module_that_is_updated_too_early_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    gmm, markov = srk.GMM(2), srk.MarkovModel()
+    gmm.connect(srk.Observation(ROWS, local=True))
+    markov.connect(gmm)
+    with pytest.raises(ModuleError, match=r"no message on port 'class_posteriors', .*update it first"):
+        markov.update()
