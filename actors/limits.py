@@ -111,6 +111,9 @@ MAX_LINE_BYTES = 4 << 20
 MAX_COLUMNS = 500_000
 """Columns of a text table; wider rows are stored as .npy."""
 
+MAX_PREDICTED_ROWS = 10_000
+"""Rows that a script may predict at once; each is held in memory as wide as the rows before it."""
+
 MAX_EMPTY_LINES = 100_000
 """Lines of a text table without data in turn (empty, or comments)."""
 

@@ -28,7 +28,7 @@ from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
 from actors.graph.registry import validated_parameters
 from actors.graph.spec import Connection, ModuleSpec, Resources
-from actors.limits import MAX_NAME_CHARACTERS
+from actors.limits import MAX_NAME_CHARACTERS, MAX_PREDICTED_ROWS
 from actors.types import Array, IntArray
 from actors.variables import local_runs, ray_address
 from runner import spellings as spelling
@@ -362,7 +362,7 @@ class MarkovModel(Handle):
         data, lengths
             As for :meth:`recognize`; of several sequences, the last one is continued.
         steps : int
-            At least 1.
+            At least 1, at most 10,000.
 
         Raises
         ------
@@ -588,6 +588,8 @@ class Model:
 
     def recognize(self, handle: Handle, data: Rows, lengths: Lengths | None, *, ordered: bool) -> Mapping[str, Array]:
         """Return the outputs of a module for new rows, computed in this process from the last commit."""
+        if not isinstance(ordered, bool | np.bool_):
+            raise DataError(f"ordered is {_show(ordered)}, expected True or False")
         if lengths is not None and not ordered:
             raise DataError("lengths go with rows in order; leave out lengths, or ordered=False")
         rows = self._new_rows(data, lengths, ordered=ordered)
@@ -596,10 +598,13 @@ class Model:
 
     def predict(self, data: Rows, lengths: Lengths | None, steps: int) -> Array:
         """Return the class probabilities of the rows that follow new rows, computed in this process."""
-        if steps < 1:
-            raise DataError(f"steps is {steps}, the number of rows to predict; use at least 1")
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= MAX_PREDICTED_ROWS:
+            raise DataError(
+                f"steps is {_show(steps)}, the number of rows to predict; use an integer of at least 1 and at most "
+                f"{MAX_PREDICTED_ROWS:,}"
+            )
         rows = self._new_rows(data, lengths, ordered=True)
-        return predict_rows(load_last_commit(self.directory, self._seed), rows, steps).probabilities
+        return predict_rows(load_last_commit(self.directory, self._seed), rows, int(steps)).probabilities
 
     def _new_rows(self, data: Rows, lengths: Lengths | None, *, ordered: bool) -> dict[str, Dataset]:
         """Return new rows by source, checked; report rows in order without lengths if the model learnt sequences."""

@@ -20,6 +20,7 @@ from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import as_float32
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import decode_class_means
+from actors.modules.user_networks import named_failures
 from actors.modules.value_ranges import check_float32, check_unit_interval, report_units
 from actors.types import Array, BoolArray, Float32Array, State
 
@@ -189,15 +190,17 @@ class VAE(Module[VAEParameters]):
         rows, means = place_rows(values[present], torch.device(self.device)), self._tensor(prior_mean[present])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
         epochs = self._train(rows, means, generator, parameters, context) if context.learn else 0
-        encoded = kernels.encode(networks, rows)
-        parts = kernels.elbo(networks, rows, means, encoded, parameters.likelihood, generator)
+        with named_failures(context.where):
+            encoded = kernels.encode(networks, rows)
+            parts = kernels.elbo(networks, rows, means, encoded, parameters.likelihood, generator)
         metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl, "epochs": float(epochs)}
         metrics["score"] = len(rows) * (parts.reconstruction + parts.entropy)
         if self._loss:
             metrics["loss"] = self._loss[-1]
         noise = torch.randn(encoded[0].shape, generator=generator, device=self.device)
         sample = noise if parameters.send == "sample" else None
-        return self._outbox(message, prior_mean, present, encoded, sample, parameters, metrics)
+        with named_failures(context.where):
+            return self._outbox(message, prior_mean, present, encoded, sample, parameters, metrics)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Encode new observations: send the mean of q up and its reconstruction down.
@@ -214,8 +217,9 @@ class VAE(Module[VAEParameters]):
         parameters, message = self.at(context), inbox.require("observations")
         values, present = self._read_rows(message, parameters)
         prior_mean = self._prior_mean(inbox, len(values), parameters.latent_dim)
-        encoded = kernels.encode(self._networks, self._tensor(values[present]))
-        return self._outbox(message, prior_mean, present, encoded, None, parameters, {})
+        with named_failures(f"module {context.module!r}"):
+            encoded = kernels.encode(self._networks, self._tensor(values[present]))
+            return self._outbox(message, prior_mean, present, encoded, None, parameters, {})
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Decode the class means from above: output ``mu_hat`` (K, …); no output without such a message.
@@ -258,7 +262,8 @@ class VAE(Module[VAEParameters]):
             raise ModuleError(
                 f"received latent vectors of shape {rows.shape}, expected (M, {self.parameters.latent_dim})"
             )
-        pixels = kernels.reconstruct(self._networks, self._tensor(rows), likelihood or self.parameters.likelihood)
+        with named_failures("decoding"):
+            pixels = kernels.reconstruct(self._networks, self._tensor(rows), likelihood or self.parameters.likelihood)
         decoded: Float32Array = pixels.cpu().numpy().reshape(len(rows), *self._shape)
         return decoded
 
@@ -345,9 +350,10 @@ class VAE(Module[VAEParameters]):
             context.report(done, total, loss=loss)
 
         try:
-            with seeded(context.torch_seed):  # dropout in a user's network draws from the global generator
+            # Dropout in a user's network draws from the global generator.
+            with seeded(context.torch_seed):
                 losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
-        except NonFiniteError:  # names the module already
+        except ModuleError:  # names the module already
             raise
         except FloatingPointError as error:
             remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.likelihood == "mse" else "")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, softplus
 
 from actors.kernels.neural.device_batches import batch_sizes
-from actors.kernels.neural.vae_networks import CHUNK, Decoder, initialise, load_user_network, seeded
+from actors.kernels.neural.vae_networks import CHUNK, Decoder, UserNetworkError, initialise, load_user_network, seeded
 
 Loss = Literal["mse", "bce", "cross_entropy"]
 Network: TypeAlias = nn.Module
@@ -61,7 +61,9 @@ def build(inputs: int, hidden: int, outputs: int, seed: int, dotted: str | None 
         network = load_user_network(dotted, inputs, outputs)
         try:
             output = predict(network, torch.full((2, inputs), 0.5))
-        except Exception as error:  # a user's network may raise anything
+        except UserNetworkError:
+            raise
+        except Exception as error:
             raise ValueError(f"network {dotted!r} fails on inputs (2, {inputs}): {error}") from error
     if not isinstance(output, Tensor) or output.shape != (2, outputs):
         actual = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -123,15 +123,28 @@ def build(
             ("decoder", decoder, Decoder, latent_dim, hidden_decoder or hidden, pixels),
         ):
             if dotted is not None:
-                parts[name] = load_user_network(dotted, inputs, outputs)
+                parts[name] = load_user_network(dotted, inputs, outputs, pair=name == "encoder")
             else:
                 parts[name] = default(inputs, units, outputs)
                 initialise(parts[name], generator)
     return nn.ModuleDict(parts)
 
 
-def load_user_network(dotted: str, inputs: int, outputs: int) -> nn.Module:
+class UserNetworkError(ValueError):
+    """A user's network failed, or returned what it should not; the message names it."""
+
+
+def load_user_network(dotted: str, inputs: int, outputs: int, *, pair: bool = False) -> nn.Module:
     """Return the network that the user's ``package.module:callable`` builds from its two widths.
+
+    Its ``forward`` raises :class:`UserNetworkError` for whatever goes wrong in it, and returns float32.
+
+    Parameters
+    ----------
+    dotted : str
+    inputs, outputs : int
+    pair : bool
+        Whether the network returns mean and log-variance, in place of one tensor.
 
     Raises
     ------
@@ -141,11 +154,55 @@ def load_user_network(dotted: str, inputs: int, outputs: int) -> nn.Module:
     package, _, name = dotted.partition(":")
     try:
         network = getattr(importlib.import_module(package), name)(inputs, outputs)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"network {dotted!r} cannot be built: {error}") from error
+    except SystemExit as error:
+        raise ValueError(f"network {dotted!r} cannot be built: it called sys.exit({error.code!r})") from None
+    except Exception as error:
+        raise ValueError(f"network {dotted!r} cannot be built: {str(error) or type(error).__name__}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"network {dotted!r} returned {type(network).__name__}, expected a torch.nn.Module")
+    forward = network.forward
+
+    def checked(rows: Tensor) -> Any:
+        version, given = rows._version, tuple(rows.shape)
+        try:
+            output = forward(rows)
+        except SystemExit as error:
+            raise UserNetworkError(f"network {dotted!r} called sys.exit({error.code!r})") from None
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise UserNetworkError(f"network {dotted!r} fails on inputs {given}: {reason}") from error
+        if rows._version != version:
+            raise UserNetworkError(f"network {dotted!r} changes its inputs in place; give it a copy (clone())")
+        _check_output(network, output, given, outputs, f"network {dotted!r}", pair=pair)
+        return (output[0].float(), output[1].float()) if pair else output.float()
+
+    network.forward = checked
     return network
+
+
+def _describe(part: Any) -> str:
+    if not isinstance(part, Tensor):
+        return type(part).__name__
+    return f"{tuple(part.shape)}{'' if part.is_floating_point() else f' of {part.dtype}, no floats,'}"
+
+
+def _check_output(
+    network: nn.Module, output: Any, given: tuple[int, ...], outputs: int, who: str, *, pair: bool
+) -> None:
+    """Refuse other shapes, which torch would broadcast, other types, and outputs by which nothing is learnt."""
+    shape = (given[0], outputs)
+    parts = output if pair and isinstance(output, tuple | list) else [output]
+    expected = f"a pair of tensors {shape}, mean and log-variance" if pair else f"{shape}"
+    fits = [isinstance(part, Tensor) and part.shape == shape and part.is_floating_point() for part in parts]
+    if len(parts) != 1 + pair or not all(fits):
+        found = " and ".join(map(_describe, parts[:3])) or "nothing"
+        raise UserNetworkError(f"{who} returned {found} for inputs {given}, expected {expected}")
+    trainable = torch.is_grad_enabled() and any(weight.requires_grad for weight in network.parameters())
+    if trainable and not any(part.requires_grad for part in parts):
+        raise UserNetworkError(
+            f"{who} returned what does not depend on its weights, so that it learns nothing; leave out detach() and "
+            "no_grad(), or freeze the weights with requires_grad_(False)"
+        )
 
 
 # --- ELBO ---------------------------------------------------------------------------------------------------------

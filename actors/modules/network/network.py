@@ -17,6 +17,7 @@ from pydantic import AliasChoices, Field
 from actors.errors import ModuleError, NonFiniteError
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.network.inputs import InputBlock, InputsAndTargets, describe_inputs, read_messages
+from actors.modules.user_networks import named_failures
 from actors.modules.value_ranges import check_float32, check_unit_interval, report_units
 from actors.types import Array, Float32Array, State
 
@@ -182,7 +183,8 @@ class Network(Module[NetworkParameters]):
             self._loss = []
         if learns:
             self._train(data.inputs[usable], data.targets[usable], parameters, context)
-        outbox, log_likelihood = self._outbox(data, parameters, context)
+        with named_failures(context.where):
+            outbox, log_likelihood = self._outbox(data, parameters, context)
         metrics = {"log_likelihood": float(log_likelihood[usable].sum(dtype=np.float64))}
         if self._loss:
             metrics["loss"] = self._loss[-1]
@@ -199,7 +201,8 @@ class Network(Module[NetworkParameters]):
         if self._network is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         parameters = self._at(context)
-        return self._outbox(self._read(inbox, parameters), parameters, context)[0]
+        with named_failures(f"module {context.module!r}"):
+            return self._outbox(self._read(inbox, parameters), parameters, context)[0]
 
     def state(self) -> State:
         """Return copies of the weights, the optimiser's state, the losses, and the layout of inputs and targets."""
@@ -296,10 +299,11 @@ class Network(Module[NetworkParameters]):
 
         rows, generator = (self._tensor(inputs), self._tensor(targets)), torch.Generator(self.device)
         try:
-            with seeded(context.torch_seed):  # dropout in a user's network draws from the global generator
+            # Dropout in a user's network draws from the global generator.
+            with seeded(context.torch_seed):
                 generator.manual_seed(context.torch_seed)
                 self._loss += kernels.fit(self._network, self._optimiser, *rows, options, generator, on_epoch)
-        except NonFiniteError:  # names the module already
+        except ModuleError:  # names the module already
             raise
         except FloatingPointError as error:
             remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.loss == "mse" else "")

@@ -235,7 +235,7 @@ def test_a_last_batch_of_few_rows_is_spread_over_the_others_for_a_users_network(
 
 def test_a_users_encoder_that_cannot_be_trained_is_named():
     vae = make_vae(encoder=f"{__name__}:NormalisedEncoder", batch_size=1)
-    with pytest.raises(ModuleError, match=r"NormalisedEncoder' cannot be trained: Expected more than 1 value"):
+    with pytest.raises(ModuleError, match=r"NormalisedEncoder' cannot be trained: .*Expected more than 1 value"):
         call(vae, observations(images()))
 
 
