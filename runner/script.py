@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
