@@ -11,6 +11,7 @@ from actors.backends.module_host import Arrays, ModuleHost
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, Task
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
+from actors.errors import ModuleFailedError
 from actors.graph.graph import Graph
 from actors.messaging.codec import pack_header
 from actors.storage.manifest import FileRecord
@@ -76,7 +77,7 @@ class InProcessBackend:
             }
             return ModuleResult(Ref(values.state), Ref(values.outputs), messages, values.metrics, values.seconds)
 
-        return _run(result)
+        return _run(result, module)
 
     def submit_chain(self, call: ChainCall, objects: Sequence[Ref | None]) -> Task[Mapping[str, ResultRef]]:
         """Run the chain now, with its own copies of the modules."""
@@ -119,8 +120,15 @@ class InProcessBackend:
         return ModulePlaced(module, "local", os.getpid(), "cpu")
 
 
-def _run(work: Callable[[], T]) -> FinishedTask[T]:
+def _run(work: Callable[[], T], module: str = "") -> FinishedTask[T]:
+    who = f"module {module!r}" if module else "a module"
     try:
         return FinishedTask(work())
+    except MemoryError as error:
+        reason = str(error) or "it could not allocate more"
+        text = f"{who} ran out of memory: {reason}; use fewer rows or give it more memory"
+        return FinishedTask(error=ModuleFailedError(text))
     except Exception as error:
         return FinishedTask(error=error)
+    except SystemExit as error:  # of a module's code: it would end this process without a word
+        return FinishedTask(error=ModuleFailedError(f"{who} ended its process: it called sys.exit({error.code!r})"))

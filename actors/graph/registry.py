@@ -164,7 +164,13 @@ def make_parameters(cls: type[Module[Any]], given: Mapping[str, Any]) -> Any:
     pydantic.ValidationError
         Lists the parameter and the expected value for each error.
     """
-    made = _adapter(cls).validate_python(dict(given))
+    try:
+        made = _adapter(cls).validate_python(dict(given))
+    except ValidationError:
+        raise
+    except (Exception, SystemExit) as error:  # checks of a user's own may raise anything
+        reason = shorten_text(f"{type(error).__name__}: {error}", MAX_FIELD_CHARACTERS)
+        raise ModuleError(f"module {cls.__name__}: its parameters cannot be checked: {reason}") from error
     retyped = [problem for key, value in given.items() if (problem := _find_retyped(cls, key, value, made))]
     if retyped:
         raise ValidationError.from_exception_data(cls.Parameters.__name__, retyped)

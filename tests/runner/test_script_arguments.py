@@ -11,6 +11,7 @@ import torch
 
 import runner as srk
 from actors.errors import GraphError, ModuleError
+from runner.data.errors import DataError
 
 ROWS = np.repeat([[0.0, 0.0], [9.0, 0.0]], 10, axis=0) + np.random.default_rng(0).normal(size=(20, 2))
 
@@ -94,3 +95,19 @@ def test_a_module_that_is_updated_too_early_says_what_to_do(tmp_path: Path, monk
     markov.connect(gmm)
     with pytest.raises(ModuleError, match=r"no message on port 'class_posteriors', .*update it first"):
         markov.update()
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, "3", True, None, 10**9])
+def test_rows_to_predict_are_bounded_before_anything_is_allocated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gmm, markov = srk.GMM(2), srk.MarkovModel()
+    gmm.connect(srk.Observation(ROWS, local=True))
+    markov.connect(gmm)
+    gmm.update()
+    markov.update()
+    with pytest.raises(DataError, match=r"steps is .*at least 1 and at most 10,000"):
+        markov.predict(ROWS, steps)
+    with pytest.raises(DataError, match="ordered is 'no', expected True or False"):
+        gmm.recognize(ROWS, ordered="no")  # type: ignore[arg-type]
