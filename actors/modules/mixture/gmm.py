@@ -156,4 +156,6 @@ class GMM(Mixture[GMMParameters]):
 
 def _row_count_problem(rows: int, classes: int) -> str | None:
     """Return a sentence if there are fewer rows than classes."""
-    return None if rows >= classes else f"{rows} rows cannot start {classes} classes: use at most {rows}"
+    if rows >= classes:
+        return None
+    return f"{rows} row{'s' * (rows != 1)} cannot start {classes} classes: use at most {rows}"
