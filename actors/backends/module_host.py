@@ -24,13 +24,13 @@ from actors.backends.result_checks import (
 from actors.backends.step_parameters import StepParameters
 from actors.backends.thread_limits import limited_threads
 from actors.coordination.backend import ModuleCall, ModuleResult
-from actors.errors import MessageError, NonFiniteError
+from actors.errors import MessageError, ModuleError, NonFiniteError
 from actors.graph.registry import add_code_directories, make_module
 from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import make_message, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.validation import check_arrays, has_non_finite_values, validate
-from actors.module import Context, Inbox, Outbox, OutgoingMessage
+from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage
 from actors.storage.filesystem import Storage, storage_at
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
@@ -58,7 +58,7 @@ class ModuleHost:
         self.slots = tuple(slots)
         with bounded_exceptions():
             add_code_directories(spec.code)
-            self.module = make_module(spec.type, spec.parameters)
+            self.module = _make(spec)
         self.device = "cpu"
         self._step_parameters = StepParameters()
         self._prepared_on = ""
@@ -149,7 +149,7 @@ class ModuleHost:
         """Replace the module by a new, untrained instance."""
         self._step_parameters.clear()
         with bounded_exceptions():
-            self.module = make_module(self.spec.type, self.spec.parameters)
+            self.module = _make(self.spec)
         if self._prepared_on:
             self.prepare(self._prepared_on)
 
@@ -263,3 +263,13 @@ def _read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def _make(spec: ModuleSpec) -> Module[Any]:
+    """Return a new module; raise ModuleError if its class ends the process."""
+    try:
+        return make_module(spec.type, spec.parameters)
+    except SystemExit as error:
+        raise ModuleError(
+            f"module {spec.name!r}: its class {spec.type} called sys.exit({error.code!r}) as it was made"
+        ) from None

@@ -9,6 +9,8 @@ import pytest
 from actors.backends.in_process import InProcessBackend, _run
 from actors.errors import ModuleError, ModuleFailedError
 from actors.graph import registry
+from actors.graph.graph import Graph
+from actors.graph.spec import Connection, ModuleSpec
 from actors.modules.pca import PCA
 
 
@@ -50,3 +52,12 @@ def test_checks_of_parameters_that_fail_are_named(error: BaseException) -> None:
     own = type("Own", (PCA,), {"Parameters": Parameters})
     with pytest.raises(ModuleError, match=f"module Own: its parameters cannot be checked: {type(error).__name__}"):
         registry.make_parameters(own, {})
+
+
+def test_a_module_whose_class_exits_as_it_is_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PCA, "__init__", lambda *_: fail(SystemExit(4)))
+    graph = Graph(
+        [ModuleSpec("data", "observation", {}), ModuleSpec("p", "pca", {"latent_dim": 1})], [Connection("data", "p")]
+    )
+    with pytest.raises(ModuleError, match=r"module 'p': its class pca called sys.exit\(4\) as it was made"):
+        InProcessBackend().start(graph)
