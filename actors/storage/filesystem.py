@@ -14,7 +14,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote
@@ -92,22 +91,15 @@ def storage_at(root: str | os.PathLike[str]) -> Storage:
         if re.match(r"[a-z][a-z0-9+.-]+:/", text):
             # Path("s3://bucket") is s3:/bucket, which as a path would create a directory called s3:
             raise StorageError(f"{text}: looks like a URL with a missing slash; pass URLs as text, not as paths")
-        return _local_storage(text)
+        return LocalStorage(text)
     if scheme in ("file", "local"):
         if not rest.startswith("/"):
             raise StorageError(f"{text}: expected an absolute path in a file URL, such as file:///data/run")
-        return _local_storage(unquote(rest))
+        return LocalStorage(unquote(rest))
     # A chain such as reference://x::http://… wraps one storage into another, and can name further addresses in a file.
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) or "::" in rest:
         raise StorageError(f"{text}: expected a path or a URL with a single protocol")
     return ObjectStorage(text)
-
-
-# pathlib keeps each part of each path in the interpreter's table of interned strings, which becomes a megabyte larger
-# when it is full of names that are gone. So paths are not made again for each file of a commit, here and below.
-@lru_cache(maxsize=16)
-def _local_storage(root: str) -> LocalStorage:
-    return LocalStorage(root)
 
 
 class LocalStorage:
@@ -127,6 +119,8 @@ class LocalStorage:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self._identity: tuple[int, int] | None = None
+        # pathlib keeps each part of each path in the interpreter's table of interned strings, which becomes a megabyte
+        # larger when it is full of names that are gone. So paths are not made again for each file of a commit.
         self._prefix = "" if self.root == Path() else f"{str(self.root).rstrip('/')}/"
 
     def location(self, path: str) -> str:

@@ -308,3 +308,17 @@ def test_a_service_that_does_not_answer_is_an_error_after_the_time_limit(scheme,
 def test_a_chain_of_protocols_is_refused(url):
     with pytest.raises(StorageError, match="expected a path or a URL with a single protocol"):
         storage_at(url)
+
+
+def test_another_directory_may_be_used_by_a_new_object(tmp_path, monkeypatch):
+    for number in range(2):
+        storage = storage_at(tmp_path / "run")
+        storage.write("round-001/a", b"a")
+        (tmp_path / "run").rename(tmp_path / f"old-{number}")  # a deleted one's inode may be given to the next
+        with pytest.raises(OSError, match="replaced by another directory"):
+            storage.write("round-002/a", b"a")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        storage_at("run").write("a", name.encode())
+    assert (tmp_path / "there" / "run" / "a").read_bytes() == b"there"
