@@ -24,12 +24,17 @@ def own_cluster_processes() -> set[psutil.Process]:
 
 
 def find_raylet(socket_name: str) -> int:
-    """Return the process id of the raylet with this socket on this machine; 0 if it is not found."""
+    """Return the process id of the raylet with this socket on this machine; 0 if it is not found.
+
+    A process that the raylet has just forked has the same name and arguments until it becomes a worker: the oldest one
+    is the raylet.
+    """
+    found: dict[int, float] = {}
     for process in psutil.process_iter(["name"]):
         with suppress(psutil.Error):
             if process.info["name"] == "raylet" and f"--raylet_socket_name={socket_name}" in process.cmdline():
-                return int(process.pid)
-    return 0
+                found[process.pid] = process.create_time()
+    return min(found, key=lambda pid: found[pid], default=0)
 
 
 def running_cluster_addresses() -> list[str]:
