@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -111,7 +112,7 @@ def parameters_by_step(cls: type[Module[Any]], own: Any, steps: Sequence[Mapping
     own : cls.Parameters
         The module's own parameters.
     steps : sequence of mapping
-        What each step of a round sets for the module.
+        What each step of a round sets for the module, validated.
     """
     applied: list[dict[str, Any]] = [] if steps else [{}]
     kept: dict[str, Any] = {}
@@ -122,7 +123,7 @@ def parameters_by_step(cls: type[Module[Any]], own: Any, steps: Sequence[Mapping
             each = {**kept, **overrides}
         if each not in applied:
             applied.append(each)
-    return [make_parameters(cls, {**ValidatedParameters.of(own), **each}) for each in applied]
+    return [replace(own, **each) if each else own for each in applied]
 
 
 def _learns(cls: type[Module[Any]], own: Any, overrides: Mapping[str, Any]) -> bool:

@@ -245,7 +245,7 @@ def split_chains(connections: list[Any], names: Sequence[str]) -> tuple[list[str
         place = ("connections", index)
         chain = [part.strip() for part in text.split("->", MAX_CONNECTIONS + 1)] if isinstance(text, str) else []
         if max(index, len(pairs) + len(chain)) > MAX_CONNECTIONS:
-            return [], [(("connections",), f"there are more than {MAX_CONNECTIONS:,}; a model cannot have so many")]
+            return [], [(("connections",), f"there are more than {MAX_CONNECTIONS:,}, the limit of a model")]
         if len(chain) < 2 or not all(chain):
             problems.append((place, f"expected 'a -> b', the names of two modules, got {format_value(text)}"))
             continue
