@@ -43,7 +43,7 @@ from runner.data.intake import check_categories, check_lengths, check_observatio
 from runner.data.rows import check_category_counts
 from runner.data.sound import SpectrumOptions, sound_histograms
 from runner.data.sources import check_modules, check_sources, describe_data, source_states
-from runner.report.printable import printable_line
+from runner.report.printable import brief
 from runner.report.progress import Progress, make_progress
 from runner.runs.directory import RunDirectory
 from runner.runs.learnt import check_learnt, read_learnt
@@ -113,7 +113,7 @@ class Handle:
         self.code: tuple[str, ...] = ()
         load_dir = options.pop("load_dir", None)
         if load_dir is not None and not isinstance(load_dir, str | os.PathLike):
-            raise ModuleError(f"{label}: load_dir is {_show(load_dir)}, expected the path of a directory")
+            raise ModuleError(f"{label}: load_dir is {brief(load_dir)}, expected the path of a directory")
         self.load_dir = None if load_dir is None else Path(load_dir)
         self.parameters = self._validated(options)
         self.learnt = None if self.load_dir is None else read_learnt(self.load_dir)
@@ -246,9 +246,9 @@ class Observation(Handle):
         super().__init__(name=name)
         seed = _checked_integer(seed, "seed", 0)
         if local is not None and not isinstance(local, bool):
-            raise ModuleError(f"local is {_show(local)}, expected True or False")
+            raise ModuleError(f"local is {brief(local)}, expected True or False")
         if run is not None and not isinstance(run, str):
-            raise ModuleError(f"run is {_show(run)}, expected the name of the run, a text")
+            raise ModuleError(f"run is {brief(run)}, expected the name of the run, a text")
         self.local = local_runs() if local is None else local
         rows = check_observations(data, "data", divide_by=divide_by, sequences=sequences)
         if lengths is not None and sequences:
@@ -388,7 +388,7 @@ class MLDA(Handle):
         weights = given.pop("weights", None)
         if weights is not None and (isinstance(weights, str) or np.ndim(weights) != (not isinstance(weights, Mapping))):
             raise ModuleError(
-                f"{type(self).__name__}: weights is {_show(weights)}; give a list, one for each module below in the "
+                f"{type(self).__name__}: weights is {brief(weights)}; give a list, one for each module below in the "
                 "order of connection, or a map from their names"
             )
         self._weights = None if weights is None or isinstance(weights, Mapping) else list(weights)
@@ -590,7 +590,7 @@ class Model:
     def recognize(self, handle: Handle, data: Rows, lengths: Lengths | None, *, ordered: bool) -> Mapping[str, Array]:
         """Return the outputs of a module for new rows, computed in this process from the last commit."""
         if not isinstance(ordered, bool | np.bool_):
-            raise DataError(f"ordered is {_show(ordered)}, expected True or False")
+            raise DataError(f"ordered is {brief(ordered)}, expected True or False")
         if lengths is not None and not ordered:
             raise DataError("lengths go with rows in order; leave out lengths, or ordered=False")
         rows = self._new_rows(data, lengths, ordered=ordered)
@@ -601,7 +601,7 @@ class Model:
         """Return the class probabilities of the rows that follow new rows, computed in this process."""
         if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= MAX_PREDICTED_ROWS:
             raise DataError(
-                f"steps is {_show(steps)}, the number of rows to predict; use an integer of at least 1 and at most "
+                f"steps is {brief(steps)}, the number of rows to predict; use an integer of at least 1 and at most "
                 f"{MAX_PREDICTED_ROWS:,}"
             )
         rows = self._new_rows(data, lengths, ordered=True)
@@ -653,17 +653,13 @@ def _checked_name(name: Any, label: str) -> str:
         elif len(os.fsencode(name)) > MAX_NAME_CHARACTERS:
             problem = f"its {len(os.fsencode(name))} bytes are more than the {MAX_NAME_CHARACTERS} that a name may have"
     if problem:
-        raise ModuleError(f"{label}: name is {_show(name)}; {problem}")
+        raise ModuleError(f"{label}: name is {brief(name)}; {problem}")
     return str(name)
-
-
-def _show(value: Any) -> str:
-    return printable_line(repr(value), 60)
 
 
 def _checked_integer(value: Any, what: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**63:
-        raise ModuleError(f"{what} is {_show(value)}, expected an integer of at least {least} and below 2^63")
+        raise ModuleError(f"{what} is {brief(value)}, expected an integer of at least {least} and below 2^63")
     return int(value)
 
 
@@ -671,7 +667,7 @@ def _checked_gpus(value: Any, label: str) -> float | Literal["auto"]:
     if value == "auto":
         return "auto"
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < float("inf"):
-        raise ModuleError(f"{label}: num_gpus is {_show(value)}, expected a number of at least 0, or 'auto'")
+        raise ModuleError(f"{label}: num_gpus is {brief(value)}, expected a number of at least 0, or 'auto'")
     return float(value)
 
 

@@ -33,9 +33,6 @@ REMEDY = {
 }
 """What to do with them."""
 
-_EXACT = 2**53
-"""Beyond this, float64 does not represent every integer."""
-
 
 def unwrap(given: Any, where: str) -> Any:
     """Return what numpy converts without loss: tensors as arrays, lists of masked arrays as one.

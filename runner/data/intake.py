@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from actors.errors import show_value
 from actors.limits import MAX_LISTED_NAMES, MAX_PRINTED_LINE
 from actors.types import Array, BoolArray, FloatArray, IntArray
 from runner.data.conversion import REMEDY, WHAT, column_values, frame_values, unwrap, unwrap_sequences
 from runner.data.errors import DataError
 from runner.data.tables import Content
-from runner.report.printable import printable_line
+from runner.report.printable import brief, printable_line
 
 _EXACT = 2**53
 """Beyond this, float64 does not represent every integer."""
@@ -171,11 +170,11 @@ def _to_numbers(
         missing = None
     if raw.dtype.kind == "O":
         if raw.ndim == 0:
-            raise DataError(f"{where}: holds no rows of numbers, but {_show(given)}; give at least one row")
+            raise DataError(f"{where}: holds no rows of numbers, but {brief(given)}; give at least one row")
         raw = _object_values(raw, missing, where, locate)
     if raw.dtype.kind not in "biuf":
         what, remedy = WHAT.get(raw.dtype.kind, str(raw.dtype)), REMEDY.get(raw.dtype.kind, "give numbers")
-        example = f", such as {_show(raw.reshape(-1)[0])}" if raw.size and raw.dtype.kind in "MmUSc" else ""
+        example = f", such as {brief(raw.reshape(-1)[0])}" if raw.size and raw.dtype.kind in "MmUSc" else ""
         raise DataError(f"{where}: holds {what}{example}, not real numbers; {remedy}")
     if raw.dtype.kind == "b":
         notes.append("truth values are 0 and 1")
@@ -224,14 +223,14 @@ def _object_values(raw: Array, missing: BoolArray | None, where: str, locate: Ca
             number = _nearest_float(value)
             if isinstance(value, numbers.Integral) and not (math.isfinite(number) and int(number) == int(value)):
                 raise DataError(
-                    f"{where}, {locate(place[0])}: {_show(value)} is no float64; subtract an offset, or scale"
+                    f"{where}, {locate(place[0])}: {brief(value)} is no float64; subtract an offset, or scale"
                 )
             values[place] = number
         else:
             known = isinstance(value, decimal.Decimal | fractions.Fraction)
             remedy = "convert with numpy.asarray(data, float), which rounds" if known else "give numbers"
             raise DataError(
-                f"{where}, {locate(place[0])}: holds {_show(value)} of type {type(value).__name__}, "
+                f"{where}, {locate(place[0])}: holds {brief(value)} of type {type(value).__name__}, "
                 f"not a float; {remedy}"
             )
     return values
@@ -242,10 +241,6 @@ def _nearest_float(value: Any) -> float:
         return float(value)
     except OverflowError:
         return math.inf
-
-
-def _show(value: Any) -> str:
-    return printable_line(show_value(value), 60)
 
 
 def _to_floats(raw: Array, where: str, locate: Callable[[int], str], narrow: bool) -> Array:
@@ -383,12 +378,12 @@ def _plain_labels(values: Array, where: str, locate: Callable[[int], str]) -> Ar
     for row, value in enumerate(values):
         absent = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
         if absent or not isinstance(value, str | bytes | numbers.Real | np.bool_):
-            what = "no category" if absent else f"{_show(value)} of type {type(value).__name__}"
+            what = "no category" if absent else f"{brief(value)} of type {type(value).__name__}"
             raise DataError(f"{where}, {locate(row)}: has {what}; give a number or a text for each row")
     texts = [isinstance(value, str | bytes) for value in values]
     if any(texts) != all(texts):
         row = texts.index(not texts[0])
-        raise DataError(f"{where}, {locate(row)}: {_show(values[row])} is mixed with texts or numbers; give one kind")
+        raise DataError(f"{where}, {locate(row)}: {brief(values[row])} is mixed with texts or numbers; give one kind")
     if all(texts):
         return np.array([_decode(value) if isinstance(value, bytes) else value for value in values])
     if all(isinstance(value, numbers.Integral | np.bool_) for value in values):
@@ -396,7 +391,7 @@ def _plain_labels(values: Array, where: str, locate: Callable[[int], str]) -> Ar
             return np.array([int(value) for value in values], dtype=np.int64)
         row = next(row for row, value in enumerate(values) if abs(int(value)) >= 2**63)
         raise DataError(
-            f"{where}, {locate(row)}: {_show(values[row])} is beyond int64, at most 2^63 - 1; number them anew"
+            f"{where}, {locate(row)}: {brief(values[row])} is beyond int64, at most 2^63 - 1; number them anew"
         )
     return np.array([_nearest_float(value) for value in values])
 
@@ -436,7 +431,7 @@ def _whole_numbers(values: Array, where: str, what: str, locate: Callable[[int],
         bad = values > np.uint64(2**63 - 1)
     else:  # from 2^53 on a float64 may be another integer that was rounded
         values = values.astype(np.float64) if values.dtype.itemsize < 8 else values  # 2^53 is infinite in float16
-        bad = ~(np.abs(values) < 2.0**53) | (values != np.floor(values))
+        bad = ~(np.abs(values) < float(_EXACT)) | (values != np.floor(values))
     if bad.any():
         row = int(bad.argmax())
         value = values[row]
@@ -468,7 +463,7 @@ def check_lengths(
         bad = next((place for place, value in enumerate(array) if not _is_length(value)), None)
         if bad is not None:
             raise DataError(
-                f"{where}: has a length that is no positive integer, {_show(array[bad])} of sequence {bad} (from 0); "
+                f"{where}: has a length that is no positive integer, {brief(array[bad])} of sequence {bad} (from 0); "
                 "use integers of at least 1"
             )
         array = array.astype(np.int64)

@@ -10,6 +10,7 @@ import logging
 import re
 from typing import Any
 
+from actors.errors import show_value
 from actors.limits import MAX_PRINTED_CHARACTERS, MAX_PRINTED_LINE
 
 # Control characters except tab and line feed, halves of characters (surrogates), and what has no width or changes the
@@ -19,6 +20,9 @@ _UNSAFE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _BREAK = re.compile(r"[\t\n]")
+MAX_SHOWN_VALUE = 60
+"""Characters of a value in an error message."""
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -42,6 +46,11 @@ def printable(text: object, limit: int = MAX_PRINTED_CHARACTERS) -> str:
 def printable_line(text: object, limit: int = MAX_PRINTED_LINE) -> str:
     """Return a name or value as a part of one line: as :func:`printable`, with line ends and tabs as escapes."""
     return _shorten(_BREAK.sub(_escape, printable(text, limit)), limit)
+
+
+def brief(value: object) -> str:
+    """Return a value that a user gave, in Python's notation, for an error message: one short line."""
+    return printable_line(show_value(value), MAX_SHOWN_VALUE)
 
 
 def _escape(match: re.Match[str]) -> str:
