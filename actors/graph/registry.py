@@ -182,7 +182,7 @@ def _find_retyped(cls: type[Module[Any]], key: str, value: Any, made: Any) -> In
 
     Validation itself converts them, so that ``true`` would be a learning rate of 1.
     """
-    hints = get_type_hints(cls.Parameters, include_extras=True)
+    hints = _hints(cls)
     name = key if key in hints else next((name for name, hint in hints.items() if key in _aliases_of(hint)), None)
     if name is None or not (found := _first_retyped(value, getattr(made, name, value))):
         return None
@@ -395,6 +395,11 @@ def _version() -> str:
         return version(DISTRIBUTION)
     except PackageNotFoundError:  # run from source, not installed
         return ""
+
+
+@cache
+def _hints(cls: type[Module[Any]]) -> dict[str, Any]:
+    return get_type_hints(cls.Parameters, include_extras=True)
 
 
 @cache

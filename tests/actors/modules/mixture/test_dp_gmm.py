@@ -46,7 +46,7 @@ def learnt_parts(dp):
 # --- number of classes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("start", ["one", "random", "kmeans", "sequence"])
 @pytest.mark.parametrize("classes", [3, 7])
 def test_infers_the_clusters_and_their_number(classes, start, seed):
@@ -294,7 +294,7 @@ def learn_cycle(X, seed, **parameters):
     return coordinator
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("classes", [4, 7])
 def test_infers_the_number_of_classes_and_the_cycle_of_overlapping_clusters(classes, seed):
     X, truth = clusters(classes, seed, rows=420, spread=2.8)
