@@ -12,12 +12,15 @@ from actors.messaging.codec import make_message
 from actors.messaging.kinds import ArraySpec, Kind, register_kind
 from actors.messaging.message import Header, Message, rows_of
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
+from actors.sharing.chunks import Chunk
+from actors.sharing.contract import ShardedModule
 from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
 __all__ = [
     "Array",
     "ArraySpec",
     "BoolArray",
+    "Chunk",
     "Context",
     "FloatArray",
     "Header",
@@ -34,6 +37,7 @@ __all__ = [
     "OutgoingMessage",
     "Port",
     "SerketError",
+    "ShardedModule",
     "State",
     "make_message",
     "register_kind",

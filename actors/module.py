@@ -146,6 +146,8 @@ class Context:
     ----------
     module : str
         Name of the module in the model.
+    mode : {"update", "recognize", "generate", "propose"}
+        The method that is called.
     seed : int
         Seed of the run.
     run : str
@@ -171,6 +173,9 @@ class Context:
         (:attr:`Module.uses_order`).
     rows : int
         At generation: the number of rows to generate; 0 for none.
+    sweep, chunk : int, optional
+        In a module whose rows are divided among workers: the pass over the rows, from 0, and the chunk that is being
+        computed. Each chunk and pass has a generator of its own.
     reporter : callable, optional
         Called by :meth:`report`.
     """
@@ -178,6 +183,7 @@ class Context:
     module: str
     seed: int = 0
     run: str = ""
+    mode: Mode = "update"
     round: int = 0
     step: int = 0
     exchange: int = 0
@@ -190,6 +196,8 @@ class Context:
     ordered: bool = True
     order_above: bool = False
     rows: int = 0
+    sweep: int | None = None
+    chunk: int | None = None
     reporter: Report | None = None
 
     @cached_property
@@ -205,7 +213,10 @@ class Context:
     def _seed_sequence(self, stream: int) -> np.random.SeedSequence:
         name = int.from_bytes(hashlib.blake2b(self.module.encode(), digest_size=8).digest(), "little")
         position = (self.chain, self.round, self.step, self.exchange)
-        return np.random.SeedSequence(self.seed, spawn_key=(name & 0xFFFFFFFF, name >> 32, *position, stream))
+        key: tuple[int, ...] = (name & 0xFFFFFFFF, name >> 32, *position, stream)
+        if self.sweep is not None:
+            key = (*key, self.sweep, 0 if self.chunk is None else self.chunk + 1)
+        return np.random.SeedSequence(self.seed, spawn_key=key)
 
     @property
     def where(self) -> str:

@@ -176,6 +176,7 @@ class ModuleHost:
             module=self.spec.name,
             seed=call.seed,
             run=call.run,
+            mode=call.mode,
             round=call.round,
             step=call.step,
             exchange=call.exchange,

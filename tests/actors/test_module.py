@@ -49,6 +49,7 @@ class TestRandomness:
         other = replace(
             CONTEXT,
             run="another",
+            mode="recognize",
             temperature=0.3,
             receivers={"out": ("a", "b")},
             overrides={"iterations": 0},
@@ -69,8 +70,15 @@ class TestRandomness:
             "rows",
             "reporter",
             "order_above",
+            "mode",
         }
-        assert {field.name for field in fields(Context)} == chosen | rest | {"reporter"}
+        of_shared_updates = {"sweep", "chunk"}
+        assert {field.name for field in fields(Context)} == chosen | rest | of_shared_updates
+
+    def test_each_pass_and_each_chunk_of_an_update_that_workers_share_has_its_own_stream(self):
+        places = [{}, *({"sweep": sweep, "chunk": chunk} for sweep in (0, 1, 2) for chunk in (None, 0, 1))]
+        assert len({draws(replace(CONTEXT, **place))[0] for place in places}) == len(places)
+        assert len({replace(CONTEXT, **place).torch_seed for place in places}) == len(places)
 
     def test_the_same_number_in_another_field_is_another_position(self):
         places = [{"round": 1}, {"step": 1}, {"exchange": 1}, {"chain": 1}, {}]

@@ -1,0 +1,213 @@
+"""Chunks: a fixed number of rows each, cut from the messages that a module receives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from actors.errors import MessageError
+from actors.messaging.codec import describe
+from actors.messaging.kinds import KINDS
+from actors.messaging.message import Message
+from actors.module import Inbox
+from actors.types import Array, IntArray
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Which rows there are, and which of them a worker holds.
+
+    Parameters
+    ----------
+    rows : int
+        Number of all rows, N.
+    size : int
+        Number of rows of a chunk; the last chunk may have fewer.
+    first, last : int
+        The worker holds the chunks from `first` to `last` - 1.
+    """
+
+    rows: int
+    size: int
+    first: int = 0
+    last: int = 0
+
+    @property
+    def chunks(self) -> int:
+        """Number of all chunks."""
+        return -(-self.rows // self.size)
+
+    def part(self, worker: int, workers: int) -> Extent:
+        """Return the extent of one of `workers`, each of which holds as many chunks as the others or one more."""
+        return replace(self, first=self.chunks * worker // workers, last=self.chunks * (worker + 1) // workers)
+
+    @property
+    def start(self) -> int:
+        """The worker's first row."""
+        return self.first * self.size
+
+    @property
+    def stop(self) -> int:
+        """The row after the worker's last one."""
+        return min(self.last * self.size, self.rows)
+
+    def rows_of(self, chunk: int) -> slice:
+        """Return the rows of a chunk, among all rows."""
+        return slice(chunk * self.size, min((chunk + 1) * self.size, self.rows))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The rows of one chunk.
+
+    Attributes
+    ----------
+    inbox : Inbox
+        The module's messages, with the chunk's rows only. ``lengths`` are those of the pieces of sequences in the
+        chunk; arrays without rows are whole.
+    index : int
+        Number of the chunk, from 0.
+    rows : slice
+        The chunk's rows, among all rows.
+    total : int
+        Number of all rows.
+    continued : bool
+        Whether the chunk's first row continues a sequence of the chunk before.
+    continues : bool
+        Whether the chunk's last row is continued by the chunk after.
+    entering : mapping of str to object
+        What each of the module's scans brings into the chunk (:meth:`actors.sharing.contract.ShardedModule.scans`).
+    """
+
+    inbox: Inbox
+    index: int
+    rows: slice
+    total: int
+    continued: bool = False
+    continues: bool = False
+    entering: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+    @property
+    def lengths(self) -> Array | None:
+        """Lengths of the pieces of sequences in the chunk; None if all rows, of all chunks, are one sequence."""
+        return next((message.lengths for message in self.inbox if message.lengths is not None), None)
+
+
+class ShardRows:
+    """The rows that one worker holds of the messages to its module, chunk by chunk.
+
+    Parameters
+    ----------
+    messages : sequence of (Message, int)
+        The messages, each with the number of its first row among all rows. Each has at least the worker's rows.
+    extent : Extent
+    sequence_starts : ndarray of int64, shape (S,), optional
+        The rows, among all, at which sequences begin; None if all rows are one sequence.
+
+    Raises
+    ------
+    MessageError
+        If a message lacks rows of the worker.
+    """
+
+    def __init__(
+        self, messages: Sequence[tuple[Message, int]], extent: Extent, sequence_starts: IntArray | None = None
+    ) -> None:
+        self.extent = extent
+        self._messages = list(messages)
+        self._starts = sequence_starts
+        for message, first in self._messages:
+            count = row_count(message)
+            if first > extent.start or first + count < extent.stop:
+                raise MessageError(
+                    f"{message.header.route}: rows {first} to {first + count} came, {extent.start} to {extent.stop} "
+                    "are needed"
+                )
+
+    @cached_property
+    def lengths(self) -> Array | None:
+        """Lengths of the pieces of sequences among the worker's rows; None if all rows are one sequence."""
+        return self._pieces(slice(self.extent.start, self.extent.stop))
+
+    def chunk(self, index: int, entering: Mapping[str, Any] | None = None) -> Chunk:
+        """Return a chunk of the worker."""
+        rows = self.extent.rows_of(index)
+        lengths = self._pieces(rows)
+        inbox = Inbox([_cut(message, first, rows, lengths) for message, first in self._messages])
+        return Chunk(
+            inbox=inbox,
+            index=index,
+            rows=rows,
+            total=self.extent.rows,
+            continued=not self._opens(rows.start),
+            continues=not self._opens(rows.stop),
+            entering=entering or {},
+        )
+
+    def _opens(self, row: int) -> bool:
+        """Return whether a sequence begins at `row`, or the rows end there."""
+        if row in (0, self.extent.rows):
+            return True
+        if self._starts is None:
+            return False
+        at = int(np.searchsorted(self._starts, row))
+        return at < len(self._starts) and int(self._starts[at]) == row
+
+    def _pieces(self, rows: slice) -> Array | None:
+        if self._starts is None:
+            return None
+        inner = self._starts[
+            np.searchsorted(self._starts, rows.start, "right") : np.searchsorted(self._starts, rows.stop)
+        ]
+        return np.diff(np.concatenate([[rows.start], inner, [rows.stop]])).astype(np.int64)
+
+
+def row_arrays(message: Message) -> frozenset[str]:
+    """Return the names of the arrays of a message whose first dimension is the rows."""
+    return frozenset(spec.name for spec in KINDS[message.header.kind].arrays if spec.dims[0] == "N")
+
+
+def row_count(message: Message) -> int:
+    """Return the number of rows of a message."""
+    return next(len(message.arrays[name]) for name in sorted(row_arrays(message)) if name in message.arrays)
+
+
+def join_messages(parts: Sequence[Message], lengths: Array | None) -> Message:
+    """Return the message whose rows are those of `parts`, in their order.
+
+    Parameters
+    ----------
+    parts : sequence of Message
+        With equal arrays, apart from the rows.
+    lengths : ndarray of int64, optional
+        Lengths of the sequences of all rows; None if they are one sequence.
+    """
+    named = row_arrays(parts[0])
+    arrays = {
+        name: np.concatenate([part.arrays[name] for part in parts]) if name in named else array
+        for name, array in parts[0].arrays.items()
+        if name != "lengths"
+    }
+    return _with(parts[0], arrays, lengths)
+
+
+def _cut(message: Message, first: int, rows: slice, lengths: Array | None) -> Message:
+    """Return a message with the given rows only; `first` is the number of its first row."""
+    named, inside = row_arrays(message), slice(rows.start - first, rows.stop - first)
+    arrays = {
+        name: array[inside] if name in named else array for name, array in message.arrays.items() if name != "lengths"
+    }
+    return _with(message, arrays, lengths)
+
+
+def _with(message: Message, arrays: dict[str, Array], lengths: Array | None) -> Message:
+    if lengths is not None:
+        arrays["lengths"] = lengths
+    return Message(replace(message.header, arrays=describe(arrays)), arrays)

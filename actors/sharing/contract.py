@@ -1,0 +1,170 @@
+"""The contract of modules whose rows are divided among workers.
+
+The rows are cut into chunks of a fixed size. Everything that is computed for a row is computed within its chunk from
+the same parameters, and everything that is summed over rows is summed within a chunk and then along one fixed binary
+tree (:mod:`actors.kernels.chunk_tree`). The bits therefore do not depend on how many workers there are.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from actors.errors import ModuleError
+from actors.module import Context, Inbox, Module, Outbox
+from actors.sharing.chunks import Chunk
+from actors.sharing.driver import answer_alone, update_alone
+from actors.sharing.shard import Statistics
+from actors.types import State
+
+P = TypeVar("P")
+
+
+class ShardedModule(Module[P]):
+    """A module that learns from sums over rows, so that workers can share them.
+
+    An update starts from the learnt parameters, or from :meth:`start` on a sample of the rows. It then repeats passes:
+    :meth:`accumulate` for every chunk, and :meth:`maximise` on the sums over all chunks, until :meth:`is_finished`. At
+    the end, :meth:`respond` computes the messages and outputs of each chunk.
+
+    `accumulate` and `respond` run in the worker that holds the chunk, each worker with an instance of its own; the
+    other methods run in the first worker. They depend on nothing but their arguments and the module's parameters.
+
+    Attributes
+    ----------
+    row_outputs : tuple of str
+        Those of the outputs whose first dimension is the rows; the others are the same for every chunk.
+    """
+
+    row_outputs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, parameters: P) -> None:
+        super().__init__(parameters)
+        self.learnt: State = {}
+
+    @abstractmethod
+    def start(self, inbox: Inbox, context: Context) -> State:
+        """Return the parameters that the first update starts from.
+
+        Parameters
+        ----------
+        inbox : Inbox
+            A sample of the rows: whole chunks in their order, all of them if they are few.
+        context : Context
+        """
+
+    @abstractmethod
+    def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
+        """Return the sums over the rows of one chunk.
+
+        Parameters
+        ----------
+        chunk : Chunk
+        learnt : State
+            The present parameters.
+        context : Context
+            Its generator is that of the chunk and the pass (:attr:`actors.module.Context.sweep`).
+        """
+
+    @abstractmethod
+    def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:
+        """Return the next parameters, from the sums over all rows and the present parameters."""
+
+    @abstractmethod
+    def respond(self, chunk: Chunk, learnt: State, context: Context) -> Outbox:
+        """Return the messages and outputs of one chunk; its metrics are sums over the chunk's rows.
+
+        It is called after the passes of an update, and at recognition.
+        """
+
+    @classmethod
+    def unshared_setting(cls, parameters: Any) -> str | None:  # noqa: ARG003 (for overriding)
+        """Return which parameter needs all rows in one process, in words that follow the module's name; None if none.
+
+        For example: "learns by engine 'gibbs', which needs all rows in one process; use engine: vb".
+        """
+        return None
+
+    def is_finished(self, learnt: State, passes: int, context: Context) -> bool:  # noqa: ARG002 (for overriding)
+        """Return whether an update ends after this number of passes.
+
+        By default after as many as the first of the ``learning_parameters`` says, such as ``iterations``.
+        """
+        if not context.learn or not self.learning_parameters:
+            return True
+        limit: int = getattr(self.at(context), self.learning_parameters[0])
+        return passes >= limit
+
+    def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:  # noqa: ARG002
+        """Return the metrics of an update, from the sums over all rows of the metrics that :meth:`respond` returned.
+
+        By default these sums.
+        """
+        return sums
+
+    # --- the contract of modules, by the one above ----------------------------------------------------------------
+
+    def update(self, inbox: Inbox, context: Context) -> Outbox:
+        """Learn from all rows in this process, chunk by chunk; the result is that of any number of workers."""
+        self.learnt, outbox = update_alone(self, self.learnt, inbox, context)
+        return outbox
+
+    def recognize(self, inbox: Inbox, context: Context) -> Outbox:
+        """Respond to new rows, chunk by chunk.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet.
+        """
+        if not self.learnt:
+            raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
+        return answer_alone(self, self.learnt, inbox, context)
+
+    def state(self) -> State:
+        """Return a copy of the learnt parameters."""
+        return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in self.learnt.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load learnt parameters; an empty state is that of a module that has learnt nothing."""
+        self.learnt = {
+            name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in state.items()
+        }
+
+    # --- scans: what a chunk needs of the rows before and after it ------------------------------------------------
+
+    def scans(self, responding: bool, context: Context) -> tuple[str, ...]:  # noqa: ARG002 (for overriding)
+        """Return the names of the scans that run before each pass, or before the response; by default none.
+
+        A scan computes what enters each chunk from all rows before and after it. Each chunk is summarised, summaries of
+        neighbours are combined up to that of all rows, and what enters a pair of neighbours is divided among them.
+        """
+        return ()
+
+    def summarise(self, scan: str, chunk: Chunk, learnt: State, context: Context) -> Mapping[str, Any]:
+        """Return the summary of one chunk; ``chunk.entering`` has the results of the scans before this one."""
+        raise NotImplementedError
+
+    def combine(self, scan: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the summary of two neighbouring stretches of rows from those of each."""
+        raise NotImplementedError
+
+    def descend(self, scan: str, entering: Any, left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return what enters each of two neighbouring stretches, from what enters the pair and the summaries of both.
+
+        What enters all rows is None.
+        """
+        raise NotImplementedError
+
+
+def sharing_problem(cls: type[Module[Any]], parameters: Any) -> str | None:
+    """Return why workers cannot share the rows of a module; None if they can."""
+    if not issubclass(cls, ShardedModule):
+        return (
+            f"of type {cls.__name__} learns from all rows in one process: it has only update, "
+            "not start, accumulate, maximise and respond (actors.ShardedModule)"
+        )
+    return cls.unshared_setting(parameters)

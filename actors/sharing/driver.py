@@ -1,0 +1,263 @@
+"""The driver of an update that a group of workers shares: passes over the rows, and the sums between them.
+
+It is the same for every module and every backend, which differ in how a worker is called (:class:`Workers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from actors.errors import ModuleError
+from actors.kernels.sequences import boundaries
+from actors.messaging.message import Message
+from actors.module import Context, Inbox, Outbox
+from actors.sharing.chunks import Chunk, Extent, ShardRows, join_messages, row_count
+from actors.sharing.shard import Root, Shard, ShardAnswer, sampled_chunks
+from actors.types import IntArray, State
+
+if TYPE_CHECKING:
+    from actors.sharing.contract import ShardedModule
+
+CHUNK_ROWS = 4096
+"""Rows of a chunk, where a model names no other number."""
+
+SAMPLE_ROWS = 20_000
+"""Rows of the sample from which a module starts, where a model names no other number."""
+
+
+class Plan(NamedTuple):
+    """The scans before each pass and before the response, and whether there is no pass at all."""
+
+    scans: tuple[str, ...]
+    response_scans: tuple[str, ...]
+    finished: bool
+
+
+class Workers(Protocol):
+    """The workers of a group; a value is whatever the backend passes on between them, perhaps only a reference."""
+
+    @property
+    def count(self) -> int:
+        """Number of workers."""
+
+    def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
+        """Call a method of :class:`Worker`; return its value, or a list of as many values as `returns` says."""
+
+    def get(self, value: Any) -> Any:
+        """Return a value itself; raise the exception of the call that should have made it."""
+
+
+def learn(workers: Workers, learnt: Any) -> tuple[Any, int]:
+    """Let a group repeat passes until its module is finished; return the parameters and the number of passes.
+
+    Parameters
+    ----------
+    workers : Workers
+        Their rows are open.
+    learnt : value
+        The parameters to start from.
+    """
+    plan, sweep = workers.get(workers.call(0, "plan", learnt)), 0
+    finished = plan.finished
+    while not finished:
+        brought = _scan(workers, plan.scans, learnt, sweep)
+        parts = [workers.call(w, "accumulate", learnt, sweep, plan.scans, *brought[w]) for w in range(workers.count)]
+        learnt, done = workers.call(0, "maximise", learnt, sweep, *parts, returns=2)
+        finished, sweep = workers.get(done), sweep + 1
+    return learnt, sweep
+
+
+def respond(workers: Workers, learnt: Any, sweep: int = 0) -> tuple[list[Any], Any]:
+    """Let a group compute its messages and outputs; return the answer of each worker, and the metrics."""
+    scans = workers.get(workers.call(0, "plan", learnt)).response_scans
+    brought = _scan(workers, scans, learnt, sweep)
+    answers = [workers.call(w, "respond", learnt, sweep, scans, *brought[w], returns=2) for w in range(workers.count)]
+    metrics = workers.call(0, "conclude", learnt, *(sums for _, sums in answers))
+    return [answer for answer, _ in answers], metrics
+
+
+def _scan(workers: Workers, scans: Sequence[str], learnt: Any, sweep: int) -> list[tuple[Any, ...]]:
+    """Run scans one after the other; return what they bring to each worker."""
+    everyone = range(workers.count)
+    brought: list[tuple[Any, ...]] = [() for _ in everyone]
+    for number, scan in enumerate(scans):
+        before = tuple(scans[:number])
+        parts = [workers.call(w, "summarise", scan, learnt, sweep, before, *brought[w]) for w in everyone]
+        spread = workers.call(0, "spread", scan, *parts, returns=workers.count)
+        brought = [(*own, new) for own, new in zip(brought, spread, strict=True)]
+    return brought
+
+
+class Worker:
+    """One worker, as a backend calls it; the first one does what is done once for the group.
+
+    Parameters
+    ----------
+    shard : Shard
+    extents : sequence of Extent
+        Those of all workers.
+    """
+
+    def __init__(self, shard: Shard, extents: Sequence[Extent]) -> None:
+        self._shard = shard
+        self._root = Root(shard.module, extents, shard.context)
+
+    def plan(self, learnt: State) -> Plan:
+        """Return the scans, and whether the update has no pass."""
+        module, context = self._shard.module, self._shard.context
+        scans = module.scans(responding=False, context=context), module.scans(responding=True, context=context)
+        return Plan(*scans, finished=module.is_finished(learnt, 0, replace(context, sweep=0)))
+
+    def summarise(self, scan: str, learnt: State, sweep: int, before: Sequence[str], *brought: Any) -> Any:
+        """As :meth:`actors.sharing.shard.Shard.summarise`."""
+        return self._shard.summarise(scan, learnt, sweep, dict(zip(before, brought, strict=True)))
+
+    def accumulate(self, learnt: State, sweep: int, scans: Sequence[str], *brought: Any) -> Any:
+        """As :meth:`actors.sharing.shard.Shard.accumulate`."""
+        return self._shard.accumulate(learnt, sweep, dict(zip(scans, brought, strict=True)))
+
+    def respond(self, learnt: State, sweep: int, scans: Sequence[str], *brought: Any) -> tuple[ShardAnswer, Any]:
+        """Return the worker's messages and outputs, and the sums of its metrics."""
+        answer = self._shard.respond(learnt, sweep, dict(zip(scans, brought, strict=True)))
+        return answer, answer.metrics
+
+    def spread(self, scan: str, *parts: Any) -> list[Any]:
+        """As :meth:`actors.sharing.shard.Root.spread`."""
+        return list(self._root.spread(scan, parts))
+
+    def maximise(self, learnt: State, sweep: int, *parts: Any) -> tuple[State, bool]:
+        """As :meth:`actors.sharing.shard.Root.maximise`."""
+        return self._root.maximise(learnt, sweep, parts)
+
+    def conclude(self, learnt: State, *parts: Any) -> dict[str, float]:
+        """As :meth:`actors.sharing.shard.Root.conclude`."""
+        return self._root.conclude(learnt, parts)
+
+
+class LocalWorkers:
+    """Workers in this process: one thread each, or none for a single worker."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(len(workers)) if len(workers) > 1 else None
+
+    @property
+    def count(self) -> int:
+        """Number of workers."""
+        return len(self._workers)
+
+    def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
+        """Call a method, in a thread where there are several; calls wait for the values that they are given."""
+        function, given = getattr(self._workers[worker], method), [self.get(value) for value in values]
+        if self._pool is None:
+            answer = function(*given)
+            return answer if returns is None else list(answer)
+        made = self._pool.submit(function, *given)
+        return made if returns is None else [_Item(made, n) for n in range(returns)]
+
+    def get(self, value: Any) -> Any:
+        """Return a value, when it is there."""
+        if isinstance(value, _Item):
+            return value.made.result()[value.index]
+        return value.result() if isinstance(value, Future) else value
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One of the values that a call in a thread returns."""
+
+    made: Future[Any]
+    index: int
+
+
+def extents_of(rows: int, size: int, workers: int) -> list[Extent]:
+    """Return the extent of each worker; never more workers than chunks."""
+    whole = Extent(rows, size)
+    count = max(1, min(workers, whole.chunks))
+    return [whole.part(worker, count) for worker in range(count)]
+
+
+def sequence_starts(messages: Sequence[Message]) -> IntArray | None:
+    """Return the rows at which the sequences of messages with all rows begin; None if they are one sequence."""
+    lengths = next((message.lengths for message in messages if message.lengths is not None), None)
+    return None if lengths is None else boundaries(int(lengths.sum()), lengths)[:-1]
+
+
+def sample_inbox(chunks: Sequence[Chunk]) -> Inbox:
+    """Return an inbox with the rows of several chunks, in ascending order."""
+    if not chunks:
+        raise ValueError("a sample needs at least one chunk")
+    pieces: list[int] = []
+    for before, chunk in zip([None, *chunks], chunks, strict=False):
+        own = [len(chunk)] if chunk.lengths is None else chunk.lengths.tolist()
+        if before is not None and before.index + 1 == chunk.index and chunk.continued:
+            pieces[-1] += own.pop(0)
+        pieces += own
+    one_sequence = chunks[0].lengths is None and len(pieces) == 1
+    lengths = None if one_sequence else np.array(pieces, dtype=np.int64)
+    parts = zip(*(chunk.inbox for chunk in chunks), strict=True)
+    return Inbox([join_messages(messages, lengths) for messages in parts])
+
+
+def open_group(
+    modules: Sequence[ShardedModule[Any]], inbox: Inbox, extents: Sequence[Extent], context: Context
+) -> tuple[LocalWorkers, list[Shard]]:
+    """Return workers in this process, one for each module instance, and their shards.
+
+    Parameters
+    ----------
+    modules : sequence of ShardedModule
+        Instances with the same parameters.
+    inbox : Inbox
+        Messages with all rows.
+    extents : sequence of Extent
+        The rows of each worker.
+    context : Context
+    """
+    messages = list(inbox)
+    starts = sequence_starts(messages)
+    shards = [
+        Shard(module, ShardRows([(m, 0) for m in messages], extent, starts), context)
+        for module, extent in zip(modules, extents, strict=True)
+    ]
+    return LocalWorkers([Worker(shard, extents) for shard in shards]), shards
+
+
+def start_on_sample(module: ShardedModule[Any], shards: Sequence[Shard], context: Context, sample_rows: int) -> State:
+    """Return the parameters from which a first update starts."""
+    chunks = sampled_chunks(shards[0].extent, sample_rows, context.seed)
+    return dict(module.start(sample_inbox([each for shard in shards for each in shard.sample(chunks)]), context))
+
+
+def _open_alone(module: ShardedModule[Any], inbox: Inbox, context: Context) -> tuple[LocalWorkers, list[Shard]]:
+    first = next(iter(inbox), None)
+    if first is None:
+        raise ModuleError(f"module {context.module!r} got no message: connect a module below it, or update that first")
+    return open_group([module], inbox, extents_of(row_count(first), CHUNK_ROWS, 1), context)
+
+
+def update_alone(module: ShardedModule[Any], learnt: State, inbox: Inbox, context: Context) -> tuple[State, Outbox]:
+    """Run an update of a module in this process; return the next parameters and the outbox."""
+    workers, shards = _open_alone(module, inbox, context)
+    if not learnt:
+        learnt = start_on_sample(module, shards, context, SAMPLE_ROWS)
+    learnt, sweep = learn(workers, learnt)
+    (answer,), metrics = respond(workers, learnt, sweep)
+    return learnt, Outbox(answer.messages, metrics, answer.outputs)
+
+
+def answer_alone(module: ShardedModule[Any], learnt: State, inbox: Inbox, context: Context) -> Outbox:
+    """Respond to all rows in this process, without learning."""
+    workers, _ = _open_alone(module, inbox, context)
+    (answer,), _ = respond(workers, learnt)
+    return Outbox(answer.messages, {}, answer.outputs)

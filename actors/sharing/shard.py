@@ -1,0 +1,269 @@
+"""One update of a module whose rows are divided among workers: the part of one worker, and that of the first one.
+
+Values of chunks travel between workers as :data:`Parts`: those of the largest nodes of the fixed tree that lie within a
+worker's chunks (:mod:`actors.kernels.chunk_tree`), at most 2 log₂ of the number of chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+
+from actors.errors import ModuleError
+from actors.kernels.chunk_tree import Node, combine_below, covering_nodes, descend_from, root_of
+from actors.messaging.kinds import KINDS
+from actors.module import Context, OutgoingMessage
+from actors.sharing.chunks import Chunk, Extent, ShardRows
+from actors.types import Array, FloatArray, State
+
+if TYPE_CHECKING:
+    from actors.sharing.contract import ShardedModule
+
+T = TypeVar("T")
+
+Statistics: TypeAlias = Mapping[str, FloatArray]
+"""Sums over rows, by name: arrays of float64 that have the same shapes for every chunk."""
+
+Parts: TypeAlias = Mapping[Node, T]
+"""Values of nodes of the tree."""
+
+Entering: TypeAlias = Mapping[str, Parts[Any]]
+"""What each scan brings into the nodes of one worker, by scan."""
+
+
+class ShardAnswer(NamedTuple):
+    """One worker's messages and outputs for its rows, and the sums over its chunks of the metrics."""
+
+    messages: tuple[OutgoingMessage, ...]
+    outputs: Mapping[str, Array]
+    metrics: Parts[Mapping[str, float]]
+
+
+class Shard:
+    """One worker's part of an update.
+
+    Parameters
+    ----------
+    module : ShardedModule
+        The worker's own instance.
+    rows : ShardRows
+    context : Context
+        Of the update.
+    """
+
+    def __init__(self, module: ShardedModule[Any], rows: ShardRows, context: Context) -> None:
+        self.module = module
+        self.rows = rows
+        self.context = context
+        self._summaries: dict[str, dict[Node, Mapping[str, Any]]] = {}
+        self._entered: dict[str, dict[int, Any]] = {}
+
+    @property
+    def extent(self) -> Extent:
+        """Which rows this worker holds."""
+        return self.rows.extent
+
+    def summarise(self, scan: str, learnt: State, sweep: int, entering: Entering) -> Parts[Mapping[str, Any]]:
+        """Return the summaries of a scan; `entering` is of the scans before it."""
+        self._enter(entering)
+        keep = self._summaries[scan] = {}
+        return self._combined(
+            lambda chunk, context: self.module.summarise(scan, chunk, learnt, context),
+            lambda left, right: self.module.combine(scan, left, right),
+            sweep,
+            keep,
+        )
+
+    def accumulate(self, learnt: State, sweep: int, entering: Entering) -> Parts[Statistics]:
+        """Return the sums of one pass."""
+        self._enter(entering)
+
+        def one(chunk: Chunk, context: Context) -> Statistics:
+            given = self.module.accumulate(chunk, learnt, context)
+            return {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}
+
+        return self._combined(one, add_statistics, sweep)
+
+    def respond(self, learnt: State, sweep: int, entering: Entering) -> ShardAnswer:
+        """Return messages and outputs of all chunks, joined."""
+        self._enter(entering)
+        collected = _Collected(self.rows, frozenset(self.module.row_outputs))
+
+        def one(chunk: Chunk, context: Context) -> Mapping[str, float]:
+            outbox = self.module.respond(chunk, learnt, context)
+            collected.add(chunk, outbox.messages, outbox.outputs, kind_of=self._kind_of)
+            return outbox.metrics
+
+        metrics = self._combined(one, _add_numbers, sweep)
+        return ShardAnswer(collected.messages(), collected.outputs, metrics)
+
+    def sample(self, chunks: Sequence[int]) -> list[Chunk]:
+        """Return those of the given chunks that this worker holds."""
+        return [self.rows.chunk(c) for c in chunks if self.extent.first <= c < self.extent.last]
+
+    def _combined(
+        self,
+        one: Callable[[Chunk, Context], T],
+        combine: Callable[[T, T], T],
+        sweep: int,
+        keep: dict[Node, T] | None = None,
+    ) -> dict[Node, T]:
+        chunks = self.extent.chunks
+
+        def value_of(node: Node) -> T | None:
+            if node[0] > 0:
+                return None
+            entering = {scan: entered[node[1]] for scan, entered in self._entered.items()}
+            return one(self.rows.chunk(node[1], entering), replace(self.context, sweep=sweep, chunk=node[1]))
+
+        nodes = covering_nodes(self.extent.first, self.extent.last, chunks)
+        return {node: combine_below(node, chunks, value_of, combine, keep) for node in nodes}
+
+    def _enter(self, entering: Entering) -> None:
+        """Divide what the scans bring into this worker's nodes among its chunks."""
+        for scan, parts in entering.items():
+            entered: dict[int, Any] = {}
+
+            def visit(node: Node, brought: Any, entered: dict[int, Any] = entered) -> bool:
+                if node[0] == 0:
+                    entered[node[1]] = brought
+                return True
+
+            def descend(brought: Any, left: Any, right: Any, scan: str = scan) -> tuple[Any, Any]:
+                return self.module.descend(scan, brought, left, right)
+
+            for node, brought in parts.items():
+                descend_from(node, self.extent.chunks, brought, self._summaries[scan], descend, visit)
+            self._entered[scan] = entered
+
+    def _kind_of(self, port: str) -> str:
+        kind = next((each.kind for each in self.module.ports if each.name == port), None)
+        if kind is None:
+            raise ModuleError(f"{self.context.where}: no output port {port!r}")
+        return kind
+
+
+class _Collected:
+    """Messages and outputs of a worker's chunks: rows one after the other, other arrays once."""
+
+    def __init__(self, rows: ShardRows, row_outputs: frozenset[str]) -> None:
+        self._rows = rows
+        self._row_outputs = row_outputs
+        self._arrays: dict[tuple[str, str], dict[str, Array]] = {}
+        self.outputs: dict[str, Array] = {}
+
+    def add(
+        self,
+        chunk: Chunk,
+        messages: Sequence[OutgoingMessage],
+        outputs: Mapping[str, Array],
+        kind_of: Callable[[str], str],
+    ) -> None:
+        """Add the messages and outputs of a chunk."""
+        for message in messages:
+            named = {spec.name for spec in KINDS[kind_of(message.port)].arrays if spec.dims[0] == "N"}
+            self._store(self._arrays.setdefault((message.port, message.receiver), {}), chunk, message.arrays, named)
+        self._store(self.outputs, chunk, outputs, self._row_outputs)
+
+    def _store(self, into: dict[str, Array], chunk: Chunk, arrays: Mapping[str, Any], named: Any) -> None:
+        start = self._rows.extent.start
+        for name, given in arrays.items():
+            array = np.asarray(given)
+            if name in named:
+                if array.shape[:1] != (len(chunk),):
+                    raise ModuleError(f"{name} of chunk {chunk.index} has {array.shape}, expected {len(chunk)} rows")
+                if name not in into:
+                    into[name] = np.empty((self._rows.extent.stop - start, *array.shape[1:]), array.dtype)
+                into[name][chunk.rows.start - start : chunk.rows.stop - start] = array
+            elif name not in into:
+                into[name] = array
+
+    def messages(self) -> tuple[OutgoingMessage, ...]:
+        """Return the messages, with the lengths of the pieces of sequences among the worker's rows."""
+        lengths = self._rows.lengths
+        if lengths is not None:
+            for arrays in self._arrays.values():
+                if "lengths" in arrays:
+                    arrays["lengths"] = lengths
+        return tuple(OutgoingMessage(port, arrays, receiver) for (port, receiver), arrays in self._arrays.items())
+
+
+class Root:
+    """What the first worker does of an update: it starts the parameters, and makes the next ones from the sums.
+
+    Parameters
+    ----------
+    module : ShardedModule
+    extents : sequence of Extent
+        Those of all workers.
+    context : Context
+    """
+
+    def __init__(self, module: ShardedModule[Any], extents: Sequence[Extent], context: Context) -> None:
+        self.module = module
+        self.context = context
+        self._extents = extents
+        self._chunks = extents[0].chunks
+
+    def spread(self, scan: str, parts: Sequence[Parts[Mapping[str, Any]]]) -> list[dict[Node, Any]]:
+        """Return what a scan brings into the nodes of each worker, from the summaries of all."""
+        known = {node: value for part in parts for node, value in part.items()}
+        owner = {node: worker for worker, part in enumerate(parts) for node in part}
+        values: dict[Node, Mapping[str, Any]] = {}
+        root, result = root_of(self._chunks), [dict[Node, Any]() for _ in parts]
+
+        def visit(node: Node, brought: Any) -> bool:
+            if node in owner:
+                result[owner[node]][node] = brought
+            return node not in owner
+
+        combine_below(root, self._chunks, known.get, lambda a, b: self.module.combine(scan, a, b), values)
+        descend_from(root, self._chunks, None, values, lambda e, a, b: self.module.descend(scan, e, a, b), visit)
+        return result
+
+    def maximise(self, learnt: State, sweep: int, parts: Sequence[Parts[Statistics]]) -> tuple[State, bool]:
+        """Return the next parameters, and whether the update's passes are finished."""
+        statistics = self._total(parts, add_statistics)
+        context = replace(self.context, sweep=sweep)
+        learnt = dict(self.module.maximise(statistics, learnt, context))
+        return learnt, self.module.is_finished(learnt, sweep + 1, context)
+
+    def conclude(self, learnt: State, parts: Sequence[Parts[Mapping[str, float]]]) -> dict[str, float]:
+        """Return the metrics of the update."""
+        return dict(self.module.finish(self._total(parts, _add_numbers), learnt, self.context))
+
+    def _total(self, parts: Sequence[Parts[T]], combine: Callable[[T, T], T]) -> T:
+        known = {node: value for part in parts for node, value in part.items()}
+        return combine_below(root_of(self._chunks), self._chunks, known.get, combine)
+
+
+def add_statistics(left: Statistics, right: Statistics) -> Statistics:
+    """Return the sums of two stretches of rows together.
+
+    Raises
+    ------
+    ModuleError
+        If they differ in names or shapes.
+    """
+    if left.keys() != right.keys():
+        raise ModuleError(f"the statistics of two chunks have different names: {sorted(left.keys() ^ right.keys())}")
+    for name, value in left.items():
+        if value.shape != right[name].shape:
+            raise ModuleError(f"the statistics {name!r} of two chunks have shapes {value.shape}, {right[name].shape}")
+    return {name: value + right[name] for name, value in left.items()}
+
+
+def _add_numbers(left: Mapping[str, float], right: Mapping[str, float]) -> Mapping[str, float]:
+    return {name: left.get(name, 0.0) + right.get(name, 0.0) for name in {**left, **right}}
+
+
+def sampled_chunks(extent: Extent, sample_rows: int, seed: int) -> list[int]:
+    """Return the chunks of the sample from which an update starts, ascending: the same for all modules of a run."""
+    number = max(1, -(-sample_rows // extent.size))
+    if number >= extent.chunks:
+        return list(range(extent.chunks))
+    generator = np.random.default_rng([seed, extent.chunks])
+    return sorted(generator.choice(extent.chunks, number, replace=False).tolist())

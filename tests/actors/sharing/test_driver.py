@@ -1,0 +1,181 @@
+"""Updates that workers share: the same bits for any number of workers and any cuts, and scans along sequences."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from actors.errors import MessageError, ModuleError
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header, Message
+from actors.module import Context, Inbox
+from actors.sharing.chunks import Extent, ShardRows, join_messages
+from actors.sharing.driver import extents_of, learn, open_group, respond, sample_inbox, start_on_sample
+from tests.support.sharded_modules import KMeans, Noise, Sums
+from tests.support.toy_modules import same_arrays
+
+N, D, SIZE = 1000, 3, 64
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(size=(N, D)) + 4 * np.eye(3)[np.arange(N) % 3]
+LENGTHS = np.array([100, 1, 63, 200, 36, 64, 536])
+
+
+def vectors(mean=X, **rows):
+    return make_message(Header("latent_vectors", "vae", "latent_vectors", "it"), {"mean": mean, **rows})
+
+
+def cut_at(cuts, rows=N):
+    chunks = -(-rows // SIZE)
+    return [Extent(rows, SIZE, first, last) for first, last in zip([0, *cuts], [*cuts, chunks], strict=True)]
+
+
+def update(make, extents, message=None, learnt=None, **context):
+    """Run an update of a group of workers; return the parameters, the joined outputs and the metrics."""
+    context = Context("it", receivers={"class_posteriors": ("mm",)}, **context)
+    modules = [make() for _ in extents]
+    workers, shards = open_group(modules, Inbox([message or vectors()]), extents, context)
+    learnt = learnt or start_on_sample(modules[0], shards, context, 200)
+    learnt, sweep = learn(workers, learnt)
+    answers, metrics = respond(workers, learnt, sweep)
+    answers, metrics = [workers.get(answer) for answer in answers], workers.get(metrics)
+    workers.close()
+    rows = set(modules[0].row_outputs)
+    outputs = {
+        name: np.concatenate([a.outputs[name] for a in answers]) if name in rows else value
+        for name, value in answers[0].outputs.items()
+    }
+    return workers.get(learnt), outputs, metrics, answers
+
+
+def kmeans(**given):
+    return lambda: KMeans(KMeans.Parameters(**given))
+
+
+@pytest.mark.parametrize("make", [kmeans(), lambda: Noise(Noise.Parameters())])
+@pytest.mark.parametrize("cuts", [[8], [1, 2, 3], [5, 15], list(range(1, 16))])
+def test_the_bits_do_not_depend_on_the_number_of_workers_or_the_cuts(make, cuts):
+    alone, shared = update(make, cut_at([])), update(make, cut_at(cuts))
+    assert same_arrays(alone[0], shared[0])
+    assert same_arrays(alone[1], shared[1])
+    assert alone[2] == shared[2]
+
+
+def test_a_shared_update_is_that_of_the_algorithm_on_all_rows():
+    learnt, outputs, metrics, _ = update(kmeans(), cut_at([3, 9]))
+    start = update(kmeans(iterations=0), cut_at([]))[0]["centres"]
+    for _ in range(5):
+        nearest = ((X[:, None] - start) ** 2).sum(axis=2).argmin(axis=1)
+        start = np.array([X[nearest == k].mean(axis=0) for k in range(3)])
+    np.testing.assert_allclose(learnt["centres"], start, rtol=1e-12)
+    distance = ((X[:, None] - start) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(outputs["class"], distance.argmin(axis=1))
+    expected = np.logaddexp.reduce(-0.5 * (distance + D * np.log(2 * np.pi)), axis=1).sum()
+    assert metrics["score"] == pytest.approx(expected)
+
+
+def test_a_module_with_the_shared_methods_alone_updates_and_recognises_like_any_other():
+    module, context = kmeans()(), Context("it")
+    outbox = module.update(Inbox([vectors()]), context)
+    (message,) = outbox.messages
+    assert message.arrays["log_prob"].shape == (N, 3)
+    assert outbox.outputs["class"].shape == (N,)
+    other = kmeans()()
+    with pytest.raises(ModuleError, match="learnt nothing yet"):
+        other.recognize(Inbox([vectors()]), context)
+    other.load_state(module.state())
+    answer = other.recognize(Inbox([vectors(X[:10])]), context)
+    np.testing.assert_array_equal(answer.outputs["class"], outbox.outputs["class"][:10])
+    with pytest.raises(ModuleError, match="got no message"):
+        other.update(Inbox([]), context)
+
+
+def test_draws_differ_between_chunks_passes_and_seeds():
+    make = lambda: Noise(Noise.Parameters())  # noqa: E731
+    first, other = update(make, cut_at([4])), update(make, cut_at([4]), seed=1)
+    noise = first[1]["noise"]
+    assert len(set(noise.tolist())) == N
+    assert first[0]["total"] != other[0]["total"]
+    one_pass = update(lambda: Noise(Noise.Parameters(iterations=1)), cut_at([4]))
+    assert one_pass[0]["own"] != first[0]["own"]
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS, np.ones(N, int), np.array([64] * 15 + [40])])
+@pytest.mark.parametrize("cuts", [[], [1], [2, 7, 15]])
+def test_scans_bring_the_rows_before_and_after_into_each_chunk(lengths, cuts):
+    whole = np.arange(2.0 * N).reshape(N, 2)
+    rows = {} if lengths is None else {"lengths": lengths}
+    outputs = update(lambda: Sums(Sums.Parameters()), cut_at(cuts), vectors(whole, **rows))[1]
+    starts = np.cumsum([0, *([N] if lengths is None else lengths)])
+    for first, end in itertools.pairwise(starts):
+        values = whole[first:end].sum(axis=1)
+        np.testing.assert_array_equal(outputs["before"][first:end], values.cumsum() - values)
+        np.testing.assert_array_equal(outputs["after"][first:end], values[::-1].cumsum()[::-1] - values)
+
+
+def test_messages_of_workers_have_the_pieces_of_sequences_among_their_rows():
+    mask = np.zeros(N, bool)
+    mask[[70, 500]] = True
+    answers = update(kmeans(), cut_at([2, 9]), vectors(lengths=LENGTHS, mask=mask))[3]
+    pieces = [answer.messages[0].arrays["lengths"].tolist() for answer in answers]
+    assert pieces == [[100, 1, 27], [36, 200, 36, 64, 112], [424]]
+    np.testing.assert_array_equal(np.concatenate([a.messages[0].arrays["mask"] for a in answers]), mask)
+
+
+def test_a_worker_may_hold_a_message_with_its_own_rows_only():
+    extent = Extent(N, SIZE, 3, 6)
+    own = vectors(X[extent.start : extent.stop])
+    rows = ShardRows([(own, extent.start), (vectors(), 0)], extent)
+    chunk = rows.chunk(4)
+    np.testing.assert_array_equal(chunk.inbox.require("latent_vectors")["mean"], X[chunk.rows])
+    assert (chunk.continued, chunk.continues, len(chunk)) == (True, True, SIZE)
+    assert chunk.inbox.require("latent_vectors").header.arrays[0].shape == (SIZE, D)
+    with pytest.raises(MessageError, match="rows 192 to 384 came, 128 to 384 are needed"):
+        ShardRows([(own, extent.start)], Extent(N, SIZE, 2, 6))
+
+
+def test_the_sample_has_whole_chunks_and_the_pieces_of_their_sequences():
+    rows = ShardRows([(vectors(lengths=LENGTHS), 0)], Extent(N, SIZE, 0, 16), np.cumsum([0, *LENGTHS[:-1]]))
+    sample = sample_inbox([rows.chunk(c) for c in (0, 1, 4, 15)]).require("latent_vectors")
+    assert sample.lengths.tolist() == [100, 1, 27, 64, 40]  # rows 0 to 127, 256 to 319 and the last 40
+    np.testing.assert_array_equal(sample["mean"], np.concatenate([X[:128], X[256:320], X[960:]]))
+
+
+def test_a_sample_of_all_rows_is_the_whole():
+    rows = ShardRows([(vectors(), 0)], Extent(N, SIZE, 0, 16))
+    whole = sample_inbox([rows.chunk(c) for c in range(16)]).require("latent_vectors")
+    assert whole.lengths is None
+    np.testing.assert_array_equal(whole["mean"], X)
+    part = sample_inbox([rows.chunk(c) for c in (2, 3, 5)]).require("latent_vectors")
+    assert part.lengths.tolist() == [128, 64]
+
+
+def test_rows_are_dealt_out_evenly_and_never_to_more_workers_than_chunks():
+    sizes = [e.stop - e.start for e in extents_of(N, SIZE, 3)]
+    assert sizes == [320, 320, 360]
+    assert len(extents_of(N, SIZE, 50)) == 16
+    assert [(e.start, e.stop) for e in extents_of(5, SIZE, 2)] == [(0, 5)]
+
+
+def test_statistics_that_do_not_fit_together_are_refused_by_name():
+    class Odd(KMeans):
+        def accumulate(self, chunk, learnt, context):
+            return {"rows" if chunk.index else "row": np.zeros(1)}
+
+    class Ragged(KMeans):
+        def accumulate(self, chunk, learnt, context):
+            return {"rows": np.zeros(1 + chunk.index)}
+
+    with pytest.raises(ModuleError, match=r"different names: \['row', 'rows'\]"):
+        update(lambda: Odd(KMeans.Parameters()), cut_at([]))
+    with pytest.raises(ModuleError, match="'rows' of two chunks have shapes"):
+        update(lambda: Ragged(KMeans.Parameters()), cut_at([]))
+
+
+def test_parts_of_a_message_are_joined():
+    parts = [vectors(X[:10], mask=np.zeros(10, bool)), vectors(X[10:30], mask=np.ones(20, bool))]
+    whole = join_messages(parts, np.array([12, 18]))
+    assert isinstance(whole, Message)
+    np.testing.assert_array_equal(whole["mean"], X[:30])
+    assert whole.mask.sum() == 20
+    assert whole.lengths.tolist() == [12, 18]
+    assert {a.name: a.shape for a in whole.header.arrays}["mean"] == (30, D)
