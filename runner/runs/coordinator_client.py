@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import ray
 from ray.exceptions import (
@@ -29,6 +29,8 @@ from actors.limits import COORDINATOR_SECONDS, STOP_REQUEST_SECONDS
 from actors.types import State
 from runner.cluster.connection import POLL_SECONDS, ClusterError
 
+T = TypeVar("T")
+
 EventStream: TypeAlias = Iterator[tuple[list[TimedEvent], dict[str, Any]]]
 """Yields the new events and the status of a run, several times per second."""
 
@@ -43,6 +45,10 @@ class CoordinatorEndedError(ModuleFailedError):
 
 class CoordinatorSilentError(ModuleFailedError):
     """The coordinator of a run did not answer in time."""
+
+
+class CoordinatorRestartingError(ModuleFailedError):
+    """The process of the coordinator died, and Ray is starting it again."""
 
 
 @dataclass
@@ -153,19 +159,19 @@ class CoordinatorClient:
         """Return the outputs of a module's ``generate`` for the latest messages from above."""
         for _ in range(RecoveryPolicy().tries):
             with suppress(ObjectLostError):  # the module's node died before they were fetched
-                outputs: dict[str, Any] = _get(self._await(self.coordinator.generate.remote(module))[0])
+                answer = self._ask(lambda: self._await(self.coordinator.generate.remote(module)))
+                outputs: dict[str, Any] = _get(answer[0])
                 return outputs
         raise ModuleFailedError(f"module {module!r}: its generated outputs were lost repeatedly, because its node died")
 
     def ended(self) -> str:
         """Return how the run ended (see :meth:`actors.coordination.session.Session.poll`); empty while it runs."""
-        status: dict[str, Any] = _get(self.coordinator.poll.remote(0, "", 0.0), timeout=self.wait)[2]
-        return str(status["ended"])
+        answer = self._ask(lambda: _get(self.coordinator.poll.remote(0, "", 0.0), timeout=self.wait))
+        return str(answer[2]["ended"])
 
     def describe(self) -> dict[str, Any]:
         """Return the place and the activity of the coordinator and of every module."""
-        described: dict[str, Any] = _get(self.coordinator.describe.remote(), timeout=30)
-        return described
+        return self._ask(lambda: cast("dict[str, Any]", _get(self.coordinator.describe.remote(), timeout=30)))
 
     def stop(self) -> None:
         """End the actors of the modules and of the coordinator; if it does not answer, without its help."""
@@ -181,6 +187,17 @@ class CoordinatorClient:
                 if actor["namespace"] == self.namespace and actor["name"] != COORDINATOR:
                     with suppress(ValueError):
                         ray.kill(ray.get_actor(actor["name"], self.namespace))
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        """Return what `request` returns; repeat it while the coordinator is being restarted, for at most `wait` s."""
+        deadline = time.monotonic() + self.wait
+        while True:
+            try:
+                return request()
+            except CoordinatorRestartingError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
 
     def _await(self, reference: Any) -> Any:
         """Return the answer of a call that may take long, while the coordinator answers others."""
@@ -246,8 +263,9 @@ class CoordinatorClient:
             elif status["ended"] == "closed":  # another process ends the run, and then its coordinator
                 raise CoordinatorEndedError("the run was ended immediately")
             elif status["ended"]:
-                _get(self.coordinator.outcome.remote(), timeout=self.wait)
-                return
+                with suppress(CoordinatorRestartingError):  # the next incarnation knows the end of the run, too
+                    _get(self.coordinator.outcome.remote(), timeout=self.wait)
+                    return
 
     def _send(self, request: Callable[[], Any]) -> EventStream:
         reference, until = request(), time.monotonic() + self.wait
@@ -278,6 +296,8 @@ def _get(reference: Any, timeout: float | None = None) -> Any:
         if isinstance(cause, _COMPLETE_ERRORS):
             raise cause from None
         raise
+    except ActorUnavailableError as error:
+        raise CoordinatorRestartingError(f"the coordinator is being restarted\n{error}") from error
     except RayActorError as error:
         raise CoordinatorEndedError(f"the coordinator was ended\n{error}") from error
     except GetTimeoutError as error:
