@@ -225,8 +225,8 @@ class FaultyHost(ModuleHost):
             self._inject(phase, int(request.directory.split("-")[1]))
         return super().save(request, objects)
 
-    def _context(self, call: ModuleCall, doing: str) -> Context:
-        context = super()._context(call, doing)
+    def _context(self, call: ModuleCall) -> Context:
+        context = super()._context(call)
 
         def report(done: int, total: int, metrics: Any) -> None:
             self._in_update(call.round)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from actors.backends.module_host import Arrays, ModuleHost
+from actors.backends.shard_host import ShardHost, call_group, copied
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, Task
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
@@ -40,15 +41,22 @@ class InProcessBackend:
     def __init__(self, modules: Collection[str] | None = None) -> None:
         self._modules = modules
         self._hosts: dict[str, ModuleHost] = {}
+        self._groups: dict[str, list[ShardHost]] = {}
 
     def start(self, graph: Graph) -> list[ModulePlaced]:
         """Create the modules in this process."""
         for name in graph.modules if self._modules is None else self._modules:
-            self._hosts[name] = ModuleHost(graph.modules[name], graph.slots(name))
+            spec, slots = graph.modules[name], graph.slots(name)
+            if spec.sharing is not None:
+                count = os.cpu_count() or 1 if spec.sharing.workers == "auto" else spec.sharing.workers
+                self._groups[name] = [ShardHost(spec, slots) for _ in range(count)]
+            self._hosts[name] = self._groups[name][0] if spec.sharing is not None else ModuleHost(spec, slots)
         return [self._place(name) for name in self._hosts]
 
     def await_prepared(self, module: str) -> str:
-        """Prepare `module`."""
+        """Prepare `module`, in each of its workers."""
+        for other in self._groups.get(module, [])[1:]:
+            other.prepare("cpu")
         return self._hosts[module].prepare("cpu")
 
     def load_state(self, module: str, state: Ref | None) -> None:
@@ -67,12 +75,13 @@ class InProcessBackend:
         """Call the module now; :meth:`collect` raises its exception."""
 
         def result() -> ResultRef:
-            values = self._hosts[module].call(call, cast("Sequence[Arrays]", arrays))
+            given, group = cast("Sequence[Arrays]", arrays), self._groups.get(module)
+            if group is not None and call.mode in ("update", "recognize"):
+                return call_group(group, call, given)
+            values = self._hosts[module].call(call, given)
             # Copied, as between actors: a module may modify an array after sending it.
             messages = {
-                slot: MessageRef(
-                    pack_header(message.header), Ref({name: array.copy() for name, array in message.arrays.items()})
-                )
+                slot: MessageRef(pack_header(message.header), Ref(copied(message)))
                 for slot, message in values.messages.items()
             }
             return ModuleResult(Ref(values.state), Ref(values.outputs), messages, values.metrics, values.seconds)
@@ -115,6 +124,7 @@ class InProcessBackend:
     def stop(self) -> None:
         """Discard the modules."""
         self._hosts.clear()
+        self._groups.clear()
 
     def _place(self, module: str) -> ModulePlaced:
         return ModulePlaced(module, "local", os.getpid(), "cpu")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,16 +32,18 @@ from actors.messaging.codec import make_message, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.validation import check_arrays, has_non_finite_values, validate
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage
+from actors.sharing.chunks import ShardedArrays, join_arrays
 from actors.storage.filesystem import Storage, storage_at
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
 from actors.types import Array, State
 
-Arrays: TypeAlias = Mapping[str, Array]
+Arrays: TypeAlias = Mapping[str, Array] | ShardedArrays
 HostResult: TypeAlias = ModuleResult[Mapping[str, Any], Message]
 """A result in the host: values and messages instead of references."""
 
-_DOING = {"update": "learning", "recognize": "recognizing", "generate": "generating", "propose": "proposing"}
+DOING = {"update": "learning", "recognize": "recognizing", "generate": "generating", "propose": "proposing"}
+"""What a module does in a call of each mode, for its status."""
 
 
 class ModuleHost:
@@ -102,33 +105,49 @@ class ModuleHost:
     def _call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
         messages = zip(call.headers, call.ports, arrays, strict=True)
         inbox = Inbox([self._unpack_input(header, port, body) for header, port, body in messages])
-        doing = _DOING[call.mode]
-        context = self._context(call, doing)
-        self._set_status(doing=doing)
+        context = self._context(call)
         started = time.perf_counter()
+        with self.computing(DOING[call.mode]):
+            answer = getattr(self.module, call.mode)(inbox, context)
+        return self._accept(answer, call, context, time.perf_counter() - started)
+
+    @contextmanager
+    def computing(self, doing: str) -> Iterator[None]:
+        """Limit the threads while the module computes, and say what it does."""
+        self._set_status(doing=doing)
         try:
             # No numpy warnings: a value that is not finite raises an error below if it reaches a result.
             with limited_threads(self.spec.threads), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                answer = getattr(self.module, call.mode)(inbox, context)
+                yield
         finally:
             self._set_status(doing="waiting")
-        seconds = time.perf_counter() - started
-        where = context.where if call.mode == "update" else f"{context.where}, {doing}"
+
+    def _accept(self, answer: object, call: ModuleCall, context: Context, seconds: float) -> HostResult:
+        """Return the result of a call, checked."""
+        where = context.where if call.mode == "update" else f"{context.where}, {DOING[call.mode]}"
         outbox = check_outbox(where, answer)
         check_arrays(where, "output", outbox.outputs)
         state: State = {}
         if call.mode == "update":
-            self._step_parameters.keep(self.module, context.overrides)
-            state = self._step_parameters.add_to(self._state(where), where)
-        self._check_ports(outbox, where)
-        packed = ((slot.name, self._pack_output(slot, outbox, call, where)) for slot in self.slots)
+            state = self._kept_state(context, where)
         return ModuleResult(
             state=state,
             outputs=outbox.outputs,
-            messages={slot: message for slot, message in packed if message is not None},
+            messages=self._pack_messages(outbox, call, where),
             metrics=outbox.metrics,
             seconds=seconds,
         )
+
+    def _kept_state(self, context: Context, where: str) -> State:
+        """Return the module's state after an update, with the step's parameters that it depends on."""
+        self._step_parameters.keep(self.module, context.overrides)
+        return self._step_parameters.add_to(self._state(where), where)
+
+    def _pack_messages(self, outbox: Outbox, call: ModuleCall, where: str) -> dict[str, Message]:
+        """Return the validated messages of an outbox, by slot."""
+        self._check_ports(outbox, where)
+        packed = ((slot.name, self._pack_output(slot, outbox, call, where)) for slot in self.slots)
+        return {slot: message for slot, message in packed if message is not None}
 
     def load_state(self, state: State) -> None:
         """Load a state that the module returned before."""
@@ -139,7 +158,12 @@ class ModuleHost:
         """Write the module's part of a commit."""
         if self._storage is None or self._storage[0] != request.root:
             self._storage = request.root, storage_at(request.root)
-        return save_module_files(request, objects, self._storage[1])
+        state, outputs, *messages = objects
+        whole = [
+            join_arrays(unpack_header(header).kind, arrays) if isinstance(arrays, ShardedArrays) else arrays
+            for header, arrays in zip(request.headers, messages, strict=True)
+        ]
+        return save_module_files(request, [state, outputs, *whole], self._storage[1])
 
     def read(self, request: LoadRequest) -> tuple[Any, ...]:
         """Read the module's part of a commit (:func:`actors.storage.module_files.load_module_files`)."""
@@ -168,7 +192,9 @@ class ModuleHost:
         check_arrays(where, "state", state)
         return state
 
-    def _context(self, call: ModuleCall, doing: str) -> Context:
+    def _context(self, call: ModuleCall) -> Context:
+        doing = DOING[call.mode]
+
         def report(done: int, total: int, metrics: Mapping[str, float]) -> None:
             self._set_status(**{**check_progress(context.where, done, total, metrics), "doing": doing})
 
@@ -196,7 +222,13 @@ class ModuleHost:
     def _unpack_input(self, packed_header: bytes, port: str, arrays: Arrays) -> Message:
         """Return a message of the inbox: its header parsed and addressed, its arrays read-only."""
         header = unpack_header(packed_header).addressed(self.spec.name, port)
-        message = Message(header, {name: _read_only(array) for name, array in arrays.items()})
+        return self._checked_input(header, arrays)
+
+    def _checked_input(self, header: Header, arrays: Arrays) -> Message:
+        """Return a message of the inbox, validated, its arrays read-only."""
+        if isinstance(arrays, ShardedArrays):
+            arrays = join_arrays(header.kind, arrays)
+        message, port = Message(header, {name: _read_only(array) for name, array in arrays.items()}), header.port
         known = next((each for each in self.module.ports if each.name == port), None)
         if known is None or known.direction != "in" or known.kind != header.kind:
             raise MessageError(f"{header.route}: {self.spec.name} has no input port {port!r} for messages of this kind")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from actors.backends.module_host import Arrays as HostArrays
 from actors.backends.module_host import ModuleHost
 from actors.backends.thread_limits import limited_threads
 from actors.conformance.neighbours import LowerNeighbour, UpperNeighbour
@@ -242,7 +243,7 @@ class ModuleHarness:
 class UncheckedHost(ModuleHost):
     """A host that passes writable arrays to its module, and leaves its state to the checks of states."""
 
-    def _unpack_input(self, packed_header: bytes, port: str, arrays: Mapping[str, Array]) -> Message:
+    def _unpack_input(self, packed_header: bytes, port: str, arrays: HostArrays) -> Message:
         message = super()._unpack_input(packed_header, port, arrays)
         return Message(message.header, {name: np.array(array) for name, array in message.arrays.items()})
 

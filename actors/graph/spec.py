@@ -35,6 +35,25 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """How the workers of a module share its rows; the results depend on `chunk` and `sample_rows` alone.
+
+    Parameters
+    ----------
+    workers : int or "auto"
+        Number of processes; ``auto`` is one for each core that the cluster has left.
+    chunk : int
+        Number of rows that are computed together.
+    sample_rows : int
+        Number of rows of the sample from which the module starts.
+    """
+
+    workers: int | Literal["auto"] = 1
+    chunk: int = 4096
+    sample_rows: int = 20_000
+
+
+@dataclass(frozen=True)
 class ModuleSpec:
     """Specification of one module of a model.
 
@@ -50,6 +69,8 @@ class ModuleSpec:
     resources : Resources
     code : tuple of str
         Directories of the module's Python files.
+    sharing : Sharing, optional
+        How workers share the module's rows; by default all rows are in one process, which learns by ``update``.
     """
 
     name: str
@@ -58,6 +79,7 @@ class ModuleSpec:
     threads: int = 1
     resources: Resources = field(default_factory=Resources)
     code: tuple[str, ...] = ()
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from actors.errors import MessageError
 from actors.messaging.codec import describe
 from actors.messaging.kinds import KINDS
-from actors.messaging.message import Message
+from actors.messaging.message import ArrayHeader, Header, Message
 from actors.module import Inbox
 from actors.types import Array, IntArray
 
@@ -169,14 +169,15 @@ class ShardRows:
         return np.diff(np.concatenate([[rows.start], inner, [rows.stop]])).astype(np.int64)
 
 
-def row_arrays(message: Message) -> frozenset[str]:
-    """Return the names of the arrays of a message whose first dimension is the rows."""
-    return frozenset(spec.name for spec in KINDS[message.header.kind].arrays if spec.dims[0] == "N")
+def rows_of_kind(kind: str) -> frozenset[str]:
+    """Return the names of the arrays of a message of this kind whose first dimension is the rows."""
+    return frozenset(spec.name for spec in KINDS[kind].arrays if spec.dims[0] == "N")
 
 
 def row_count(message: Message) -> int:
     """Return the number of rows of a message."""
-    return next(len(message.arrays[name]) for name in sorted(row_arrays(message)) if name in message.arrays)
+    named = rows_of_kind(message.header.kind)
+    return next(len(array) for name, array in message.arrays.items() if name in named)
 
 
 def join_messages(parts: Sequence[Message], lengths: Array | None) -> Message:
@@ -189,7 +190,7 @@ def join_messages(parts: Sequence[Message], lengths: Array | None) -> Message:
     lengths : ndarray of int64, optional
         Lengths of the sequences of all rows; None if they are one sequence.
     """
-    named = row_arrays(parts[0])
+    named = rows_of_kind(parts[0].header.kind)
     arrays = {
         name: np.concatenate([part.arrays[name] for part in parts]) if name in named else array
         for name, array in parts[0].arrays.items()
@@ -200,7 +201,7 @@ def join_messages(parts: Sequence[Message], lengths: Array | None) -> Message:
 
 def _cut(message: Message, first: int, rows: slice, lengths: Array | None) -> Message:
     """Return a message with the given rows only; `first` is the number of its first row."""
-    named, inside = row_arrays(message), slice(rows.start - first, rows.stop - first)
+    named, inside = rows_of_kind(message.header.kind), slice(rows.start - first, rows.stop - first)
     arrays = {
         name: array[inside] if name in named else array for name, array in message.arrays.items() if name != "lengths"
     }
@@ -211,3 +212,88 @@ def _with(message: Message, arrays: dict[str, Array], lengths: Array | None) -> 
     if lengths is not None:
         arrays["lengths"] = lengths
     return Message(replace(message.header, arrays=describe(arrays)), arrays)
+
+
+@dataclass(frozen=True)
+class ShardedArrays:
+    """The arrays of a message in parts: what each worker of its sender has computed from its rows.
+
+    Stands for the arrays of one message wherever references to them are passed on. Its parts are references too, or the
+    arrays themselves.
+
+    Parameters
+    ----------
+    parts : tuple
+        In the order of the rows.
+    first_rows : tuple of int
+        The number of each part's first row.
+    continued : tuple of bool
+        Whether a part's first row continues a sequence of the part before.
+    """
+
+    parts: tuple[Any, ...]
+    first_rows: tuple[int, ...]
+    continued: tuple[bool, ...]
+
+    def overlapping(self, start: int, stop: int) -> ShardedArrays:
+        """Return the parts with rows from `start` to `stop` - 1, and the beginning of the part after them, if any."""
+        ends = (*self.first_rows[1:], float("inf"))
+        chosen = [n for n, (a, b) in enumerate(zip(self.first_rows, ends, strict=True)) if a < stop and b > start]
+        select = slice(chosen[0], chosen[-1] + 1)
+        return ShardedArrays(self.parts[select], self.first_rows[select], self.continued[select])
+
+    def opens(self, row: int) -> bool | None:
+        """Return whether a sequence begins at the first row of a part; None if `row` is no such row."""
+        return not self.continued[self.first_rows.index(row)] if row in self.first_rows else None
+
+
+def joined_lengths(parts: Sequence[Array], continued: Sequence[bool]) -> Array:
+    """Return the lengths of the sequences whose pieces in neighbouring parts are given."""
+    lengths: list[int] = []
+    for pieces, follows in zip(parts, continued, strict=True):
+        own = pieces.tolist()
+        if follows and lengths:
+            lengths[-1] += own.pop(0)
+        lengths += own
+    return np.array(lengths, dtype=np.int64)
+
+
+def join_arrays(kind: str, sharded: ShardedArrays) -> dict[str, Array]:
+    """Return the arrays of a whole message from those of its parts."""
+    named, first = rows_of_kind(kind), sharded.parts[0]
+    return {
+        name: joined_lengths([part[name] for part in sharded.parts], sharded.continued)
+        if name == "lengths"
+        else np.concatenate([part[name] for part in sharded.parts])
+        if name in named
+        else array
+        for name, array in first.items()
+    }
+
+
+def join_headers(headers: Sequence[Header], continued: Sequence[bool]) -> Header:
+    """Return the header of a whole message from those of its parts."""
+    named = rows_of_kind(headers[0].kind)
+
+    def joined(number: int, array: ArrayHeader) -> ArrayHeader:
+        count = sum(header.arrays[number].shape[0] for header in headers) if array.shape else 0
+        if array.name == "lengths":
+            return replace(array, shape=(count - sum(continued[1:]),))
+        return replace(array, shape=(count, *array.shape[1:])) if array.name in named else array
+
+    return replace(headers[0], arrays=tuple(joined(n, array) for n, array in enumerate(headers[0].arrays)))
+
+
+def row_count_of(header: Header) -> int:
+    """Return the number of rows that a message has by its header."""
+    named = rows_of_kind(header.kind)
+    return next(array.shape[0] for array in header.arrays if array.name in named)
+
+
+def join_references(
+    headers: Sequence[Header], parts: Sequence[Any], first_rows: Sequence[int], continued: Sequence[bool]
+) -> tuple[Header, Any]:
+    """Return the header of a message and what stands for its arrays, from those of its parts."""
+    if len(parts) == 1:
+        return headers[0], parts[0]
+    return join_headers(headers, continued), ShardedArrays(tuple(parts), tuple(first_rows), tuple(continued))

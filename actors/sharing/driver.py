@@ -5,7 +5,7 @@ It is the same for every module and every backend, which differ in how a worker 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from actors.errors import ModuleError
+from actors.graph.spec import Sharing
 from actors.kernels.sequences import boundaries
 from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox
@@ -23,11 +24,8 @@ from actors.types import IntArray, State
 if TYPE_CHECKING:
     from actors.sharing.contract import ShardedModule
 
-CHUNK_ROWS = 4096
-"""Rows of a chunk, where a model names no other number."""
-
-SAMPLE_ROWS = 20_000
-"""Rows of the sample from which a module starts, where a model names no other number."""
+CHUNK_ROWS, SAMPLE_ROWS = Sharing.chunk, Sharing.sample_rows
+"""Rows of a chunk and of the sample from which a module starts, where a model names no other numbers."""
 
 
 class Plan(NamedTuple):
@@ -107,6 +105,10 @@ class Worker:
         self._shard = shard
         self._root = Root(shard.module, extents, shard.context)
 
+    def run(self, method: str, *values: Any) -> Any:
+        """Call one of the methods below."""
+        return getattr(self, method)(*values)
+
     def plan(self, learnt: State) -> Plan:
         """Return the scans, and whether the update has no pass."""
         module, context = self._shard.module, self._shard.context
@@ -142,8 +144,8 @@ class Worker:
 class LocalWorkers:
     """Workers in this process: one thread each, or none for a single worker."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        self._workers = workers
+    def __init__(self, workers: Sequence[Callable[..., Any]]) -> None:
+        self._workers = workers  # each like Worker.run
         self._pool = ThreadPoolExecutor(len(workers)) if len(workers) > 1 else None
 
     @property
@@ -153,11 +155,11 @@ class LocalWorkers:
 
     def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
         """Call a method, in a thread where there are several; calls wait for the values that they are given."""
-        function, given = getattr(self._workers[worker], method), [self.get(value) for value in values]
+        run, given = self._workers[worker], [self.get(value) for value in values]
         if self._pool is None:
-            answer = function(*given)
+            answer = run(method, *given)
             return answer if returns is None else list(answer)
-        made = self._pool.submit(function, *given)
+        made = self._pool.submit(run, method, *given)
         return made if returns is None else [_Item(made, n) for n in range(returns)]
 
     def get(self, value: Any) -> Any:
@@ -230,7 +232,7 @@ def open_group(
         Shard(module, ShardRows([(m, 0) for m in messages], extent, starts), context)
         for module, extent in zip(modules, extents, strict=True)
     ]
-    return LocalWorkers([Worker(shard, extents) for shard in shards]), shards
+    return LocalWorkers([Worker(shard, extents).run for shard in shards]), shards
 
 
 def start_on_sample(module: ShardedModule[Any], shards: Sequence[Shard], context: Context, sample_rows: int) -> State:

@@ -14,9 +14,8 @@ import numpy as np
 
 from actors.errors import ModuleError
 from actors.kernels.chunk_tree import Node, combine_below, covering_nodes, descend_from, root_of
-from actors.messaging.kinds import KINDS
 from actors.module import Context, OutgoingMessage
-from actors.sharing.chunks import Chunk, Extent, ShardRows
+from actors.sharing.chunks import Chunk, Extent, ShardRows, rows_of_kind
 from actors.types import Array, FloatArray, State
 
 if TYPE_CHECKING:
@@ -164,8 +163,8 @@ class _Collected:
     ) -> None:
         """Add the messages and outputs of a chunk."""
         for message in messages:
-            named = {spec.name for spec in KINDS[kind_of(message.port)].arrays if spec.dims[0] == "N"}
-            self._store(self._arrays.setdefault((message.port, message.receiver), {}), chunk, message.arrays, named)
+            into = self._arrays.setdefault((message.port, message.receiver), {})
+            self._store(into, chunk, message.arrays, rows_of_kind(kind_of(message.port)))
         self._store(self.outputs, chunk, outputs, self._row_outputs)
 
     def _store(self, into: dict[str, Array], chunk: Chunk, arrays: Mapping[str, Any], named: Any) -> None:
