@@ -83,6 +83,10 @@ class ShardHost(ModuleHost):
                 return self._part(Outbox(answer.messages, {}, answer.outputs)), sums
             return self._worker.run(method, *values)
 
+    def starts(self) -> bool:
+        """Return whether nothing was learnt yet."""
+        return not self.shared_module.state()
+
     def sample(self) -> list[Chunk]:
         """Return this worker's part of the sample from which the module starts."""
         extent, sharing = self._shard.extent, self.spec.sharing

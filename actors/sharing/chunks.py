@@ -247,6 +247,29 @@ class ShardedArrays:
         return not self.continued[self.first_rows.index(row)] if row in self.first_rows else None
 
 
+def flatten(objects: Sequence[Any]) -> tuple[tuple[ShardedArrays | None, ...], list[Any]]:
+    """Return the objects with those in parts replaced by their parts, and what :func:`restore` needs to undo it.
+
+    Ray resolves references only where they are arguments themselves.
+    """
+    layout = tuple(
+        ShardedArrays((None,) * len(each.parts), each.first_rows, each.continued)
+        if isinstance(each, ShardedArrays)
+        else None
+        for each in objects
+    )
+    flat = [part for each in objects for part in (each.parts if isinstance(each, ShardedArrays) else (each,))]
+    return layout, flat
+
+
+def restore(layout: Sequence[ShardedArrays | None], flat: Sequence[Any]) -> list[Any]:
+    """Return the objects that :func:`flatten` was given."""
+    parts = iter(flat)
+    return [
+        next(parts) if each is None else replace(each, parts=tuple(next(parts) for _ in each.parts)) for each in layout
+    ]
+
+
 def joined_lengths(parts: Sequence[Array], continued: Sequence[bool]) -> Array:
     """Return the lengths of the sequences whose pieces in neighbouring parts are given."""
     lengths: list[int] = []

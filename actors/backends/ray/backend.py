@@ -34,6 +34,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.module_host import ModuleHost
 from actors.backends.ray.deaths import death_reason, describe_memory_kills, memory_figures
+from actors.backends.ray.groups import RayGroup, worker_name
 from actors.backends.ray.module_actor import (
     MODULE_TITLE,
     RemoteModule,
@@ -67,9 +68,10 @@ from actors.errors import (
     shorten_text,
 )
 from actors.graph.graph import Graph
-from actors.graph.spec import ModuleSpec
+from actors.graph.spec import ModuleSpec, Sharing
 from actors.limits import KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
 from actors.messaging.message import SCHEMA
+from actors.sharing.chunks import flatten
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 
@@ -134,7 +136,8 @@ class RayBackend:
         self._specs: dict[str, ModuleSpec] = {}
         self._gpus: dict[str, float] = {}
         self._uses_gpu: Mapping[str, bool] = {}
-        self._actors: dict[str, Any] = {}
+        self._actors: dict[str, Any] = {}  # by module; the further workers of a group by names of their own
+        self._groups: dict[str, RayGroup] = {}
         self._slots: dict[str, tuple[str, ...]] = {}
         self._places: dict[str, ModulePlaced] = {}
         self._started = time.time()
@@ -156,7 +159,7 @@ class RayBackend:
                 self._log(f"{name}: {share:g} GPU" if share else f"{name}: {none}")
         self._specs, self._uses_gpu = dict(graph.modules), graph.uses_gpu
         for name in graph.modules:
-            self._end_former_actor(name)
+            self._end_former_actors(name)
         bundles = build_bundles(graph, self._gpus, self._placement)
         self._bundles = {name: bundle for bundle in bundles for name in bundle.modules}
         if self._placement.is_constrained:
@@ -164,23 +167,33 @@ class RayBackend:
         for name, spec in graph.modules.items():
             slots = graph.slots(name)
             reserved = (spec.resources, self._gpus[name])
-            self._actors[name] = RemoteModule.options(
-                name=name,
-                namespace=self._namespace,
-                **(self._group.actor_options(name, *reserved) if self._group else actor_options(*reserved)),
-                max_restarts=-1,
-                lifetime=self._lifetime,
-            ).remote(spec, slots, graph.kinds, self._make_host)
             self._slots[name] = tuple(slot.name for slot in slots)
+            names = [name]
+            if spec.sharing is not None:
+                self._groups[name] = RayGroup(self, spec, self._slots[name], self._worker_count(spec.sharing))
+                names = self._groups[name].names
+            for worker in names:
+                self._actors[worker] = RemoteModule.options(
+                    name=worker,
+                    namespace=self._namespace,
+                    **(self._group.actor_options(name, *reserved) if self._group else actor_options(*reserved)),
+                    max_restarts=-1,
+                    lifetime=self._lifetime,
+                ).remote(spec, slots, graph.kinds, self._make_host)
+                self._specs[worker], self._gpus[worker] = spec, self._gpus[name]
+                self._bundles[worker] = self._bundles[name]
         places = []
         for name, actor in self._actors.items():  # a process that halts while it is prepared has to be known by then
-            places.append(self._await_place(name))
+            place = self._await_place(name)
             self._prepared[name] = actor.prepare.remote()
+            if name in graph.modules:
+                places.append(place)
         return places
 
     def await_prepared(self, module: str) -> str:
         """Wait until `module` is prepared; return the device that it uses."""
-        device: str = self._get(module, self._prepared[module], timeout=self._reply_timeout)
+        for worker in reversed(self._workers_of(module)):
+            device: str = self._get(worker, self._prepared[worker], timeout=self._reply_timeout)
         spec = self._specs[module]
         if self._gpus[module] and self._uses_gpu[module] and device == "cpu":
             where = f"on node {self._places[module].node}, where torch finds no CUDA"
@@ -198,7 +211,20 @@ class RayBackend:
         self._get(module, reference, timeout=self._reply_timeout, given=[state])
 
     def restart(self, module: str) -> ModulePlaced:
-        """Wait until Ray has restarted the actor; a process that did not answer in time is killed before."""
+        """Wait until Ray has restarted the actor; a process that did not answer in time is killed before.
+
+        Of a group, those workers that are gone.
+        """
+        if module in self._groups:
+            # Those that do not answer first: calls of others wait for their answers, and with them all later calls.
+            workers = sorted(self._workers_of(module), key=lambda worker: worker not in self._unresponsive)
+            for worker in workers:
+                if self._is_gone(worker):
+                    self._restart_worker(worker)
+            return self._places[module]
+        return self._restart_worker(module)
+
+    def _restart_worker(self, module: str) -> ModulePlaced:
         unresponsive = module in self._unresponsive
         if unresponsive:
             self._unresponsive.discard(module)
@@ -209,12 +235,15 @@ class RayBackend:
 
     def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
         """Call `module`; only the summary of the answer is fetched, the objects stay on the nodes that hold them."""
-        slots = self._slots[module]
+        slots, (layout, flat) = self._slots[module], flatten(arrays)
+        group = self._groups.get(module)
+        if group is not None and call.mode in ("update", "recognize"):
+            return RayTask(group.submit(call, arrays).result)
         method = self._actors[module].call.options(num_returns=3 + len(slots))
-        summary, *objects = method.remote(self._incarnation(module), call, *arrays)
+        summary, *objects = method.remote(self._incarnation(module), call, layout, *flat)
 
         def wait() -> ResultRef:
-            read = self._get(module, summary, timeout=self._recovery.timeout, given=arrays)
+            read = self._get(module, summary, timeout=self._recovery.timeout, given=flat)
             return _result(read, objects, slots)
 
         return RayTask(wait)
@@ -228,17 +257,18 @@ class RayBackend:
         slots = {name: tuple(slot.name for slot in call.graph.slots(name)) for name in call.block.modules}
         title = f"chain-{uuid.uuid4().hex}"
         cpus = 1.0 if self._has_free_core() else 0.0
+        layout, flat = flatten(objects)
         summaries, *returned = run_chain_task.options(
             num_returns=1 + sum(2 + len(own) for own in slots.values()),
             num_cpus=cpus,
             scheduling_strategy="SPREAD",
             name=title,
-        ).remote(self._before_chain, call, *objects)
+        ).remote(self._before_chain, call, layout, *flat)
         timeout = self._recovery.timeout and self._recovery.timeout * call.block.updates
 
         def wait() -> Mapping[str, ResultRef]:
             try:
-                read = self._get("", summaries, timeout=timeout, given=objects, cpus=cpus)
+                read = self._get("", summaries, timeout=timeout, given=flat, cpus=cpus)
             except ModuleDiedError:  # a chain that hangs would occupy its core
                 ray.cancel(summaries, force=True)
                 for node in alive_nodes():  # a stopped process cannot follow Ray's request
@@ -254,11 +284,12 @@ class RayBackend:
 
     def submit_save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task[Mapping[str, FileRecord]]:
         """Have the objects of `module` written by its own actor."""
-        reference = self._actors[module].save.remote(request, *objects)
+        layout, flat = flatten(objects)
+        reference = self._actors[module].save.remote(request, layout, *flat)
 
         def wait() -> Mapping[str, FileRecord]:
             records: Mapping[str, FileRecord] = self._get(
-                module, reference, timeout=self._reply_timeout, reraise=OSError, given=objects
+                module, reference, timeout=self._reply_timeout, reraise=OSError, given=flat
             )
             return records
 
@@ -278,6 +309,24 @@ class RayBackend:
     def collect(self, task: Task[T]) -> T:
         """Wait for the answer of a task."""
         return cast("RayTask[T]", task).wait()
+
+    def actor(self, name: str) -> Any:
+        """Return the actor of a module or of a worker."""
+        return self._actors[name]
+
+    def incarnation(self, name: str) -> str:
+        """Return the known incarnation of a module or of a worker."""
+        return self._incarnation(name)
+
+    def fetch(self, module: str, reference: Any, given: Sequence[Ref]) -> Any:
+        """Return an answer of a group."""
+        return self._get(module, reference, timeout=self._recovery.timeout, given=given)
+
+    def blame(self, module: str, workers: Sequence[str]) -> None:
+        """If a group did not answer in time, take these workers for those that do not answer."""
+        if module in self._unresponsive:
+            self._unresponsive.discard(module)
+            self._unresponsive.update(workers)
 
     def crash_report(self, module: str) -> str:
         """Return what the node of the last process of `module` knows of its death, if the node is still alive."""
@@ -350,6 +399,27 @@ class RayBackend:
         place = self._places.get(module)
         return "" if place is None else place.incarnation
 
+    def _workers_of(self, module: str) -> list[str]:
+        """Return the names of the actors of a module's workers; the first is the module's."""
+        return self._groups[module].names if module in self._groups else [module]
+
+    def _worker_count(self, sharing: Sharing) -> int:
+        """Return the number of workers; ``auto`` is one for each core of the cluster."""
+        if sharing.workers != "auto":
+            return sharing.workers
+        return max(1, int(sum(resources.get("CPU", 0.0) for resources in alive_nodes().values())))
+
+    def _is_gone(self, worker: str) -> bool:
+        """Return whether a worker is to be replaced: it did not answer in time, died, or Ray has restarted it."""
+        place = self._places[worker]
+        if worker in self._unresponsive or place.node_id not in alive_nodes():
+            return True
+        try:
+            now: ModulePlaced = ray.get(self._actors[worker].place.remote(), timeout=STATUS_SECONDS)
+        except (RayError, GetTimeoutError):
+            return True
+        return now.incarnation != place.incarnation
+
     def _has_free_core(self) -> bool:
         """Return whether a node has a core that no module reserves; without one, a chain would wait forever.
 
@@ -362,14 +432,21 @@ class RayBackend:
             for node, resources in alive.items()
         )
 
-    def _end_former_actor(self, name: str) -> None:
-        """End the actor of an earlier coordinator, if there is one, and wait until its name is available."""
-        until = time.monotonic() + self._recovery.wait
+    def _end_former_actors(self, module: str) -> None:
+        """End the actors of an earlier coordinator's workers of a module, however many there are."""
+        rank = 0
+        while self._end_former_actor(worker_name(module, rank)):
+            rank += 1
+
+    def _end_former_actor(self, name: str) -> bool:
+        """End the actor of an earlier coordinator and wait until its name is available; return whether it existed."""
+        until, existed = time.monotonic() + self._recovery.wait, False
         while time.monotonic() < until:
             try:
                 ray.kill(ray.get_actor(name, self._namespace))
             except ValueError:
-                return
+                return existed
+            existed = True
             time.sleep(0.05)
         raise ModuleFailedError(
             f"{_module(name)}: the actor of an earlier coordinator still exists after {self._recovery.wait:g} s; "
@@ -457,6 +534,11 @@ class RayBackend:
             return get_with_checks(reference, timeout, lambda: self._check(module, who, given, cpus))
         except RayTaskError as error:
             cause = error.cause
+            while isinstance(cause, RayTaskError):  # of a worker, passed on by the call that got its answer
+                cause = cause.cause
+            if isinstance(cause, RayActorError | WorkerCrashedError | NodeDiedError):  # likewise
+                reason = self._death_reason(self._worker_of(module, cause), cause)
+                raise ModuleDiedError(f"its process {reason}") from None
             if isinstance(cause, ObjectLostError):
                 raise ObjectsLostError(f"an input of {who} was lost: {_first_line(cause)}") from None
             if isinstance(cause, StaleIncarnationError):
@@ -480,11 +562,17 @@ class RayBackend:
             figures = memory_figures(str(error))
             raise ModuleDiedError(f"its process was killed because its node ran out of memory{figures}") from None
         except (RayActorError, WorkerCrashedError, TaskCancelledError, NodeDiedError) as error:
-            raise ModuleDiedError(f"its process {self._death_reason(module, error)}") from None
+            raise ModuleDiedError(f"its process {self._death_reason(self._worker_of(module, error), error)}") from None
         except GetTimeoutError:
             if module:
                 self._unresponsive.add(module)
             raise ModuleDiedError(f"it did not answer within {timeout:g} s") from None
+
+    def _worker_of(self, module: str, error: Exception) -> str:
+        """Return the worker of a module whose actor an error names; the module itself if it names none."""
+        actor_id = getattr(error, "actor_id", None)
+        names = (name for name in self._workers_of(module) if self._actors[name]._actor_id.hex() == actor_id)
+        return next(names, module)
 
     def _death_reason(self, module: str, error: Exception) -> str:
         """Return why a process ended; Ray's own report if the cluster does not know it."""
@@ -495,7 +583,8 @@ class RayBackend:
 
     def _check(self, module: str, who: str, given: Sequence[Ref | None], cpus: float) -> None:
         """Raise an exception if the answer can no longer arrive, in case Ray does not report it."""
-        if module and self._places[module].node_id not in alive_nodes():
+        alive = alive_nodes() if module else {}
+        if module and any(self._places[worker].node_id not in alive for worker in self._workers_of(module)):
             raise ModuleDiedError("its node died")
         if cpus and not self._has_free_core():
             raise ModuleDiedError("no node has a free core for it")

@@ -6,10 +6,10 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import ray
@@ -17,8 +17,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.in_process import InProcessBackend
-from actors.backends.module_host import ModuleHost
+from actors.backends.module_host import HostResult, ModuleHost
 from actors.backends.ray.deaths import count_oom_kills, describe_crash
+from actors.backends.shard_host import ShardHost, join_outputs
 from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
@@ -27,8 +28,12 @@ from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import pack_header
 from actors.messaging.kinds import Kind, register_kind
 from actors.messaging.message import SCHEMA
+from actors.sharing.chunks import Extent, ShardedArrays, restore
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
+
+Layout: TypeAlias = Sequence[ShardedArrays | None]
+"""Which of the objects of a call are in parts (:func:`actors.sharing.chunks.flatten`)."""
 
 _TRACEBACK_BYTES = 20_000
 """Enough for any traceback."""
@@ -60,7 +65,7 @@ class ModuleActor:
         for kind in kinds:  # another module's kind may be declared only in that module's file
             register_kind(kind, "the model")
         self._ignored = _ignore_blocked_signals()
-        self._host = (make_host or ModuleHost)(spec, slots)
+        self._host = (make_host or (ModuleHost if spec.sharing is None else ShardHost))(spec, slots)
         self._incarnation = uuid.uuid4().hex
 
     @ray.method(concurrency_group="status")
@@ -82,13 +87,55 @@ class ModuleActor:
         """Prepare the module on the device that Ray assigned; return the device that the module uses."""
         return self._host.prepare("cuda" if ray.get_gpu_ids() else "cpu")
 
-    def call(self, incarnation: str, call: ModuleCall, *arrays: Any) -> tuple[Any, ...]:
+    def call(self, incarnation: str, call: ModuleCall, layout: Layout, *arrays: Any) -> tuple[Any, ...]:
         """Call the module; return the result's summary, state, outputs and, for each slot, the message's arrays."""
+        self._begin(incarnation)
+        return self._returned(self._host.call(call, restore(layout, arrays)))
+
+    def open_shard(
+        self, incarnation: str, call: ModuleCall, extents: Sequence[Extent], rank: int, layout: Layout, *arrays: Any
+    ) -> bool:
+        """Take this worker's rows of a call; return whether the first of them continues a sequence."""
+        self._begin(incarnation)
+        self._shard_host.open_shard(call, restore(layout, arrays), extents, rank)
+        return self._shard_host.continued
+
+    def shard(self, incarnation: str, method: str, returns: int | None, *values: Any) -> Any:
+        """Call a method of this worker (:class:`actors.sharing.driver.Worker`), or of its host."""
+        self._begin(incarnation)
+        if method == "respond":
+            part, sums = self._shard_host.run(method, *values)
+            return (sums, *self._returned(part))
+        if method in ("starts", "sample", "begin"):
+            answer = getattr(self._shard_host, method)(*values)
+        else:
+            answer = self._shard_host.run(method, *values)
+        if returns is None:
+            return answer
+        return tuple(answer) if returns > 1 else next(iter(answer))
+
+    def conclude_shard(self, incarnation: str, learnt: Any, metrics: Any, *outputs: Any) -> tuple[Any, ...]:
+        """End a call in its first worker; return the summary without messages, the state, and the joined outputs."""
+        self._begin(incarnation)
+        result = self._shard_host.conclude_call(learnt, metrics)
+        joined = join_outputs(outputs, self._shard_host.shared_module.row_outputs)
+        return (ModuleResult[None, bytes](metrics=result.metrics, seconds=result.seconds), result.state, joined)
+
+    def close_shard(self) -> None:
+        """Release this worker's rows."""
+        self._shard_host.close_shard()
+
+    @property
+    def _shard_host(self) -> ShardHost:
+        assert isinstance(self._host, ShardHost)
+        return self._host
+
+    def _begin(self, incarnation: str) -> None:
         self._check(incarnation)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, self._ignored
-        )  # of this thread, which the process's own ones inherit
-        result = self._host.call(call, arrays)
+        # Of this thread, which the process's own ones inherit.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._ignored)
+
+    def _returned(self, result: HostResult) -> tuple[Any, ...]:
         headers = {slot: pack_header(message.header) for slot, message in result.messages.items()}
         summary = ModuleResult[None, bytes](messages=headers, metrics=result.metrics, seconds=result.seconds)
         sent = (result.messages.get(slot.name) for slot in self._host.slots)
@@ -102,9 +149,9 @@ class ModuleActor:
         else:
             self._host.load_state(state)
 
-    def save(self, request: SaveRequest, *objects: Any) -> dict[str, FileRecord]:
+    def save(self, request: SaveRequest, layout: Layout, *objects: Any) -> dict[str, FileRecord]:
         """Write the module's part of a commit."""
-        return self._host.save(request, objects)
+        return self._host.save(request, restore(layout, objects))
 
     def read(self, request: LoadRequest) -> tuple[Any, ...]:
         """Read the module's part of a commit: the summary of the result, then state, outputs and messages."""
@@ -142,11 +189,13 @@ RemoteModule: Any = ray.remote(concurrency_groups={"status": 1}, enable_task_eve
 
 
 @ray.remote(enable_task_events=False)
-def run_chain_task(before: Callable[[int], None] | None, call: ChainCall, *objects: Any) -> tuple[Any, ...]:
+def run_chain_task(
+    before: Callable[[int], None] | None, call: ChainCall, layout: Layout, *objects: Any
+) -> tuple[Any, ...]:
     """Run a chain; return the summaries by module, then each module's state, outputs and arrays by slot."""
     if before is not None:
         before(call.position.round)
-    results = run_chain(call, objects, InProcessBackend(call.block.modules))
+    results = run_chain(call, restore(layout, objects), InProcessBackend(call.block.modules))
     summaries, returned = {}, list[Any]()
     for name, result in results.items():
         headers = {slot: message.packed_header for slot, message in result.messages.items()}

@@ -18,22 +18,22 @@ LENGTHS = np.array([100, 1, 299, 64, 36, 200])
 KMEANS = "tests.support.sharded_modules:KMeans"
 
 
-def graph(workers=None, chunk=64, rounds=2, **given):
+def graph(workers=None, chunk=64, rounds=2, type=KMEANS, **given):
     """Return observations, their principal components, k-means by workers, and a Markov model above it."""
     sharing = None if workers is None else Sharing(workers, chunk, 200)
     specs = [
         ModuleSpec("data", "observation"),
         ModuleSpec("pca", "pca", {"latent_dim": 3}),
-        ModuleSpec("kmeans", KMEANS, given, sharing=sharing),
+        ModuleSpec("kmeans", type, given, sharing=sharing),
         ModuleSpec("mm", "markov"),
     ]
     connections = [Connection("data", "pca"), Connection("pca", "kmeans"), Connection("kmeans", "mm")]
     return Graph(specs, connections, Schedule(rounds, tuple(Step(name) for name in ("pca", "kmeans", "mm"))))
 
 
-def run(root, model, rows=X, lengths=LENGTHS):
+def run(root, model, rows=X, lengths=LENGTHS, name="run"):
     checkpoints = Checkpoints(root)
-    coordinator = Coordinator(model, InProcessBackend(), seed=3, checkpoints=checkpoints)
+    coordinator = Coordinator(model, InProcessBackend(), run=name, seed=3, checkpoints=checkpoints)
     coordinator.start({"data": {"values": rows, "lengths": lengths}})
     coordinator.run_rounds()
     return coordinator, checkpoints
@@ -60,7 +60,8 @@ def test_the_module_above_learns_from_all_rows_and_whole_sequences(tmp_path):
 def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
     _, whole = run(tmp_path / "whole", graph(3, rounds=4))
     run(tmp_path / "parts", graph(3, rounds=2))
-    resumed = Coordinator(graph(2, rounds=4), InProcessBackend(), seed=3, checkpoints=Checkpoints(tmp_path / "parts"))
+    checkpoints = Checkpoints(tmp_path / "parts")
+    resumed = Coordinator(graph(2, rounds=4), InProcessBackend(), run="run", seed=3, checkpoints=checkpoints)
     resumed.resume()
     resumed.run_rounds()
     name = "round-004"
@@ -80,7 +81,8 @@ def test_recognition_is_shared_too(tmp_path):
 
 
 def test_more_workers_than_chunks_are_refused_in_one_sentence(tmp_path):
-    with pytest.raises(ModuleError, match="'kmeans': 12 workers for 700 rows, which are 11 chunks of 64: use at most 11"):
+    sentence = "'kmeans': 12 workers for 700 rows, which are 11 chunks of 64: use at most 11"
+    with pytest.raises(ModuleError, match=sentence):
         run(tmp_path, graph(12))
 
 

@@ -1,0 +1,175 @@
+"""The workers of a module on Ray: one actor each, driven from the coordinator's process.
+
+The coordinator owns all objects that the workers return, so that they outlive a worker that dies. It fetches none of
+them but what decides whether an update is finished, and the headers of messages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.backends.shard_host import extents_for
+from actors.coordination.backend import MessageRef, ModuleCall, ModuleResult, Ref, ResultRef
+from actors.errors import ModuleDiedError, ModuleError, ModuleFailedError
+from actors.graph.spec import ModuleSpec
+from actors.messaging.codec import pack_header, unpack_header
+from actors.sharing.chunks import Extent, ShardedArrays, flatten, join_references
+from actors.sharing.driver import learn, respond
+
+if TYPE_CHECKING:
+    from actors.backends.ray.backend import RayBackend
+
+
+def worker_name(module: str, rank: int) -> str:
+    """Return the name of a worker's actor; the first one has that of its module."""
+    return f"{module}#{rank}" if rank else module
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One worker's part of the messages and outputs: a summary with the headers, and references."""
+
+    summary: Any
+    outputs: Any
+    arrays: Sequence[Any]
+
+
+class RayGroup:
+    """The workers of one module.
+
+    Parameters
+    ----------
+    backend : RayBackend
+        Knows the workers' actors by their names.
+    spec : ModuleSpec
+    slots : sequence of str
+        Names of the module's slots.
+    count : int
+        Number of workers.
+    """
+
+    def __init__(self, backend: RayBackend, spec: ModuleSpec, slots: Sequence[str], count: int) -> None:
+        self.names = [worker_name(spec.name, rank) for rank in range(count)]
+        self._backend = backend
+        self._spec = spec
+        self._slots = tuple(slots)
+
+    def submit(self, call: ModuleCall, arrays: Sequence[Ref]) -> Future[ResultRef]:
+        """Run a call in a thread, so that modules that exchange no message learn at the same time."""
+        future: Future[ResultRef] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self._run(call, arrays))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name=f"group {self._spec.name}", daemon=True).start()
+        return future
+
+    def _run(self, call: ModuleCall, arrays: Sequence[Ref]) -> ResultRef:
+        try:
+            extents = extents_for(self._spec, call, len(self.names))
+        except ModuleError as error:
+            raise ModuleFailedError(str(error)) from None
+        workers = _Workers(self._backend, self._spec.name, self.names[: len(extents)], self._slots, flatten(arrays)[1])
+        try:
+            opened = [workers.open(rank, call, arrays, extents) for rank in range(len(extents))]
+            continued = [bool(workers.get(each)) for each in opened]
+            samples = []
+            if call.mode == "update" and workers.get(workers.call(0, "starts")):
+                samples = [workers.call(rank, "sample") for rank in range(len(extents))]
+            learnt = workers.call(0, "begin", *samples)
+            learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
+            answers, metrics = respond(workers, learnt, sweep)
+            summary, state, outputs = workers.conclude(learnt, metrics, answers)
+            result = workers.get(summary)
+            headers = [workers.get(answer.summary).messages for answer in answers]
+        finally:
+            workers.close()
+        messages = {}
+        for slot in headers[0]:
+            at = self._slots.index(slot)
+            header, joined = join_references(
+                [unpack_header(part[slot]) for part in headers],
+                [answer.arrays[at] for answer in answers],
+                [extent.start for extent in extents],
+                continued,
+            )
+            messages[slot] = MessageRef(pack_header(header), Ref(joined))
+        return ModuleResult(state, outputs, messages, result.metrics, result.seconds)
+
+
+class _Workers:
+    """The workers of one call (:class:`actors.sharing.driver.Workers`); values are references."""
+
+    def __init__(
+        self, backend: RayBackend, module: str, names: Sequence[str], slots: Sequence[str], given: Sequence[Ref]
+    ) -> None:
+        self._backend = backend
+        self._module = module
+        self._names = names
+        self._slots = slots
+        self._given = given
+        self._last: dict[str, Any] = {}  # reference to the last answer of each worker
+
+    @property
+    def count(self) -> int:
+        """Number of workers."""
+        return len(self._names)
+
+    def open(self, rank: int, call: ModuleCall, arrays: Sequence[Ref], extents: Sequence[Extent]) -> Any:
+        """Give a worker its rows: of messages in parts, those parts that it needs."""
+        own = extents[rank]
+        needed = [each.overlapping(own.start, own.stop) if isinstance(each, ShardedArrays) else each for each in arrays]
+        layout, flat = flatten(needed)
+        return self._send(rank, "open_shard", 1, call, extents, rank, layout, *flat)
+
+    def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
+        """Call a method of a worker; return references."""
+        if method == "respond":
+            sums, summary, _state, outputs, *arrays = self._send(
+                worker, "shard", 4 + len(self._slots), method, None, *values
+            )
+            return [_Answer(summary, outputs, arrays), sums]
+        sent = self._send(worker, "shard", returns or 1, method, returns, *values)
+        return [sent] if returns == 1 else sent
+
+    def get(self, value: Any) -> Any:
+        """Return the value of a reference; raise the error of the worker that failed."""
+        try:
+            return self._backend.fetch(self._module, value, self._given)
+        except ModuleDiedError:
+            self._backend.blame(self._module, self._unfinished())
+            raise
+
+    def conclude(self, learnt: Any, metrics: Any, answers: Sequence[_Answer]) -> Any:
+        """End the call in the first worker; return references to the summary, the state and the outputs."""
+        return self._send(0, "conclude_shard", 3, learnt, metrics, *(answer.outputs for answer in answers))
+
+    def close(self) -> None:
+        """Let the workers release their rows."""
+        for name in self._names:
+            try:
+                self._backend.actor(name).close_shard.remote()
+            except (RayError, KeyError):  # dead, or ended by `stop`
+                continue
+
+    def _unfinished(self) -> list[str]:
+        """Return the workers that have not answered; the first one only if it does not wait for the others."""
+        waiting = [name for name, reference in self._last.items() if not ray.wait([reference], timeout=0)[0]]
+        return [name for name in waiting if name != self._names[0]] or waiting or [self._names[0]]
+
+    def _send(self, rank: int, method: str, returns: int, *values: Any) -> Any:
+        name = self._names[rank]
+        remote: Callable[..., Any] = getattr(self._backend.actor(name), method).options(num_returns=returns).remote
+        sent = remote(self._backend.incarnation(name), *values)
+        self._last[name] = sent[0] if isinstance(sent, list) else sent
+        return sent

@@ -1,0 +1,93 @@
+"""Groups of workers on Ray: the bits of one process, whichever worker dies, hangs or fails."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from actors.coordination.recovery import RecoveryPolicy
+from actors.errors import ModuleError, ModuleFailedError
+from actors.storage.checkpoints import Checkpoints
+from tests.actors.backends.ray.test_backend import collect_events, launch
+from tests.actors.backends.test_shared_modules import LENGTHS, X, graph, run
+from tests.faults.runs import digests
+from tests.support.sharded_modules import KMeans
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+class Failing(KMeans):
+    """K-means whose worker with chunk 7 dies, hangs or fails: once, if the file `once` can be made."""
+
+    @dataclass(frozen=True)
+    class Parameters(KMeans.Parameters):
+        way: str = ""
+        once: str = ""
+
+    def accumulate(self, chunk, learnt, context):
+        if chunk.index == 7 and context.round == 1 and context.sweep == 1 and self.first_time():
+            match self.parameters.way:
+                case "SIGKILL":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "SIGSTOP":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                case "sleep":
+                    time.sleep(600)
+                case "error":
+                    raise ModuleError("chunk 7 is odd")
+        return super().accumulate(chunk, learnt, context)
+
+    def first_time(self):
+        if not self.parameters.once:
+            return True
+        try:
+            os.close(os.open(self.parameters.once, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+
+def run_on_workers(name, root, workers, **options):
+    given = options.pop("given", {})
+    model = graph(workers, type=f"{__name__}:Failing", **given)
+    running = launch(model, name, Checkpoints(root), seed=3, **options)
+    try:
+        return collect_events(running.begin({"data": {"values": X, "lengths": LENGTHS}}))
+    finally:
+        running.stop()
+
+
+def has_the_bits_of_one_process(root, name):
+    """Return whether the commits are those of one worker in this process."""
+    _, expected = run(root.parent / "expected", graph(1), name=name)
+    found = Checkpoints(root)
+    return found.names() == expected.names() and all(
+        digests(found, commit) == digests(expected, commit) for commit in expected.names()
+    )
+
+
+@pytest.mark.slow
+def test_workers_on_ray_give_the_bits_of_one_process(tmp_path):
+    run_on_workers("groups", tmp_path / "run", 3)
+    assert has_the_bits_of_one_process(tmp_path / "run", "groups")
+
+
+@pytest.mark.parametrize(
+    "way", ["SIGKILL", *(pytest.param(way, marks=pytest.mark.slow) for way in ("SIGSTOP", "sleep"))]
+)
+def test_a_worker_that_dies_or_hangs_is_replaced_and_the_bits_are_the_same(tmp_path, way):
+    given = {"way": way, "once": str(tmp_path / "once")}
+    recovery = RecoveryPolicy(timeout=None if way == "SIGKILL" else 5.0, wait=60.0)
+    events = run_on_workers(f"group-{way.lower()}", tmp_path / "run", 3, given=given, recovery=recovery)
+    lost = [fields for name, _, fields in events if name == "lost"]
+    assert [fields["module"] for fields in lost] == ["kmeans"]
+    assert [name for name, _, _ in events].count("recovered") == 1
+    assert has_the_bits_of_one_process(tmp_path / "run", f"group-{way.lower()}")
+
+
+@pytest.mark.slow
+def test_the_error_of_a_worker_ends_the_run_in_its_own_words(tmp_path):
+    with pytest.raises(ModuleFailedError, match="module 'kmeans': chunk 7 is odd"):
+        run_on_workers("group-error", tmp_path, 3, given={"way": "error"})
