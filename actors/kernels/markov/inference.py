@@ -9,8 +9,10 @@ Source: L. R. Rabiner, "A tutorial on hidden Markov models and selected applicat
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -63,12 +65,12 @@ class ForwardBackwardResult:
     @cached_property
     def log_prediction(self) -> FloatArray:
         """Return the logarithm of the prediction, shape (N, K)."""
-        return _log(self.prediction)
+        return logarithm(self.prediction)
 
     @cached_property
     def log_backward(self) -> FloatArray:
         """Return the logarithm of the backward message, shape (N, K)."""
-        return _log(self.backward)
+        return logarithm(self.backward)
 
 
 def _check_rows(P: ArrayLike, lengths: ArrayLike | None) -> tuple[FloatArray, IntArray]:
@@ -206,8 +208,8 @@ def one_step_message(
         As `expected_counts`; if T's rows are not distributions, shapes differ, or a row has no possible class.
     """
     rows, before = _check_rows(P, lengths)
-    message = _log(rows)
-    message[before + 1] = _log(rows[before] @ _check_transitions(T, rows.shape[1]))
+    message = logarithm(rows)
+    message[before + 1] = logarithm(rows[before] @ check_transitions(T, rows.shape[1]))
     if previous_log_message is not None:
         previous = as_input(previous_log_message)
         if previous.shape != rows.shape:
@@ -249,20 +251,76 @@ def forward_backward(
         If shapes don't fit, T or initial is not a distribution, evidence has NaN, +inf or a row of -inf, or a row is
         impossible given the rows before it (the message names the row).
     """
-    evidence, starts = _check_evidence(log_evidence, lengths, mask)
+    evidence, starts = check_evidence(log_evidence, lengths, mask)
+    K = evidence.shape[1]
+    matrix, first = check_transitions(T, K), check_initial(initial, K)
+    ends = SequenceEnds(first, np.full(K, 1.0 / K), logarithm(first), np.full(K, -math.log(K)))
+    return run_passes(evidence, starts, matrix, first, ends)
+
+
+class SequenceEnds(NamedTuple):
+    """What rows before and after an array of rows say about the classes of its first and its last row.
+
+    Attributes
+    ----------
+    entering : ndarray of float64, shape (K,)
+        Distribution of the class of the first row, given the rows before it.
+    leaving : ndarray of float64, shape (K,)
+        p(rows after the last row | its class), normalised as if it were a distribution.
+    log_entering, log_leaving : ndarray of float64, shape (K,)
+        Their logarithms, finite also where they are too small for float64.
+    """
+
+    entering: FloatArray
+    leaving: FloatArray
+    log_entering: FloatArray
+    log_leaving: FloatArray
+
+
+def run_passes(
+    evidence: FloatArray,
+    starts: IntArray,
+    T: FloatArray,
+    initial: FloatArray,
+    ends: SequenceEnds,
+    rows_before: int = 0,
+) -> ForwardBackwardResult:
+    """Run the forward and the backward pass over validated rows, in the log domain where probabilities underflow.
+
+    Parameters
+    ----------
+    evidence : ndarray of float64, shape (N, K)
+        Log evidence.
+    starts : ndarray of int64, shape (S + 1,)
+        Boundaries of the sequences.
+    T, initial : ndarray of float64, shapes (K, K), (K,)
+        Transition matrix, and distribution of the first class of each sequence but the first.
+    ends : SequenceEnds
+        What rows before and after these say.
+    rows_before : int
+        Number of the row that errors name as row 0.
+
+    Returns
+    -------
+    ForwardBackwardResult
+
+    Raises
+    ------
+    ValueError
+        If a row is impossible given the rows before it.
+    """
     N, K = evidence.shape
-    matrix, first = _check_transitions(T, K), _check_initial(initial, K)
     shift = evidence.max(axis=1)
     a, b, c, d, e = np.empty((5, N, K))
     out = ForwardBackwardBuffers(a, b, c, d, e, np.empty(N), np.zeros((K, K)))
     likelihood = np.exp(evidence - shift[:, None])
-    if scaled_passes(likelihood, shift, matrix, np.ascontiguousarray(matrix.T), first, starts, out):
-        log_cavity = _log(out.cavity)
+    if scaled_passes(likelihood, shift, T, np.ascontiguousarray(T.T), initial, ends[:2], starts, out):
+        log_cavity = logarithm(out.cavity)
     else:
         out.transitions[:] = 0.0
-        row = log_passes(evidence, _log(matrix), _log(first), starts, out)
+        row = log_passes(evidence, logarithm(T), logarithm(initial), ends[2:], starts, out)
         if row >= 0:
-            raise ValueError(f"row {row} has probability zero given the rows before it")
+            raise impossible_row(row - rows_before, N - rows_before)
         log_cavity = out.cavity.copy()
         for logs in out[:4]:
             np.exp(logs, out=logs)
@@ -277,6 +335,19 @@ def forward_backward(
         row_log_likelihood=out.log_scale,
         log_likelihood=float(out.log_scale.sum()),
     )
+
+
+class OtherChunkError(ValueError):
+    """Rows of another chunk have probability zero; the ValueError of that chunk names the row."""
+
+
+def impossible_row(row: int, rows: int) -> ValueError:
+    """Return the error that a row has probability zero; row -1 lies before these rows, row `rows` after them."""
+    if row < 0:
+        return OtherChunkError("the rows before row 0 have probability zero")
+    if row >= rows:
+        return OtherChunkError(f"the rows after row {rows - 1} have probability zero given the rows up to it")
+    return ValueError(f"row {row} has probability zero given the rows before it")
 
 
 def viterbi(
@@ -306,19 +377,19 @@ def viterbi(
     ValueError
         As `forward_backward`.
     """
-    evidence, starts = _known_evidence(log_evidence, lengths, mask)
+    evidence, starts = known_evidence(log_evidence, lengths, mask)
     K = evidence.shape[1]
     path = np.empty(evidence.shape[0], dtype=np.int64)
-    log_T, log_initial = _log(_check_transitions(T, K)), _log(_check_initial(initial, K))
+    log_T, log_initial = logarithm(check_transitions(T, K)), logarithm(check_initial(initial, K))
     log_joint, finite = best_path(evidence, log_T, log_initial, starts, path)
     if not finite:
-        _check_possible(evidence)
+        check_possible(evidence)
     if log_joint == -np.inf:
-        raise ValueError(f"row {path[0]} has probability zero given the rows before it")
+        raise impossible_row(int(path[0]), evidence.shape[0])
     return path, float(log_joint)
 
 
-def _log(values: FloatArray) -> FloatArray:
+def logarithm(values: FloatArray) -> FloatArray:
     """Return the logarithm; -inf for 0, without a warning."""
     with np.errstate(divide="ignore"):
         logs: FloatArray = np.log(values)
@@ -336,17 +407,17 @@ def _normalize(logs: FloatArray, name: str) -> FloatArray:
     return shifted
 
 
-def _check_evidence(
+def check_evidence(
     log_evidence: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[FloatArray, IntArray]:
-    """As `_known_evidence`; raise ValueError if a row has no possible class."""
-    evidence, starts = _known_evidence(log_evidence, lengths, mask)
+    """As `known_evidence`; raise ValueError if a row has no possible class."""
+    evidence, starts = known_evidence(log_evidence, lengths, mask)
     if not np.isfinite(evidence).all():  # the maxima of short rows take longer than many algorithms on them
-        _check_possible(evidence)
+        check_possible(evidence)
     return evidence, starts
 
 
-def _known_evidence(
+def known_evidence(
     log_evidence: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[FloatArray, IntArray]:
     """Return the log evidence as float64 with zeros in missing rows, and the sequence boundaries."""
@@ -361,14 +432,14 @@ def _known_evidence(
     return evidence, boundaries(evidence.shape[0], lengths)
 
 
-def _check_possible(evidence: FloatArray) -> None:
+def check_possible(evidence: FloatArray) -> None:
     """Raise ValueError for the first row that has NaN, +inf or no possible class."""
     bad = np.flatnonzero(~np.isfinite(evidence.max(axis=1)))
     if bad.size:
         raise ValueError(f"row {bad[0]} of the log evidence has NaN, +inf or no possible class")
 
 
-def _check_transitions(T: ArrayLike, classes: int) -> FloatArray:
+def check_transitions(T: ArrayLike, classes: int) -> FloatArray:
     """Return the transition matrix as float64, its rows normalised."""
     matrix = as_input(T)
     if matrix.shape != (classes, classes):
@@ -377,7 +448,7 @@ def _check_transitions(T: ArrayLike, classes: int) -> FloatArray:
     return normalized
 
 
-def _check_initial(initial: ArrayLike, classes: int) -> FloatArray:
+def check_initial(initial: ArrayLike, classes: int) -> FloatArray:
     """Return the initial distribution as float64, normalised."""
     first = as_input(initial)
     if first.shape != (classes,):

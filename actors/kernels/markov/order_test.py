@@ -31,13 +31,56 @@ def fit_frequencies(log_evidence: FloatArray, start: FloatArray) -> tuple[FloatA
     log_likelihood : float
         Σ_t log Σ_k w_k p(row t | k).
     """
-    largest = log_evidence.max(axis=1, keepdims=True)
-    likelihood = np.exp(log_evidence - largest)
-    weights = start
+    likelihood, largest = _likelihood(log_evidence)
+    frequencies = start
     for _ in range(EM_STEPS):
-        # w_k ← mean over t of w_k p(t | k) / Σ_j w_j p(t | j)
-        weights = weights * (likelihood / (likelihood @ weights)[:, None]).mean(axis=0)
-    return weights, float((np.log(likelihood @ weights) + largest[:, 0]).sum())
+        frequencies = next_frequencies(frequencies, _sums(likelihood, largest, frequencies))
+    return frequencies, float(_sums(likelihood, largest, frequencies)["log_likelihood"][0])
+
+
+def frequency_sums(log_evidence: FloatArray, frequencies: FloatArray) -> dict[str, FloatArray]:
+    """Return the sums over rows that a step of expectation-maximisation needs; those of several arrays of rows add.
+
+    From the sums over all rows, `next_frequencies` makes the step: `EM_STEPS` of them are `fit_frequencies`, whose
+    log-likelihood is that of the sums with the frequencies of the last step.
+
+    Parameters
+    ----------
+    log_evidence, frequencies
+        As `fit_frequencies`; the frequencies of the last step.
+
+    Returns
+    -------
+    dict
+        `ratios` (K,), Σ_t p(t | k) / Σ_j w_j p(t | j); `rows` (1,), their number; `log_likelihood` (1,), that of the
+        rows with these frequencies. float64.
+    """
+    return _sums(*_likelihood(log_evidence), frequencies)
+
+
+def next_frequencies(frequencies: FloatArray, sums: dict[str, FloatArray]) -> FloatArray:
+    """Return the frequencies after a step of expectation-maximisation, from the sums over all rows.
+
+    w_k ← w_k times the mean over t of p(t | k) / Σ_j w_j p(t | j).
+    """
+    stepped: FloatArray = frequencies * (sums["ratios"] / sums["rows"])
+    return stepped
+
+
+def _likelihood(log_evidence: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the likelihood (N, K) relative to the largest of each row, and the logarithms of these (N,)."""
+    largest = log_evidence.max(axis=1, keepdims=True)
+    return np.exp(log_evidence - largest), largest[:, 0]
+
+
+def _sums(likelihood: FloatArray, largest: FloatArray, frequencies: FloatArray) -> dict[str, FloatArray]:
+    """Return the sums of `frequency_sums`."""
+    densities = likelihood @ frequencies
+    return {
+        "ratios": (likelihood / densities[:, None]).sum(axis=0),
+        "rows": np.array([float(largest.size)]),
+        "log_likelihood": np.array([(np.log(densities) + largest).sum()]),
+    }
 
 
 def order_penalty(rows: int, classes: int) -> float:

@@ -51,6 +51,7 @@ def scaled_passes(
     T: FloatArray,
     transposed: FloatArray,
     initial: FloatArray,
+    ends: tuple[FloatArray, FloatArray],
     starts: IntArray,
     out: ForwardBackwardBuffers,
 ) -> bool:
@@ -63,7 +64,10 @@ def scaled_passes(
     T, transposed : ndarray of float64, shape (K, K)
         T[i, j] = P(z_t = j | z_t-1 = i), and its transpose in C order.
     initial : ndarray of float64, shape (K,)
-        Distribution of the first class of each sequence.
+        Distribution of the first class of each sequence but the first.
+    ends : tuple of two ndarrays of float64, shape (K,)
+        Distribution of the first class of the first sequence, and backward message of the last row of the last
+        sequence, normalised: `initial` and 1 / K, if no rows lie before and after.
     starts : ndarray of int64, shape (S + 1,)
         Boundaries of the sequences.
     out : ForwardBackwardBuffers
@@ -76,14 +80,16 @@ def scaled_passes(
     """
     K = T.shape[0]
     weighted = np.empty(K)
+    entering, leaving = ends
     for s in range(starts.shape[0] - 1):
         first, end = starts[s], starts[s + 1]
         for t in range(first, end):
-            if not _forward(t, t == first, likelihood, shift, T, initial, out):
+            if not _forward(t, t == first, likelihood, shift, T, entering if s == 0 else initial, out):
                 return False
         for i in range(K):
-            out.backward[end - 1, i] = 1.0 / K
-        _combine(end - 1, out)
+            out.backward[end - 1, i] = leaving[i] if s == starts.shape[0] - 2 else 1.0 / K
+        if not _combine(end - 1, out) > MIN_SCALE:
+            return False
         for t in range(end - 2, first - 1, -1):
             if not _backward(t, likelihood, transposed, weighted, out):
                 return False
@@ -159,8 +165,11 @@ def _backward(
 
 
 @kernel
-def _combine(t: int, out: ForwardBackwardBuffers) -> None:
-    """Combine forward and backward messages of row t into its posterior, and into its cavity without its evidence."""
+def _combine(t: int, out: ForwardBackwardBuffers) -> float:
+    """Combine forward and backward messages of row t into its posterior, and into its cavity without its evidence.
+
+    Returns the sum of the products of filtered posterior and backward message.
+    """
     K = out.posterior.shape[1]
     with_own, without = 0.0, 0.0
     for k in range(K):
@@ -171,11 +180,17 @@ def _combine(t: int, out: ForwardBackwardBuffers) -> None:
     for k in range(K):
         out.posterior[t, k] /= with_own
         out.cavity[t, k] /= without
+    return with_own
 
 
 @kernel
 def log_passes(
-    evidence: FloatArray, log_T: FloatArray, log_initial: FloatArray, starts: IntArray, out: ForwardBackwardBuffers
+    evidence: FloatArray,
+    log_T: FloatArray,
+    log_initial: FloatArray,
+    log_ends: tuple[FloatArray, FloatArray],
+    starts: IntArray,
+    out: ForwardBackwardBuffers,
 ) -> int:
     """Run both passes in the log domain: slower (K² exponentials a row), but without underflow.
 
@@ -183,22 +198,24 @@ def log_passes(
     ----------
     evidence, log_T, log_initial : ndarray of float64, shapes (N, K), (K, K), (K,)
         Log evidence, log transition matrix, log initial distribution.
-    starts, out
-        As in `scaled_passes`. `out` receives *logarithms* in all arrays of shape (N, K).
+    log_ends, starts, out
+        As in `scaled_passes`, `log_ends` being logarithms of `ends`. `out` receives *logarithms* in all arrays of shape
+        (N, K).
 
     Returns
     -------
     int
-        -1, or the first row that has probability zero given the rows before it.
+        -1, or the first row that has probability zero given the rows before it: N, if it lies after these rows.
     """
     K = log_T.shape[0]
     work = np.empty(K)
+    log_entering, log_leaving = log_ends
     for s in range(starts.shape[0] - 1):
         first, end = starts[s], starts[s + 1]
         for t in range(first, end):
             for j in range(K):
                 if t == first:
-                    out.prediction[t, j] = log_initial[j]
+                    out.prediction[t, j] = log_entering[j] if s == 0 else log_initial[j]
                 else:
                     for i in range(K):
                         work[i] = out.filtered[t - 1, i] + log_T[i, j]
@@ -209,7 +226,11 @@ def log_passes(
                 return int(t)
             out.filtered[t] -= total
             out.log_scale[t] = total
-        out.backward[end - 1] = -math.log(K)
+        for i in range(K):
+            out.backward[end - 1, i] = log_leaving[i] if s == starts.shape[0] - 2 else -math.log(K)
+            work[i] = out.filtered[end - 1, i] + out.backward[end - 1, i]
+        if log_sum(work) == -np.inf:
+            return int(end)
         for t in range(end - 1, first - 1, -1):
             if t < end - 1:
                 _log_backward(t, evidence, log_T, work, out)
