@@ -267,7 +267,10 @@ def best_operator(shifted: FloatArray, log_T: FloatArray, rows: tuple[int, int, 
         for i in range(M):
             for k in range(K):
                 weighted[i, k] = following[i, k] + shifted[t, k]
-        _best_product(weighted, columns, following)
+        if K <= NARROW:
+            _narrow_best(weighted, columns, following)
+        else:
+            _wide_best(weighted, log_T, following)
     state[:] = following[:, :K]
 
 
@@ -277,14 +280,28 @@ def best_product(left: FloatArray, right: FloatArray) -> FloatArray:
     K = right.shape[0]
     width = (K + 3) // 4 * 4
     out = np.empty((left.shape[0], width))
-    _best_product(left, _columns_in_fours(right, width // 4, -np.inf), out)
+    _narrow_best(left, _columns_in_fours(right, width // 4, -np.inf), out)
     best = out[:, :K].copy()
     largest = best.max()
     return best - largest if largest > -np.inf else best
 
 
 @kernel
-def _best_product(weighted: FloatArray, columns: FloatArray, out: FloatArray) -> None:
+def _wide_best(weighted: FloatArray, log_T: FloatArray, out: FloatArray) -> None:
+    """Compute max_k weighted[i, k] + log_T[k, j] along the rows of log_T."""
+    K = log_T.shape[0]
+    for i in range(weighted.shape[0]):
+        for j in range(K):
+            out[i, j] = -np.inf
+        for k in range(K):
+            weight = weighted[i, k]
+            for j in range(K):
+                value = weight + log_T[k, j]
+                out[i, j] = value if value > out[i, j] else out[i, j]
+
+
+@kernel
+def _narrow_best(weighted: FloatArray, columns: FloatArray, out: FloatArray) -> None:
     """Compute max_k weighted[i, k] + columns[k, j] four columns at a time, whose maxima stay in registers."""
     for group in range(columns.shape[0]):
         column, j = columns[group], 4 * group

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from actors.kernels.jit import as_input
 from actors.kernels.types import FloatArray
 
 EM_STEPS = 20
@@ -34,8 +35,8 @@ def fit_frequencies(log_evidence: FloatArray, start: FloatArray) -> tuple[FloatA
     likelihood, largest = _likelihood(log_evidence)
     frequencies = start
     for _ in range(EM_STEPS):
-        frequencies = next_frequencies(frequencies, _sums(likelihood, largest, frequencies))
-    return frequencies, float(_sums(likelihood, largest, frequencies)["log_likelihood"][0])
+        frequencies = next_frequencies(frequencies, _sums(likelihood, largest, likelihood @ frequencies))
+    return frequencies, float(_sums(likelihood, largest, likelihood @ frequencies)["log_likelihood"][0])
 
 
 def frequency_sums(log_evidence: FloatArray, frequencies: FloatArray) -> dict[str, FloatArray]:
@@ -55,7 +56,9 @@ def frequency_sums(log_evidence: FloatArray, frequencies: FloatArray) -> dict[st
         `ratios` (K,), Σ_t p(t | k) / Σ_j w_j p(t | j); `rows` (1,), their number; `log_likelihood` (1,), that of the
         rows with these frequencies. float64.
     """
-    return _sums(*_likelihood(log_evidence), frequencies)
+    likelihood, largest = _likelihood(as_input(log_evidence))  # sums depend on the order in memory
+    # Not a product of BLAS, whose order of summation may depend on the number of its threads.
+    return _sums(likelihood, largest, (likelihood * frequencies).sum(axis=1))
 
 
 def next_frequencies(frequencies: FloatArray, sums: dict[str, FloatArray]) -> FloatArray:
@@ -73,9 +76,8 @@ def _likelihood(log_evidence: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.exp(log_evidence - largest), largest[:, 0]
 
 
-def _sums(likelihood: FloatArray, largest: FloatArray, frequencies: FloatArray) -> dict[str, FloatArray]:
-    """Return the sums of `frequency_sums`."""
-    densities = likelihood @ frequencies
+def _sums(likelihood: FloatArray, largest: FloatArray, densities: FloatArray) -> dict[str, FloatArray]:
+    """Return the sums of `frequency_sums` from the relative densities Σ_j w_j p(t | j) of the rows."""
     return {
         "ratios": (likelihood / densities[:, None]).sum(axis=0),
         "rows": np.array([float(largest.size)]),
