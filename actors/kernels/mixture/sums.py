@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 from scipy.special import entr, softmax
 
 from actors.kernels.jit import as_input
+from actors.kernels.mixture.calibration import LAPSES, TEMPERATURES
 from actors.kernels.mixture.input_checks import as_bias, as_labels, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments
 from actors.kernels.mixture.variational import as_responsibilities, evidence_lower_bound, expected_log_density
@@ -295,3 +296,99 @@ def _variational_sums(
         np.multiply(responsibilities, log_prior, out=terms, where=responsibilities > 0.0)
         sums["log_prior"] = np.array([terms.sum()])
     return sums
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def calibration_sums(log_likelihood: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
+    """Return the sums of a first pass, from which the mean posterior for each temperature and lapse rate follows.
+
+    Parameters
+    ----------
+    log_likelihood : ndarray of float64, shape (N, K)
+        Leave-one-out log-likelihood of each row that isn't missing.
+    weights : ndarray of float64, shape (K,)
+        The class weights; they sum to one.
+
+    Returns
+    -------
+    dict
+        rows (1,), the number of rows; and sharp (T, K), for each of the T temperatures the sum over the rows of the
+        posterior without a lapse.
+    """
+    sharp = np.stack([_sharp_posterior(log_likelihood, weights, each).sum(axis=0) for each in TEMPERATURES])
+    return {"rows": np.array([float(len(log_likelihood))]), "sharp": sharp}
+
+
+def mean_posteriors(sums: Sums, weights: FloatArray) -> FloatArray:
+    """Return the mean over all rows of the calibrated posterior for each temperature and lapse rate, (T, L, K).
+
+    Parameters
+    ----------
+    sums : mapping
+        Of `calibration_sums`, over all rows; at least one.
+    weights : ndarray of float64, shape (K,)
+        As there.
+    """
+    lapses = np.array(LAPSES)[:, None]
+    sharp = sums["sharp"] / sums["rows"]
+    # P = (1 - ε) P_sharp + ε w is linear in P_sharp, and so is its mean.
+    means: FloatArray = (1.0 - lapses) * sharp[:, None, :] + lapses * weights
+    return means
+
+
+def calibration_scores(
+    log_likelihood: FloatArray, weights: FloatArray, log_cavity: FloatArray, means: FloatArray
+) -> dict[str, FloatArray]:
+    """Return the sums of a second pass: the evidence of a chunk's rows for each temperature and lapse rate.
+
+    The evidence Σ_t log Σ_k cavity_t(k) P_t(k) / P̄(k) is that of
+    :func:`actors.kernels.mixture.calibration.calibrate`, linear in P inside the logarithm. With P = (1 - ε) P_sharp +
+    ε w it takes one softmax for each temperature, and two products of matrices for all lapse rates.
+
+    Parameters
+    ----------
+    log_likelihood, weights
+        As in `calibration_sums`.
+    log_cavity : ndarray of float64, shape (N, K)
+        Log-distributions over the class of each row, from its neighbours alone.
+    means : ndarray of float64, shape (T, L, K)
+        P̄, of `mean_posteriors`.
+
+    Returns
+    -------
+    dict
+        scores (T, L).
+    """
+    largest = log_cavity.max(axis=1, keepdims=True, initial=-np.inf)
+    largest = np.where(largest == -np.inf, 0.0, largest)
+    cavity = np.exp(log_cavity - largest)
+    lapses, scores = np.array(LAPSES), np.empty((len(TEMPERATURES), len(LAPSES)))
+    for t, temperature in enumerate(TEMPERATURES):
+        weighted = cavity * _sharp_posterior(log_likelihood, weights, temperature)
+        mixed = weighted @ ((1.0 - lapses) / means[t].T) + cavity @ (lapses * weights[:, None] / means[t].T)
+        with np.errstate(divide="ignore"):  # a cavity without any class has the evidence 0
+            scores[t] = (np.log(mixed) + largest).sum(axis=0)
+    return {"scores": scores}
+
+
+def choose_calibration(sums: Sums) -> tuple[float, float]:
+    """Return the temperature and the lapse rate of the highest evidence, as `calibrate` does.
+
+    Parameters
+    ----------
+    sums : mapping
+        Of `calibration_scores`, over all rows.
+    """
+    best = (-np.inf, 1.0, LAPSES[0])
+    for temperature, of_lapses in zip(TEMPERATURES, sums["scores"].tolist(), strict=True):
+        for lapse, score in zip(LAPSES, of_lapses, strict=True):
+            best = max(best, (score, temperature, lapse))
+    return best[1], best[2]
+
+
+def _sharp_posterior(log_likelihood: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:
+    """Return softmax_k(τ log p(x_t | k) + log w_k), (N, K)."""
+    sharp: FloatArray = softmax(temperature * log_likelihood + np.log(weights), axis=1)
+    return sharp

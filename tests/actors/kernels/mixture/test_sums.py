@@ -5,8 +5,10 @@ import functools
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import logsumexp
 
-from actors.kernels.mixture import niw, sums, variational
+from actors.kernels.mixture import calibration, niw, sums, variational
+from tests.actors.kernels.mixture import test_calibration
 from tests.actors.kernels.mixture.test_gibbs import clusters
 
 K, ALPHA = 4, 0.5
@@ -237,3 +239,60 @@ def test_the_bits_of_a_chunk_do_not_depend_on_the_array_that_holds_it():
     assert_array_equal(whole[0], copied[0])
     for name in whole[1]:
         assert_array_equal(whole[1][name], copied[1][name])
+
+
+# --- calibration ----------------------------------------------------------------------------------------------------
+
+
+def calibrate_by_chunks(log_likelihood, weights, log_cavity, size):
+    """Return the choice, the mean posteriors and the scores."""
+    first = total(sums.calibration_sums, log_likelihood, size=size, weights=weights)
+    means = sums.mean_posteriors(first, weights)
+    parts = [sums.calibration_scores(x, weights, c, means) for x, c in chunks(log_likelihood, log_cavity, size=size)]
+    second = functools.reduce(add, parts)
+    return sums.choose_calibration(second), means, second["scores"]
+
+
+@pytest.mark.parametrize("size", [1, 70, 400])
+@pytest.mark.parametrize(("sharpness", "wrong"), [(1.0, 0.0), (2.5, 0.0), (1.0, 0.1), (40.0, 0.3)])
+def test_the_calibration_of_summed_chunks_is_that_of_all_rows(sharpness, wrong, size):
+    log_likelihood, log_cavity = (each[:400] for each in test_calibration.rows(sharpness, wrong))
+    log_cavity = np.array(log_cavity)
+    log_cavity[::13, 0] = -np.inf
+    weights = np.array([0.1, 0.2, 0.3, 0.4])
+    choice, means, scores = calibrate_by_chunks(log_likelihood, weights, log_cavity, size)
+    assert choice == calibration.calibrate(log_likelihood, weights, log_cavity)
+    for t, temperature in enumerate(calibration.TEMPERATURES):
+        for e, lapse in enumerate(calibration.LAPSES):
+            posterior = calibration.calibrated_posterior(log_likelihood, weights, temperature, lapse)
+            assert_allclose(means[t, e], posterior.mean(axis=0), rtol=1e-9)
+            scaled = calibration.scaled_likelihood(posterior, posterior.mean(axis=0))
+            assert_allclose(scores[t, e], logsumexp(log_cavity + scaled, axis=1).sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_improbable_cavities_and_likelihoods_do_not_underflow():
+    log_likelihood = np.array([[0.0, -1e5], [-1e9, 0.0], [-1e-3, 0.0]])
+    log_cavity = np.array([[-2000.0, -1500.0], [-1e4, -1e4], [-np.inf, -900.0]])
+    weights = np.array([1 - 1e-9, 1e-9])
+    choice, means, scores = calibrate_by_chunks(log_likelihood, weights, log_cavity, 2)
+    assert choice == calibration.calibrate(log_likelihood, weights, log_cavity)
+    for t, temperature in enumerate(calibration.TEMPERATURES):
+        for e, lapse in enumerate(calibration.LAPSES):
+            posterior = calibration.calibrated_posterior(log_likelihood, weights, temperature, lapse)
+            scaled = calibration.scaled_likelihood(posterior, means[t, e])
+            assert_allclose(scores[t, e], logsumexp(log_cavity + scaled, axis=1).sum(), rtol=1e-9)
+
+
+def test_a_chunk_without_rows_adds_nothing_to_the_calibration():
+    none, weights = np.zeros((0, K)), np.full(K, 1 / K)
+    assert all((value == 0.0).all() for value in sums.calibration_sums(none, weights).values())
+    means = np.full((len(calibration.TEMPERATURES), len(calibration.LAPSES), K), 1 / K)
+    assert (sums.calibration_scores(none, weights, none, means)["scores"] == 0.0).all()
+
+
+def test_rows_that_no_class_explains_are_calibrated_as_with_all_rows_at_once():
+    log_likelihood, weights = np.random.default_rng(12).normal(size=(9, K)), np.full(K, 1 / K)
+    log_cavity = np.full((9, K), -np.inf)
+    choice, _, scores = calibrate_by_chunks(log_likelihood, weights, log_cavity, 4)
+    assert (scores == -np.inf).all()
+    assert choice == calibration.calibrate(log_likelihood, weights, log_cavity)
