@@ -79,7 +79,8 @@ class Columns(NamedTuple):
     def differing(self, X: FloatArray) -> IntArray:
         """Return the indices of the left-out columns in which rows (N, D) have another value."""
         spread = np.abs(X - self.centre).max(axis=0, initial=0.0)
-        return np.flatnonzero(~self.kept & (spread > _rounding(X, np.float64)))
+        limit = _rounding(np.abs(X).max(axis=0, initial=0.0), np.float64)
+        return np.flatnonzero(~self.kept & (spread > limit))
 
 
 def identity(dimensions: int) -> Columns:
@@ -97,26 +98,54 @@ def choose_columns(X: FloatArray, dtype: np.dtype[np.floating] | type[np.floatin
     dtype : dtype
         The floating-point type that the rows were rounded to.
     """
-    # Halves: neither side can overflow.
-    kept = X.max(axis=0) / 2.0 - X.min(axis=0) / 2.0 > _rounding(X, dtype) / 2.0
+    kept = columns_that_vary(X.min(axis=0), X.max(axis=0), dtype)
     if not kept.any():
         return identity(X.shape[1])
     _, largest = np.frexp(np.abs(X).max(axis=0))
     scaled = np.ldexp(X, -largest)  # at most 1: sums and squares cannot overflow
     mean = scaled.mean(axis=0)
     deviation = np.sqrt(np.square(scaled - mean).mean(axis=0))
+    return columns_from_deviations(kept, X[0], mean, deviation, largest)
+
+
+def columns_that_vary(
+    minimum: FloatArray, maximum: FloatArray, dtype: np.dtype[np.floating] | type[np.floating]
+) -> BoolArray:
+    """Return which columns vary, (D,), by their smallest and largest values (D,) and the type of the values."""
+    limit = _rounding(np.maximum(np.abs(minimum), np.abs(maximum)), dtype)
+    # Halves: neither side can overflow.
+    varying: BoolArray = maximum / 2.0 - minimum / 2.0 > limit / 2.0
+    return varying
+
+
+def columns_from_deviations(
+    kept: BoolArray, first_row: FloatArray, mean: FloatArray, deviation: FloatArray, unit: IntArray
+) -> Columns:
+    """Return the conversion of rows whose mean and deviation are known.
+
+    Parameters
+    ----------
+    kept : ndarray of bool, shape (D,)
+        Columns that vary, at least one.
+    first_row : ndarray of float64, shape (D,)
+        A row, for the values of the other columns.
+    mean, deviation : ndarray of float64, shape (D,)
+        Of all rows, divided by 2^unit.
+    unit : ndarray of int, shape (D,)
+    """
+    mean = mean.copy()
     _, exponent = np.frexp(deviation)
-    exponent = exponent.astype(np.int64) + largest
+    exponent = exponent.astype(np.int64) + unit
     ordinary = np.abs(exponent) <= ORDINARY_EXPONENT
     mean[ordinary & (np.abs(mean) <= ORDINARY_SHIFT * deviation)] = 0.0
     exponent[ordinary] = 0
-    centre = np.ldexp(mean, largest)
+    centre = np.ldexp(mean, unit)
     exponent[~kept] = 0
-    centre[~kept] = X[0, ~kept]
+    centre[~kept] = first_row[~kept]
     return Columns(kept, centre, exponent)
 
 
-def _rounding(X: FloatArray, dtype: np.dtype[np.floating] | type[np.floating]) -> FloatArray:
-    """Return the largest spread of each column, (D,), that rounding to `dtype` explains."""
-    limit: FloatArray = ROUNDING * float(np.finfo(dtype).eps) * np.abs(X).max(axis=0, initial=0.0)
+def _rounding(largest: FloatArray, dtype: np.dtype[np.floating] | type[np.floating]) -> FloatArray:
+    """Return the largest spread of each column, (D,), that rounding to `dtype` explains; `largest` is of |x|, (D,)."""
+    limit: FloatArray = ROUNDING * float(np.finfo(dtype).eps) * largest
     return limit
