@@ -103,6 +103,8 @@ def test_an_origin_of_another_magnitude_does_not_overflow():
     assert check(X, row=np.zeros(5))[1] <= 3
     assert check(X, row=np.full(5, 1e-200))[1] <= 3
     assert check(rows(3) * 1e-200, row=np.full(5, 1e200))[1] <= 3
+    assert check(rows(3) * 1e-290)[1] == 1
+    assert check(rows(3) * 1e300)[1] == 1
 
 
 def test_constant_columns_are_left_out_with_their_value():
