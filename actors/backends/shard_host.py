@@ -33,7 +33,7 @@ from actors.sharing.chunks import (
 )
 from actors.sharing.contract import ShardedModule
 from actors.sharing.driver import LocalWorkers, Worker, learn, respond, sample_inbox
-from actors.sharing.shard import Shard, sampled_chunks
+from actors.sharing.shard import Shard, add_pieces, sampled_chunks
 from actors.types import Array, IntArray, State
 
 
@@ -125,12 +125,19 @@ class ShardHost(ModuleHost):
         return replace(accepted, state=None)
 
 
-def join_outputs(parts: Sequence[Mapping[str, Any]], row_outputs: Sequence[str]) -> dict[str, Any]:
-    """Return the outputs for all rows, from those of the workers."""
-    return {
-        name: np.concatenate([part[name] for part in parts]) if name in row_outputs else value
-        for name, value in parts[0].items()
-    }
+def join_outputs(
+    module: ShardedModule[Any], parts: Sequence[Mapping[str, Any]], continued: Sequence[bool]
+) -> dict[str, Any]:
+    """Return the outputs of a module for all rows, from those of its workers."""
+
+    def joined(name: str) -> Any:
+        if name in module.row_outputs:
+            return np.concatenate([part[name] for part in parts])
+        return (
+            add_pieces([part[name] for part in parts], continued) if name in module.sequence_outputs else parts[0][name]
+        )
+
+    return {name: joined(name) for name in parts[0]}
 
 
 def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Arrays]) -> ResultRef:
@@ -159,7 +166,7 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
         workers.close()
         for host in hosts:
             host.close_shard()
-    outputs = join_outputs([part.outputs or {} for part in parts], hosts[0].shared_module.row_outputs)
+    outputs = join_outputs(hosts[0].shared_module, [part.outputs or {} for part in parts], continued)
     messages = {}
     for slot in parts[0].messages:
         of_slot = [part.messages[slot] for part in parts]

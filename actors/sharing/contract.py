@@ -37,9 +37,13 @@ class ShardedModule(Module[P]):
     ----------
     row_outputs : tuple of str
         Those of the outputs whose first dimension is the rows; the others are the same for every chunk.
+    sequence_outputs : tuple of str
+        Those of the outputs that are a sum over the rows of each sequence, (S,); a chunk returns one value for each
+        piece of a sequence in it.
     """
 
     row_outputs: ClassVar[tuple[str, ...]] = ()
+    sequence_outputs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: P) -> None:
         super().__init__(parameters)

@@ -89,7 +89,7 @@ class Shard:
     def respond(self, learnt: State, sweep: int, entering: Entering) -> ShardAnswer:
         """Return messages and outputs of all chunks, joined."""
         self._enter(entering)
-        collected = _Collected(self.rows, frozenset(self.module.row_outputs))
+        collected = _Collected(self.rows, self.module.row_outputs, self.module.sequence_outputs)
 
         def one(chunk: Chunk, context: Context) -> Mapping[str, float]:
             outbox = self.module.respond(chunk, learnt, context)
@@ -97,7 +97,7 @@ class Shard:
             return outbox.metrics
 
         metrics = self._combined(one, _add_numbers, sweep)
-        return ShardAnswer(collected.messages(), collected.outputs, metrics)
+        return ShardAnswer(collected.messages(), collected.outputs(), metrics)
 
     def sample(self, chunks: Sequence[int]) -> list[Chunk]:
         """Return those of the given chunks that this worker holds."""
@@ -148,11 +148,13 @@ class Shard:
 class _Collected:
     """Messages and outputs of a worker's chunks: rows one after the other, other arrays once."""
 
-    def __init__(self, rows: ShardRows, row_outputs: frozenset[str]) -> None:
+    def __init__(self, rows: ShardRows, row_outputs: Sequence[str], sequence_outputs: Sequence[str]) -> None:
         self._rows = rows
-        self._row_outputs = row_outputs
+        self._row_outputs = frozenset(row_outputs)
         self._arrays: dict[tuple[str, str], dict[str, Array]] = {}
-        self.outputs: dict[str, Array] = {}
+        self._outputs: dict[str, Array] = {}
+        self._pieces: dict[str, list[Array]] = {name: [] for name in sequence_outputs}
+        self._continued: list[bool] = []
 
     def add(
         self,
@@ -165,7 +167,11 @@ class _Collected:
         for message in messages:
             into = self._arrays.setdefault((message.port, message.receiver), {})
             self._store(into, chunk, message.arrays, rows_of_kind(kind_of(message.port)))
-        self._store(self.outputs, chunk, outputs, self._row_outputs)
+        for name in self._pieces.keys() & outputs.keys():
+            self._pieces[name].append(np.asarray(outputs[name]))
+        self._continued.append(chunk.continued)
+        rest = {name: output for name, output in outputs.items() if name not in self._pieces}
+        self._store(self._outputs, chunk, rest, self._row_outputs)
 
     def _store(self, into: dict[str, Array], chunk: Chunk, arrays: Mapping[str, Any], named: Any) -> None:
         start = self._rows.extent.start
@@ -179,6 +185,11 @@ class _Collected:
                 into[name][chunk.rows.start - start : chunk.rows.stop - start] = array
             elif name not in into:
                 into[name] = array
+
+    def outputs(self) -> dict[str, Array]:
+        """Return the outputs; those of sequences have one value for each piece among the worker's rows."""
+        pieces = {name: add_pieces(each, self._continued) for name, each in self._pieces.items() if each}
+        return {**self._outputs, **pieces}
 
     def messages(self) -> tuple[OutgoingMessage, ...]:
         """Return the messages, with the lengths of the pieces of sequences among the worker's rows."""
@@ -253,6 +264,23 @@ def add_statistics(left: Statistics, right: Statistics) -> Statistics:
         if value.shape != right[name].shape:
             raise ModuleError(f"the statistics {name!r} of two chunks have shapes {value.shape}, {right[name].shape}")
     return {name: value + right[name] for name, value in left.items()}
+
+
+def add_pieces(parts: Sequence[Array], continued: Sequence[bool]) -> Array:
+    """Return the sums (S,) over sequences, from those over their pieces in neighbouring parts of the rows.
+
+    `continued` says of each part whether its first piece continues the last one of the part before.
+    """
+    sums: list[Array] = []
+    for part, follows in zip(parts, continued, strict=True):
+        own = part
+        if follows and sums:
+            sums[-1] = np.concatenate([sums[-1][:-1], [sums[-1][-1] + part[0]]])
+            own = part[1:]
+            if not len(own):
+                continue
+        sums.append(own)
+    return np.concatenate(sums)
 
 
 def _add_numbers(left: Mapping[str, float], right: Mapping[str, float]) -> Mapping[str, float]:

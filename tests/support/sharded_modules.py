@@ -89,6 +89,7 @@ class Sums(ShardedModule):
 
     ports = (Port("latent_vectors", "in", "forward", "latent_vectors"),)
     row_outputs = ("before", "after")
+    sequence_outputs = ("whole",)
 
     @dataclass(frozen=True)
     class Parameters:
@@ -136,4 +137,5 @@ class Sums(ShardedModule):
             before[0] = before[0] + (chunk.entering["before"] or 0.0)
         if chunk.continues:
             after[-1] = after[-1] + (chunk.entering["after"] or 0.0)
-        return Outbox(outputs={"before": np.concatenate(before), "after": np.concatenate(after)})
+        whole = np.array([piece.sum() for piece in pieces])
+        return Outbox(outputs={"before": np.concatenate(before), "after": np.concatenate(after), "whole": whole})

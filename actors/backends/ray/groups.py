@@ -89,7 +89,7 @@ class RayGroup:
             learnt = workers.call(0, "begin", *samples)
             learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
             answers, metrics = respond(workers, learnt, sweep)
-            summary, state, outputs = workers.conclude(learnt, metrics, answers)
+            summary, state, outputs = workers.conclude(continued, learnt, metrics, answers)
             result = workers.get(summary)
             headers = [workers.get(answer.summary).messages for answer in answers]
         finally:
@@ -150,9 +150,9 @@ class _Workers:
             self._backend.blame(self._module, self._unfinished())
             raise
 
-    def conclude(self, learnt: Any, metrics: Any, answers: Sequence[_Answer]) -> Any:
+    def conclude(self, continued: Sequence[bool], learnt: Any, metrics: Any, answers: Sequence[_Answer]) -> Any:
         """End the call in the first worker; return references to the summary, the state and the outputs."""
-        return self._send(0, "conclude_shard", 3, learnt, metrics, *(answer.outputs for answer in answers))
+        return self._send(0, "conclude_shard", 3, continued, learnt, metrics, *(answer.outputs for answer in answers))
 
     def close(self) -> None:
         """Let the workers release their rows."""

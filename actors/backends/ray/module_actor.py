@@ -114,11 +114,13 @@ class ModuleActor:
             return answer
         return tuple(answer) if returns > 1 else next(iter(answer))
 
-    def conclude_shard(self, incarnation: str, learnt: Any, metrics: Any, *outputs: Any) -> tuple[Any, ...]:
+    def conclude_shard(
+        self, incarnation: str, continued: Sequence[bool], learnt: Any, metrics: Any, *outputs: Any
+    ) -> tuple[Any, ...]:
         """End a call in its first worker; return the summary without messages, the state, and the joined outputs."""
         self._begin(incarnation)
         result = self._shard_host.conclude_call(learnt, metrics)
-        joined = join_outputs(outputs, self._shard_host.shared_module.row_outputs)
+        joined = join_outputs(self._shard_host.shared_module, outputs, continued)
         return (ModuleResult[None, bytes](metrics=result.metrics, seconds=result.seconds), result.state, joined)
 
     def close_shard(self) -> None:

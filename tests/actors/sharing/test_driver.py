@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from actors.backends.shard_host import join_outputs
 from actors.errors import MessageError, ModuleError
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header, Message
@@ -39,11 +40,9 @@ def update(make, extents, message=None, learnt=None, **context):
     answers, metrics = respond(workers, learnt, sweep)
     answers, metrics = [workers.get(answer) for answer in answers], workers.get(metrics)
     workers.close()
-    rows = set(modules[0].row_outputs)
-    outputs = {
-        name: np.concatenate([a.outputs[name] for a in answers]) if name in rows else value
-        for name, value in answers[0].outputs.items()
-    }
+    outputs = join_outputs(
+        modules[0], [a.outputs for a in answers], [s.rows.chunk(s.extent.first).continued for s in shards]
+    )
     return workers.get(learnt), outputs, metrics, answers
 
 
@@ -110,6 +109,7 @@ def test_scans_bring_the_rows_before_and_after_into_each_chunk(lengths, cuts):
         values = whole[first:end].sum(axis=1)
         np.testing.assert_array_equal(outputs["before"][first:end], values.cumsum() - values)
         np.testing.assert_array_equal(outputs["after"][first:end], values[::-1].cumsum()[::-1] - values)
+    np.testing.assert_array_equal(outputs["whole"], np.add.reduceat(whole.sum(axis=1), starts[:-1]))
 
 
 def test_messages_of_workers_have_the_pieces_of_sequences_among_their_rows():
