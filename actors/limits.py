@@ -47,6 +47,9 @@ MAX_NUMBER_CHARACTERS = 100
 MAX_MODULES = 200
 """Modules of a model file; each is a process."""
 
+MAX_WORKERS = 4096
+"""Workers of a module."""
+
 MAX_CONNECTIONS = 2_000
 """Connections of a model file, chains counted by their parts."""
 

@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from actors.backends.step_parameters import sharing_problems
 from actors.coordination.events import Emit, ignore
 from actors.coordination.session import RunSpec
 from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
 from actors.graph.registry import validated_parameters
-from actors.graph.spec import Connection, ModuleSpec, Resources
-from actors.limits import MAX_NAME_CHARACTERS, MAX_PREDICTED_ROWS
+from actors.graph.spec import Connection, ModuleSpec, Resources, Sharing
+from actors.limits import MAX_NAME_CHARACTERS, MAX_PREDICTED_ROWS, MAX_WORKERS
 from actors.types import Array, IntArray
 from actors.variables import local_runs, ray_address
 from runner import spellings as spelling
@@ -80,6 +81,10 @@ class Handle:
         Number of threads of the process.
     num_gpus : float or "auto"
         Number of GPUs; "auto" uses one if there is one.
+    workers : int or "auto", optional
+        Number of processes that share the module's rows; by default one process has all rows and learns by ``update``.
+    chunk, sample_rows : int, optional
+        Rows that are computed together, and rows of the sample from which the module starts, where workers share rows.
     **parameters
         Parameters of the module type, also as the SERKET toolkits spell them (:mod:`runner.spellings`).
 
@@ -110,6 +115,7 @@ class Handle:
             self.category, self.notes = check_categories(category, f"{label}: category")
         self.threads = _checked_integer(options.pop("threads", 1), f"{label}: threads", 1)
         self.resources = Resources(num_gpus=_checked_gpus(options.pop("num_gpus", 0.0), label))
+        self.sharing = _checked_sharing(options, label)
         self.code: tuple[str, ...] = ()
         load_dir = options.pop("load_dir", None)
         if load_dir is not None and not isinstance(load_dir, str | os.PathLike):
@@ -510,8 +516,12 @@ class Model:
         code = Path(self._stack.enter_context(TemporaryDirectory(prefix="serket-networks-")))
         for handle in handles:
             handle.complete(code)
-        specs = {h: ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources, h.code) for h in handles}
+        specs = {
+            h: ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources, h.code, h.sharing) for h in handles
+        }
         graph = Graph(specs.values(), [Connection(lower.name, h.name) for h in handles for lower in h.below])
+        for problem in sharing_problems(graph).values():
+            raise ModuleError(problem)
         data = check_sources({handle.name: handle.data for handle in observations}, graph)
         categories = {h.name: h.category for h in handles if h.category is not None}
         check_category_counts(categories, data, graph)
@@ -669,6 +679,20 @@ def _checked_gpus(value: Any, label: str) -> float | Literal["auto"]:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < float("inf"):
         raise ModuleError(f"{label}: num_gpus is {brief(value)}, expected a number of at least 0, or 'auto'")
     return float(value)
+
+
+def _checked_sharing(options: dict[str, Any], label: str) -> Sharing | None:
+    """Take what says how workers share rows from the options of a handle; None if there is nothing."""
+    given: dict[str, Any] = {}
+    for name in ("workers", "chunk", "sample_rows"):
+        value = options.pop(name, None)
+        if name == "workers" and isinstance(value, str) and value == "auto":
+            given[name] = value
+        elif value is not None:
+            given[name] = _checked_integer(value, f"{label}: {name}", 1)
+    if isinstance(given.get("workers"), int) and given["workers"] > MAX_WORKERS:
+        raise ModuleError(f"{label}: workers is {given['workers']}, expected at most {MAX_WORKERS}")
+    return Sharing(**given) if given else None
 
 
 def _shown_handle(given: Any) -> str:

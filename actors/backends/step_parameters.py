@@ -19,8 +19,10 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from actors.coordination.backend import ModuleCall
 from actors.errors import ModuleError
-from actors.graph.registry import ValidatedParameters, make_parameters
+from actors.graph.graph import Graph
+from actors.graph.registry import ValidatedParameters, find, make_parameters
 from actors.module import Module
+from actors.sharing.contract import sharing_problem
 from actors.types import State
 
 ENTRY = "__set__"
@@ -124,6 +126,21 @@ def parameters_by_step(cls: type[Module[Any]], own: Any, steps: Sequence[Mapping
         if each not in applied:
             applied.append(each)
     return [replace(own, **each) if each else own for each in applied]
+
+
+def sharing_problems(graph: Graph) -> dict[str, str]:
+    """Return, by module, why workers cannot share its rows with the parameters of each of its steps."""
+    problems: dict[str, str] = {}
+    steps = graph.schedule.leaves()
+    for name, spec in graph.modules.items():
+        if spec.sharing is None:
+            continue
+        cls = find(spec.type)
+        own = make_parameters(cls, spec.parameters)
+        for parameters in parameters_by_step(cls, own, [step.overrides for step in steps if step.module == name]):
+            if problem := sharing_problem(cls, parameters):
+                problems[name] = f"module {name!r} {problem}"
+    return problems
 
 
 def _learns(cls: type[Module[Any]], own: Any, overrides: Mapping[str, Any]) -> bool:

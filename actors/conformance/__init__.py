@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from actors.conformance.inbox_checks import InboxChecks
 from actors.conformance.recovery_checks import RecoveryChecks
 from actors.conformance.sample_messages import PortMessages
+from actors.conformance.sharing_checks import SharingChecks
 from actors.conformance.state_checks import StateChecks
 from actors.errors import MessageError, ModuleError
 from actors.graph.registry import make_parameters
@@ -44,7 +45,7 @@ class Outcome:
     sentence: str = ""
 
 
-class ModuleChecks(StateChecks, InboxChecks, RecoveryChecks):
+class ModuleChecks(StateChecks, InboxChecks, SharingChecks, RecoveryChecks):
     """The checks of one module, as a base class for a test class of pytest or for ``serket check``.
 
     A check that does not apply to a module is skipped; a check that an author sets to None is left out. If random

@@ -220,6 +220,10 @@ class ModuleHarness:
         )
         return call, [dict(message.arrays) for message in sent]
 
+    def make_message(self, port: str, arrays: Arrays) -> Message:
+        """Return a message to a port, with read-only arrays as in a run."""
+        return self._make_message(port, arrays, read_only=True)
+
     def _make_message(self, port: str, given: Arrays, read_only: bool) -> Message:
         arrays = {name: _read_only(as_wire(array)) if read_only else np.array(array) for name, array in given.items()}
         declared = next(each for each in self.cls.ports if each.name == port)

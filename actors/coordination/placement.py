@@ -135,8 +135,24 @@ def allocate_gpus(graph: Graph, nodes: Sequence[Node], placement: Placement | No
     return required
 
 
-def build_bundles(graph: Graph, gpus: Mapping[str, float], placement: Placement) -> list[Bundle]:
+def worker_name(module: str, rank: int) -> str:
+    """Return the name of a worker; the first one has that of its module."""
+    return f"{module}#{rank}" if rank else module
+
+
+def worker_counts(graph: Graph, nodes: Sequence[Node]) -> dict[str, int]:
+    """Return the number of workers of each module whose rows workers share; ``auto`` is one for each core there is."""
+    cores = max(1, int(sum(node.total.get("CPU", 0.0) for node in nodes)))
+    shared = {name: spec.sharing.workers for name, spec in graph.modules.items() if spec.sharing is not None}
+    return {name: cores if count == "auto" else count for name, count in shared.items()}
+
+
+def build_bundles(
+    graph: Graph, gpus: Mapping[str, float], placement: Placement, workers: Mapping[str, int] | None = None
+) -> list[Bundle]:
     """Return the bundles of a graph's modules; modules that share a node are in one bundle.
+
+    Each further one of a module's `workers` (:func:`worker_counts`) is a bundle of its own, after those of the modules.
 
     Raises
     ------
@@ -161,6 +177,13 @@ def build_bundles(graph: Graph, gpus: Mapping[str, float], placement: Placement)
                         f"but require both {key}={selector[key]} and {key}={value}"
                     )
         bundles.append(Bundle(group, request, selector, placement.is_constrained))
+    for name, count in (workers or {}).items():
+        resources = graph.modules[name].resources
+        own = resource_request(resources, gpus[name])
+        bundles += [
+            Bundle((worker_name(name, rank),), own, resources.label_selector, placement.is_constrained)
+            for rank in range(1, count)
+        ]
     return bundles
 
 
@@ -227,7 +250,8 @@ def check_placement(graph: Graph, nodes: Sequence[Node], gpus: Mapping[str, floa
     BackendError
         If a bundle does not fit on any node, where Ray would wait forever; names the request and the nodes' resources.
     """
-    for assignment in assign(build_bundles(graph, gpus, placement), nodes, placement.strategy):
+    bundles = build_bundles(graph, gpus, placement, worker_counts(graph, nodes))
+    for assignment in assign(bundles, nodes, placement.strategy):
         if assignment.node is None:
             raise BackendError(assignment.missing)
 

@@ -45,7 +45,7 @@ BUILT_IN: dict[str, str] = {
 }
 """Short name → location of the class. A string, so that nothing is imported before it is needed (torch above all)."""
 
-RESERVED = frozenset({"type", "threads", "resources"})
+RESERVED = frozenset({"type", "threads", "resources", "workers", "chunk", "sample_rows"})
 """Keys of a module in a model file that are not parameters."""
 
 GROUP = "serket_actors.modules"

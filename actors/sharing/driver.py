@@ -63,11 +63,17 @@ def learn(workers: Workers, learnt: Any) -> tuple[Any, int]:
     plan, sweep = workers.get(workers.call(0, "plan", learnt)), 0
     finished = plan.finished
     while not finished:
-        brought = _scan(workers, plan.scans, learnt, sweep)
-        parts = [workers.call(w, "accumulate", learnt, sweep, plan.scans, *brought[w]) for w in range(workers.count)]
+        parts = accumulate_once(workers, learnt, sweep, plan)
         learnt, done = workers.call(0, "maximise", learnt, sweep, *parts, returns=2)
         finished, sweep = workers.get(done), sweep + 1
     return learnt, sweep
+
+
+def accumulate_once(workers: Workers, learnt: Any, sweep: int, plan: Plan | None = None) -> list[Any]:
+    """Let a group do one pass; return the sums of each worker."""
+    plan = plan or workers.get(workers.call(0, "plan", learnt))
+    brought = _scan(workers, plan.scans, learnt, sweep)
+    return [workers.call(w, "accumulate", learnt, sweep, plan.scans, *brought[w]) for w in range(workers.count)]
 
 
 def respond(workers: Workers, learnt: Any, sweep: int = 0) -> tuple[list[Any], Any]:
@@ -135,6 +141,10 @@ class Worker:
     def maximise(self, learnt: State, sweep: int, *parts: Any) -> tuple[State, bool]:
         """As :meth:`actors.sharing.shard.Root.maximise`."""
         return self._root.maximise(learnt, sweep, parts)
+
+    def total(self, *parts: Any) -> Any:
+        """As :meth:`actors.sharing.shard.Root.total`."""
+        return self._root.total(parts)
 
     def conclude(self, learnt: State, *parts: Any) -> dict[str, float]:
         """As :meth:`actors.sharing.shard.Root.conclude`."""

@@ -179,12 +179,19 @@ class _Collected:
             array = np.asarray(given)
             if name in named:
                 if array.shape[:1] != (len(chunk),):
-                    raise ModuleError(f"{name} of chunk {chunk.index} has {array.shape}, expected {len(chunk)} rows")
+                    raise ModuleError(
+                        f"{name} of chunk {chunk.index} has the shape {array.shape}, expected {len(chunk)} rows"
+                    )
                 if name not in into:
                     into[name] = np.empty((self._rows.extent.stop - start, *array.shape[1:]), array.dtype)
                 into[name][chunk.rows.start - start : chunk.rows.stop - start] = array
             elif name not in into:
                 into[name] = array
+            elif name != "lengths" and not np.array_equal(into[name], array, equal_nan=array.dtype.kind == "f"):
+                raise ModuleError(
+                    f"{name} differs between chunks {self._rows.extent.first} and {chunk.index}; list an output whose "
+                    "first dimension is the rows in row_outputs"
+                )
 
     def outputs(self) -> dict[str, Array]:
         """Return the outputs; those of sequences have one value for each piece among the worker's rows."""
@@ -236,10 +243,14 @@ class Root:
 
     def maximise(self, learnt: State, sweep: int, parts: Sequence[Parts[Statistics]]) -> tuple[State, bool]:
         """Return the next parameters, and whether the update's passes are finished."""
-        statistics = self._total(parts, add_statistics)
+        statistics = self.total(parts)
         context = replace(self.context, sweep=sweep)
         learnt = dict(self.module.maximise(statistics, learnt, context))
         return learnt, self.module.is_finished(learnt, sweep + 1, context)
+
+    def total(self, parts: Sequence[Parts[Statistics]]) -> Statistics:
+        """Return the sums over all rows."""
+        return self._total(parts, add_statistics)
 
     def conclude(self, learnt: State, parts: Sequence[Parts[Mapping[str, float]]]) -> dict[str, float]:
         """Return the metrics of the update."""

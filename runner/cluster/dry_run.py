@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.coordination.placement import Assignment, Node, allocate_gpus, assign, build_bundles
+from actors.coordination.placement import Assignment, Node, allocate_gpus, assign, build_bundles, worker_counts
 from runner.config.run_config import RunConfig
 from runner.report.console import SafeConsole
 
@@ -52,7 +52,8 @@ def dry_run(config: RunConfig, address: str | None) -> DryRunReport:
     """
     nodes = _cluster_nodes(address)
     graph, placement = config.graph, config.cluster.to_model()
-    bundles = build_bundles(graph, allocate_gpus(graph, nodes, placement), placement)
+    gpus = allocate_gpus(graph, nodes, placement)
+    bundles = build_bundles(graph, gpus, placement, worker_counts(graph, nodes))
     return DryRunReport(assign(bundles, nodes, placement.strategy, free=True), len(nodes), config.cluster.nodes)
 
 

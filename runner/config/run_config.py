@@ -22,17 +22,19 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
     model_serializer,
 )
 
+from actors.backends.step_parameters import sharing_problems
 from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
 from actors.graph.registry import ValidatedParameters, add_code_directories
 from actors.graph.schedule import Block, Schedule, Step
-from actors.graph.spec import Connection, ModuleSpec
-from actors.limits import MAX_MODULES, MAX_REPORTED_PROBLEMS
+from actors.graph.spec import Connection, ModuleSpec, Sharing
+from actors.limits import MAX_MODULES, MAX_REPORTED_PROBLEMS, MAX_WORKERS
 from actors.types import Array
 from runner.config.cross_checks import (
     DATA,
@@ -82,6 +84,9 @@ __all__ = [
 ]
 
 
+_SHARING_KEYS = ("workers", "chunk", "sample_rows")
+
+
 class ModuleConfig(Section):
     """A module: its type, threads, resources and, as further keys, its parameters."""
 
@@ -91,6 +96,20 @@ class ModuleConfig(Section):
     type: str
     threads: Annotated[int, Field(ge=1)] = 1
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] | None = None
+    chunk: Annotated[int, Field(ge=1)] | None = None
+    sample_rows: Annotated[int, Field(ge=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if key not in _SHARING_KEYS or value is not None}
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How workers share the module's rows; None if the model says nothing of it."""
+        given = {key: value for key in _SHARING_KEYS if (value := getattr(self, key)) is not None}
+        return Sharing(**given) if given else None
 
     @property
     def parameters(self) -> ValidatedParameters:
@@ -231,6 +250,8 @@ class RunConfig(Section):
             steps = self.graph.schedule.leaves()
         except (GraphError, ModuleError) as error:
             return [(("connections",), str(error))]
+        if problems := [(("modules", name, "workers"), text) for name, text in sharing_problems(self.graph).items()]:
+            return problems
         if not self.schedule.steps:
             self.schedule.steps = [StepConfig(module=step.module) for step in steps]
         learning = {step.module for step in steps}
@@ -273,7 +294,8 @@ class RunConfig(Section):
         for name, module in self.modules.items():
             resources = self.cluster.modules.get(name, module.resources).to_model()
             code = tuple(map(str, self.code))
-            specs.append(ModuleSpec(name, module.type, module.parameters, module.threads, resources, code))
+            parameters, sharing = module.parameters, module.sharing
+            specs.append(ModuleSpec(name, module.type, parameters, module.threads, resources, code, sharing))
         return specs
 
     def _connections(self) -> list[Connection]:

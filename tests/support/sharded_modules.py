@@ -46,13 +46,16 @@ class KMeans(ShardedModule):
         log_norm = np.logaddexp.reduce(log_likelihood, axis=1)
         arrays = {"log_prob": log_likelihood - log_norm[:, None], "log_norm": log_norm, **rows_of(message)}
         outputs = {"class": log_likelihood.argmax(axis=1), "centres": learnt["centres"]}
-        return Outbox([OutgoingMessage("class_posteriors", arrays)], {"score": float(log_norm.sum())}, outputs)
+        score = log_norm.sum() if message.mask is None else log_norm[~message.mask].sum()
+        return Outbox([OutgoingMessage("class_posteriors", arrays)], {"score": float(score)}, outputs)
 
     def present(self, inbox):
         message = inbox.require("latent_vectors")
         return message["mean"] if message.mask is None else message["mean"][~message.mask]
 
     def log_likelihood(self, x, learnt):  # log N(x | centre, I), (N, K)
+        if x.shape[1] != learnt["centres"].shape[1]:
+            raise ModuleError(f"vectors of size {x.shape[1]} do not match the learnt centres")
         distance = ((x[:, None] - learnt["centres"]) ** 2).sum(axis=2)
         return -0.5 * (distance + x.shape[1] * np.log(2 * np.pi))
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from actors.errors import ModuleError
 from actors.messaging.message import rows_of
 from actors.module import Outbox, OutgoingMessage
+from tests.support.sharded_modules import KMeans as SoundShared
 from tests.support.sound_module import Sound
 
 # --- its declaration ----------------------------------------------------------------------------------------------
@@ -507,3 +508,30 @@ class IntegerNameInState(ExtraInState):
     """Has an integer as a name in its state, which would come back as a text."""
 
     extra = {3: 4}
+
+
+# --- rows that workers share --------------------------------------------------------------------------------------
+
+
+class RemembersChunks(SoundShared):
+    """Adds to the score the number of chunks that its worker had before."""
+
+    def respond(self, chunk, learnt, context):
+        outbox = super().respond(chunk, learnt, context)
+        self.before = getattr(self, "before", 0) + 1 if chunk.index else 0
+        return Outbox(outbox.messages, {"score": outbox.metrics["score"] + self.before}, outbox.outputs)
+
+
+class AveragesRows(SoundShared):
+    """Returns means over the rows of a chunk in place of sums."""
+
+    def accumulate(self, chunk, learnt, context):
+        return {name: value / len(chunk) for name, value in super().accumulate(chunk, learnt, context).items()}
+
+
+class ChangesParameters(SoundShared):
+    """Writes the new parameters into the old ones."""
+
+    def maximise(self, statistics, learnt, context):
+        learnt["centres"][:] = super().maximise(statistics, learnt, context)["centres"]
+        return learnt

@@ -14,7 +14,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import ray
@@ -34,7 +34,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.module_host import ModuleHost
 from actors.backends.ray.deaths import death_reason, describe_memory_kills, memory_figures
-from actors.backends.ray.groups import RayGroup, worker_name
+from actors.backends.ray.groups import RayGroup
 from actors.backends.ray.module_actor import (
     MODULE_TITLE,
     RemoteModule,
@@ -53,6 +53,8 @@ from actors.coordination.placement import (
     assign,
     build_bundles,
     check_placement,
+    worker_counts,
+    worker_name,
 )
 from actors.coordination.recovery import RecoveryPolicy
 from actors.errors import (
@@ -68,7 +70,7 @@ from actors.errors import (
     shorten_text,
 )
 from actors.graph.graph import Graph
-from actors.graph.spec import ModuleSpec, Sharing
+from actors.graph.spec import ModuleSpec
 from actors.limits import KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
 from actors.messaging.message import SCHEMA
 from actors.sharing.chunks import flatten
@@ -160,7 +162,8 @@ class RayBackend:
         self._specs, self._uses_gpu = dict(graph.modules), graph.uses_gpu
         for name in graph.modules:
             self._end_former_actors(name)
-        bundles = build_bundles(graph, self._gpus, self._placement)
+        workers = worker_counts(graph, nodes())
+        bundles = build_bundles(graph, self._gpus, self._placement, workers)
         self._bundles = {name: bundle for bundle in bundles for name in bundle.modules}
         if self._placement.is_constrained:
             self._group = ModulePlacementGroup(bundles, self._placement.strategy, self._namespace)
@@ -170,24 +173,21 @@ class RayBackend:
             self._slots[name] = tuple(slot.name for slot in slots)
             names = [name]
             if spec.sharing is not None:
-                self._groups[name] = RayGroup(self, spec, self._slots[name], self._worker_count(spec.sharing))
+                self._groups[name] = RayGroup(self, spec, self._slots[name], workers[name])
                 names = self._groups[name].names
             for worker in names:
                 self._actors[worker] = RemoteModule.options(
                     name=worker,
                     namespace=self._namespace,
-                    **(self._group.actor_options(name, *reserved) if self._group else actor_options(*reserved)),
+                    **(self._group.actor_options(worker, *reserved) if self._group else actor_options(*reserved)),
                     max_restarts=-1,
                     lifetime=self._lifetime,
                 ).remote(spec, slots, graph.kinds, self._make_host)
                 self._specs[worker], self._gpus[worker] = spec, self._gpus[name]
-                self._bundles[worker] = self._bundles[name]
         places = []
         for name, actor in self._actors.items():  # a process that halts while it is prepared has to be known by then
-            place = self._await_place(name)
+            places.append(replace(self._await_place(name), module=name))
             self._prepared[name] = actor.prepare.remote()
-            if name in graph.modules:
-                places.append(place)
         return places
 
     def await_prepared(self, module: str) -> str:
@@ -218,10 +218,8 @@ class RayBackend:
         if module in self._groups:
             # Those that do not answer first: calls of others wait for their answers, and with them all later calls.
             workers = sorted(self._workers_of(module), key=lambda worker: worker not in self._unresponsive)
-            for worker in workers:
-                if self._is_gone(worker):
-                    self._restart_worker(worker)
-            return self._places[module]
+            restarted = [replace(self._restart_worker(each), module=each) for each in workers if self._is_gone(each)]
+            return restarted[0] if restarted else self._places[module]
         return self._restart_worker(module)
 
     def _restart_worker(self, module: str) -> ModulePlaced:
@@ -402,12 +400,6 @@ class RayBackend:
     def _workers_of(self, module: str) -> list[str]:
         """Return the names of the actors of a module's workers; the first is the module's."""
         return self._groups[module].names if module in self._groups else [module]
-
-    def _worker_count(self, sharing: Sharing) -> int:
-        """Return the number of workers; ``auto`` is one for each core of the cluster."""
-        if sharing.workers != "auto":
-            return sharing.workers
-        return max(1, int(sum(resources.get("CPU", 0.0) for resources in alive_nodes().values())))
 
     def _is_gone(self, worker: str) -> bool:
         """Return whether a worker is to be replaced: it did not answer in time, died, or Ray has restarted it."""

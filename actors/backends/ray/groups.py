@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from actors.backends.shard_host import extents_for
 from actors.coordination.backend import MessageRef, ModuleCall, ModuleResult, Ref, ResultRef
+from actors.coordination.placement import worker_name
 from actors.errors import ModuleDiedError, ModuleError, ModuleFailedError
 from actors.graph.spec import ModuleSpec
 from actors.messaging.codec import pack_header, unpack_header
@@ -25,11 +26,6 @@ from actors.sharing.driver import learn, respond
 
 if TYPE_CHECKING:
     from actors.backends.ray.backend import RayBackend
-
-
-def worker_name(module: str, rank: int) -> str:
-    """Return the name of a worker's actor; the first one has that of its module."""
-    return f"{module}#{rank}" if rank else module
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,139 @@
+"""Checks of modules whose rows workers can share: sums add up, and no bit depends on the number of workers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from actors.backends.shard_host import ShardHost, call_group
+from actors.conformance.base import BaseChecks, Case
+from actors.conformance.harness import MODULE, find_difference
+from actors.conformance.sample_messages import PortMessages
+from actors.coordination.backend import ModuleResult
+from actors.errors import MessageError, ModuleError
+from actors.graph.registry import make_parameters
+from actors.graph.spec import Sharing
+from actors.module import Context, Inbox, Mode
+from actors.sharing.chunks import Extent, ShardedArrays, join_arrays
+from actors.sharing.contract import ShardedModule, sharing_problem
+from actors.sharing.driver import LocalWorkers, accumulate_once, open_group, respond, start_on_sample
+from actors.sharing.shard import Shard, Statistics
+from actors.types import State
+
+CHUNK_ROWS = 5
+"""Rows of a chunk in the checks: the messages have several chunks, the last of which has fewer rows."""
+
+TOLERANCE = 1e-9
+"""Largest difference of sums over the same rows in other chunks, relative to the largest value of the array."""
+
+
+class SharingChecks(BaseChecks):
+    """Checks of :class:`actors.sharing.contract.ShardedModule`; skipped for other modules."""
+
+    def test_any_number_of_workers_gives_the_same_bits(self) -> None:
+        """Updates and recognition by 1, 2, 3 and more workers, one for each chunk, are bitwise equal."""
+        for case in self._shared_cases():
+            chunks = -(-self.rows // CHUNK_ROWS)
+            alone = self._run_group(1, case)
+            for workers in sorted({2, 3, chunks}):
+                failure = f"{workers} workers give other results than one"
+                self.check_equal(alone, self._run_group(workers, case), failure)
+
+    def test_its_statistics_add_up(self) -> None:
+        """The sums over chunks are those over all rows as one chunk.
+
+        Not applicable where the statistics depend on random draws, since each chunk has its own.
+        """
+        for case in self._shared_cases():
+            module, inbox = self._module(), self._inbox(case.first_messages)
+            context = Context(MODULE, receivers=self.harness.receivers, sweep=0)
+            learnt = self._start(module, inbox, context)
+            whole = self._sums(module, inbox, learnt, self.rows, context)
+            if find_difference(whole, self._sums(module, inbox, learnt, self.rows, replace(context, seed=1))):
+                self.skip("its statistics depend on random draws")
+            parts = self._sums(module, inbox, learnt, CHUNK_ROWS, context)
+            if whole.keys() != parts.keys():
+                self.fail(f"the statistics have other names in other chunks: {sorted(whole.keys() ^ parts.keys())}")
+            for name, value in whole.items():
+                scale = np.abs(value).max(initial=0.0)
+                if not np.allclose(parts[name], value, rtol=0.0, atol=TOLERANCE * scale):
+                    self.fail(f"the statistics {name!r} of chunks do not add up to those of all rows; return sums")
+
+    def test_a_pass_does_not_change_the_parameters(self) -> None:
+        """accumulate, maximise and respond return what is new, and leave the given parameters as they are."""
+        for case in self._shared_cases():
+            module, inbox = self._module(), self._inbox(case.first_messages)
+            context = Context(MODULE, receivers=self.harness.receivers, sweep=0)
+            learnt = self._start(module, inbox, context)
+            before = copy.deepcopy(dict(learnt))
+            workers, _ = self._open(module, inbox, CHUNK_ROWS, context)
+            workers.call(0, "maximise", learnt, 0, *accumulate_once(workers, learnt, 0), returns=2)
+            respond(workers, learnt, 1)
+            self.check_equal(before, dict(learnt), "a pass changes the parameters that it was given; return new ones")
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _shared_cases(self) -> Sequence[Case]:
+        cls = self.harness.cls
+        if problem := sharing_problem(cls, make_parameters(cls, self.parameters)):
+            self.skip(f"a module {problem}")
+        return self.cases_with_input()
+
+    def _module(self) -> ShardedModule[Any]:
+        module = self.harness.new_module()
+        assert isinstance(module, ShardedModule)
+        return module
+
+    def _inbox(self, messages: PortMessages) -> Inbox:
+        return Inbox([self.harness.make_message(port, arrays) for port, arrays in messages.items()])
+
+    def _start(self, module: ShardedModule[Any], inbox: Inbox, context: Context) -> State:
+        _, shards = self._open(module, inbox, self.rows, context)
+        return start_on_sample(module, shards, context, self.rows)
+
+    def _open(
+        self, module: ShardedModule[Any], inbox: Inbox, size: int, context: Context
+    ) -> tuple[LocalWorkers, list[Shard]]:
+        whole = Extent(self.rows, size)
+        return open_group([module], inbox, [whole.part(0, 1)], context)
+
+    def _sums(self, module: ShardedModule[Any], inbox: Inbox, learnt: State, size: int, context: Context) -> Statistics:
+        workers, _ = self._open(module, inbox, size, context)
+        parts = accumulate_once(workers, learnt, 0)
+        total: Statistics = workers.get(workers.call(0, "total", *parts))
+        return total
+
+    def _run_group(self, workers: int, case: Case) -> dict[str, Any]:
+        """Return state, messages, outputs and metrics of two updates and of a recognition."""
+        spec = replace(self.harness.graph.modules[MODULE], sharing=Sharing(workers, CHUNK_ROWS, self.rows))
+        hosts = [ShardHost(spec, self.harness.graph.slots(MODULE)) for _ in range(workers)]
+        for host in hosts:
+            host.prepare("cpu")
+        results: dict[str, Any] = {}
+        later = case.later_messages
+        steps: list[tuple[Mode, PortMessages, int]] = [
+            ("update", case.first_messages, 1),
+            ("update", later, 2),
+            ("recognize", later, 3),
+        ]
+        for mode, messages, round in steps:
+            call, arrays = self.harness.make_call(mode, messages, round=round)
+            try:
+                results |= _parts_of(call_group(hosts, call, arrays), f"{mode} {round}")
+            except (ModuleError, MessageError) as error:
+                self.fail(f"{mode} by {workers} workers is refused: {error}")
+        return results
+
+
+def _parts_of(result: ModuleResult[Any, Any], name: str) -> dict[str, Any]:
+    """Return the parts of a group's result, with messages joined, under names for failure sentences."""
+    messages = {
+        slot: join_arrays(sent.header.kind, sent.arrays) if isinstance(sent.arrays, ShardedArrays) else sent.arrays
+        for slot, sent in result.messages.items()
+    }
+    parts = {"state": result.state, "output": result.outputs, "metric": dict(result.metrics), "message": messages}
+    return {f"{what} of {name}": value for what, value in parts.items()}
