@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.errors import ModuleError
 from actors.module import Context, Inbox, Module, Outbox
-from actors.sharing.chunks import Chunk
+from actors.sharing.chunks import Chunk, Extent
 from actors.sharing.driver import answer_alone, update_alone
 from actors.sharing.shard import Statistics
 from actors.types import State
@@ -72,6 +72,13 @@ class ShardedModule(Module[P]):
         context : Context
             Its generator is that of the chunk and the pass (:attr:`actors.module.Context.sweep`).
         """
+
+    def selects(self, index: int, extent: Extent, learnt: State, context: Context) -> bool:  # noqa: ARG002 (overridden)
+        """Return whether the chunk `index` takes part in this pass, as all do by default.
+
+        A module that learns from batches accumulates a few chunks in each pass. The answer is the same in every worker.
+        """
+        return True
 
     @abstractmethod
     def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:

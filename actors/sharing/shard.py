@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 Statistics: TypeAlias = Mapping[str, FloatArray]
 """Sums over rows, by name: arrays of float64 that have the same shapes for every chunk."""
+
+NOTHING: Mapping[str, Any] = {}
+"""The statistics of a chunk that takes no part in a pass."""
 
 Parts: TypeAlias = Mapping[Node, T]
 """Values of nodes of the tree."""
@@ -73,7 +76,7 @@ class Shard:
             lambda chunk, context: self.module.summarise(scan, chunk, learnt, context),
             lambda left, right: self.module.combine(scan, left, right),
             sweep,
-            keep,
+            keep=keep,
         )
 
     def accumulate(self, learnt: State, sweep: int, entering: Entering) -> Parts[Statistics]:
@@ -84,7 +87,10 @@ class Shard:
             given = self.module.accumulate(chunk, learnt, context)
             return {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}
 
-        return self._combined(one, add_statistics, sweep)
+        def selects(index: int, context: Context) -> bool:
+            return self.module.selects(index, self.extent, learnt, context)
+
+        return self._combined(one, add_statistics, sweep, selects=selects)
 
     def respond(self, learnt: State, sweep: int, entering: Entering) -> ShardAnswer:
         """Return messages and outputs of all chunks, joined."""
@@ -108,15 +114,24 @@ class Shard:
         one: Callable[[Chunk, Context], T],
         combine: Callable[[T, T], T],
         sweep: int,
+        *,
         keep: dict[Node, T] | None = None,
+        selects: Callable[[int, Context], bool] | None = None,
     ) -> dict[Node, T]:
+        """Return the values of this worker's nodes, from the value of `one` for each of its chunks.
+
+        The value of chunks that are not selected is NOTHING.
+        """
         chunks = self.extent.chunks
 
         def value_of(node: Node) -> T | None:
             if node[0] > 0:
                 return None
+            context = replace(self.context, sweep=sweep, chunk=node[1])
+            if selects is not None and not selects(node[1], context):
+                return cast("T", NOTHING)
             entering = {scan: entered[node[1]] for scan, entered in self._entered.items()}
-            return one(self.rows.chunk(node[1], entering), replace(self.context, sweep=sweep, chunk=node[1]))
+            return one(self.rows.chunk(node[1], entering), context)
 
         nodes = covering_nodes(self.extent.first, self.extent.last, chunks)
         return {node: combine_below(node, chunks, value_of, combine, keep) for node in nodes}
@@ -269,6 +284,8 @@ def add_statistics(left: Statistics, right: Statistics) -> Statistics:
     ModuleError
         If they differ in names or shapes.
     """
+    if not left or not right:  # a chunk that takes no part has none
+        return left or right
     if left.keys() != right.keys():
         raise ModuleError(f"the statistics of two chunks have different names: {sorted(left.keys() ^ right.keys())}")
     for name, value in left.items():

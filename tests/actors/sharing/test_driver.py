@@ -156,6 +156,24 @@ def test_rows_are_dealt_out_evenly_and_never_to_more_workers_than_chunks():
     assert [(e.start, e.stop) for e in extents_of(5, SIZE, 2)] == [(0, 5)]
 
 
+@pytest.mark.parametrize("cuts", [[], [3, 9], list(range(1, 16))])
+def test_a_pass_may_use_some_of_the_chunks_alone(cuts):
+    class Batches(KMeans):
+        def selects(self, index, extent, learnt, context):
+            assert extent.rows == N
+            return index % 4 == context.sweep % 4
+
+        def accumulate(self, chunk, learnt, context):
+            assert chunk.index % 4 == context.sweep % 4
+            return super().accumulate(chunk, learnt, context)
+
+    learnt = update(lambda: Batches(KMeans.Parameters(iterations=1)), cut_at(cuts))[0]
+    start = update(kmeans(iterations=0), cut_at([]))[0]["centres"]
+    used = X[np.arange(N) // SIZE % 4 == 0]
+    nearest = ((used[:, None] - start) ** 2).sum(axis=2).argmin(axis=1)
+    np.testing.assert_allclose(learnt["centres"], [used[nearest == k].mean(axis=0) for k in range(3)], rtol=1e-12)
+
+
 def test_statistics_that_do_not_fit_together_are_refused_by_name():
     class Odd(KMeans):
         def accumulate(self, chunk, learnt, context):
