@@ -29,8 +29,11 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Those that need Ray wait for processes most of the time, so they run beside the others.
 test: check
-	$(BIN)/python -m pytest
+	@log=$$(mktemp); $(BIN)/python -m pytest -m ray > $$log 2>&1 & beside=$$!; \
+	$(BIN)/python -m pytest -m "not ray"; here=$$?; \
+	wait $$beside; beside=$$?; cat $$log; rm -f $$log; test $$here -eq 0 && test $$beside -eq 0
 
 # Fault injection: kill modules, coordinators, drivers, nodes and network links, and print what was observed. Most of the
 # time is spent waiting, so two halves run in parallel.
