@@ -37,7 +37,7 @@ test: check
 
 # Fault injection: kill modules, coordinators, drivers, nodes and network links, and print what was observed. Most of the
 # time is spent waiting, so two halves run in parallel.
-FAULTS_HERE := matrix soak power_cut hosts nodes
+FAULTS_HERE := matrix soak power_cut hosts nodes workers
 FAULTS_BESIDE := cluster detached disk driver signals
 
 test-faults: $(VENV)/.installed-dev

@@ -35,18 +35,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.backends.module_host import Arrays, HostResult, ModuleHost
+from actors.backends.shard_host import ShardHost
 from actors.coordination.backend import Backend, ModuleCall, Ref, ResultRef, Task
 from actors.coordination.events import ModulePlaced
+from actors.coordination.placement import worker_name
 from actors.coordination.session import Instrumentation
 from actors.graph.spec import ModuleSpec, Slot
 from actors.module import Context
+from actors.sharing.chunks import Extent
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord, Manifest
 from actors.storage.module_files import LoadRequest, SaveRequest
@@ -182,12 +185,17 @@ def instrumentation(faults: Sequence[str], root: str) -> Instrumentation:
     """
     injector = Injector.of(faults, root)
     return Instrumentation(
-        make_host=partial(FaultyHost, injector=injector),
+        make_host=partial(faulty_host, injector=injector),
         wrap_backend=partial(FaultyBackend, injector=injector),
         make_checkpoints=partial(FaultyCheckpoints, injector=injector),
         before_chain=injector.inject_into_chain,
         clock=faulty_clock,
     )
+
+
+def faulty_host(spec: ModuleSpec, slots: Sequence[Slot], injector: Injector) -> ModuleHost:
+    """Return the host of a module, or of one of its workers, that kills its process in the requested phases."""
+    return (FaultyHost if spec.sharing is None else FaultyShardHost)(spec, slots, injector)
 
 
 class FaultyHost(ModuleHost):
@@ -196,6 +204,7 @@ class FaultyHost(ModuleHost):
     def __init__(self, spec: ModuleSpec, slots: Sequence[Slot], injector: Injector) -> None:
         super().__init__(spec, slots)
         self._injector = injector
+        self._target = spec.name
 
     def prepare(self, device: str) -> str:
         """Prepare the module, after a possible death."""
@@ -241,10 +250,41 @@ class FaultyHost(ModuleHost):
             self._inject(phase, round)
 
     def _recover(self) -> None:
-        self._inject("recovery", self._injector.last_death_of(self.spec.name))
+        self._inject("recovery", self._injector.last_death_of(self._target))
 
     def _inject(self, phase: str, round: int | None) -> None:
-        self._injector.inject(self.spec.name, phase, round)
+        self._injector.inject(self._target, phase, round)
+
+
+class FaultyShardHost(FaultyHost, ShardHost):
+    """The host of a worker that kills its process in the requested phases; targets are ``gmm``, ``gmm#1``, ….
+
+    A worker does not know which one it is before its first call, so that only the first one dies while it is prepared.
+    """
+
+    def open_shard(self, call: ModuleCall, arrays: Sequence[Arrays], extents: Sequence[Extent], rank: int) -> None:
+        """Take the worker's rows, after a possible death."""
+        self._target, self._round = worker_name(self.spec.name, rank), call.round if call.mode == "update" else None
+        self._inject("before", self._round)
+        super().open_shard(call, arrays, extents, rank)
+
+    def run(self, method: str, *values: Any) -> Any:
+        """Run a part of a call, with possible deaths in it and, of all but the first worker, after it."""
+        if method == "accumulate" and self._round is not None:
+            self._in_update(self._round)
+        answer = super().run(method, *values)
+        if method == "respond" and self._round is not None and self._target != self.spec.name:
+            self._inject("after", self._round)
+            threading.Timer(_SOON, self._inject, ("answered", self._round)).start()
+        return answer
+
+    def conclude_call(self, learnt: State, metrics: Mapping[str, float]) -> HostResult:
+        """End a call in the first worker, with possible deaths after it."""
+        result = super().conclude_call(learnt, metrics)
+        if self._round is not None:
+            self._inject("after", self._round)
+            threading.Timer(_SOON, self._inject, ("answered", self._round)).start()
+        return result
 
 
 class FaultyBackend:

@@ -1,0 +1,41 @@
+"""Tests that kill the workers of a module in every phase: the results stay bit-identical."""
+
+import pytest
+
+from actors.backends.fault_injection import HANGS
+from actors.coordination.recovery import RecoveryPolicy
+from actors.storage.checkpoints import Checkpoints
+from tests.actors.backends.test_shared_modules import X, graph
+from tests.conftest import wait_until
+from tests.faults.runs import deaths, digests, named_actors, run, run_undisturbed
+from tests.faults.test_matrix import add_to_table
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.usefixtures("ray_cluster")]
+
+
+def check(tmp_path, faults, rounds, **options):
+    expected = run_undisturbed(graph(1, rounds=rounds), tmp_path / "undisturbed", X)
+    root = tmp_path / "run" / "checkpoints"
+    events = run(graph(3, rounds=rounds), root, faults, X, **options)
+    assert len(deaths(root)) == len(faults)
+    assert Checkpoints(root).names() == expected.names()
+    for fault in faults:
+        target, phase, round = fault.split(":")
+        assert add_to_table(target, phase, int(round), events, root, expected)
+    assert all(digests(Checkpoints(root), name) == digests(expected, name) for name in expected.names())
+    wait_until(lambda: not named_actors())
+
+
+@pytest.mark.parametrize("target", ["kmeans", "kmeans#1", "kmeans#2"])
+def test_a_worker_may_die_before_in_and_after_its_part_of_an_update(tmp_path, target):
+    phases = ("before", "inside", "after", "answered", *(("save",) if target == "kmeans" else ()))
+    check(tmp_path, [f"{target}:{phase}:{2 * n + 1}" for n, phase in enumerate(phases)], 2 * len(phases))
+
+
+@pytest.mark.parametrize("phase", HANGS)
+def test_a_worker_that_does_not_answer_is_replaced(tmp_path, phase):
+    check(tmp_path, [f"kmeans#1:{phase}:2"], 3, recovery=RecoveryPolicy(timeout=5.0))
+
+
+def test_two_workers_may_die_at_once(tmp_path):
+    check(tmp_path, ["kmeans#1:inside:2", "kmeans#2:inside:2"], 3)
