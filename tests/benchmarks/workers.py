@@ -1,0 +1,202 @@
+"""Modules whose rows workers share: one hash for any number of workers, and what sharing costs.
+
+``python -m tests.benchmarks.workers hash`` prints the SHA-256 of all states of each model for 1, 2, 3, 5 and 8 workers,
+in this process and on Ray, with a worker killed, and resumed with fewer workers. ``speed`` prints the time of an update
+of GMM and MM with 1 and 2 workers on Ray, and without workers. Rows are made from a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from actors.backends.in_process import InProcessBackend
+from actors.coordination.coordinator import Coordinator
+from actors.coordination.session import RunSpec
+from actors.graph.graph import Graph
+from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec, Sharing
+from actors.storage.checkpoints import Checkpoints
+
+WORKERS = (1, 2, 3, 5, 8)
+GMM = {"classes": 10, "iterations": 5, "prior_scale": "data", "start": "kmeans"}
+MODELS = {
+    "gmm (vb) + mm": {"gmm": ("gmm", {**GMM, "engine": "vb", "calibrate": True}), "mm": ("markov", {})},
+    "gmm (blocked-gibbs) + mm": {"gmm": ("gmm", {**GMM, "engine": "blocked-gibbs"}), "mm": ("markov", {})},
+    "pca + gmm + mm": {
+        "pca": ("pca", {"latent_dim": 6}),
+        "gmm": ("gmm", {**GMM, "engine": "vb"}),
+        "mm": ("markov", {"test_order": True}),
+    },
+    "vae + gmm + mm": {
+        "vae": ("vae", {"latent_dim": 6, "epochs": 2, "batch_size": 500, "hidden": 32}),
+        "gmm": ("gmm", {**GMM, "engine": "vb"}),
+        "mm": ("markov", {}),
+    },
+}
+
+
+def made_rows(rows: int, dimensions: int = 18, classes: int = 10, seed: int = 0) -> np.ndarray:
+    """Return rows (N, D) float32 of Gaussian classes in cyclic order, with one row in ten of a random class."""
+    generator = np.random.default_rng(seed)
+    centres = 3.0 * generator.normal(size=(classes, dimensions))
+    labels = np.where(generator.random(rows) < 0.1, generator.integers(0, classes, rows), np.arange(rows) % classes)
+    return (centres[labels] + generator.normal(size=(rows, dimensions))).astype(np.float32)
+
+
+def made_lengths(rows: int, seed: int = 0) -> np.ndarray:
+    """Return lengths of sequences, from one row to thousands."""
+    generator, lengths = np.random.default_rng(seed), []
+    while sum(lengths) < rows:
+        lengths.append(min(int(10 ** generator.uniform(0, 3.7)), rows - sum(lengths)))
+    return np.array(lengths)
+
+
+def model(modules, workers: int | None, chunk: int, rounds: int = 2, exchanges: int = 2) -> Graph:
+    """Return a model in which all modules have the same number of workers; None for none."""
+    sharing = None if workers is None else Sharing(workers, chunk)
+    specs = [ModuleSpec("data", "observation")]
+    specs += [ModuleSpec(name, kind, given, sharing=sharing) for name, (kind, given) in modules.items()]
+    names = [spec.name for spec in specs]
+    block = Block((Step("gmm"), Step("mm")), repeat=exchanges)
+    steps = (*(Step(name) for name in names[1:] if name not in ("gmm", "mm")), block)
+    pairs = itertools.pairwise(names)
+    return Graph(specs, [Connection(*pair) for pair in pairs], Schedule(rounds, steps))
+
+
+def hash_of(checkpoints: Checkpoints) -> str:
+    """Return the SHA-256 of the states in the last commit."""
+    modules = checkpoints.manifest(checkpoints.names()[-1]).modules
+    states = sorted((name, record.files["state"].digest) for name, record in modules.items() if name != "data")
+    return hashlib.sha256(repr(states).encode()).hexdigest()
+
+
+def run_here(graph: Graph, root: Path, data: dict, *, resume: bool = False) -> str:
+    """Run a model in this process; return the hash of its last commit."""
+    checkpoints = Checkpoints(root)
+    coordinator = Coordinator(graph, InProcessBackend(), run="workers", checkpoints=checkpoints)
+    if resume:
+        coordinator.resume()
+    else:
+        coordinator.start({"data": data})
+    coordinator.run_rounds()
+    return hash_of(checkpoints)
+
+
+def run_on_ray(graph: Graph, root: Path, data: dict, faults: tuple[str, ...] = ()) -> str:
+    """Run a model on the cluster of this process, with injected faults; return the hash of its last commit."""
+    from actors.backends.fault_injection import instrumentation
+    from actors.coordination.session import Instrumentation
+    from runner.runs.coordinator_client import CoordinatorClient
+
+    injection = instrumentation(faults, str(root)) if faults else Instrumentation()
+    client = CoordinatorClient.launch(RunSpec(graph, "workers", 0, str(root), instrumentation=injection), patience=30.0)
+    try:
+        for _ in client.begin({"data": data}):
+            pass
+    finally:
+        client.stop()
+    return hash_of(Checkpoints(root))
+
+
+def print_hashes(rows: int, chunk: int, ray: bool) -> bool:
+    """Print one line for each model and way of running it; return whether all hashes of a model are equal."""
+    data = {"values": made_rows(rows), "lengths": made_lengths(rows)}
+    equal = True
+    for name, modules in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            found = {
+                f"{w} in process": run_here(model(modules, w, chunk), root / f"{w}" / "commits", data) for w in WORKERS
+            }
+            run_here(model(modules, 3, chunk, rounds=1), root / "parts" / "commits", data)
+            fewer = run_here(model(modules, 2, chunk), root / "parts" / "commits", data, resume=True)
+            found["3, then 2 in process"] = fewer
+            if ray:
+                for w in (1, 2, 3):
+                    found[f"{w} on Ray"] = run_on_ray(model(modules, w, chunk), root / f"ray-{w}" / "commits", data)
+                killed = model(modules, 3, chunk)
+                faults = ("gmm#1:inside:1", "mm:inside:2", f"{next(iter(modules))}#2:inside:2")
+                found["3 on Ray, three killed"] = run_on_ray(killed, root / "killed" / "commits", data, faults)
+        equal &= len(set(found.values())) == 1
+        for way, digest in found.items():
+            print(f"| {name} | {way} | {digest[:16]} |", flush=True)
+    return equal
+
+
+def seconds_of(graph: Graph, data: dict, client_of) -> float:
+    """Return the seconds that GMM and MM spent in updates of the second round on."""
+    spent = 0.0
+    for events, _ in client_of(graph, data):
+        for timed in events:
+            event = timed.event
+            if event.event == "updated" and event.round > 1 and event.module in ("gmm", "mm"):
+                spent += event.seconds
+    return spent
+
+
+def print_speed(rows: int, chunk: int, repeats: int) -> None:
+    """Print the seconds of a round with and without workers, interleaved, and ratios."""
+    from runner.runs.coordinator_client import CoordinatorClient
+
+    data = {"values": made_rows(rows)}
+    modules = MODELS["gmm (vb) + mm"]
+    measured: dict[str, list[float]] = {"no workers": [], "1 worker": [], "2 workers": []}
+
+    def launch(graph, data):
+        client = CoordinatorClient.launch(RunSpec(graph, "workers", 0, None), patience=30.0)
+        try:
+            yield from client.begin({"data": data})
+        finally:
+            client.stop()
+
+    for _ in range(repeats):
+        for label, workers in (("no workers", None), ("1 worker", 1), ("2 workers", 2)):
+            measured[label].append(seconds_of(model(modules, workers, chunk, rounds=2, exchanges=1), data, launch))
+    for label, seconds in measured.items():
+        print(f"| {rows} | {label} | {statistics.median(seconds):.2f} | {min(seconds):.2f} to {max(seconds):.2f} |")
+    for over, under in (("1 worker", "no workers"), ("1 worker", "2 workers")):
+        ratios = [a / b for a, b in zip(measured[over], measured[under], strict=True)]
+        print(f"{over} / {under}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def main() -> None:
+    """Parse the arguments and run a part."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", choices=["hash", "speed"])
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--chunk", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--models", nargs="*", help="beginnings of names")
+    given = parser.parse_args()
+    for name in list(MODELS):
+        if given.models and not any(name.startswith(each) for each in given.models):
+            del MODELS[name]
+    if given.no_ray:
+        raise SystemExit(not print_hashes(given.rows, given.chunk, ray=False))
+    import os
+
+    import ray
+
+    from actors.backends.ray.temporary import ray_directory
+    from runner.cluster.connection import worker_environment
+
+    os.environ.update(worker_environment())
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=ray_directory())
+    try:
+        if given.part == "hash":
+            raise SystemExit(not print_hashes(given.rows, given.chunk, ray=True))
+        print_speed(given.rows, given.chunk, given.repeats)
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
