@@ -183,7 +183,7 @@ def copied(message: Message) -> dict[str, Array]:
 
 
 def extents_for(spec: ModuleSpec, call: ModuleCall, workers: int) -> list[Extent]:
-    """Return the rows of each worker; with ``workers: auto`` there are no more of them than chunks.
+    """Return the rows of each worker; to recognise, and with ``workers: auto``, there are no more of them than chunks.
 
     Raises
     ------
@@ -193,13 +193,22 @@ def extents_for(spec: ModuleSpec, call: ModuleCall, workers: int) -> list[Extent
     assert spec.sharing is not None
     rows = rows_of_call(call)
     whole = Extent(rows, spec.sharing.chunk)
-    if workers > whole.chunks and spec.sharing.workers != "auto":
-        raise ModuleError(
-            f"module {spec.name!r}: {workers} workers for {rows} rows, which are {whole.chunks} "
-            f"chunk{'s' * (whole.chunks != 1)} of {spec.sharing.chunk}: use at most {whole.chunks}, or a smaller chunk"
-        )
+    if call.mode == "update":
+        check_worker_count(spec, rows)
     count = min(workers, whole.chunks)
     return [whole.part(rank, count) for rank in range(count)]
+
+
+def check_worker_count(spec: ModuleSpec, rows: int) -> None:
+    """Raise ModuleError if a module that learns from this number of rows has more workers than chunks."""
+    if spec.sharing is None or spec.sharing.workers == "auto":
+        return
+    workers, chunks = spec.sharing.workers, Extent(rows, spec.sharing.chunk).chunks
+    if workers > chunks:
+        raise ModuleError(
+            f"module {spec.name!r}: {workers} workers for {rows} rows, which are {chunks} "
+            f"chunk{'s' * (chunks != 1)} of {spec.sharing.chunk}: use at most {chunks}, or a smaller chunk"
+        )
 
 
 def rows_of_call(call: ModuleCall) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -12,7 +13,7 @@ from runner.cluster.connection import UnprovenError, await_nodes, cluster
 from runner.cluster.signals import before_exit, ignored_signals
 from runner.commands.driver import build_run_spec, check_detachable, is_done, start_and_follow, watched
 from runner.commands.interrupts import interruptible
-from runner.config.run_config import RunConfig
+from runner.config.run_config import RunConfig, shares_rows
 from runner.config.user_code import collect_code
 from runner.data.sources import check_modules, describe_data
 from runner.report.progress import Progress
@@ -50,7 +51,8 @@ def resume(
     Parameters
     ----------
     run : OpenedRun
-        Its config may differ from that at the start of the run only in the keys of :data:`CHANGEABLE_KEYS`.
+        Its config may differ from that at the start of the run only in the keys of :data:`CHANGEABLE_KEYS`, and in the
+        number of workers of a module that has some.
     clock : Clock
     progress : Progress
     address : str, optional
@@ -135,6 +137,9 @@ def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunCon
         )
 
 
+_WORKERS = re.compile(r"modules\.[^.]+\.workers")
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
     """Return one line with both values for each key in which two configs differ, except :data:`CHANGEABLE_KEYS`."""
     lines: list[str] = []
@@ -142,6 +147,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
         place = f"{at}.{key}".lstrip(".")
         old, new = before.get(key), now.get(key)
         if place in CHANGEABLE_KEYS or old == new:
+            continue
+        if _WORKERS.fullmatch(place) and shares_rows(before) and shares_rows(now):  # they do not change the results
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += differences(old, new, place)

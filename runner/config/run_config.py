@@ -12,7 +12,7 @@ file is valid, and both are handed on as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -85,6 +85,11 @@ __all__ = [
 
 
 _SHARING_KEYS = ("workers", "chunk", "sample_rows")
+
+
+def shares_rows(section: Mapping[str, Any]) -> bool:
+    """Return whether the section of a module, as written, says how workers share its rows."""
+    return any(section.get(key) is not None for key in _SHARING_KEYS)
 
 
 class ModuleConfig(Section):

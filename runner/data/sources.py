@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from actors.backends.shard_host import check_worker_count
 from actors.backends.step_parameters import kept_in, parameters_by_step
 from actors.errors import ModuleError
 from actors.graph.graph import Graph
@@ -149,6 +150,7 @@ def check_modules(graph: Graph, data: Data, *, recognizing: Collection[str] = ()
     for module in graph.modules.values():
         cls = find(module.type)
         own = cls.Parameters(**module.parameters)
+        check_worker_count(module, count_rows(data))
         for parameters in parameters_by_step(cls, own, steps.get(module.name, [])):
             _check_module(graph, module, parameters, data, learns=module.name not in recognizing)
 

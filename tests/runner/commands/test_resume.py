@@ -106,6 +106,22 @@ def test_only_keys_that_may_not_change_are_differences(now, lines):
     assert differences(CONFIG, now) == lines
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        ({"workers": 2}, {"workers": 3}, False),
+        ({"workers": "auto"}, {"workers": 1}, False),
+        ({"chunk": 10}, {"chunk": 10, "workers": 4}, False),
+        ({"workers": 2, "chunk": 10}, {"workers": 2, "chunk": 20}, True),
+        ({}, {"workers": 2}, True),
+        ({"workers": 2}, {}, True),
+    ],
+)
+def test_the_number_of_workers_may_change_but_not_whether_there_are_any(before, now, differs):
+    modules = [{"modules": {"gmm": {"type": "gmm", **given}}} for given in (before, now)]
+    assert bool(differences(*modules)) == differs
+
+
 def test_added_and_removed_keys_are_differences():
     assert differences({"a": 1}, {"b": 2}) == ["a: 1 in the run, null now", "b: null in the run, 2 now"]
 

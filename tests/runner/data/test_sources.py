@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.errors import ModuleError
 from actors.graph.graph import Graph
-from actors.graph.spec import Connection, ModuleSpec
+from actors.graph.schedule import Schedule
+from actors.graph.spec import Connection, ModuleSpec, Sharing
+from runner.data.datasets import Dataset
 from runner.data.readers import DataError
-from runner.data.sources import load_new_rows, source_states
+from runner.data.sources import check_modules, load_new_rows, source_states
 from tests.support.model_files import MODEL, config_errors, load
 
 TWO = "data={eyes: {source: files, observations: o.txt, categories: c.txt}, ears: {source: files, observations: w.txt}}"
@@ -117,3 +120,15 @@ def test_all_rows_of_a_source_without_data_are_missing(files: Path) -> None:
     assert states["ears"]["values"].shape == (6, 3)
     assert states["ears"]["mask"].all()
     assert "mask" not in states["eyes"]
+
+
+def test_more_workers_than_chunks_are_refused_before_anything_starts() -> None:
+    rows = Dataset(np.zeros((700, 2), np.float32), None, None, "rows.npy")
+    shared = ModuleSpec("kmeans", "tests.support.sharded_modules:KMeans", sharing=Sharing(12, chunk=64))
+    graph = Graph(
+        [ModuleSpec("data", "observation"), ModuleSpec("pca", "pca", {"latent_dim": 2}), shared],
+        [Connection("data", "pca"), Connection("pca", "kmeans")],
+        Schedule(1, ()),
+    )
+    with pytest.raises(ModuleError, match="'kmeans': 12 workers for 700 rows, which are 11 chunks of 64"):
+        check_modules(graph, {"data": rows})
