@@ -1,8 +1,9 @@
-"""The files of a module's outputs: text for ``numpy.loadtxt``, and .npy for wide arrays."""
+"""The files of a module's outputs: text for ``numpy.loadtxt``, and .npy for wide and for long arrays."""
 
 from __future__ import annotations
 
 import io
+import logging
 import math
 import reprlib
 import tokenize
@@ -18,8 +19,13 @@ from actors.storage.safe_files import is_safe_name
 from actors.types import Array
 from runner.runs.run_files import RunFiles
 
+_log = logging.getLogger(__name__)
+
 TEXT_COLUMNS = 200
 """Arrays with more columns are written as .npy instead of text."""
+
+TEXT_ROWS = 100_000
+"""Arrays with more rows are, too: as text, 10^6 rows of ten classes take 100 MB and half a minute."""
 
 
 def write_arrays(files: RunFiles, module: str, directory: str, outputs: Mapping[str, Any], phase: str) -> None:
@@ -47,7 +53,12 @@ def write_arrays(files: RunFiles, module: str, directory: str, outputs: Mapping[
             raise ModuleError(f"module {module!r}: its output {reprlib.repr(name)} cannot be the name of a file")
         if array.dtype.kind not in "biufc":
             raise ModuleError(f"module {module!r}: its output {name} is {array.dtype}, expected an array of numbers")
-        if array.ndim > 2 or (array.ndim == 2 and array.shape[1] > TEXT_COLUMNS):
+        if len(array) > TEXT_ROWS:
+            _log.warning(
+                "%s/%s.npy: its %s rows are not written as text; read them with numpy.load",
+                *(directory, stem, f"{len(array):,}"),
+            )
+        if len(array) > TEXT_ROWS or array.ndim > 2 or (array.ndim == 2 and array.shape[1] > TEXT_COLUMNS):
             with files.create(f"{directory}/{stem}.npy") as file:
                 np.save(file, array, allow_pickle=False)
         else:
