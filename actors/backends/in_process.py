@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from actors.backends.module_host import Arrays, ModuleHost
-from actors.backends.shard_host import ShardHost, call_group, copied
+from actors.backends.shard_host import ShardHost, call_group, copied, cut_to_sample
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, Task
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
@@ -36,10 +36,13 @@ class InProcessBackend:
     ----------
     modules : collection of str, optional
         The modules to create; by default all.
+    workers : int, optional
+        Number of workers of modules whose rows workers share; by default that of the model.
     """
 
-    def __init__(self, modules: Collection[str] | None = None) -> None:
+    def __init__(self, modules: Collection[str] | None = None, workers: int | None = None) -> None:
         self._modules = modules
+        self._workers = workers
         self._hosts: dict[str, ModuleHost] = {}
         self._groups: dict[str, list[ShardHost]] = {}
 
@@ -48,7 +51,8 @@ class InProcessBackend:
         for name in graph.modules if self._modules is None else self._modules:
             spec, slots = graph.modules[name], graph.slots(name)
             if spec.sharing is not None:
-                count = os.cpu_count() or 1 if spec.sharing.workers == "auto" else spec.sharing.workers
+                count = self._workers or spec.sharing.workers
+                count = os.cpu_count() or 1 if count == "auto" else count
                 self._groups[name] = [ShardHost(spec, slots) for _ in range(count)]
             self._hosts[name] = self._groups[name][0] if spec.sharing is not None else ModuleHost(spec, slots)
         return [self._place(name) for name in self._hosts]
@@ -90,7 +94,7 @@ class InProcessBackend:
 
     def submit_chain(self, call: ChainCall, objects: Sequence[Ref | None]) -> Task[Mapping[str, ResultRef]]:
         """Run the chain now, with its own copies of the modules."""
-        return _run(lambda: run_chain(call, objects, InProcessBackend(call.block.modules)))
+        return _run(lambda: run_chain(*cut_to_sample(call, objects), InProcessBackend(call.block.modules, workers=1)))
 
     def submit_save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task[Mapping[str, FileRecord]]:
         """Write the objects now."""

@@ -13,7 +13,7 @@ import numpy as np
 from actors.backends.module_host import DOING, Arrays, HostResult, ModuleHost
 from actors.backends.result_checks import bounded_exceptions, check_metrics, check_state
 from actors.backends.thread_limits import limited_threads
-from actors.coordination.backend import MessageRef, ModuleCall, ModuleResult, Ref, ResultRef
+from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef
 from actors.errors import ModuleError
 from actors.graph.spec import ModuleSpec
 from actors.kernels.sequences import boundaries
@@ -28,11 +28,12 @@ from actors.sharing.chunks import (
     ShardRows,
     join_arrays,
     join_references,
+    row_count,
     row_count_of,
     rows_of_kind,
 )
 from actors.sharing.contract import ShardedModule
-from actors.sharing.driver import LocalWorkers, Worker, learn, respond, sample_inbox
+from actors.sharing.driver import LocalWorkers, Worker, learn, respond, sample_inbox, sequence_starts
 from actors.sharing.shard import Shard, add_pieces, sampled_chunks
 from actors.types import Array, IntArray, State
 
@@ -194,16 +195,37 @@ def extents_for(spec: ModuleSpec, call: ModuleCall, workers: int) -> list[Extent
     rows = rows_of_call(call)
     whole = Extent(rows, spec.sharing.chunk)
     if call.mode == "update":
-        check_worker_count(spec, rows)
+        check_worker_count(spec, rows, workers)
     count = min(workers, whole.chunks)
     return [whole.part(rank, count) for rank in range(count)]
 
 
-def check_worker_count(spec: ModuleSpec, rows: int) -> None:
-    """Raise ModuleError if a module that learns from this number of rows has more workers than chunks."""
+def cut_to_sample(call: ChainCall, objects: Sequence[Any]) -> tuple[ChainCall, list[Any]]:
+    """Return a chain's call and objects with those rows of its messages that are in the sample, or as they are."""
+    first = len(call.block.modules)
+    if call.sample is None or not call.messages:
+        return call, list(objects)
+    messages = []
+    for (_, _, packed), arrays in zip(call.messages, objects[first:], strict=True):
+        header = unpack_header(packed)
+        messages.append(
+            Message(header, join_arrays(header.kind, arrays) if isinstance(arrays, ShardedArrays) else arrays)
+        )
+    whole = Extent(row_count(messages[0]), call.sample.chunk)
+    rows = ShardRows([(message, 0) for message in messages], whole.part(0, 1), sequence_starts(messages))
+    cut = rows.sample(sampled_chunks(whole, call.sample.sample_rows, call.seed))
+    sent = [(*sent[:2], pack_header(message.header)) for sent, message in zip(call.messages, cut, strict=True)]
+    return replace(call, messages=tuple(sent)), [*objects[:first], *(dict(message.arrays) for message in cut)]
+
+
+def check_worker_count(spec: ModuleSpec, rows: int, workers: int | None = None) -> None:
+    """Raise ModuleError if a module that learns from this number of rows has more workers than chunks.
+
+    `workers` is their number, by default that of the model.
+    """
     if spec.sharing is None or spec.sharing.workers == "auto":
         return
-    workers, chunks = spec.sharing.workers, Extent(rows, spec.sharing.chunk).chunks
+    workers, chunks = workers or spec.sharing.workers, Extent(rows, spec.sharing.chunk).chunks
     if workers > chunks:
         raise ModuleError(
             f"module {spec.name!r}: {workers} workers for {rows} rows, which are {chunks} "

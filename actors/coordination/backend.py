@@ -15,6 +15,7 @@ from typing import Any, Generic, NewType, Protocol, TypeAlias, TypeVar
 from actors.coordination.events import ModulePlaced
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Position
+from actors.graph.spec import Sharing
 from actors.messaging.codec import unpack_header
 from actors.messaging.message import Header
 from actors.module import Mode
@@ -124,6 +125,8 @@ class ChainCall:
         As in :class:`ModuleCall`; `sequence` is the number before the chain's first update.
     messages : tuple of (str, str, bytes)
         Sender, slot and packed header of the latest messages to the block's modules.
+    sample : Sharing, optional
+        The chain runs on a sample of the rows, in chunks of this size; by default on all rows.
     """
 
     graph: Graph
@@ -133,6 +136,7 @@ class ChainCall:
     seed: int
     sequence: int
     messages: tuple[tuple[str, str, bytes], ...] = ()
+    sample: Sharing | None = None
 
 
 class Backend(Protocol):

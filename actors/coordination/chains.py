@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import NamedTuple
 
 from actors.coordination.backend import Backend, ChainCall, MessageRef, ModuleResult, Ref, ResultRef, Task
 from actors.coordination.events import ChainFinished, ChainSelected, Emit, ModuleDied, ignore
@@ -17,6 +18,8 @@ from actors.coordination.router import Router
 from actors.coordination.schedule_runner import OnStep, ScheduleRunner, evidence_of, score_of
 from actors.errors import GraphError, ModuleDiedError, ModuleFailedError
 from actors.graph.schedule import Block, Position, Step
+from actors.graph.spec import Sharing
+from actors.sharing.chunks import row_count_of
 
 PROPOSALS = 4
 """Number of proposals that are tried in parallel in one move."""
@@ -40,6 +43,16 @@ class ChainResult:
     results: Mapping[str, ResultRef]
     evidence: float
     score: float
+
+
+class ChainStart(NamedTuple):
+    """A chain that is to be run: its number, its origin, its block, whether it learns, and what it starts from."""
+
+    chain: int
+    origin: str
+    block: Block
+    learn: bool
+    results: Mapping[str, ResultRef]
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,10 @@ class ChainRunner(ScheduleRunner):
 
     def _run_chains(self, block: Block, position: Position) -> None:
         """Run the chains, adopt the best, then make moves from it as long as they raise the evidence."""
+        sample = self._sample(block)
+        if sample is not None:
+            self._run_chains_on_sample(block, position, sample)
+            return
         best, accepted = self._best_of_chains(block, position), 0
         for move in range(block.moves):
             better = [each for each in self._moves(block, position, best, move) if each.evidence > best.evidence]
@@ -112,8 +129,89 @@ class ChainRunner(ScheduleRunner):
         best = _best_of(results)
         return best if best is own_result else self._adopt(best)
 
+    def _sample(self, block: Block) -> Sharing | None:
+        """Return the sample on which a block's chains run: if workers share the rows of each of its modules."""
+        shared = [self.router.graph.modules[name].sharing for name in block.modules]
+        sharing = shared[0]
+        received = [message.header for name in block.modules for _, message in self.router.route_messages_to(name)]
+        if sharing is None or None in shared or not received:
+            return None
+        return sharing if max(map(row_count_of, received)) > sharing.sample_rows else None
+
+    def _run_chains_on_sample(self, block: Block, position: Position, sample: Sharing) -> None:
+        """Choose among chains, and then moves, on a sample of the rows; learn from all rows with what was chosen.
+
+        The evidence of all of them, the incumbent included, is that of the sample.
+        """
+        single, modules = replace(block, chains=0, moves=0), block.modules
+        last = replace(single, anneal=(block.anneal[1], block.anneal[1]))
+        again = replace(last, repeat=1)
+        incumbent = {name: self.router.results[name] for name in modules}
+        has_incumbent = any(result.state is not None for result in incumbent.values())
+        untrained: dict[str, ResultRef] = {name: ModuleResult() for name in modules}
+        starts: list[ChainStart] = [
+            ChainStart(n, "afresh", single, True, untrained)
+            for n in range(int(has_incumbent), block.chains + has_incumbent)
+        ]
+        if has_incumbent:
+            starts = [
+                ChainStart(0, "incumbent", again, False, incumbent),
+                ChainStart(0, "continued", last, True, incumbent),
+                *starts,
+            ]
+        best, accepted = self._best_on_sample(block, position, starts, sample), 0
+        self._learn_from(best, last, position)
+        for move in range(block.moves):
+            now = {name: self.router.results[name] for name in modules}
+            rescored = self._best_on_sample(block, position, [ChainStart(0, "incumbent", again, False, now)], sample)
+            proposed = self._proposed_starts(block, position, now, move)
+            found = self._best_on_sample(block, position, proposed, sample) if proposed else rescored
+            if not found.evidence > rescored.evidence:
+                break
+            best, accepted = found, accepted + 1
+            self._learn_from(best, last, position)
+        self._emit(
+            ChainSelected(position.round, position.first, best.chain, best.origin, best.evidence, moves=accepted)
+        )
+
+    def _best_on_sample(
+        self,
+        block: Block,
+        position: Position,
+        starts: Sequence[ChainStart],
+        sample: Sharing,
+    ) -> ChainResult:
+        """Run chains on a sample, each with its number, origin, block and start; return the best."""
+        pending = []
+        for start in starts:
+            at = replace(_numbered(position, block, start.chain), learn=start.learn)
+            pending.append((start.chain, start.origin, self._submit(start.block, at, start.results, sample)))
+        return _best_of(
+            [self._chain_result(block, position, n, origin, self._collect(chain)) for n, origin, chain in pending]
+        )
+
+    def _learn_from(self, chosen: ChainResult, block: Block, position: Position) -> None:
+        """Let the modules learn from all rows, from the states that were learnt on the sample."""
+        if chosen.origin == "incumbent":
+            return
+        for name, result in chosen.results.items():
+            self.router.store(name, replace(self.router.results[name], state=result.state))
+            self.router.supervisor.push_state(name)
+        super().run_block(block, position)
+
     def _moves(self, block: Block, position: Position, best: ChainResult, move: int) -> list[ChainResult]:
         """Run a chain from each proposal of the modules, given the results of the best chain."""
+        starts = self._proposed_starts(block, position, best.results, move)
+        pending = [
+            (each.chain, each.origin, self._submit(each.block, _numbered(position, block, each.chain), each.results))
+            for each in starts
+        ]
+        return [self._chain_result(block, position, n, origin, self._collect(chain)) for n, origin, chain in pending]
+
+    def _proposed_starts(
+        self, block: Block, position: Position, results: Mapping[str, ResultRef], move: int
+    ) -> list[ChainStart]:
+        """Return the start of a chain from each proposal of the modules."""
         first, last = block.anneal
         shorter = replace(
             block,
@@ -122,14 +220,12 @@ class ChainRunner(ScheduleRunner):
             repeat=min(block.repeat, MOVE_EXCHANGES),
             anneal=(max(first, min(last, MOVE_TEMPERATURE)), last),
         )
-        pending: list[tuple[int, PendingChain]] = []
+        starts: list[ChainStart] = []
         for module, messages in self._proposals(block, position):
-            number = block.chains + 1 + move * PROPOSALS + len(pending)
-            proposed: ResultRef = ModuleResult(messages={**best.results[module].messages, **messages})
-            start = {**best.results, module: proposed}
-            pending.append((number, self._submit(shorter, _numbered(position, block, number), start)))
-        origin = f"move {move + 1}"
-        return [self._chain_result(block, position, n, origin, self._collect(chain)) for n, chain in pending]
+            number = block.chains + 1 + move * PROPOSALS + len(starts)
+            proposed: ResultRef = ModuleResult(messages={**results[module].messages, **messages})
+            starts.append(ChainStart(number, f"move {move + 1}", shorter, True, {**results, module: proposed}))
+        return starts
 
     def _proposals(self, block: Block, position: Position) -> Iterator[tuple[str, dict[str, MessageRef]]]:
         """Yield the proposals of the block's modules, at most :data:`PROPOSALS` in total."""
@@ -156,7 +252,9 @@ class ChainRunner(ScheduleRunner):
         score = score_of(results[name] for name in self.router.graph.modules if name in results)
         return ChainResult(chain, origin, results, evidence, score)
 
-    def _submit(self, block: Block, position: Position, start: Mapping[str, ResultRef]) -> PendingChain:
+    def _submit(
+        self, block: Block, position: Position, start: Mapping[str, ResultRef], sample: Sharing | None = None
+    ) -> PendingChain:
         """Submit a chain of the block, starting from the results in `start` and the latest messages from outside."""
         router = self.router
         messages: dict[tuple[str, str], MessageRef] = {}
@@ -165,7 +263,7 @@ class ChainRunner(ScheduleRunner):
             if latest is not None:
                 messages[route.sender, latest[0]] = latest[1]
         sent = tuple((sender, slot, message.packed_header) for (sender, slot), message in messages.items())
-        call = ChainCall(router.graph, block, position, router.run, router.seed, router.sequence, sent)
+        call = ChainCall(router.graph, block, position, router.run, router.seed, router.sequence, sent, sample)
         states = [start[name].state for name in block.modules]
         objects = [*states, *(message.arrays for message in messages.values())]
         return PendingChain(call, objects, self._backend.submit_chain(call, objects))

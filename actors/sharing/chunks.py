@@ -139,10 +139,8 @@ class ShardRows:
     def chunk(self, index: int, entering: Mapping[str, Any] | None = None) -> Chunk:
         """Return a chunk of the worker."""
         rows = self.extent.rows_of(index)
-        lengths = self._pieces(rows)
-        inbox = Inbox([_cut(message, first, rows, lengths) for message, first in self._messages])
         return Chunk(
-            inbox=inbox,
+            inbox=Inbox(self.messages(index)),
             index=index,
             rows=rows,
             total=self.extent.rows,
@@ -150,6 +148,23 @@ class ShardRows:
             continues=not self._opens(rows.stop),
             entering=entering or {},
         )
+
+    def messages(self, index: int) -> list[Message]:
+        """Return the messages with the rows of a chunk."""
+        rows = self.extent.rows_of(index)
+        lengths = self._pieces(rows)
+        return [_cut(message, first, rows, lengths) for message, first in self._messages]
+
+    def sample(self, chunks: Sequence[int]) -> list[Message]:
+        """Return the messages with the rows of several chunks, in ascending order."""
+        parts = [self.messages(index) for index in chunks]
+        pieces = [(own[0].lengths, row_count(own[0])) for own in parts]
+        continued = [
+            n > 0 and chunks[n - 1] + 1 == index and not self._opens(self.extent.rows_of(index).start)
+            for n, index in enumerate(chunks)
+        ]
+        lengths = sampled_lengths(pieces, continued)
+        return [join_messages(of_one, lengths) for of_one in zip(*parts, strict=True)]
 
     def _opens(self, row: int) -> bool:
         """Return whether a sequence begins at `row`, or the rows end there."""
@@ -268,6 +283,21 @@ def restore(layout: Sequence[ShardedArrays | None], flat: Sequence[Any]) -> list
     return [
         next(parts) if each is None else replace(each, parts=tuple(next(parts) for _ in each.parts)) for each in layout
     ]
+
+
+def sampled_lengths(parts: Sequence[tuple[Array | None, int]], continued: Sequence[bool]) -> Array | None:
+    """Return the lengths of the sequences in a sample of chunks; None if it is one sequence of a whole.
+
+    Parameters
+    ----------
+    parts : sequence of (ndarray or None, int)
+        For each chunk the lengths of its pieces, None if all rows of all chunks are one sequence, and its rows.
+    continued : sequence of bool
+        Whether a chunk's first row continues a sequence of the chunk before it in the sample.
+    """
+    pieces = [np.array([rows]) if lengths is None else lengths for lengths, rows in parts]
+    joined = joined_lengths(pieces, continued)
+    return None if parts[0][0] is None and len(joined) == 1 else joined
 
 
 def joined_lengths(parts: Sequence[Array], continued: Sequence[bool]) -> Array:

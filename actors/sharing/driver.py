@@ -10,14 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-
 from actors.errors import ModuleError
 from actors.graph.spec import Sharing
 from actors.kernels.sequences import boundaries
 from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox
-from actors.sharing.chunks import Chunk, Extent, ShardRows, join_messages, row_count
+from actors.sharing.chunks import Chunk, Extent, ShardRows, join_messages, row_count, sampled_lengths
 from actors.sharing.shard import Root, Shard, ShardAnswer, sampled_chunks
 from actors.types import IntArray, State
 
@@ -209,14 +207,11 @@ def sample_inbox(chunks: Sequence[Chunk]) -> Inbox:
     """Return an inbox with the rows of several chunks, in ascending order."""
     if not chunks:
         raise ValueError("a sample needs at least one chunk")
-    pieces: list[int] = []
-    for before, chunk in zip([None, *chunks], chunks, strict=False):
-        own = [len(chunk)] if chunk.lengths is None else chunk.lengths.tolist()
-        if before is not None and before.index + 1 == chunk.index and chunk.continued:
-            pieces[-1] += own.pop(0)
-        pieces += own
-    one_sequence = chunks[0].lengths is None and len(pieces) == 1
-    lengths = None if one_sequence else np.array(pieces, dtype=np.int64)
+    continued = [
+        before is not None and before.index + 1 == chunk.index and chunk.continued
+        for before, chunk in zip([None, *chunks], chunks, strict=False)
+    ]
+    lengths = sampled_lengths([(chunk.lengths, len(chunk)) for chunk in chunks], continued)
     parts = zip(*(chunk.inbox for chunk in chunks), strict=True)
     return Inbox([join_messages(messages, lengths) for messages in parts])
 

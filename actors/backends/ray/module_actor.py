@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.backends.in_process import InProcessBackend
 from actors.backends.module_host import HostResult, ModuleHost
 from actors.backends.ray.deaths import count_oom_kills, describe_crash
-from actors.backends.shard_host import ShardHost, join_outputs
+from actors.backends.shard_host import ShardHost, cut_to_sample, join_outputs
 from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
@@ -197,7 +197,8 @@ def run_chain_task(
     """Run a chain; return the summaries by module, then each module's state, outputs and arrays by slot."""
     if before is not None:
         before(call.position.round)
-    results = run_chain(call, restore(layout, objects), InProcessBackend(call.block.modules))
+    sampled = cut_to_sample(call, restore(layout, objects))
+    results = run_chain(*sampled, InProcessBackend(call.block.modules, workers=1))
     summaries, returned = {}, list[Any]()
     for name, result in results.items():
         headers = {slot: message.packed_header for slot, message in result.messages.items()}

@@ -7,7 +7,7 @@ from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleError
 from actors.graph.graph import Graph
-from actors.graph.schedule import Schedule, Step
+from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.storage.checkpoints import Checkpoints
 from tests.faults.runs import digests
@@ -18,9 +18,9 @@ LENGTHS = np.array([100, 1, 299, 64, 36, 200])
 KMEANS = "tests.support.sharded_modules:KMeans"
 
 
-def graph(workers=None, chunk=64, rounds=2, type=KMEANS, **given):
+def graph(workers=None, chunk=64, rounds=2, type=KMEANS, steps=None, sample=200, **given):
     """Return observations, their principal components, k-means by workers, and a Markov model above it."""
-    sharing = None if workers is None else Sharing(workers, chunk, 200)
+    sharing = None if workers is None else Sharing(workers, chunk, sample)
     specs = [
         ModuleSpec("data", "observation"),
         ModuleSpec("pca", "pca", {"latent_dim": 3}),
@@ -28,7 +28,8 @@ def graph(workers=None, chunk=64, rounds=2, type=KMEANS, **given):
         ModuleSpec("mm", "markov"),
     ]
     connections = [Connection("data", "pca"), Connection("pca", "kmeans"), Connection("kmeans", "mm")]
-    return Graph(specs, connections, Schedule(rounds, tuple(Step(name) for name in ("pca", "kmeans", "mm"))))
+    steps = steps or tuple(Step(name) for name in ("pca", "kmeans", "mm"))
+    return Graph(specs, connections, Schedule(rounds, steps))
 
 
 def run(root, model, rows=X, lengths=LENGTHS, name="run"):
@@ -90,3 +91,49 @@ def test_auto_takes_no_more_workers_than_there_are_chunks(tmp_path):
     _, alone = run(tmp_path / "1", graph(1, chunk=1000))
     _, auto = run(tmp_path / "auto", graph("auto", chunk=1000))
     assert digests(auto, "round-002") == digests(alone, "round-002")
+
+
+def chains(workers, sample_rows, rounds=2, chains=4):
+    """Return a model in which several chains of k-means compete, on a sample of 256 rows."""
+    block = Block((Step("kmeans"),), repeat=2, chains=chains)
+    given = {"type": "tests.support.sharded_modules:ScoredKMeans", "classes": 3, "iterations": 2}
+    return graph(workers, sample=sample_rows, rounds=rounds, steps=(Step("pca"), block, Step("mm")), **given)
+
+
+def evidences(model, rows=X):
+    """Return what each chain was started from, and its evidence; and the evidence of the module in the end."""
+    found = []
+
+    def emit(event):
+        if event.event == "chain":
+            found.append((event.round, event.origin, event.evidence))
+
+    coordinator = Coordinator(model, InProcessBackend(), seed=3, emit=emit)
+    coordinator.start({"data": {"values": rows, "lengths": LENGTHS}})
+    coordinator.run_rounds()
+    return found, coordinator._router.results["kmeans"].metrics["evidence"]
+
+
+def test_chains_compete_on_a_sample_and_all_rows_learn_from_the_best():
+    found, evidence = evidences(chains(2, 256))
+    of_all, evidence_of_all = evidences(chains(2, ROWS))
+    first = [value for round, _, value in found if round == 1]
+    assert [origin for round, origin, _ in found if round == 1] == ["afresh"] * 4
+    assert [origin for round, origin, _ in found if round == 2] == ["incumbent", "continued", *["afresh"] * 4]
+    assert max(first) / 256 == pytest.approx(evidence_of_all / ROWS, rel=0.2)  # of the rows in the sample alone
+    assert evidence == pytest.approx(evidence_of_all, rel=1e-3)  # of all rows, in the same optimum
+    assert max(value for *_, value in of_all) <= evidence_of_all + 1e-9
+
+
+def test_chains_on_a_sample_are_the_same_for_any_number_of_workers(tmp_path):
+    _, alone = run(tmp_path / "1", chains(1, 256))
+    for workers in (2, 5):
+        _, shared = run(tmp_path / str(workers), chains(workers, 256))
+        assert all(digests(shared, name) == digests(alone, name) for name in alone.names())
+
+
+def test_a_chain_that_is_kept_unchanged_is_not_learnt_from_anew():
+    found, evidence = evidences(chains(2, 256, rounds=6))
+    rescored = [value for _, origin, value in found if origin == "incumbent"]
+    assert rescored[-1] == pytest.approx(rescored[-2], rel=1e-9)
+    assert evidence == pytest.approx(evidences(chains(2, 256, rounds=5))[1], rel=1e-6)
