@@ -123,13 +123,18 @@ def allocate_gpus(graph: Graph, nodes: Sequence[Node], placement: Placement | No
         for name in bundle.modules
     }
     automatic = [name for name in requested if requested[name] == "auto" and graph.uses_gpu[name] and name in placeable]
-    free = int(sum(node.total.get("GPU", 0.0) for node in nodes) - sum(required.values()))
-    # Equal shares, as large as possible: a GPU is shared by the fewest modules with which all of them fit.
-    for sharers in range(math.ceil(len(automatic) / free), len(automatic) + 1) if automatic and free > 0 else ():
+    workers = worker_counts(graph, nodes)
+    given = sum(gpus * workers.get(name, 1) for name, gpus in required.items())
+    free = int(sum(node.total.get("GPU", 0.0) for node in nodes) - given)
+    processes = sum(workers.get(name, 1) for name in automatic)
+    # Equal shares, as large as possible: a GPU is shared by the fewest processes with which all of them fit.
+    for sharers in range(math.ceil(processes / free), processes + 1) if automatic and free > 0 else ():
         gpus = required | dict.fromkeys(automatic, 1.0 / sharers)
-        assignments = assign(build_bundles(graph, gpus, placement), nodes, placement.strategy)
+        assignments = assign(build_bundles(graph, gpus, placement, workers), nodes, placement.strategy)
         if all(
-            assignment.node for assignment in assignments if not set(automatic).isdisjoint(assignment.bundle.modules)
+            assignment.node
+            for assignment in assignments
+            if not set(automatic).isdisjoint(name.partition("#")[0] for name in assignment.bundle.modules)
         ):
             return gpus
     return required

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from actors.backends.ray import backend as ray_backend
 from actors.backends.ray.placement_groups import actor_options, bundle_requests
-from actors.coordination.placement import Node, Placement, allocate_gpus, assign, build_bundles, check_placement
+from actors.coordination.placement import (
+    Node,
+    Placement,
+    allocate_gpus,
+    assign,
+    build_bundles,
+    check_placement,
+    worker_counts,
+)
 from actors.errors import BackendError
-from actors.graph.spec import ModuleSpec, Resources
+from actors.graph.spec import ModuleSpec, Resources, Sharing
 from tests.actors.coordination.test_coordinator import model
 
 GIB = float(2**30)
@@ -194,3 +204,41 @@ class TestNodes:
         nodes = [node("a"), node("b", CPU=4.0), node("c", {"zone": "north"}), node("d", CPU=4.0)]
         data, encoder, mirror = bundle_requests(build_bundles(graph, NO_GPUS, Placement()), nodes)
         assert (data, encoder, mirror) == ({"memory": 1.0}, {"CPU": 3.0, "memory": 2.0}, {"memory": 3.0})
+
+
+class TestWorkers:
+    def shared(self, workers, **resources):
+        graph = model_with(encoder=Resources(**resources))
+        spec = graph.modules["encoder"]
+        graph.modules["encoder"] = replace(spec, sharing=Sharing(workers))
+        return graph
+
+    def placed(self, graph, nodes):
+        workers = worker_counts(graph, nodes)
+        bundles = build_bundles(graph, allocate_gpus(graph, nodes), Placement(), workers)
+        return {each.bundle.modules[0]: each.node and each.node.name for each in assign(bundles, nodes)}
+
+    def test_each_worker_reserves_what_its_module_asks_for(self):
+        graph = self.shared(3, num_cpus=1.0)
+        nodes = [node("a"), node("b")]
+        found = self.placed(graph, nodes)
+        assert [found[name] for name in ("encoder", "encoder#1", "encoder#2")] == ["a", "a", "b"]
+        check_placement(graph, nodes, allocate_gpus(graph, nodes), Placement())
+
+    def test_a_worker_that_fits_nowhere_is_named(self):
+        graph = self.shared(5, num_cpus=1.0)
+        with pytest.raises(BackendError, match="module 'encoder#4' asks for 1 CPU"):
+            check_placement(graph, [node("a"), node("b")], NO_GPUS, Placement())
+
+    def test_auto_is_one_worker_for_each_core(self):
+        assert worker_counts(self.shared("auto"), [node("a"), node("b", CPU=6.0)]) == {"encoder": 8}
+        assert worker_counts(self.shared("auto"), [node("a", CPU=0.0)]) == {"encoder": 1}
+
+    @pytest.mark.parametrize(
+        ("workers", "gpus", "share"), [(2, (1.0,), 0.5), (2, (1.0, 1.0), 1.0), (3, (1.0, 1.0), 0.5)]
+    )
+    def test_workers_with_auto_share_the_gpus(self, workers, gpus, share):
+        graph = self.shared(workers, num_gpus="auto")
+        nodes = [node(str(n), GPU=count) for n, count in enumerate(gpus)]
+        assert allocate_gpus(graph, nodes)["encoder"] == share
+        check_placement(graph, nodes, allocate_gpus(graph, nodes), Placement())
