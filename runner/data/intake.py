@@ -20,12 +20,9 @@ import numpy as np
 from actors.limits import MAX_LISTED_NAMES, MAX_PRINTED_LINE
 from actors.types import Array, BoolArray, FloatArray, IntArray
 from runner.data.conversion import REMEDY, WHAT, column_values, frame_values, unwrap, unwrap_sequences
-from runner.data.errors import DataError
+from runner.data.errors import EXACT, DataError
 from runner.data.tables import Content
 from runner.report.printable import brief, printable_line
-
-_EXACT = 2**53
-"""Beyond this, float64 does not represent every integer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -431,12 +428,12 @@ def _whole_numbers(values: Array, where: str, what: str, locate: Callable[[int],
         bad = values > np.uint64(2**63 - 1)
     else:  # from 2^53 on a float64 may be another integer that was rounded
         values = values.astype(np.float64) if values.dtype.itemsize < 8 else values  # 2^53 is infinite in float16
-        bad = ~(np.abs(values) < float(_EXACT)) | (values != np.floor(values))
+        bad = ~(np.abs(values) < float(EXACT)) | (values != np.floor(values))
     if bad.any():
         row = int(bad.argmax())
         value = values[row]
         why = "is no integer"
-        if values.dtype.kind == "u" or (np.isfinite(value) and abs(value) >= _EXACT):
+        if values.dtype.kind == "u" or (np.isfinite(value) and abs(value) >= EXACT):
             why = "is no integer that is exact, beyond " + ("2^63 - 1" if values.dtype.kind == "u" else "2^53")
         raise DataError(f"{where}, {locate(row)}: {value} {why}; {what} are")
     return values.astype(np.int64)

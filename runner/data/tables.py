@@ -30,7 +30,7 @@ from actors.limits import (
     MAX_PRINTED_LINE,
 )
 from actors.types import Array, FloatArray
-from runner.data.errors import DataError
+from runner.data.errors import EXACT, DataError
 from runner.report.printable import printable_line
 
 MISSING = frozenset(
@@ -149,6 +149,12 @@ def expanded_limit(size: int) -> int:
     return min(max(MAX_EXPANSION * size, FREE_EXPANDED_BYTES), MAX_EXPANDED_BYTES)
 
 
+_SMALL_EXPONENT = re.compile(rb"[0-9.][eE]-0*[0-9]{3}")
+_WHOLE_NUMBER = re.compile(r"[-+]?\d+")
+_EXACT_DIGITS = 15
+"""Integers with up to so many digits are exact in float64."""
+
+
 class _BoundedStream(io.RawIOBase):
     """The content of a compressed file, up to the size that it may have."""
 
@@ -185,6 +191,7 @@ class TextTable:
         self.file, self.options = file, options
         self.comma = "," if _plain_suffix(file) == ".csv" else None
         self._header: int | None = None
+        self._tiny = False  # whether there may be numbers that are too small for a float
 
     # --- lines ----------------------------------------------------------------------------------------------------
 
@@ -213,6 +220,7 @@ class TextTable:
                 if kind and not before:
                     raise DataError(f": {kind}")
                 comments = comments or b"#" in chunk
+                self._tiny = self._tiny or _SMALL_EXPONENT.search(before[-8:] + chunk) is not None
                 gaps = gaps or _EMPTY_BETWEEN_TABS.search(before[-1:] + chunk) is not None
                 before = chunk
                 ends = [place for end in (b"\n", b"\r") if (place := chunk.find(end)) >= 0]
@@ -385,6 +393,7 @@ class TextTable:
         if given is None and not drop:
             drop = counted_index(values[:, 0], names[0] if names else None, values.shape[1]) if values.size else False
             values = values[:, 1:] if drop else values
+        self._check_exact(values, skip, range(int(drop), max(len(first), 1)))
         shown = tuple(_shown(name) for name in names[int(drop) :])
         if drop and values.shape[1] == 0:
             raise DataError(": holds an index only, no column of data; set data.index to false if it is data")
@@ -407,6 +416,17 @@ class TextTable:
             for _, fields in self._lines(skip)
         )
         return np.loadtxt(cleaned, **arguments)
+
+    def _check_exact(self, values: FloatArray, skip: int, columns: Sequence[int]) -> None:
+        """Refuse integers that float64 rounds, and numbers that are too small for it, which would become 0."""
+        large = bool((np.abs(values) >= EXACT).any())
+        if not (large or self._tiny):
+            return
+        for number, fields in self._lines(skip):
+            for place in (place for place in columns if place < len(fields)):
+                if problem := _inexact(fields[place]):
+                    shown = printable_line(fields[place][:40])
+                    raise DataError(f", line {number}: holds {shown!r} in column {place + 1}, {problem}")
 
     def _check_cells(self, skip: int, columns: Sequence[int], error: ValueError) -> None:
         """Raise an error for the first cell that is neither a number nor missing, or for rows without some values."""
@@ -508,6 +528,20 @@ def _is_number(field: str) -> bool:
     except ValueError:
         return False
     return "_" not in field  # Python parses 1_000, numpy does not
+
+
+def _inexact(field: str) -> str:
+    """Return what a float64 would lose of a number, and the remedy; empty if it only rounds decimals."""
+    if not _is_number(field) or not np.isfinite(value := float(field)):
+        return ""
+    if len(field) > _EXACT_DIGITS and _WHOLE_NUMBER.fullmatch(field) and int(field) != int(value):
+        return (
+            f"an integer beyond 2^53 that a float cannot hold: it would become {int(value)}; subtract a constant from the "
+            "column, or leave it out"
+        )
+    if value == 0.0 and re.search("[1-9]", re.split("[eE]", field)[0]):
+        return "which is too small for a float and would become 0; write 0, or use other units"
+    return ""
 
 
 def _shown(name: str) -> str:

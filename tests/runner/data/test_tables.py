@@ -115,3 +115,27 @@ def test_large_numbers_as_categories_are_not_merged(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("9007199254740993\n9007199254740992\n")
     with pytest.raises(DataError, match=r"beyond 2\^53"):
         table(tmp_path / "x.txt", "1 2\n3 4\n", categories=tmp_path / "c.txt")
+
+
+@pytest.mark.parametrize("cell", ["9007199254740993", "-9007199254740993", "+123456789012345678"])
+def test_an_integer_that_a_float_cannot_hold_is_refused_with_what_it_would_become(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(DataError, match=rf"line 3: holds '.*in column 2, .*become {int(float(cell))};"):
+        table(tmp_path / "x.csv", f"a,b\n1,2\n3,{cell}\n")
+
+
+@pytest.mark.parametrize("cell", ["1e-400", "-2.4E-0324", "0.001e-330"])
+def test_a_number_that_would_become_zero_is_refused(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(DataError, match=rf"line 2: holds '{cell}' in column 1, which is too small"):
+        table(tmp_path / "x.txt", f"1.5 2.5\n{cell} 3.5\n")
+
+
+@pytest.mark.parametrize(
+    "cell", ["9007199254740992", "9007199254740994", "1e20", "123456789012345678.5", "0e-400", "1e-300", "5e-324"]
+)
+def test_numbers_that_a_float_holds_or_rounds_as_any_decimal_are_read(tmp_path: Path, cell: str) -> None:
+    assert table(tmp_path / "x.txt", f"1.5 2.5\n{cell} 3.5\n").observations[1, 0] == float(cell)
+
+
+def test_large_integers_in_an_index_are_left_out_with_it(tmp_path: Path) -> None:
+    text = "Unnamed: 0,a\n9007199254740993,1\n9007199254740995,2\n"
+    assert table(tmp_path / "x.csv", text).observations.tolist() == [[1.0], [2.0]]
