@@ -536,8 +536,8 @@ def _inexact(field: str) -> str:
         return ""
     if len(field) > _EXACT_DIGITS and _WHOLE_NUMBER.fullmatch(field) and int(field) != int(value):
         return (
-            f"an integer beyond 2^53 that a float cannot hold: it would become {int(value)}; subtract a constant from the "
-            "column, or leave it out"
+            f"an integer beyond 2^53 that a float cannot hold: it would become {int(value)}; subtract a constant from "
+            "the column, or leave it out"
         )
     if value == 0.0 and re.search("[1-9]", re.split("[eE]", field)[0]):
         return "which is too small for a float and would become 0; write 0, or use other units"
