@@ -17,7 +17,7 @@ from actors.errors import ModuleError
 from actors.module import Context, Inbox, Module, Outbox
 from actors.sharing.chunks import Chunk, Extent
 from actors.sharing.driver import answer_alone, update_alone
-from actors.sharing.shard import Statistics
+from actors.sharing.shard import Statistics, add_statistics
 from actors.types import State
 
 P = TypeVar("P")
@@ -90,6 +90,14 @@ class ShardedModule(Module[P]):
 
         It is called after the passes of an update, and at recognition.
         """
+
+    def merge(self, left: Statistics, right: Statistics) -> Statistics:
+        """Return the statistics of two neighbouring stretches of rows together: by default their sums, name by name.
+
+        Such as the smallest and largest values of both, for statistics that do not add. It must not matter which of
+        three neighbours are merged first.
+        """
+        return add_statistics(left, right)
 
     @classmethod
     def unshared_setting(cls, parameters: Any) -> str | None:  # noqa: ARG003 (for overriding)

@@ -90,7 +90,7 @@ class Shard:
         def selects(index: int, context: Context) -> bool:
             return self.module.selects(index, self.extent, learnt, context)
 
-        return self._combined(one, add_statistics, sweep, selects=selects)
+        return self._combined(one, merging(self.module), sweep, selects=selects)
 
     def respond(self, learnt: State, sweep: int, entering: Entering) -> ShardAnswer:
         """Return messages and outputs of all chunks, joined."""
@@ -265,7 +265,7 @@ class Root:
 
     def total(self, parts: Sequence[Parts[Statistics]]) -> Statistics:
         """Return the sums over all rows."""
-        return self._total(parts, add_statistics)
+        return self._total(parts, merging(self.module))
 
     def conclude(self, learnt: State, parts: Sequence[Parts[Mapping[str, float]]]) -> dict[str, float]:
         """Return the metrics of the update."""
@@ -276,6 +276,11 @@ class Root:
         return combine_below(root_of(self._chunks), self._chunks, known.get, combine)
 
 
+def merging(module: ShardedModule[Any]) -> Callable[[Statistics, Statistics], Statistics]:
+    """Return what combines the statistics of two stretches of rows; those of chunks that take no part are empty."""
+    return lambda left, right: module.merge(left, right) if left and right else left or right
+
+
 def add_statistics(left: Statistics, right: Statistics) -> Statistics:
     """Return the sums of two stretches of rows together.
 
@@ -284,8 +289,6 @@ def add_statistics(left: Statistics, right: Statistics) -> Statistics:
     ModuleError
         If they differ in names or shapes.
     """
-    if not left or not right:  # a chunk that takes no part has none
-        return left or right
     if left.keys() != right.keys():
         raise ModuleError(f"the statistics of two chunks have different names: {sorted(left.keys() ^ right.keys())}")
     for name, value in left.items():

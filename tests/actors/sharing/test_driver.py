@@ -189,6 +189,22 @@ def test_statistics_that_do_not_fit_together_are_refused_by_name():
         update(lambda: Ragged(KMeans.Parameters()), cut_at([]))
 
 
+@pytest.mark.parametrize("cuts", [[], [2, 7, 15]])
+def test_a_module_may_merge_statistics_that_do_not_add(cuts):
+    class Extremes(Noise):
+        def accumulate(self, chunk, learnt, context):
+            return {"largest": chunk.inbox.require("latent_vectors")["mean"].max(axis=0)}
+
+        def merge(self, left, right):
+            return {"largest": np.maximum(left["largest"], right["largest"])}
+
+        def maximise(self, statistics, learnt, context):
+            return dict(statistics)
+
+    learnt = update(lambda: Extremes(Noise.Parameters()), cut_at(cuts))[0]
+    np.testing.assert_array_equal(learnt["largest"], X.max(axis=0))
+
+
 def test_parts_of_a_message_are_joined():
     parts = [vectors(X[:10], mask=np.zeros(10, bool)), vectors(X[10:30], mask=np.ones(20, bool))]
     whole = join_messages(parts, np.array([12, 18]))
