@@ -32,7 +32,7 @@ from scipy.special import logsumexp
 
 from actors.kernels.jit import as_input
 from actors.kernels.mixture.input_checks import as_bias, as_mask, as_rows, check_finite
-from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, squared_mahalanobis
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments, squared_mahalanobis
 from actors.kernels.mixture.sums import Sums, posterior_from_sums
 from actors.kernels.types import FloatArray, IntArray
 
@@ -90,6 +90,27 @@ def draw_parameters(
     tempered = {name: temperature * sums[name] for name in ("counts", "first", "second")}
     means, chol = draw_classes(posterior_from_sums(tempered, reference, prior), prior, generator)
     return ClassParameters(means, chol, draw_log_weights(sums["counts"] + alpha, generator))
+
+
+def tempered_posterior(posterior: NIWPosterior, prior: NIWPrior, temperature: float) -> NIWPosterior:
+    """Return the posterior for which each row counts as τ rows: that of `draw_parameters`, from the one for τ = 1.
+
+    With x̄ - m0 = r / n (m - m0), and S0, S and S_τ the scales of prior, posterior and result (Murphy 2007, 254),
+
+        S_τ = (1 - τ) S0 + τ S + (c_τ - τ c) (x̄ - m0)(x̄ - m0)ᵀ,   c = r0 n / (r0 + n),   c_τ = r0 τn / (r0 + τn).
+
+    All terms are positive semidefinite for τ ≤ 1: nothing cancels.
+    """
+    if temperature == 1.0:
+        return posterior
+    n = posterior.counts.astype(np.float64)[:, None]
+    r, tempered = prior.r0 + n, temperature * n
+    offset = np.divide(r * (posterior.mean - prior.mean), n, out=np.zeros_like(posterior.mean), where=n > 0.0)
+    excess = prior.r0 * tempered / (prior.r0 + tempered) - temperature * prior.r0 * n / r
+    outer = offset[:, :, None] * offset[:, None, :]
+    scale = (1.0 - temperature) * prior.scale + temperature * posterior.scale + excess[:, :, None] * outer
+    mean = prior.mean + tempered / (prior.r0 + tempered) * offset
+    return posterior_from_moments(tempered[:, 0], mean, scale)
 
 
 def draw_classes(

@@ -245,15 +245,37 @@ def expect(
     if (log_weights is None) == (log_prior is None):
         raise ValueError("the classes have either log_weights or log_prior: give one of them")
     rows, missing = _checked(X, prior.mean.size, mask)
+    responsibilities = responsibilities_given(
+        rows, posterior, prior, log_weights=log_weights, log_prior=log_prior, temperature=temperature, mask=missing
+    )
     K = posterior.counts.size
     bias = None if log_prior is None else as_bias(log_prior, len(rows), K, missing)[~missing]
-    seen = as_input(rows[~missing])
-    class_scores = log_weights if bias is None else bias
-    assert class_scores is not None  # one of them is given
-    r = softmax(class_scores + temperature * expected_log_density(seen, posterior, prior), axis=1)
-    responsibilities = np.zeros((len(rows), K))
-    responsibilities[~missing] = r
+    seen, r = as_input(rows[~missing]), responsibilities[~missing]
     return responsibilities, _variational_sums(seen, r, posterior.mean, bias)
+
+
+def responsibilities_given(
+    X: ArrayLike,
+    posterior: NIWPosterior,
+    prior: NIWPrior,
+    *,
+    log_weights: FloatArray | None = None,
+    log_prior: ArrayLike | None = None,
+    temperature: float = 1.0,
+    mask: ArrayLike | None = None,
+) -> FloatArray:
+    """Return the responsibilities (N, K) of rows given the posterior: zeros for missing rows.
+
+    As `expect`, without the sums; `log_weights` are not used where there is `log_prior`.
+    """
+    rows, missing = _checked(X, prior.mean.size, mask)
+    K = posterior.counts.size
+    scores = log_weights if log_prior is None else as_bias(log_prior, len(rows), K, missing)[~missing]
+    assert scores is not None  # one of them is given
+    responsibilities = np.zeros((len(rows), K))
+    density = expected_log_density(as_input(rows[~missing]), posterior, prior)
+    responsibilities[~missing] = softmax(scores + temperature * density, axis=1)
+    return responsibilities
 
 
 def bound_from_sums(

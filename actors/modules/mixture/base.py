@@ -16,14 +16,17 @@ import numpy as np
 
 from actors.errors import ModuleError, NonFiniteError
 from actors.kernels.mixture.calibration import calibrate, calibrated_posterior, scaled_likelihood
-from actors.kernels.mixture.columns import Columns, choose_columns, identity
+from actors.kernels.mixture.columns import Columns, choose_columns
 from actors.kernels.mixture.gibbs import compile_kernels
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive
+from actors.kernels.mixture.sums import responsibilities_given
+from actors.kernels.mixture.variational import expected_log_weights, most_probable_labels
 from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import combine_priors, normalise_with_norms
+from actors.modules.mixture.class_states import Classes, pack, unpack
 from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, MixtureParameters
 from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
@@ -33,6 +36,8 @@ MIN_SCALE_RATIO = 2.0**-40
 """Smallest scale of the prior, relative to the variance of its column: below, a class of few rows gets singular."""
 
 PRIOR = "transition_prior"
+
+NO_ROWS = "every row of the latent vectors is missing: there is nothing to learn from"
 
 INITIAL_LAPSE = 0.01
 """Lapse rate of the likelihood until a prior has come that it can be calibrated against."""
@@ -135,14 +140,14 @@ class Mixture(Module[P]):
             If the messages do not fit the parameters or the labels of the last update.
         """
         parameters = self._step_parameters(context)
-        message = _data_message(inbox)
-        rows, missing = _rows_and_mask(message)
+        message = data_message(inbox)
+        rows, missing = rows_and_mask(message)
         columns = self._choose_columns(rows[~missing], message, context)
         X = columns.internal(rows)
         present = X[~missing]
         log_prior = combine_priors(inbox, PRIOR, (len(X), self.classes))
         prior = self._make_prior(present, columns, parameters)
-        iterations = parameters.iterations + (parameters.burn_in if self._assignment is None else 0)
+        iterations = parameters.iterations + (parameters.burn_in if self._factors is None else 0)
         # Tempering balances the likelihood against a prior. Without one it only blurs the classes, for good.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
         problem = FitProblem(
@@ -157,7 +162,7 @@ class Mixture(Module[P]):
             temperature=1.0 if log_prior is None else context.temperature * trust,
         )
         try:
-            start = self._current_assignment(X, missing, columns, message.lengths, context)
+            start = self._current_assignment(problem, rows, columns, message.lengths, context)
             assignment, factors, loo, metrics = self._fit(problem, start, context)
             likelihood = log_predictive(X, factors, prior) if self._weights_multiply_prior(parameters) else loo
         except NonFiniteError:  # names the module already
@@ -175,13 +180,7 @@ class Mixture(Module[P]):
             self._calibration = self._fit_calibration(loo[~missing], factors, parameters, log_prior, missing)
             likelihood = self._calibrated_likelihood(likelihood, factors, parameters)
             likelihood[missing] = 0.0
-        # Both the weights and a prior sum to one, so that the evidence is a log density with either.
-        log_weights = self._log_weights(factors, parameters)
-        evidence = normalise_with_norms(loo + (log_weights if log_prior is None else log_prior))[1].sum()
-        metrics = {"evidence": float(evidence), **metrics}
-        if parameters.calibrate and context.receivers.get("class_posteriors"):
-            # A calibrated message is relative to the rows' density, which the evidence of the receiver thus lacks.
-            metrics["score"] = float(normalise_with_norms(loo + log_weights)[1].sum())
+        metrics = {**self._evidences(loo, log_prior, context), **metrics}
         volume = len(present) * columns.log_volume  # these are log densities of the rows in the units that they came in
         metrics |= {name: metrics[name] - volume for name in ("evidence", "score", "bound") if name in metrics}
         log_volume = 0.0 if parameters.calibrate else columns.log_volume
@@ -197,8 +196,16 @@ class Mixture(Module[P]):
         """
         if self._factors is None or self._prior is None or self._columns is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
-        rows, missing = _rows_and_mask(_data_message(inbox))
-        X, columns = self._internal_rows(rows, missing, context), self._columns
+        rows, missing = rows_and_mask(data_message(inbox))
+        X = self._internal_rows(rows, missing, context)
+        self._log_differing(self._columns.differing(rows[~missing]), context)
+        return self._recognized(inbox, X, missing, context)
+
+    def _recognized(self, inbox: Inbox, X: FloatArray, missing: BoolArray, context: Context) -> Outbox:
+        """Return the answer for new internal rows."""
+        assert self._factors is not None
+        assert self._prior is not None
+        assert self._columns is not None
         try:
             likelihood = log_predictive(X, self._factors, self._prior)
         except ValueError as error:
@@ -206,7 +213,7 @@ class Mixture(Module[P]):
         if self._calibration is not None:
             likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
         likelihood[missing] = 0.0
-        log_volume = columns.log_volume if self._calibration is None else 0.0
+        log_volume = self._columns.log_volume if self._calibration is None else 0.0
         return self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
@@ -236,25 +243,21 @@ class Mixture(Module[P]):
 
         Factors and prior refer to internal rows (:mod:`actors.kernels.mixture.columns`). The arrays ``columns_kept``,
         ``columns_centre`` and ``columns_exponent`` define these; they are absent where internal rows are the rows.
+        There are no labels where workers shared the rows.
         """
-        if self._assignment is None or self._factors is None or self._prior is None or self._columns is None:
+        if self._factors is None or self._prior is None or self._columns is None:
             return {}
-        prior, trust = self._prior, self._calibration
+        trust = self._calibration
         calibration = (
             {}
             if trust is None
             else {"temperature": trust.temperature, "lapse": trust.lapse, "mean_posterior": trust.mean.copy()}
         )
-        columns = {f"columns_{name}": value.copy() for name, value in self._columns._asdict().items()}
+        assignment = {} if self._assignment is None else self._assignment._asdict()
         return {
             **calibration,
-            **({} if self._columns.unchanged else columns),
-            **{name: value.copy() for name, value in self._assignment._asdict().items() if value is not None},
-            **{name: value.copy() for name, value in self._factors._asdict().items()},
-            "prior_mean": prior.mean.copy(),
-            "prior_scale": prior.scale.copy(),
-            "prior_count": prior.r0,
-            "degrees": prior.nu0,
+            **{name: value.copy() for name, value in assignment.items() if value is not None},
+            **pack(Classes(self._factors, self._prior, self._columns)),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -268,17 +271,15 @@ class Mixture(Module[P]):
         self._assignment, self._factors, self._prior, self._calibration, self._columns = None, None, None, None, None
         if not state:
             return
-        factors = NIWPosterior(*(np.array(state[name]) for name in NIWPosterior._fields))
+        factors, prior, columns = unpack(state)
         if factors.counts.size != self.classes:
             raise ModuleError(
                 f"the state has {factors.counts.size} classes, this {self.display_name} has {self.classes}"
             )
-        soft = np.array(state["responsibilities"]) if "responsibilities" in state else None
-        self._assignment, self._factors = Assignment(np.array(state["labels"], dtype=np.int64), soft), factors
-        self._prior = NIWPrior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
-        names = [f"columns_{name}" for name in Columns._fields]
-        known = names[0] in state
-        self._columns = Columns(*(np.array(state[n]) for n in names)) if known else identity(factors.mean.shape[1])
+        self._factors, self._prior, self._columns = factors, prior, columns
+        if "labels" in state:
+            soft = np.array(state["responsibilities"]) if "responsibilities" in state else None
+            self._assignment = Assignment(np.array(state["labels"], dtype=np.int64), soft)
         if "temperature" in state:
             mean = np.array(state["mean_posterior"])
             self._calibration = _Calibration(float(state["temperature"]), float(state["lapse"]), mean)
@@ -296,59 +297,80 @@ class Mixture(Module[P]):
         return None if log_prior is None else self._adjust_prior(log_prior, self._factors, parameters)
 
     def _current_assignment(
-        self, X: FloatArray, missing: BoolArray, columns: Columns, lengths: Array | None, context: Context
+        self, problem: FitProblem, rows: FloatArray, columns: Columns, lengths: Array | None, context: Context
     ) -> Assignment:
-        """Return the assignment of the last update, or the initial one in the first update."""
+        """Return the assignment of the last update, or the initial one in the first update.
+
+        Where workers shared the rows of the last update there is none: it follows from the classes that they learnt.
+        `rows` (N, D) are in the units in which they came.
+        """
+        if self._factors is None:
+            return self._first_assignment(problem.rows, problem.missing, lengths, context)
+        assert self._prior is not None
+        assert self._columns is not None
         carried = self._assignment
-        if carried is None:
-            # Missing rows take the mean of the others, where they influence the start least.
-            filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
-            if self._step_parameters(context).prior_scale == "data":  # the columns may have different units
-                filled = filled / np.where(deviation := X[~missing].std(axis=0), deviation, 1.0)
-            return self._initial_assignment(filled, lengths, context)
-        if len(carried.labels) != len(X):
+        if carried is not None and len(carried.labels) != len(rows):
             raise ModuleError(
-                f"module {context.module!r} has labels of {len(carried.labels)} rows, {len(X)} rows came: "
+                f"module {context.module!r} has labels of {len(carried.labels)} rows, {len(rows)} rows came: "
                 "start a new run"
             )
-        assert self._columns is not None
         learnt, received = self._columns.kept.size, columns.kept.size
         if learnt != received:
+            of = "labels of rows" if carried is not None else "learnt from rows"
             raise ModuleError(
-                f"module {context.module!r} has labels of rows with {learnt} dimensions, rows with {received} came: "
+                f"module {context.module!r} has {of} with {learnt} dimensions, rows with {received} came: "
                 "start a new run"
             )
-        return carried
+        if carried is not None:
+            return carried
+        soft = responsibilities_given(
+            self._columns.internal(rows),
+            self._factors,
+            self._prior,
+            log_weights=expected_log_weights(self._factors.counts, problem.alpha),
+            log_prior=problem.log_prior,
+            temperature=problem.temperature,
+            mask=problem.missing,
+        )
+        return Assignment(most_probable_labels(soft), soft)
+
+    def _first_assignment(
+        self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context
+    ) -> Assignment:
+        """Return the assignment that the first update of internal rows (N, D) starts from."""
+        # Missing rows take the mean of the others, where they influence the start least.
+        filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
+        if self._step_parameters(context).prior_scale == "data":  # the columns may have different units
+            filled = filled / np.where(deviation := X[~missing].std(axis=0), deviation, 1.0)
+        return self._initial_assignment(filled, lengths, context)
 
     def _choose_columns(self, present: FloatArray, message: Message, context: Context) -> Columns:
         """Return the conversion of the rows (M, D) that are not missing; log which columns are left out."""
         if len(present) == 0:
-            raise ModuleError("every row of the latent vectors is missing: there is nothing to learn from")
-        columns = choose_columns(present, _values(message).dtype)
-        left_out = np.flatnonzero(~columns.kept)
-        if len(left_out) and (self._columns is None or not np.array_equal(columns.kept, self._columns.kept)):
-            _log.warning(
-                "module %r: %s of %d without variance left out: the same value in every row says nothing about classes",
-                *(context.module, _list_columns(left_out), columns.kept.size),
-            )
+            raise ModuleError(NO_ROWS)
+        columns = choose_columns(present, row_values(message).dtype)
+        log_left_out(columns, self._columns, context)
         return columns
 
     def _internal_rows(self, rows: FloatArray, missing: BoolArray, context: Context) -> FloatArray:
-        """Return the internal rows of rows (N, D) to recognize; log which left-out columns differ from training."""
+        """Return the internal rows of rows (N, D) to recognize."""
         assert self._columns is not None
         columns = self._columns
         if rows.shape[1] != columns.kept.size:
             raise ModuleError(
                 f"module {context.module!r}: rows must have the shape (N, {columns.kept.size}), but have {rows.shape}"
             )
-        if len(differing := columns.differing(rows[~missing])):
+        X = columns.internal(rows)
+        check_range(context.where, "observations or latent vectors", X[~missing])
+        return X
+
+    def _log_differing(self, differing: IntArray, context: Context) -> None:
+        """Log which left-out columns of rows to recognize differ from training."""
+        if len(differing):
             _log.warning(
                 "module %r: %s had one value in every row that was learnt from, and has others now; it is ignored",
                 *(context.module, _list_columns(differing)),
             )
-        X = columns.internal(rows)
-        check_range(context.where, "observations or latent vectors", X[~missing])
-        return X
 
     def _class_means(self) -> FloatArray:
         """Return the class means (K, D) in the units of the rows."""
@@ -357,7 +379,13 @@ class Mixture(Module[P]):
         return self._columns.external(self._factors.mean)
 
     def _make_prior(self, present: FloatArray, columns: Columns, parameters: P) -> NIWPrior:
-        """Return the normal-inverse-Wishart prior for the internal rows (M, D) that are not missing.
+        """Return the prior for the internal rows (M, D) that are not missing."""
+        return self._prior_from(present.mean(axis=0), present.var(axis=0), len(present), columns, parameters)
+
+    def _prior_from(
+        self, mean: FloatArray, variance: FloatArray, rows: int, columns: Columns, parameters: P
+    ) -> NIWPrior:
+        """Return the normal-inverse-Wishart prior for internal rows of this mean and variance (D,).
 
         With ``prior_scale: data``, S0 = var(x) K^(-2/D) for each column, the variance of one of K classes that share
         the volume. A number is the scale in the units of the rows, but at most var(x): no class is expected to be wider
@@ -365,11 +393,11 @@ class Mixture(Module[P]):
         rows in two would cost n/2 log((2 S0 + n v) / (S0 + n v)) nats, whatever the other columns say. The tutorial's
         rule is defined with the number, and has no such limit.
         """
-        D = present.shape[1]
-        variance = present.var(axis=0)
-        variance[variance == 0.0] = 1.0  # only where no column varies: then any scale gives the same classes
+        D = mean.size
+        # Zero only where no column varies: then any scale gives the same classes.
+        variance = np.where(variance == 0.0, 1.0, variance)
         if parameters.prior_scale == "data":
-            scale = variance * self._expected_class_count(len(present), parameters) ** (-2.0 / D)
+            scale = variance * self._expected_class_count(rows, parameters) ** (-2.0 / D)
         else:
             # 4^-exponent overflows or underflows where variances lie beyond 1e±300: the limits hold then.
             with np.errstate(over="ignore"):
@@ -378,7 +406,7 @@ class Mixture(Module[P]):
             scale = np.clip(scale, MIN_SCALE_RATIO * variance, largest)
         degrees = D + 2.0 if parameters.degrees is None else parameters.degrees
         try:
-            return NIWPrior(present.mean(axis=0), parameters.prior_count, degrees, scale)
+            return NIWPrior(mean, parameters.prior_count, degrees, scale)
         except ValueError as error:
             raise ModuleError(f"the prior of {D} latent dimensions is not possible: {error}") from error
 
@@ -421,6 +449,19 @@ class Mixture(Module[P]):
             scores = scores + self._log_weights(self._factors, parameters)
         return normalise_with_norms(scores)
 
+    def _evidences(self, loo: FloatArray, log_prior: FloatArray | None, context: Context) -> dict[str, float]:
+        """Return evidence and score of internal rows, from leave-one-out log-likelihoods (N, K), 0 where missing."""
+        assert self._factors is not None
+        parameters = self._step_parameters(context)
+        # Both the weights and a prior sum to one, so that the evidence is a log density with either.
+        log_weights = self._log_weights(self._factors, parameters)
+        evidence = normalise_with_norms(loo + (log_weights if log_prior is None else log_prior))[1].sum()
+        metrics = {"evidence": float(evidence)}
+        if parameters.calibrate and context.receivers.get("class_posteriors"):
+            # A calibrated message is relative to the rows' density, which the evidence of the receiver thus lacks.
+            metrics["score"] = float(normalise_with_norms(loo + log_weights)[1].sum())
+        return metrics
+
     def _compose_outbox(
         self,
         inbox: Inbox,
@@ -435,7 +476,7 @@ class Mixture(Module[P]):
         `log_volume` converts its densities to the units of the rows; it is the same for all classes.
         """
         assert self._factors is not None
-        parameters, of_rows = self._step_parameters(context), rows_of(_data_message(inbox))
+        parameters, of_rows = self._step_parameters(context), rows_of(data_message(inbox))
         multiplies = self._weights_multiply_prior(parameters)
         rows, classes = likelihood.shape
         log_posterior, log_norm = self._class_posterior(inbox, likelihood, parameters)
@@ -466,20 +507,30 @@ class Mixture(Module[P]):
         return Outbox(messages=messages, metrics=metrics, outputs=outputs)
 
 
-def _data_message(inbox: Inbox) -> Message:
+def data_message(inbox: Inbox) -> Message:
     """Return the message with the rows to classify: latent vectors, or observations without a sender of these."""
     return inbox.first("latent_vectors") or inbox.require("observations")
 
 
-def _values(message: Message) -> Array:
+def row_values(message: Message) -> Array:
     """Return the message's array of rows."""
     return message["mean" if message.header.kind == "latent_vectors" else "values"]
 
 
-def _rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:
+def rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the rows (N, D) as float64, and the mask (N,) of the missing ones."""
-    X = np.asarray(values := _values(message), dtype=np.float64).reshape(len(values), -1)
+    X = np.asarray(values := row_values(message), dtype=np.float64).reshape(len(values), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
+
+
+def log_left_out(columns: Columns, before: Columns | None, context: Context) -> None:
+    """Log which columns are left out, unless they were the same `before`."""
+    left_out = np.flatnonzero(~columns.kept)
+    if len(left_out) and (before is None or not np.array_equal(columns.kept, before.kept)):
+        _log.warning(
+            "module %r: %s of %d without variance left out: the same value in every row says nothing about classes",
+            *(context.module, _list_columns(left_out), columns.kept.size),
+        )
 
 
 def _list_columns(indices: IntArray) -> str:

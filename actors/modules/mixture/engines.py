@@ -1,4 +1,4 @@
-"""The two inference methods of the GMM: Gibbs sampling of the labels, and variational Bayes."""
+"""The inference methods of the GMM: Gibbs sampling of the labels, collapsed or blocked, and variational Bayes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from actors.kernels.mixture.blocked_gibbs import (
+    ClassParameters,
+    draw_classes,
+    draw_labels,
+    draw_log_weights,
+    tempered_posterior,
+)
 from actors.kernels.mixture.gibbs import gibbs
-from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo, posterior_from_labels
 from actors.kernels.mixture.sequence_init import (
     STARTS,
     kmeans_labels,
@@ -26,7 +33,7 @@ from actors.kernels.mixture.variational import (
 from actors.module import Context
 from actors.types import BoolArray, FloatArray, IntArray
 
-Engine = Literal["gibbs", "vb"]
+Engine = Literal["gibbs", "vb", "blocked-gibbs"]
 Start = Literal["auto", "random", "kmeans", "sequence"]
 
 KMEANS_RESTARTS = 10
@@ -214,5 +221,37 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
     )
 
 
+def fit_blocked_gibbs(problem: FitProblem, start: Assignment, context: Context) -> FitResult:
+    """Learn by drawing parameters and labels in turn (:mod:`actors.kernels.mixture.blocked_gibbs`).
+
+    Raises
+    ------
+    ValueError
+        If the kernel rejects its input.
+    """
+    labels = np.where(problem.missing, -1, start.labels)
+    factors = posterior_from_labels(problem.rows, labels, problem.classes, problem.prior)
+    for done in range(1, problem.iterations + 1):
+        tempered = tempered_posterior(factors, problem.prior, problem.temperature)
+        means, chol = draw_classes(tempered, problem.prior, context.generator)
+        log_weights = draw_log_weights(problem.alpha + factors.counts.astype(np.float64), context.generator)
+        before, labels = (
+            labels,
+            draw_labels(
+                problem.rows,
+                ClassParameters(means, chol, log_weights),
+                context.generator,
+                log_bias=problem.log_prior,
+                use_counts=problem.use_counts,
+                temperature=problem.temperature,
+                mask=problem.missing,
+            ),
+        )
+        factors = posterior_from_labels(problem.rows, labels, problem.classes, problem.prior)
+        context.report(done, problem.iterations, moved=float((labels != before).sum()))
+    loo_log_likelihood = log_predictive_loo(problem.rows, labels, factors, problem.prior)
+    return FitResult(Assignment(labels), factors, loo_log_likelihood, {})
+
+
 FitFunction: TypeAlias = Callable[[FitProblem, Assignment, Context], FitResult]
-ENGINES: Mapping[Engine, FitFunction] = {"gibbs": fit_gibbs, "vb": fit_variational}
+ENGINES: Mapping[Engine, FitFunction] = {"gibbs": fit_gibbs, "vb": fit_variational, "blocked-gibbs": fit_blocked_gibbs}

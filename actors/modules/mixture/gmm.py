@@ -12,7 +12,6 @@ from pydantic import AliasChoices, Field
 from actors.errors import ModuleError
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.module import Context
-from actors.modules.mixture.base import Mixture
 from actors.modules.mixture.engines import (
     ENGINES,
     Assignment,
@@ -22,6 +21,7 @@ from actors.modules.mixture.engines import (
     Start,
     initial_assignment,
 )
+from actors.modules.mixture.shared import SharedMixture
 from actors.types import Array, FloatArray
 
 _log = logging.getLogger(__name__)
@@ -44,12 +44,14 @@ class GMMParameters:
     engine: Engine = "gibbs"
 
     def __post_init__(self) -> None:
-        if self.engine == "vb" and self.rule == "tutorial":
-            raise ValueError("rule 'tutorial' is defined by sampling: it goes with engine 'gibbs', not with 'vb'")
+        if self.engine != "gibbs" and self.rule == "tutorial":
+            raise ValueError(
+                f"rule 'tutorial' is defined by sampling: it goes with engine 'gibbs', not with {self.engine!r}"
+            )
 
 
-class GMM(Mixture[GMMParameters]):
-    """Classify rows by a Gaussian mixture model, learnt by collapsed Gibbs sampling or variational Bayes.
+class GMM(SharedMixture[GMMParameters]):
+    """Classify rows by a Gaussian mixture model, learnt by Gibbs sampling or variational Bayes.
 
     The classes have a normal-inverse-Wishart prior. Rows are latent vectors, or the observations themselves where no
     module sends latent vectors.
@@ -91,10 +93,23 @@ class GMM(Mixture[GMMParameters]):
             Whether the likelihood is tempered and mixed with a lapse rate, to correct the over-confidence that the
             priors from above reveal (:mod:`actors.kernels.mixture.calibration`). The message upwards is then relative
             to the density of the rows, and the evidence of the module above measures what the order explains.
-        engine : {"gibbs", "vb"}
+        engine : {"gibbs", "vb", "blocked-gibbs"}
             Sampled labels, or responsibilities by variational Bayes. The latter is deterministic after the start and
             has the metric ``bound``, a lower bound of the log evidence of the rows under the priors from above (absent
-            where these exclude the rows' classes and nothing is learnt). Not with ``tutorial``.
+            where these exclude the rows' classes and nothing is learnt). ``gibbs`` draws the label of one row after the
+            other, with the parameters integrated out; ``blocked-gibbs`` draws the parameters of all classes, then the
+            labels of all rows given these (:mod:`actors.kernels.mixture.blocked_gibbs`). ``tutorial`` goes with
+            ``gibbs`` only.
+
+    Notes
+    -----
+    With ``vb`` and ``blocked-gibbs`` workers can share the rows (:mod:`actors.modules.mixture.shared`). Their number
+    does not change any bit. Prior and columns are those of all rows, the initial assignment is that of a sample. If the
+    sample is all rows, a first update by ``vb`` is that of one process up to rounding. Later updates differ from those
+    of one process where rows, or their columns and prior, have changed in between: one process carries the assignment
+    of each row over and makes the classes anew from it, workers carry the classes over and assign the rows anew by
+    them. With 0 iterations workers keep the factors, too; they make only calibration and messages anew, and a row is
+    left out of its classes by its responsibilities given the factors. There is no ``bound`` then.
     """
 
     Parameters: ClassVar[type[Any]] = GMMParameters
@@ -123,6 +138,17 @@ class GMM(Mixture[GMMParameters]):
                 "%d classes for %d rows: with fewer than two rows each, classes have no variance", classes, rows
             )
 
+    @classmethod
+    def unshared_setting(cls, parameters: GMMParameters) -> str | None:
+        """Return which parameter needs all rows in one process; None if workers can share them."""
+        if parameters.rule == "tutorial":
+            return "has rule 'tutorial', which needs all rows in one process; use rule: extrinsic and engine: vb"
+        if parameters.engine == "gibbs":
+            return (
+                "learns by engine 'gibbs', which needs all rows in one process; use engine: vb or engine: blocked-gibbs"
+            )
+        return None
+
     def _step_parameters(self, context: Context) -> GMMParameters:
         parameters = self.at(context)
         if parameters.classes != self.parameters.classes:
@@ -137,6 +163,12 @@ class GMM(Mixture[GMMParameters]):
         if start == "auto" and parameters.rule == "tutorial":
             start = "random"
         return initial_assignment(start, rows, parameters.classes, lengths, context)
+
+    def _engine(self, context: Context) -> Engine:
+        parameters = self._step_parameters(context)
+        if problem := self.unshared_setting(parameters):
+            raise ModuleError(f"module {context.module!r} {problem}")
+        return parameters.engine
 
     def _fit(self, problem: FitProblem, start: Assignment, context: Context) -> FitResult:
         return ENGINES[self._step_parameters(context).engine](problem, start, context)

@@ -118,6 +118,18 @@ def assert_same_covariance(actual, expected):
     assert_allclose(actual / deviation / deviation[:, None], expected / deviation / deviation[:, None], atol=0.04)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.01])
+def test_a_tempered_posterior_is_that_of_rows_that_count_as_less_than_one(temperature):
+    X, prior, z = clusters(1)
+    z[z == 2] = 1  # a class without rows
+    posterior, reference = niw.posterior_from_labels(X, z, 4, prior), np.zeros((4, 5))
+    given = sums.class_sums_of_labels(X, z, reference)
+    expected = sums.posterior_from_sums({name: temperature * each for name, each in given.items()}, reference, prior)
+    tempered = blocked_gibbs.tempered_posterior(posterior, prior, temperature)
+    for name in niw.NIWPosterior._fields:
+        assert_allclose(getattr(tempered, name), getattr(expected, name), rtol=1e-10, atol=1e-10)
+
+
 def test_moments_of_drawn_classes_are_those_of_the_normal_inverse_wishart_distribution():
     n, D = 40_000, 3
     posterior, prior = one_class(n)

@@ -1,0 +1,579 @@
+"""A mixture whose rows workers share: passes over chunks of rows instead of one fit to all of them.
+
+An update has up to four kinds of passes. *Moments* gives the units of the columns and the prior (one pass, or two or
+three where the origin of the deviations turns out to be far away). *Fit* is one iteration of the engine. *Sharpness*
+and *scores* calibrate the likelihood. The parameters between passes are what a state contains (:class:`Classes`), and
+what the next passes need:
+
+================== ================================================================================================
+``phase``          The kind of the next pass; ``done`` after the last one.
+``origin_…``       Of the deviations that the moments are sums of.
+``start_…``        In the first update: moments of the classes that the sample's rows were assigned to.
+``target_…``       Prior and columns of the present rows. Those of the classes are the ones that they were learnt with.
+``drawn_…``        Engine ``blocked-gibbs``: parameters of the classes, from which the next labels are drawn.
+``before_…``       The classes, or drawn parameters, from which the final responsibilities, or labels, follow.
+================== ================================================================================================
+
+No row has a label or responsibility that is kept. The responsibilities in the final sums are computed again where they
+are needed, from the classes of the iteration before; labels are drawn again, by the same generator of the chunk.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from actors.errors import ModuleError, NonFiniteError
+from actors.kernels.mixture.blocked_gibbs import (
+    ClassParameters,
+    draw_classes,
+    draw_labels,
+    draw_log_weights,
+    tempered_posterior,
+)
+from actors.kernels.mixture.calibration import LAPSES, TEMPERATURES
+from actors.kernels.mixture.columns import Columns, choose_columns
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
+from actors.kernels.mixture.row_moments import (
+    MAX_EXPONENT,
+    Origin,
+    columns_from_moments,
+    combine_extremes,
+    internal_moments,
+    next_origin,
+    origin_at,
+    row_moments,
+)
+from actors.kernels.mixture.sums import (
+    bound_from_sums,
+    calibration_scores,
+    calibration_sums,
+    choose_calibration,
+    class_sums_of_labels,
+    expect,
+    mean_posteriors,
+    posterior_from_sums,
+    responsibilities_given,
+    variational_sums,
+)
+from actors.kernels.mixture.variational import MIN_RISE, expected_log_weights, soft_log_predictive_loo
+from actors.module import Context, Inbox, Outbox
+from actors.modules.class_posteriors import combine_priors
+from actors.modules.mixture.base import (
+    INITIAL_LAPSE,
+    NO_ROWS,
+    PRIOR,
+    Mixture,
+    data_message,
+    log_left_out,
+    row_values,
+    rows_and_mask,
+)
+from actors.modules.mixture.class_states import Classes, pack, pack_prior, unpack, unpack_prior
+from actors.modules.mixture.engines import Engine, MixtureParameters
+from actors.sharing.chunks import Chunk
+from actors.sharing.contract import ShardedModule
+from actors.sharing.shard import Statistics, add_statistics
+from actors.types import BoolArray, FloatArray, IntArray, State
+
+P = TypeVar("P", bound=MixtureParameters)
+
+MOMENTS, FIT, SHARPNESS, SCORES, DONE = "moments", "fit", "sharpness", "scores", "done"
+
+CALIBRATION = ("temperature", "lapse", "mean_posterior")
+
+
+class _Rows(NamedTuple):
+    """The rows of a chunk (N, D), in the units in which they came, the mask of missing ones, and the prior (N, K)."""
+
+    values: FloatArray
+    missing: BoolArray
+    log_prior: FloatArray | None
+
+
+class _Learnt:
+    """Parameters between two passes, unpacked.
+
+    Parameters
+    ----------
+    learnt : State
+    carried : bool
+        Whether they are those of an earlier update, of which only the classes and the calibration count.
+    """
+
+    def __init__(self, learnt: State, carried: bool) -> None:
+        self.source = (learnt, carried)
+        self.classes: Classes = unpack(learnt)
+        own: State = {} if carried else learnt
+        self.target = unpack_prior(own, "target_") if "target_prior_mean" in own else None
+        before = {name.removeprefix("before_"): each for name, each in own.items() if name.startswith("before_")}
+        self.before: Classes | None = unpack(before) if before else None
+        self.drawn: ClassParameters | None = None
+        if "drawn_means" in own:
+            self.drawn = ClassParameters(*(own[f"drawn_{name}"] for name in ClassParameters._fields))
+        self.label_sweep: int | None = own.get("label_sweep")
+        self.trust = float(own["trust"] if "trust" in own else learnt.get("temperature", 1.0))
+
+    def power(self, with_prior: bool, context: Context) -> float:
+        """Return the exponent of the likelihood: below one only against a prior, as in `Mixture.update`."""
+        return context.temperature * self.trust if with_prior else 1.0
+
+    @property
+    def reference(self) -> FloatArray:
+        """A point (K, D) near each class, in the units of the present rows."""
+        assert self.target is not None
+        near = self.classes.factors.mean if self.drawn is None else self.drawn.means
+        own, columns = self.classes.columns, self.target[1]
+        return near if _same(own, columns) else columns.internal(own.external(near))
+
+
+class SharedMixture(Mixture[P], ShardedModule[P]):
+    """A mixture that also learns by workers that share its rows; abstract."""
+
+    row_outputs = ("class", "Pdz")
+
+    @abstractmethod
+    def _engine(self, context: Context) -> Engine:
+        """Return the engine of this step.
+
+        Raises
+        ------
+        ModuleError
+            If it needs all rows in one process.
+        """
+
+    def __init__(self, parameters: P) -> None:
+        super().__init__(parameters)
+        self._last: _Learnt | None = None
+        self._own: tuple[State, SharedMixture[P]] | None = None
+
+    # --- the contract ---------------------------------------------------------------------------------------------
+
+    def start(self, inbox: Inbox, context: Context) -> State:
+        """Assign the rows of a sample to classes; return moments of these, for which the prior is not known yet.
+
+        Raises
+        ------
+        ModuleError
+            If the sample does not allow it.
+        """
+        message = data_message(inbox)
+        rows, missing = rows_and_mask(message)
+        present, dtype = rows[~missing], row_values(message).dtype
+        if len(present) == 0:
+            raise ModuleError(
+                NO_ROWS if len(rows) == 0 else f"every one of the {len(rows)} rows to start from is missing"
+            )
+        columns = choose_columns(present, dtype)
+        with self._named(context):
+            first = self._first_assignment(columns.internal(rows), missing, message.lengths, context)
+        wide = _all_kept(columns, present)
+        X, labels = wide.internal(rows), np.where(missing, -1, first.labels)
+        reference = np.tile(X[~missing].mean(axis=0), (self.classes, 1))
+        sums = class_sums_of_labels(X, labels, reference)
+        reference += sums["first"] / np.maximum(sums["counts"], 1.0)[:, None]
+        return {
+            "phase": MOMENTS,
+            **_prefixed("start_", class_sums_of_labels(X, labels, reference)),
+            "start_reference": reference,
+            "start_centre": wide.centre,
+            "start_exponent": wide.exponent,
+            **_prefixed("origin_", origin_at(present[0])._asdict()),
+        }
+
+    def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
+        """Return the sums of one pass, of the kind that is next.
+
+        Raises
+        ------
+        ModuleError
+            If the rows do not fit what was learnt.
+        """
+        phase, engine = self._phase(learnt, context), self._engine(context)
+        if phase == MOMENTS:
+            return self._moments(chunk, learnt, context)
+        known = self._unpacked(learnt, carried=not context.sweep)
+        rows = self._rows_of(chunk, known, context)
+        with self._named(context, chunk):
+            if phase == FIT:
+                fit = self._expected_sums if engine == "vb" else self._drawn_sums
+                return fit(rows, known, context)
+            likelihood = self._leave_one_out(rows, known, context)[~rows.missing]
+            factors = known.classes.factors
+            weights = np.exp(self._log_weights(factors, self._step_parameters(context)))
+            if phase == SHARPNESS:
+                with_prior = np.array([0.0 if rows.log_prior is None else float(len(chunk))])
+                return {**calibration_sums(likelihood, weights), "with_prior": with_prior}
+            assert rows.log_prior is not None
+            return calibration_scores(likelihood, weights, rows.log_prior[~rows.missing], learnt["means"])
+
+    def merge(self, left: Statistics, right: Statistics) -> Statistics:
+        """Return the sums of both; of moments also the extremes, and the first row."""
+        if "minimum" not in left:
+            return add_statistics(left, right)
+        added = {name: left[name] + right[name] for name in ("rows", "first", "square", "with_prior")}
+        first = left if left["rows"][0] else right
+        return {**added, **combine_extremes(left, right), "row": first["row"], "itemsize": left["itemsize"]}
+
+    def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:
+        """Return the parameters for the next pass.
+
+        Raises
+        ------
+        ModuleError
+            If the sums do not allow it.
+        """
+        phase = self._phase(learnt, context)
+        with self._named(context):
+            if phase == MOMENTS:
+                return self._with_units(statistics, learnt, context)
+            if phase == FIT:
+                return self._improved(statistics, learnt, context)
+            if phase == SHARPNESS:
+                return self._with_sharpness(statistics, learnt, context)
+        temperature, lapse = choose_calibration(statistics)
+        return _calibrated(learnt, temperature, lapse, learnt["means"])
+
+    def is_finished(self, learnt: State, passes: int, context: Context) -> bool:
+        """Return whether no kind of pass is left."""
+        return self._phase(learnt, replace(context, sweep=passes)) == DONE
+
+    def respond(self, chunk: Chunk, learnt: State, context: Context) -> Outbox:
+        """Return messages, outputs and metrics of one chunk, as `update` or `recognize` of a mixture for all rows.
+
+        Raises
+        ------
+        ModuleError
+            If the rows do not fit what was learnt.
+        """
+        own = self._loaded(learnt)
+        if context.mode == "recognize":
+            return own._recognized_chunk(chunk, context)
+        known, parameters = self._unpacked(learnt, carried=not context.sweep), self._step_parameters(context)
+        rows = self._rows_of(chunk, known, context)
+        with self._named(context, chunk):
+            likelihood = self._leave_one_out(rows, known, context)
+        columns, missing = known.classes.columns, rows.missing
+        metrics = own._evidences(likelihood, rows.log_prior, context)
+        volume = float((~missing).sum()) * columns.log_volume
+        metrics = {name: value - volume for name, value in metrics.items()}
+        log_volume = columns.log_volume
+        if parameters.calibrate:
+            log_volume = 0.0
+            likelihood = own._calibrated_likelihood(likelihood, known.classes.factors, parameters)
+            likelihood[missing] = 0.0
+        return own._compose_outbox(chunk.inbox, context, likelihood, missing, metrics, log_volume)
+
+    def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:
+        """Return the metrics of an update, the bound among them; log which columns of rows to recognize differ."""
+        if context.mode == "recognize":
+            self._log_differing(np.array(sorted(map(int, sums)), dtype=np.int64), context)
+            return {}
+        return {**sums, **({"bound": learnt["bound"]} if "bound" in learnt else {})}
+
+    # --- passes ---------------------------------------------------------------------------------------------------
+
+    def _phase(self, learnt: State, context: Context) -> str:
+        """Return the kind of the next pass."""
+        phase: str = learnt.get("phase", DONE)
+        if phase != DONE or context.sweep:
+            return phase
+        if self._iterations(context, first=False):  # from what an earlier update learnt
+            return MOMENTS
+        return SHARPNESS if self._step_parameters(context).calibrate else DONE
+
+    def _iterations(self, context: Context, *, first: bool) -> int:
+        parameters = self._step_parameters(context)
+        return parameters.iterations + (parameters.burn_in if first else 0) if context.learn else 0
+
+    def _moments(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
+        """Return the moments of a chunk's rows, and whether there is a prior."""
+        message, origin = data_message(chunk.inbox), self._origin(learnt)
+        rows, missing = rows_and_mask(message)
+        _check_dimension(rows, origin.reference.size, context)
+        with self._named(context, chunk):
+            sums, extremes = row_moments(rows, origin, mask=missing)
+        return {
+            **sums,
+            **extremes,
+            "row": rows[(~missing).argmax()] if sums["rows"][0] else np.zeros(rows.shape[1]),
+            "itemsize": np.array([float(row_values(message).dtype.itemsize)]),
+            "with_prior": np.array([float(bool(chunk.inbox.all(PRIOR)))]),
+        }
+
+    def _origin(self, learnt: State) -> Origin:
+        """Return the origin of the next moments: at first, where the prior of an earlier update has its mean."""
+        if learnt.get("phase") == MOMENTS:
+            return Origin(learnt["origin_reference"], learnt["origin_exponent"])
+        _, prior, columns = self._unpacked(learnt, carried=True).classes
+        return Origin(columns.external(prior.mean[None])[0], np.clip(columns.exponent, -MAX_EXPONENT, MAX_EXPONENT))
+
+    def _with_units(self, sums: Statistics, learnt: State, context: Context) -> State:
+        """Return the parameters with columns and prior of all rows, or with another origin."""
+        if not sums["rows"][0]:
+            raise ModuleError(NO_ROWS)
+        origin, first = self._origin(learnt), "start_counts" in learnt
+        before = None if first else self._unpacked(learnt, carried=True).classes.columns
+        extremes = {name: sums[name] for name in ("minimum", "maximum")}
+        if (other := next_origin(sums, extremes, origin)) is not None:
+            return {**learnt, "phase": MOMENTS, **_prefixed("origin_", other._asdict())}
+        dtype = np.float32 if sums["itemsize"][0] == np.dtype(np.float32).itemsize else np.float64
+        columns = columns_from_moments(sums, extremes, origin, sums["row"], dtype)
+        log_left_out(columns, before, context)
+        rows, parameters = int(sums["rows"][0]), self._step_parameters(context)
+        mean, variance = internal_moments(sums, origin, columns)
+        prior = self._prior_from(mean, variance, rows, columns, parameters)
+        learnt = {
+            **(pack(_started(learnt, prior, columns)) if first else _carried(learnt)),
+            **pack_prior(prior, columns, "target_"),
+            "phase": FIT,
+            "trust": learnt.get("temperature", 1.0),
+            "with_prior": bool(sums["with_prior"][0]),
+            "rows": rows,
+            "done": 0,
+            "iterations": self._iterations(context, first=first),
+            "objective": -np.inf,
+        }
+        if not learnt["iterations"]:
+            return self._after_fit(learnt, context)
+        return self._with_drawn(learnt, context) if self._engine(context) == "blocked-gibbs" else learnt
+
+    def _with_drawn(self, learnt: State, context: Context) -> State:
+        """Return the parameters with those of the classes drawn from their posterior."""
+        known, alpha = _Learnt(learnt, carried=False), self._step_parameters(context).alpha
+        factors, prior, _ = known.classes
+        tempered = tempered_posterior(factors, prior, known.power(learnt["with_prior"], context))
+        means, chol = draw_classes(tempered, prior, context.generator)
+        drawn = ClassParameters(
+            means, chol, draw_log_weights(alpha + factors.counts.astype(np.float64), context.generator)
+        )
+        sweep = 0 if context.sweep is None else context.sweep
+        return {**learnt, **_prefixed("drawn_", drawn._asdict()), "label_sweep": sweep + 1}
+
+    def _expected_sums(self, rows: _Rows, known: _Learnt, context: Context) -> Statistics:
+        """Return the sums by responsibilities given the classes of the iteration before."""
+        assert known.target is not None
+        own, columns = known.classes.columns, known.target[1]
+        if _same(own, columns):
+            factors, prior, _ = known.classes
+            return expect(
+                own.internal(rows.values),
+                factors,
+                prior,
+                log_weights=None if rows.log_prior is not None else self._expected_weights(factors, context),
+                log_prior=rows.log_prior,
+                temperature=known.power(rows.log_prior is not None, context),
+                mask=rows.missing,
+            )[1]
+        given = self._responsibilities(rows, known.classes, known, context)
+        X = columns.internal(rows.values)
+        return variational_sums(X, given, known.reference, log_prior=rows.log_prior, mask=rows.missing)
+
+    def _drawn_sums(self, rows: _Rows, known: _Learnt, context: Context) -> Statistics:
+        """Return the sums by labels that are drawn given the drawn parameters of the classes."""
+        assert known.target is not None
+        labels = self._labels(rows, known.classes.columns, known, context)
+        return class_sums_of_labels(known.target[1].internal(rows.values), labels, known.reference)
+
+    def _improved(self, sums: Statistics, learnt: State, context: Context) -> State:
+        """Return the parameters after an iteration."""
+        known, rows, done = self._unpacked(learnt, carried=False), learnt["rows"], learnt["done"] + 1
+        assert known.target is not None
+        prior, columns = known.target
+        factors, alpha = posterior_from_sums(sums, known.reference, prior), self._step_parameters(context).alpha
+        engine, objective, ended = self._engine(context), -np.inf, False
+        if engine == "vb":
+            power = known.power(learnt["with_prior"], context)
+            objective = bound_from_sums(sums, factors, prior, alpha, temperature=power)
+            context.report(done, learnt["iterations"], objective=objective)
+            ended = objective - learnt["objective"] < MIN_RISE * rows
+        else:
+            factors = factors._replace(counts=np.rint(factors.counts).astype(np.int64))
+            context.report(done, learnt["iterations"])
+        after = {
+            **{name: each for name, each in learnt.items() if not name.startswith("columns_")},
+            **pack(Classes(factors, prior, columns)),
+            "done": done,
+            "objective": objective,
+        }
+        if done < learnt["iterations"] and not ended:
+            return self._with_drawn(after, context) if engine == "blocked-gibbs" else after
+        after |= _prefixed("before_", pack(known.classes))
+        if engine == "vb":
+            after["bound"] = bound_from_sums(sums, factors, prior, alpha) - rows * columns.log_volume
+        return self._after_fit(after, context)
+
+    def _after_fit(self, learnt: State, context: Context) -> State:
+        """Return the parameters for what follows the last iteration."""
+        if self._step_parameters(context).calibrate:
+            return {**learnt, "phase": SHARPNESS}
+        return {**{name: each for name, each in learnt.items() if name not in CALIBRATION}, "phase": DONE}
+
+    def _with_sharpness(self, sums: Statistics, learnt: State, context: Context) -> State:
+        """Return the parameters with the mean posteriors for each calibration; without a prior, with the first one."""
+        if not sums["rows"][0]:
+            raise ModuleError(NO_ROWS)
+        carried = not context.sweep
+        known = self._unpacked(learnt, carried=carried)
+        weights = np.exp(self._log_weights(known.classes.factors, self._step_parameters(context)))
+        means = mean_posteriors(sums, weights)
+        learnt = {**(_carried(learnt) if carried else learnt), "trust": known.trust}
+        if sums["with_prior"][0]:
+            return {**learnt, "means": means, "phase": SCORES}
+        return _calibrated(learnt, 1.0, INITIAL_LAPSE, means)
+
+    # --- rows of a chunk ------------------------------------------------------------------------------------------
+
+    def _rows_of(self, chunk: Chunk, known: _Learnt, context: Context) -> _Rows:
+        values, missing = rows_and_mask(data_message(chunk.inbox))
+        _check_dimension(values, known.classes.columns.kept.size, context)
+        with self._named(context, chunk):
+            return _Rows(values, missing, combine_priors(chunk.inbox, PRIOR, (len(values), self.classes)))
+
+    def _expected_weights(self, factors: NIWPosterior, context: Context) -> FloatArray:
+        return expected_log_weights(factors.counts, self._step_parameters(context).alpha)
+
+    def _responsibilities(self, rows: _Rows, classes: Classes, known: _Learnt, context: Context) -> FloatArray:
+        """Return the responsibilities (N, K) given these classes."""
+        factors, prior, columns = classes
+        return responsibilities_given(
+            columns.internal(rows.values),
+            factors,
+            prior,
+            log_weights=self._expected_weights(factors, context),
+            log_prior=rows.log_prior,
+            temperature=known.power(rows.log_prior is not None, context),
+            mask=rows.missing,
+        )
+
+    def _labels(self, rows: _Rows, columns: Columns, known: _Learnt, context: Context) -> IntArray:
+        """Return the labels (N,) of the last sweep that has drawn parameters: the same ones whenever it is called."""
+        assert known.drawn is not None
+        return draw_labels(
+            columns.internal(rows.values),
+            known.drawn,
+            replace(context, sweep=known.label_sweep).generator,
+            log_bias=rows.log_prior,
+            use_counts=rows.log_prior is None,
+            temperature=known.power(rows.log_prior is not None, context),
+            mask=rows.missing,
+        )
+
+    def _leave_one_out(self, rows: _Rows, known: _Learnt, context: Context) -> FloatArray:
+        """Return the log-likelihood (N, K) of each row without the row itself, 0 where it is missing.
+
+        The row is in the classes by the responsibility or label that is in the final sums. Where the update had no
+        iteration, it is by the responsibility given the classes themselves.
+        """
+        factors, prior, columns = known.classes
+        X = columns.internal(rows.values)
+        if known.drawn is not None and known.before is not None:
+            labels = self._labels(rows, known.before.columns, known, context)
+            likelihood = log_predictive_loo(X, labels, factors, prior)
+        else:
+            given = self._responsibilities(rows, known.before or known.classes, known, context)
+            likelihood = soft_log_predictive_loo(X, given, factors, prior)
+        likelihood[rows.missing] = 0.0
+        return likelihood
+
+    def _recognized_chunk(self, chunk: Chunk, context: Context) -> Outbox:
+        """Classify a chunk's rows; the metrics are the left-out columns that differ from training."""
+        assert self._columns is not None
+        rows, missing = rows_and_mask(data_message(chunk.inbox))
+        X = self._internal_rows(rows, missing, context)
+        with self._named(context, chunk):
+            outbox = self._recognized(chunk.inbox, X, missing, context)
+        differing = self._columns.differing(rows[~missing])
+        return Outbox(outbox.messages, {str(column): 1.0 for column in differing.tolist()}, outbox.outputs)
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _unpacked(self, learnt: State, *, carried: bool) -> _Learnt:
+        """Return parameters unpacked: once for all chunks."""
+        if self._last is None or self._last.source[0] is not learnt or self._last.source[1] != carried:
+            self._last = _Learnt(learnt, carried)
+        return self._last
+
+    def _loaded(self, learnt: State) -> SharedMixture[P]:
+        """Return a mixture that has learnt these parameters: once for all chunks."""
+        if self._own is None or self._own[0] is not learnt:
+            own = type(self)(self.parameters)
+            own.load_state(learnt)
+            self._own = (learnt, own)
+        return self._own[1]
+
+    @contextmanager
+    def _named(self, context: Context, chunk: Chunk | None = None) -> Iterator[None]:
+        """Name the module, and the rows of the chunk, in errors of the kernels, which count from its first row."""
+        part = ""
+        if chunk is not None and len(chunk) < chunk.total:
+            part = f"in rows {chunk.rows.start} to {chunk.rows.stop - 1}, counted from the first of these: "
+        try:
+            yield
+        except NonFiniteError:
+            raise
+        except ModuleError as error:
+            if not part:
+                raise
+            raise ModuleError(f"{part}{error}") from error
+        except (ValueError, np.linalg.LinAlgError) as error:
+            raise ModuleError(f"module {context.module!r}: {part}{error}") from error
+
+
+def _prefixed(prefix: str, entries: Mapping[str, Any]) -> State:
+    return {prefix + name: value for name, value in entries.items()}
+
+
+def _carried(learnt: State) -> State:
+    """Return what a state would contain: the classes and the calibration."""
+    return {**pack(unpack(learnt)), **{name: learnt[name] for name in CALIBRATION if name in learnt}}
+
+
+def _calibrated(learnt: State, temperature: float, lapse: float, means: FloatArray) -> State:
+    """Return the final parameters with this calibration, given the mean posteriors (T, L, K) for each."""
+    mean = means[TEMPERATURES.index(temperature), LAPSES.index(lapse)].copy()
+    kept = {name: each for name, each in learnt.items() if name != "means"}
+    return {**kept, "temperature": temperature, "lapse": lapse, "mean_posterior": mean, "phase": DONE}
+
+
+def _same(left: Columns, right: Columns) -> bool:
+    """Return whether two conversions of columns are the same."""
+    return left is right or all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _check_dimension(rows: FloatArray, learnt: int, context: Context) -> None:
+    if rows.shape[1] != learnt:
+        raise ModuleError(
+            f"module {context.module!r} has learnt from rows with {learnt} dimensions, rows with {rows.shape[1]} came: "
+            "start a new run"
+        )
+
+
+def _all_kept(columns: Columns, rows: FloatArray) -> Columns:
+    """Return a conversion that keeps all columns, also those that do not vary in these rows (N, D).
+
+    They are divided by their magnitude: in other rows they may vary.
+    """
+    _, magnitude = np.frexp(np.abs(rows).max(axis=0))
+    exponent = np.where(columns.kept, columns.exponent, magnitude.astype(np.int64))
+    return Columns(np.ones_like(columns.kept), columns.centre, exponent)
+
+
+def _started(learnt: State, prior: NIWPrior, columns: Columns) -> Classes:
+    """Return the classes given the assignment of the sample's rows, whose moments are converted to internal rows."""
+    kept = columns.kept
+    exponent, unit = learnt["start_exponent"][kept], columns.exponent[kept]
+    factor = np.ldexp(1.0, exponent - unit)
+    shift = np.ldexp(learnt["start_centre"][kept], -unit) - np.ldexp(columns.centre[kept], -unit)
+    sums = {
+        "counts": learnt["start_counts"],
+        "first": learnt["start_first"][:, kept] * factor,
+        "second": learnt["start_second"][:, kept][:, :, kept] * factor[:, None] * factor,
+    }
+    reference = np.ldexp(learnt["start_reference"][:, kept], exponent - unit) + shift
+    return Classes(posterior_from_sums(sums, reference, prior), prior, columns)
