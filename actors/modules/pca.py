@@ -14,10 +14,15 @@ import numpy as np
 from pydantic import Field
 
 from actors.errors import ModuleError
+from actors.kernels.mixture.row_moments import combine_extremes
+from actors.kernels.moments import components_from_moments, moments_of
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
-from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
+from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
 from actors.modules.decoding import decode_class_means
+from actors.sharing.chunks import Chunk
+from actors.sharing.contract import ShardedModule
+from actors.sharing.shard import Statistics, add_statistics
 from actors.types import Array, BoolArray, FloatArray, State
 
 MAX_VALUE = 1e160
@@ -28,6 +33,9 @@ MAX_EXPONENT = 20
 
 Squares of much larger ones overflow, and scikit-learn's whitening takes standard deviations below 2^-52 for zero.
 """
+
+MAX_PASSES = 4
+"""Passes over rows that workers share: one as a rule, others if the first reference or unit does not fit all rows."""
 
 FITTED_ATTRIBUTES = ("mean_", "components_", "explained_variance_")
 """The attributes of a fitted scikit-learn PCA that transform and inverse_transform need."""
@@ -42,7 +50,7 @@ class PCAParameters:
     solver: Literal["full", "covariance_eigh", "randomized"] = "full"
 
 
-class PCA(Module[PCAParameters]):
+class PCA(ShardedModule[PCAParameters]):
     """Project observations onto their principal components.
 
     Each update fits the components anew to the rows that are present. Class means from above are decoded
@@ -60,7 +68,8 @@ class PCA(Module[PCAParameters]):
         whiten : bool
             Whether latent vectors are scaled to unit variance.
         solver : {"full", "covariance_eigh", "randomized"}
-            ``covariance_eigh`` is fast for many rows of few values, ``randomized`` (seeded) for few components.
+            ``covariance_eigh`` is fast for many rows of few values, ``randomized`` (seeded) for few components. Where
+            workers share the rows it is ``covariance_eigh`` of summed moments, also with the default ``full``.
     """
 
     Parameters: ClassVar[type[Any]] = PCAParameters
@@ -72,6 +81,7 @@ class PCA(Module[PCAParameters]):
         Port("latent_vectors", "out", "forward", "latent_vectors"),
         Port("reconstructions", "out", "backward", "reconstructions"),
     )
+    row_outputs = ("z", "x_hat")
 
     def __init__(self, parameters: PCAParameters) -> None:
         super().__init__(parameters)
@@ -89,20 +99,17 @@ class PCA(Module[PCAParameters]):
         ModuleError
             If there are fewer rows or values than components, or a step sets ``latent_dim`` or ``whiten``.
         """
-        parameters, message = self.at(context), inbox.require("observations")
+        parameters, message = self._step_parameters(context), inbox.require("observations")
         rows, present = _read_rows(message)
-        if (parameters.latent_dim, parameters.whiten) != (self.parameters.latent_dim, self.parameters.whiten):
-            raise ModuleError("latent_dim and whiten also apply to recognition and cannot be set for a step")
         if context.learn or not self._fitted:
-            if np.abs(rows[present]).max(initial=0.0) > MAX_VALUE:
-                check_range(context.where, "observations", rows[present])
+            _check_range(rows[present], context)
             exponent = _extreme_exponent(rows[present])
             fitted = self._fit(np.ldexp(rows[present], -exponent), parameters.solver, context)
             # In C order, as arrays are loaded from a commit: the last bits of a matrix product depend on the order.
             self._fitted = {name: np.array(getattr(fitted, name), order="C") for name in FITTED_ATTRIBUTES}
             if exponent:
                 self._fitted["exponent"] = np.array([exponent])
-            self._fitted["shape"] = np.array(message["values"].shape[1:], dtype=np.int64)
+            self._fitted["shape"] = _shape_of(message)
         return self._outbox(message, context)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
@@ -147,18 +154,118 @@ class PCA(Module[PCAParameters]):
             raise ModuleError(f"the state has {components} components, this PCA {self.parameters.latent_dim}")
         self._fitted = {name: np.array(array) for name, array in state.items()}
 
+    # --- rows that workers share ----------------------------------------------------------------------------------
+
+    @classmethod
+    def unshared_setting(cls, parameters: PCAParameters) -> str | None:
+        """Return which parameter needs all rows in one process; None if workers can share them."""
+        if parameters.solver == "randomized":
+            return "has solver 'randomized', which needs all rows in one process; use solver: covariance_eigh"
+        return None
+
+    def start(self, inbox: Inbox, context: Context) -> State:  # noqa: ARG002 (draws nothing)
+        """Return the reference and the unit of a first pass: mean and unit of a sample of the rows."""
+        message = inbox.require("observations")
+        rows, present = _read_rows(message)
+        rows = rows[present]
+        exponent = _extreme_exponent(rows)
+        mean = np.ldexp(rows, -exponent).mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
+        return {"reference": mean, "exponent": np.array([exponent]), "shape": _shape_of(message), "passes": 0}
+
+    def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
+        """Return the moments of a chunk's rows about the reference, and its smallest and largest values.
+
+        Raises
+        ------
+        ModuleError
+            If a value is too large, or the observations have another shape.
+        """
+        message = chunk.inbox.require("observations")
+        rows, present = _read_rows(message)
+        _check_shape(message, learnt)
+        rows = rows[present]
+        _check_range(rows, context)
+        with np.errstate(over="ignore", invalid="ignore"):  # in the unit of a sample; then there is another pass
+            moments = moments_of(np.ldexp(rows, -_exponent_of(learnt)), _reference_of(learnt))
+        minimum, maximum = rows.min(axis=0, initial=np.inf), rows.max(axis=0, initial=-np.inf)
+        return {**moments, "minimum": minimum, "maximum": maximum}
+
+    def merge(self, left: Statistics, right: Statistics) -> Statistics:
+        """Return the sums of both, and their smallest and largest values."""
+        names = ("count", "first", "second")
+        added = add_statistics({name: left[name] for name in names}, {name: right[name] for name in names})
+        return {**added, **combine_extremes(left, right)}
+
+    def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:
+        """Return the components; or, if reference or unit do not fit all rows, others for another pass.
+
+        Raises
+        ------
+        ModuleError
+            If there are fewer rows or values than components.
+        """
+        self._step_parameters(context)
+        count, exponent, reference = int(statistics["count"][0]), _exponent_of(learnt), _reference_of(learnt)
+        self._check_enough(count, reference.size, context)
+        passes = 1 + (learnt["passes"] if "reference" in learnt else 0)
+        mean, unit, near = _improved(statistics, reference, exponent)
+        if passes < MAX_PASSES and (unit != exponent or not near):
+            return {
+                "reference": np.ldexp(mean, -unit),
+                "exponent": np.array([unit]),
+                "shape": learnt["shape"],
+                "passes": passes,
+            }
+        fitted: State = {**components_from_moments(statistics, reference, self.parameters.latent_dim)}
+        if exponent:
+            fitted["exponent"] = np.array([exponent])
+        return {**fitted, "shape": learnt["shape"]}
+
+    def is_finished(self, learnt: State, passes: int, context: Context) -> bool:
+        """Return whether the components are those of the present rows."""
+        return "reference" not in learnt and (passes > 0 or not context.learn)
+
+    def respond(self, chunk: Chunk, learnt: State, context: Context) -> Outbox:
+        """Project and reconstruct a chunk's rows; the metrics are sums for `finish`.
+
+        Raises
+        ------
+        ModuleError
+            If the observations have another shape.
+        """
+        own = type(self)(self.parameters)
+        own.load_state(learnt)
+        self._step_parameters(context)
+        outbox, sums = own._project(chunk.inbox.require("observations"), context)
+        return Outbox(outbox.messages, sums, outbox.outputs)
+
+    def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:  # noqa: ARG002
+        """Return ``explained`` and ``reconstruction_error`` of all rows."""
+        return _metrics(sums, _exponent_of(learnt))
+
     # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _step_parameters(self, context: Context) -> PCAParameters:
+        parameters = self.at(context)
+        if (parameters.latent_dim, parameters.whiten) != (self.parameters.latent_dim, self.parameters.whiten):
+            raise ModuleError("latent_dim and whiten also apply to recognition and cannot be set for a step")
+        return parameters
+
+    def _check_enough(self, rows: int, values: int, context: Context) -> None:
+        """Raise ModuleError if there are too few rows or values."""
+        components = self.parameters.latent_dim
+        if components > min(rows, values) or rows < 2:
+            raise ModuleError(
+                f"module {context.module!r}: {rows} rows of {values} values are not enough for "
+                f"{components} components, which need as many rows (and at least 2) and as many values"
+            )
 
     def _fit(self, rows: FloatArray, solver: str, context: Context) -> Any:
         """Return scikit-learn's PCA fitted to rows (N, P)."""
         from sklearn import decomposition
 
-        own, limit = self.parameters, min(rows.shape)
-        if own.latent_dim > limit or len(rows) < 2:
-            raise ModuleError(
-                f"module {context.module!r}: {len(rows)} rows of {rows.shape[1]} values are not enough for "
-                f"{own.latent_dim} components, which need as many rows (and at least 2) and as many values"
-            )
+        own = self.parameters
+        self._check_enough(rows.shape[0], rows.shape[1], context)
         seed = int(context.generator.integers(2**31))
         # The sign of a component is arbitrary: scikit-learn makes its largest value positive, with every solver.
         return decomposition.PCA(own.latent_dim, whiten=own.whiten, svd_solver=solver, random_state=seed).fit(rows)
@@ -175,13 +282,17 @@ class PCA(Module[PCAParameters]):
         return estimator
 
     def _outbox(self, message: Message, context: Context) -> Outbox:
-        """Return messages, metrics and outputs; a missing row gets z = 0, which decodes to the mean of all rows."""
+        """Return messages, metrics and outputs."""
+        outbox, sums = self._project(message, context)
+        return Outbox(outbox.messages, _metrics(sums, self._exponent), outbox.outputs)
+
+    def _project(self, message: Message, context: Context) -> tuple[Outbox, dict[str, float]]:
+        """Return messages and outputs, and the sums for the metrics.
+
+        A missing row gets z = 0, which decodes to the mean of all rows.
+        """
         estimator, (rows, present) = self._estimator(context), _read_rows(message)
-        received, expected = message["values"].shape[1:], tuple(self._fitted["shape"].tolist())
-        if received != expected:
-            raise ModuleError(
-                f"{message.header.route}: received observations of shape {received}, expected {expected} as in training"
-            )
+        _check_shape(message, self._fitted)
         z = np.zeros((len(rows), self.parameters.latent_dim))
         if present.any():
             z[present] = self._in_units(estimator.transform(np.ldexp(rows[present], -self._exponent)))
@@ -189,16 +300,10 @@ class PCA(Module[PCAParameters]):
         # Squares of values in extreme units would overflow or underflow: the sums are those of scaled values.
         error = np.square(np.ldexp(rows[present] - x_hat.reshape(rows.shape)[present], -self._exponent)).sum()
         variation = np.square(np.ldexp(rows[present], -self._exponent) - self._fitted["mean_"]).sum()
-        metrics = {}
-        with np.errstate(over="ignore"):
-            squared = np.ldexp(error / present.sum(), 2 * self._exponent) if present.any() else np.inf
-        if np.isfinite(squared):
-            metrics["reconstruction_error"] = float(squared)
-        if variation > 0:
-            metrics["explained"] = 1.0 - error / variation
         up = OutgoingMessage("latent_vectors", {"mean": z, **rows_of(message)})
         down = OutgoingMessage("reconstructions", {"values": x_hat, **rows_of(message)})
-        return Outbox([up, down], metrics, {"z": z, "x_hat": x_hat})
+        sums = {"error": float(error), "variation": float(variation), "rows": float(present.sum())}
+        return Outbox([up, down], outputs={"z": z, "x_hat": x_hat}), sums
 
     def _decode(self, latents: Array, context: Context) -> FloatArray:
         """Return the reconstructions (M, …) of latent vectors (M, D)."""
@@ -215,7 +320,7 @@ class PCA(Module[PCAParameters]):
     @property
     def _exponent(self) -> int:
         """The observations were divided by 2 to this power before the fit."""
-        return int(self._fitted["exponent"][0]) if "exponent" in self._fitted else 0
+        return _exponent_of(self._fitted)
 
     def _in_units(self, latents: FloatArray) -> FloatArray:
         """Return latent vectors in the units of the observations; whitened ones have none."""
@@ -228,11 +333,80 @@ def _extreme_exponent(rows: FloatArray) -> int:
     largest = int(np.frexp(np.abs(rows).max(initial=0.0))[1])
     scaled = np.ldexp(rows, -largest)  # the mean of rows near the limit of float64 would overflow
     deviation = np.abs(scaled - scaled.mean(axis=0)).max(initial=0.0) if len(rows) else 0.0
-    exponent = largest + int(np.frexp(deviation)[1]) if deviation > 0 else largest
-    return exponent if abs(exponent) > MAX_EXPONENT else 0
+    return _ordinary(largest + int(np.frexp(deviation)[1]) if deviation > 0 else largest)
 
 
 def _read_rows(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the observations as rows (N, P) float64, and which of them are present, (N,) bool."""
     rows = np.asarray(message["values"], dtype=np.float64).reshape(len(message["values"]), -1)
     return rows, np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask
+
+
+def _exponent_of(fitted: Mapping[str, Any]) -> int:
+    """Return the power of two by which observations are divided."""
+    return int(fitted["exponent"][0]) if "exponent" in fitted else 0
+
+
+def _reference_of(learnt: State) -> FloatArray:
+    """Return the reference of the moments (P,), in the unit of the exponent: the mean of an earlier update, say."""
+    reference: FloatArray = learnt["reference"] if "reference" in learnt else learnt["mean_"]
+    return reference
+
+
+def _improved(moments: Statistics, reference: FloatArray, exponent: int) -> tuple[FloatArray, int, bool]:
+    """Return the mean (P,) of the observations, the exponent that fits all rows, and whether the sums are good.
+
+    They are if no sum overflowed and the mean is within the spread of the rows from the reference; see
+    :func:`actors.kernels.moments.components_from_moments` for the error.
+    """
+    minimum, maximum = moments["minimum"], moments["maximum"]
+    finite = bool(np.isfinite(moments["second"]).all() and np.isfinite(moments["first"]).all())
+    offset = moments["first"] / moments["count"] if finite else np.zeros_like(reference)
+    about = np.clip(np.ldexp(reference + offset, exponent), minimum, maximum)
+    mean = about if finite else minimum / 2.0 + maximum / 2.0
+    distance = float(np.square(offset).sum())
+    near = finite and distance <= float(np.trace(moments["second"]) / moments["count"][0]) - distance
+    half = np.maximum(maximum / 2.0 - mean / 2.0, mean / 2.0 - minimum / 2.0)  # a difference could overflow
+    return mean, _ordinary(int(np.frexp(half.max())[1]) + 1 if half.max() > 0 else _magnitude(minimum, maximum)), near
+
+
+def _magnitude(minimum: FloatArray, maximum: FloatArray) -> int:
+    return int(np.frexp(max(np.abs(minimum).max(), np.abs(maximum).max()))[1])
+
+
+def _ordinary(exponent: int) -> int:
+    """Return the exponent, 0 where it is an ordinary one."""
+    return exponent if abs(exponent) > MAX_EXPONENT else 0
+
+
+def _metrics(sums: Mapping[str, float], exponent: int) -> dict[str, float]:
+    """Return the metrics from sums over the rows, of values divided by 2^exponent."""
+    error, variation, rows = (np.float64(sums[name]) for name in ("error", "variation", "rows"))
+    metrics = {}
+    with np.errstate(over="ignore"):
+        squared = np.ldexp(error / rows, 2 * exponent) if rows else np.inf
+    if np.isfinite(squared):
+        metrics["reconstruction_error"] = float(squared)
+    if variation > 0:
+        metrics["explained"] = float(1.0 - error / variation)
+    return metrics
+
+
+def _shape_of(message: Message) -> Array:
+    """Return the shape of an observation."""
+    return np.array(message["values"].shape[1:], dtype=np.int64)
+
+
+def _check_shape(message: Message, fitted: Mapping[str, Any]) -> None:
+    """Raise ModuleError if observations have another shape than those that were learnt from."""
+    received, expected = message["values"].shape[1:], tuple(fitted["shape"].tolist())
+    if received != expected:
+        raise ModuleError(
+            f"{message.header.route}: received observations of shape {received}, expected {expected} as in training"
+        )
+
+
+def _check_range(rows: FloatArray, context: Context) -> None:
+    """Raise ModuleError if a value is too large to be squared after division."""
+    if np.abs(rows).max(initial=0.0) > MAX_VALUE:
+        check_range(context.where, "observations", rows)
