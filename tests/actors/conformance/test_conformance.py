@@ -67,6 +67,11 @@ class TestGMMWithVariationalBayes(QuickChecks):
     parameters = {"classes": 3, "iterations": 2, "engine": "vb"}
 
 
+class TestGMMWithBlockedGibbsSampling(QuickChecks):
+    module = "gmm"
+    parameters = {"classes": 3, "iterations": 2, "engine": "blocked-gibbs"}
+
+
 class TestMarkovModel(QuickChecks):
     module = "markov"
 

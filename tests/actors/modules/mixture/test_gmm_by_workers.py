@@ -202,8 +202,15 @@ def agreement(labels, truth=TRUTH):
 # --- blocked Gibbs sampling: the distribution of the labels -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("with_prior", [False, True])
-@pytest.mark.parametrize("by", ["workers", "one process"])
+@pytest.mark.parametrize(
+    ("by", "with_prior"),
+    [
+        ("one process", False),
+        ("one process", True),
+        ("workers", True),
+        pytest.param("workers", False, marks=pytest.mark.slow),
+    ],
+)
 def test_labels_are_drawn_from_their_posterior(monkeypatch, with_prior, by):
     """By enumeration of all labels of six rows: the probability that two rows are in one class."""
     rows, sweeps, labels = X[:6, :1], 2000, []

@@ -1,0 +1,77 @@
+"""Models whose built-in modules have several workers: the same commits for any number of them."""
+
+import numpy as np
+import pytest
+
+from actors.backends.in_process import InProcessBackend
+from actors.coordination.coordinator import Coordinator
+from actors.graph.graph import Graph
+from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec, Sharing
+from actors.storage.checkpoints import Checkpoints
+from tests.faults.runs import digests
+
+ROWS, CLASSES = 700, 3
+TRUTH = np.arange(ROWS) % CLASSES
+X = np.random.default_rng(0).normal(size=(ROWS, 5)) + 6.0 * np.eye(5)[TRUTH]
+LENGTHS = np.array([100, 1, 299, 64, 36, 200])
+
+
+def graph(workers, engine="vb", rounds=2, chunk=64, chains=0):
+    """Return principal components and a mixture by workers, and a Markov model above."""
+    sharing = Sharing(workers, chunk, 200)
+    specs = [
+        ModuleSpec("data", "observation"),
+        ModuleSpec("pca", "pca", {"latent_dim": 3}, sharing=sharing),
+        ModuleSpec(
+            "gmm", "gmm", {"classes": CLASSES, "engine": engine, "iterations": 5, "calibrate": True}, sharing=sharing
+        ),
+        ModuleSpec("mm", "markov"),
+    ]
+    connections = [Connection("data", "pca"), Connection("pca", "gmm"), Connection("gmm", "mm")]
+    above = Block((Step("gmm"), Step("mm")), repeat=2, chains=chains)
+    return Graph(specs, connections, Schedule(rounds, (Step("pca"), above)))
+
+
+def run(root, model):
+    coordinator = Coordinator(model, InProcessBackend(), run="run", seed=3, checkpoints=Checkpoints(root))
+    coordinator.start({"data": {"values": X, "lengths": LENGTHS}})
+    coordinator.run_rounds()
+    return coordinator
+
+
+def commits(root):
+    checkpoints = Checkpoints(root)
+    return {name: digests(checkpoints, name) for name in checkpoints.names()}
+
+
+@pytest.mark.parametrize(("engine", "numbers"), [("vb", [2, 3, 5]), ("blocked-gibbs", [4])])
+def test_any_number_of_workers_gives_the_same_commits(tmp_path, engine, numbers):
+    learnt = run(tmp_path / "1", graph(1, engine))
+    labels = learnt.outputs("gmm")["class"]
+    assert len(set(zip(labels.tolist(), TRUTH.tolist(), strict=True))) == CLASSES
+    for workers in numbers:
+        run(tmp_path / str(workers), graph(workers, engine))
+        assert commits(tmp_path / str(workers)) == commits(tmp_path / "1")
+
+
+def test_a_run_goes_on_with_fewer_workers(tmp_path):
+    run(tmp_path / "whole", graph(3, rounds=4))
+    run(tmp_path / "parts", graph(3, rounds=2))
+    checkpoints = Checkpoints(tmp_path / "parts")
+    resumed = Coordinator(graph(2, rounds=4), InProcessBackend(), run="run", seed=3, checkpoints=checkpoints)
+    resumed.resume()
+    resumed.run_rounds()
+    assert commits(tmp_path / "parts")["round-004"] == commits(tmp_path / "whole")["round-004"]
+
+
+def test_recognition_and_generation_use_what_workers_learnt(tmp_path):
+    learnt = run(tmp_path, graph(3))
+    states = {name: learnt.state(name) for name in ("pca", "gmm", "mm")}
+    new = {"data": {"values": X[:150]}}
+    outputs = {
+        workers: Coordinator(graph(workers), InProcessBackend()).recognize(states, new, ordered=True)["gmm"]
+        for workers in (1, 2)
+    }
+    np.testing.assert_array_equal(outputs[1]["Pdz"], outputs[2]["Pdz"])
+    np.testing.assert_array_equal(outputs[1]["class"], learnt.outputs("gmm")["class"][:150])
