@@ -412,6 +412,12 @@ def test_wrong_input_is_refused_in_one_sentence():
         shared(gmm(), vectors(), *excluding)
 
 
+def test_the_tutorial_rule_goes_with_the_collapsed_sampler_only():
+    for engine in ("vb", "blocked-gibbs"):
+        with pytest.raises(ValueError, match=f"it goes with engine 'gibbs', not with '{engine}'"):
+            gmm(engine, rule="tutorial")()
+
+
 def test_engines_that_need_all_rows_in_one_process_name_those_that_do_not():
     cls = type(gmm()())
     problem = lambda **given: sharing_problem(cls, gmm(**given)().parameters)  # noqa: E731
