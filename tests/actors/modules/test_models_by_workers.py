@@ -9,6 +9,7 @@ from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.storage.checkpoints import Checkpoints
+from tests.actors.backends.ray.test_backend import collect_events, launch
 from tests.faults.runs import digests
 
 ROWS, CLASSES = 700, 3
@@ -75,3 +76,17 @@ def test_recognition_and_generation_use_what_workers_learnt(tmp_path):
     }
     np.testing.assert_array_equal(outputs[1]["Pdz"], outputs[2]["Pdz"])
     np.testing.assert_array_equal(outputs[1]["class"], learnt.outputs("gmm")["class"][:150])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("engine", ["vb", "blocked-gibbs"])
+def test_workers_on_ray_give_the_bits_of_one_process(tmp_path, engine):
+    run(tmp_path / "1", graph(1, engine))
+    running = launch(graph(3, engine), "run", Checkpoints(tmp_path / "ray"), seed=3)
+    try:
+        collect_events(running.begin({"data": {"values": X, "lengths": LENGTHS}}))
+    finally:
+        running.stop()
+    assert commits(tmp_path / "ray") == commits(tmp_path / "1")
