@@ -75,11 +75,15 @@ class ModuleHost:
         self._prepared_on = device
         try:
             with bounded_exceptions(), limited_threads(self.spec.threads):
-                self.module.prepare(device, self.spec.threads)
+                self.prepare_module(device)
                 self.device = check_device(self.spec.name, getattr(self.module, "device", "cpu"))
         finally:
             self._set_status(doing="waiting")
         return self.device
+
+    def prepare_module(self, device: str) -> None:
+        """Prepare the instance."""
+        self.module.prepare(device, self.spec.threads)
 
     def call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
         """Run a call of the module.

@@ -8,8 +8,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from actors.backends.module_host import DOING, Arrays, HostResult, ModuleHost
 from actors.backends.result_checks import bounded_exceptions, check_metrics, check_state
 from actors.backends.thread_limits import limited_threads
@@ -34,7 +32,7 @@ from actors.sharing.chunks import (
 )
 from actors.sharing.contract import ShardedModule
 from actors.sharing.driver import LocalWorkers, Worker, learn, respond, sample_inbox, sequence_starts
-from actors.sharing.shard import Shard, add_pieces, sampled_chunks
+from actors.sharing.shard import Shard, join_outputs, sampled_chunks
 from actors.types import Array, IntArray, State
 
 
@@ -44,6 +42,11 @@ class ShardHost(ModuleHost):
     A call begins with :meth:`open_shard`. The driver (:mod:`actors.sharing.driver`) then calls :meth:`run` with the
     methods of :class:`actors.sharing.driver.Worker`, and :meth:`conclude_call` of the first worker ends it.
     """
+
+    def prepare_module(self, device: str) -> None:
+        """Prepare the worker's instance, for shared updates too."""
+        super().prepare_module(device)
+        self.shared_module.prepare_sharing()
 
     def open_shard(self, call: ModuleCall, arrays: Sequence[Arrays], extents: Sequence[Extent], rank: int) -> None:
         """Take this worker's rows of the messages of a call.
@@ -64,6 +67,10 @@ class ShardHost(ModuleHost):
             self._shard = Shard(self.shared_module, ShardRows(messages, extent, starts), context)
             self._worker, self._opened = Worker(self._shard, extents), call
             self._started = perf_counter()
+
+    def overrides(self, call: ModuleCall) -> dict[str, Any]:
+        """Return the parameters of steps that apply to a call; only the first worker keeps them with the state."""
+        return self._step_parameters.for_call(self.module, call)
 
     @property
     def shared_module(self) -> ShardedModule[Any]:
@@ -126,21 +133,6 @@ class ShardHost(ModuleHost):
         return replace(accepted, state=None)
 
 
-def join_outputs(
-    module: ShardedModule[Any], parts: Sequence[Mapping[str, Any]], continued: Sequence[bool]
-) -> dict[str, Any]:
-    """Return the outputs of a module for all rows, from those of its workers."""
-
-    def joined(name: str) -> Any:
-        if name in module.row_outputs:
-            return np.concatenate([part[name] for part in parts])
-        return (
-            add_pieces([part[name] for part in parts], continued) if name in module.sequence_outputs else parts[0][name]
-        )
-
-    return {name: joined(name) for name in parts[0]}
-
-
 def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Arrays]) -> ResultRef:
     """Run a call of a module with the workers of its group, in threads of this process.
 
@@ -152,6 +144,7 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
     spec = hosts[0].spec
     extents = extents_for(spec, call, len(hosts))
     hosts = hosts[: len(extents)]
+    call = replace(call, overrides=hosts[0].overrides(call))
     for rank, host in enumerate(hosts):
         host.open_shard(call, arrays, extents, rank)
     workers = LocalWorkers([host.run for host in hosts])
@@ -167,7 +160,7 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
         workers.close()
         for host in hosts:
             host.close_shard()
-    outputs = join_outputs(hosts[0].shared_module, [part.outputs or {} for part in parts], continued)
+    outputs = join_outputs(hosts[0].shared_module, [part.outputs or {} for part in parts])
     messages = {}
     for slot in parts[0].messages:
         of_slot = [part.messages[slot] for part in parts]

@@ -8,6 +8,7 @@ every class.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +82,9 @@ def sender_likelihoods(inbox: Inbox) -> dict[str, FloatArray]:
     return by_sender
 
 
-def combine_posteriors(messages: Mapping[str, Message], by_sender: dict[str, FloatArray]) -> CombinedPosteriors:
+def combine_posteriors(
+    messages: Mapping[str, Message], by_sender: dict[str, FloatArray], norms: FloatArray | None = None
+) -> CombinedPosteriors:
     """Multiply the likelihoods of all senders.
 
     Parameters
@@ -90,17 +93,17 @@ def combine_posteriors(messages: Mapping[str, Message], by_sender: dict[str, Flo
         The class posteriors by sender.
     by_sender : dict of str to ndarray (N, K) float64
         Their :func:`sender_likelihoods`, in common labels.
+    norms : ndarray (N,) float64, optional
+        The :func:`log_normalisers` of their product, where they are known.
 
     Raises
     ------
     ModuleError
         If the senders exclude each other: in some row every class is impossible for one of them.
     """
-    product = np.sum(list(by_sender.values()), axis=0)
-    norms = log_normalisers(product, messages)
-    masks = [m.mask for m in messages.values() if m.mask is not None]
-    # A row is missing only if it is missing for every sender; a single sender's missing row is flat in the product.
-    mask = np.logical_and.reduce(masks) if len(masks) == len(messages) else None
+    product = product_of(by_sender)
+    norms = log_normalisers(product, messages) if norms is None else norms
+    mask = rows_missing_for_all(messages)
     present = norms if mask is None else norms[~mask]
     lengths = next((m.lengths for m in messages.values() if m.lengths is not None), None)
     sent = [m["log_norm"] if m.mask is None else np.where(m.mask, 0.0, m["log_norm"]) for m in messages.values()]
@@ -109,8 +112,25 @@ def combine_posteriors(messages: Mapping[str, Message], by_sender: dict[str, Flo
     return CombinedPosteriors(product - norms[:, None], by_sender, row_norms, log_norm, lengths, mask)
 
 
-def log_normalisers(log_product: FloatArray, senders: Iterable[str]) -> FloatArray:
+def rows_missing_for_all(messages: Mapping[str, Message]) -> Array | None:
+    """Return True for the rows (N,) that are missing for every sender; one sender's missing row is flat in the product.
+
+    None if a sender has all rows.
+    """
+    masks = [message.mask for message in messages.values() if message.mask is not None]
+    return np.asarray(np.logical_and.reduce(masks)) if len(masks) == len(messages) else None
+
+
+def product_of(by_sender: Mapping[str, FloatArray]) -> FloatArray:
+    """Return the product (N, K) of the likelihoods of all senders, in the log domain; of one sender, its own array."""
+    product: FloatArray = reduce(np.add, by_sender.values())
+    return product
+
+
+def log_normalisers(log_product: FloatArray, senders: Iterable[str], first_row: int = 0) -> FloatArray:
     """Return the log-normalisers (N,) of a product (N, K) of the messages of `senders`.
+
+    In errors, rows are numbered from `first_row`.
 
     Raises
     ------
@@ -120,7 +140,7 @@ def log_normalisers(log_product: FloatArray, senders: Iterable[str]) -> FloatArr
     largest = log_product.max(axis=1)
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
-        raise ModuleError(f"the messages of {', '.join(senders)} exclude each other in row {row}")
+        raise ModuleError(f"the messages of {', '.join(senders)} exclude each other in row {first_row + row}")
     norms: FloatArray = np.logaddexp.reduce(log_product, axis=1)
     return norms
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
 from scipy.special import softmax
 
 from actors.errors import ModuleError
@@ -23,40 +21,30 @@ from actors.kernels.markov.inference import (
 )
 from actors.kernels.markov.label_moves import split_and_merge
 from actors.kernels.markov.order_test import fit_frequencies, order_penalty
-from actors.kernels.markov.transition_posterior import geometric_mean, transition_bound_term
-from actors.kernels.sequences import boundaries
-from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
+from actors.kernels.markov.transition_posterior import transition_bound_term
+from actors.module import Context, Inbox, Outbox, OutgoingMessage
 from actors.modules.class_posteriors import (
-    FLOOR,
     CombinedPosteriors,
     add_floor,
     combine_posteriors,
-    normalise_rows,
     sender_likelihoods,
     temper,
 )
-from actors.types import FloatArray, IntArray, State
+from actors.modules.markov_answers import (
+    MarkovParameters,
+    compose_messages,
+    log_evidence_of_sequences,
+    one_hot_log_prob,
+    present,
+    unordered_message,
+)
+from actors.modules.markov_sharing import SharedMarkovModel
+from actors.types import FloatArray, State
+
+__all__ = ["MarkovModel", "MarkovParameters"]
 
 
-@dataclass(frozen=True)
-class MarkovParameters:
-    """See :class:`MarkovModel`."""
-
-    rule: Literal["smoothed", "tutorial"] = "smoothed"
-    num_samp: Annotated[int, Field(ge=1)] = 100
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    inner_iterations: Annotated[int, Field(ge=0)] = 5
-    initial: Literal["uniform", "learnt"] = "uniform"
-    test_order: bool = False
-    estimate: Literal["mean", "variational"] = "mean"
-
-    @property
-    def pseudo_count(self) -> float:
-        """Return α, by default that of the rule."""
-        return self.alpha if self.alpha is not None else {"tutorial": 1.0, "smoothed": 0.1}[self.rule]
-
-
-class MarkovModel(Module[MarkovParameters]):
+class MarkovModel(SharedMarkovModel):
     """Learn a first-order Markov chain over classes, and send each row the prior from its neighbours.
 
     Parameters
@@ -87,10 +75,6 @@ class MarkovModel(Module[MarkovParameters]):
     Parameters: ClassVar[type[Any]] = MarkovParameters
     learning_parameters = ("inner_iterations", "num_samp")
     uses_order = True
-    ports = (
-        Port("class_posteriors", "in", "forward", "class_posteriors"),
-        Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
-    )
 
     def __init__(self, parameters: MarkovParameters) -> None:
         super().__init__(parameters)
@@ -120,12 +104,12 @@ class MarkovModel(Module[MarkovParameters]):
         try:
             log_message = learn(tempered, combined, parameters, context)
             fit = self._infer(combined.log_prob, combined)
-            self._class_counts = _present(fit.posterior, combined).sum(axis=0)
+            self._class_counts = present(fit.posterior, combined.mask).sum(axis=0)
             log_likelihood = self._test_order(fit, combined, parameters) if smoothed else fit.log_likelihood
             path, _ = viterbi(combined.log_prob, *self._transition_model, combined.lengths, combined.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        messages = _compose_messages(log_message, combined, context, extrinsic=smoothed)
+        messages = compose_messages(log_message, combined, context, extrinsic=smoothed)
         return Outbox(
             messages=messages if self._frequencies is None else (),
             # Always of the untempered rows, so that updates at different temperatures compare.
@@ -153,12 +137,14 @@ class MarkovModel(Module[MarkovParameters]):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         combined = self._combined_posteriors(inbox, context)
         if not context.ordered or self._frequencies is not None:
-            log_message = self._unordered_message(combined.log_prob)
-            messages = _compose_messages(log_message, combined, context, extrinsic=True)
+            assert self._transitions is not None
+            rows = len(combined.log_prob)
+            log_message = unordered_message(rows, self._transitions, self._class_counts, self._frequencies)
+            messages = compose_messages(log_message, combined, context, extrinsic=True)
             posterior = softmax(combined.log_prob + log_message, axis=1)
             by_row = np.logaddexp.reduce(combined.log_prob + log_message, axis=1)
             outputs = {"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
-            evidence = _log_evidence_of_sequences(by_row, combined)
+            evidence = log_evidence_of_sequences(by_row, combined)
             return Outbox(
                 messages, outputs={**outputs, "filtered": posterior, "smoothed": posterior, "log_evidence": evidence}
             )
@@ -170,14 +156,14 @@ class MarkovModel(Module[MarkovParameters]):
             raise ModuleError(f"module {context.module!r}: {error}") from error
         log_message = add_floor(fit.log_cavity)
         return Outbox(
-            messages=_compose_messages(log_message, combined, context, extrinsic=True),
+            messages=compose_messages(log_message, combined, context, extrinsic=True),
             outputs={
                 "trans_prob": self._trans_prob.copy(),
                 "msg": np.exp(log_message),
                 "filtered": fit.filtered,
                 "smoothed": fit.posterior,
                 "viterbi": path,
-                "log_evidence": _log_evidence_of_sequences(fit.row_log_likelihood, combined),
+                "log_evidence": log_evidence_of_sequences(fit.row_log_likelihood, combined),
             },
         )
 
@@ -206,7 +192,7 @@ class MarkovModel(Module[MarkovParameters]):
         for t, draw in enumerate(draws):
             classes[t] = min(int(np.searchsorted(cdf, draw * cdf[-1], side="right")), len(transition_cdf) - 1)
             cdf = transition_cdf[classes[t]]
-        log_prior = _one_hot_log_prob(classes, len(transition_cdf))
+        log_prior = one_hot_log_prob(classes, len(transition_cdf))
         messages = [
             OutgoingMessage("transition_prior", {"log_prob": log_prior}, receiver)
             for receiver in context.receivers.get("transition_prior", ())
@@ -228,7 +214,7 @@ class MarkovModel(Module[MarkovParameters]):
         labels = split_and_merge(fit.posterior, fit.transitions, context.proposal, combined.lengths)
         if labels is None:
             return Outbox()
-        log_prior = _one_hot_log_prob(labels, fit.posterior.shape[1])
+        log_prior = one_hot_log_prob(labels, fit.posterior.shape[1])
         if combined.mask is not None:
             log_prior[combined.mask] = -np.log(log_prior.shape[1])
         receivers = context.receivers.get("transition_prior", ())
@@ -260,18 +246,17 @@ class MarkovModel(Module[MarkovParameters]):
         self, tempered: FloatArray, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
     ) -> FloatArray:
         """Re-estimate the transitions by forward-backward; return the cavity message."""
-        K, alpha = tempered.shape[1], parameters.pseudo_count
-        estimate = geometric_mean if parameters.estimate == "variational" else transition_probabilities
+        K = tempered.shape[1]
         if self._trans_prob is None:
             self._transitions = expected_counts(np.exp(tempered), combined.lengths)
-            self._trans_prob = estimate(self._transitions, alpha)
+            self._trans_prob = parameters.transition_estimate(self._transitions)
         if self._initial is None or parameters.initial == "uniform":
             self._initial = np.full(K, 1.0 / K)
         for done in range(parameters.inner_iterations if context.learn else 0):
             fit = self._infer(tempered, combined)
-            self._trans_prob = estimate(fit.transitions, alpha)
+            self._trans_prob = parameters.transition_estimate(fit.transitions)
             if parameters.initial == "learnt":
-                self._initial = transition_probabilities(fit.initial, alpha)
+                self._initial = transition_probabilities(fit.initial, parameters.pseudo_count)
             context.report(done + 1, parameters.inner_iterations, log_likelihood=fit.log_likelihood)
         fit = self._infer(tempered, combined)
         self._transitions = fit.transitions
@@ -322,26 +307,11 @@ class MarkovModel(Module[MarkovParameters]):
         if not parameters.test_order:
             self._frequencies = None  # an earlier update may have tested it
             return log_likelihood
-        present = _present(combined.log_prob, combined)
-        frequencies, independent = fit_frequencies(present, fit.posterior.mean(axis=0))
-        ordered = fit.log_likelihood - independent > order_penalty(*present.shape)
+        rows = present(combined.log_prob, combined.mask)
+        frequencies, independent = fit_frequencies(rows, fit.posterior.mean(axis=0))
+        ordered = fit.log_likelihood - independent > order_penalty(*rows.shape)
         self._frequencies = None if ordered else frequencies
         return log_likelihood if ordered else independent
-
-    def _unordered_message(self, rows: FloatArray) -> FloatArray:
-        """Return the message (N, K) for unordered rows: the log-frequencies of the classes, the same for each row.
-
-        They are the expected numbers of training rows in each class, γ summed over all rows that are present, unless
-        the order test rejected an order. Transitions alone do not give them: their columns lack the rows that open a
-        sequence, their rows those that end one. Commits of earlier versions have nothing else; the larger of both is
-        then the nearest bound, exact for a class that never both opens and ends sequences.
-        """
-        assert self._transitions is not None
-        counts = self._class_counts if self._frequencies is None else self._frequencies
-        if counts is None:
-            counts = np.maximum(self._transitions.sum(axis=0), self._transitions.sum(axis=1))
-        log_frequencies = np.log((counts + FLOOR) / (counts + FLOOR).sum())
-        return np.tile(log_frequencies, (len(rows), 1))
 
     def _combined_posteriors(self, inbox: Inbox, context: Context) -> CombinedPosteriors:
         """Return the product of the class posteriors from below."""
@@ -353,36 +323,3 @@ class MarkovModel(Module[MarkovParameters]):
                 f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
             )
         return combine_posteriors(inbox.all("class_posteriors"), by_sender)
-
-
-def _present(values: FloatArray, combined: CombinedPosteriors) -> FloatArray:
-    """Return the rows of `values` (N, …) that are not missing for every sender."""
-    return values if combined.mask is None else values[~combined.mask]
-
-
-def _log_evidence_of_sequences(by_row: FloatArray, combined: CombinedPosteriors) -> FloatArray:
-    """Return the log-density (S,) of each sequence, from the parts of its rows (N,) without their normalisers."""
-    parts = by_row + combined.row_norms
-    evidence: FloatArray = np.add.reduceat(parts, boundaries(len(parts), combined.lengths)[:-1])
-    return evidence
-
-
-def _one_hot_log_prob(classes: IntArray, K: int) -> FloatArray:
-    """Return log-distributions (N, K) with all mass on the class of each row."""
-    log_prob = np.full((len(classes), K), -np.inf)
-    log_prob[np.arange(len(classes)), classes] = 0.0
-    return log_prob
-
-
-def _compose_messages(
-    log_message: FloatArray, combined: CombinedPosteriors, context: Context, *, extrinsic: bool
-) -> list[OutgoingMessage]:
-    """Return a message per receiver: `log_message`, with `extrinsic` times the likelihoods of all other senders."""
-    messages = []
-    for receiver in context.receivers.get("transition_prior", ()):
-        others = [log_prob for sender, log_prob in combined.by_sender.items() if sender != receiver]
-        log_prob = log_message
-        if extrinsic and others:
-            log_prob = normalise_rows(np.sum([log_message, *others], axis=0))
-        messages.append(OutgoingMessage("transition_prior", {"log_prob": log_prob, **combined.row_arrays}, receiver))
-    return messages

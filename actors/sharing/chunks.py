@@ -81,6 +81,9 @@ class Chunk:
         Whether the chunk's last row is continued by the chunk after.
     entering : mapping of str to object
         What each of the module's scans brings into the chunk (:meth:`actors.sharing.contract.ShardedModule.scans`).
+    memo : dict of str to object
+        What the module wants to find again when it gets the chunk in a later pass of the same call, such as
+        normalisers of the rows. It may be empty at any time, and it stays in memory, so keep it small.
     """
 
     inbox: Inbox
@@ -90,6 +93,7 @@ class Chunk:
     continued: bool = False
     continues: bool = False
     entering: Mapping[str, Any] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.rows.stop - self.rows.start)
@@ -136,7 +140,7 @@ class ShardRows:
         """Lengths of the pieces of sequences among the worker's rows; None if all rows are one sequence."""
         return self._pieces(slice(self.extent.start, self.extent.stop))
 
-    def chunk(self, index: int, entering: Mapping[str, Any] | None = None) -> Chunk:
+    def chunk(self, index: int, entering: Mapping[str, Any] | None = None, memo: dict[str, Any] | None = None) -> Chunk:
         """Return a chunk of the worker."""
         rows = self.extent.rows_of(index)
         return Chunk(
@@ -147,6 +151,7 @@ class ShardRows:
             continued=not self._opens(rows.start),
             continues=not self._opens(rows.stop),
             entering=entering or {},
+            memo={} if memo is None else memo,
         )
 
     def messages(self, index: int) -> list[Message]:

@@ -117,6 +117,9 @@ class ShardedModule(Module[P]):
         limit: int = getattr(self.at(context), self.learning_parameters[0])
         return passes >= limit
 
+    def prepare_sharing(self) -> None:
+        """Prepare for the methods of this class, in each worker; called after :meth:`prepare`."""
+
     def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:  # noqa: ARG002
         """Return the metrics of an update, from the sums over all rows of the metrics that :meth:`respond` returned.
 
@@ -155,11 +158,22 @@ class ShardedModule(Module[P]):
 
     # --- scans: what a chunk needs of the rows before and after it ------------------------------------------------
 
-    def scans(self, responding: bool, context: Context) -> tuple[str, ...]:  # noqa: ARG002 (for overriding)
-        """Return the names of the scans that run before each pass, or before the response; by default none.
+    def scans(self, learnt: State, responding: bool, context: Context) -> tuple[str, ...]:  # noqa: ARG002 (for overriding)
+        """Return the names of the scans that run before a pass, or before the response; by default none.
 
         A scan computes what enters each chunk from all rows before and after it. Each chunk is summarised, summaries of
-        neighbours are combined up to that of all rows, and what enters a pair of neighbours is divided among them.
+        neighbours are combined up to that of all rows, and what enters a pair of neighbours is divided among them. It
+        stays in ``chunk.entering`` until the scan runs again, so that a pass or the response can use that of an earlier
+        pass with the same parameters.
+
+        Parameters
+        ----------
+        learnt : State
+            The present parameters.
+        responding : bool
+            Whether the response follows.
+        context : Context
+            Its ``sweep`` is the number of the pass that follows.
         """
         return ()
 

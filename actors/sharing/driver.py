@@ -16,7 +16,7 @@ from actors.kernels.sequences import boundaries
 from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox
 from actors.sharing.chunks import Chunk, Extent, ShardRows, join_messages, row_count, sampled_lengths
-from actors.sharing.shard import Root, Shard, ShardAnswer, sampled_chunks
+from actors.sharing.shard import Root, Shard, ShardAnswer, join_outputs, sampled_chunks
 from actors.types import IntArray, State
 
 if TYPE_CHECKING:
@@ -27,11 +27,10 @@ CHUNK_ROWS, SAMPLE_ROWS = Sharing.chunk, Sharing.sample_rows
 
 
 class Plan(NamedTuple):
-    """The scans before each pass and before the response, and whether there is no pass at all."""
+    """What follows in an update: whether its passes are finished; if not, the scans before the next one."""
 
-    scans: tuple[str, ...]
-    response_scans: tuple[str, ...]
     finished: bool
+    scans: tuple[str, ...]
 
 
 class Workers(Protocol):
@@ -59,11 +58,10 @@ def learn(workers: Workers, learnt: Any) -> tuple[Any, int]:
         The parameters to start from.
     """
     plan, sweep = workers.get(workers.call(0, "plan", learnt)), 0
-    finished = plan.finished
-    while not finished:
+    while not plan.finished:
         parts = accumulate_once(workers, learnt, sweep, plan)
-        learnt, done = workers.call(0, "maximise", learnt, sweep, *parts, returns=2)
-        finished, sweep = workers.get(done), sweep + 1
+        learnt, following = workers.call(0, "maximise", learnt, sweep, *parts, returns=2)
+        plan, sweep = workers.get(following), sweep + 1
     return learnt, sweep
 
 
@@ -76,7 +74,7 @@ def accumulate_once(workers: Workers, learnt: Any, sweep: int, plan: Plan | None
 
 def respond(workers: Workers, learnt: Any, sweep: int = 0) -> tuple[list[Any], Any]:
     """Let a group compute its messages and outputs; return the answer of each worker, and the metrics."""
-    scans = workers.get(workers.call(0, "plan", learnt)).response_scans
+    scans = workers.get(workers.call(0, "scans", learnt, sweep))
     brought = _scan(workers, scans, learnt, sweep)
     answers = [workers.call(w, "respond", learnt, sweep, scans, *brought[w], returns=2) for w in range(workers.count)]
     metrics = workers.call(0, "conclude", learnt, *(sums for _, sums in answers))
@@ -113,11 +111,17 @@ class Worker:
         """Call one of the methods below."""
         return getattr(self, method)(*values)
 
-    def plan(self, learnt: State) -> Plan:
-        """Return the scans, and whether the update has no pass."""
-        module, context = self._shard.module, self._shard.context
-        scans = module.scans(responding=False, context=context), module.scans(responding=True, context=context)
-        return Plan(*scans, finished=module.is_finished(learnt, 0, replace(context, sweep=0)))
+    def plan(self, learnt: State, passes: int = 0) -> Plan:
+        """Return what follows after a number of passes."""
+        context = replace(self._shard.context, sweep=passes)
+        if self._shard.module.is_finished(learnt, passes, context):
+            return Plan(finished=True, scans=())
+        return Plan(finished=False, scans=self._shard.module.scans(learnt, responding=False, context=context))
+
+    def scans(self, learnt: State, sweep: int) -> tuple[str, ...]:
+        """Return the scans before the response."""
+        context = replace(self._shard.context, sweep=sweep)
+        return self._shard.module.scans(learnt, responding=True, context=context)
 
     def summarise(self, scan: str, learnt: State, sweep: int, before: Sequence[str], *brought: Any) -> Any:
         """As :meth:`actors.sharing.shard.Shard.summarise`."""
@@ -136,9 +140,10 @@ class Worker:
         """As :meth:`actors.sharing.shard.Root.spread`."""
         return list(self._root.spread(scan, parts))
 
-    def maximise(self, learnt: State, sweep: int, *parts: Any) -> tuple[State, bool]:
-        """As :meth:`actors.sharing.shard.Root.maximise`."""
-        return self._root.maximise(learnt, sweep, parts)
+    def maximise(self, learnt: State, sweep: int, *parts: Any) -> tuple[State, Plan]:
+        """Return the next parameters, and what follows."""
+        learnt = self._root.maximise(learnt, sweep, parts)
+        return learnt, self.plan(learnt, sweep + 1)
 
     def total(self, *parts: Any) -> Any:
         """As :meth:`actors.sharing.shard.Root.total`."""
@@ -260,11 +265,11 @@ def update_alone(module: ShardedModule[Any], learnt: State, inbox: Inbox, contex
         learnt = start_on_sample(module, shards, context, SAMPLE_ROWS)
     learnt, sweep = learn(workers, learnt)
     (answer,), metrics = respond(workers, learnt, sweep)
-    return learnt, Outbox(answer.messages, metrics, answer.outputs)
+    return learnt, Outbox(answer.messages, metrics, join_outputs(module, [answer.outputs]))
 
 
 def answer_alone(module: ShardedModule[Any], learnt: State, inbox: Inbox, context: Context) -> Outbox:
     """Respond to all rows in this process, without learning."""
     workers, _ = _open_alone(module, inbox, context)
     (answer,), _ = respond(workers, learnt)
-    return Outbox(answer.messages, {}, answer.outputs)
+    return Outbox(answer.messages, {}, join_outputs(module, [answer.outputs]))

@@ -62,6 +62,7 @@ class Shard:
         self.context = context
         self._summaries: dict[str, dict[Node, Mapping[str, Any]]] = {}
         self._entered: dict[str, dict[int, Any]] = {}
+        self._memos: dict[int, dict[str, Any]] = {}
 
     @property
     def extent(self) -> Extent:
@@ -70,6 +71,8 @@ class Shard:
 
     def summarise(self, scan: str, learnt: State, sweep: int, entering: Entering) -> Parts[Mapping[str, Any]]:
         """Return the summaries of a scan; `entering` is of the scans before it."""
+        if self.extent.chunks == 1:
+            return {}
         self._enter(entering)
         keep = self._summaries[scan] = {}
         return self._combined(
@@ -131,7 +134,7 @@ class Shard:
             if selects is not None and not selects(node[1], context):
                 return cast("T", NOTHING)
             entering = {scan: entered[node[1]] for scan, entered in self._entered.items()}
-            return one(self.rows.chunk(node[1], entering), context)
+            return one(self.rows.chunk(node[1], entering, self._memos.setdefault(node[1], {})), context)
 
         nodes = covering_nodes(self.extent.first, self.extent.last, chunks)
         return {node: combine_below(node, chunks, value_of, combine, keep) for node in nodes}
@@ -150,7 +153,7 @@ class Shard:
                 return self.module.descend(scan, brought, left, right)
 
             for node, brought in parts.items():
-                descend_from(node, self.extent.chunks, brought, self._summaries[scan], descend, visit)
+                descend_from(node, self.extent.chunks, brought, self._summaries.get(scan, {}), descend, visit)
             self._entered[scan] = entered
 
     def _kind_of(self, port: str) -> str:
@@ -169,7 +172,6 @@ class _Collected:
         self._arrays: dict[tuple[str, str], dict[str, Array]] = {}
         self._outputs: dict[str, Array] = {}
         self._pieces: dict[str, list[Array]] = {name: [] for name in sequence_outputs}
-        self._continued: list[bool] = []
 
     def add(
         self,
@@ -183,8 +185,7 @@ class _Collected:
             into = self._arrays.setdefault((message.port, message.receiver), {})
             self._store(into, chunk, message.arrays, rows_of_kind(kind_of(message.port)))
         for name in self._pieces.keys() & outputs.keys():
-            self._pieces[name].append(np.asarray(outputs[name]))
-        self._continued.append(chunk.continued)
+            self._pieces[name].append(_with_beginnings(np.asarray(outputs[name], np.float64), chunk.continued))
         rest = {name: output for name, output in outputs.items() if name not in self._pieces}
         self._store(self._outputs, chunk, rest, self._row_outputs)
 
@@ -209,9 +210,8 @@ class _Collected:
                 )
 
     def outputs(self) -> dict[str, Array]:
-        """Return the outputs; those of sequences have one value for each piece among the worker's rows."""
-        pieces = {name: add_pieces(each, self._continued) for name, each in self._pieces.items() if each}
-        return {**self._outputs, **pieces}
+        """Return the outputs; those of sequences have a row for each piece in each chunk (:func:`add_pieces`)."""
+        return {**self._outputs, **{name: np.concatenate(each) for name, each in self._pieces.items() if each}}
 
     def messages(self) -> tuple[OutgoingMessage, ...]:
         """Return the messages, with the lengths of the pieces of sequences among the worker's rows."""
@@ -242,6 +242,8 @@ class Root:
 
     def spread(self, scan: str, parts: Sequence[Parts[Mapping[str, Any]]]) -> list[dict[Node, Any]]:
         """Return what a scan brings into the nodes of each worker, from the summaries of all."""
+        if self._chunks == 1:  # nothing enters, so that there is no summary either
+            return [{root_of(1): None}]
         known = {node: value for part in parts for node, value in part.items()}
         owner = {node: worker for worker, part in enumerate(parts) for node in part}
         values: dict[Node, Mapping[str, Any]] = {}
@@ -256,12 +258,9 @@ class Root:
         descend_from(root, self._chunks, None, values, lambda e, a, b: self.module.descend(scan, e, a, b), visit)
         return result
 
-    def maximise(self, learnt: State, sweep: int, parts: Sequence[Parts[Statistics]]) -> tuple[State, bool]:
-        """Return the next parameters, and whether the update's passes are finished."""
-        statistics = self.total(parts)
-        context = replace(self.context, sweep=sweep)
-        learnt = dict(self.module.maximise(statistics, learnt, context))
-        return learnt, self.module.is_finished(learnt, sweep + 1, context)
+    def maximise(self, learnt: State, sweep: int, parts: Sequence[Parts[Statistics]]) -> State:
+        """Return the next parameters."""
+        return dict(self.module.maximise(self.total(parts), learnt, replace(self.context, sweep=sweep)))
 
     def total(self, parts: Sequence[Parts[Statistics]]) -> Statistics:
         """Return the sums over all rows."""
@@ -297,21 +296,33 @@ def add_statistics(left: Statistics, right: Statistics) -> Statistics:
     return {name: value + right[name] for name, value in left.items()}
 
 
-def add_pieces(parts: Sequence[Array], continued: Sequence[bool]) -> Array:
-    """Return the sums (S,) over sequences, from those over their pieces in neighbouring parts of the rows.
+def _with_beginnings(pieces: FloatArray, continued: bool) -> FloatArray:
+    """Return values of the pieces of sequences in a chunk, beside them whether each begins a sequence, (pieces, 2)."""
+    rows = np.stack([pieces, np.ones(len(pieces))], axis=1)
+    rows[0, 1] = not continued
+    return rows
 
-    `continued` says of each part whether its first piece continues the last one of the part before.
+
+def join_outputs(module: ShardedModule[Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the outputs of a module for all rows, from those of its workers."""
+
+    def joined(name: str) -> Any:
+        if name in module.row_outputs:
+            return np.concatenate([part[name] for part in parts])
+        return add_pieces([part[name] for part in parts]) if name in module.sequence_outputs else parts[0][name]
+
+    return {name: joined(name) for name in parts[0]}
+
+
+def add_pieces(parts: Sequence[FloatArray]) -> FloatArray:
+    """Return the sums (S,) over sequences, from those over their pieces in all chunks.
+
+    `parts` have a row for each piece, in the order of the rows: its sum, and whether it begins a sequence. They are
+    added here and not in the workers, whose number would change the bits.
     """
-    sums: list[Array] = []
-    for part, follows in zip(parts, continued, strict=True):
-        own = part
-        if follows and sums:
-            sums[-1] = np.concatenate([sums[-1][:-1], [sums[-1][-1] + part[0]]])
-            own = part[1:]
-            if not len(own):
-                continue
-        sums.append(own)
-    return np.concatenate(sums)
+    pieces = np.concatenate(parts)
+    sums: FloatArray = np.add.reduceat(pieces[:, 0], np.flatnonzero(pieces[:, 1]))
+    return sums
 
 
 def _add_numbers(left: Mapping[str, float], right: Mapping[str, float]) -> Mapping[str, float]:

@@ -1,6 +1,6 @@
 """Small modules whose rows workers can share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -60,6 +60,27 @@ class KMeans(ShardedModule):
         return -0.5 * (distance + x.shape[1] * np.log(2 * np.pi))
 
 
+class Labels(KMeans):
+    """Return a parameter for each row."""
+
+    row_outputs = ("class", "label")
+    prepared = ()
+
+    @dataclass(frozen=True)
+    class Parameters(KMeans.Parameters):
+        label: int = 0
+
+    def prepare(self, device, threads):
+        self.prepared = (*self.prepared, "module")
+
+    def prepare_sharing(self):
+        self.prepared = (*self.prepared, "sharing")
+
+    def respond(self, chunk, learnt, context):
+        outbox = super().respond(chunk, learnt, context)
+        return replace(outbox, outputs={**outbox.outputs, "label": np.full(len(chunk), self.at(context).label)})
+
+
 class ScoredKMeans(KMeans):
     """K-means that reports the log-likelihood of the rows as its evidence, and starts from few passes."""
 
@@ -114,7 +135,7 @@ class Sums(ShardedModule):
     def maximise(self, statistics, learnt, context):
         return learnt
 
-    def scans(self, responding, context):
+    def scans(self, learnt, responding, context):
         return ("before", "after") if responding else ()
 
     def pieces(self, chunk):

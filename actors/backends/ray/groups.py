@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -77,6 +77,8 @@ class RayGroup:
             raise ModuleFailedError(str(error)) from None
         workers = _Workers(self._backend, self._spec.name, self.names[: len(extents)], self._slots, flatten(arrays)[1])
         try:
+            if len(extents) > 1:
+                call = replace(call, overrides=workers.get(workers.call(0, "overrides", call)))
             opened = [workers.open(rank, call, arrays, extents) for rank in range(len(extents))]
             continued = [bool(workers.get(each)) for each in opened]
             samples = []
@@ -85,7 +87,7 @@ class RayGroup:
             learnt = workers.call(0, "begin", *samples)
             learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
             answers, metrics = respond(workers, learnt, sweep)
-            summary, state, outputs = workers.conclude(continued, learnt, metrics, answers)
+            summary, state, outputs = workers.conclude(learnt, metrics, answers)
             result = workers.get(summary)
             headers = [workers.get(answer.summary).messages for answer in answers]
         finally:
@@ -146,9 +148,9 @@ class _Workers:
             self._backend.blame(self._module, self._unfinished())
             raise
 
-    def conclude(self, continued: Sequence[bool], learnt: Any, metrics: Any, answers: Sequence[_Answer]) -> Any:
+    def conclude(self, learnt: Any, metrics: Any, answers: Sequence[_Answer]) -> Any:
         """End the call in the first worker; return references to the summary, the state and the outputs."""
-        return self._send(0, "conclude_shard", 3, continued, learnt, metrics, *(answer.outputs for answer in answers))
+        return self._send(0, "conclude_shard", 3, learnt, metrics, *(answer.outputs for answer in answers))
 
     def close(self) -> None:
         """Let the workers release their rows."""

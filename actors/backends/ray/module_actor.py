@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.backends.in_process import InProcessBackend
 from actors.backends.module_host import HostResult, ModuleHost
 from actors.backends.ray.deaths import count_oom_kills, describe_crash
-from actors.backends.shard_host import ShardHost, cut_to_sample, join_outputs
+from actors.backends.shard_host import ShardHost, cut_to_sample
 from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
@@ -29,6 +29,7 @@ from actors.messaging.codec import pack_header
 from actors.messaging.kinds import Kind, register_kind
 from actors.messaging.message import SCHEMA
 from actors.sharing.chunks import Extent, ShardedArrays, restore
+from actors.sharing.shard import join_outputs
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 
@@ -106,7 +107,7 @@ class ModuleActor:
         if method == "respond":
             part, sums = self._shard_host.run(method, *values)
             return (sums, *self._returned(part))
-        if method in ("starts", "sample", "begin"):
+        if method in ("overrides", "starts", "sample", "begin"):
             answer = getattr(self._shard_host, method)(*values)
         else:
             answer = self._shard_host.run(method, *values)
@@ -114,13 +115,11 @@ class ModuleActor:
             return answer
         return tuple(answer) if returns > 1 else next(iter(answer))
 
-    def conclude_shard(
-        self, incarnation: str, continued: Sequence[bool], learnt: Any, metrics: Any, *outputs: Any
-    ) -> tuple[Any, ...]:
+    def conclude_shard(self, incarnation: str, learnt: Any, metrics: Any, *outputs: Any) -> tuple[Any, ...]:
         """End a call in its first worker; return the summary without messages, the state, and the joined outputs."""
         self._begin(incarnation)
         result = self._shard_host.conclude_call(learnt, metrics)
-        joined = join_outputs(self._shard_host.shared_module, outputs, continued)
+        joined = join_outputs(self._shard_host.shared_module, outputs)
         return (ModuleResult[None, bytes](metrics=result.metrics, seconds=result.seconds), result.state, joined)
 
     def close_shard(self) -> None:

@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.kernels.jit import as_input
-from actors.kernels.markov.recursions import ForwardBackwardBuffers, best_path, log_passes, scaled_passes
+from actors.kernels.markov.recursions import (
+    ForwardBackwardBuffers,
+    best_path,
+    largest_of_rows,
+    log_passes,
+    scaled_passes,
+)
 from actors.kernels.sequences import boundaries, rows_with_successor
 from actors.kernels.types import FloatArray, IntArray
 
@@ -310,7 +316,7 @@ def run_passes(
         If a row is impossible given the rows before it.
     """
     N, K = evidence.shape
-    shift = evidence.max(axis=1)
+    shift = largest_of_rows(evidence)
     a, b, c, d, e = np.empty((5, N, K))
     out = ForwardBackwardBuffers(a, b, c, d, e, np.empty(N), np.zeros((K, K)))
     likelihood = np.exp(evidence - shift[:, None])
@@ -337,6 +343,30 @@ def run_passes(
     )
 
 
+class RowError(ValueError):
+    """A row that cannot be used.
+
+    Parameters
+    ----------
+    row : int
+        Its number, from the first of the rows that a function was given.
+    text : str
+        What is wrong; ``{}`` stands for the number.
+    """
+
+    def __init__(self, row: int, text: str) -> None:
+        super().__init__(row, text)
+        self.row = row
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text.format(self.row)
+
+    def after(self, rows: int) -> RowError:
+        """Return the error with the row's number among more rows, if so many come before those that were given."""
+        return RowError(self.row + rows, self.text)
+
+
 class OtherChunkError(ValueError):
     """Rows of another chunk have probability zero; the ValueError of that chunk names the row."""
 
@@ -347,7 +377,7 @@ def impossible_row(row: int, rows: int) -> ValueError:
         return OtherChunkError("the rows before row 0 have probability zero")
     if row >= rows:
         return OtherChunkError(f"the rows after row {rows - 1} have probability zero given the rows up to it")
-    return ValueError(f"row {row} has probability zero given the rows before it")
+    return RowError(row, "row {} has probability zero given the rows before it")
 
 
 def viterbi(
@@ -436,7 +466,7 @@ def check_possible(evidence: FloatArray) -> None:
     """Raise ValueError for the first row that has NaN, +inf or no possible class."""
     bad = np.flatnonzero(~np.isfinite(evidence.max(axis=1)))
     if bad.size:
-        raise ValueError(f"row {bad[0]} of the log evidence has NaN, +inf or no possible class")
+        raise RowError(int(bad[0]), "row {} of the log evidence has NaN, +inf or no possible class")
 
 
 def check_transitions(T: ArrayLike, classes: int) -> FloatArray:

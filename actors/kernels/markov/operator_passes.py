@@ -22,6 +22,10 @@ UNREMARKABLE = 1e-100
 """If no sum is smaller, none is looked at: the next product, with transitions above 1e-190, stays above SAFE."""
 RESCALE = 1e-50
 """A row of an operator is scaled to sum one when its sum falls below."""
+FORGOTTEN = 1e-14
+"""The rows of an operator are the same if their distributions differ by no larger share of any probability."""
+FORGETS_EVERY = 16
+"""Rows between two comparisons of the rows of an operator."""
 NARROW = 24
 """Up to as many classes, products keep four sums in registers; beyond, they run along the rows of T."""
 
@@ -36,6 +40,10 @@ def linear_operator(
     log_weight: FloatArray,
 ) -> bool:
     """Multiply `state` by (likelihood of a row, transition) for a range of rows, in the linear domain.
+
+    As a chain forgets where it began, the rows of the product soon are the same distribution; then one is multiplied
+    for all. No difference can grow again: a product with a nonnegative matrix does not increase the largest quotient of
+    the ratios between the entries of two vectors (Birkhoff 1957, "Extensions of Jentzsch's theorem").
 
     Parameters
     ----------
@@ -59,9 +67,42 @@ def linear_operator(
     first, count, direction = rows
     groups = (K + 3) // 4
     columns = _columns_in_fours(T, groups, 0.0)
-    current, weighted, following = np.zeros((M, 4 * groups)), np.zeros((M, 4 * groups)), np.zeros((M, 4 * groups))
-    lowest = np.empty(K)
-    current[:, :K] = state
+    padded = np.zeros((M, 4 * groups))
+    padded[:, :K] = state
+    done = _multiply_rows(likelihood, shifted, T, columns, rows, padded, log_weight)
+    if 0 <= done < count:
+        source = _normalise_same(padded, log_weight)
+        one, common = padded[source : source + 1].copy(), np.zeros(1)
+        left = first + direction * done, count - done, direction
+        done = _multiply_rows(likelihood, shifted, T, columns, left, one, common)
+        for i in range(M):
+            if log_weight[i] > -np.inf:
+                padded[i] = one[0]
+                log_weight[i] += common[0]
+        subtract_largest(log_weight)
+    state[:] = padded[:, :K]
+    return done >= 0
+
+
+@kernel
+def _multiply_rows(
+    likelihood: FloatArray,
+    shifted: FloatArray,
+    T: FloatArray,
+    columns: FloatArray,
+    rows: tuple[int, int, int],
+    state: FloatArray,
+    log_weight: FloatArray,
+) -> int:
+    """Multiply as `linear_operator`, until the rows of the product are the same distribution.
+
+    `columns` is `_columns_in_fours` of T, and `state` has as many. Return the number of rows that were multiplied, -1
+    if underflow may have falsified the product.
+    """
+    M, K = state.shape[0], T.shape[0]
+    first, count, direction = rows
+    current, weighted, following = state.copy(), np.zeros(state.shape), np.zeros(state.shape)
+    lowest, done = np.empty(K), count
     for n in range(count):
         t = first + direction * n
         for i in range(M):
@@ -77,10 +118,43 @@ def linear_operator(
             for j in range(K):
                 lowest[j] = following[i, j] if following[i, j] < lowest[j] else lowest[j]
         if lowest.min() < UNREMARKABLE and not _rescale(following, current, shifted[t], T, log_weight):
-            return False
+            return -1
         current, following = following, current
-    state[:] = current[:, :K]
-    return True
+        if M > 1 and n % FORGETS_EVERY == FORGETS_EVERY - 1 and _are_same(current, K, log_weight):
+            done = n + 1
+            break
+    state[:] = current
+    return done
+
+
+@kernel
+def _are_same(state: FloatArray, K: int, log_weight: FloatArray) -> bool:
+    """Return whether the rows of a product, but those of weight zero, are the same distribution."""
+    source, total = -1, 0.0
+    for i in range(state.shape[0]):
+        if log_weight[i] == -np.inf:
+            continue
+        own = state[i].sum()
+        if source < 0:
+            source, total = i, own
+        for j in range(K):
+            expected = state[source, j] * (own / total)
+            if not abs(state[i, j] - expected) <= FORGOTTEN * expected:
+                return False
+    return source >= 0
+
+
+@kernel
+def _normalise_same(state: FloatArray, log_weight: FloatArray) -> int:
+    """Scale the rows of a product to sum one, their weights with them; return the first row of weight above zero."""
+    source = -1
+    for i in range(state.shape[0]):
+        if log_weight[i] > -np.inf:
+            source = i if source < 0 else source
+            total = state[i].sum()
+            state[i] /= total
+            log_weight[i] += math.log(total)
+    return source
 
 
 @kernel

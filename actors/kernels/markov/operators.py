@@ -48,7 +48,7 @@ from actors.kernels.markov.operator_passes import (
     normalise_rows,
     origins_of_best_paths,
 )
-from actors.kernels.markov.recursions import best_path
+from actors.kernels.markov.recursions import best_path, largest_of_rows
 from actors.kernels.types import FloatArray, IntArray
 
 
@@ -67,22 +67,22 @@ class _Chunk(NamedTuple):
         return not self.continued or self.starts.size > 2
 
     @property
-    def shifted(self) -> FloatArray:
-        """Return the log evidence relative to the largest of each row; common factors do not change an operator."""
-        shifted: FloatArray = self.evidence - self.evidence.max(axis=1, keepdims=True)
-        return shifted
-
-    @property
-    def first_piece(self) -> tuple[int, int, int]:
-        """Return the rows of the first piece of a sequence, from the last to the first."""
+    def first_piece(self) -> tuple[FloatArray, tuple[int, int, int]]:
+        """Return the shifted log evidence of the first piece of a sequence, and its rows from the last to the first."""
         rows = int(self.starts[1])
-        return rows - 1, rows, -1
+        return _shifted(self.evidence[:rows]), (rows - 1, rows, -1)
 
     @property
-    def last_piece(self) -> tuple[int, int, int]:
-        """Return the rows of the last piece of a sequence but its last row."""
+    def last_piece(self) -> tuple[FloatArray, tuple[int, int, int]]:
+        """Return the shifted log evidence of the last piece of a sequence, and its rows but the last."""
         first = int(self.starts[-2])
-        return first, int(self.starts[-1]) - first - 1, 1
+        return _shifted(self.evidence[first:]), (0, int(self.starts[-1]) - first - 1, 1)
+
+
+def _shifted(evidence: FloatArray) -> FloatArray:
+    """Return the log evidence relative to the largest of each row; common factors do not change an operator."""
+    shifted: FloatArray = evidence - largest_of_rows(evidence)[:, None]
+    return shifted
 
 
 def _chunk(
@@ -142,18 +142,19 @@ def summarise_chunk(
     """
     chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
     K = chunk.T.shape[0]
-    shifted = chunk.shifted
+    shifted, last = chunk.last_piece
     if not chunk.opens:
-        operator, weight = _run(shifted, chunk.T, chunk.last_piece, chunk.T)
+        operator, weight = _run(shifted, chunk.T, last, chunk.T)
         operator += shifted[-1]
         normalise_rows(operator, weight)
         return {"log_operator": operator, "log_weight": weight}
-    forward, _ = _run(shifted, chunk.T, chunk.last_piece, chunk.initial[None, :])
+    forward, _ = _run(shifted, chunk.T, last, chunk.initial[None, :])
     forward += shifted[-1]
     normalise_rows(forward, np.zeros(1))
     weight = np.zeros((1, K))
     if continued:
-        weight, _ = _run(shifted, np.ascontiguousarray(chunk.T.T), chunk.first_piece, np.ones((1, K)))
+        shifted, first = chunk.first_piece
+        weight, _ = _run(shifted, np.ascontiguousarray(chunk.T.T), first, np.ones((1, K)))
         weight -= _largest(weight)
     return {"log_operator": np.repeat(forward, K, axis=0), "log_weight": weight[0]}
 
@@ -263,6 +264,8 @@ def forward_backward_chunk(
     rows, K = chunk.evidence.shape
     last = _message("leaves", leaving, K)
     if last.max() == -np.inf:
+        # A row of this chunk may be impossible too; the first such row of a sequence is named.
+        forward_backward_chunk(log_evidence, T, initial, lengths, mask, entering, None, continued)
         raise impossible_row(rows, rows)
     if not continued:
         ends = SequenceEnds(chunk.initial, _linear(last), logarithm(chunk.initial), last)
@@ -346,14 +349,16 @@ def summarise_scores(
         As `summarise_chunk`.
     """
     chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
-    log_T, shifted = logarithm(chunk.T), chunk.shifted
+    log_T = logarithm(chunk.T)
+    shifted, last = chunk.last_piece
     scores = logarithm(chunk.initial)[None, :] if chunk.opens else log_T.copy()
-    best_operator(shifted, log_T, chunk.last_piece, scores)
+    best_operator(shifted, log_T, last, scores)
     scores += shifted[-1]
     if chunk.opens and continued:
-        first = np.zeros((1, log_T.shape[0]))
-        best_operator(shifted, np.ascontiguousarray(log_T.T), chunk.first_piece, first)
-        scores = first.T + scores
+        shifted, first = chunk.first_piece
+        before = np.zeros((1, log_T.shape[0]))
+        best_operator(shifted, np.ascontiguousarray(log_T.T), first, before)
+        scores = before.T + scores
     elif chunk.opens:
         scores = np.repeat(scores, log_T.shape[0], axis=0)
     return {"log_scores": scores - _largest(scores)}

@@ -7,6 +7,8 @@ dimension of a model", the Annals of Statistics 6, 1978): each parameter costs �
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from actors.kernels.jit import as_input
@@ -61,7 +63,7 @@ def frequency_sums(log_evidence: FloatArray, frequencies: FloatArray) -> dict[st
     return _sums(likelihood, largest, (likelihood * frequencies).sum(axis=1))
 
 
-def next_frequencies(frequencies: FloatArray, sums: dict[str, FloatArray]) -> FloatArray:
+def next_frequencies(frequencies: FloatArray, sums: Mapping[str, FloatArray]) -> FloatArray:
     """Return the frequencies after a step of expectation-maximisation, from the sums over all rows.
 
     w_k ← w_k times the mean over t of p(t | k) / Σ_j w_j p(t | j).

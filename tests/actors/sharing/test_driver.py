@@ -1,17 +1,18 @@
 """Updates that workers share: the same bits for any number of workers and any cuts, and scans along sequences."""
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from actors.backends.shard_host import join_outputs
 from actors.errors import MessageError, ModuleError
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header, Message
 from actors.module import Context, Inbox
 from actors.sharing.chunks import Extent, ShardRows, join_messages
 from actors.sharing.driver import extents_of, learn, open_group, respond, sample_inbox, start_on_sample
+from actors.sharing.shard import join_outputs
 from tests.support.sharded_modules import KMeans, Noise, Sums
 from tests.support.toy_modules import same_arrays
 
@@ -40,9 +41,7 @@ def update(make, extents, message=None, learnt=None, **context):
     answers, metrics = respond(workers, learnt, sweep)
     answers, metrics = [workers.get(answer) for answer in answers], workers.get(metrics)
     workers.close()
-    outputs = join_outputs(
-        modules[0], [a.outputs for a in answers], [s.rows.chunk(s.extent.first).continued for s in shards]
-    )
+    outputs = join_outputs(modules[0], [a.outputs for a in answers])
     return workers.get(learnt), outputs, metrics, answers
 
 
@@ -110,6 +109,39 @@ def test_scans_bring_the_rows_before_and_after_into_each_chunk(lengths, cuts):
         np.testing.assert_array_equal(outputs["before"][first:end], values.cumsum() - values)
         np.testing.assert_array_equal(outputs["after"][first:end], values[::-1].cumsum()[::-1] - values)
     np.testing.assert_array_equal(outputs["whole"], np.add.reduceat(whole.sum(axis=1), starts[:-1]))
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_sums_over_sequences_have_the_same_bits_for_any_number_of_workers(lengths):
+    message = vectors(**({} if lengths is None else {"lengths": lengths}))
+    alone, *others = [
+        update(lambda: Sums(Sums.Parameters()), cut_at(cuts), message)[1]
+        for cuts in ([], [1], [8], [2, 7, 15], list(range(1, 16)))
+    ]
+    starts = np.cumsum([0, *([N] if lengths is None else lengths)])[:-1]
+    np.testing.assert_allclose(alone["whole"], np.add.reduceat(X.sum(axis=1), starts), rtol=1e-12)
+    for other in others:
+        assert same_arrays(other, alone)
+
+
+def test_a_scan_of_a_pass_is_there_in_later_ones_and_in_the_response():
+    class Once(Sums):
+        learning_parameters = ("iterations",)
+
+        @dataclass(frozen=True)
+        class Parameters:
+            iterations: int = 3
+
+        def scans(self, learnt, responding, context):
+            return ("before", "after") if context.sweep == 1 else ()
+
+        def accumulate(self, chunk, learnt, context):
+            assert len(chunk.entering) == (2 if context.sweep else 0)
+            assert chunk.memo.setdefault("pass", context.sweep) == 0
+            return {}
+
+    once = update(lambda: Once(Once.Parameters()), cut_at([2, 9]))[1]
+    assert same_arrays(once, update(lambda: Sums(Sums.Parameters()), cut_at([]))[1])
 
 
 def test_messages_of_workers_have_the_pieces_of_sequences_among_their_rows():

@@ -305,6 +305,39 @@ def test_the_linear_and_the_log_domain_give_the_same_operator(K):
     assert_allclose(weight, log_weight, atol=1e-11)
 
 
+CHAINS = {
+    "forgets at once": np.full((4, 4), 0.25),
+    "forgets slowly": np.roll(np.eye(4), 1, axis=1) * 0.999 + 0.00025,
+    "never forgets": np.roll(np.eye(4), 1, axis=1),
+    "two halves": np.kron(np.eye(2), np.full((2, 2), 0.5)),
+    "one class is left": np.array(
+        [[0.0, 0.5, 0.5, 0.0], [0.0, 0.3, 0.7, 0.0], [0.0, 0.6, 0.4, 0.0], [0.03, 0.03, 0.04, 0.9]]
+    ),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("scale", [0.01, 2.0])
+@pytest.mark.parametrize("impossible", [False, True])
+def test_the_operator_of_a_chain_is_right_whether_or_not_it_forgets_its_beginning(chain, scale, impossible):
+    rng = np.random.default_rng(4)
+    T, shifted, rows = CHAINS[chain], rng.normal(size=(500, 4)) * scale, (499, 500, -1)
+    if impossible:  # in the first row of the pass after one class, and 200 rows later
+        shifted[[499, 299], [0, 1]] = -np.inf
+    shifted -= shifted.max(axis=1, keepdims=True)
+    linear, weight, logs, log_weight = T.copy(), np.zeros(4), ops.logarithm(T), np.zeros(4)
+    assert ops.linear_operator(np.exp(shifted), shifted, T, rows, linear, weight)
+    ops.logarithmic_operator(shifted, ops.logarithm(T), rows, logs, log_weight)
+    linear = ops.logarithm(linear)
+    ops.normalise_rows(linear, weight)
+    ops.normalise_rows(logs, log_weight)
+    possible = log_weight > -np.inf
+    assert np.array_equal(weight > -np.inf, possible)
+    assert possible.any()
+    assert_allclose(np.exp(linear[possible]), np.exp(logs[possible]), rtol=1e-11, atol=1e-12)
+    assert_allclose(weight[possible], log_weight[possible], rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("scale", [10.0, 1e4])
 def test_extreme_evidence_needs_no_log_domain_if_all_transitions_are_possible(scale):
     rng = np.random.default_rng(8)

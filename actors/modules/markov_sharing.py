@@ -1,0 +1,445 @@
+"""The Markov model of rows that workers share: sums over chunks, and operators where sequences cross chunks.
+
+A pass of learning is forward-backward over all rows (:mod:`actors.kernels.markov.operators`): a scan brings into each
+chunk what the rows before and after it say about its classes. The passes of an update are
+
+1. ``inner_iterations`` passes that re-estimate the transitions;
+2. one under the final transitions, from which follow the expected counts and the evidence;
+3. with ``test_order``, those of expectation-maximisation for the class frequencies of independent rows, without scans.
+
+The response uses the scan of pass 2, and scans of its own for the most probable path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actors.errors import ModuleError
+from actors.kernels.markov import operators
+from actors.kernels.markov.inference import (
+    ForwardBackwardResult,
+    OtherChunkError,
+    RowError,
+    expected_counts,
+    transition_probabilities,
+)
+from actors.kernels.markov.order_test import EM_STEPS, frequency_sums, next_frequencies, order_penalty
+from actors.kernels.markov.transition_posterior import transition_bound_term
+from actors.module import Context, Inbox, Outbox, Port
+from actors.modules.class_posteriors import (
+    PORT,
+    CombinedPosteriors,
+    add_floor,
+    combine_posteriors,
+    log_normalisers,
+    normalise_rows,
+    normalise_with_norms,
+    product_of,
+    rows_missing_for_all,
+    sender_likelihoods,
+    temper,
+)
+from actors.modules.markov_answers import (
+    MarkovParameters,
+    compose_messages,
+    log_evidence_of_sequences,
+    present,
+    unordered_message,
+)
+from actors.sharing.chunks import Chunk
+from actors.sharing.contract import ShardedModule
+from actors.sharing.shard import Statistics
+from actors.types import FloatArray, IntArray, State
+
+TEMPERED, UNTEMPERED = "operators", "operators of untempered rows"
+"""Scans of operators: what enters and what leaves each chunk. They are the same unless the update is tempered."""
+
+SCORES, ORIGINS = "scores", "origins"
+"""Scans for the most probable path: scores of paths into each chunk, then the class of its last row."""
+
+IMPOSSIBLE = "impossible_chunks"
+"""Sum over chunks: those that could not be computed, because rows of another chunk are impossible."""
+
+OF_TEST = ("trial_frequencies", "chain_log_likelihood", "log_norm", "present_rows")
+"""Entries of the learnt parameters while an order is tested."""
+
+
+class SharedMarkovModel(ShardedModule[MarkovParameters]):
+    """The methods of :class:`actors.modules.markov.MarkovModel` by which workers share its rows.
+
+    The learnt parameters are the state of the model. After the pass under the final transitions they also contain the
+    ``evidence``, and what the test of order needs: :data:`OF_TEST`.
+    """
+
+    ports = (
+        Port("class_posteriors", "in", "forward", "class_posteriors"),
+        Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
+    )
+    row_outputs: ClassVar[tuple[str, ...]] = ("msg", "Pdz", "viterbi", "filtered", "smoothed")
+    sequence_outputs: ClassVar[tuple[str, ...]] = ("log_evidence",)
+
+    @classmethod
+    def unshared_setting(cls, parameters: MarkovParameters) -> str | None:
+        """Return that rule ``tutorial`` needs all rows in one process."""
+        if parameters.rule == "tutorial":
+            return "learns by rule 'tutorial', which needs all rows in one process; use rule: smoothed"
+        return None
+
+    def prepare_sharing(self) -> None:
+        """Compile the kernels of chunks, or load them from their cache."""
+        operators.compile_kernels()
+
+    # --- passes ---------------------------------------------------------------------------------------------------
+
+    def _learning_passes(self, context: Context) -> int:
+        """Return the number of passes that re-estimate the transitions."""
+        return self.at(context).inner_iterations if context.learn else 0
+
+    def is_finished(self, learnt: State, passes: int, context: Context) -> bool:  # noqa: ARG002
+        """Return whether all passes are done."""
+        of_test = EM_STEPS + 1 if self.at(context).test_order else 0
+        return passes >= self._learning_passes(context) + 1 + of_test
+
+    def scans(self, learnt: State, responding: bool, context: Context) -> tuple[str, ...]:
+        """Return the scans before a pass or the response.
+
+        Raises
+        ------
+        ModuleError
+            If the rule is ``tutorial``, or if nothing was learnt that could recognise rows.
+        """
+        if context.mode == "recognize":
+            if "trans_prob" not in learnt:
+                raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
+            return (TEMPERED, SCORES, ORIGINS) if context.ordered and "frequencies" not in learnt else ()
+        if problem := self.unshared_setting(self.at(context)):
+            raise ModuleError(f"module {context.module!r} {problem}")
+        if responding:
+            return (SCORES, ORIGINS)
+        assert context.sweep is not None
+        final = self._learning_passes(context)
+        if context.sweep == final and context.temperature != 1.0:
+            return (TEMPERED, UNTEMPERED)
+        return (TEMPERED,) if context.sweep <= final else ()
+
+    def start(self, inbox: Inbox, context: Context) -> State:
+        """Return transitions expected between neighbouring rows of the sample, if these are independent."""
+        product = product_of(sender_likelihoods(inbox)).copy()
+        product[~np.isfinite(product.max(axis=1))] = 0.0  # the first pass raises the error that names such a row
+        tempered, K = temper(normalise_rows(product), context.temperature), product.shape[1]
+        transitions = expected_counts(np.exp(tempered), inbox.require(PORT).lengths)
+        trans_prob = self.at(context).transition_estimate(transitions)
+        return {"transitions": transitions, "trans_prob": trans_prob, "initial": np.full(K, 1.0 / K)}
+
+    def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
+        """Return the sums over a chunk that the present pass needs."""
+        assert context.sweep is not None
+        final = self._learning_passes(context)
+        rows = _Rows(self, chunk, learnt, context)
+        if context.sweep > final:
+            log_prob = present(rows.log_prob, rows.mask)
+            return frequency_sums(log_prob, learnt["trial_frequencies"])
+        fit = rows.infer(TEMPERED)
+        sums = {
+            "transitions": fit.transitions,
+            "initial": fit.initial,
+            "log_likelihood": np.array([fit.log_likelihood]),
+            IMPOSSIBLE: np.array([float(rows.impossible)]),
+        }
+        if context.sweep < final:
+            return sums
+        own = rows.untempered(fit)
+        class_counts = present(own.posterior, rows.mask)
+        return {
+            **sums,
+            "log_likelihood": np.array([own.log_likelihood]),
+            "untempered_transitions": own.transitions,
+            "class_counts": class_counts.sum(axis=0),
+            "present_rows": np.array([float(len(class_counts))]),
+            "rows": np.array([float(len(chunk))]),
+            "posterior": own.posterior.sum(axis=0),
+            "log_norm": np.array([rows.combined.log_norm]),
+            IMPOSSIBLE: np.array([float(rows.impossible)]),
+        }
+
+    def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:
+        """Return the next parameters.
+
+        Raises
+        ------
+        ModuleError
+            If rows are impossible.
+        """
+        assert context.sweep is not None
+        parameters, final = self.at(context), self._learning_passes(context)
+        if context.sweep > final:
+            return self._after_test_pass(statistics, learnt, context.sweep - final)
+        _check_possible(statistics[IMPOSSIBLE][0], context)
+        if context.sweep == final:
+            return self._conclude(statistics, learnt, context)
+        initial = _initial(learnt, parameters, context)
+        if parameters.initial == "learnt":
+            initial = transition_probabilities(statistics["initial"], parameters.pseudo_count)
+        trans_prob = parameters.transition_estimate(statistics["transitions"])
+        context.report(context.sweep + 1, final, log_likelihood=float(statistics["log_likelihood"][0]))
+        return {**learnt, "trans_prob": trans_prob, "initial": initial}
+
+    def _conclude(self, statistics: Statistics, learnt: State, context: Context) -> State:
+        """Return the state after the pass under the final transitions; frequencies of an earlier test are dropped."""
+        parameters = self.at(context)
+        log_norm, log_likelihood = (float(statistics[name][0]) for name in ("log_norm", "log_likelihood"))
+        bound_term = 0.0
+        if parameters.estimate == "variational":
+            counts = statistics["untempered_transitions"]
+            bound_term = transition_bound_term(counts, learnt["trans_prob"], parameters.pseudo_count)
+        state: State = {
+            "transitions": statistics["transitions"],
+            "trans_prob": learnt["trans_prob"],
+            "initial": _initial(learnt, parameters, context),
+            "class_counts": statistics["class_counts"],
+            "evidence": log_norm + (log_likelihood + bound_term),
+        }
+        if not parameters.test_order:
+            return state
+        trial, present_rows = statistics["posterior"] / statistics["rows"], float(statistics["present_rows"][0])
+        of_test = zip(OF_TEST, (trial, log_likelihood, log_norm, present_rows), strict=True)
+        return {**state, **dict(of_test)}
+
+    def _after_test_pass(self, statistics: Statistics, learnt: State, number: int) -> State:
+        """Return the parameters after pass `number` of the test, from 1: a step, or the decision."""
+        trial = learnt["trial_frequencies"]
+        if number <= EM_STEPS:
+            return {**learnt, "trial_frequencies": next_frequencies(trial, statistics)}
+        state = {name: value for name, value in learnt.items() if name not in OF_TEST}
+        independent = float(statistics["log_likelihood"][0])
+        gain = learnt["chain_log_likelihood"] - independent
+        if gain > order_penalty(int(learnt["present_rows"]), len(trial)):
+            return state
+        return {**state, "frequencies": trial, "evidence": learnt["log_norm"] + independent}
+
+    # --- the response ---------------------------------------------------------------------------------------------
+
+    def respond(self, chunk: Chunk, learnt: State, context: Context) -> Outbox:
+        """Return the messages and outputs of a chunk.
+
+        Raises
+        ------
+        ModuleError
+            If a row is impossible.
+        """
+        rows = _Rows(self, chunk, learnt, context)
+        if context.mode != "recognize":
+            fit = rows.infer(TEMPERED)
+            log_message, own = add_floor(fit.log_cavity), rows.untempered(fit)
+            path = rows.best_path(rows.log_prob)
+            outputs = {"msg": np.exp(log_message), "Pdz": own.posterior, "viterbi": path}
+        elif context.ordered and "frequencies" not in learnt:
+            fit = rows.infer(TEMPERED)
+            log_message = add_floor(fit.log_cavity)
+            outputs = {
+                "msg": np.exp(log_message),
+                "filtered": fit.filtered,
+                "smoothed": fit.posterior,
+                "viterbi": rows.best_path(rows.tempered),
+                "log_evidence": log_evidence_of_sequences(fit.row_log_likelihood, rows.combined),
+            }
+        else:
+            known = (learnt.get(name) for name in ("class_counts", "frequencies"))
+            log_message = unordered_message(len(chunk), learnt["transitions"], *known)
+            posterior, by_row = normalise_with_norms(rows.log_prob + log_message)
+            outputs = {
+                "msg": np.exp(log_message),
+                "filtered": np.exp(posterior),
+                "smoothed": np.exp(posterior),
+                "log_evidence": log_evidence_of_sequences(by_row, rows.combined),
+            }
+        # Where the order test rejected an order, no message of an update goes downwards.
+        sends = context.mode == "recognize" or "frequencies" not in learnt
+        messages = compose_messages(log_message, rows.combined, context, extrinsic=True) if sends else ()
+        return Outbox(
+            messages, {IMPOSSIBLE: float(rows.impossible)}, {"trans_prob": learnt["trans_prob"].copy(), **outputs}
+        )
+
+    def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:
+        """Return the evidence, once all passes of an update are done."""
+        _check_possible(sums[IMPOSSIBLE], context)
+        return {"evidence": learnt["evidence"]} if "evidence" in learnt else {}
+
+    # --- scans ----------------------------------------------------------------------------------------------------
+
+    def summarise(self, scan: str, chunk: Chunk, learnt: State, context: Context) -> Mapping[str, Any]:
+        """Return the summary of a chunk: what it says to the rows before and after it."""
+        if not (chunk.continued or chunk.continues):
+            return _no_summary(scan, len(learnt["trans_prob"]))
+        rows = _Rows(self, chunk, learnt, context)
+        if scan == ORIGINS:
+            return {"origins": rows.origins()}
+        tempered = scan == TEMPERED or context.mode == "recognize"
+        model = rows.model(rows.tempered if tempered else rows.log_prob)
+        try:
+            return operators.summarise_scores(**model) if scan == SCORES else operators.summarise_chunk(**model)
+        except ValueError as error:
+            raise rows.error(error) from error
+
+    def combine(self, scan: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the summary of two neighbouring stretches of rows."""
+        if scan == ORIGINS:
+            return {"origins": operators.compose_origins(left["origins"], right["origins"])}
+        combine = operators.combine_scores if scan == SCORES else operators.combine
+        return combine(dict(left), dict(right))
+
+    def descend(self, scan: str, entering: Any, left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return what enters each of two neighbouring stretches: messages, scores, or the class of the last row."""
+        if scan == ORIGINS:
+            last = -1 if entering is None else entering
+            return int(right["origins"][last]), last
+        if scan == SCORES:
+            none = operators.no_message(left["log_scores"].shape[0])
+            return operators.descend_scores(none if entering is None else entering, dict(left))
+        none = operators.no_message(left["log_operator"].shape[0])
+        before, after = (none, none) if entering is None else entering
+        into_left, out_left, into_right, out_right = operators.descend(before, after, dict(left), dict(right))
+        return (into_left, out_left), (into_right, out_right)
+
+
+class _Rows:
+    """The rows of a chunk as the present parameters see them.
+
+    Attributes
+    ----------
+    log_prob : ndarray (N, K) float64
+        The normalised product of the class posteriors from below.
+    mask : ndarray (N,) of bool, or None
+        True for rows that are missing for every sender.
+    tempered : ndarray (N, K) float64
+        The log-distributions to the power of the temperature.
+    impossible : bool
+        Whether results are those of no information, because rows of another chunk are impossible. The chunk of such
+        rows raises the error that names the first of them.
+    """
+
+    def __init__(self, module: SharedMarkovModel, chunk: Chunk, learnt: State, context: Context) -> None:
+        self._by_sender, self._messages = sender_likelihoods(chunk.inbox), chunk.inbox.all(PORT)
+        first = chunk.inbox.require(PORT)
+        classes, known = first["log_prob"].shape[1], len(learnt["trans_prob"])
+        if classes != known:
+            raise ModuleError(f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {known}")
+        product = product_of(self._by_sender)
+        if "norms" not in chunk.memo:  # they take as long as a pass
+            chunk.memo["norms"] = log_normalisers(product, self._by_sender, chunk.rows.start)
+        self.log_prob: FloatArray = product - chunk.memo["norms"][:, None]
+        self.mask = rows_missing_for_all(self._messages)
+        self.tempered = self.log_prob
+        if context.temperature != 1.0:
+            powers = context.temperature * self.log_prob
+            if "tempered norms" not in chunk.memo:
+                chunk.memo["tempered norms"] = normalise_with_norms(powers)[1]
+            self.tempered = powers - chunk.memo["tempered norms"][:, None]
+        self.impossible = False
+        self._chunk = chunk
+        self._context = context
+        self._transitions = learnt["trans_prob"]
+        self._initial = _initial(learnt, module.at(context), context)
+
+    @cached_property
+    def combined(self) -> CombinedPosteriors:
+        """The class posteriors from below, with their normalisers."""
+        return combine_posteriors(self._messages, self._by_sender, self._chunk.memo["norms"])
+
+    def model(self, evidence: FloatArray) -> dict[str, Any]:
+        """Return the arguments of the functions of a chunk (:mod:`actors.kernels.markov.operators`)."""
+        return {
+            "log_evidence": evidence,
+            "T": self._transitions,
+            "initial": self._initial,
+            "lengths": self._chunk.lengths,
+            "continued": self._chunk.continued,
+            "mask": self.mask,
+        }
+
+    def infer(self, scan: str) -> ForwardBackwardResult:
+        """Return the result of forward-backward, with what a scan of operators brings."""
+        evidence = self.tempered if scan == TEMPERED else self.log_prob
+        entering, leaving = self._chunk.entering[scan] or (None, None)
+        try:
+            return operators.forward_backward_chunk(**self.model(evidence), entering=entering, leaving=leaving)
+        except OtherChunkError:
+            self.impossible = True
+            return _no_result(*evidence.shape)
+        except ValueError as error:
+            raise self.error(error) from error
+
+    def untempered(self, fit: ForwardBackwardResult) -> ForwardBackwardResult:
+        """Return the result for the untempered rows; `fit` is that of the tempered ones."""
+        return fit if self._context.temperature == 1.0 else self.infer(UNTEMPERED)
+
+    def origins(self) -> IntArray:
+        """Return the class of the row before the chunk for each class of its last row."""
+        of_path = self.tempered if self._context.mode == "recognize" else self.log_prob
+        try:
+            return operators.trace_chunk(**self.model(of_path), entering=self._chunk.entering[SCORES])
+        except ValueError:  # the response raises the error of the first row
+            return np.full(of_path.shape[1] + 1, -1)
+
+    def best_path(self, evidence: FloatArray) -> IntArray:
+        """Return the part of the most probable path in the chunk."""
+        if self.impossible:
+            return np.zeros(len(evidence), np.int64)
+        last = self._chunk.entering[ORIGINS]
+        try:
+            path, _ = operators.viterbi_chunk(
+                **self.model(evidence),
+                entering=self._chunk.entering[SCORES],
+                last_class=-1 if last is None else last,
+            )
+        except ValueError as error:
+            raise self.error(error) from error
+        return path
+
+    def error(self, error: ValueError) -> ModuleError:
+        """Return an error that names the row among all rows."""
+        numbered = error.after(self._chunk.rows.start) if isinstance(error, RowError) else error
+        return ModuleError(f"module {self._context.module!r}: {numbered}")
+
+
+def _initial(learnt: State, parameters: MarkovParameters, context: Context) -> FloatArray:
+    """Return the distribution (K,) of the first class of a sequence."""
+    initial: FloatArray = learnt["initial"]
+    if context.mode == "recognize" or parameters.initial == "learnt":
+        return initial
+    return np.full(len(initial), 1.0 / len(initial))
+
+
+def _no_summary(scan: str, classes: int) -> Mapping[str, Any]:
+    """Return the summary of a chunk whose sequences are all inside; what enters and leaves there is ignored."""
+    if scan == ORIGINS:
+        return {"origins": np.full(classes + 1, -1)}
+    if scan == SCORES:
+        return {"log_scores": np.zeros((classes, classes))}
+    return {"log_operator": np.tile(operators.no_message(classes), (classes, 1)), "log_weight": np.zeros(classes)}
+
+
+def _no_result(rows: int, classes: int) -> ForwardBackwardResult:
+    """Return the result of forward-backward without any information."""
+    uniform = np.full((rows, classes), 1.0 / classes)
+    return ForwardBackwardResult(
+        prediction=uniform,
+        filtered=uniform,
+        backward=uniform,
+        posterior=uniform,
+        log_cavity=np.log(uniform),
+        transitions=np.zeros((classes, classes)),
+        initial=np.zeros(classes),
+        row_log_likelihood=np.zeros(rows),
+        log_likelihood=0.0,
+    )
+
+
+def _check_possible(impossible: float, context: Context) -> None:
+    """Raise ModuleError if chunks could not be computed, but none of them has named a row."""
+    if impossible:
+        raise ModuleError(f"module {context.module!r}: rows have probability zero under the learnt transitions")
