@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
-from actors.errors import ModuleError, NonFiniteError
-from actors.messaging.message import Message, rows_of
+from actors.errors import ModuleError
+from actors.messaging.message import Message
 from actors.messaging.validation import as_float32
-from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
+from actors.module import Context, Inbox, Outbox, Port
 from actors.modules.decoding import decode_class_means
-from actors.modules.user_networks import named_failures
+from actors.modules.shared_vae import SharedVAE, prior_mean_of
+from actors.modules.user_networks import named_failures, training_failures
 from actors.modules.value_ranges import check_float32, check_unit_interval, report_units
 from actors.types import Array, BoolArray, Float32Array, State
 
@@ -54,7 +55,7 @@ class VAEParameters:
     hidden_decoder: Annotated[int, Field(ge=1)] | None = None
 
 
-class VAE(Module[VAEParameters]):
+class VAE(SharedVAE):
     """Compress observations into latent vectors with a variational auto-encoder.
 
     Maximises E_q[log p(o | z1)] - β · KL(q(z1 | o) ‖ N(μ, I)), summed over pixels, mean over rows. The prior mean μ of
@@ -146,7 +147,6 @@ class VAE(Module[VAEParameters]):
 
     def __init__(self, parameters: VAEParameters) -> None:
         super().__init__(parameters)
-        self.device = "cpu"
         self._shape: tuple[int, ...] | None = None
         self._loss: list[float] = []
         self._networks: torch.nn.ModuleDict | None = None
@@ -179,7 +179,7 @@ class VAE(Module[VAEParameters]):
 
         parameters, message = self.at(context), inbox.require("observations")
         values, present = self._read_rows(message, parameters)
-        prior_mean = self._prior_mean(inbox, len(values), parameters.latent_dim)
+        prior_mean = prior_mean_of(inbox, len(values), parameters.latent_dim)
         if not present.any():
             raise ModuleError("every row of the observations is missing: there is nothing to learn from")
         if self._networks is None or parameters.restart_weights:
@@ -200,7 +200,8 @@ class VAE(Module[VAEParameters]):
         noise = torch.randn(encoded[0].shape, generator=generator, device=self.device)
         sample = noise if parameters.send == "sample" else None
         with named_failures(context.where):
-            return self._outbox(message, prior_mean, present, encoded, sample, parameters, metrics)
+            losses = np.array(self._loss, dtype=np.float64)
+            return self._outbox(networks, message, prior_mean, present, encoded, sample, parameters, losses, metrics)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Encode new observations: send the mean of q up and its reconstruction down.
@@ -216,10 +217,11 @@ class VAE(Module[VAEParameters]):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         parameters, message = self.at(context), inbox.require("observations")
         values, present = self._read_rows(message, parameters)
-        prior_mean = self._prior_mean(inbox, len(values), parameters.latent_dim)
+        prior_mean = prior_mean_of(inbox, len(values), parameters.latent_dim)
         with named_failures(f"module {context.module!r}"):
             encoded = kernels.encode(self._networks, self._tensor(values[present]))
-            return self._outbox(message, prior_mean, present, encoded, None, parameters, {})
+            losses = np.array(self._loss, dtype=np.float64)
+            return self._outbox(self._networks, message, prior_mean, present, encoded, None, parameters, losses, {})
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Decode the class means from above: output ``mu_hat`` (K, …); no output without such a message.
@@ -306,17 +308,9 @@ class VAE(Module[VAEParameters]):
 
     def _build_networks(self, pixels: int, seed: int) -> None:
         """Build new networks and a new optimiser."""
-        from actors.kernels.neural import vae_networks as kernels
         from actors.kernels.neural.vae_training import make_optimiser
 
-        own = self.parameters
-        try:
-            networks = kernels.build(
-                pixels, own.hidden, own.latent_dim, seed, own.encoder, own.decoder, own.hidden_decoder
-            )
-        except ValueError as error:
-            raise ModuleError(str(error)) from error
-        self._networks = networks.to(self.device)
+        self._networks = self._new_networks(pixels, seed)
         self._optimiser = make_optimiser(self._networks)
 
     def _train(
@@ -349,33 +343,18 @@ class VAE(Module[VAEParameters]):
         def on_epoch(done: int, total: int, loss: float) -> None:
             context.report(done, total, loss=loss)
 
-        try:
-            # Dropout in a user's network draws from the global generator.
-            with seeded(context.torch_seed):
-                losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
-        except ModuleError:  # names the module already
-            raise
-        except FloatingPointError as error:
-            remedy = "a smaller learning_rate" + (" or scaling the data down" if parameters.likelihood == "mse" else "")
-            raise NonFiniteError(f"{context.where}: {error}; try {remedy}") from error
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            names = " and ".join(f"{name!r}" for name in (parameters.encoder, parameters.decoder) if name)
-            if not names:
-                raise
-            raise ModuleError(f"{context.where}: {names} cannot be trained: {error}") from error
+        with (
+            training_failures(context.where, parameters.encoder, parameters.decoder, parameters.likelihood),
+            seeded(context.torch_seed),  # dropout in a user's network draws from the global generator
+        ):
+            losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
         self._loss += losses
         return len(losses)
 
     def _read_rows(self, message: Message, parameters: VAEParameters) -> tuple[Float32Array, BoolArray]:
         """Return the observations as rows (N, P) float32, and which of them are present, (N,) bool."""
         values = message["values"]
-        if any(getattr(parameters, name) != getattr(self.parameters, name) for name in self.fixed_parameters):
-            fixed = ", ".join(self.fixed_parameters)
-            raise ModuleError(f"{fixed} define the networks and cannot be set for a step")
-        if self._shape is not None and values.shape[1:] != self._shape:
-            raise ModuleError(
-                f"received observations of shape {values.shape[1:]}, but this VAE was trained on {self._shape}"
-            )
+        self._check_shape(parameters, values.shape[1:], self._shape)
         present = np.ones(len(values), dtype=np.bool_) if message.mask is None else ~message.mask
         flat = np.where(present[:, None], values.reshape(len(values), -1), 0)
         as_float32(f"observations of {message.header.sender!r}", flat[present])
@@ -384,69 +363,3 @@ class VAE(Module[VAEParameters]):
             check_unit_interval(rows[present], "observations", "likelihood 'bce'")
             rows[present] = rows[present].clip(0, 1)
         return rows, present
-
-    def _prior_mean(self, inbox: Inbox, count: int, latent_dim: int) -> Float32Array:
-        """Return μ, (count, D): the mean over the messages from above that contain the row, zeros without any."""
-        total, messages = np.zeros((count, latent_dim), dtype=np.float32), np.zeros((count, 1), dtype=np.float32)
-        message = inbox.first("class_means")
-        if message is not None:
-            responsibilities, means = message["responsibilities"], message["means"]
-            if len(responsibilities) != count or means.shape[1] != latent_dim:
-                raise ModuleError(
-                    f"{message.header.route}: received responsibilities of {len(responsibilities)} rows and means of "
-                    f"dimension {means.shape[1]}, expected {count} and {latent_dim}"
-                )
-            total += responsibilities @ means
-            messages += 1.0
-        for message in inbox.all("latent_means").values():
-            mean = message["mean"]
-            if mean.shape != (count, latent_dim):
-                raise ModuleError(
-                    f"{message.header.route}: received means of shape {mean.shape}, expected {(count, latent_dim)}"
-                )
-            present = np.ones(count, dtype=np.bool_) if message.mask is None else ~message.mask
-            total[present] += mean[present]
-            messages[present] += 1.0
-        return np.divide(total, np.maximum(messages, 1.0), dtype=np.float32)
-
-    def _tensor(self, array: Float32Array) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(array).to(self.device)
-
-    def _outbox(
-        self,
-        message: Message,
-        prior_mean: Float32Array,
-        present: BoolArray,
-        encoded: tuple[torch.Tensor, torch.Tensor],
-        noise: torch.Tensor | None,
-        parameters: VAEParameters,
-        metrics: Mapping[str, float],
-    ) -> Outbox:
-        """Return messages and outputs; missing rows get their prior, N(μ, I)."""
-        from actors.kernels.neural import vae_networks as kernels
-
-        assert self._networks is not None
-        mean, log_variance = encoded
-        z = prior_mean.copy()
-        z[present] = mean.cpu().numpy()
-        pixels = kernels.reconstruct(self._networks, self._tensor(z), parameters.likelihood)
-        x_hat = pixels.cpu().numpy().reshape(message["values"].shape)
-        sent = z
-        if noise is not None:
-            sent = z.copy()
-            sent[present] += ((0.5 * log_variance).exp() * noise).cpu().numpy()
-        arrays: dict[str, Array] = {"mean": sent, **rows_of(message)}
-        if parameters.send_variance:
-            arrays["variance"] = np.ones_like(z)
-            arrays["variance"][present] = log_variance.exp().cpu().numpy()
-        loss = np.array(self._loss, dtype=np.float64)
-        return Outbox(
-            messages=[
-                OutgoingMessage("latent_vectors", arrays),
-                OutgoingMessage("reconstructions", {"values": x_hat, **rows_of(message)}),
-            ],
-            metrics=metrics,
-            outputs={"z": z, "x_hat": x_hat, "loss": loss},
-        )

@@ -292,6 +292,20 @@ def elbo(
     likelihood : {"bce", "mse"}
     generator : torch.Generator
     """
+    loss, kl, entropy = elbo_sums(networks, rows, prior_mean, encoded, likelihood, generator)
+    count = len(rows)
+    return ElboTerms(-loss / count, kl / count, entropy / count)
+
+
+def elbo_sums(
+    networks: nn.ModuleDict,
+    rows: Tensor,
+    prior_mean: Tensor,
+    encoded: tuple[Tensor, Tensor],
+    likelihood: Likelihood,
+    generator: torch.Generator,
+) -> tuple[float, float, float]:
+    """Return the sums over rows of reconstruction loss, KL divergence and entropy, as :func:`elbo` does their means."""
     mean, log_variance = encoded
     networks.eval()
     with torch.no_grad():
@@ -301,8 +315,7 @@ def elbo(
         loss = sum(map(float, losses))
         kl = float(kl_divergence(mean, log_variance, prior_mean))
         entropy = 0.5 * float((log_variance + math.log(2 * math.pi * math.e)).sum())
-    count = len(rows)
-    return ElboTerms(-loss / count, kl / count, entropy / count)
+    return loss, kl, entropy
 
 
 def standard_normal(shape: torch.Size, generator: torch.Generator) -> Tensor:

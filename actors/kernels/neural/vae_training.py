@@ -156,16 +156,27 @@ def _step(
     options: TrainingOptions,
 ) -> Tensor:
     """Take one step on a batch; return its summed reconstruction loss and KL divergence, as one tensor (2,)."""
-    with torch.autocast(rows.device.type, torch.bfloat16, enabled=options.mixed_precision):
-        mean, log_variance = (head.float() for head in networks["encoder"](rows))
-        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
-        logits = networks["decoder"](latents).float()
-    reconstruction = reconstruction_loss(logits, rows, options.likelihood)
-    kl = kl_divergence(mean, log_variance, prior_mean)
+    reconstruction, kl = loss_terms(networks, rows, prior_mean, noise, options.likelihood, options.mixed_precision)
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward((reconstruction + beta * kl) / len(rows))
     optimiser.step()
     return torch.stack((reconstruction.detach(), kl.detach()))
+
+
+def loss_terms(
+    networks: nn.ModuleDict,
+    rows: Tensor,
+    prior_mean: Tensor,
+    noise: Tensor,
+    likelihood: Likelihood,
+    mixed_precision: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the summed reconstruction loss and KL divergence of a batch, with its graph of gradients."""
+    with torch.autocast(rows.device.type, torch.bfloat16, enabled=mixed_precision):
+        mean, log_variance = (head.float() for head in networks["encoder"](rows))
+        latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
+        logits = networks["decoder"](latents).float()
+    return reconstruction_loss(logits, rows, likelihood), kl_divergence(mean, log_variance, prior_mean)
 
 
 # --- state --------------------------------------------------------------------------------------------------------
