@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         self.device = "cpu"
         self._shared: SharedNetworks | None = None
         self._restarted: tuple[object, State] | None = None
+        self._asked: tuple[Context | None, Extent | None, Collection[int]] = None, None, ()
         self._epoch: tuple[object, IntArray] | None = None
         self._step: tuple[object, Mapping[int, IntArray]] | None = None
 
@@ -63,7 +64,10 @@ class SharedVAE(ShardedModule["VAEParameters"]):
 
     def selects(self, index: int, extent: Extent, learnt: State, context: Context) -> bool:  # noqa: ARG002
         """Return whether a row of the chunk is used in this step."""
-        return index in self._chosen(self._batches(extent.rows, extent.size, context), context)
+        if self._asked[0] is not context or self._asked[1] is not extent:  # the same for all chunks of a pass
+            chosen = self._chosen(self._batches(extent.rows, extent.size, context), context)
+            self._asked = context, extent, chosen.keys()
+        return index in self._asked[2]
 
     def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
         """Return the gradient of the summed loss of the step's rows of this chunk, the terms of it, and their number.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -90,10 +91,9 @@ class Shard:
             given = self.module.accumulate(chunk, learnt, context)
             return {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}
 
-        def selects(index: int, context: Context) -> bool:
-            return self.module.selects(index, self.extent, learnt, context)
-
-        return self._combined(one, merging(self.module), sweep, selects=selects)
+        context, own = replace(self.context, sweep=sweep), range(self.extent.first, self.extent.last)
+        selected = [self.module.selects(index, self.extent, learnt, context) for index in own]
+        return self._combined(one, merging(self.module), sweep, selected=selected)
 
     def respond(self, learnt: State, sweep: int, entering: Entering) -> ShardAnswer:
         """Return messages and outputs of all chunks, joined."""
@@ -119,20 +119,23 @@ class Shard:
         sweep: int,
         *,
         keep: dict[Node, T] | None = None,
-        selects: Callable[[int, Context], bool] | None = None,
+        selected: Sequence[bool] | None = None,
     ) -> dict[Node, T]:
         """Return the values of this worker's nodes, from the value of `one` for each of its chunks.
 
-        The value of chunks that are not selected is NOTHING.
+        `selected` says which of its chunks take part; the value of nodes without any of these is NOTHING.
         """
-        chunks = self.extent.chunks
+        chunks, first = self.extent.chunks, self.extent.first
+        before = None if selected is None else list(accumulate(selected, initial=0))
 
         def value_of(node: Node) -> T | None:
+            if before is not None:
+                start, end = (node[1] << node[0]) - first, min((node[1] + 1) << node[0], chunks) - first
+                if before[start] == before[end]:
+                    return cast("T", NOTHING)
             if node[0] > 0:
                 return None
             context = replace(self.context, sweep=sweep, chunk=node[1])
-            if selects is not None and not selects(node[1], context):
-                return cast("T", NOTHING)
             entering = {scan: entered[node[1]] for scan, entered in self._entered.items()}
             return one(self.rows.chunk(node[1], entering, self._memos.setdefault(node[1], {})), context)
 
