@@ -71,8 +71,8 @@ class VAE(SharedVAE):
         epochs (or itr) : int
             Passes over the data per update.
         batch_size : int, optional
-            Rows per optimisation step, null for all rows; for networks of your own at most, as the rows are spread
-            evenly over the steps.
+            Rows per optimisation step, null for all rows; for networks of your own, and where workers share the rows
+            (:mod:`actors.kernels.neural.shared_training`), at most, as the rows are spread evenly over the steps.
         hidden : int
             Units of the hidden layer of the default networks.
         likelihood : {"bce", "mse"}

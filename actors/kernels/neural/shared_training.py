@@ -52,8 +52,12 @@ class Batches:
 
     @cached_property
     def parts_of_chunk(self) -> int:
-        """Parts of each chunk; the last chunk may have fewer."""
-        return self._count(self.size)
+        """Parts of each chunk, as few as possible; the last chunk may have fewer."""
+        if self._is_whole:
+            return 1
+        assert self.batch_size is not None
+        of_batch = max(1, self.batch_size // PART_ROWS)
+        return -(-self.size * of_batch // self.batch_size)
 
     @cached_property
     def parts(self) -> int:
@@ -64,9 +68,10 @@ class Batches:
     @cached_property
     def width(self) -> int:
         """Parts of a step, such that the steps are as few as batches need and about equal; the last may have fewer."""
-        if self.batch_size is None or self.batch_size >= self.rows:
+        if self._is_whole:
             return self.parts
-        of_batch = max(1, self.batch_size * self.parts_of_chunk // self.size)
+        assert self.batch_size is not None
+        of_batch = self.batch_size // -(-self.size // self.parts_of_chunk)
         return -(-self.parts // -(-self.parts // of_batch))
 
     @cached_property
@@ -105,12 +110,14 @@ class Batches:
         bounds = len(order) * np.arange(count + 1) // count
         return np.concatenate([order[bounds[part] : bounds[part + 1]] for part in inside])
 
+    @property
+    def _is_whole(self) -> bool:
+        """Whether a step uses all rows."""
+        return self.batch_size is None or self.batch_size >= self.rows
+
     def _count(self, rows: int) -> int:
-        """Return the number of parts of a chunk: as few as possible, none larger than a part of a batch."""
-        if self.batch_size is None or self.batch_size >= self.rows:
-            return 1
-        of_batch = max(1, self.batch_size // PART_ROWS)
-        return -(-rows * of_batch // self.batch_size)
+        """Return the number of parts of a chunk of so many rows, none larger than those of a full chunk."""
+        return -(-rows * self.parts_of_chunk // self.size)
 
 
 class SharedNetworks:

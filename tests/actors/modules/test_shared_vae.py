@@ -299,3 +299,18 @@ def test_runs_with_any_number_of_workers_give_the_same_commits_and_resume_each_o
     expected = vae.recognize(Inbox([observations(new["data"]["values"])]), Context("vae")).outputs
     np.testing.assert_allclose(recognized["vae"]["z"], expected["z"], rtol=1e-4, atol=1e-5)
     assert recognized["vae"]["x_hat"].shape == (150, *PIXELS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_bits_on_a_gpu_do_not_depend_on_the_number_of_workers():
+    results = []
+    for cuts in ([], [1, 6]):
+        vaes = [make_vae(batch_size=200) for _ in range(len(cuts) + 1)]
+        for vae in vaes:
+            vae.prepare("cuda", 1)
+        results.append(share(cut_at(cuts), observations(images(rows=N), mask=MASK), prior(), vaes=vaes))
+    for one, other in zip(*results, strict=True):
+        assert same_arrays(one, other)
+    alone = share(cut_at([]), observations(images(rows=N), mask=MASK), prior(), batch_size=200)
+    np.testing.assert_allclose(results[0][0]["loss"], alone[0]["loss"], rtol=0.02)  # other draws of noise
