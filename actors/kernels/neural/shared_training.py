@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.kernels.neural.vae_networks import Likelihood, UserNetworkError
-from actors.kernels.neural.vae_training import loss_terms, make_optimiser, restore, save
+from actors.kernels.neural.vae_training import copy_of, loss_terms, make_optimiser, restore, tensors_of
 from actors.kernels.types import Array, FloatArray, IntArray
 
 T = TypeVar("T", bound=np.generic)
@@ -132,10 +132,12 @@ class SharedNetworks:
     def __init__(self, networks: nn.ModuleDict) -> None:
         self.networks = networks
         self._optimiser = make_optimiser(networks)
+        self._state: dict[str, Tensor] = {}  # weights and moments, which steps change in place
         # These share the memory of the weights and buffers.
         self._tensors = {f"weights.{name}": value for name, value in networks.state_dict().items()}
         self._trainable = [weight for weight in networks.parameters() if weight.requires_grad]
         self._ends = np.cumsum([weight.numel() for weight in self._trainable])
+        self._has_buffers = any(True for _ in networks.buffers())
         self._mean = np.empty(self.weights, dtype=np.float32)
         self._weights: dict[str, Any] = {}  # the arrays that were loaded last
         self._moments: dict[str, Any] = {}
@@ -193,14 +195,16 @@ class SharedNetworks:
         UserNetworkError
             If learning changes more than the weights, such as running means, which are not sums over rows.
         """
-        self.networks.train()
+        if not self.networks.training:
+            self.networks.train()
         for weight in self._trainable:
             weight.grad = None
-        buffers = dict(self.networks.named_buffers())
+        buffers = dict(self.networks.named_buffers()) if self._has_buffers else {}
         before = {name: buffer._version for name, buffer in buffers.items()}
         reconstruction, kl = loss_terms(self.networks, rows, prior_mean, noise, likelihood, mixed_precision)
         changed = [name for name, buffer in buffers.items() if buffer._version != before[name]]
-        changed += [name for name, buffer in self.networks.named_buffers() if buffer is not buffers.get(name)]
+        if buffers:
+            changed += [name for name, buffer in self.networks.named_buffers() if buffer is not buffers.get(name)]
         if changed:
             self._weights = {}
             raise UserNetworkError(
@@ -235,6 +239,7 @@ class SharedNetworks:
         if not _holds(self._moments, state):
             self._optimiser = make_optimiser(self.networks)
             restore(self.networks, self._optimiser, state)
+            self._state = {}
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         np.divide(gradient, rows, out=self._mean, casting="same_kind")
@@ -242,7 +247,8 @@ class SharedNetworks:
             weight.grad = torch.from_numpy(mean).reshape(weight.shape).to(weight.device, weight.dtype)
         self._weights, self._moments = {}, {}  # those of no state until the step is done
         self._optimiser.step()
-        after = save(self.networks, self._optimiser)
+        self._state = self._state or tensors_of(self.networks, self._optimiser)
+        after = {name: copy_of(value) for name, value in self._state.items()}
         self._weights = {name: after[name] for name in self._tensors}
         self._moments = {name: value for name, value in after.items() if name.startswith("adam.")}
         return after

@@ -186,11 +186,16 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Array]:
     """Return copies of all weights (``weights.NAME``) and of Adam's moments and step count (``adam.….NAME``)."""
-    arrays = {f"weights.{name}": _copy(value) for name, value in networks.state_dict().items()}
+    return {name: copy_of(value) for name, value in tensors_of(networks, optimiser).items()}
+
+
+def tensors_of(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+    """Return the tensors that `save` copies; steps change them in place."""
+    tensors = {f"weights.{name}": value for name, value in networks.state_dict().items()}
     for name, weight in networks.named_parameters():
         moments = optimiser.state.get(weight, {})
-        arrays.update({f"adam.{key}.{name}": _copy(value) for key, value in moments.items()})
-    return arrays
+        tensors.update({f"adam.{key}.{name}": value for key, value in moments.items()})
+    return tensors
 
 
 def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[str, Any]) -> None:
@@ -215,6 +220,6 @@ def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[st
         optimiser.state[weight] = moments
 
 
-def _copy(value: Tensor) -> Array:
+def copy_of(value: Tensor) -> Array:
     """Return a copy of a tensor in host memory."""
     return np.array(value.detach().cpu().numpy())

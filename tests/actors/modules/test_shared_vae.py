@@ -266,7 +266,7 @@ def run(root, workers, rounds=2):
             {"latent_dim": D, "hidden": 8, "epochs": 3, "batch_size": 200},
             sharing=Sharing(workers, SIZE, 200),
         ),
-        ModuleSpec("gmm", "gmm", {"classes": 3, "iterations": 5}),
+        ModuleSpec("gmm", "gmm", {"classes": 3, "iterations": 5, "engine": "vb"}),
     ]
     graph = Graph(
         specs,
