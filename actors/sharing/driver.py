@@ -5,6 +5,7 @@ It is the same for every module and every backend, which differ in how a worker 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -172,7 +173,7 @@ class LocalWorkers:
         if self._pool is None:
             answer = run(method, *given)
             return answer if returns is None else list(answer)
-        made = self._pool.submit(run, method, *given)
+        made = self._pool.submit(_run_in_thread, run, method, *given)
         return made if returns is None else [_Item(made, n) for n in range(returns)]
 
     def get(self, value: Any) -> Any:
@@ -185,6 +186,17 @@ class LocalWorkers:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _run_in_thread(run: Callable[..., Any], method: str, *given: Any) -> Any:
+    """Call a worker's method with the process's number of torch threads, on which the bits of its products depend.
+
+    A new thread computes with all cores until it asks for the number.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.get_num_threads()
+    return run(method, *given)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,15 @@ def test_the_bits_do_not_depend_on_the_number_of_workers_or_the_cuts(rows, above
             assert same_arrays(one, other)
 
 
+def test_workers_in_threads_compute_with_as_many_threads_as_one_worker():
+    # A new thread multiplies matrices with all cores until it asks torch for its number: other bits, of wide rows.
+    observed = observations(np.random.default_rng(0).random((1000, 784)))
+    given = {"hidden": 128, "batch_size": 500, "epochs": 1, "latent_dim": 18}
+    one, two = (share(cut_at(cuts, 1000, 500), observed, **given) for cuts in ([], [1]))
+    assert same_arrays(one[0], two[0])
+    assert same_arrays(one[1], two[1])
+
+
 @pytest.mark.parametrize(("size", "batch_size"), [(N, N), (SIZE, None), (SIZE, N)])
 @pytest.mark.parametrize("above", [(), (prior(), latent_means(np.ones((N, D)), mask=MASK))])
 def test_a_pass_is_a_step_of_adam_on_the_loss_of_all_rows_of_the_batch(size, batch_size, above):
