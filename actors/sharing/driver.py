@@ -158,9 +158,9 @@ class Worker:
 class LocalWorkers:
     """Workers in this process: one thread each, or none for a single worker."""
 
-    def __init__(self, workers: Sequence[Callable[..., Any]]) -> None:
+    def __init__(self, workers: Sequence[Callable[..., Any]], *, threads: bool = True) -> None:
         self._workers = workers  # each like Worker.run
-        self._pool = ThreadPoolExecutor(len(workers)) if len(workers) > 1 else None
+        self._pool = ThreadPoolExecutor(len(workers)) if threads and len(workers) > 1 else None
 
     @property
     def count(self) -> int:
@@ -234,7 +234,12 @@ def sample_inbox(chunks: Sequence[Chunk]) -> Inbox:
 
 
 def open_group(
-    modules: Sequence[ShardedModule[Any]], inbox: Inbox, extents: Sequence[Extent], context: Context
+    modules: Sequence[ShardedModule[Any]],
+    inbox: Inbox,
+    extents: Sequence[Extent],
+    context: Context,
+    *,
+    threads: bool = True,
 ) -> tuple[LocalWorkers, list[Shard]]:
     """Return workers in this process, one for each module instance, and their shards.
 
@@ -247,6 +252,8 @@ def open_group(
     extents : sequence of Extent
         The rows of each worker.
     context : Context
+    threads : bool
+        Whether each worker has a thread; without, they may be the same instance.
     """
     messages = list(inbox)
     starts = sequence_starts(messages)
@@ -254,7 +261,7 @@ def open_group(
         Shard(module, ShardRows([(m, 0) for m in messages], extent, starts), context)
         for module, extent in zip(modules, extents, strict=True)
     ]
-    return LocalWorkers([Worker(shard, extents).run for shard in shards]), shards
+    return LocalWorkers([Worker(shard, extents).run for shard in shards], threads=threads), shards
 
 
 def start_on_sample(module: ShardedModule[Any], shards: Sequence[Shard], context: Context, sample_rows: int) -> State:

@@ -42,7 +42,7 @@ def call_by_workers(make, extents, messages, state=None, sample_rows=20_000, **c
         workers.close()
     modules[0].load_state(workers.get(learnt))
     continued = [shard.rows.chunk(shard.extent.first).continued for shard in shards]
-    outputs = join_outputs(modules[0], [answer.outputs for answer in answers], continued)
+    outputs = join_outputs(modules[0], [answer.outputs for answer in answers])
     return Answer(modules[0].state(), outputs, metrics, _joined(modules[0], answers, extents, continued))
 
 

@@ -46,7 +46,7 @@ def share(extents, *messages, learnt=None, vaes=None, context=None, **parameters
         learnt = workers.get(learnt)
     finally:
         workers.close()
-    outputs = join_outputs(vaes[0], [a.outputs for a in answers], [s.rows.extent.first > 0 for s in shards])
+    outputs = join_outputs(vaes[0], [a.outputs for a in answers])
     for number, (sent, *_) in enumerate(zip(*(a.messages for a in answers), strict=True)):
         for name in set(sent.arrays) - {"lengths"}:
             outputs[f"{sent.port}.{name}"] = np.concatenate([a.messages[number].arrays[name] for a in answers])
@@ -74,11 +74,16 @@ def two_updates(extents, rows, above, **parameters):
 @pytest.mark.parametrize(
     ("rows", "above", "parameters"),
     [
-        ({}, (), {"batch_size": 60}),
+        pytest.param({}, (), {"batch_size": 60}, marks=pytest.mark.slow),
         ({"mask": MASK}, (prior(),), {"batch_size": 200, "send": "sample", "send_variance": True}),
         ({"mask": MASK}, (), {"batch_size": None, "patience": 2, "kl_warmup": 3, "likelihood": "mse"}),
-        ({"lengths": np.array([100, 250, 150])}, (prior(),), {"restart_weights": True, "mixed_precision": True}),
-        ({}, (), {"encoder": ENCODER, "batch_size": 200}),
+        pytest.param(
+            {"lengths": np.array([100, 250, 150])},
+            (prior(),),
+            {"restart_weights": True, "mixed_precision": True},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({}, (), {"encoder": ENCODER, "batch_size": 200}, marks=pytest.mark.slow),
     ],
 )
 def test_the_bits_do_not_depend_on_the_number_of_workers_or_the_cuts(rows, above, parameters):
@@ -138,7 +143,7 @@ def epoch_terms(networks, values, mu, epoch, chunk, size):
     return loss, torch.distributions.kl_divergence(q, target).sum()
 
 
-@pytest.mark.parametrize("size", [100, 4096])
+@pytest.mark.parametrize("size", [100, pytest.param(4096, marks=pytest.mark.slow)])
 def test_it_learns_as_well_as_in_one_process(size):
     digits = observations(load_digits().data[:1000] / 16.0)
     given = {"latent_dim": 8, "hidden": 64, "epochs": 30, "batch_size": 100}

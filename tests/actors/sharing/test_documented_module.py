@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.backends.in_process import InProcessBackend
-from actors.conformance import ModuleChecks, iter_outcomes
+from actors.conformance import iter_outcomes
 from actors.conformance.sharing_checks import SharingChecks
 from actors.coordination.coordinator import Coordinator
 from actors.graph.graph import Graph
@@ -54,7 +54,7 @@ def test_it_learns_clusters_with_any_number_of_workers(module):
 
 
 def test_it_shares_rows_as_the_checks_demand(module):
-    class Checks(ModuleChecks):
+    class Checks(SharingChecks):
         module = "documented_kmeans:KMeans"
 
     names = {name.removeprefix("test_") for name in vars(SharingChecks) if name.startswith("test_")}
