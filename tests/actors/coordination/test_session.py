@@ -132,6 +132,7 @@ def test_the_memory_of_a_coordinator_does_not_grow_over_five_thousand_rounds(tmp
     assert abs(slope) < 200
 
 
+@pytest.mark.slow
 def test_a_coordinator_keeps_nothing_of_the_rounds_before_its_last_commits(tmp_path, monkeypatch):
     monkeypatch.setattr("actors.coordination.session.MAX_KEPT_EVENTS", 100)  # those of 12 rounds
     monkeypatch.setattr("os.fsync", lambda _descriptor: None)  # half of the time of this test, or more

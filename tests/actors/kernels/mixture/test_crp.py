@@ -119,7 +119,7 @@ def test_five_points_follow_the_posterior_over_all_partitions(max_classes, alpha
     assert_allclose(np.tril(posterior.chol), recomputed.chol, atol=1e-7)
 
 
-@pytest.mark.parametrize(("max_classes", "alpha"), [(4, 1.5), pytest.param(3, 0.5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("max_classes", "alpha"), [(3, 0.5), pytest.param(4, 1.5, marks=pytest.mark.slow)])
 def test_a_row_prior_weights_the_classes_occupied_at_the_start(max_classes, alpha):
     start = np.array([0, 0, 2, 2, 0])
     log_prior = np.log(np.random.default_rng(3).dirichlet(np.ones(max_classes), N))

@@ -207,7 +207,7 @@ def agreement(labels, truth=TRUTH):
     [
         ("one process", False),
         ("one process", True),
-        ("workers", True),
+        pytest.param("workers", True, marks=pytest.mark.slow),
         pytest.param("workers", False, marks=pytest.mark.slow),
     ],
 )
