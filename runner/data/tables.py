@@ -152,7 +152,7 @@ def expanded_limit(size: int) -> int:
 _SMALL_EXPONENT = re.compile(rb"[0-9.][eE]-0*[0-9]{3}")
 _WHOLE_NUMBER = re.compile(r"[-+]?\d+")
 _EXACT_DIGITS = 15
-"""Integers with up to so many digits are exact in float64."""
+"""Integers with no more digits are exact in float64."""
 
 
 class _BoundedStream(io.RawIOBase):

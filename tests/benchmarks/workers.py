@@ -35,7 +35,7 @@ MODELS = {
         "mm": ("markov", {"test_order": True}),
     },
     "vae + gmm + mm": {
-        "vae": ("vae", {"latent_dim": 6, "epochs": 2, "batch_size": 500, "hidden": 32}),
+        "vae": ("vae", {"latent_dim": 6, "epochs": 2, "batch_size": 500, "hidden": 32, "likelihood": "mse"}),
         "gmm": ("gmm", {**GMM, "engine": "vb"}),
         "mm": ("markov", {}),
     },

@@ -363,7 +363,7 @@ class RowError(ValueError):
         return self.text.format(self.row)
 
     def after(self, rows: int) -> RowError:
-        """Return the error with the row's number among more rows, if so many come before those that were given."""
+        """Return the error with the row's number among more rows, of which `rows` come before those that were given."""
         return RowError(self.row + rows, self.text)
 
 

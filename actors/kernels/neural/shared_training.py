@@ -116,7 +116,7 @@ class Batches:
         return self.batch_size is None or self.batch_size >= self.rows
 
     def _count(self, rows: int) -> int:
-        """Return the number of parts of a chunk of so many rows, none larger than those of a full chunk."""
+        """Return the number of parts of a chunk with `rows` rows, none larger than those of a full chunk."""
         return -(-rows * self.parts_of_chunk // self.size)
 
 
