@@ -32,7 +32,7 @@ from actors.messaging.codec import make_message, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.validation import check_arrays, has_non_finite_values, validate
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage
-from actors.sharing.chunks import ShardedArrays, join_arrays
+from actors.sharing.chunks import ShardedArrays, whole_arrays
 from actors.storage.filesystem import Storage, storage_at
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
@@ -164,7 +164,7 @@ class ModuleHost:
             self._storage = request.root, storage_at(request.root)
         state, outputs, *messages = objects
         whole = [
-            join_arrays(unpack_header(header).kind, arrays) if isinstance(arrays, ShardedArrays) else arrays
+            whole_arrays(unpack_header(header).kind, arrays)
             for header, arrays in zip(request.headers, messages, strict=True)
         ]
         return save_module_files(request, [state, outputs, *whole], self._storage[1])
@@ -230,9 +230,8 @@ class ModuleHost:
 
     def _checked_input(self, header: Header, arrays: Arrays) -> Message:
         """Return a message of the inbox, validated, its arrays read-only."""
-        if isinstance(arrays, ShardedArrays):
-            arrays = join_arrays(header.kind, arrays)
-        message, port = Message(header, {name: _read_only(array) for name, array in arrays.items()}), header.port
+        whole, port = whole_arrays(header.kind, arrays), header.port
+        message = Message(header, {name: _read_only(array) for name, array in whole.items()})
         known = next((each for each in self.module.ports if each.name == port), None)
         if known is None or known.direction != "in" or known.kind != header.kind:
             raise MessageError(f"{header.route}: {self.spec.name} has no input port {port!r} for messages of this kind")

@@ -29,9 +29,19 @@ from actors.sharing.chunks import (
     row_count,
     row_count_of,
     rows_of_kind,
+    whole_arrays,
 )
 from actors.sharing.contract import ShardedModule
-from actors.sharing.driver import LocalWorkers, Worker, learn, respond, sample_inbox, sequence_starts
+from actors.sharing.driver import (
+    LocalWorkers,
+    Worker,
+    extents_of,
+    first_rows,
+    learn,
+    respond,
+    sample_inbox,
+    sequence_starts,
+)
 from actors.sharing.shard import Shard, join_outputs, sampled_chunks
 from actors.types import Array, IntArray, State
 
@@ -81,7 +91,7 @@ class ShardHost(ModuleHost):
     @property
     def continued(self) -> bool:
         """Whether the worker's first row continues a sequence of the worker before."""
-        return self._shard.rows.chunk(self._shard.extent.first).continued
+        return self._shard.rows.continued
 
     def run(self, method: str, *values: Any) -> Any:
         """Call a method of this worker, checking what the module returns."""
@@ -155,7 +165,7 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
             answers, metrics = respond(workers, learnt, sweep)
             parts: list[HostResult] = [workers.get(answer) for answer in answers]
             result = hosts[0].conclude_call(workers.get(learnt), workers.get(metrics))
-        first_rows, continued = [extent.start for extent in extents], [host.continued for host in hosts]
+        starts, continued = [extent.start for extent in extents], [host.continued for host in hosts]
     finally:
         workers.close()
         for host in hosts:
@@ -165,7 +175,7 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
     for slot in parts[0].messages:
         of_slot = [part.messages[slot] for part in parts]
         header, joined = join_references(
-            [message.header for message in of_slot], [copied(message) for message in of_slot], first_rows, continued
+            [message.header for message in of_slot], [copied(message) for message in of_slot], starts, continued
         )
         messages[slot] = MessageRef(pack_header(header), Ref(joined))
     return ModuleResult(Ref(result.state), Ref(outputs), messages, result.metrics, result.seconds)
@@ -186,11 +196,9 @@ def extents_for(spec: ModuleSpec, call: ModuleCall, workers: int) -> list[Extent
     """
     assert spec.sharing is not None
     rows = rows_of_call(call)
-    whole = Extent(rows, spec.sharing.chunk)
     if call.mode == "update":
         check_worker_count(spec, rows, workers)
-    count = min(workers, whole.chunks)
-    return [whole.part(rank, count) for rank in range(count)]
+    return extents_of(rows, spec.sharing.chunk, workers)
 
 
 def cut_to_sample(call: ChainCall, objects: Sequence[Any]) -> tuple[ChainCall, list[Any]]:
@@ -201,9 +209,7 @@ def cut_to_sample(call: ChainCall, objects: Sequence[Any]) -> tuple[ChainCall, l
     messages = []
     for (_, _, packed), arrays in zip(call.messages, objects[first:], strict=True):
         header = unpack_header(packed)
-        messages.append(
-            Message(header, join_arrays(header.kind, arrays) if isinstance(arrays, ShardedArrays) else arrays)
-        )
+        messages.append(Message(header, whole_arrays(header.kind, arrays)))
     whole = Extent(row_count(messages[0]), call.sample.chunk)
     rows = ShardRows([(message, 0) for message in messages], whole.part(0, 1), sequence_starts(messages))
     cut = rows.sample(sampled_chunks(whole, call.sample.sample_rows, call.seed))
@@ -245,11 +251,9 @@ def _part_for(header: Header, arrays: Arrays, extent: Extent) -> tuple[dict[str,
     The beginnings are None if all rows are one sequence. A message in parts gives those parts that overlap the rows.
     """
     if not isinstance(arrays, ShardedArrays):
-        lengths = arrays.get("lengths")
-        starts = None if lengths is None else boundaries(int(lengths.sum()), lengths)[:-1]
         named, inside = rows_of_kind(header.kind), slice(extent.start, extent.stop)
         part = {name: array[inside] if name in named else array for name, array in arrays.items() if name != "lengths"}
-        return part, extent.start, starts
+        return part, extent.start, first_rows(arrays.get("lengths"))
     chosen = arrays.overlapping(extent.start, extent.stop)
     first = chosen.first_rows[0]
     joined = join_arrays(header.kind, chosen)

@@ -18,7 +18,7 @@ from actors.errors import MessageError, ModuleError
 from actors.graph.registry import make_parameters
 from actors.graph.spec import Sharing
 from actors.module import Context, Inbox, Mode
-from actors.sharing.chunks import Extent, ShardedArrays, join_arrays
+from actors.sharing.chunks import Extent, whole_arrays
 from actors.sharing.contract import ShardedModule, sharing_problem
 from actors.sharing.driver import LocalWorkers, accumulate_once, learn, open_group, respond, start_on_sample
 from actors.sharing.shard import Shard, Statistics
@@ -141,9 +141,6 @@ class SharingChecks(BaseChecks):
 
 def _parts_of(result: ModuleResult[Any, Any], name: str) -> dict[str, Any]:
     """Return the parts of a group's result, with messages joined, under names for failure sentences."""
-    messages = {
-        slot: join_arrays(sent.header.kind, sent.arrays) if isinstance(sent.arrays, ShardedArrays) else sent.arrays
-        for slot, sent in result.messages.items()
-    }
+    messages = {slot: whole_arrays(sent.header.kind, sent.arrays) for slot, sent in result.messages.items()}
     parts = {"state": result.state, "output": result.outputs, "metric": dict(result.metrics), "message": messages}
     return {f"{what} of {name}": value for what, value in parts.items()}

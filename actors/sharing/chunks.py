@@ -135,6 +135,11 @@ class ShardRows:
                     "are needed"
                 )
 
+    @property
+    def continued(self) -> bool:
+        """Whether the worker's first row continues a sequence of the worker before."""
+        return not self._opens(self.extent.start)
+
     @cached_property
     def lengths(self) -> Array | None:
         """Lengths of the pieces of sequences among the worker's rows; None if all rows are one sequence."""
@@ -314,6 +319,11 @@ def joined_lengths(parts: Sequence[Array], continued: Sequence[bool]) -> Array:
             lengths[-1] += own.pop(0)
         lengths += own
     return np.array(lengths, dtype=np.int64)
+
+
+def whole_arrays(kind: str, arrays: Mapping[str, Array] | ShardedArrays) -> Mapping[str, Array]:
+    """Return the arrays of a whole message, which may be in parts."""
+    return join_arrays(kind, arrays) if isinstance(arrays, ShardedArrays) else arrays
 
 
 def join_arrays(kind: str, sharded: ShardedArrays) -> dict[str, Array]:

@@ -18,7 +18,7 @@ from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox
 from actors.sharing.chunks import Chunk, Extent, ShardRows, join_messages, row_count, sampled_lengths
 from actors.sharing.shard import Root, Shard, ShardAnswer, join_outputs, sampled_chunks
-from actors.types import IntArray, State
+from actors.types import Array, IntArray, State
 
 if TYPE_CHECKING:
     from actors.sharing.contract import ShardedModule
@@ -216,7 +216,11 @@ def extents_of(rows: int, size: int, workers: int) -> list[Extent]:
 
 def sequence_starts(messages: Sequence[Message]) -> IntArray | None:
     """Return the rows at which the sequences of messages with all rows begin; None if they are one sequence."""
-    lengths = next((message.lengths for message in messages if message.lengths is not None), None)
+    return first_rows(next((message.lengths for message in messages if message.lengths is not None), None))
+
+
+def first_rows(lengths: Array | None) -> IntArray | None:
+    """Return the rows at which sequences of these lengths begin; None without lengths."""
     return None if lengths is None else boundaries(int(lengths.sum()), lengths)[:-1]
 
 
