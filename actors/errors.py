@@ -28,6 +28,26 @@ class ModuleError(SerketError, ValueError):
     """A module cannot process its messages or parameters; names the module and the reason."""
 
 
+class RowError(ModuleError):
+    """A row of the data cannot be used.
+
+    Parameters
+    ----------
+    row : int
+        Its number, from 0, among the rows that a function was given.
+    text : str
+        The sentence; ``{row}`` stands for the number that people read, which counts from 1.
+    """
+
+    def __init__(self, row: int, text: str) -> None:
+        super().__init__(row, text)
+        self.row = row
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text.replace("{row}", f"{self.row + 1:d}")
+
+
 class NonFiniteError(ModuleError):
     """A metric, state, output or message contains a value that is not finite; names module, round, step and array."""
 

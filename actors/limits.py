@@ -178,6 +178,9 @@ MAX_EVENT_VALUES = 10_000
 MAX_METRICS_FILE_BYTES = 64 << 20
 """Size of ``metrics.csv``: about a million rounds."""
 
+MAX_STORED_FILES = 20_000
+"""Files of one observation whose rows stay on disk; their list is a text of a state."""
+
 MAX_SOUND_BYTES = 256 << 20
 """Size of a sound file, over an hour of speech."""
 

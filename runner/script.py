@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import os
 import re
 import sys
@@ -343,7 +344,7 @@ class TorchVAE(VAE):
     def complete(self, directory: Path) -> None:
         """Compare the width that the script names with that of the observations."""
         for lower in self.below:
-            width = lower.data.observations[0].size if isinstance(lower, Observation) else None
+            width = math.prod(lower.data.observations.shape[1:]) if isinstance(lower, Observation) else None
             named = None if self.input_dim is None else int(np.prod(self.input_dim))
             if None not in (width, named) and width != named:
                 raise GraphError(f"module {self.name!r}: input_dim is {self.input_dim}, but a row has {width} numbers")

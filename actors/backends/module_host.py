@@ -30,6 +30,7 @@ from actors.graph.registry import add_code_directories, make_module
 from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import make_message, unpack_header
 from actors.messaging.message import Header, Message
+from actors.messaging.stored_rows import StoredRows, read_array
 from actors.messaging.validation import check_arrays, has_non_finite_values, validate
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage
 from actors.sharing.chunks import ShardedArrays, whole_arrays
@@ -38,7 +39,7 @@ from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
 from actors.types import Array, State
 
-Arrays: TypeAlias = Mapping[str, Array] | ShardedArrays
+Arrays: TypeAlias = Mapping[str, Array | StoredRows] | ShardedArrays
 HostResult: TypeAlias = ModuleResult[Mapping[str, Any], Message]
 """A result in the host: values and messages instead of references."""
 
@@ -226,12 +227,13 @@ class ModuleHost:
     def _unpack_input(self, packed_header: bytes, port: str, arrays: Arrays) -> Message:
         """Return a message of the inbox: its header parsed and addressed, its arrays read-only."""
         header = unpack_header(packed_header).addressed(self.spec.name, port)
-        return self._checked_input(header, arrays)
+        whole = whole_arrays(header.kind, arrays)
+        return self._checked_input(header, {name: read_array(array) for name, array in whole.items()})
 
-    def _checked_input(self, header: Header, arrays: Arrays) -> Message:
+    def _checked_input(self, header: Header, arrays: Mapping[str, Array | StoredRows]) -> Message:
         """Return a message of the inbox, validated, its arrays read-only."""
-        whole, port = whole_arrays(header.kind, arrays), header.port
-        message = Message(header, {name: _read_only(array) for name, array in whole.items()})
+        port = header.port
+        message = Message(header, {name: _read_only(array) for name, array in arrays.items()})
         known = next((each for each in self.module.ports if each.name == port), None)
         if known is None or known.direction != "in" or known.kind != header.kind:
             raise MessageError(f"{header.route}: {self.spec.name} has no input port {port!r} for messages of this kind")
@@ -294,8 +296,10 @@ def _message_for(slot: Slot, outbox: Outbox) -> OutgoingMessage | None:
     return next(iter(own or [outgoing for outgoing in candidates if not outgoing.receiver]), None)
 
 
-def _read_only(array: Array) -> Array:
+def _read_only(array: Array | StoredRows) -> Array | StoredRows:
     """Return a read-only view; Ray's arrays are read-only as well."""
+    if isinstance(array, StoredRows):
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

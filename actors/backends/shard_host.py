@@ -17,6 +17,7 @@ from actors.graph.spec import ModuleSpec
 from actors.kernels.sequences import boundaries
 from actors.messaging.codec import describe, pack_header, unpack_header
 from actors.messaging.message import Header, Message
+from actors.messaging.stored_rows import StoredRows, read_array
 from actors.messaging.validation import check_arrays
 from actors.module import Outbox
 from actors.sharing.chunks import (
@@ -181,7 +182,7 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
     return ModuleResult(Ref(result.state), Ref(outputs), messages, result.metrics, result.seconds)
 
 
-def copied(message: Message) -> dict[str, Array]:
+def copied(message: Message) -> dict[str, Array | StoredRows]:
     """Return copies of the arrays of a message, as between processes: a module may modify an array after sending it."""
     return {name: array.copy() for name, array in message.arrays.items()}
 
@@ -253,7 +254,8 @@ def _part_for(header: Header, arrays: Arrays, extent: Extent) -> tuple[dict[str,
     if not isinstance(arrays, ShardedArrays):
         named, inside = rows_of_kind(header.kind), slice(extent.start, extent.stop)
         part = {name: array[inside] if name in named else array for name, array in arrays.items() if name != "lengths"}
-        return part, extent.start, first_rows(arrays.get("lengths"))
+        lengths = None if "lengths" not in arrays else read_array(arrays["lengths"])
+        return part, extent.start, first_rows(lengths)
     chosen = arrays.overlapping(extent.start, extent.stop)
     first = chosen.first_rows[0]
     joined = join_arrays(header.kind, chosen)

@@ -218,7 +218,7 @@ class ModuleHarness:
         call = ModuleCall(
             mode, "conformance", receivers=self.receivers, headers=headers, ports=tuple(messages), **call_fields
         )
-        return call, [dict(message.arrays) for message in sent]
+        return call, [{name: message[name] for name in message.arrays} for message in sent]
 
     def make_message(self, port: str, arrays: Arrays) -> Message:
         """Return a message to a port, with read-only arrays as in a run."""

@@ -17,9 +17,11 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from actors.errors import MessageError, escape_controls
-from actors.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_TEXT_BYTES
+from actors.errors import MessageError, ModuleError, escape_controls
+from actors.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_STATE_TEXT_BYTES, MAX_TEXT_BYTES
+from actors.messaging.kinds import KINDS
 from actors.messaging.message import SCHEMA, ArrayHeader, Header, Message
+from actors.messaging.stored_rows import StoredRows
 from actors.messaging.validation import HEADER_FIELDS, validate, validate_header
 from actors.types import Array
 
@@ -30,21 +32,26 @@ def as_wire(array: npt.ArrayLike) -> Array:
     return np.ascontiguousarray(given, dtype=given.dtype.newbyteorder("<")).reshape(given.shape)
 
 
-def describe(arrays: Mapping[str, Array]) -> tuple[ArrayHeader, ...]:
+def describe(arrays: Mapping[str, Array | StoredRows]) -> tuple[ArrayHeader, ...]:
     """Return the array headers of `arrays` in wire form (:func:`as_wire`), in their order."""
     return tuple(ArrayHeader(name, array.dtype.str, array.shape) for name, array in arrays.items())
 
 
-def make_message(header: Header, arrays: Mapping[str, npt.ArrayLike]) -> Message:
+def make_message(header: Header, arrays: Mapping[str, npt.ArrayLike | StoredRows]) -> Message:
     """Return a valid message: convert `arrays` to wire form, describe them in the header and validate both.
+
+    Rows on disk stay there.
 
     Raises
     ------
     MessageError
         If the header or the arrays are not valid for the kind.
     """
-    wire: dict[str, Array] = {}
+    wire: dict[str, Array | StoredRows] = {}
     for name, array in arrays.items():
+        if isinstance(array, StoredRows):
+            wire[name] = array
+            continue
         items = array if isinstance(array, list | tuple) else (array,)
         if any(isinstance(each, np.ma.MaskedArray) for each in items):
             raise MessageError(
@@ -92,14 +99,20 @@ def unpack_header(data: bytes) -> Header:
 def encode(message: Message) -> bytes:
     """Return a message as one msgpack document: a map of the header and, after it, the raw arrays.
 
+    In the place of an array on disk is the text that describes its files.
+
     Raises
     ------
     MessageError
         If the message is not valid.
     """
     validate(message)
-    arrays = [as_wire(message.arrays[array.name]).tobytes() for array in message.header.arrays]
+    arrays = [_packed(message.arrays[array.name]) for array in message.header.arrays]
     return bytes(msgpack.packb({"header": _header_map(message.header), "arrays": arrays}))
+
+
+def _packed(array: Array | StoredRows) -> bytes | str:
+    return array.to_text() if isinstance(array, StoredRows) else as_wire(array).tobytes()
 
 
 def decode(data: bytes) -> Message:
@@ -122,8 +135,11 @@ def decode(data: bytes) -> Message:
     if bytes(view[at : at + 8]) != b"\xa6arrays" + bytes([0x90 | count]):
         raise MessageError(f"{header.route}: expected 'arrays' with a list of {count} arrays after the header")
     at += 8
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array | StoredRows] = {}
     for described in header.arrays:
+        if at < len(view) and view[at] in _TEXT_LENGTH_BYTES:
+            arrays[described.name], at = _read_stored(view, at, header, described)
+            continue
         blob, at = _read_blob(view, at, header, described)
         if described.dtype == "|b1" and blob.translate(None, b"\0\1"):
             raise MessageError(f"{header.route}: {described.name} contains bytes other than 0 and 1")
@@ -137,6 +153,25 @@ def decode(data: bytes) -> Message:
 
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 """msgpack's type codes of binary data → the number of bytes that store its length."""
+
+_TEXT_LENGTH_BYTES = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+"""The same of texts of 32 bytes and more."""
+
+
+def _read_stored(view: memoryview, at: int, header: Header, described: ArrayHeader) -> tuple[StoredRows, int]:
+    """Return what stands for an array on disk, and the offset after it."""
+    where = f"{header.route}: {described.name}"
+    start = at + 1 + _TEXT_LENGTH_BYTES[view[at]]
+    length = int.from_bytes(view[at + 1 : start], "big")
+    if length > min(MAX_STATE_TEXT_BYTES, len(view) - start):
+        raise MessageError(f"{where}: a text of {length} bytes is declared, and not there")
+    spec = KINDS[header.kind].spec(described.name)
+    if spec is None or spec.dims[0] != "N" or spec.semantics != "real":
+        raise MessageError(f"{where}: cannot be on disk")
+    try:
+        return StoredRows.from_text(str(view[start : start + length], "utf-8")), start + length
+    except (ModuleError, UnicodeDecodeError) as error:
+        raise MessageError(f"{where}: {error}") from None
 
 
 def _read_blob(view: memoryview, at: int, header: Header, described: ArrayHeader) -> tuple[bytes, int]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from actors.errors import escape_controls
-from actors.types import Array
+from actors.messaging.stored_rows import StoredRows, read_array
+from actors.types import Array, IntArray
 
 SCHEMA = 1
 """Version of the header's fields; messages of another version are refused."""
@@ -87,29 +88,42 @@ class Header:
 
 @dataclass(frozen=True)
 class Message:
-    """A header and its arrays by name; in an inbox the arrays are read-only."""
+    """A header and its arrays by name; in an inbox the arrays are read-only.
+
+    Observations may be on disk (:class:`actors.messaging.stored_rows.StoredRows`); they are read each time that they
+    are asked for.
+    """
 
     header: Header
-    arrays: Mapping[str, Array] = field(default_factory=dict)
+    arrays: Mapping[str, Array | StoredRows] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Array:
-        return self.arrays[name]
+        return read_array(self.arrays[name])
 
     def get(self, name: str) -> Array | None:
         """Return the array called `name`, or None."""
-        return self.arrays.get(name)
+        return self[name] if name in self.arrays else None
+
+    def take(self, name: str, rows: IntArray) -> Array:
+        """Return some rows of the array called `name`; of observations on disk, no others are kept in memory."""
+        array = self.arrays[name]
+        return array.take(rows) if isinstance(array, StoredRows) else array[rows]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of the array called `name`, without reading it."""
+        return self.arrays[name].shape
 
     @property
     def lengths(self) -> Array | None:
         """Lengths of the sequences, (S,) int64; None if all rows are one sequence."""
-        return self.arrays.get("lengths")
+        return self.get("lengths")
 
     @property
     def mask(self) -> Array | None:
         """Mask of missing rows, (N,) bool, true where a row is missing; None if no row is."""
-        return self.arrays.get("mask")
+        return self.get("mask")
 
 
 def rows_of(message: Message) -> dict[str, Array]:
     """Return the ``lengths`` and ``mask`` of a message, to be sent with arrays that were computed from its rows."""
-    return {name: message.arrays[name] for name in ("lengths", "mask") if name in message.arrays}
+    return {name: message[name] for name in ("lengths", "mask") if name in message.arrays}

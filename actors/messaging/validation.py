@@ -20,6 +20,7 @@ from actors.errors import MessageError, ModuleError, NonFiniteError
 from actors.limits import MAX_DIMENSIONS, MAX_MESSAGE_BYTES, MAX_TEXT_BYTES
 from actors.messaging.kinds import KINDS, ArraySpec, Kind
 from actors.messaging.message import SCHEMA, ArrayHeader, Header, Message
+from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, FloatArray
 
 MAX_VALUE = 1e140
@@ -61,10 +62,6 @@ def validate_header(header: Header) -> None:
     sizes: dict[str, int] = {}
     for array in header.arrays:
         _check_array_header(where, kind, array, sizes)
-    if header.nbytes > MAX_MESSAGE_BYTES:
-        raise MessageError(
-            f"{where}: {header.nbytes / 2**30:,.1f} GiB of arrays, at most 4 GiB are allowed; send fewer rows"
-        )
 
 
 def _check_array_header(where: str, kind: Kind, array: ArrayHeader, sizes: dict[str, int]) -> None:
@@ -95,6 +92,9 @@ def _check_array_header(where: str, kind: Kind, array: ArrayHeader, sizes: dict[
 def validate(message: Message) -> None:
     """Check a message against its kind: first the header, then the values of the arrays.
 
+    Values on disk are checked as they are read. A message that workers share may be larger than one that is in one
+    process.
+
     Raises
     ------
     MessageError
@@ -103,6 +103,11 @@ def validate(message: Message) -> None:
     header = message.header
     validate_header(header)
     kind = KINDS[header.kind]
+    size = sum(array.nbytes for name, array in message.arrays.items() if not isinstance(array, StoredRows))
+    if size > MAX_MESSAGE_BYTES:
+        raise MessageError(
+            f"{header.route}: {size / 2**30:,.1f} GiB of arrays, at most 4 GiB are allowed; let workers share the rows"
+        )
     described = {array.name: array for array in header.arrays}
     for name in message.arrays:
         if name not in described:
@@ -121,6 +126,8 @@ def validate(message: Message) -> None:
             )
         spec = kind.spec(name)
         assert spec is not None  # checked by validate_header
+        if isinstance(array, StoredRows):
+            continue
         problem = lengths_error(array, rows) if spec.semantics == "lengths" else array_error(spec, array)
         if problem:
             raise MessageError(f"{header.route}: {name} {problem}")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actors.errors import ModuleError
+from actors.messaging.stored_rows import StoredRows
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.types import Array, State
 
@@ -22,6 +23,8 @@ class ObservationParameters:
 
 class Observation(Module[ObservationParameters]):
     """Send the data of its state upwards: ``values`` (N, …) and, optionally, ``lengths`` (S,) and ``mask`` (N,).
+
+    The values may stay on disk; what is sent then says which rows of which files they are.
 
     Parameters
     ----------
@@ -37,7 +40,7 @@ class Observation(Module[ObservationParameters]):
 
     def __init__(self, parameters: ObservationParameters) -> None:
         super().__init__(parameters)
-        self._data: dict[str, Array] = {}
+        self._data: dict[str, Array | StoredRows] = {}
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (signature of the contract)
         """Send the data.
@@ -45,10 +48,12 @@ class Observation(Module[ObservationParameters]):
         Raises
         ------
         ModuleError
-            If there are none.
+            If there are none, or a file of rows on disk is missing or has changed.
         """
         if not self._data:
             raise ModuleError(f"module {context.module!r} has no data: load a state with 'values' first")
+        if isinstance(self._data["values"], StoredRows):
+            self._data["values"].check_unchanged()
         return Outbox(messages=[OutgoingMessage("observations", self._data)])
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
@@ -56,8 +61,13 @@ class Observation(Module[ObservationParameters]):
         return self.update(inbox, context)
 
     def state(self) -> State:
-        """Return copies of the data."""
-        return {name: array.copy() for name, array in self._data.items()}
+        """Return copies of the data; of values on disk, the text that describes their files."""
+        return {
+            "stored" if isinstance(array, StoredRows) else name: array.to_text()
+            if isinstance(array, StoredRows)
+            else array.copy()
+            for name, array in self._data.items()
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Replace the data.
@@ -65,21 +75,25 @@ class Observation(Module[ObservationParameters]):
         Parameters
         ----------
         state : mapping
-            ``values``, array (N, …) of numbers; ``lengths``, array (S,) of int, and ``mask``, array (N,) of bool, may
-            be absent or None. An empty mapping removes the data.
+            ``values``, array (N, …) of numbers, or ``stored``, the text of
+            :meth:`actors.messaging.stored_rows.StoredRows.to_text`; ``lengths``, array (S,) of int, and ``mask``, array
+            (N,) of bool, may be absent or None. An empty mapping removes the data.
 
         Raises
         ------
         ModuleError
             If the values are not numeric or have no rows.
         """
-        data: dict[str, Array] = {}
-        if state.get("values") is not None:
+        data: dict[str, Array | StoredRows] = {}
+        if state.get("stored") is not None:
+            data["values"] = StoredRows.from_text(state["stored"])
+        elif state.get("values") is not None:
             values = np.array(state["values"])
             if values.ndim == 0 or len(values) == 0 or values.dtype.kind not in "buif":
                 raise ModuleError(f"observations must be numbers in rows; {values.dtype} of shape {values.shape} came")
             # Messages carry floats, also for pixels stored as bytes; float32 holds integers up to 2^24.
             floats = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
-            data = {"values": floats}
+            data["values"] = floats
+        if data:
             data.update({k: np.array(state[k], dtype=t) for k, t in _OPTIONAL.items() if state.get(k) is not None})
         self._data = data

@@ -338,7 +338,8 @@ def _extreme_exponent(rows: FloatArray) -> int:
 
 def _read_rows(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the observations as rows (N, P) float64, and which of them are present, (N,) bool."""
-    rows = np.asarray(message["values"], dtype=np.float64).reshape(len(message["values"]), -1)
+    values = message["values"]
+    rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     return rows, np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask
 
 
@@ -394,12 +395,12 @@ def _metrics(sums: Mapping[str, float], exponent: int) -> dict[str, float]:
 
 def _shape_of(message: Message) -> Array:
     """Return the shape of an observation."""
-    return np.array(message["values"].shape[1:], dtype=np.int64)
+    return np.array(message.shape("values")[1:], dtype=np.int64)
 
 
 def _check_shape(message: Message, fitted: Mapping[str, Any]) -> None:
     """Raise ModuleError if observations have another shape than those that were learnt from."""
-    received, expected = message["values"].shape[1:], tuple(fitted["shape"].tolist())
+    received, expected = message.shape("values")[1:], tuple(fitted["shape"].tolist())
     if received != expected:
         raise ModuleError(
             f"{message.header.route}: received observations of shape {received}, expected {expected} as in training"

@@ -58,7 +58,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
 
     def start(self, inbox: Inbox, context: Context) -> State:
         """Return new weights."""
-        shape = inbox.require("observations")["values"].shape[1:]
+        shape = inbox.require("observations").shape("values")[1:]
         self._check_shape(self.at(context), shape, None)
         return self._new_state(shape, context)
 
@@ -81,7 +81,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         batches = self._batches(chunk.total, size, context)
         epoch, step = divmod(context.sweep or 0, batches.steps)
         message = chunk.inbox.require("observations")
-        self._check_shape(parameters, message["values"].shape[1:], _shape_of(learnt))
+        self._check_shape(parameters, message.shape("values")[1:], _shape_of(learnt))
         of_epoch = replace(context, sweep=epoch)
         present = np.flatnonzero(_present(message))
         rows = batches.rows_of(self._chosen(batches, context)[chunk.index], present, of_epoch.generator)
@@ -148,7 +148,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         import torch
 
         parameters, message = self.at(context), chunk.inbox.require("observations")
-        self._check_shape(parameters, message["values"].shape[1:], _shape_of(learnt))
+        self._check_shape(parameters, message.shape("values")[1:], _shape_of(learnt))
         present, networks = _present(message), self._load(learnt, context).networks
         prior_mean = prior_mean_of(chunk.inbox, len(chunk), parameters.latent_dim)
         rows = self._tensor(_read(message, np.flatnonzero(present), parameters))
@@ -337,7 +337,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         z = prior_mean.copy()
         z[present] = mean.cpu().numpy()
         pixels = kernels.reconstruct(networks, self._tensor(z), parameters.likelihood)
-        x_hat = pixels.cpu().numpy().reshape(message["values"].shape)
+        x_hat = pixels.cpu().numpy().reshape(message.shape("values"))
         sent = z
         if noise is not None:
             sent = z.copy()
@@ -420,7 +420,7 @@ def _read(message: Message, rows: IntArray, parameters: VAEParameters) -> Float3
 
     Unlike in one process, a column of numbers that differ in no digit of float32 is no error: it may be so in a chunk.
     """
-    values = message["values"][rows]
+    values = message.take("values", rows)
     values = values.reshape(len(rows), int(np.prod(values.shape[1:], dtype=np.int64)))
     with np.errstate(over="ignore", under="ignore"):
         read: Float32Array = values.astype(np.float32, copy=False)

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from actors.errors import ModuleError
+from actors.errors import ModuleError, RowError
 from actors.types import Array
 
 _log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ ROUNDING = float(np.finfo(np.float32).eps)
 
 
 def check_unit_interval(values: Array, what: str, user: str) -> None:
-    """Raise ModuleError for values (N, …) outside [0, 1] by more than :data:`ROUNDING`; names the bound and the row."""
+    """Raise RowError for values (N, …) outside [0, 1] by more than :data:`ROUNDING`; names the bound and the row."""
     flat = values.reshape(len(values), -1)
     low, high = float(flat.min()), float(flat.max())
     if low < -ROUNDING:
@@ -29,9 +29,10 @@ def check_unit_interval(values: Array, what: str, user: str) -> None:
     else:
         return
     pixels = "divide them by 255 (divide_by: 255)" if low >= 0 and 1 < high <= 255 and high > 2 else "scale them"
-    raise ModuleError(
-        f"{what} span {low:g} to {high:g}, but {user} is for values in [0, 1], and {bound} (row {row + 1}); "
-        f"{pixels}, or use 'mse'"
+    raise RowError(
+        row,
+        f"{what} span {low:g} to {high:g}, but {user} is for values in [0, 1], and {bound} (row {{row}}); "
+        f"{pixels}, or use 'mse'",
     )
 
 

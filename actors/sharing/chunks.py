@@ -13,6 +13,7 @@ from actors.errors import MessageError
 from actors.messaging.codec import describe
 from actors.messaging.kinds import KINDS
 from actors.messaging.message import ArrayHeader, Header, Message
+from actors.messaging.stored_rows import StoredRows
 from actors.module import Inbox
 from actors.types import Array, IntArray
 
@@ -216,8 +217,8 @@ def join_messages(parts: Sequence[Message], lengths: Array | None) -> Message:
         Lengths of the sequences of all rows; None if they are one sequence.
     """
     named = rows_of_kind(parts[0].header.kind)
-    arrays = {
-        name: np.concatenate([part.arrays[name] for part in parts]) if name in named else array
+    arrays: dict[str, Array | StoredRows] = {
+        name: np.concatenate([part[name] for part in parts]) if name in named else array
         for name, array in parts[0].arrays.items()
         if name != "lengths"
     }
@@ -233,7 +234,7 @@ def _cut(message: Message, first: int, rows: slice, lengths: Array | None) -> Me
     return _with(message, arrays, lengths)
 
 
-def _with(message: Message, arrays: dict[str, Array], lengths: Array | None) -> Message:
+def _with(message: Message, arrays: dict[str, Array | StoredRows], lengths: Array | None) -> Message:
     if lengths is not None:
         arrays["lengths"] = lengths
     return Message(replace(message.header, arrays=describe(arrays)), arrays)
@@ -321,7 +322,9 @@ def joined_lengths(parts: Sequence[Array], continued: Sequence[bool]) -> Array:
     return np.array(lengths, dtype=np.int64)
 
 
-def whole_arrays(kind: str, arrays: Mapping[str, Array] | ShardedArrays) -> Mapping[str, Array]:
+def whole_arrays(
+    kind: str, arrays: Mapping[str, Array | StoredRows] | ShardedArrays
+) -> Mapping[str, Array | StoredRows]:
     """Return the arrays of a whole message, which may be in parts."""
     return join_arrays(kind, arrays) if isinstance(arrays, ShardedArrays) else arrays
 

@@ -18,9 +18,10 @@ from rich.table import Table
 from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
 from actors.errors import GraphError
+from actors.messaging.stored_rows import read_array
 from actors.types import Array, FloatArray, State
 from runner.commands.trained_run import TrainedRun, load_trained_run, new_source_states, outputs_of
-from runner.data.sources import Data, common_categories, count_rows
+from runner.data.sources import Data, common_categories, count_rows, values_of
 from runner.report.clustering_metrics import match
 from runner.report.console import SafeConsole
 from runner.report.plots import draw_images
@@ -141,11 +142,13 @@ def predict_rows(trained: TrainedRun, data: Data, steps: int) -> Prediction:
 
 def _append_missing_rows(state: State, steps: int) -> State:
     """Return a source's data with `steps` missing rows appended to the last sequence."""
-    values, rows = state["values"], len(state["values"])
+    values = read_array(values_of(state))
+    rows = len(values)
     # The values of a missing row are never used.
     extended_values = np.concatenate([values, np.zeros((steps, *values.shape[1:]), values.dtype)])
     mask = np.concatenate([state.get("mask", np.zeros(rows, np.bool_)), np.ones(steps, np.bool_)])
-    extended = {**state, "values": extended_values, "mask": mask}
+    rest = {name: value for name, value in state.items() if name != "stored"}
+    extended = {**rest, "values": extended_values, "mask": mask}
     if "lengths" in state:
         extended["lengths"] = np.append(state["lengths"][:-1], state["lengths"][-1] + steps)
     return extended

@@ -15,7 +15,7 @@ from runner.commands.driver import build_run_spec, check_detachable, is_done, st
 from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig, shares_rows
 from runner.config.user_code import collect_code
-from runner.data.sources import check_modules, describe_data
+from runner.data.sources import check_modules, check_stored_unchanged, describe_data
 from runner.report.progress import Progress
 from runner.runs.connect import await_end_of_cluster, connect_to_run
 from runner.runs.coordinator_client import CoordinatorClient
@@ -87,6 +87,8 @@ def resume(
         manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
             _check_resumable(directory, manifest, config)
+            states = {name: directory.checkpoints.state(manifest, name) for name in directory.graph.sources}
+            check_stored_unchanged(states)
         directory.claim()
         directory.repair()
         directory.import_saved_events()

@@ -10,7 +10,7 @@ from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
 from actors.storage.manifest import Manifest
 from actors.types import Array, State
-from runner.data.sources import Data, check_new_rows, common_lengths, count_rows, source_states
+from runner.data.sources import Data, check_new_rows, common_lengths, count_rows, source_states, values_of
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 
 
@@ -70,7 +70,7 @@ def new_source_states(trained: TrainedRun, data: Data) -> dict[str, State]:
     missing = [name for name in directory.graph.sources if name not in data]
     committed = directory.checkpoints.latest() if missing else None
     learnt = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
-    shapes = {name: state["values"].shape[1:] for name, state in learnt.items()}
+    shapes = {name: values_of(state).shape[1:] for name, state in learnt.items()}
     return source_states(directory.graph, data, shapes)
 
 

@@ -28,6 +28,7 @@ from actors.coordination.placement import Placement
 from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.spec import Resources
 from actors.limits import MAX_PATH_CHARACTERS, MAX_SECONDS
+from actors.messaging.stored_rows import is_url
 from runner.config.error_messages import (
     ConfigErrors,
     Problem,
@@ -90,13 +91,14 @@ class DataConfig(Section):
     count: Annotated[int, Field(ge=1)] | None = None
     offset: Annotated[int, Field(ge=0)] = 0
     order: Literal["cyclic", "given", "shuffled"] = "given"
-    observations: Path | None = None
+    observations: Path | str | Annotated[list[Path | str], Field(min_length=1)] | None = None
     categories: Path | dict[str, Path] | None = None
     lengths: Path | list[Annotated[int, Field(ge=1)]] | None = None
     header: bool | None = None
     index: bool | None = None
     divide_by: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sequences: bool | None = None
+    on_disk: bool | None = None
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
@@ -107,6 +109,9 @@ class DataConfig(Section):
             if isinstance(value, dict) and key == "categories":
                 plain[key] = {name: _resolve_path(path, root) for name, path in value.items()}
                 problems += [((key, name), text) for name, path in value.items() if (text := find_path_problem(path))]
+            elif key == "observations" and value is not None:
+                plain[key], found = _resolve_locations(value, root)
+                problems += [((key, *within), text) for within, text in found]
             elif value is not None:
                 plain[key] = _resolve_path(value, root)
                 problems += [((key,), text)] if (text := find_path_problem(value)) else []
@@ -114,7 +119,7 @@ class DataConfig(Section):
 
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
-        keys = ("observations", "categories", "lengths", "header", "index", "divide_by", "sequences")
+        keys = ("observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk")
         files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
             return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
@@ -296,6 +301,26 @@ def _resolve_path(path: Any, root: Path) -> Any:
     if not isinstance(path, str | Path) or not str(path) or find_path_problem(path):
         return path
     return Path(os.path.abspath(root / os.path.expanduser(path)))  # noqa: PTH100, PTH111 (neither follows links nor fails)
+
+
+def _resolve_locations(given: Any, root: Path) -> tuple[Any, list[Problem]]:
+    """Return an absolute path or a URL, or a list of these, and what is wrong with them."""
+    problems: list[Problem] = []
+
+    def resolved(location: Any, *within: int) -> Any:
+        if not isinstance(location, str | Path) or not str(location):
+            problems.append((within, f"expected a path, got {format_value(location)}"))
+        elif text := find_path_problem(location):
+            problems.append((within, text))
+        elif not is_url(str(location)):
+            return _resolve_path(location, root)
+        return location
+
+    if isinstance(given, list) and given:
+        found: Any = [resolved(location, number) for number, location in enumerate(given)]
+    else:
+        found = resolved(given)
+    return (None if problems else found), problems
 
 
 def find_path_problem(path: Any) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from actors.messaging.stored_rows import StoredRows, describe_files, read_array
 from actors.types import Array, BoolArray, IntArray
 from runner.data.builtin import LABELLED, make_cycle
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, content_rows, describe_rows
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
+from runner.data.stored import Stored, check_stored, find_stored, in_memory
 from runner.data.tables import TableOptions
 
 SOURCES = ("mnist", "digits", "words", "cycle", "files")
@@ -27,7 +29,7 @@ class Dataset:
 
     Attributes
     ----------
-    observations : ndarray of float32 or float64, shape (N, …)
+    observations : ndarray of float32 or float64, shape (N, …), or StoredRows
         Finite, at least two-dimensional, N ≥ 1.
     categories : ndarray of int64, shape (N,), or None
         The true categories; used for evaluation only, never for training.
@@ -41,7 +43,7 @@ class Dataset:
         What was done with the data on their way in.
     """
 
-    observations: Array
+    observations: Array | StoredRows
     categories: IntArray | None
     lengths: IntArray | None
     name: str
@@ -59,7 +61,7 @@ def load(
     count: int | None = None,
     order: str = "given",
     seed: int = 0,
-    observations: str | Path | None = None,
+    observations: str | Path | Sequence[str | Path] | None = None,
     categories: str | Path | None = None,
     lengths: str | Path | Sequence[int] | None = None,
     offset: int = 0,
@@ -68,6 +70,7 @@ def load(
     index: bool | None = None,
     divide_by: float | None = None,
     sequences: bool = False,
+    on_disk: bool | None = None,
 ) -> Dataset:
     """Load a data set, and select and order its rows.
 
@@ -88,8 +91,10 @@ def load(
         One row of each class in turn (classes sorted), as in the source, or permuted by a generator seeded with `seed`.
     seed : int
         For ``shuffled`` and ``cycle``.
-    observations, categories : str or Path, optional
-        Files, relative to `root`; for ``files`` only.
+    observations : str, Path or sequence of these, optional
+        A file, relative to `root`; of files .npy also several, a directory, or URLs; for ``files`` only.
+    categories : str or Path, optional
+        A file, relative to `root`; for ``files`` only.
     lengths : str, Path or sequence of int, optional
         Lengths of the sequences in the whole file of observations; `offset` and `count` shorten them accordingly. For
         ``files`` in the given order only.
@@ -104,6 +109,9 @@ def load(
         What the observations of a file are divided by.
     sequences : bool
         Whether the first axis of a file of observations numbers the sequences (sequences × rows × features).
+    on_disk : bool, optional
+        Whether the rows of files .npy stay there and are read as they are needed, in the given order only; by default
+        where they are many (:func:`runner.data.stored.find_stored`).
 
     Raises
     ------
@@ -113,12 +121,16 @@ def load(
     _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
     labels, spans, name, mask = None, None, source, None
     notes: tuple[str, ...] = ()
+    rows: Array | StoredRows
     if observations is None:
         rows, labels = make_cycle(seed) if source == "cycle" else LABELLED[source]()
     else:
         options = TableOptions(header, index)
-        read = _read_rows(observations, root, options, divide_by=divide_by, sequences=sequences)
-        rows, mask, notes, spans, name = read.values, read.mask, read.notes, read.lengths, Path(observations).name
+        stay = False if order != "given" and not on_disk else on_disk
+        read = _read_rows(observations, root, options, divide_by=divide_by, sequences=sequences, on_disk=stay)
+        rows, mask, notes, spans, name = read.values, read.mask, read.notes, read.lengths, _name_of(observations)
+        if order != "given" and isinstance(rows, StoredRows):
+            raise DataError("data.on_disk: rows on disk are read in the given order; use order 'given'")
         if categories is not None:
             labels, more = _read_categories(categories, len(rows), root)
             notes += more
@@ -135,11 +147,37 @@ def load(
     mask = mask[chosen] if mask is not None and mask[chosen].any() else None
     if mask is not None and mask.all():
         raise DataError(f"{observations}: all rows that are chosen are missing; choose rows with values")
-    return Dataset(rows[chosen], None if labels is None else labels[chosen], spans, name, mask, notes)
+    taken = rows[int(chosen[0]) : int(chosen[-1]) + 1] if isinstance(rows, StoredRows) else rows[chosen]
+    return Dataset(taken, None if labels is None else labels[chosen], spans, name, mask, notes)
 
 
-def _read_rows(path: str | Path, root: str | Path, options: TableOptions, **shape: Any) -> Rows:
-    """Read observations from one file."""
+def _name_of(observations: str | Path | Sequence[str | Path]) -> str:
+    """Return the name of a file or of a directory, or of the first of several, and how many they are."""
+    if isinstance(observations, str | Path):
+        return Path(observations).name
+    several = f"{len(observations)} files, the first one " if len(observations) > 1 else ""
+    return several + Path(observations[0]).name
+
+
+def _read_rows(
+    path: str | Path | Sequence[str | Path],
+    root: str | Path,
+    options: TableOptions,
+    *,
+    on_disk: bool | None = False,
+    **shape: Any,
+) -> Rows | Stored:
+    """Read observations from one file, or several; those that are to stay on disk are only checked."""
+    found = find_stored(path, root, on_disk=on_disk, **shape)
+    if found is not None:
+        rows, lengths = found
+        if options.header or options.index:
+            raise DataError("data.observations: .npy has neither a header nor an index; leave out header and index")
+        where = describe_files(rows.files) if len(rows.files) > 1 else rows.files[0].location
+        if on_disk is False:
+            return replace(in_memory(rows, where), lengths=lengths)
+        return replace(check_stored(rows, where), lengths=lengths)
+    assert isinstance(path, str | Path)
     file = find_file(path, root)
     content = read_content(file, "observations", options)
     if IDX_NAME.search(file.name) and content.values.dtype == np.uint8 and shape["divide_by"] is None:
@@ -178,7 +216,8 @@ def load_array(path: str | Path, *, root: str | Path = Path()) -> Array:
     DataError
         If there is no such file, or it does not contain one finite array with at least one row.
     """
-    return _read_rows(path, root, TableOptions(), divide_by=None, sequences=False).values
+    values = _read_rows(path, root, TableOptions(), divide_by=None, sequences=False).values
+    return read_array(values)
 
 
 def load_categories(path: str | Path, rows: int | None = None, *, root: str | Path = Path()) -> IntArray:

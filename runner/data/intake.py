@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from actors.limits import MAX_LISTED_NAMES, MAX_PRINTED_LINE
+from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, BoolArray, FloatArray, IntArray
 from runner.data.conversion import REMEDY, WHAT, column_values, frame_values, unwrap, unwrap_sequences
 from runner.data.errors import EXACT, DataError
@@ -486,7 +487,7 @@ def _is_length(value: Any) -> bool:
 # --- what a run says ----------------------------------------------------------------------------------------------
 
 
-def describe_rows(values: Array, lengths: IntArray | None, origin: str, notes: Iterable[str] = ()) -> str:
+def describe_rows(values: Array | StoredRows, lengths: IntArray | None, origin: str, notes: Iterable[str] = ()) -> str:
     """Return one line: ``3,000 rows × 784 columns in 1 sequence, from x.npy``, and what was done with the data."""
     width = int(np.prod(values.shape[1:]))
     number = 1 if lengths is None else len(lengths)

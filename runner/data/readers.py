@@ -203,6 +203,20 @@ def read_npy(stream: _Stream, limit: int | None = None, *, texts: bool = False) 
     DataError
         If the stream is not one array of real numbers, or shorter or longer than its header says.
     """
+    shape, fortran, dtype = read_npy_header(stream, texts=texts)
+    return _read_exactly(stream, dtype, shape, limit).reshape(shape, order="F" if fortran else "C")
+
+
+def read_npy_header(
+    stream: _Stream | io.BytesIO, *, texts: bool = False
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of the .npy format strictly; return shape, whether in Fortran order, and dtype.
+
+    Raises
+    ------
+    DataError
+        If it is not that of an array of real numbers; with `texts`, of real numbers or of texts.
+    """
     start = stream.read(8)
     if start[:6] != np.lib.format.MAGIC_PREFIX or len(start) < 8:
         raise DataError(": is not a .npy file (pickles are never read); save the array with numpy.save")
@@ -218,7 +232,7 @@ def read_npy(stream: _Stream, limit: int | None = None, *, texts: bool = False) 
     if dtype.kind not in ("biufUS" if texts else "biuf") or dtype.itemsize == 0 or min(shape, default=0) < 0:
         what = printable_line(f"{dtype} of shape {shape}", MAX_PRINTED_LINE)
         raise DataError(f": holds {what}, not an array of real numbers; save numbers")
-    return _read_exactly(stream, dtype, shape, limit).reshape(shape, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
 class _BoundedReads:

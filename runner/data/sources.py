@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,16 +11,18 @@ import numpy as np
 
 from actors.backends.shard_host import check_worker_count
 from actors.backends.step_parameters import kept_in, parameters_by_step
-from actors.errors import ModuleError
+from actors.errors import ModuleError, RowError
 from actors.graph.graph import Graph
 from actors.graph.registry import find
 from actors.graph.spec import ModuleSpec
+from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, IntArray, State
 from runner.config.sections import DataConfig
 from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.rows import known_rows
+from runner.data.stored import blocks_to_check
 from runner.data.tables import is_table
 from runner.report.printable import printable_line
 
@@ -181,16 +183,28 @@ def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data,
     """Raise an error if a module with these parameters cannot use the rows of the sources below it."""
     below = [each.lower for each in graph.connections if each.upper == module.name and each.lower in data]
     for name in below or [""]:
-        values = _present_rows(data[name]) if name else np.empty((count_rows(data), 0))
-        try:
-            find(module.type).check_observations(parameters, values, name, learns)
-        except ModuleError as error:
-            raise ModuleError(f"module {module.name!r}: {error}") from None
+        every = np.arange(count_rows(data))
+        blocks = _present_rows(data[name]) if name else iter([(every, np.empty((len(every), 0)))])
+        for number, (rows, values) in enumerate(blocks):
+            try:  # what concerns all rows, such as their unit, is checked on the first block
+                find(module.type).check_observations(parameters, values, name, learns and number == 0)
+            except RowError as error:
+                raise ModuleError(f"module {module.name!r}: {RowError(int(rows[error.row]), error.text)}") from None
+            except ModuleError as error:
+                raise ModuleError(f"module {module.name!r}: {error}") from None
 
 
-def _present_rows(source: Dataset) -> Array:
-    """Return the rows of a source that are not missing."""
-    return source.observations if source.mask is None else source.observations[~source.mask]
+def _present_rows(source: Dataset) -> Iterator[tuple[IntArray, Array]]:
+    """Yield those rows of a source that are not missing, and their numbers: all at once, or blocks of rows on disk."""
+    stored = source.observations
+    blocks = blocks_to_check(stored) if isinstance(stored, StoredRows) else iter([(0, stored)])
+    for start, values in blocks:
+        numbers = start + np.arange(len(values))
+        if source.mask is not None:
+            present = ~source.mask[numbers]
+            numbers, values = numbers[present], values[present]
+        if len(numbers):
+            yield numbers, values
 
 
 def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, State]:
@@ -208,16 +222,34 @@ def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]
     states: dict[str, State] = {}
     for name in graph.sources:
         if name in data:
-            states[name] = {"values": data[name].observations}
+            states[name] = _state_of(data[name].observations)
             if data[name].mask is not None:
                 states[name]["mask"] = data[name].mask
         elif shapes is not None and name in shapes:
             missing = np.zeros((rows, *shapes[name]), np.float32)
             states[name] = {"values": missing, "mask": np.ones(rows, np.bool_)}
-        lengths = lengths_of.get(len(states[name]["values"]))
+        lengths = lengths_of.get(len(data[name].observations) if name in data else rows)
         if lengths is not None:
             states[name]["lengths"] = np.asarray(lengths, np.int64)
     return states
+
+
+def _state_of(observations: Array | StoredRows) -> State:
+    if isinstance(observations, StoredRows):
+        return {"stored": observations.to_text()}
+    return {"values": observations}
+
+
+def values_of(state: Mapping[str, Any]) -> Array | StoredRows:
+    """Return the observations in the state of a source."""
+    return StoredRows.from_text(state["stored"]) if "stored" in state else state["values"]
+
+
+def check_stored_unchanged(states: Mapping[str, State]) -> None:
+    """Raise ModuleError if a file of rows on disk, in the states of sources, is not as it was when the run began."""
+    for state in states.values():
+        if isinstance(values := values_of(state), StoredRows):
+            values.check_unchanged()
 
 
 def load_new_rows(
@@ -316,6 +348,8 @@ def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, ind
         header = learnt.header if header is None else header
         index = learnt.index if index is None else index
     shape = {} if learnt is None else {"divide_by": learnt.divide_by, "sequences": bool(learnt.sequences)}
+    if learnt is not None and learnt.on_disk and origin.lower().endswith(".npy"):
+        shape["on_disk"] = True
     return {"header": header, "index": index, **shape}
 
 
@@ -333,4 +367,5 @@ def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
         index=source.index,
         divide_by=source.divide_by,
         sequences=bool(source.sequences),
+        on_disk=source.on_disk,
     )
