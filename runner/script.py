@@ -39,7 +39,7 @@ from runner.commands.monitor import RunMonitor
 from runner.commands.predict import predict_rows
 from runner.commands.trained_run import find_missing_lengths, load_last_commit, recognize_rows
 from runner.config.user_code import collect_code
-from runner.data.datasets import Dataset
+from runner.data.datasets import Dataset, load
 from runner.data.errors import DataError
 from runner.data.intake import check_categories, check_lengths, check_observations
 from runner.data.rows import check_category_counts
@@ -211,9 +211,11 @@ class Observation(Handle):
 
     Parameters
     ----------
-    data : array_like (N, …)
+    data : array_like (N, …), str or Path
         An array, lists, a masked array or a data frame of real numbers. Rows without any value (NaN or masked) are
-        missing; what is missing in a part of a row, and what a conversion to float64 would change, is refused.
+        missing; what is missing in a part of a row, and what a conversion to float64 would change, is refused. A text
+        is the path of a file, a directory or a URL, as ``observations`` of a model file; rows of large files stay on
+        disk.
     lengths : array_like of int (S,), optional
         Lengths of the sequences; by default all rows are one sequence.
     sequences : bool
@@ -239,7 +241,7 @@ class Observation(Handle):
 
     def __init__(
         self,
-        data: npt.ArrayLike,
+        data: npt.ArrayLike | str | Path,
         *,
         lengths: npt.ArrayLike | None = None,
         sequences: bool = False,
@@ -257,18 +259,32 @@ class Observation(Handle):
         if run is not None and not isinstance(run, str):
             raise ModuleError(f"run is {brief(run)}, expected the name of the run, a text")
         self.local = local_runs() if local is None else local
-        rows = check_observations(data, "data", divide_by=divide_by, sequences=sequences)
+        self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences}
+        rows = _read_rows(data, "data", **self.reading)
         if lengths is not None and sequences:
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
-        spans = rows.lengths if lengths is None else check_lengths(lengths, "lengths", len(rows.values))
-        self.data = Dataset(rows.values, None, spans, "the script", rows.mask, rows.notes)
-        self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences}
+        self.data = _with_lengths(rows, lengths)
         self.seed = seed
         self.address = address or ray_address() or None
         self.run = run or _script_name()
 
     def update(self) -> None:
         """Do nothing: the data are sent when the model is made."""
+
+
+def _read_rows(given: npt.ArrayLike | str | Path, where: str, **reading: Any) -> Dataset:
+    """Return rows that a script gives, or the file that it names, checked."""
+    if isinstance(given, str | Path):
+        return load("files", observations=given, **reading)
+    rows = check_observations(given, where, **reading)
+    return Dataset(rows.values, None, rows.lengths, "the script", rows.mask, rows.notes)
+
+
+def _with_lengths(rows: Dataset, lengths: npt.ArrayLike | None) -> Dataset:
+    """Return rows with the lengths of their sequences, checked, where these are given."""
+    if lengths is None:
+        return rows
+    return replace(rows, lengths=check_lengths(lengths, "lengths", len(rows.observations)))
 
 
 class HACFeatureExtractor(Observation):
@@ -633,12 +649,8 @@ class Model:
         if odd := [name for name in spans if name not in given]:
             raise DataError(f"lengths of {', '.join(odd)} came, but no rows; rows came of {', '.join(given)}")
         reading = {handle.name: handle.reading for handle in self._observations}  # as the rows that were learnt from
-        read = {name: check_observations(values, name, **reading[name]) for name, values in given.items()}
-        new: dict[str, Dataset] = {}
-        for name, each in read.items():
-            own = spans.get(name)
-            known = each.lengths if own is None else check_lengths(own, "lengths", len(each.values))
-            new[name] = Dataset(each.values, None, known, "the script", each.mask, each.notes)
+        read = {name: _read_rows(values, name, **reading[name]) for name, values in given.items()}
+        new = {name: _with_lengths(each, spans.get(name)) for name, each in read.items()}
         rows = check_sources(new, self.directory.graph)
         if ordered and (sentence := find_missing_lengths(self.directory, rows, "give lengths=")):
             self._monitor.progress.log(sentence)

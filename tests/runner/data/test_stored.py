@@ -192,3 +192,22 @@ def test_the_state_of_a_source_names_its_files(tmp_path):
     state = source_states(model.graph, data)["data"]
     assert list(state) == ["stored"]
     np.testing.assert_array_equal(np.asarray(values_of(state)), X)
+
+
+def test_a_script_learns_from_a_file_what_it_learns_from_its_array(tmp_path, monkeypatch):
+    import runner as srk
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stored, "MEMORY_BYTES", 100)
+    path, classes = put(tmp_path / "x.npy", X), []
+    for number, rows in enumerate([X, "x.npy", path]):
+        observation = srk.Observation(rows, local=True, run=f"r{number}", divide_by=2.0)
+        gmm = srk.GMM(3, itr=5, engine="vb", workers=1)
+        gmm.connect(observation)
+        gmm.update()
+        classes.append(gmm.recognize(rows, ordered=False)["Pdz"])
+    assert isinstance(observation.data.observations, StoredRows)
+    np.testing.assert_array_equal(classes[0], classes[1])
+    np.testing.assert_array_equal(classes[0], classes[2])
+    with pytest.raises(DataError, match="there is no such file"):
+        srk.Observation("none.npy")
