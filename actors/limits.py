@@ -187,6 +187,18 @@ MAX_SOUND_BYTES = 256 << 20
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 
+STRETCH_ROWS = 131_072
+"""Rows whose messages and outputs a worker has in memory at once, and those of a part of a commit; at least a chunk."""
+
+MAX_WHOLE_ROWS = 100_000
+"""Rows up to which sampled outputs have all rows, and modules send messages that their receivers do not read."""
+
+SAMPLED_OUTPUT_ROWS = 1_000
+"""Rows of a sampled output of more rows."""
+
+MAX_PLOTTED_ROWS = 20_000
+"""Points of a plot of rows."""
+
 MAX_FAULTS = 1_000
 """Faults that a test asks for in ``SERKET_FAULTS``."""
 

@@ -98,7 +98,12 @@ class InProcessBackend:
 
     def submit_save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task[Mapping[str, FileRecord]]:
         """Write the objects now."""
-        return _run(lambda: self._hosts[module].save(request, objects))
+
+        def save() -> Mapping[str, FileRecord]:
+            parts = [self._hosts[module].save(own, given) for own, given in request.split(objects)]
+            return {label: record for part in parts for label, record in part.items()}
+
+        return _run(save)
 
     def submit_read(self, module: str, request: LoadRequest) -> Task[ResultRef]:
         """Read the module's part of a commit now."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,12 +29,14 @@ from actors.coordination.backend import ModuleCall, ModuleResult
 from actors.errors import MessageError, ModuleError, NonFiniteError
 from actors.graph.registry import add_code_directories, make_module
 from actors.graph.spec import ModuleSpec, Slot
+from actors.kernels.row_sample import spread_rows
+from actors.limits import MAX_WHOLE_ROWS, SAMPLED_OUTPUT_ROWS
 from actors.messaging.codec import make_message, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.stored_rows import StoredRows, read_array
 from actors.messaging.validation import check_arrays, has_non_finite_values, validate
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage
-from actors.sharing.chunks import ShardedArrays, whole_arrays
+from actors.sharing.chunks import ShardedArrays, row_count_in, whole_arrays
 from actors.storage.filesystem import Storage, storage_at
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
@@ -114,7 +117,8 @@ class ModuleHost:
         started = time.perf_counter()
         with self.computing(DOING[call.mode]):
             answer = getattr(self.module, call.mode)(inbox, context)
-        return self._accept(answer, call, context, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return self._accept(answer if call.mode == "generate" else self._sampled(answer), call, context, seconds)
 
     @contextmanager
     def computing(self, doing: str) -> Iterator[None]:
@@ -143,6 +147,19 @@ class ModuleHost:
             seconds=seconds,
         )
 
+    def _sampled(self, answer: object) -> object:
+        """Return an answer with those rows of sampled outputs that are kept; generated rows are all kept."""
+        names = self.module.sampled_outputs
+        if not names or not isinstance(answer, Outbox) or not isinstance(answer.outputs, Mapping):
+            return answer
+        outputs = dict(answer.outputs)
+        for name in names:
+            array = outputs.get(name)
+            if isinstance(array, np.ndarray) and array.ndim and len(array) > MAX_WHOLE_ROWS:
+                outputs[f"{name}_rows"] = rows = spread_rows(len(array), SAMPLED_OUTPUT_ROWS)
+                outputs[name] = array[rows]
+        return replace(answer, outputs=outputs)
+
     def _kept_state(self, context: Context, where: str) -> State:
         """Return the module's state after an update, with the step's parameters that it depends on."""
         self._step_parameters.keep(self.module, context.overrides)
@@ -160,15 +177,10 @@ class ModuleHost:
             self.module.load_state(self._step_parameters.take_from(state, self.module))
 
     def save(self, request: SaveRequest, objects: Sequence[Any]) -> dict[str, FileRecord]:
-        """Write the module's part of a commit."""
+        """Write the module's part of a commit, or one part of it (:func:`actors.storage.parts.split_request`)."""
         if self._storage is None or self._storage[0] != request.root:
             self._storage = request.root, storage_at(request.root)
-        state, outputs, *messages = objects
-        whole = [
-            whole_arrays(unpack_header(header).kind, arrays)
-            for header, arrays in zip(request.headers, messages, strict=True)
-        ]
-        return save_module_files(request, [state, outputs, *whole], self._storage[1])
+        return save_module_files(request, objects, self._storage[1])
 
     def read(self, request: LoadRequest) -> tuple[Any, ...]:
         """Read the module's part of a commit (:func:`actors.storage.module_files.load_module_files`)."""
@@ -270,7 +282,7 @@ class ModuleHost:
     def _pack_output(self, slot: Slot, outbox: Outbox, call: ModuleCall, where: str) -> Message | None:
         """Return the validated message of a slot, None if the module sends none."""
         outgoing = _message_for(slot, outbox)
-        if outgoing is None:
+        if outgoing is None or (slot.unread and row_count_in(slot.kind, outgoing.arrays) > MAX_WHOLE_ROWS):
             return None
         header = Header(
             kind=slot.kind,

@@ -15,6 +15,7 @@ from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, Modul
 from actors.errors import ModuleError
 from actors.graph.spec import ModuleSpec
 from actors.kernels.sequences import boundaries
+from actors.limits import MAX_WHOLE_ROWS
 from actors.messaging.codec import describe, pack_header, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.stored_rows import StoredRows, read_array
@@ -23,14 +24,15 @@ from actors.module import Outbox
 from actors.sharing.chunks import (
     Chunk,
     Extent,
+    MessageParts,
+    OutputNames,
     ShardedArrays,
+    ShardedOutputs,
     ShardRows,
-    join_arrays,
     join_references,
-    row_count,
+    joined_lengths,
     row_count_of,
     rows_of_kind,
-    whole_arrays,
 )
 from actors.sharing.contract import ShardedModule
 from actors.sharing.driver import (
@@ -41,9 +43,8 @@ from actors.sharing.driver import (
     learn,
     respond,
     sample_inbox,
-    sequence_starts,
 )
-from actors.sharing.shard import Shard, join_outputs, sampled_chunks
+from actors.sharing.shard import Shard, output_names, sampled_chunks
 from actors.types import Array, IntArray, State
 
 
@@ -68,14 +69,18 @@ class ShardHost(ModuleHost):
             If a message is not valid or lacks rows of the worker.
         """
         with bounded_exceptions():
-            extent, messages, starts = extents[rank], list[tuple[Message, int]](), None
+            extent, messages, starts = extents[rank], list[MessageParts](), None
             for packed, port, body in zip(call.headers, call.ports, arrays, strict=True):
                 header = unpack_header(packed).addressed(self.spec.name, port)
-                part, first, opens = _part_for(header, body, extent)
-                messages.append((self._checked_input(replace(header, arrays=describe(part)), part), first))
+                parts, opens = _parts_for(header, body, extent)
+                checked = [
+                    (self._checked_input(replace(header, arrays=describe(part)), part), first) for part, first in parts
+                ]
+                messages.append(MessageParts(checked))
                 starts = opens if starts is None else starts
             context = self._context(call)
-            self._shard = Shard(self.shared_module, ShardRows(messages, extent, starts), context)
+            unsent = {slot.port for slot in self.slots if slot.unread and extent.rows > MAX_WHOLE_ROWS}
+            self._shard = Shard(self.shared_module, ShardRows(messages, extent, starts), context, unsent)
             self._worker, self._opened = Worker(self._shard, extents), call
             self._started = perf_counter()
 
@@ -90,9 +95,14 @@ class ShardHost(ModuleHost):
         return self.module
 
     @property
-    def continued(self) -> bool:
-        """Whether the worker's first row continues a sequence of the worker before."""
-        return self._shard.rows.continued
+    def continued(self) -> list[bool]:
+        """Whether the first row of each of the worker's stretches continues a sequence of the rows before."""
+        return [self._shard.rows.continued(stretch) for stretch in self._shard.extent.stretches()]
+
+    @property
+    def output_names(self) -> OutputNames:
+        """What parts of the module's outputs are joined to."""
+        return output_names(self.shared_module, self._shard.extent.rows)
 
     def run(self, method: str, *values: Any) -> Any:
         """Call a method of this worker, checking what the module returns."""
@@ -138,6 +148,20 @@ class ShardHost(ModuleHost):
         with suppress(AttributeError):  # a call that could not be opened has none
             del self._shard, self._worker
 
+    def call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
+        """Run a call of the module that its workers do not share.
+
+        Generation without rows decodes parameters in the messages; it gets one part of those that came in parts.
+        """
+        if call.mode == "generate" and not call.rows and any(isinstance(each, ShardedArrays) for each in arrays):
+            first = [each.parts[0] if isinstance(each, ShardedArrays) else each for each in arrays]
+            headers = [
+                replace(header, arrays=describe(own)) if isinstance(body, ShardedArrays) else header
+                for header, body, own in zip(map(unpack_header, call.headers), arrays, first, strict=True)
+            ]
+            call, arrays = replace(call, headers=tuple(map(pack_header, headers))), first
+        return super().call(call, arrays)
+
     def _part(self, outbox: Outbox) -> HostResult:
         """Return this worker's messages and outputs, checked; the arrays of outputs are in parts, too."""
         accepted = self._accept(outbox, replace(self._opened, mode="recognize"), self._shard.context, 0.0)
@@ -163,15 +187,17 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
         with limited_threads(spec.threads):  # threads that each set and restore the limits would disturb each other
             learnt: Any = hosts[0].begin(*(host.sample() for host in hosts))
             learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
-            answers, metrics = respond(workers, learnt, sweep)
+            answers, metrics = respond(workers, learnt, sweep, extents)
             parts: list[HostResult] = [workers.get(answer) for answer in answers]
             result = hosts[0].conclude_call(workers.get(learnt), workers.get(metrics))
-        starts, continued = [extent.start for extent in extents], [host.continued for host in hosts]
+        starts = [stretch.start for extent in extents for stretch in extent.stretches()]
+        continued, names = [own for host in hosts for own in host.continued], hosts[0].output_names
     finally:
         workers.close()
         for host in hosts:
             host.close_shard()
-    outputs = join_outputs(hosts[0].shared_module, [part.outputs or {} for part in parts])
+    given = tuple(part.outputs or {} for part in parts)
+    outputs = ShardedOutputs(given, tuple(starts), tuple(continued), names, extents[0].rows)
     messages = {}
     for slot in parts[0].messages:
         of_slot = [part.messages[slot] for part in parts]
@@ -207,12 +233,16 @@ def cut_to_sample(call: ChainCall, objects: Sequence[Any]) -> tuple[ChainCall, l
     first = len(call.block.modules)
     if call.sample is None or not call.messages:
         return call, list(objects)
-    messages = []
-    for (_, _, packed), arrays in zip(call.messages, objects[first:], strict=True):
-        header = unpack_header(packed)
-        messages.append(Message(header, whole_arrays(header.kind, arrays)))
-    whole = Extent(row_count(messages[0]), call.sample.chunk)
-    rows = ShardRows([(message, 0) for message in messages], whole.part(0, 1), sequence_starts(messages))
+    headers = [unpack_header(packed) for _, _, packed in call.messages]
+    whole = Extent(row_count_of(headers[0]), call.sample.chunk).part(0, 1)
+    messages, starts = list[MessageParts](), None
+    for header, arrays in zip(headers, objects[first:], strict=True):
+        parts, opens = _parts_for(header, arrays, whole)
+        messages.append(
+            MessageParts([(Message(replace(header, arrays=describe(part)), part), row) for part, row in parts])
+        )
+        starts = opens if starts is None else starts
+    rows = ShardRows(messages, whole, starts)
     cut = rows.sample(sampled_chunks(whole, call.sample.sample_rows, call.seed))
     sent = [(*sent[:2], pack_header(message.header)) for sent, message in zip(call.messages, cut, strict=True)]
     return replace(call, messages=tuple(sent)), [*objects[:first], *(dict(message.arrays) for message in cut)]
@@ -246,22 +276,26 @@ def rows_of_call(call: ModuleCall) -> int:
     return row_count_of(unpack_header(call.headers[0]))
 
 
-def _part_for(header: Header, arrays: Arrays, extent: Extent) -> tuple[dict[str, Any], int, IntArray | None]:
-    """Return those arrays of a message that have a worker's rows, the first of their rows, and where sequences begin.
+def _parts_for(
+    header: Header, arrays: Arrays, extent: Extent
+) -> tuple[list[tuple[dict[str, Any], int]], IntArray | None]:
+    """Return those parts of a message that have rows of an extent, without lengths, and where sequences begin.
 
-    The beginnings are None if all rows are one sequence. A message in parts gives those parts that overlap the rows.
+    Each part has the number of its first row. The beginnings are None if all rows are one sequence.
     """
     if not isinstance(arrays, ShardedArrays):
         named, inside = rows_of_kind(header.kind), slice(extent.start, extent.stop)
         part = {name: array[inside] if name in named else array for name, array in arrays.items() if name != "lengths"}
         lengths = None if "lengths" not in arrays else read_array(arrays["lengths"])
-        return part, extent.start, first_rows(lengths)
+        return [(part, extent.start)], first_rows(lengths)
     chosen = arrays.overlapping(extent.start, extent.stop)
-    first = chosen.first_rows[0]
-    joined = join_arrays(header.kind, chosen)
-    lengths = joined.pop("lengths", None)
-    if lengths is None:
-        return joined, first, None
-    starts = first + boundaries(int(lengths.sum()), lengths)
+    parts = [
+        ({name: array for name, array in part.items() if name != "lengths"}, first)
+        for part, first in zip(chosen.parts, chosen.first_rows, strict=True)
+    ]
+    if "lengths" not in chosen.parts[0]:
+        return parts, None
+    lengths = joined_lengths([part["lengths"] for part in chosen.parts], chosen.continued)
+    starts = chosen.first_rows[0] + boundaries(int(lengths.sum()), lengths)
     starts = starts[int(chosen.continued[0]) :]  # its first row may continue a sequence
-    return joined, first, starts[:-1] if arrays.opens(extent.stop) is False else starts
+    return parts, starts[:-1] if arrays.opens(extent.stop) is False else starts

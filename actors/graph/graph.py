@@ -69,7 +69,6 @@ class Graph:
         classes = {name: find(spec.type) for name, spec in self.modules.items()}
         self.kinds = custom_kinds(port.kind for cls in classes.values() for port in cls.ports)
         self.routes = self._build_routes(classes)
-        self._slots = {name: self._build_slots(name, cls) for name, cls in classes.items()}
         self.uses_gpu = {name: cls.uses_gpu for name, cls in classes.items()}
         self.below_order = self._modules_below(name for name, cls in classes.items() if cls.uses_order)
         self.proposers = tuple(name for name, cls in classes.items() if cls.propose is not Module.propose)
@@ -78,6 +77,7 @@ class Graph:
             for name, cls in classes.items()
             if not any(p.direction == "in" and p.pass_ == "forward" for p in cls.ports)
         )
+        self._slots = {name: self._build_slots(name, cls) for name, cls in classes.items()}
         schedule = schedule or Schedule(1, ())
         if not schedule.steps:
             schedule = replace(schedule, steps=tuple(Step(name) for name in self.modules if name not in self.sources))
@@ -142,7 +142,9 @@ class Graph:
             receivers = receivers_of.get(port.name, ())
             if port.direction == "in" or not receivers:
                 continue
-            slots.extend(Slot(port.name, port.kind, r) for r in (receivers if port.per_receiver else ("",)))
+            for own in receivers if port.per_receiver else ("",):
+                read_by = (own,) if own else receivers
+                slots.append(Slot(port.name, port.kind, own, unread=all(each in self.sources for each in read_by)))
         return tuple(slots)
 
     def _check_inputs(self, classes: Mapping[str, type[Module[Any]]]) -> None:

@@ -108,11 +108,19 @@ class Route:
 
 @dataclass(frozen=True)
 class Slot:
-    """One message that a module's update returns: for all receivers of a port, or (`receiver`) for one of them."""
+    """One message that a module's update returns: for all receivers of a port, or (`receiver`) for one of them.
+
+    Parameters
+    ----------
+    port, kind, receiver : str
+    unread : bool
+        Whether all receivers are sources, which are updated before all others, and so read no message.
+    """
 
     port: str
     kind: str
     receiver: str = ""
+    unread: bool = False
 
     @property
     def name(self) -> str:

@@ -82,6 +82,7 @@ class PCA(ShardedModule[PCAParameters]):
         Port("reconstructions", "out", "backward", "reconstructions"),
     )
     row_outputs = ("z", "x_hat")
+    sampled_outputs = ("x_hat",)
 
     def __init__(self, parameters: PCAParameters) -> None:
         super().__init__(parameters)

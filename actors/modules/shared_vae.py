@@ -46,6 +46,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
     """
 
     row_outputs = ("z", "x_hat")
+    sampled_outputs = ("x_hat",)
 
     def __init__(self, parameters: VAEParameters) -> None:
         super().__init__(parameters)

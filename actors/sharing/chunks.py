@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from actors.errors import MessageError
+from actors.limits import STRETCH_ROWS
 from actors.messaging.codec import describe
 from actors.messaging.kinds import KINDS
 from actors.messaging.message import ArrayHeader, Header, Message
 from actors.messaging.stored_rows import StoredRows
 from actors.module import Inbox
-from actors.types import Array, IntArray
+from actors.types import Array, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ class Extent:
     def stop(self) -> int:
         """The row after the worker's last one."""
         return min(self.last * self.size, self.rows)
+
+    def stretches(self) -> list[Extent]:
+        """Return the worker's chunks in stretches, which are answered one after the other.
+
+        A stretch has at most :data:`actors.limits.STRETCH_ROWS` rows, or one chunk. It begins at a fixed chunk number,
+        or where the worker's chunks begin.
+        """
+        length = 1 << max(0, (STRETCH_ROWS // self.size).bit_length() - 1)
+        inner = range((self.first // length + 1) * length, self.last, length)
+        return [replace(self, first=a, last=b) for a, b in pairwise((self.first, *inner, self.last))]
 
     def rows_of(self, chunk: int) -> slice:
         """Return the rows of a chunk, among all rows."""
@@ -105,13 +116,45 @@ class Chunk:
         return next((message.lengths for message in self.inbox if message.lengths is not None), None)
 
 
+class MessageParts:
+    """A message to a worker in parts, as it came; its rows are joined chunk by chunk alone.
+
+    Parameters
+    ----------
+    parts : sequence of (Message, int)
+        In the order of the rows, without gaps, each with the number of its first row among all rows.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Message, int]]) -> None:
+        self._parts = list(parts)
+        self._firsts = [first for _, first in self._parts]
+        self.header = self._parts[0][0].header
+        self.start = self._firsts[0]
+        self.stop = self._firsts[-1] + row_count(self._parts[-1][0])
+
+    def cut(self, rows: slice, lengths: Array | None) -> Message:
+        """Return the message with the given rows only, and the lengths of their sequences."""
+        at = int(np.searchsorted(self._firsts, rows.start, "right")) - 1
+        last = max(at + 1, int(np.searchsorted(self._firsts, rows.stop)))
+        chosen = self._parts[at:last]
+        if len(chosen) == 1:
+            return _cut(*chosen[0], rows, lengths)
+        ends = [*self._firsts[at + 1 : last], rows.stop]
+        within = [
+            _cut(message, first, slice(max(first, rows.start), end), None)
+            for (message, first), end in zip(chosen, ends, strict=True)
+        ]
+        return join_messages(within, lengths)
+
+
 class ShardRows:
     """The rows that one worker holds of the messages to its module, chunk by chunk.
 
     Parameters
     ----------
-    messages : sequence of (Message, int)
-        The messages, each with the number of its first row among all rows. Each has at least the worker's rows.
+    messages : sequence of (Message, int) or MessageParts
+        The messages, each with the number of its first row among all rows, or in parts. Each has at least the worker's
+        rows.
     extent : Extent
     sequence_starts : ndarray of int64, shape (S,), optional
         The rows, among all, at which sequences begin; None if all rows are one sequence.
@@ -123,28 +166,28 @@ class ShardRows:
     """
 
     def __init__(
-        self, messages: Sequence[tuple[Message, int]], extent: Extent, sequence_starts: IntArray | None = None
+        self,
+        messages: Sequence[tuple[Message, int] | MessageParts],
+        extent: Extent,
+        sequence_starts: IntArray | None = None,
     ) -> None:
         self.extent = extent
-        self._messages = list(messages)
+        self._messages = [each if isinstance(each, MessageParts) else MessageParts([each]) for each in messages]
         self._starts = sequence_starts
-        for message, first in self._messages:
-            count = row_count(message)
-            if first > extent.start or first + count < extent.stop:
+        for message in self._messages:
+            if message.start > extent.start or message.stop < extent.stop:
                 raise MessageError(
-                    f"{message.header.route}: rows {first} to {first + count} came, {extent.start} to {extent.stop} "
-                    "are needed"
+                    f"{message.header.route}: rows {message.start} to {message.stop} came, {extent.start} to "
+                    f"{extent.stop} are needed"
                 )
 
-    @property
-    def continued(self) -> bool:
-        """Whether the worker's first row continues a sequence of the worker before."""
-        return not self._opens(self.extent.start)
+    def continued(self, stretch: Extent) -> bool:
+        """Return whether the first row of a stretch of the worker continues a sequence of the rows before."""
+        return not self._opens(stretch.start)
 
-    @cached_property
-    def lengths(self) -> Array | None:
-        """Lengths of the pieces of sequences among the worker's rows; None if all rows are one sequence."""
-        return self._pieces(slice(self.extent.start, self.extent.stop))
+    def lengths(self, stretch: Extent) -> Array | None:
+        """Return the lengths of the pieces of sequences in a stretch; None if all rows are one sequence."""
+        return self._pieces(slice(stretch.start, stretch.stop))
 
     def chunk(self, index: int, entering: Mapping[str, Any] | None = None, memo: dict[str, Any] | None = None) -> Chunk:
         """Return a chunk of the worker."""
@@ -164,7 +207,7 @@ class ShardRows:
         """Return the messages with the rows of a chunk."""
         rows = self.extent.rows_of(index)
         lengths = self._pieces(rows)
-        return [_cut(message, first, rows, lengths) for message, first in self._messages]
+        return [message.cut(rows, lengths) for message in self._messages]
 
     def sample(self, chunks: Sequence[int]) -> list[Message]:
         """Return the messages with the rows of several chunks, in ascending order."""
@@ -206,6 +249,12 @@ def row_count(message: Message) -> int:
     return next(len(array) for name, array in message.arrays.items() if name in named)
 
 
+def row_count_in(kind: str, arrays: Mapping[str, Any]) -> int:
+    """Return the number of rows of the arrays of a message of this kind, which may not be valid yet; 0 if unknown."""
+    named = rows_of_kind(kind)
+    return max((len(each) for name, each in arrays.items() if name in named and np.ndim(each)), default=0)
+
+
 def join_messages(parts: Sequence[Message], lengths: Array | None) -> Message:
     """Return the message whose rows are those of `parts`, in their order.
 
@@ -242,7 +291,7 @@ def _with(message: Message, arrays: dict[str, Array | StoredRows], lengths: Arra
 
 @dataclass(frozen=True)
 class ShardedArrays:
-    """The arrays of a message in parts: what each worker of its sender has computed from its rows.
+    """The arrays of a message in parts, each of which a worker of its sender has computed from some of its rows.
 
     Stands for the arrays of one message wherever references to them are passed on. Its parts are references too, or the
     arrays themselves.
@@ -279,10 +328,7 @@ def flatten(objects: Sequence[Any]) -> tuple[tuple[ShardedArrays | None, ...], l
     Ray resolves references only where they are arguments themselves.
     """
     layout = tuple(
-        ShardedArrays((None,) * len(each.parts), each.first_rows, each.continued)
-        if isinstance(each, ShardedArrays)
-        else None
-        for each in objects
+        replace(each, parts=(None,) * len(each.parts)) if isinstance(each, ShardedArrays) else None for each in objects
     )
     flat = [part for each in objects for part in (each.parts if isinstance(each, ShardedArrays) else (each,))]
     return layout, flat
@@ -340,6 +386,74 @@ def join_arrays(kind: str, sharded: ShardedArrays) -> dict[str, Array]:
         else array
         for name, array in first.items()
     }
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """What parts of the outputs of a module are joined to; other outputs are the same in every part.
+
+    Parameters
+    ----------
+    rows : tuple of str
+        Outputs with a row for each row of the part.
+    sequences : tuple of str
+        Outputs with a row for each piece of a sequence in each chunk (:func:`add_pieces`).
+    samples : tuple of str
+        Outputs with those rows of the part that are in the sample of kept rows, and the numbers of these rows.
+    """
+
+    rows: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+
+    def join(self, name: str, parts: Sequence[Any]) -> Any:
+        """Return an output of all rows, from those of the parts."""
+        if name in self.sequences:
+            return add_pieces(parts)
+        if len(parts) == 1 or name not in (*self.rows, *self.samples):
+            return parts[0]
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedOutputs(ShardedArrays, Mapping[str, Any]):
+    """The outputs of a module in parts.
+
+    Where the parts are here, and not references, it is a mapping too; an output is joined when it is asked for.
+
+    Parameters
+    ----------
+    names : OutputNames
+    total : int
+        Number of all rows.
+    """
+
+    names: OutputNames = field(default_factory=OutputNames)
+    total: int = 0
+
+    def __getitem__(self, name: str) -> Any:
+        return self.names.join(name, [part[name] for part in self.parts])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts[0])
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def by_part(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield the number of each part's first row, and its outputs."""
+        yield from zip(self.first_rows, self.parts, strict=True)
+
+
+def add_pieces(parts: Sequence[FloatArray]) -> FloatArray:
+    """Return the sums (S,) over sequences, from those over their pieces in all chunks.
+
+    `parts` have a row for each piece, in the order of the rows: its sum, and whether it begins a sequence. They are
+    added here and not in the workers, whose number would change the bits.
+    """
+    pieces = np.concatenate(parts)
+    sums: FloatArray = np.add.reduceat(pieces[:, 0], np.flatnonzero(pieces[:, 1]))
+    return sums
 
 
 def join_headers(headers: Sequence[Header], continued: Sequence[bool]) -> Header:

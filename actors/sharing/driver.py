@@ -73,13 +73,24 @@ def accumulate_once(workers: Workers, learnt: Any, sweep: int, plan: Plan | None
     return [workers.call(w, "accumulate", learnt, sweep, plan.scans, *brought[w]) for w in range(workers.count)]
 
 
-def respond(workers: Workers, learnt: Any, sweep: int = 0) -> tuple[list[Any], Any]:
-    """Let a group compute its messages and outputs; return the answer of each worker, and the metrics."""
+def respond(
+    workers: Workers, learnt: Any, sweep: int = 0, extents: Sequence[Extent] | None = None
+) -> tuple[list[Any], Any]:
+    """Let a group compute its messages and outputs; return the answers in the order of the rows, and the metrics.
+
+    With the `extents` of the workers, there is an answer for each of their stretches, so that a worker has the messages
+    and outputs of one stretch in memory at a time; by default one for each worker.
+    """
     scans = workers.get(workers.call(0, "scans", learnt, sweep))
-    brought = _scan(workers, scans, learnt, sweep)
-    answers = [workers.call(w, "respond", learnt, sweep, scans, *brought[w], returns=2) for w in range(workers.count)]
-    metrics = workers.call(0, "conclude", learnt, *(sums for _, sums in answers))
-    return [answer for answer, _ in answers], metrics
+    brought, answers, sums = _scan(workers, scans, learnt, sweep), [], []
+    for w in range(workers.count):
+        entering = (scans, *brought[w])
+        for stretch in [None] if extents is None else extents[w].stretches():
+            answer, own = workers.call(w, "respond", learnt, sweep, stretch, *entering, returns=2)
+            answers.append(answer)
+            sums.append(own)
+            entering = ((),)  # they stay
+    return answers, workers.call(0, "conclude", learnt, *sums)
 
 
 def _scan(workers: Workers, scans: Sequence[str], learnt: Any, sweep: int) -> list[tuple[Any, ...]]:
@@ -132,9 +143,11 @@ class Worker:
         """As :meth:`actors.sharing.shard.Shard.accumulate`."""
         return self._shard.accumulate(learnt, sweep, dict(zip(scans, brought, strict=True)))
 
-    def respond(self, learnt: State, sweep: int, scans: Sequence[str], *brought: Any) -> tuple[ShardAnswer, Any]:
-        """Return the worker's messages and outputs, and the sums of its metrics."""
-        answer = self._shard.respond(learnt, sweep, dict(zip(scans, brought, strict=True)))
+    def respond(
+        self, learnt: State, sweep: int, stretch: Extent | None, scans: Sequence[str], *brought: Any
+    ) -> tuple[ShardAnswer, Any]:
+        """Return the messages and outputs of a stretch of the worker's rows, and the sums of its metrics."""
+        answer = self._shard.respond(learnt, sweep, dict(zip(scans, brought, strict=True)), stretch)
         return answer, answer.metrics
 
     def spread(self, scan: str, *parts: Any) -> list[Any]:
@@ -156,11 +169,11 @@ class Worker:
 
 
 class LocalWorkers:
-    """Workers in this process: one thread each, or none for a single worker."""
+    """Workers in this process: one thread each, or none for a single worker. A worker runs one call after the other."""
 
     def __init__(self, workers: Sequence[Callable[..., Any]], *, threads: bool = True) -> None:
         self._workers = workers  # each like Worker.run
-        self._pool = ThreadPoolExecutor(len(workers)) if threads and len(workers) > 1 else None
+        self._pools = [ThreadPoolExecutor(1) for _ in workers] if threads and len(workers) > 1 else []
 
     @property
     def count(self) -> int:
@@ -170,10 +183,10 @@ class LocalWorkers:
     def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
         """Call a method, in a thread where there are several; calls wait for the values that they are given."""
         run, given = self._workers[worker], [self.get(value) for value in values]
-        if self._pool is None:
+        if not self._pools:
             answer = run(method, *given)
             return answer if returns is None else list(answer)
-        made = self._pool.submit(_run_in_thread, run, method, *given)
+        made = self._pools[worker].submit(_run_in_thread, run, method, *given)
         return made if returns is None else [_Item(made, n) for n in range(returns)]
 
     def get(self, value: Any) -> Any:
@@ -184,8 +197,8 @@ class LocalWorkers:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        for pool in self._pools:
+            pool.shutdown()
 
 
 def _run_in_thread(run: Callable[..., Any], method: str, *given: Any) -> Any:

@@ -6,7 +6,7 @@ worker's chunks (:mod:`actors.kernels.chunk_tree`), at most 2 log₂ of the numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
@@ -15,8 +15,10 @@ import numpy as np
 
 from actors.errors import ModuleError
 from actors.kernels.chunk_tree import Node, combine_below, covering_nodes, descend_from, root_of
+from actors.kernels.row_sample import spread_rows
+from actors.limits import MAX_WHOLE_ROWS, SAMPLED_OUTPUT_ROWS
 from actors.module import Context, OutgoingMessage
-from actors.sharing.chunks import Chunk, Extent, ShardRows, rows_of_kind
+from actors.sharing.chunks import Chunk, Extent, OutputNames, ShardRows, rows_of_kind
 from actors.types import Array, FloatArray, State
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ Entering: TypeAlias = Mapping[str, Parts[Any]]
 
 
 class ShardAnswer(NamedTuple):
-    """One worker's messages and outputs for its rows, and the sums over its chunks of the metrics."""
+    """Messages and outputs for a stretch of rows, and the sums over its chunks of the metrics."""
 
     messages: tuple[OutgoingMessage, ...]
     outputs: Mapping[str, Array]
@@ -55,12 +57,17 @@ class Shard:
     rows : ShardRows
     context : Context
         Of the update.
+    unsent : collection of str
+        Ports from which nothing is to be sent.
     """
 
-    def __init__(self, module: ShardedModule[Any], rows: ShardRows, context: Context) -> None:
+    def __init__(
+        self, module: ShardedModule[Any], rows: ShardRows, context: Context, unsent: Collection[str] = ()
+    ) -> None:
         self.module = module
         self.rows = rows
         self.context = context
+        self._unsent = frozenset(unsent)
         self._summaries: dict[str, dict[Node, Mapping[str, Any]]] = {}
         self._entered: dict[str, dict[int, Any]] = {}
         self._memos: dict[int, dict[str, Any]] = {}
@@ -95,17 +102,22 @@ class Shard:
         selected = [self.module.selects(index, self.extent, learnt, context) for index in own]
         return self._combined(one, merging(self.module), sweep, selected=selected)
 
-    def respond(self, learnt: State, sweep: int, entering: Entering) -> ShardAnswer:
-        """Return messages and outputs of all chunks, joined."""
+    def respond(self, learnt: State, sweep: int, entering: Entering, stretch: Extent | None = None) -> ShardAnswer:
+        """Return messages and outputs of the chunks of a stretch, by default all of the worker's, joined.
+
+        What scans bring stays for the stretches after the one that it is given with.
+        """
         self._enter(entering)
-        collected = _Collected(self.rows, self.module.row_outputs, self.module.sequence_outputs)
+        extent = self.extent if stretch is None else stretch
+        collected = _Collected(self.rows, extent, self.module)
 
         def one(chunk: Chunk, context: Context) -> Mapping[str, float]:
             outbox = self.module.respond(chunk, learnt, context)
-            collected.add(chunk, outbox.messages, outbox.outputs, kind_of=self._kind_of)
+            sent = [message for message in outbox.messages if message.port not in self._unsent]
+            collected.add(chunk, sent, outbox.outputs, kind_of=self._kind_of)
             return outbox.metrics
 
-        metrics = self._combined(one, _add_numbers, sweep)
+        metrics = self._combined(one, _add_numbers, sweep, extent=extent)
         return ShardAnswer(collected.messages(), collected.outputs(), metrics)
 
     def sample(self, chunks: Sequence[int]) -> list[Chunk]:
@@ -120,12 +132,14 @@ class Shard:
         *,
         keep: dict[Node, T] | None = None,
         selected: Sequence[bool] | None = None,
+        extent: Extent | None = None,
     ) -> dict[Node, T]:
-        """Return the values of this worker's nodes, from the value of `one` for each of its chunks.
+        """Return the values of the nodes of `extent`, by default this worker's, from the value of `one` for each chunk.
 
         `selected` says which of its chunks take part; the value of nodes without any of these is NOTHING.
         """
-        chunks, first = self.extent.chunks, self.extent.first
+        extent = extent or self.extent
+        chunks, first = extent.chunks, extent.first
         before = None if selected is None else list(accumulate(selected, initial=0))
 
         def value_of(node: Node) -> T | None:
@@ -139,7 +153,7 @@ class Shard:
             entering = {scan: entered[node[1]] for scan, entered in self._entered.items()}
             return one(self.rows.chunk(node[1], entering, self._memos.setdefault(node[1], {})), context)
 
-        nodes = covering_nodes(self.extent.first, self.extent.last, chunks)
+        nodes = covering_nodes(extent.first, extent.last, chunks)
         return {node: combine_below(node, chunks, value_of, combine, keep) for node in nodes}
 
     def _enter(self, entering: Entering) -> None:
@@ -167,14 +181,21 @@ class Shard:
 
 
 class _Collected:
-    """Messages and outputs of a worker's chunks: rows one after the other, other arrays once."""
+    """Messages and outputs of a stretch of chunks: rows one after the other, other arrays once."""
 
-    def __init__(self, rows: ShardRows, row_outputs: Sequence[str], sequence_outputs: Sequence[str]) -> None:
+    def __init__(self, rows: ShardRows, extent: Extent, module: ShardedModule[Any]) -> None:
         self._rows = rows
-        self._row_outputs = frozenset(row_outputs)
+        self._extent = extent
+        self._row_outputs = frozenset(module.row_outputs)
         self._arrays: dict[tuple[str, str], dict[str, Array]] = {}
         self._outputs: dict[str, Array] = {}
-        self._pieces: dict[str, list[Array]] = {name: [] for name in sequence_outputs}
+        self._pieces: dict[str, list[Array]] = {name: [] for name in module.sequence_outputs}
+        self._sampled: dict[str, list[Array]] = {}
+        self._sample: Array = np.zeros(0, np.int64)
+        if module.sampled_outputs and extent.rows > MAX_WHOLE_ROWS:
+            self._sampled = {name: [] for name in module.sampled_outputs}
+            chosen = spread_rows(extent.rows, SAMPLED_OUTPUT_ROWS)
+            self._sample = chosen[slice(*np.searchsorted(chosen, (extent.start, extent.stop)))]
 
     def add(
         self,
@@ -189,11 +210,14 @@ class _Collected:
             self._store(into, chunk, message.arrays, rows_of_kind(kind_of(message.port)))
         for name in self._pieces.keys() & outputs.keys():
             self._pieces[name].append(_with_beginnings(np.asarray(outputs[name], np.float64), chunk.continued))
-        rest = {name: output for name, output in outputs.items() if name not in self._pieces}
+        for name in self._sampled.keys() & outputs.keys():
+            inside = slice(*np.searchsorted(self._sample, (chunk.rows.start, chunk.rows.stop)))
+            self._sampled[name].append(np.asarray(outputs[name])[self._sample[inside] - chunk.rows.start])
+        rest = {name: each for name, each in outputs.items() if name not in self._pieces and name not in self._sampled}
         self._store(self._outputs, chunk, rest, self._row_outputs)
 
     def _store(self, into: dict[str, Array], chunk: Chunk, arrays: Mapping[str, Any], named: Any) -> None:
-        start = self._rows.extent.start
+        start = self._extent.start
         for name, given in arrays.items():
             array = np.asarray(given)
             if name in named:
@@ -202,23 +226,25 @@ class _Collected:
                         f"{name} of chunk {chunk.index} has the shape {array.shape}, expected {len(chunk)} rows"
                     )
                 if name not in into:
-                    into[name] = np.empty((self._rows.extent.stop - start, *array.shape[1:]), array.dtype)
+                    into[name] = np.empty((self._extent.stop - start, *array.shape[1:]), array.dtype)
                 into[name][chunk.rows.start - start : chunk.rows.stop - start] = array
             elif name not in into:
                 into[name] = array
             elif name != "lengths" and not np.array_equal(into[name], array, equal_nan=array.dtype.kind == "f"):
                 raise ModuleError(
-                    f"{name} differs between chunks {self._rows.extent.first} and {chunk.index}; list an output whose "
+                    f"{name} differs between chunks {self._extent.first} and {chunk.index}; list an output whose "
                     "first dimension is the rows in row_outputs"
                 )
 
     def outputs(self) -> dict[str, Array]:
         """Return the outputs; those of sequences have a row for each piece in each chunk (:func:`add_pieces`)."""
-        return {**self._outputs, **{name: np.concatenate(each) for name, each in self._pieces.items() if each}}
+        joined = {**self._pieces, **self._sampled}
+        numbers = {f"{name}_rows": self._sample for name, each in self._sampled.items() if each}
+        return {**self._outputs, **{name: np.concatenate(each) for name, each in joined.items() if each}, **numbers}
 
     def messages(self) -> tuple[OutgoingMessage, ...]:
-        """Return the messages, with the lengths of the pieces of sequences among the worker's rows."""
-        lengths = self._rows.lengths
+        """Return the messages, with the lengths of the pieces of sequences among their rows."""
+        lengths = self._rows.lengths(self._extent)
         if lengths is not None:
             for arrays in self._arrays.values():
                 if "lengths" in arrays:
@@ -306,26 +332,25 @@ def _with_beginnings(pieces: FloatArray, continued: bool) -> FloatArray:
     return rows
 
 
+def output_names(module: ShardedModule[Any], rows: int) -> OutputNames:
+    """Return what parts of a module's outputs are joined to, where there are `rows` in all."""
+    if rows <= MAX_WHOLE_ROWS:
+        return OutputNames(tuple(module.row_outputs), tuple(module.sequence_outputs))
+    kept = tuple(name for name in module.row_outputs if name not in module.sampled_outputs)
+    return OutputNames(kept, tuple(module.sequence_outputs), with_row_numbers(module.sampled_outputs))
+
+
+def with_row_numbers(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of sampled outputs, and those of the outputs with the numbers of their rows."""
+    return (*names, *(f"{name}_rows" for name in names))
+
+
 def join_outputs(module: ShardedModule[Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the outputs of a module for all rows, from those of its workers."""
-
-    def joined(name: str) -> Any:
-        if name in module.row_outputs:
-            return np.concatenate([part[name] for part in parts])
-        return add_pieces([part[name] for part in parts]) if name in module.sequence_outputs else parts[0][name]
-
-    return {name: joined(name) for name in parts[0]}
-
-
-def add_pieces(parts: Sequence[FloatArray]) -> FloatArray:
-    """Return the sums (S,) over sequences, from those over their pieces in all chunks.
-
-    `parts` have a row for each piece, in the order of the rows: its sum, and whether it begins a sequence. They are
-    added here and not in the workers, whose number would change the bits.
-    """
-    pieces = np.concatenate(parts)
-    sums: FloatArray = np.add.reduceat(pieces[:, 0], np.flatnonzero(pieces[:, 1]))
-    return sums
+    names = OutputNames(
+        tuple(module.row_outputs), tuple(module.sequence_outputs), with_row_numbers(module.sampled_outputs)
+    )
+    return {name: names.join(name, [part[name] for part in parts]) for name in parts[0]}
 
 
 def _add_numbers(left: Mapping[str, float], right: Mapping[str, float]) -> Mapping[str, float]:

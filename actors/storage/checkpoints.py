@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ from actors.errors import CheckpointError, MessageError
 from actors.limits import MAX_MANIFEST_BYTES, READ_BLOCK_BYTES
 from actors.messaging.codec import decode
 from actors.messaging.message import Message
+from actors.sharing.chunks import join_arrays, join_headers
 from actors.storage.filesystem import storage_at
 from actors.storage.manifest import (
     COMMIT_NAME,
@@ -31,6 +32,7 @@ from actors.storage.manifest import (
     pack_manifest,
     unpack_manifest,
 )
+from actors.storage.parts import CommittedOutputs, PartIndex, split_record
 from actors.storage.state_codec import unpack_state
 from actors.storage.status_files import StatusFiles
 from actors.types import Array, State
@@ -204,9 +206,25 @@ class Checkpoints:
         """Return the state of `module` in a commit."""
         return self.load(manifest.modules[module], "state")
 
-    def outputs(self, manifest: Manifest, module: str) -> dict[str, Array]:
-        """Return the outputs of `module` in a commit."""
-        return self.load(manifest.modules[module], "outputs")
+    def outputs(self, manifest: Manifest, module: str) -> Mapping[str, Array]:
+        """Return the outputs of `module` in a commit; of those in parts, each is read when it is asked for."""
+        record = manifest.modules[module]
+        files = record.parts_of("outputs")
+        if not files:
+            return self.load(record, "outputs")
+
+        def read(file: FileRecord) -> State:
+            return unpack_state(self.read(file), self._storage.location(file.path))
+
+        return CommittedOutputs(read, files, self.index(record))
+
+    def index(self, record: ModuleRecord) -> PartIndex:
+        """Return where the parts of a module's outputs and messages begin."""
+        file = self._file(record, "parts")
+        try:
+            return PartIndex.unpack(self.load(record, "parts"))
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._storage.location(file.path)}: {error}") from error
 
     def messages(self, manifest: Manifest, module: str) -> dict[str, Message]:
         """Return the messages that `module` had sent before a commit, by slot."""
@@ -224,6 +242,12 @@ class Checkpoints:
 
     def message(self, record: ModuleRecord, slot: str) -> Message:
         """Return the message that a module had sent from `slot`."""
+        files = record.parts_of(f"message:{slot}")
+        if files:
+            parts = [self.message(each, slot) for each in split_record(record)[1:] if slot in each.slots]
+            joined = self.index(record).sharded(f"message:{slot}", [part.arrays for part in parts])
+            header = join_headers([part.header for part in parts], joined.continued)
+            return Message(header, join_arrays(header.kind, joined))
         file = self._file(record, f"message:{slot}")
         try:
             return decode(self.read(file))

@@ -48,7 +48,8 @@ class ModuleRecord:
     round : int
         The round of the module's last update.
     files : mapping of str to FileRecord
-        By label: ``state``, ``outputs``, ``message:<slot>``.
+        By label: ``state``, ``outputs``, ``message:<slot>``; of outputs and messages in parts ``outputs#<part>``,
+        ``message:<slot>#<part>``, and ``parts`` (:mod:`actors.storage.parts`).
     metrics : mapping of str to float
     """
 
@@ -59,7 +60,20 @@ class ModuleRecord:
     @property
     def slots(self) -> tuple[str, ...]:
         """The slots of the messages that the module had sent."""
-        return tuple(label.removeprefix("message:") for label in self.files if label.startswith("message:"))
+        slots = (split_label(label)[0].removeprefix("message:") for label in self.files if label.startswith("message:"))
+        return tuple(dict.fromkeys(slots))
+
+    def parts_of(self, label: str) -> list[FileRecord]:
+        """Return the files of the parts of the outputs, or of a message; none if they are one file."""
+        found = {n: file for name, file in self.files.items() for base, n in [split_label(name)] if base == label}
+        numbers = sorted(number for number in found if number is not None)
+        return [found[number] for number in numbers] if None not in found else []
+
+
+def split_label(label: str) -> tuple[str, int | None]:
+    """Return the label of a file without the number of its part, and that number, if it has one."""
+    match = re.fullmatch(r"(.+)#(\d{1,6})", label, re.ASCII | re.DOTALL)
+    return (label, None) if match is None else (match[1], int(match[2]))
 
 
 @dataclass(frozen=True)
@@ -206,9 +220,11 @@ def _unpack_record(given: Any, module: str) -> ModuleRecord:
 
 
 def _unpack_file(given: Any, label: str, where: str) -> FileRecord:
-    kind, separator, slot = label.partition(":")
-    if not (label in ("state", "outputs") or (kind == "message" and separator and is_safe_name(slot))):
-        raise ValueError(f"{where}: expected a file called state, outputs or message:<slot>")
+    base, part = split_label(label)
+    kind, separator, slot = base.partition(":")
+    known = ("state", "outputs", "parts") if part is None else ("outputs",)
+    if not (base in known or (kind == "message" and separator and is_safe_name(slot))):
+        raise ValueError(f"{where}: expected a file called state, outputs, parts or message:<slot>")
     file = FileRecord(**check_mapping(given, where, MAX_MANIFEST_ENTRIES))
     check_integer(file.size, f"{where}.size", high=MAX_COMMIT_FILE_BYTES)
     directory, _, name = check_text(file.path, f"{where}.path").partition("/")

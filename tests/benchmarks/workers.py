@@ -2,7 +2,9 @@
 
 ``python -m tests.benchmarks.workers hash`` prints the SHA-256 of all states of each model for 1, 2, 3, 5 and 8 workers,
 in this process and on Ray, with a worker killed, and resumed with fewer workers. ``speed`` prints the time of an update
-of GMM and MM with 1 and 2 workers on Ray, and without workers. Rows are made from a seed.
+of GMM and MM with 1 and 2 workers on Ray, and without workers. ``memory`` runs GMM (vb) and MM with 2 workers each, and
+a driver that writes the run directory, and prints the largest private memory of each process. Rows are made from a
+seed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import hashlib
 import itertools
 import statistics
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,10 +170,101 @@ def print_speed(rows: int, chunk: int, repeats: int) -> None:
         print(f"{over} / {under}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
+class PrivateMemory:
+    """Samples the private memory of this process and of all that descend from it, twice a second, in a thread.
+
+    What counts is what no other process shares and no file or shared memory backs: anonymous pages. `uss` is the USS,
+    in which pages of the object store count that a single process has mapped.
+    """
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        self.peaks: dict[int, tuple[float, float]] = {}
+        self.names: dict[int, str] = {}
+        self.total = (0.0, 0.0)
+        self._seconds, self._stop = seconds, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        import psutil
+
+        own = psutil.Process()
+        while not self._stop.wait(self._seconds):
+            sums = [0.0, 0.0]
+            for process in (own, *own.children(recursive=True)):
+                try:
+                    title = (process.cmdline() or ["?"])[0].rpartition("/")[2]
+                    found = _anonymous_bytes(process.pid), float(process.memory_full_info().uss)
+                except (psutil.Error, OSError):
+                    continue
+                if ":" in title or process.pid not in self.names:  # as ray::gmm#1:ModuleActor.__init__, with its name
+                    keeps = self.names.get(process.pid, "").startswith("ray::") and ".__init__" not in title
+                    self.names[process.pid] = self.names[process.pid] if keeps else title.removesuffix(".__init__")
+                before = self.peaks.get(process.pid, (0.0, 0.0))
+                self.peaks[process.pid] = max(before[0], found[0]), max(before[1], found[1])
+                sums = [sums[0] + found[0], sums[1] + found[1]]
+            self.total = max(self.total[0], sums[0]), max(self.total[1], sums[1])
+
+
+def _anonymous_bytes(pid: int) -> float:
+    """Return the bytes of anonymous pages that are a process's own."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss_Anon:"):
+            return 1024.0 * int(line.split()[1])
+    return 0.0
+
+
+def print_memory(rows: int, chunk: int) -> None:
+    """Run GMM (vb) and MM for two rounds from .npy rows, with a run directory; print the peaks of private memory."""
+    from runner.cli.app import app
+
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        data, labels = Path(folder) / "rows.npy", Path(folder) / "labels.npy"
+        write_rows(data, labels, rows)
+        sharing = f"workers: 2, chunk: {chunk}"
+        (Path(folder) / "model.yaml").write_text(
+            f"name: memory\nseed: 0\ndata: {{source: files, observations: {data}, categories: {labels}}}\nmodules:\n"
+            f"  gmm: {{type: gmm, classes: 10, engine: vb, iterations: 5, calibrate: true, start: kmeans, {sharing}}}\n"
+            f"  mm: {{type: markov, {sharing}}}\n"
+            "connections: [data -> gmm, gmm -> mm]\n"
+            "schedule: {rounds: 2, steps: [{steps: [gmm, mm], repeat: 2}]}\n"
+        )
+        started = time.monotonic()
+        with PrivateMemory() as memory:
+            app(["run", f"{folder}/model.yaml", "--runs", f"{folder}/runs"], standalone_mode=False)
+        seconds = time.monotonic() - started
+    print(f"{rows} rows, {seconds:.0f} s; peaks in GB: private (anonymous) memory, USS")
+    for pid, peak in sorted(memory.peaks.items(), key=lambda each: -each[1][0]):
+        if peak[0] > 60e6:
+            print(f"| {memory.names[pid]} | {peak[0] / 1e9:.2f} | {peak[1] / 1e9:.2f} |")
+    print(f"| all processes at one time | {memory.total[0] / 1e9:.2f} | {memory.total[1] / 1e9:.2f} |")
+
+
+def write_rows(data: Path, labels: Path, rows: int) -> None:
+    """Write the rows of :func:`made_rows` and their labels as .npy, a million rows at a time."""
+    step, centres = 1_000_000, 3.0 * np.random.default_rng(0).normal(size=(10, 18))
+    values = np.lib.format.open_memmap(data, mode="w+", dtype=np.float32, shape=(rows, 18))
+    truth = np.lib.format.open_memmap(labels, mode="w+", dtype=np.int64, shape=(rows,))
+    for first in range(0, rows, step):
+        generator, number = np.random.default_rng([1, first]), np.arange(first, min(first + step, rows))
+        drawn = generator.integers(0, 10, len(number))
+        truth[number] = np.where(generator.random(len(number)) < 0.1, drawn, number % 10)
+        values[number] = centres[truth[number]] + generator.normal(size=(len(number), 18))
+    values.flush()
+    truth.flush()
+
+
 def main() -> None:
     """Parse the arguments and run a part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=["hash", "speed"])
+    parser.add_argument("part", choices=["hash", "speed", "memory"])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--chunk", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -179,6 +274,9 @@ def main() -> None:
     for name in list(MODELS):
         if given.models and not any(name.startswith(each) for each in given.models):
             del MODELS[name]
+    if given.part == "memory":
+        print_memory(given.rows, given.chunk)
+        return
     if given.no_ray:
         raise SystemExit(not print_hashes(given.rows, given.chunk, ray=False))
     import os

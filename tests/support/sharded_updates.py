@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from actors.backends.shard_host import join_outputs
 from actors.module import Context, Inbox
 from actors.sharing.chunks import Extent, ShardedArrays, join_arrays
 from actors.sharing.driver import learn, open_group, respond, start_on_sample
+from actors.sharing.shard import join_outputs
 
 
 def cut_at(cuts, rows, size):

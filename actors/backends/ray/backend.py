@@ -76,6 +76,7 @@ from actors.messaging.message import SCHEMA
 from actors.sharing.chunks import flatten
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
+from actors.storage.parts import assemble
 
 _TRACEBACK_TIMEOUT = 20.0
 _POLL_SECONDS = 0.1
@@ -281,28 +282,43 @@ class RayBackend:
         return RayTask(wait)
 
     def submit_save(self, module: str, request: SaveRequest, objects: Sequence[Ref]) -> Task[Mapping[str, FileRecord]]:
-        """Have the objects of `module` written by its own actor."""
-        layout, flat = flatten(objects)
-        reference = self._actors[module].save.remote(request, layout, *flat)
+        """Have the objects of `module` written by its own actor, parts of them by its workers."""
+        split, sent = request.split(objects), []
+        for (own, given), worker in zip(split, self._savers(module, len(split)), strict=True):
+            layout, flat = flatten(given)
+            sent.append((self._actors[worker].save.remote(own, layout, *flat), flat))
 
         def wait() -> Mapping[str, FileRecord]:
-            records: Mapping[str, FileRecord] = self._get(
-                module, reference, timeout=self._reply_timeout, reraise=OSError, given=flat
-            )
+            records: dict[str, FileRecord] = {}
+            for reference, flat in sent:
+                records |= self._get(module, reference, timeout=self._reply_timeout, reraise=OSError, given=flat)
             return records
 
         return RayTask(wait)
 
     def submit_read(self, module: str, request: LoadRequest) -> Task[ResultRef]:
-        """Have the module's own actor read its part of a commit."""
-        slots = request.record.slots
-        summary, *objects = self._actors[module].read.options(num_returns=3 + len(slots)).remote(request)
+        """Have the module's own actor read its part of a commit, parts of it by its workers."""
+        requests, sent = request.split(), []
+        for own, worker in zip(requests, self._savers(module, len(requests)), strict=True):
+            sent.append(self._actors[worker].read.options(num_returns=3 + len(own.record.slots)).remote(own))
 
         def wait() -> ResultRef:
-            read = self._get(module, summary, timeout=self._reply_timeout, reraise=CheckpointError)
-            return _result(read, objects, slots)
+            read = [self._get(module, each[0], timeout=self._reply_timeout, reraise=CheckpointError) for each in sent]
+            if len(sent) == 1:
+                return _result(read[0], sent[0][1:], request.record.slots)
+            objects = [[tuple(own.messages.values()), *each[1:]] for own, each in zip(read, sent, strict=True)]
+            for own, each in zip(requests[1:], objects[1:], strict=True):
+                each[2] = each[2] if "outputs" in own.record.files else None
+            headers, *joined = assemble(request.record, read[0].outputs, objects[0], objects[1:])
+            summary = ModuleResult[None, bytes](messages=dict(zip(request.record.slots, headers, strict=True)))
+            return _result(summary, joined, request.record.slots)
 
         return RayTask(wait)
+
+    def _savers(self, module: str, requests: int) -> list[str]:
+        """Return the worker for each request of a commit: the first one, and for parts those that hold about them."""
+        workers, parts = self._workers_of(module), requests - 1
+        return [workers[0], *(workers[part * len(workers) // parts] for part in range(parts))]
 
     def collect(self, task: Task[T]) -> T:
         """Wait for the answer of a task."""

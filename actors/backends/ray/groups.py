@@ -21,7 +21,7 @@ from actors.coordination.placement import worker_name
 from actors.errors import ModuleDiedError, ModuleError, ModuleFailedError
 from actors.graph.spec import ModuleSpec
 from actors.messaging.codec import pack_header, unpack_header
-from actors.sharing.chunks import Extent, ShardedArrays, flatten, join_references
+from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs, flatten, join_references
 from actors.sharing.driver import learn, respond
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Answer:
-    """One worker's part of the messages and outputs: a summary with the headers, and references."""
+    """A part of the messages and outputs: a summary with the headers, and references."""
 
     summary: Any
     outputs: Any
@@ -80,29 +80,31 @@ class RayGroup:
             if len(extents) > 1:
                 call = replace(call, overrides=workers.get(workers.call(0, "overrides", call)))
             opened = [workers.open(rank, call, arrays, extents) for rank in range(len(extents))]
-            continued = [bool(workers.get(each)) for each in opened]
+            continued = [own for each in opened for own in workers.get(each)]
             samples = []
             if call.mode == "update" and workers.get(workers.call(0, "starts")):
                 samples = [workers.call(rank, "sample") for rank in range(len(extents))]
             learnt = workers.call(0, "begin", *samples)
             learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
-            answers, metrics = respond(workers, learnt, sweep)
-            summary, state, outputs = workers.conclude(learnt, metrics, answers)
-            result = workers.get(summary)
+            answers, metrics = respond(workers, learnt, sweep, extents)
+            summary, state, names = workers.conclude(learnt, metrics)
+            result, names = workers.get(summary), workers.get(names)
             headers = [workers.get(answer.summary).messages for answer in answers]
         finally:
             workers.close()
-        messages = {}
+        messages, starts = {}, [stretch.start for extent in extents for stretch in extent.stretches()]
         for slot in headers[0]:
             at = self._slots.index(slot)
             header, joined = join_references(
                 [unpack_header(part[slot]) for part in headers],
                 [answer.arrays[at] for answer in answers],
-                [extent.start for extent in extents],
+                starts,
                 continued,
             )
             messages[slot] = MessageRef(pack_header(header), Ref(joined))
-        return ModuleResult(state, outputs, messages, result.metrics, result.seconds)
+        given = tuple(answer.outputs for answer in answers)
+        outputs = ShardedOutputs(given, tuple(starts), tuple(continued), names, extents[0].rows)
+        return ModuleResult(state, Ref(outputs), messages, result.metrics, result.seconds)
 
 
 class _Workers:
@@ -148,9 +150,9 @@ class _Workers:
             self._backend.blame(self._module, self._unfinished())
             raise
 
-    def conclude(self, learnt: Any, metrics: Any, answers: Sequence[_Answer]) -> Any:
-        """End the call in the first worker; return references to the summary, the state and the outputs."""
-        return self._send(0, "conclude_shard", 3, learnt, metrics, *(answer.outputs for answer in answers))
+    def conclude(self, learnt: Any, metrics: Any) -> Any:
+        """End the call in the first worker; return references to the summary, the state and the outputs' names."""
+        return self._send(0, "conclude_shard", 3, learnt, metrics)
 
     def close(self) -> None:
         """Let the workers release their rows."""

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import psutil
 import ray
@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.in_process import InProcessBackend
-from actors.backends.module_host import HostResult, ModuleHost
+from actors.backends.module_host import Arrays, HostResult, ModuleHost
 from actors.backends.ray.deaths import count_oom_kills, describe_crash
 from actors.backends.shard_host import ShardHost, cut_to_sample
 from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
@@ -28,10 +28,9 @@ from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import pack_header
 from actors.messaging.kinds import Kind, register_kind
 from actors.messaging.message import SCHEMA
-from actors.sharing.chunks import Extent, ShardedArrays, restore
-from actors.sharing.shard import join_outputs
+from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs, restore, whole_arrays
 from actors.storage.manifest import FileRecord
-from actors.storage.module_files import LoadRequest, SaveRequest
+from actors.storage.module_files import LoadRequest, SaveRequest, load_index
 
 Layout: TypeAlias = Sequence[ShardedArrays | None]
 """Which of the objects of a call are in parts (:func:`actors.sharing.chunks.flatten`)."""
@@ -95,8 +94,8 @@ class ModuleActor:
 
     def open_shard(
         self, incarnation: str, call: ModuleCall, extents: Sequence[Extent], rank: int, layout: Layout, *arrays: Any
-    ) -> bool:
-        """Take this worker's rows of a call; return whether the first of them continues a sequence."""
+    ) -> list[bool]:
+        """Take this worker's rows of a call; return whether each of its stretches begins within a sequence."""
         self._begin(incarnation)
         self._shard_host.open_shard(call, restore(layout, arrays), extents, rank)
         return self._shard_host.continued
@@ -115,12 +114,11 @@ class ModuleActor:
             return answer
         return tuple(answer) if returns > 1 else next(iter(answer))
 
-    def conclude_shard(self, incarnation: str, learnt: Any, metrics: Any, *outputs: Any) -> tuple[Any, ...]:
-        """End a call in its first worker; return the summary without messages, the state, and the joined outputs."""
+    def conclude_shard(self, incarnation: str, learnt: Any, metrics: Any) -> tuple[Any, ...]:
+        """End a call in its first worker; return the summary without messages, the state, and the outputs' names."""
         self._begin(incarnation)
-        result = self._shard_host.conclude_call(learnt, metrics)
-        joined = join_outputs(self._shard_host.shared_module, outputs)
-        return (ModuleResult[None, bytes](metrics=result.metrics, seconds=result.seconds), result.state, joined)
+        result, names = self._shard_host.conclude_call(learnt, metrics), self._shard_host.output_names
+        return (ModuleResult[None, bytes](metrics=result.metrics, seconds=result.seconds), result.state, names)
 
     def close_shard(self) -> None:
         """Release this worker's rows."""
@@ -157,7 +155,10 @@ class ModuleActor:
     def read(self, request: LoadRequest) -> tuple[Any, ...]:
         """Read the module's part of a commit: the summary of the result, then state, outputs and messages."""
         headers, *objects = self._host.read(request)
-        summary = ModuleResult[None, bytes](messages=dict(zip(request.record.slots, headers, strict=True)))
+        index = load_index(request) if "parts" in request.record.files else None
+        summary = ModuleResult[Any, bytes](
+            outputs=index, messages=dict(zip(request.record.slots, headers, strict=True))
+        )
         return (summary, *objects)
 
     @ray.method(concurrency_group="status")
@@ -203,7 +204,9 @@ def run_chain_task(
         headers = {slot: message.packed_header for slot, message in result.messages.items()}
         summaries[name] = ModuleResult[None, bytes](messages=headers, metrics=result.metrics, seconds=result.seconds)
         sent = (result.messages.get(slot.name) for slot in call.graph.slots(name))
-        returned += [result.state, result.outputs, *(message and message.arrays for message in sent)]
+        outputs: Any = result.outputs
+        returned += [result.state, dict(outputs) if isinstance(outputs, ShardedOutputs) else outputs]
+        returned += [each and whole_arrays(each.header.kind, cast("Arrays", each.arrays)) for each in sent]
     return (summaries, *returned)
 
 

@@ -6,7 +6,6 @@ import torch
 from sklearn.datasets import load_digits
 
 from actors.backends.in_process import InProcessBackend
-from actors.backends.shard_host import join_outputs
 from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleError, NonFiniteError
 from actors.graph.graph import Graph
@@ -15,6 +14,7 @@ from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.module import Context, Inbox
 from actors.sharing.chunks import Extent
 from actors.sharing.driver import learn, open_group, respond, start_on_sample
+from actors.sharing.shard import join_outputs
 from actors.storage.checkpoints import Checkpoints
 from tests.faults.runs import digests
 from tests.support.toy_modules import same_arrays
