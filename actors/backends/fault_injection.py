@@ -270,7 +270,7 @@ class FaultyShardHost(FaultyHost, ShardHost):
 
     def run(self, method: str, *values: Any) -> Any:
         """Run a part of a call, with possible deaths in it and, of all but the first worker, after it."""
-        if method == "accumulate" and self._round is not None:
+        if method in ("learn", "accumulate") and self._round is not None:
             self._in_update(self._round)
         answer = super().run(method, *values)
         if method == "respond" and self._round is not None and self._target != self.spec.name:

@@ -71,7 +71,7 @@ class SharingChecks(BaseChecks):
             before = copy.deepcopy(dict(learnt))
             workers, _ = self._open(module, inbox, CHUNK_ROWS, context)
             failure = "a pass changes the parameters that it was given; return new ones"
-            workers.call(0, "maximise", learnt, 0, *accumulate_once(workers, learnt, 0), returns=2)
+            workers.call(0, "maximise", 0, *accumulate_once(workers, learnt), returns=2)
             self.check_equal(before, dict(learnt), failure)
             final, passes = learn(workers, learnt)
             after = copy.deepcopy(dict(final))
@@ -112,7 +112,7 @@ class SharingChecks(BaseChecks):
         extents = [whole.part(worker, whole.chunks) for worker in range(whole.chunks)]
         # One after the other: the instance is the same.
         workers, _ = open_group([module] * whole.chunks, inbox, extents, context, threads=False)
-        parts = [workers.get(part) for part in accumulate_once(workers, learnt, 0)]
+        parts = [workers.get(part) for part in accumulate_once(workers, learnt)]
         total: Statistics = workers.get(workers.call(0, "total", *parts))
         own = [statistics for part in parts for statistics in part.values() if statistics]
         return total, {name: max(np.abs(each[name]).max(initial=0.0) for each in own) for name in total}

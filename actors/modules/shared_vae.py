@@ -47,6 +47,9 @@ class SharedVAE(ShardedModule["VAEParameters"]):
 
     row_outputs = ("z", "x_hat")
     sampled_outputs = ("x_hat",)
+    # Each gradient of a part is a sum of float32 products over hundreds of rows; adding a few of them as float32 adds
+    # no error that is larger.
+    float32_statistics = ("gradient",)
 
     def __init__(self, parameters: VAEParameters) -> None:
         super().__init__(parameters)
@@ -98,7 +101,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
                     values, means, noise, beta, parameters.likelihood, parameters.mixed_precision
                 )
         else:
-            gradient, terms = np.zeros(shared.weights), np.zeros(2)
+            gradient, terms = np.zeros(shared.weights, np.float32), np.zeros(2)
         return {"gradient": gradient, "terms": terms, "rows": np.array([float(len(rows))]), "ends": ends}
 
     def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:
@@ -133,6 +136,10 @@ class SharedVAE(ShardedModule["VAEParameters"]):
             return not context.learn or parameters.epochs == 0
         epochs = int(learnt["progress"][0])
         return epochs >= parameters.epochs or self._is_converged(learnt, epochs, parameters)
+
+    def broadcast(self, learnt: State) -> State:
+        """Return the parameters without the moments of Adam."""
+        return {name: value for name, value in learnt.items() if not name.startswith("adam.")}
 
     def respond(self, chunk: Chunk, learnt: State, context: Context) -> Outbox:
         """Return latent vectors and reconstructions of a chunk, and the sums over its rows of the terms of the bound.

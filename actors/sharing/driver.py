@@ -51,6 +51,8 @@ class Workers(Protocol):
 def learn(workers: Workers, learnt: Any) -> tuple[Any, int]:
     """Let a group repeat passes until its module is finished; return the parameters and the number of passes.
 
+    A single worker repeats them in one call: it exchanges nothing with others.
+
     Parameters
     ----------
     workers : Workers
@@ -58,19 +60,31 @@ def learn(workers: Workers, learnt: Any) -> tuple[Any, int]:
     learnt : value
         The parameters to start from.
     """
-    plan, sweep = workers.get(workers.call(0, "plan", learnt)), 0
+    if workers.count == 1:
+        learnt, passes = workers.call(0, "learn", learnt, returns=2)
+        return learnt, workers.get(passes)
+    return _repeat_passes(workers, learnt)
+
+
+def _repeat_passes(workers: Workers, learnt: Any) -> tuple[Any, int]:
+    shared, following = workers.call(0, "begin_passes", learnt, returns=2)
+    plan, sweep = workers.get(following), 0
     while not plan.finished:
-        parts = accumulate_once(workers, learnt, sweep, plan)
-        learnt, following = workers.call(0, "maximise", learnt, sweep, *parts, returns=2)
+        parts = _accumulate(workers, shared, sweep, plan.scans)
+        shared, following = workers.call(0, "maximise", sweep, *parts, returns=2)
         plan, sweep = workers.get(following), sweep + 1
-    return learnt, sweep
+    return workers.call(0, "learnt"), sweep
 
 
-def accumulate_once(workers: Workers, learnt: Any, sweep: int, plan: Plan | None = None) -> list[Any]:
-    """Let a group do one pass; return the sums of each worker."""
-    plan = plan or workers.get(workers.call(0, "plan", learnt))
-    brought = _scan(workers, plan.scans, learnt, sweep)
-    return [workers.call(w, "accumulate", learnt, sweep, plan.scans, *brought[w]) for w in range(workers.count)]
+def accumulate_once(workers: Workers, learnt: Any) -> list[Any]:
+    """Let a group do the first pass from some parameters; return the sums of each worker."""
+    shared, plan = workers.call(0, "begin_passes", learnt, returns=2)
+    return _accumulate(workers, shared, 0, workers.get(plan).scans)
+
+
+def _accumulate(workers: Workers, shared: Any, sweep: int, scans: Sequence[str]) -> list[Any]:
+    brought = _scan(workers, scans, shared, sweep)
+    return [workers.call(w, "accumulate", shared, sweep, scans, *brought[w]) for w in range(workers.count)]
 
 
 def respond(
@@ -81,25 +95,26 @@ def respond(
     With the `extents` of the workers, there is an answer for each of their stretches, so that a worker has the messages
     and outputs of one stretch in memory at a time; by default one for each worker.
     """
-    scans = workers.get(workers.call(0, "scans", learnt, sweep))
-    brought, answers, sums = _scan(workers, scans, learnt, sweep), [], []
+    shared, following = workers.call(0, "begin_response", learnt, sweep, returns=2)
+    scans = workers.get(following)
+    brought, answers, sums = _scan(workers, scans, shared, sweep), [], []
     for w in range(workers.count):
         entering = (scans, *brought[w])
         for stretch in [None] if extents is None else extents[w].stretches():
-            answer, own = workers.call(w, "respond", learnt, sweep, stretch, *entering, returns=2)
+            answer, own = workers.call(w, "respond", shared, sweep, stretch, *entering, returns=2)
             answers.append(answer)
             sums.append(own)
             entering = ((),)  # they stay
     return answers, workers.call(0, "conclude", learnt, *sums)
 
 
-def _scan(workers: Workers, scans: Sequence[str], learnt: Any, sweep: int) -> list[tuple[Any, ...]]:
+def _scan(workers: Workers, scans: Sequence[str], shared: Any, sweep: int) -> list[tuple[Any, ...]]:
     """Run scans one after the other; return what they bring to each worker."""
     everyone = range(workers.count)
     brought: list[tuple[Any, ...]] = [() for _ in everyone]
     for number, scan in enumerate(scans):
         before = tuple(scans[:number])
-        parts = [workers.call(w, "summarise", scan, learnt, sweep, before, *brought[w]) for w in everyone]
+        parts = [workers.call(w, "summarise", scan, shared, sweep, before, *brought[w]) for w in everyone]
         spread = workers.call(0, "spread", scan, *parts, returns=workers.count)
         brought = [(*own, new) for own, new in zip(brought, spread, strict=True)]
     return brought
@@ -107,6 +122,9 @@ def _scan(workers: Workers, scans: Sequence[str], learnt: Any, sweep: int) -> li
 
 class Worker:
     """One worker, as a backend calls it; the first one does what is done once for the group.
+
+    The first one keeps all parameters from pass to pass. What it returns for the others is their
+    :meth:`actors.sharing.contract.ShardedModule.broadcast`.
 
     Parameters
     ----------
@@ -118,22 +136,30 @@ class Worker:
     def __init__(self, shard: Shard, extents: Sequence[Extent]) -> None:
         self._shard = shard
         self._root = Root(shard.module, extents, shard.context)
+        self._learnt: State = {}
 
     def run(self, method: str, *values: Any) -> Any:
         """Call one of the methods below."""
         return getattr(self, method)(*values)
 
-    def plan(self, learnt: State, passes: int = 0) -> Plan:
-        """Return what follows after a number of passes."""
-        context = replace(self._shard.context, sweep=passes)
-        if self._shard.module.is_finished(learnt, passes, context):
-            return Plan(finished=True, scans=())
-        return Plan(finished=False, scans=self._shard.module.scans(learnt, responding=False, context=context))
+    def learn(self, learnt: State) -> tuple[State, int]:
+        """Repeat all passes, as the only worker of its group; return the parameters and the number of passes."""
+        return _repeat_passes(LocalWorkers([self.run]), learnt)
 
-    def scans(self, learnt: State, sweep: int) -> tuple[str, ...]:
-        """Return the scans before the response."""
+    def begin_passes(self, learnt: State) -> tuple[State, Plan]:
+        """Take the parameters to start from; return what the workers need of them, and what follows."""
+        self._learnt = learnt
+        return self._shard.module.broadcast(learnt), self._plan(0)
+
+    def learnt(self) -> State:
+        """Return the present parameters."""
+        return self._learnt
+
+    def begin_response(self, learnt: State, sweep: int) -> tuple[State, tuple[str, ...]]:
+        """Return what the workers need of the parameters, and the scans before the response."""
         context = replace(self._shard.context, sweep=sweep)
-        return self._shard.module.scans(learnt, responding=True, context=context)
+        module = self._shard.module
+        return module.broadcast(learnt), module.scans(learnt, responding=True, context=context)
 
     def summarise(self, scan: str, learnt: State, sweep: int, before: Sequence[str], *brought: Any) -> Any:
         """As :meth:`actors.sharing.shard.Shard.summarise`."""
@@ -154,10 +180,17 @@ class Worker:
         """As :meth:`actors.sharing.shard.Root.spread`."""
         return list(self._root.spread(scan, parts))
 
-    def maximise(self, learnt: State, sweep: int, *parts: Any) -> tuple[State, Plan]:
-        """Return the next parameters, and what follows."""
-        learnt = self._root.maximise(learnt, sweep, parts)
-        return learnt, self.plan(learnt, sweep + 1)
+    def maximise(self, sweep: int, *parts: Any) -> tuple[State, Plan]:
+        """Make the next parameters; return what the workers need of them, and what follows."""
+        self._learnt = self._root.maximise(self._learnt, sweep, parts)
+        return self._shard.module.broadcast(self._learnt), self._plan(sweep + 1)
+
+    def _plan(self, passes: int) -> Plan:
+        """Return what follows after a number of passes."""
+        module, context = self._shard.module, replace(self._shard.context, sweep=passes)
+        if module.is_finished(self._learnt, passes, context):
+            return Plan(finished=True, scans=())
+        return Plan(finished=False, scans=module.scans(self._learnt, responding=False, context=context))
 
     def total(self, *parts: Any) -> Any:
         """As :meth:`actors.sharing.shard.Root.total`."""

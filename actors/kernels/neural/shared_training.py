@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from actors.kernels.neural.vae_networks import Likelihood, UserNetworkError
 from actors.kernels.neural.vae_training import copy_of, loss_terms, make_optimiser, restore, tensors_of
-from actors.kernels.types import Array, FloatArray, IntArray
+from actors.kernels.types import Array, Float32Array, FloatArray, IntArray
 
 T = TypeVar("T", bound=np.generic)
 
@@ -185,7 +185,7 @@ class SharedNetworks:
         beta: float,
         likelihood: Likelihood,
         mixed_precision: bool = False,
-    ) -> tuple[FloatArray, FloatArray]:
+    ) -> tuple[Float32Array, FloatArray]:
         """Return the gradient (P,) of the summed loss of rows, and the sums (2,) of its terms, without β.
 
         Where a term is not finite, the whole gradient is NaN.
@@ -214,14 +214,14 @@ class SharedNetworks:
         torch.autograd.backward(reconstruction + beta * kl)
         terms = torch.stack((reconstruction.detach(), kl.detach())).cpu().numpy().astype(np.float64)
         if not np.isfinite(terms).all():
-            return np.full(self.weights, np.nan), terms  # infinities of opposite sign would be added
-        gradient = np.empty(self.weights)
-        for weight, into in zip(self._trainable, self._slices(gradient), strict=True):
-            into[:] = 0.0 if weight.grad is None else weight.grad.cpu().numpy().reshape(-1)
+            return np.full(self.weights, np.nan, np.float32), terms  # infinities of opposite sign would be added
+        gradients = (torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self._trainable)
+        flat = [gradient.reshape(-1) for gradient in gradients]
+        gradient: Float32Array = torch.cat(flat).cpu().numpy() if flat else np.zeros(0, np.float32)
         return gradient, terms
 
     def step(
-        self, state: Mapping[str, Any], gradient: FloatArray, rows: float, learning_rate: float
+        self, state: Mapping[str, Any], gradient: Float32Array, rows: float, learning_rate: float
     ) -> dict[str, Array]:
         """Return the weights and moments after one step of Adam from those of a state.
 
@@ -229,7 +229,7 @@ class SharedNetworks:
         ----------
         state : mapping
             From :func:`actors.kernels.neural.vae_training.save` or this method; it is not changed.
-        gradient : ndarray of float64, shape (P,)
+        gradient : ndarray of float32, shape (P,)
             Sum over rows.
         rows : float
             Their number.
