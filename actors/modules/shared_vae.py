@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -58,7 +58,9 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         self._restarted: tuple[object, State] | None = None
         self._asked: tuple[Context | None, Extent | None, Collection[int]] = None, None, ()
         self._epoch: tuple[object, IntArray] | None = None
-        self._step: tuple[object, Mapping[int, IntArray]] | None = None
+        self._step: tuple[object, Mapping[int, Sequence[int]]] | None = None
+        self._divided: Batches | None = None
+        self._noise: torch.Generator | None = None
 
     def start(self, inbox: Inbox, context: Context) -> State:
         """Return new weights."""
@@ -83,14 +85,11 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         parameters, learnt = self.at(context), self._begin(learnt, context)
         size = chunk.rows.start // chunk.index if chunk.index else len(chunk)
         batches = self._batches(chunk.total, size, context)
-        epoch, step = divmod(context.sweep or 0, batches.steps)
         message = chunk.inbox.require("observations")
         self._check_shape(parameters, message.shape("values")[1:], _shape_of(learnt))
-        of_epoch = replace(context, sweep=epoch)
-        present = np.flatnonzero(_present(message))
-        rows = batches.rows_of(self._chosen(batches, context)[chunk.index], present, of_epoch.generator)
+        rows = self._rows_of_step(chunk, message, batches, context)
         shared = self._load(learnt, context)
-        ends = np.array([float(step + 1 == batches.steps)])
+        ends = np.array([float(((context.sweep or 0) + 1) % batches.steps == 0)])
         if len(rows):
             values = self._tensor(_read(message, rows, parameters))
             means = self._tensor(prior_mean_of(chunk.inbox, len(chunk), parameters.latent_dim, rows))
@@ -206,10 +205,23 @@ class SharedVAE(ShardedModule["VAEParameters"]):
     def _batches(self, rows: int, size: int, context: Context) -> Batches:
         from actors.kernels.neural.shared_training import Batches
 
-        return Batches(rows, min(size, rows), self.at(context).batch_size)
+        wanted = rows, min(size, rows), self.at(context).batch_size
+        if self._divided is None or (self._divided.rows, self._divided.size, self._divided.batch_size) != wanted:
+            self._divided = Batches(*wanted)
+        return self._divided
 
-    def _chosen(self, batches: Batches, context: Context) -> Mapping[int, IntArray]:
-        """Return the parts of this step, by chunk; those of one epoch and of one step are kept."""
+    def _rows_of_step(self, chunk: Chunk, message: Message, batches: Batches, context: Context) -> IntArray:
+        """Return the rows of the chunk that this step uses; those of all steps of an epoch are kept."""
+        epoch = (context.sweep or 0) // batches.steps
+        if chunk.memo.get("epoch") != epoch:
+            generator = replace(context, sweep=epoch).generator
+            present = np.flatnonzero(_present(message))
+            chunk.memo["epoch"], chunk.memo["parts"] = epoch, batches.parts_of(chunk.index, present, generator)
+        own, first = chunk.memo["parts"], chunk.index * batches.parts_of_chunk
+        return np.concatenate([own[part - first] for part in self._chosen(batches, context)[chunk.index]])
+
+    def _chosen(self, batches: Batches, context: Context) -> Mapping[int, Sequence[int]]:
+        """Return the parts of this step, ascending, by chunk; those of one epoch and of one step are kept."""
         sweep = context.sweep or 0
         position = (batches, context.seed, context.chain, context.round, context.step, context.exchange)
         if self._step is not None and self._step[0] == (position, sweep):
@@ -218,10 +230,10 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         if self._epoch is None or self._epoch[0] != (position, epoch):
             of_epoch = replace(context, sweep=epoch, chunk=None)
             self._epoch = (position, epoch), batches.order(of_epoch.generator)
-        order = self._epoch[1]
-        parts = np.sort(order[step][order[step] >= 0])
-        chunks, first = np.unique(parts // batches.parts_of_chunk, return_index=True)
-        chosen = dict(zip(chunks.tolist(), np.split(parts, first[1:]), strict=True))
+        chosen: dict[int, list[int]] = {}
+        for part in sorted(self._epoch[1][step].tolist()):
+            if part >= 0:
+                chosen.setdefault(part // batches.parts_of_chunk, []).append(part)
         self._step = (position, sweep), chosen
         return chosen
 
@@ -324,7 +336,9 @@ class SharedVAE(ShardedModule["VAEParameters"]):
     def _torch_generator(self, context: Context) -> torch.Generator:
         import torch
 
-        return torch.Generator(self.device).manual_seed(context.torch_seed)
+        if self._noise is None or self._noise.device.type != self.device:
+            self._noise = torch.Generator(self.device)
+        return self._noise.manual_seed(context.torch_seed)
 
     def _outbox(
         self,

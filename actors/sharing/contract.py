@@ -41,8 +41,8 @@ class ShardedModule(Module[P]):
         Those of the outputs that are a sum over the rows of each sequence, (S,); a chunk returns one value for each
         piece of a sequence in it.
     float32_statistics : tuple of str
-        Those of the statistics that are added as float32, such as gradients of networks: half as much to exchange, with
-        a relative error of at most 6e-8 for each of the log₂ of the number of chunks additions. The others are float64.
+        Those of the statistics that are added as float32, such as gradients of networks: half as much to exchange. A
+        sum is off by at most 6e-8 of the sum of magnitudes for each level of the tree. The others are float64.
     """
 
     row_outputs: ClassVar[tuple[str, ...]] = ()

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Statistics: TypeAlias = Mapping[str, FloatArray]
-"""Sums over rows, by name: arrays that have the same shapes for every chunk, of float64 or, if the module says so, float32
-(:attr:`actors.sharing.contract.ShardedModule.float32_statistics`)."""
+Statistics: TypeAlias = Mapping[str, Array]
+"""Sums over rows, by name: arrays that have the same shapes for every chunk, of float64 or, where a module says so, of
+float32 (:attr:`actors.sharing.contract.ShardedModule.float32_statistics`)."""
 
 NOTHING: Mapping[str, Any] = {}
 """The statistics of a chunk that takes no part in a pass."""
@@ -99,7 +99,9 @@ class Shard:
 
         def one(chunk: Chunk, context: Context) -> Statistics:
             given = self.module.accumulate(chunk, learnt, context)
-            return {name: np.asarray(value, np.float32 if name in single else np.float64) for name, value in given.items()}
+            return {
+                name: np.asarray(value, np.float32 if name in single else np.float64) for name, value in given.items()
+            }
 
         context, own = replace(self.context, sweep=sweep), range(self.extent.first, self.extent.last)
         selected = [self.module.selects(index, self.extent, learnt, context) for index in own]

@@ -14,22 +14,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from actors.kernels.neural.default_gradient import default_gradient, is_written_out
 from actors.kernels.neural.vae_networks import Likelihood, UserNetworkError
-from actors.kernels.neural.vae_training import copy_of, loss_terms, make_optimiser, restore, tensors_of
+from actors.kernels.neural.vae_training import MOMENTS, copy_of, loss_terms, make_optimiser
 from actors.kernels.types import Array, Float32Array, FloatArray, IntArray
-
-T = TypeVar("T", bound=np.generic)
 
 PART_ROWS = 250
 """Fewest rows of a part of a full batch. Each part costs as much as about 35 rows, however large the networks are: its
 gradient is converted and added, and the weights are read again."""
+
+ALIGNED = 16
+"""Each weight begins at a multiple of as many numbers, 64 bytes, as where torch allocates it alone."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,20 @@ class Batches:
             order[: end - first, stretch] = first + generator.permutation(end - first)
         return order
 
-    def rows_of(self, parts: IntArray, present: IntArray, generator: np.random.Generator) -> IntArray:
-        """Return the rows of some parts of a chunk.
+    def parts_of(self, chunk: int, present: IntArray, generator: np.random.Generator) -> list[IntArray]:
+        """Return the rows of each part of a chunk.
 
         Parameters
         ----------
-        parts : ndarray of int64
-            Parts, all of the same chunk, in ascending order.
+        chunk : int
         present : ndarray of int64
             The rows of the chunk that are not missing; they are spread evenly over the chunk's parts.
         generator : Generator
             The same for all steps of an epoch.
         """
-        chunk = int(parts[0]) // self.parts_of_chunk
         count = self._count(min(self.size, self.rows - chunk * self.size))
-        order, inside = generator.permutation(present), parts % self.parts_of_chunk
-        bounds = len(order) * np.arange(count + 1) // count
-        return np.concatenate([order[bounds[part] : bounds[part + 1]] for part in inside])
+        order = generator.permutation(present)
+        return [order[first:end] for first, end in pairwise((len(order) * np.arange(count + 1) // count).tolist())]
 
     @property
     def _is_whole(self) -> bool:
@@ -127,30 +125,38 @@ class SharedNetworks:
     ----------
     networks : ModuleDict
         With whatever weights, on the device on which they are used.
+
+    Attributes
+    ----------
+    device : torch.device
+    weights : int
+        P, without weights that are not trained.
     """
 
     def __init__(self, networks: nn.ModuleDict) -> None:
         self.networks = networks
+        self.device = next(networks.parameters()).device
+        self._trainable = {name: weight for name, weight in networks.named_parameters() if weight.requires_grad}
+        self.weights = sum(weight.numel() for weight in self._trainable.values())
+        self._is_default = is_written_out(networks)
+        # One block of memory for all weights, one for each moment: a step copies three blocks, not as many as weights.
+        self._blocks = {name: _Block(self._trainable, self.device) for name in ("weights", *MOMENTS)}
+        for name, weight in self._trainable.items():
+            weight.data = self._blocks["weights"].views[name].copy_(weight.data)
+        self._steps = {name: torch.zeros((), device=self.device) for name in self._trainable}
+        self._mean = torch.empty(self.weights, device=self.device)
+        self._means = self._split(self._mean)
         self._optimiser = make_optimiser(networks)
-        self._state: dict[str, Tensor] = {}  # weights and moments, which steps change in place
+        for name, weight in self._trainable.items():
+            moments = {moment: self._blocks[moment].views[name] for moment in MOMENTS}
+            self._optimiser.state[weight] = {"step": self._steps[name], **moments}
         # These share the memory of the weights and buffers.
         self._tensors = {f"weights.{name}": value for name, value in networks.state_dict().items()}
-        self._trainable = [weight for weight in networks.parameters() if weight.requires_grad]
-        self._ends = np.cumsum([weight.numel() for weight in self._trainable])
+        names = {weight.data_ptr(): name for name, weight in self._trainable.items()}
+        self._names = {name: names.get(value.data_ptr()) for name, value in self._tensors.items()}
         self._has_buffers = any(True for _ in networks.buffers())
-        self._mean = np.empty(self.weights, dtype=np.float32)
         self._weights: dict[str, Any] = {}  # the arrays that were loaded last
         self._moments: dict[str, Any] = {}
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the networks."""
-        return next(self.networks.parameters()).device
-
-    @property
-    def weights(self) -> int:
-        """P, without weights that are not trained."""
-        return int(self._ends[-1]) if self._trainable else 0
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Load weights, if they are not those that were loaded last.
@@ -195,9 +201,34 @@ class SharedNetworks:
         UserNetworkError
             If learning changes more than the weights, such as running means, which are not sums over rows.
         """
+        if self._is_default and not mixed_precision:
+            flat = torch.empty(self.weights, device=self.device)
+            into = dict(zip(self._trainable, self._split(flat), strict=True))
+            terms = default_gradient(self.networks, rows, prior_mean, noise, beta, likelihood, into)
+        else:
+            terms = self._differentiate(rows, prior_mean, noise, beta, likelihood, mixed_precision)
+            weights = self._trainable.values()
+            gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+            flat = torch.cat([torch.empty(0, device=self.device), *(each.reshape(-1).float() for each in gradients)])
+        sums = torch.stack(terms).cpu().numpy().astype(np.float64)
+        if not np.isfinite(sums).all():
+            return np.full(self.weights, np.nan, np.float32), sums  # infinities of opposite sign would be added
+        gradient: Float32Array = flat.cpu().numpy()
+        return gradient, sums
+
+    def _differentiate(
+        self,
+        rows: Tensor,
+        prior_mean: Tensor,
+        noise: Tensor,
+        beta: float,
+        likelihood: Likelihood,
+        mixed_precision: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of the weights automatically; return the terms of the loss."""
         if not self.networks.training:
             self.networks.train()
-        for weight in self._trainable:
+        for weight in self._trainable.values():
             weight.grad = None
         buffers = dict(self.networks.named_buffers()) if self._has_buffers else {}
         before = {name: buffer._version for name, buffer in buffers.items()}
@@ -212,13 +243,13 @@ class SharedNetworks:
                 "use LayerNorm or GroupNorm, or leave out workers"
             )
         torch.autograd.backward(reconstruction + beta * kl)
-        terms = torch.stack((reconstruction.detach(), kl.detach())).cpu().numpy().astype(np.float64)
-        if not np.isfinite(terms).all():
-            return np.full(self.weights, np.nan, np.float32), terms  # infinities of opposite sign would be added
-        gradients = (torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self._trainable)
-        flat = [gradient.reshape(-1) for gradient in gradients]
-        gradient: Float32Array = torch.cat(flat).cpu().numpy() if flat else np.zeros(0, np.float32)
-        return gradient, terms
+        return reconstruction.detach(), kl.detach()
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """Return the parts of a vector (P,) that belong to the trained weights, in their shapes."""
+        weights = self._trainable.values()
+        parts = torch.split(flat, [weight.numel() for weight in weights])
+        return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 
     def step(
         self, state: Mapping[str, Any], gradient: Float32Array, rows: float, learning_rate: float
@@ -237,25 +268,62 @@ class SharedNetworks:
         """
         self.load(state)
         if not _holds(self._moments, state):
-            self._optimiser = make_optimiser(self.networks)
-            restore(self.networks, self._optimiser, state)
-            self._state = {}
+            self._load_moments(state)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
-        np.divide(gradient, rows, out=self._mean, casting="same_kind")
-        for weight, mean in zip(self._trainable, self._slices(self._mean), strict=True):
-            weight.grad = torch.from_numpy(mean).reshape(weight.shape).to(weight.device, weight.dtype)
+        if self.device.type == "cpu":
+            np.divide(gradient, rows, out=self._mean.numpy())
+        else:
+            self._mean.copy_(torch.from_numpy(gradient / np.float32(rows)))
+        for weight, mean in zip(self._trainable.values(), self._means, strict=True):
+            weight.grad = mean.to(weight.dtype)
         self._weights, self._moments = {}, {}  # those of no state until the step is done
         self._optimiser.step()
-        self._state = self._state or tensors_of(self.networks, self._optimiser)
-        after = {name: copy_of(value) for name, value in self._state.items()}
-        self._weights = {name: after[name] for name in self._tensors}
-        self._moments = {name: value for name, value in after.items() if name.startswith("adam.")}
-        return after
+        weights, *moments = (self._blocks[name].copy() for name in ("weights", *MOMENTS))
+        # What is not trained stays the same.
+        self._weights = {key: state[key] if name is None else weights[name] for key, name in self._names.items()}
+        for name, step in self._steps.items():
+            self._moments[f"adam.step.{name}"] = copy_of(step)
+            for moment, values in zip(MOMENTS, moments, strict=True):
+                self._moments[f"adam.{moment}.{name}"] = values[name]
+        return {**self._weights, **self._moments}
 
-    def _slices(self, flat: npt.NDArray[T]) -> list[npt.NDArray[T]]:
-        """Return the parts of a vector (P,) that belong to the weights, in their order."""
-        return list(np.split(flat, self._ends[:-1]))
+    def _load_moments(self, state: Mapping[str, Any]) -> None:
+        """Load Adam's moments and step counts, zeros if the state has none."""
+        for name, step in self._steps.items():
+            known = f"adam.step.{name}" in state
+            for key, into in (("step", step), *((moment, self._blocks[moment].views[name]) for moment in MOMENTS)):
+                if known:
+                    into.copy_(torch.from_numpy(np.array(state[f"adam.{key}.{name}"])))
+                else:
+                    into.zero_()
+
+
+class _Block:
+    """Tensors of the sizes of some weights in one block of memory, from which they are copied at once.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+    device : torch.device
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], device: torch.device) -> None:
+        self._places: dict[str, tuple[torch.dtype, slice, torch.Size]] = {}
+        ends: dict[torch.dtype, int] = {}
+        for name, weight in weights.items():
+            first = ends.get(weight.dtype, 0)
+            self._places[name] = weight.dtype, slice(first, first + weight.numel()), weight.shape
+            ends[weight.dtype] = first + -(-weight.numel() // ALIGNED) * ALIGNED
+        self._memory = {dtype: torch.zeros(end, dtype=dtype, device=device) for dtype, end in ends.items()}
+        self.views = {
+            name: self._memory[dtype][part].view(shape) for name, (dtype, part, shape) in self._places.items()
+        }
+
+    def copy(self) -> dict[str, Array]:
+        """Return a copy of all tensors in host memory."""
+        memory = {dtype: copy_of(values) for dtype, values in self._memory.items()}
+        return {name: memory[dtype][part].reshape(shape) for name, (dtype, part, shape) in self._places.items()}
 
 
 def _holds(arrays: Mapping[str, Any], state: Mapping[str, Any]) -> bool:

@@ -181,7 +181,8 @@ def loss_terms(
 
 # --- state --------------------------------------------------------------------------------------------------------
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Names of Adam's two moments of a gradient."""
 
 
 def save(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Array]:
@@ -215,7 +216,7 @@ def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[st
         if f"adam.step.{name}" not in arrays:
             continue
         # Adam keeps its step count as a float32 tensor beside the weight.
-        keys = ("step", *_MOMENTS)
+        keys = ("step", *MOMENTS)
         moments = {key: torch.from_numpy(np.array(arrays[f"adam.{key}.{name}"])).to(weight.device) for key in keys}
         optimiser.state[weight] = moments
 

@@ -27,8 +27,9 @@ def rows_by_step(batches: Batches, missing: frozenset[int] = frozenset(), seed: 
             start = int(chunk) * batches.size
             inside = range(start, min(start + batches.size, batches.rows))
             present = np.array([row - start for row in inside if row not in missing], dtype=np.int64)
-            own = parts[parts // batches.parts_of_chunk == chunk]
-            rows += (start + batches.rows_of(own, present, np.random.default_rng([seed, int(chunk)]))).tolist()
+            own = batches.parts_of(int(chunk), present, np.random.default_rng([seed, int(chunk)]))
+            inside = parts[parts // batches.parts_of_chunk == chunk] % batches.parts_of_chunk
+            rows += [start + int(row) for part in inside for row in own[part]]
         used.append(rows)
     return used
 
