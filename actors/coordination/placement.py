@@ -7,9 +7,11 @@ and ``serket run --dry-run`` prints the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any, Literal
 
 from actors.errors import BackendError
 from actors.graph.graph import Graph
@@ -41,12 +43,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the cluster: its display name, its total and free resources, and its labels."""
+    """A node of the cluster: its display name, its total and free resources, its labels, and Ray's id of it."""
 
     name: str
     total: Mapping[str, float]
     free: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
 
 
 def node_name(address: str, node_id: str) -> str:
@@ -67,12 +70,16 @@ class Bundle:
         Conditions on the node's labels.
     in_placement_group : bool
         Whether a placement group reserves the request, which needs a few bytes of memory.
+    position : float, optional
+        Of workers that share rows: where their rows begin, as a share of all rows. Such bundles are spread over the
+        nodes in the order of their rows.
     """
 
     modules: tuple[str, ...]
     request: Mapping[str, float]
     selector: Mapping[str, str] = field(default_factory=dict)
     in_placement_group: bool = False
+    position: float | None = None
 
     def describe(self) -> str:
         """Return the request as text."""
@@ -192,6 +199,103 @@ def build_bundles(
     return bundles
 
 
+def assign_modules(
+    graph: Graph, gpus: Mapping[str, float], placement: Placement, nodes: Sequence[Node], *, free: bool = False
+) -> list[Assignment]:
+    """Assign all modules and workers of a graph to nodes, so that workers that hold the same rows share a node.
+
+    Messages then go from worker to worker on one node. Workers are spread over the nodes in the order of their rows, by
+    the number of the nodes' cores. Where no node can hold the workers of the same rows together, each has a bundle of
+    its own, as it has with ``spread`` where there are more nodes than stretches of rows.
+
+    Parameters
+    ----------
+    graph : Graph
+    gpus : mapping of str to float
+        Of each module (:func:`allocate_gpus`).
+    placement : Placement
+    nodes : sequence of Node
+        The first ones get the first rows.
+    free : bool
+        Whether to count the free resources of the nodes instead of their total resources.
+    """
+    workers = worker_counts(graph, nodes)
+    separate = build_bundles(graph, gpus, placement, workers)
+    stretches = _stretches_of_workers(graph, workers)
+    if placement.strategy == "spread":
+        stretches = {name: of for name, of in stretches.items() if of.number >= len(nodes)}
+    joinable = {of.groups for of in stretches.values()}
+    while True:
+        assignments = assign(_join_bundles(separate, stretches, joinable), nodes, placement.strategy, free=free)
+        failed = {
+            stretches[name].groups
+            for each in assignments
+            if not each.node
+            for name in each.bundle.modules
+            if name in stretches
+        }
+        if not failed & joinable:
+            break
+        joinable -= failed
+    return assignments if placement.is_constrained else _split_assignments(assignments, separate)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The rows of one worker of the largest group among `groups`, which are connected: their index and their number."""
+
+    groups: tuple[str, ...]
+    index: int
+    number: int
+
+
+def _stretches_of_workers(graph: Graph, workers: Mapping[str, int]) -> dict[str, _Stretch]:
+    """Return the stretch of rows of each worker, by name."""
+    connected = {name: {name} for name in workers}
+    for connection in graph.connections:
+        if connection.lower in connected and connection.upper in connected:
+            union = connected[connection.lower] | connected[connection.upper]
+            connected.update(dict.fromkeys(union, union))
+    stretches = {}
+    for name, count in workers.items():
+        number = max(workers[other] for other in connected[name])
+        for rank in range(count):
+            of = _Stretch(tuple(sorted(connected[name])), rank * number // count, number)
+            stretches[worker_name(name, rank)] = of
+    return stretches
+
+
+def _join_bundles(
+    bundles: Sequence[Bundle], stretches: Mapping[str, _Stretch], joinable: Collection[tuple[str, ...]]
+) -> list[Bundle]:
+    """Return the bundles with positions of their rows; those of the same rows of `joinable` groups are joined."""
+    joined: dict[Any, Bundle] = {}
+    for number, bundle in enumerate(bundles):
+        of = next((stretches[name] for name in bundle.modules if name in stretches), None)
+        if of is None:
+            joined[number] = bundle
+            continue
+        own = replace(bundle, position=of.index / of.number)
+        other = joined.get(of) if of.groups in joinable else None
+        selector = {**other.selector, **own.selector} if other else own.selector
+        if other is None or any(selector[key] != value for key, value in other.selector.items()):
+            joined[of if of.groups in joinable and other is None else number] = own
+            continue
+        request = {
+            resource: other.request.get(resource, 0.0) + own.request.get(resource, 0.0)
+            for resource in {**other.request, **own.request}
+        }
+        joined[of] = replace(other, modules=other.modules + own.modules, request=request, selector=selector)
+    return list(joined.values())
+
+
+def _split_assignments(assignments: Sequence[Assignment], bundles: Sequence[Bundle]) -> list[Assignment]:
+    """Return the assignments of the bundles of which those of `assignments` may have been joined."""
+    by_name = {name: each for each in assignments for name in each.bundle.modules}
+    found = [(bundle, by_name[bundle.modules[0]]) for bundle in bundles]
+    return [replace(each, bundle=replace(bundle, position=each.bundle.position)) for bundle, each in found]
+
+
 def assign(
     bundles: Sequence[Bundle], nodes: Sequence[Node], strategy: Strategy | None = None, *, free: bool = False
 ) -> list[Assignment]:
@@ -219,13 +323,35 @@ def assign(
         if not suitable:
             assignments[index] = Assignment(bundle, None, _shortage_message(bundle, nodes, left, free=free))
             continue
-        # "pack" prefers the node with the most bundles so far, "spread" the one with the fewest.
-        chosen = max(suitable, key=lambda n: (used[n] if strategy != "spread" else -used[n], -n))
+        if bundle.position is not None and strategy != "pack":
+            wanted = _node_at(bundle, nodes)
+            chosen = min(suitable, key=lambda n: (abs(n - wanted), n))
+        else:  # "pack" prefers the node with the most bundles so far, "spread" the one with the fewest.
+            chosen = max(suitable, key=lambda n: (used[n] if strategy != "spread" else -used[n], -n))
         for resource, amount in bundle.request.items():
             left[chosen][resource] -= amount
         used[chosen] += 1
         assignments[index] = Assignment(bundle, nodes[chosen])
     return [assignments[index] for index in range(len(bundles))]
+
+
+def nodes_for_more(bundle: Bundle, count: int, nodes: Sequence[Node], held: Mapping[str, int]) -> list[Node]:
+    """Return the nodes of up to `count` more workers of a module, of which nodes hold some by their ids.
+
+    Each goes to the node with the most cores that none of the module's workers has, in the order of `nodes`.
+    """
+    left = {node.id: dict(node.free) for node in nodes}
+    workers = {node.id: held.get(node.id, 0) for node in nodes}
+    chosen: list[Node] = []
+    while len(chosen) < count:
+        suitable = [node for node in nodes if not _shortages(bundle, node, left[node.id])]
+        if not suitable:
+            break
+        chosen.append(max(suitable, key=lambda node: node.total.get("CPU", 0.0) - workers[node.id]))
+        workers[chosen[-1].id] += 1
+        for resource, amount in bundle.request.items():
+            left[chosen[-1].id][resource] -= amount
+    return sorted(chosen, key=list(nodes).index)
 
 
 def most_constrained_first(
@@ -245,6 +371,18 @@ def most_constrained_first(
         key=lambda index: (-suitable_counts[index], _request_size(bundles[index])),
         reverse=True,
     )
+
+
+def _node_at(bundle: Bundle, nodes: Sequence[Node]) -> int:
+    """Return the index of the node at the position of a bundle's rows, among the nodes that could hold it.
+
+    Nodes have rows in proportion to their cores; equal parts if they have none.
+    """
+    able = [n for n, node in enumerate(nodes) if not _shortages(bundle, node, node.total)]
+    cores = [nodes[n].total.get("CPU", 0.0) for n in able]
+    ends = list(accumulate(cores if sum(cores) else [1.0] * len(able)))
+    assert bundle.position is not None
+    return able[bisect_right(ends, bundle.position * ends[-1] + 1e-9)]
 
 
 def check_placement(graph: Graph, nodes: Sequence[Node], gpus: Mapping[str, float], placement: Placement) -> None:

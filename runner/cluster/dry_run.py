@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.coordination.placement import Assignment, Node, allocate_gpus, assign, build_bundles, worker_counts
+from actors.coordination.placement import Assignment, Node, allocate_gpus, assign_modules
 from runner.config.run_config import RunConfig
 from runner.report.console import SafeConsole
 
@@ -53,8 +53,8 @@ def dry_run(config: RunConfig, address: str | None) -> DryRunReport:
     nodes = _cluster_nodes(address)
     graph, placement = config.graph, config.cluster.to_model()
     gpus = allocate_gpus(graph, nodes, placement)
-    bundles = build_bundles(graph, gpus, placement, worker_counts(graph, nodes))
-    return DryRunReport(assign(bundles, nodes, placement.strategy, free=True), len(nodes), config.cluster.nodes)
+    assignments = assign_modules(graph, gpus, placement, nodes, free=True)
+    return DryRunReport(assignments, len(nodes), config.cluster.nodes)
 
 
 def _cluster_nodes(address: str | None) -> list[Node]:

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray._private.state import available_resources_per_node
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.coordination.placement import (
     Bundle,
@@ -25,8 +25,8 @@ from actors.graph.spec import Resources
 _REMOVAL_SECONDS = 30.0
 
 
-def nodes() -> list[Node]:
-    """Return the nodes that are alive."""
+def nodes(first: str = "") -> list[Node]:
+    """Return the nodes that are alive, the one with the id `first` before the others."""
     free = available_resources_per_node()
     return [
         Node(
@@ -34,20 +34,26 @@ def nodes() -> list[Node]:
             total=dict(node["Resources"]),
             free=dict(free.get(node["NodeID"], {})),
             labels=dict(node["Labels"]),
+            id=node["NodeID"],
         )
-        for node in ray.nodes()
+        for node in sorted(ray.nodes(), key=lambda node: node["NodeID"] != first)
         if node["Alive"]
     ]
 
 
-def actor_options(resources: Resources, gpus: float) -> dict[str, Any]:
-    """Return the Ray options of a module's actor that may be placed on any suitable node."""
+def actor_options(resources: Resources, gpus: float, node: str = "") -> dict[str, Any]:
+    """Return the Ray options of a module's actor that may be placed on any suitable node.
+
+    `node` is the id of the one that it is to be on if that is alive and has room.
+    """
     request = resource_request(resources, gpus)
     options: dict[str, Any] = {"num_cpus": request.pop("CPU", 0.0), "num_gpus": request.pop("GPU", 0.0)}
     if "memory" in request:
         options["memory"] = request.pop("memory")
     if resources.label_selector:
         options["label_selector"] = _ray_label_selector(resources.label_selector)
+    if node:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
     return {**options, "resources": request} if request else options
 
 
@@ -86,6 +92,9 @@ class ModulePlacementGroup:
             bundle_label_selector=[_ray_label_selector(bundle.selector) for bundle in bundles],
         )
         self._bundle_indices = {name: index for index, bundle in enumerate(bundles) for name in bundle.modules}
+
+    def __contains__(self, module: str) -> bool:
+        return module in self._bundle_indices
 
     def actor_options(self, module: str, resources: Resources, gpus: float) -> dict[str, Any]:
         """Return the Ray options of the actor of `module`, placed in its bundle."""

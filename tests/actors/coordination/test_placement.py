@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,16 +10,20 @@ import pytest
 from actors.backends.ray import backend as ray_backend
 from actors.backends.ray.placement_groups import actor_options, bundle_requests
 from actors.coordination.placement import (
+    Bundle,
     Node,
     Placement,
     allocate_gpus,
     assign,
+    assign_modules,
     build_bundles,
     check_placement,
+    nodes_for_more,
     worker_counts,
 )
 from actors.errors import BackendError
 from actors.graph.spec import ModuleSpec, Resources, Sharing
+from runner.cluster.dry_run import DryRunReport, report_as_json
 from tests.actors.coordination.test_coordinator import model
 
 GIB = float(2**30)
@@ -242,3 +247,122 @@ class TestWorkers:
         nodes = [node(str(n), GPU=count) for n, count in enumerate(gpus)]
         assert allocate_gpus(graph, nodes)["encoder"] == share
         check_placement(graph, nodes, allocate_gpus(graph, nodes), Placement())
+
+
+class TestWorkersOfConnectedGroups:
+    def groups(self, encoder=4, mirror=4, **resources):
+        graph = model_with(encoder=Resources(**resources), mirror=Resources(**resources))
+        for name, workers in (("encoder", encoder), ("mirror", mirror)):
+            graph.modules[name] = replace(graph.modules[name], sharing=Sharing(workers))
+        return graph
+
+    def placed(self, graph, nodes, strategy=None, together=(), **options):
+        placement = Placement(strategy, together)
+        gpus = allocate_gpus(graph, nodes, placement)
+        found = assign_modules(graph, gpus, placement, nodes, **options)
+        return {name: each.node and each.node.name for each in found for name in each.bundle.modules}
+
+    def of(self, module, placed):
+        return [node for name, node in placed.items() if name.partition("#")[0] == module]
+
+    def test_workers_of_the_same_rows_share_a_node_and_nodes_have_neighbouring_rows(self):
+        placed = self.placed(self.groups(), [node("a"), node("b")])
+        assert self.of("encoder", placed) == self.of("mirror", placed) == ["a", "a", "b", "b"]
+
+    @pytest.mark.parametrize(("workers", "expected"), [(1, "a"), (2, "ab"), (3, "abc"), (5, "aabbc"), (7, "aaabbcc")])
+    def test_workers_are_spread_evenly_over_the_nodes(self, workers, expected):
+        placed = self.placed(self.groups(workers, workers), [node("a"), node("b"), node("c")])
+        assert "".join(self.of("encoder", placed)) == "".join(self.of("mirror", placed)) == expected
+
+    def test_nodes_have_workers_in_proportion_to_their_cores(self):
+        nodes = [node("head", CPU=0.0), node("small", CPU=1.0), node("large", CPU=3.0)]
+        assert self.of("mirror", self.placed(self.groups("auto", "auto"), nodes)) == [
+            "small",
+            "large",
+            "large",
+            "large",
+        ]
+        without = [node("a", CPU=0.0), node("b", CPU=0.0)]
+        assert self.of("mirror", self.placed(self.groups(2, 2), without)) == ["a", "b"]
+
+    def test_groups_of_different_sizes_share_nodes_where_their_rows_overlap_most(self):
+        placed = self.placed(self.groups(4, 2), [node("a"), node("b")])
+        assert (self.of("encoder", placed), self.of("mirror", placed)) == (["a", "a", "b", "b"], ["a", "b"])
+
+    def test_groups_that_exchange_no_message_are_placed_independently(self):
+        graph = self.groups(2, 2)
+        graph.connections = tuple(
+            each for each in graph.connections if {each.lower, each.upper} != {"encoder", "mirror"}
+        )
+        joined = assign_modules(graph, NO_GPUS, Placement("pack"), [node("a"), node("b")])
+        assert all(len(each.bundle.modules) == 1 for each in joined)
+
+    @pytest.mark.parametrize("strategy", [None, "pack", "spread"])
+    def test_reserved_cores_of_the_same_rows_are_looked_for_on_one_node(self, strategy):
+        nodes = [node("a", CPU=3.0), node("b", CPU=3.0), node("c", CPU=3.0)]
+        placed = self.placed(self.groups(3, 3, num_cpus=1.0), nodes, strategy)
+        assert self.of("encoder", placed) == self.of("mirror", placed)
+
+    def test_workers_that_do_not_fit_on_one_node_together_are_placed_apart(self):
+        nodes = [node(name, CPU=1.0) for name in "abcd"]
+        placed = self.placed(self.groups(2, 2, num_cpus=1.0), nodes)
+        assert sorted(placed[name] for name in ("encoder", "encoder#1", "mirror", "mirror#1")) == list("abcd")
+
+    def test_labels_and_resources_have_priority_over_common_nodes(self):
+        graph = self.groups(2, 2)
+        for name, zone in (("encoder", "north"), ("mirror", "south")):
+            resources = Resources(label_selector={"zone": zone})
+            graph.modules[name] = replace(graph.modules[name], resources=resources)
+        nodes = [node("n1", {"zone": "north"}), node("s", {"zone": "south"}), node("n2", {"zone": "north"})]
+        placed = self.placed(graph, nodes)
+        assert (self.of("encoder", placed), self.of("mirror", placed)) == (["n1", "n2"], ["s", "s"])
+        graph.modules["mirror"] = replace(graph.modules["mirror"], resources=Resources(custom={"robot": 1.0}))
+        placed = self.placed(graph, [*nodes, node("robot", robot=2.0)])
+        assert (self.of("encoder", placed), self.of("mirror", placed)) == (["n1", "n2"], ["robot", "robot"])
+
+    def test_spread_uses_all_nodes_even_if_workers_of_the_same_rows_are_parted(self):
+        placed = self.placed(self.groups(2, 2), [node(name) for name in "abcde"], "spread")
+        assert len({placed[name] for name in ("encoder", "encoder#1", "mirror", "mirror#1")}) == 4
+        few = self.placed(self.groups(4, 4), [node("a"), node("b")], "spread")
+        assert self.of("encoder", few) == self.of("mirror", few)
+
+    def test_pack_uses_one_node(self):
+        placed = self.placed(self.groups(), [node("a"), node("b")], "pack")
+        assert set(placed.values()) == {"a"}
+
+    def test_in_a_placement_group_workers_of_the_same_rows_are_one_bundle(self):
+        graph, nodes = self.groups(2, 2, num_cpus=1.0), [node("a"), node("b")]
+        found = assign_modules(graph, NO_GPUS, Placement("spread"), nodes)
+        bundles = {each.bundle.modules: each.bundle.request for each in found}
+        assert bundles == {("data",): {}, ("encoder", "mirror"): {"CPU": 2.0}, ("encoder#1", "mirror#1"): {"CPU": 2.0}}
+
+    def test_modules_that_are_to_share_a_node_still_do(self):
+        placed = self.placed(self.groups(2, 2), [node("a"), node("b")], together=(("data", "mirror"),))
+        assert placed["data"] == placed["mirror"] == placed["encoder"]
+        assert placed["mirror#1"] == placed["encoder#1"]
+
+    def test_a_worker_that_fits_nowhere_is_still_named(self):
+        found = assign_modules(self.groups(3, 3, num_cpus=1.0), NO_GPUS, Placement(), [node("a"), node("b")])
+        missing = [each.missing for each in found if each.missing]
+        assert len(missing) == 2
+        assert all("asks for 1 CPU, and no node has that" in each for each in missing)
+
+    def test_the_dry_run_shows_where_workers_go(self):
+        graph = self.groups(2, 2)
+        report = DryRunReport(assign_modules(graph, NO_GPUS, Placement(), [node("a"), node("b")]), 2, 1)
+        shown = {name: entry["node"] for name, entry in json.loads(report_as_json(report)).items() if "node" in entry}
+        assert shown == {"data": "a", "encoder": "a", "mirror": "a", "encoder#1": "b", "mirror#1": "b"}
+
+
+class TestMoreWorkers:
+    def more(self, count, nodes, held, **request):
+        return [each.name for each in nodes_for_more(Bundle(("encoder",), request), count, nodes, held)]
+
+    def test_they_go_where_cores_have_no_worker(self):
+        nodes = [replace(node("a"), id="1"), replace(node("b", CPU=3.0), id="2")]
+        assert self.more(3, nodes, {"1": 2}) == ["b", "b", "b"]
+        assert self.more(2, nodes, {"1": 1, "2": 2}) == ["a", "b"]
+
+    def test_there_are_no_more_than_have_room(self):
+        nodes = [replace(node("a"), id="1", free={"CPU": 0.0}), replace(node("b"), id="2", free={"CPU": 1.0})]
+        assert self.more(3, nodes, {"1": 2}, CPU=1.0) == ["b"]
