@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 from time import perf_counter
 from typing import Any
 
 from actors.backends.module_host import DOING, Arrays, HostResult, ModuleHost
 from actors.backends.result_checks import bounded_exceptions, check_metrics, check_state
 from actors.backends.thread_limits import limited_threads
-from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef
+from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, ShardTime
 from actors.errors import ModuleError
 from actors.graph.spec import ModuleSpec
 from actors.kernels.sequences import boundaries
@@ -82,7 +83,7 @@ class ShardHost(ModuleHost):
             unsent = {slot.port for slot in self.slots if slot.unread and extent.rows > MAX_WHOLE_ROWS}
             self._shard = Shard(self.shared_module, ShardRows(messages, extent, starts), context, unsent)
             self._worker, self._opened = Worker(self._shard, extents), call
-            self._started = perf_counter()
+            self._started, self._busy = perf_counter(), 0.0
 
     def overrides(self, call: ModuleCall) -> dict[str, Any]:
         """Return the parameters of steps that apply to a call; only the first worker keeps them with the state."""
@@ -107,10 +108,15 @@ class ShardHost(ModuleHost):
     def run(self, method: str, *values: Any) -> Any:
         """Call a method of this worker, checking what the module returns."""
         with bounded_exceptions(), self.computing(DOING[self._opened.mode]):
+            started = perf_counter()
+            try:
+                answer = self._worker.run(method, *values)
+            finally:
+                self._busy += perf_counter() - started
             if method == "respond":
-                answer, sums = self._worker.respond(*values)
-                return self._part(Outbox(answer.messages, {}, answer.outputs)), sums
-            return self._worker.run(method, *values)
+                part, sums = answer
+                return self._part(Outbox(part.messages, {}, part.outputs)), sums
+            return answer
 
     def starts(self) -> bool:
         """Return whether nothing was learnt yet."""
@@ -163,8 +169,11 @@ class ShardHost(ModuleHost):
         return super().call(call, arrays)
 
     def _part(self, outbox: Outbox) -> HostResult:
-        """Return this worker's messages and outputs, checked; the arrays of outputs are in parts, too."""
-        accepted = self._accept(outbox, replace(self._opened, mode="recognize"), self._shard.context, 0.0)
+        """Return this worker's messages and outputs, checked; the arrays of outputs are in parts, too.
+
+        Its seconds are those of the call so far in which the worker was busy.
+        """
+        accepted = self._accept(outbox, replace(self._opened, mode="recognize"), self._shard.context, self._busy)
         return replace(accepted, state=None)
 
 
@@ -205,7 +214,16 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
             [message.header for message in of_slot], [copied(message) for message in of_slot], starts, continued
         )
         messages[slot] = MessageRef(pack_header(header), Ref(joined))
-    return ModuleResult(Ref(result.state), Ref(outputs), messages, result.metrics, result.seconds)
+    shards = shard_times(extents, [part.seconds for part in parts])
+    return ModuleResult(Ref(result.state), Ref(outputs), messages, result.metrics, result.seconds, shards)
+
+
+def shard_times(extents: Sequence[Extent], seconds: Sequence[float]) -> tuple[ShardTime, ...]:
+    """Return the rows and seconds of each worker, from the seconds at the end of each of its stretches."""
+    ends = accumulate(len(extent.stretches()) for extent in extents)
+    return tuple(
+        ShardTime(extent.stop - extent.start, seconds[end - 1]) for extent, end in zip(extents, ends, strict=True)
+    )
 
 
 def copied(message: Message) -> dict[str, Array | StoredRows]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, NewType, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, NewType, Protocol, TypeAlias, TypeVar
 
 from actors.coordination.events import ModulePlaced
 from actors.graph.graph import Graph
@@ -47,6 +47,13 @@ class MessageRef:
         return unpack_header(self.packed_header)
 
 
+class ShardTime(NamedTuple):
+    """How many rows a worker holds, and the seconds for which it was busy with them."""
+
+    rows: int
+    seconds: float
+
+
 @dataclass(frozen=True, eq=False)
 class ModuleResult(Generic[Value, MessageType]):
     """The result of a module's call.
@@ -62,6 +69,8 @@ class ModuleResult(Generic[Value, MessageType]):
     metrics : mapping of str to float
     seconds : float
         Spent inside the module.
+    shards : tuple of ShardTime
+        Of each worker, where workers share the rows.
     """
 
     state: Value | None = None
@@ -69,6 +78,7 @@ class ModuleResult(Generic[Value, MessageType]):
     messages: Mapping[str, MessageType] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    shards: tuple[ShardTime, ...] = ()
 
 
 ResultRef: TypeAlias = ModuleResult[Ref, MessageRef]

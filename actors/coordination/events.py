@@ -177,17 +177,23 @@ class UpdateFinished(UpdateEvent):
     message_bytes : int
         Size of the messages that it sent.
     metrics : mapping of str to float
+    worker_rows, worker_seconds : mapping of str to float
+        The rows of each worker, and the seconds for which it was busy with them, by its name; empty for a module in one
+        process.
     """
 
     event = "updated"
     seconds: float = 0.0
     message_bytes: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    worker_rows: Mapping[str, float] = field(default_factory=dict)
+    worker_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields, with one entry for each metric."""
         own = super().fields()
         metrics = own.pop("metrics")
+        own = {name: value for name, value in own.items() if value or not name.startswith("worker_")}
         place = {name: own.pop(name) for name in ("step", "module", "round", "exchange", "temperature") if name in own}
         return {**place, **{name: value for name, value in metrics.items() if name not in place}, **own}
 

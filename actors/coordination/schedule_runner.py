@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from actors.coordination.backend import ResultRef
 from actors.coordination.events import BlockFinished, Emit, UpdateFinished, UpdateStarted, ignore
+from actors.coordination.placement import worker_name
 from actors.coordination.router import Router
 from actors.graph.schedule import Block, Item, Position, Step, leaves
 
@@ -80,6 +81,7 @@ class ScheduleRunner:
                 pending.append(router.submit("update", step, replace(position, first=index)))
             for (index, step), call in zip(batch, pending, strict=True):
                 result = router.collect(call)
+                shards = {worker_name(step.module, rank): each for rank, each in enumerate(result.shards)}
                 router.store(step.module, result)
                 self._emit(
                     UpdateFinished.at(
@@ -89,6 +91,8 @@ class ScheduleRunner:
                         seconds=result.seconds,
                         message_bytes=sum(message.header.nbytes for message in result.messages.values()),
                         metrics=result.metrics,
+                        worker_rows={name: float(each.rows) for name, each in shards.items()},
+                        worker_seconds={name: each.seconds for name, each in shards.items()},
                     )
                 )
         finally:  # a status call on a failed run must not wait for the answer of a dead module

@@ -84,6 +84,8 @@ def write_timeline(directory: RunDirectory, out: Path, modules: Iterable[str] | 
 def timeline(run: str, modules: Iterable[str], events: Iterable[TimedEvent]) -> list[dict[str, Any]]:
     """Return the trace events of a run: one track for each module, and one for the coordinator's rounds and commits.
 
+    Each worker of a module has a track too, below that of its module, with the seconds for which it was busy.
+
     Parameters
     ----------
     run : str
@@ -99,9 +101,11 @@ def timeline(run: str, modules: Iterable[str], events: Iterable[TimedEvent]) -> 
     if not builder.trace:
         return []
     names = [{"name": "process_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": f"run {run}"}}]
-    for name, number in tracks.items():
+    order = {name: place for place, name in enumerate(tracks)}
+    for name in sorted(builder.tracks, key=lambda each: (order[each.partition("#")[0]], builder.tracks[each])):
+        number, place = builder.tracks[name], len(names) // 2
         names.append({"name": "thread_name", "ph": "M", "pid": 0, "tid": number, "args": {"name": name}})
-        names.append({"name": "thread_sort_index", "ph": "M", "pid": 0, "tid": number, "args": {"sort_index": number}})
+        names.append({"name": "thread_sort_index", "ph": "M", "pid": 0, "tid": number, "args": {"sort_index": place}})
     return [*names, *builder.trace]
 
 
@@ -110,7 +114,7 @@ class _TraceBuilder:
 
     def __init__(self, tracks: Mapping[str, int]) -> None:
         self.trace: list[dict[str, Any]] = []
-        self._tracks = tracks
+        self.tracks = dict(tracks)
         self._started: dict[str, float] = {}  # start of the current update of each module
         self._round: tuple[float, int, Event] | None = None
         self._last = 0.0
@@ -156,6 +160,16 @@ class _TraceBuilder:
         place = f"round {event.round}, step {event.step}"
         title = place if event.exchange is None else f"{place}, exchange {event.exchange}"
         self._span(event.module, title, "update", started, end, event)
+        for worker, seconds in event.worker_seconds.items():
+            self._add_worker(event, worker, title, started, seconds)
+
+    def _add_worker(self, event: UpdateFinished, worker: str, title: str, started: float, seconds: float) -> None:
+        """Add what one worker did of an update; the first one's track is that of its module, which shows it all."""
+        if event.module not in self.tracks or worker == event.module:
+            return
+        self.tracks.setdefault(worker, len(self.tracks))
+        rows = event.worker_rows.get(worker, 0.0)
+        self._append(worker, title, "X", started, cat="worker", dur=1e6 * max(seconds, 0.0), args={"rows": rows})
 
     def _end_round(self, when: float) -> None:
         if self._round is not None:
@@ -169,14 +183,14 @@ class _TraceBuilder:
         )
 
     def _append(self, track: str, title: str, phase: str, when: float, **more: Any) -> None:
-        if track in self._tracks:
+        if track in self.tracks:
             placed = {
                 "name": title,
                 "cat": "moment",
                 "ph": phase,
                 "ts": 1e6 * when,
                 "pid": 0,
-                "tid": self._tracks[track],
+                "tid": self.tracks[track],
             }
             self.trace.append({**placed, **more})
 

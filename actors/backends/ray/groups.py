@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from actors.backends.shard_host import extents_for
+from actors.backends.shard_host import extents_for, shard_times
 from actors.coordination.backend import MessageRef, ModuleCall, ModuleResult, Ref, ResultRef
 from actors.coordination.placement import worker_name
 from actors.errors import ModuleDiedError, ModuleError, ModuleFailedError
@@ -89,7 +89,8 @@ class RayGroup:
             answers, metrics = respond(workers, learnt, sweep, extents)
             summary, state, names = workers.conclude(learnt, metrics)
             result, names = workers.get(summary), workers.get(names)
-            headers = [workers.get(answer.summary).messages for answer in answers]
+            summaries = [workers.get(answer.summary) for answer in answers]
+            headers = [each.messages for each in summaries]
         finally:
             workers.close()
         messages, starts = {}, [stretch.start for extent in extents for stretch in extent.stretches()]
@@ -104,7 +105,8 @@ class RayGroup:
             messages[slot] = MessageRef(pack_header(header), Ref(joined))
         given = tuple(answer.outputs for answer in answers)
         outputs = ShardedOutputs(given, tuple(starts), tuple(continued), names, extents[0].rows)
-        return ModuleResult(state, Ref(outputs), messages, result.metrics, result.seconds)
+        shards = shard_times(extents, [each.seconds for each in summaries])
+        return ModuleResult(state, Ref(outputs), messages, result.metrics, result.seconds, shards)
 
 
 class _Workers:

@@ -14,7 +14,8 @@ class PrometheusMetrics:
     """Turns a run's events into metrics.
 
     ``serket_update_seconds`` (histogram), ``serket_message_bytes`` (counter), ``serket_evidence`` and
-    ``serket_deaths`` by run and module; ``serket_round`` and ``serket_accuracy`` by run.
+    ``serket_deaths`` by run and module; ``serket_worker_seconds`` (counter) and ``serket_worker_rows`` by run, module
+    and worker; ``serket_round`` and ``serket_accuracy`` by run.
 
     Parameters
     ----------
@@ -26,6 +27,8 @@ class PrometheusMetrics:
         self._seconds = Histogram("serket_update_seconds", "Seconds inside a module's update.", _SECONDS, _OF_MODULE)
         self._bytes = Counter("serket_message_bytes", "Bytes of the messages that a module sent.", _OF_MODULE)
         self._evidence = Gauge("serket_evidence", "The evidence of a module's last update, in nats.", _OF_MODULE)
+        self._busy = Counter("serket_worker_seconds", "Seconds for which a worker was busy.", (*_OF_MODULE, "worker"))
+        self._rows = Gauge("serket_worker_rows", "Rows that a worker holds.", (*_OF_MODULE, "worker"))
         self._deaths = Counter("serket_deaths", "Deaths of a module's process.", _OF_MODULE)
         self._round = Gauge("serket_round", "The round that was committed last.", ("run",))
         self._accuracy = Gauge("serket_accuracy", "Share of rows in the class of their category.", ("run",))
@@ -39,6 +42,9 @@ class PrometheusMetrics:
                 self._seconds.observe(event.seconds, labels)
                 if event.message_bytes:
                     self._bytes.inc(event.message_bytes, labels)
+                for worker, seconds in event.worker_seconds.items():
+                    self._busy.inc(max(seconds, 1e-9), {**labels, "worker": worker})
+                    self._rows.set(event.worker_rows.get(worker, 0.0), {**labels, "worker": worker})
                 if "evidence" in event.metrics:
                     self._evidence.set(event.metrics["evidence"], labels)
             case ModuleDied(module=module):

@@ -1,6 +1,7 @@
 """Messages and outputs of shared modules in parts: the same results, and commits with a file for each part."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from actors.storage import parts as stored_parts
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import pack_manifest, unpack_manifest
 from actors.storage.module_files import LoadRequest, load_module_files
+from runner.runs.event_log import parse_checked_event
+from tests.support.events import recorder
 from tests.support.toy_modules import same_arrays
 
 ROWS, CHUNK, STRETCH = 300, 16, 64
@@ -186,3 +189,18 @@ def test_the_rows_of_a_sample_are_spread_and_do_not_follow_a_cycle():
     assert len(set((rows // 10**4).tolist())) == 1000  # one in each of 1,000 stretches
     assert np.bincount(rows % 10).min() > 70
     np.testing.assert_array_equal(spread_rows(5, 10), np.arange(5))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_event_of_an_update_has_the_rows_and_the_seconds_of_each_worker(tmp_path, workers, short_stretches):
+    events = []
+    coordinator = Coordinator(graph(workers, 1), InProcessBackend(), emit=recorder(events))
+    coordinator.start({"data": {"values": X}})
+    coordinator.run_rounds()
+    names = ["pca", "pca#1", "pca#2"][:workers]
+    (update,) = [fields for event, fields in events if event == "updated" and fields["module"] == "pca"]
+    assert list(update["worker_rows"]) == list(update["worker_seconds"]) == names
+    assert list(update["worker_rows"].values()) == {1: [300], 3: [96, 96, 108]}[workers]
+    assert all(0 < seconds <= update["seconds"] for seconds in update["worker_seconds"].values())
+    parsed = parse_checked_event("updated", json.loads(json.dumps(update)))
+    assert parsed.fields() == update

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,15 @@ def test_a_run_without_events_is_an_error(directory: RunDirectory, tmp_path: Pat
 def test_a_directory_as_output_file_is_an_error(directory: RunDirectory, tmp_path: Path):
     with pytest.raises(RunDirectoryError, match=f"^{tmp_path}: a directory; name the file"):
         write_timeline(directory, tmp_path)
+
+
+def test_each_worker_has_a_track_below_its_module_with_the_seconds_for_which_it_was_busy():
+    begun, ended = update("vae", 10.0, 15.0, 5.0)
+    shared = replace(ended.event, worker_seconds={"vae": 4.0, "vae#1": 3.0}, worker_rows={"vae": 7.0, "vae#1": 6.0})
+    events = [begun, replace(ended, event=shared), *update("gmm", 16.0, 17.0, 1.0)]
+    assert spans(events, "worker") == [("vae#1", "round 1, step 0", 10.0, 3.0)]
+    trace = timeline("r", ["data", "vae", "gmm"], events)
+    names = {e["tid"]: e["args"]["name"] for e in trace if e["name"] == "thread_name"}
+    places = {names[e["tid"]]: e["args"]["sort_index"] for e in trace if e["name"] == "thread_sort_index"}
+    assert sorted(places, key=places.get) == ["coordinator", "data", "vae", "vae#1", "gmm"]
+    assert next(e["args"]["rows"] for e in trace if e.get("cat") == "worker") == 6.0

@@ -84,6 +84,8 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_the_bits_are_the_same(tmp_p
     lost = [fields for name, _, fields in events if name == "lost"]
     assert [fields["module"] for fields in lost] == ["kmeans"]
     assert [name for name, _, _ in events].count("recovered") == 1
+    shares = [fields["worker_rows"] for name, _, fields in events if name == "updated" and fields["module"] == "kmeans"]
+    assert all(list(each) == ["kmeans", "kmeans#1", "kmeans#2"] and sum(each.values()) == len(X) for each in shares)
     assert has_the_bits_of_one_process(tmp_path / "run", f"group-{way.lower()}")
 
 
