@@ -116,6 +116,9 @@ class LocalStorage:
         parent that became a link leads, or a new one where it was deleted, is refused as long as this object lives.
     """
 
+    depth = 2
+    """Components that a path below the root may have."""
+
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self._identity: tuple[int, int] | None = None
@@ -287,7 +290,7 @@ class LocalStorage:
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete files, and sync their directories; a directory that is a link is deleted itself, not what is in it."""
-        parts = [split_path(path) for path in paths]
+        parts = [split_path(path, self.depth) for path in paths]
         for parents in dict.fromkeys(names[:-1] for names in parts):
             names = [each[-1] for each in parts if each[:-1] == parents]
             with suppress(FileNotFoundError), self._named("/".join((*parents, names[0]))):
@@ -295,7 +298,7 @@ class LocalStorage:
                     with self._directory(parents) as directory:
                         self._delete_in(directory, names)
                 except OSError as error:
-                    if error.errno != LINK_ERROR or not parents:
+                    if error.errno != LINK_ERROR or len(parents) != 1:
                         raise
                     with self._directory(()) as directory:
                         self._delete_in(directory, parents)
@@ -308,9 +311,9 @@ class LocalStorage:
 
     def delete_directory(self, name: str) -> None:
         """Delete a directory if it is empty."""
-        with self._named(name) as (_, last):
+        with self._named(name) as (parents, last):
             try:
-                with self._directory(()) as directory:
+                with self._directory(parents) as directory:
                     os.rmdir(last, dir_fd=directory)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
@@ -322,7 +325,7 @@ class LocalStorage:
     def _named(self, path: str) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield the components of `path`: its directory's and its last; errors in the block name the file."""
         with self._error_of(path):
-            names = split_path(path)
+            names = split_path(path, self.depth)
             yield names[:-1], names[-1]
 
     @contextmanager

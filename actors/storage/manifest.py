@@ -63,6 +63,11 @@ class ModuleRecord:
         slots = (split_label(label)[0].removeprefix("message:") for label in self.files if label.startswith("message:"))
         return tuple(dict.fromkeys(slots))
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether there are outputs, in one file or in parts."""
+        return any(split_label(label)[0] == "outputs" for label in self.files)
+
     def parts_of(self, label: str) -> list[FileRecord]:
         """Return the files of the parts of the outputs, or of a message; none if they are one file."""
         found = {n: file for name, file in self.files.items() for base, n in [split_label(name)] if base == label}

@@ -34,8 +34,8 @@ def is_safe_name(name: str) -> bool:
     return len(name.encode()) <= MAX_COMPONENT_BYTES
 
 
-def split_path(path: str) -> tuple[str, ...]:
-    """Return the components of a path below a root: ``<file>`` or ``<directory>/<file>``.
+def split_path(path: str, depth: int = 2) -> tuple[str, ...]:
+    """Return the components of a path below a root: ``<file>`` or ``<directory>/<file>``; at most `depth` of them.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def split_path(path: str) -> tuple[str, ...]:
         If a component is not a valid name.
     """
     names = tuple(path.split("/"))
-    if len(names) > 2 or not all(map(is_safe_name, names)):
+    if len(names) > depth or not all(map(is_safe_name, names)):
         shown = ascii(path if len(path) <= MAX_COMPONENT_BYTES else f"{path[:MAX_COMPONENT_BYTES]}…")
         raise OSError(errno.EINVAL, f"{shown} is not the name of a file in this directory", None)
     return names

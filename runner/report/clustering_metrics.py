@@ -3,6 +3,7 @@
 Labels are used for evaluation only: no module receives any of these results.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from actors.types import Array, IntArray
+
+_BLOCK_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,10 @@ def matched_classes(classes: ArrayLike, categories: ArrayLike) -> IntArray:
     rows, columns = linear_sum_assignment(counts, maximize=True)
     numbers = np.full(len(class_labels), min(0, int(category_labels.min())) - 1, dtype=np.int64)
     numbers[columns] = category_labels[rows]
-    matched: IntArray = numbers[np.searchsorted(class_labels, _as_integers(classes, "classes"))]
+    learned = _as_integers(classes, "classes")
+    matched = np.empty(len(learned), np.int64)
+    for block in _blocks(len(learned)):
+        matched[block] = numbers[np.searchsorted(class_labels, learned[block])]
     return matched
 
 
@@ -118,8 +124,7 @@ def accuracy(classes: ArrayLike, categories: ArrayLike) -> float:
     ValueError
         As in `match`.
     """
-    counts, _, _ = _contingency_table(classes, categories)
-    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
+    return _accuracy(_contingency_table(classes, categories)[0])
 
 
 def ari(classes: ArrayLike, categories: ArrayLike) -> float:
@@ -140,9 +145,7 @@ def ari(classes: ArrayLike, categories: ArrayLike) -> float:
     ValueError
         As in `match`.
     """
-    from sklearn.metrics import adjusted_rand_score  # slow to import, and only needed with categories
-
-    return float(adjusted_rand_score(*_check_labels(classes, categories)[::-1]))
+    return _ari(_contingency_table(classes, categories)[0])
 
 
 def nmi(classes: ArrayLike, categories: ArrayLike) -> float:
@@ -163,9 +166,7 @@ def nmi(classes: ArrayLike, categories: ArrayLike) -> float:
     ValueError
         As in `match`.
     """
-    from sklearn.metrics import normalized_mutual_info_score  # as in ari
-
-    return float(normalized_mutual_info_score(*_check_labels(classes, categories)[::-1]))
+    return _nmi(_contingency_table(classes, categories)[0])
 
 
 def confusion(classes: ArrayLike, categories: ArrayLike) -> Confusion:
@@ -211,7 +212,45 @@ def score(classes: ArrayLike, categories: ArrayLike) -> Scores:
     ValueError
         As in `match`.
     """
-    return Scores(accuracy(classes, categories), ari(classes, categories), nmi(classes, categories))
+    counts, _, _ = _contingency_table(classes, categories)
+    return Scores(_accuracy(counts), _ari(counts), _nmi(counts))
+
+
+def _accuracy(counts: IntArray) -> float:
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
+
+
+def _ari(counts: IntArray) -> float:
+    """Return the index from the counts (C, K): of all pairs of rows, those together in both, in one, and in none."""
+    rows, squares = int(counts.sum()), int((counts**2).sum())
+    by_category, by_class = int((counts.sum(axis=1) ** 2).sum()), int((counts.sum(axis=0) ** 2).sum())
+    both, in_class, in_category = squares - rows, by_class - squares, by_category - squares
+    neither = rows**2 - in_class - in_category - squares
+    if in_class == in_category == 0:
+        return 1.0
+    pairs = (both + in_category) * (in_category + neither) + (both + in_class) * (in_class + neither)
+    return 2.0 * (both * neither - in_category * in_class) / pairs
+
+
+def _nmi(counts: IntArray) -> float:
+    """Return the normalised information from the counts (C, K): the bits of scikit-learn's function of all rows."""
+    if counts.shape == (1, 1):
+        return 1.0
+    from scipy.sparse import csr_matrix
+    from sklearn.metrics import mutual_info_score  # slow to import, and only needed with categories
+
+    information = mutual_info_score(None, None, contingency=csr_matrix(counts.astype(np.float64)))
+    if information == 0:
+        return 0.0
+    return float(information / np.mean([_entropy(counts.sum(axis=1)), _entropy(counts.sum(axis=0))]))
+
+
+def _entropy(counts: IntArray) -> float:
+    if len(counts) == 1:
+        return 0.0
+    numbers = counts.astype(np.float64)
+    total = np.sum(numbers)
+    return float(-np.sum((numbers / total) * (np.log(numbers) - math.log(total))))
 
 
 def _as_integers(values: ArrayLike, name: str) -> IntArray:
@@ -220,7 +259,7 @@ def _as_integers(values: ArrayLike, name: str) -> IntArray:
         raise ValueError(f"{name}: expected a list of at least one integer, got {array.dtype} of shape {array.shape}")
     if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.floor(array))).all():
         raise ValueError(f"{name}: expected integers, got numbers that are not whole")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def _check_labels(classes: ArrayLike, categories: ArrayLike) -> tuple[IntArray, IntArray]:
@@ -234,8 +273,21 @@ def _check_labels(classes: ArrayLike, categories: ArrayLike) -> tuple[IntArray, 
 def _contingency_table(classes: ArrayLike, categories: ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
     """Return the counts (C, K) by category and class, the K classes and the C categories, both in ascending order."""
     learned, true = _check_labels(classes, categories)
-    class_labels, column = np.unique(learned, return_inverse=True)
-    category_labels, row = np.unique(true, return_inverse=True)
-    counts = np.zeros((len(category_labels), len(class_labels)), dtype=np.int64)
-    np.add.at(counts, (row, column), 1)
-    return counts, class_labels, category_labels
+    class_labels, category_labels = _distinct(learned), _distinct(true)
+    shape = len(category_labels), len(class_labels)
+    counts = np.zeros(shape[0] * shape[1], dtype=np.int64)
+    for block in _blocks(len(learned)):
+        row, column = np.searchsorted(category_labels, true[block]), np.searchsorted(class_labels, learned[block])
+        cells, times = np.unique(row * shape[1] + column, return_counts=True)
+        counts[cells] += times
+    return counts.reshape(shape), class_labels, category_labels
+
+
+def _distinct(labels: IntArray) -> IntArray:
+    """Return the distinct labels in ascending order."""
+    return np.unique(np.concatenate([np.unique(labels[block]) for block in _blocks(len(labels))]))
+
+
+def _blocks(rows: int) -> list[slice]:
+    """Return blocks of rows: what is computed of all rows at once takes several times their memory."""
+    return [slice(first, first + _BLOCK_ROWS) for first in range(0, rows, _BLOCK_ROWS)]

@@ -10,7 +10,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from actors.types import Array
+from actors.kernels.row_sample import spread_rows
+from actors.limits import MAX_PLOTTED_ROWS
+from actors.storage.parts import CommittedOutputs
+from actors.types import Array, IntArray
 from runner.report import plots
 from runner.report.clustering_metrics import confusion, match
 from runner.runs.directory import RunDirectory
@@ -28,9 +31,24 @@ class CommitOutputs:
         """Return the output `output` of the first module that has it, None if there is none."""
         return next((own[output] for own in self.outputs.values() if output in own), None)
 
+    def points(self, output: str) -> tuple[Array, IntArray, int] | None:
+        """Return rows of an output for a plot, at most MAX_PLOTTED_ROWS, their numbers, and that of all rows."""
+        own = next((own for own in self.outputs.values() if output in own), None)
+        if own is None:
+            return None
+        if not isinstance(own, CommittedOutputs):
+            chosen = spread_rows(len(own[output]), MAX_PLOTTED_ROWS)
+            return own[output][chosen], chosen, len(own[output])
+        chosen = spread_rows(own.total, MAX_PLOTTED_ROWS)
+        picked = []
+        for first, part in own.by_part():
+            inside = chosen[slice(*np.searchsorted(chosen, (first, first + len(part[output]))))]
+            picked.append(part[output][inside - first])
+        return np.concatenate(picked), chosen, own.total
 
-def read_commit(directory: RunDirectory, commit: str) -> CommitOutputs:
-    """Read the outputs of a commit."""
+
+def read_commit(directory: RunDirectory, commit: str, *, classes: bool = True) -> CommitOutputs:
+    """Read the outputs of a commit; without `classes`, no classes and categories."""
     manifest = directory.checkpoints.manifest(commit)
     outputs = {
         module: directory.checkpoints.outputs(manifest, module)
@@ -38,10 +56,10 @@ def read_commit(directory: RunDirectory, commit: str) -> CommitOutputs:
         if module not in directory.graph.sources
     }
     classifier = next((module for module, own in outputs.items() if "class" in own), None)
-    if classifier is None:
+    if classifier is None or not classes:
         return CommitOutputs(outputs)
-    classes = outputs[classifier]["class"]
-    return CommitOutputs(outputs, classes, directory.categories_of(classifier, len(classes)))
+    found = outputs[classifier]["class"]
+    return CommitOutputs(outputs, found, directory.categories_of(classifier, len(found)))
 
 
 def draw_plots(directory: RunDirectory) -> list[Path]:
@@ -55,18 +73,20 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
     commits = [name for name in directory.checkpoints.names() if name != "round-000"]
     if not commits:
         return []
-    first, last = read_commit(directory, commits[0]), read_commit(directory, commits[-1])
+    first, last = read_commit(directory, commits[0], classes=False), read_commit(directory, commits[-1])
     drawn = [_draw_progress(directory), *_draw_classes(directory, last)]
     transitions = last.find("trans_prob")
     if transitions is not None:
         order = class_order(transitions, last)
         drawn.append(_save(directory, "transitions.png", lambda file: plots.draw_transitions(transitions, file, order)))
-    before, after = first.find("z"), last.find("z")
+    before, after = first.points("z"), last.points("z")
     if before is not None and after is not None:
+        z, rows, total = after
         colours = last.classes if last.categories is None else last.categories
-        colours = colours if colours is not None and len(colours) == len(after) else None
-        names = tuple(f"after {name.replace('-', ' ')}" for name in (commits[0], commits[-1]))
-        draw = partial(plots.draw_latents, before, after, colours, names=names)
+        colours = colours[rows] if colours is not None and len(colours) == total else None
+        some = f", {len(rows):,} of {total:,} rows" if len(rows) < total else ""
+        names = tuple(f"after {name.replace('-', ' ')}{some}" for name in (commits[0], commits[-1]))
+        draw = partial(plots.draw_latents, before[0], z, colours, names=names)
         drawn.append(_save(directory, "latents.png", draw))
     return [*drawn, *_draw_means(directory, last)]
 

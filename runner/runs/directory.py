@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
 import re
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 from actors.coordination.events import TimedEvent
 from actors.errors import CheckpointError, ModuleError, StorageError
 from actors.graph.graph import Graph
+from actors.limits import MAX_WHOLE_ROWS
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.claims import ClaimedError, claim_storage, is_claimed, probe_storage, release_storage
 from actors.storage.manifest import Manifest
@@ -43,6 +45,7 @@ from runner.runs.run_files import RunDirectoryError, RunFiles
 __all__ = ["OpenedRun", "RunDirectory", "RunDirectoryError", "find_run", "open_run"]
 
 _CLAIM = "claim.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -68,6 +71,8 @@ class RunDirectory:
     ----------
     rows_without_categories : set of str
         A sentence for each module whose rows are not those of the categories.
+    said : set of str
+        What was logged about outputs, each once.
     """
 
     path: Path
@@ -78,6 +83,7 @@ class RunDirectory:
     numbers: Mapping[str, int] = field(default_factory=dict)
     recognizing: frozenset[str] = frozenset()
     rows_without_categories: set[str] = field(default_factory=set, init=False)
+    said: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     _directories: dict[Path, RunFiles] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -340,6 +346,14 @@ class RunDirectory:
         self.metrics_file.append(scores)
         return scores
 
+    def _unsent(self, module: str) -> dict[str, str]:
+        """Return a sentence for each message that a module with many rows does not send because nothing reads it."""
+        return {
+            slot.name: f"{module}: {slot.port} of more than {MAX_WHOLE_ROWS:,} rows are not sent: no module reads them"
+            for slot in self.graph.slots(module)
+            if slot.unread
+        }
+
     def scores(self, commit: str) -> RoundScores:
         """Return the metrics of a commit."""
         return self._compute_scores(*self._open_commit(commit))
@@ -375,7 +389,7 @@ class RunDirectory:
             record = manifest.modules.get(module)
             if record is None:
                 continue
-            if self.categories_of(module) is not None and "outputs" in record.files:
+            if self.categories_of(module) is not None and record.has_outputs:
                 classes = outputs(module).get("class")
                 labels = None if classes is None else self.categories_of(module, len(classes))
                 if classes is not None and labels is None:
@@ -412,7 +426,8 @@ class RunDirectory:
             Labels; by default, in the phase ``learn``, those of the run.
         """
         directory = self._module_directory_name(module)
-        write_arrays(self._output_files, module, directory, outputs, phase)
+        sentences = write_arrays(self._output_files, module, directory, outputs, phase)
+        self._say(directory, {**sentences, **(self._unsent(module) if "long" in sentences else {})})
         if "class" not in outputs:
             return
         classes = outputs["class"]
@@ -426,6 +441,13 @@ class RunDirectory:
                 file.write(f"{accuracy:.6f}\n".encode())
             matched = {"class_matched": matched_classes(classes, categories)}
             write_arrays(self._output_files, module, directory, matched, phase)
+
+    def _say(self, directory: str, sentences: Mapping[str, str]) -> None:
+        """Log what the files of a module's outputs are, once for each kind of them."""
+        for kind, sentence in sentences.items():
+            if f"{directory}/{kind}" not in self.said:
+                self.said.add(f"{directory}/{kind}")
+                _log.warning("%s", sentence)
 
     def write_sequences(self, module: str, columns: Mapping[str, Array], phase: str) -> None:
         """Write a table with a line for each sequence as ``sequences_<phase>.txt``; without columns, delete the file.

@@ -1,35 +1,40 @@
-"""The files of a module's outputs: text for ``numpy.loadtxt``, and .npy for wide and for long arrays."""
+"""The files of a module's outputs: text for ``numpy.loadtxt``, .npy for wide arrays, several .npy for long ones."""
 
 from __future__ import annotations
 
 import io
-import logging
 import math
 import reprlib
 import tokenize
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from actors.errors import ModuleError
 from actors.limits import MAX_NPY_HEADER_BYTES, MAX_OUTPUT_BYTES
+from actors.sharing.chunks import ShardedOutputs
+from actors.storage.parts import CommittedOutputs
 from actors.storage.safe_files import is_safe_name
 from actors.types import Array
 from runner.runs.run_files import RunFiles
-
-_log = logging.getLogger(__name__)
 
 TEXT_COLUMNS = 200
 """Arrays with more columns are written as .npy instead of text."""
 
 TEXT_ROWS = 100_000
-"""Arrays with more rows are, too: as text, 10^6 rows of ten classes take 100 MB and half a minute."""
+"""Arrays with more rows are written as .npy files of as many rows: as text, 10^6 rows of ten classes take 100 MB and
+half a minute."""
 
 
-def write_arrays(files: RunFiles, module: str, directory: str, outputs: Mapping[str, Any], phase: str) -> None:
-    """Write a module's outputs as ``<name>_<phase>.txt`` (or .npy).
+def write_arrays(
+    files: RunFiles, module: str, directory: str, outputs: Mapping[str, Any], phase: str
+) -> dict[str, str]:
+    """Write a module's outputs as ``<name>_<phase>.txt`` (or .npy); long ones as files in ``<name>_<phase>/``.
+
+    Each of these is called like the number of its first row, ``000000000.npy``. Outputs in parts are written part by
+    part.
 
     Parameters
     ----------
@@ -40,30 +45,143 @@ def write_arrays(files: RunFiles, module: str, directory: str, outputs: Mapping[
     outputs : mapping of str to ndarray
     phase : {"learn", "recog"}
 
+    Returns
+    -------
+    dict of str to str
+        A sentence for each kind of file that is not what a reader of short outputs expects, by a key of it.
+
     Raises
     ------
     ModuleError
         If the name or the type of an output is not valid.
     """
-    for name, given in outputs.items():
-        # A training curve belongs to no phase; the name loss.txt is that of the SERKET tutorial.
-        stem = name if name == "loss" else f"{name}_{phase}"
+    long, rest = dict[str, int](), outputs
+    if isinstance(outputs, ShardedOutputs | CommittedOutputs) and outputs.total > TEXT_ROWS:
+        rest = _write_by_part(files, module, directory, outputs, phase, long)
+    for name, given in rest.items():
+        stem = _checked_stem(module, name, given, phase)
         array = np.atleast_1d(np.asarray(given))  # in commits of earlier versions it may have no dimension
-        if not is_safe_name(f"{stem}.npy"):
-            raise ModuleError(f"module {module!r}: its output {reprlib.repr(name)} cannot be the name of a file")
-        if array.dtype.kind not in "biufc":
-            raise ModuleError(f"module {module!r}: its output {name} is {array.dtype}, expected an array of numbers")
+        place = f"{directory}/{stem}"
         if len(array) > TEXT_ROWS:
-            _log.warning(
-                "%s/%s.npy: its %s rows are not written as text; read them with numpy.load",
-                *(directory, stem, f"{len(array):,}"),
-            )
-        if len(array) > TEXT_ROWS or array.ndim > 2 or (array.ndim == 2 and array.shape[1] > TEXT_COLUMNS):
-            with files.create(f"{directory}/{stem}.npy") as file:
+            rows = _RowFiles(files, place)
+            rows.add(array)
+            long[stem] = rows.close()
+        elif array.ndim > 2 or (array.ndim == 2 and array.shape[1] > TEXT_COLUMNS):
+            with files.create(f"{place}.npy") as file:
                 np.save(file, array, allow_pickle=False)
+            _delete_others(files, place, ".npy")
         else:
-            with files.create(f"{directory}/{stem}.txt") as file:
+            with files.create(f"{place}.txt") as file:
                 np.savetxt(file, array, fmt="%d" if array.dtype.kind in "iub" else "%.8g")
+            _delete_others(files, place, ".txt")
+    return _sentences(directory, rest, long)
+
+
+def _checked_stem(module: str, name: str, given: Any, phase: str) -> str:
+    """Return the name of an output's file without its suffix; a training curve belongs to no phase (loss.txt)."""
+    stem = name if name == "loss" else f"{name}_{phase}"  # the name is that of the SERKET tutorial
+    dtype = np.asarray(given).dtype
+    if not is_safe_name(f"{stem}.npy"):
+        raise ModuleError(f"module {module!r}: its output {reprlib.repr(name)} cannot be the name of a file")
+    if dtype.kind not in "biufc":
+        raise ModuleError(f"module {module!r}: its output {name} is {dtype}, expected an array of numbers")
+    return stem
+
+
+def _write_by_part(
+    files: RunFiles,
+    module: str,
+    directory: str,
+    outputs: ShardedOutputs | CommittedOutputs,
+    phase: str,
+    long: dict[str, int],
+) -> dict[str, Any]:
+    """Write the outputs with a row for each row, adding their rows to `long`; return the others, joined."""
+    rows: dict[str, _RowFiles] = {}
+    others: dict[str, list[Any]] = {}
+    joined = {*outputs.names.sequences, *outputs.names.samples}
+    for _, part in outputs.by_part():
+        for name, given in part.items():
+            if name in outputs.names.rows:
+                stem = _checked_stem(module, name, given, phase)
+                if stem not in rows:
+                    rows[stem] = _RowFiles(files, f"{directory}/{stem}")
+                rows[stem].add(np.asarray(given))
+            elif name in joined or name not in others:
+                others.setdefault(name, []).append(given)
+    long.update({stem: each.close() for stem, each in rows.items()})
+    return {name: outputs.names.join(name, parts) for name, parts in others.items()}
+
+
+class _RowFiles:
+    """Writes rows, as they come, to .npy files of a fixed number of rows in a directory.
+
+    The files do not depend on the parts in which the rows come.
+    """
+
+    def __init__(self, files: RunFiles, place: str) -> None:
+        self._files = files
+        self._place = place
+        self._pending: list[Array] = []
+        self._first = 0
+        self._count = 0  # of pending rows
+        self._written: set[str] = set()
+
+    def add(self, rows: Array) -> None:
+        """Add rows; write the files that are full."""
+        while len(rows):
+            taken = rows[: TEXT_ROWS - self._count]
+            self._pending.append(taken)
+            self._count += len(taken)
+            rows = rows[len(taken) :]
+            if self._count == TEXT_ROWS:
+                self._write()
+
+    def close(self) -> int:
+        """Write the last file, delete those of earlier outputs of the same name; return the number of rows."""
+        if self._count:
+            self._write()
+        stale = [name for name in self._files.names_in(self._place) if name not in self._written]
+        if stale:
+            self._files.delete([f"{self._place}/{name}" for name in stale])
+        _delete_others(self._files, self._place, "")
+        return self._first
+
+    def _write(self) -> None:
+        name = f"{self._first:09d}.npy"
+        with self._files.create(f"{self._place}/{name}") as file:
+            pending = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+            np.save(file, pending, allow_pickle=False)
+        self._written.add(name)
+        self._first, self._count, self._pending = self._first + self._count, 0, []
+
+
+def _delete_others(files: RunFiles, place: str, suffix: str) -> None:
+    """Delete what an output was written as before, if it was another kind of file."""
+    old = [f"{place}{other}" for other in (".npy", ".txt") if other != suffix and files.exists(f"{place}{other}")]
+    if suffix:
+        old += [f"{place}/{name}" for name in files.names_in(place)]
+    if old:
+        files.delete(old)
+    if suffix and files.exists(place):
+        files.delete_directory(place)
+
+
+def _sentences(directory: str, rest: Mapping[str, Any], long: Mapping[str, int]) -> dict[str, str]:
+    """Return the sentences about outputs of many rows, and about those that have a sample of the rows."""
+    found = {}
+    if long:
+        stem, rows = next(iter(long.items()))
+        found["long"] = (
+            f"{directory}: {', '.join(sorted(long))}: {rows:,} rows are not written as text but as .npy files of "
+            f"{TEXT_ROWS:,} rows, such as {stem}/000000000.npy; read them with numpy.load"
+        )
+    for name in rest:
+        if f"{name}_rows" in rest:
+            found[name] = (
+                f"{directory}: {name} has {len(rest[name]):,} of the rows, evenly spread; {name}_rows says which"
+            )
+    return found
 
 
 def read_array(files: RunFiles, directory: str, name: str, phase: str) -> Array | None:
@@ -72,16 +190,35 @@ def read_array(files: RunFiles, directory: str, name: str, phase: str) -> Array 
     Raises
     ------
     RunDirectoryError
-        If the file is too large, not a regular one, or not an array of numbers.
+        If the file is too large, not a regular one, or not an array of numbers; likewise files of many rows.
     """
+    place = f"{directory}/{name}_{phase}"
     for suffix, parse in ((".npy", parse_npy), (".txt", _parse_text)):
-        path = f"{directory}/{name}_{phase}{suffix}"
+        path = f"{place}{suffix}"
         if files.exists(path):
             try:
                 return parse(files.read_bounded(path, MAX_OUTPUT_BYTES))
             except (ValueError, OverflowError) as error:
                 raise files.unreadable(path, " ".join(str(error).split())[:200]) from error
-    return None
+    names = files.names_in(place)
+    return _read_row_files(files, place, names) if names else None
+
+
+def _read_row_files(files: RunFiles, place: str, names: Sequence[str]) -> Array:
+    parts, rows, left = list[Array](), 0, MAX_OUTPUT_BYTES
+    for name in names:
+        path = f"{place}/{name}"
+        try:
+            data = files.read_bounded(path, left)
+            left -= len(data)
+            part = parse_npy(data)
+            if name != f"{rows:09d}.npy" or not part.ndim or (parts and part.shape[1:] != parts[0].shape[1:]):
+                raise ValueError(f"expected rows from {rows} on, of the same shape as those before")
+        except (ValueError, OverflowError) as error:
+            raise files.unreadable(path, " ".join(str(error).split())[:200]) from error
+        parts.append(part)
+        rows += len(part)
+    return np.concatenate(parts)
 
 
 def parse_npy(data: bytes) -> Array:

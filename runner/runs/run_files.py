@@ -14,7 +14,7 @@ from typing import Any
 from actors.limits import MAX_CONFIG_BYTES, MAX_MANIFEST_ENTRIES, MAX_RUN_FILE_BYTES
 from actors.storage.field_checks import check_flag, check_integer, check_mapping, check_number, check_text, printable
 from actors.storage.filesystem import LocalStorage
-from actors.storage.safe_files import parse_json
+from actors.storage.safe_files import parse_json, split_path
 
 
 class RunDirectoryError(ValueError):
@@ -30,6 +30,8 @@ class RunFiles(LocalStorage):
         May be a link, as the user has named it; links within it are not followed.
     """
 
+    depth = 3
+
     def __init__(self, path: Path) -> None:
         super().__init__(path.resolve())
 
@@ -42,6 +44,10 @@ class RunFiles(LocalStorage):
             raise RunDirectoryError(
                 f"{self.location('config.yaml')}: cannot be read as text ({printable(error)})"
             ) from error
+
+    def names_in(self, directory: str) -> list[str]:
+        """Return the names of the files in a directory, in ascending order; none if there is no such directory."""
+        return sorted(name for name, kind in self._entries(split_path(directory)).items() if kind == "file")
 
     def read_bounded(self, path: str, max_bytes: int) -> bytes:
         """Return the contents of a file.

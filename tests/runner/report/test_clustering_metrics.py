@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from runner.report.clustering_metrics import Scores, accuracy, ari, confusion, match, nmi, score
+from runner.report import clustering_metrics
+from runner.report.clustering_metrics import Scores, accuracy, ari, confusion, match, matched_classes, nmi, score
 
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(-2, 2)), min_size=1, max_size=30).map(
     lambda pairs: tuple(np.array(side) for side in zip(*pairs, strict=True))
@@ -67,6 +69,26 @@ def test_the_confusion_matrix_counts_every_row_and_has_matched_pairs_on_its_diag
     assert np.trace(matrix) == round(accuracy(classes, categories) * len(classes))
     pairs = list(zip(columns.tolist(), rows.tolist(), strict=False))
     assert dict(pairs) == match(classes, categories)
+
+
+@settings(deadline=None)
+@given(LABELS)
+def test_the_indices_have_the_bits_of_scikit_learn(labels: Any) -> None:
+    classes, categories = labels
+    assert ari(classes, categories) == float(adjusted_rand_score(categories, classes))
+    assert nmi(classes, categories) == float(normalized_mutual_info_score(categories, classes))
+
+
+def test_many_rows_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    categories = generator.integers(-3, 7, 5000)
+    classes = np.where(generator.random(5000) < 0.3, generator.integers(0, 12, 5000), categories + 5)
+    whole = score(classes, categories), confusion(classes, categories), matched_classes(classes, categories)
+    monkeypatch.setattr(clustering_metrics, "_BLOCK_ROWS", 700)
+    blocks = score(classes, categories), confusion(classes, categories), matched_classes(classes, categories)
+    assert blocks[0] == whole[0]
+    for one, other in zip((*blocks[1], blocks[2]), (*whole[1], whole[2]), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @settings(deadline=None)

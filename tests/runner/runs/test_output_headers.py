@@ -1,10 +1,12 @@
-"""Output files: long ones as .npy, and those whose .npy header is damaged."""
+"""Output files: long ones as several .npy files, and those whose .npy header is damaged."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
 
+from actors.sharing.chunks import OutputNames, ShardedOutputs
 from runner.runs.outputs import parse_npy, read_array, write_arrays
 from runner.runs.run_files import RunDirectoryError, RunFiles
 
@@ -28,12 +30,72 @@ def test_whatever_is_wrong_with_a_header_is_a_value_error(shape):
         parse_npy(stream.getvalue().replace(b"(6, 2), }", shape))
 
 
-@pytest.mark.parametrize(("shape", "suffix"), [((100_000,), "txt"), ((100_001,), "npy"), ((100_001, 2), "npy")])
-def test_long_outputs_are_written_for_numpy_load_and_said_to_be(tmp_path, caplog, shape, suffix):
+def written(tmp_path, directory="module001_gmm"):
+    return sorted(str(path.relative_to(tmp_path / directory)) for path in (tmp_path / directory).rglob("*.*"))
+
+
+@pytest.mark.parametrize("shape", [(100_001,), (230_000, 2), (100_001, 2, 3)])
+def test_long_outputs_are_written_as_several_npy_files_and_said_to_be(tmp_path, shape):
+    files, rows = RunFiles(tmp_path), np.arange(np.prod(shape)).reshape(shape)
+    said = write_arrays(files, "gmm", "module001_gmm", {"class": rows}, "learn")
+    starts = range(0, shape[0], 100_000)
+    assert written(tmp_path) == [f"class_learn/{first:09d}.npy" for first in starts]
+    own = tmp_path / "module001_gmm" / "class_learn"
+    np.testing.assert_array_equal(np.concatenate([np.load(path) for path in sorted(own.iterdir())]), rows)
+    np.testing.assert_array_equal(read_array(files, "module001_gmm", "class", "learn"), rows)
+    assert f"class_learn: {shape[0]:,} rows are not written as text but as .npy files of 100,000 rows" in said["long"]
+
+
+def test_short_outputs_stay_text(tmp_path):
+    files, rows = RunFiles(tmp_path), np.arange(100_000)
+    assert write_arrays(files, "gmm", "module001_gmm", {"class": rows}, "learn") == {}
+    assert written(tmp_path) == ["class_learn.txt"]
+    np.testing.assert_array_equal(read_array(files, "module001_gmm", "class", "learn")[:, 0], rows)
+
+
+def test_outputs_in_parts_are_written_part_by_part_to_the_same_files(tmp_path):
+    generator, cuts = np.random.default_rng(0), [0, 90_000, 110_000, 111_000, 250_001]
+    z, classes = generator.normal(size=(250_001, 2)), generator.integers(0, 5, 250_001)
+    means, sample = generator.normal(size=(5, 2)), np.array([3, 95_000, 240_000])
+    parts = []
+    for first, end in itertools.pairwise(cuts):
+        inside = sample[(sample >= first) & (sample < end)]
+        own = {"z": z[first:end], "class": classes[first:end], "mu": means, "x_hat": z[inside], "x_hat_rows": inside}
+        own["log_evidence"] = np.array([[float(first), first == 0], [1.0, 1.0]])  # a piece, and a sequence of its own
+        parts.append(own)
+    names = OutputNames(("z", "class"), ("log_evidence",), ("x_hat", "x_hat_rows"))
+    sharded = ShardedOutputs(tuple(parts), tuple(cuts[:-1]), (False,) * 4, names, cuts[-1])
     files = RunFiles(tmp_path)
-    (tmp_path / "module001_gmm").mkdir()
-    rows = np.arange(np.prod(shape)).reshape(shape)
-    write_arrays(files, "gmm", "module001_gmm", {"class": rows}, "learn")
-    assert [path.name for path in (tmp_path / "module001_gmm").iterdir()] == [f"class_learn.{suffix}"]
-    np.testing.assert_array_equal(read_array(files, "module001_gmm", "class", "learn").reshape(shape), rows)
-    assert ("100,001 rows are not written as text; read them with numpy.load" in caplog.text) == (suffix == "npy")
+    said = write_arrays(files, "vae", "parts", sharded, "learn")
+    whole = {"z": z, "class": classes, "mu": means, "x_hat": z[sample], "x_hat_rows": sample}
+    write_arrays(files, "vae", "whole", {**whole, "log_evidence": sharded["log_evidence"]}, "learn")
+    assert written(tmp_path, "parts") == written(tmp_path, "whole")
+    for name in written(tmp_path, "parts"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "x_hat has 3 of the rows" in said["x_hat"]
+    assert sharded["log_evidence"].tolist() == [0.0, 90_001.0, 110_001.0, 111_001.0, 1.0]
+
+
+def test_what_an_output_was_before_is_deleted(tmp_path):
+    files = RunFiles(tmp_path)
+    for rows in (10, 250_000, 150_000, 10):
+        write_arrays(files, "gmm", "module001_gmm", {"class": np.arange(rows)}, "recog")
+        assert read_array(files, "module001_gmm", "class", "recog").size == rows
+    assert written(tmp_path) == ["class_recog.txt"]
+    assert not (tmp_path / "module001_gmm" / "class_recog").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "text", "link"])
+def test_damaged_files_of_rows_are_refused(tmp_path, damage):
+    files = RunFiles(tmp_path)
+    write_arrays(files, "gmm", "m", {"mu": np.zeros((250_000, 2))}, "learn")
+    second = tmp_path / "m" / "mu_learn" / "000100000.npy"
+    second.unlink()
+    if damage == "shape":
+        np.save(second, np.zeros((100_000, 3)))
+    elif damage == "text":
+        second.write_text("1 2 3")
+    elif damage == "link":
+        second.symlink_to("000000000.npy")
+    with pytest.raises(RunDirectoryError, match=r"000[12]00000\.npy: cannot be read"):
+        read_array(files, "m", "mu", "learn")
