@@ -171,7 +171,7 @@ def _sentences(directory: str, rest: Mapping[str, Any], long: Mapping[str, int])
     """Return the sentences about outputs of many rows, and about those that have a sample of the rows."""
     found = {}
     if long:
-        stem, rows = next(iter(long.items()))
+        stem, rows = min(long.items())
         found["long"] = (
             f"{directory}: {', '.join(sorted(long))}: {rows:,} rows are not written as text but as .npy files of "
             f"{TEXT_ROWS:,} rows, such as {stem}/000000000.npy; read them with numpy.load"

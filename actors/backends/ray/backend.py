@@ -73,7 +73,7 @@ from actors.graph.graph import Graph
 from actors.graph.spec import ModuleSpec
 from actors.limits import KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
 from actors.messaging.message import SCHEMA
-from actors.sharing.chunks import flatten
+from actors.sharing.chunks import ShardedArrays, flatten
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
 from actors.storage.parts import assemble
@@ -234,8 +234,10 @@ class RayBackend:
 
     def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
         """Call `module`; only the summary of the answer is fetched, the objects stay on the nodes that hold them."""
-        slots, (layout, flat) = self._slots[module], flatten(arrays)
         group = self._groups.get(module)
+        if group is not None and call.mode == "generate" and not call.rows:  # it needs no rows: the host takes one part
+            arrays = [Ref(each.overlapping(0, 1)) if isinstance(each, ShardedArrays) else each for each in arrays]
+        slots, (layout, flat) = self._slots[module], flatten(arrays)
         if group is not None and call.mode in ("update", "recognize"):
             return RayTask(group.submit(call, arrays).result)
         method = self._actors[module].call.options(num_returns=3 + len(slots))

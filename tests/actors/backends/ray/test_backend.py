@@ -26,9 +26,9 @@ def collect_events(stream):
     return [(each.event.event, each.time, each.event.fields()) for events, _ in stream for each in events]
 
 
-def launch(graph, name, checkpoints=None, seed=0, **fields):
+def launch(graph, name, checkpoints=None, seed=0, patience=0.0, **fields):
     root = None if checkpoints is None else str(checkpoints.root)
-    return CoordinatorClient.launch(RunSpec(graph, name, seed, root, **fields))
+    return CoordinatorClient.launch(RunSpec(graph, name, seed, root, **fields), patience=patience)
 
 
 def run_on_actors(graph, name, checkpoints=None, seed=0, values=ROWS, **fields):

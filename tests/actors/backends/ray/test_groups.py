@@ -5,15 +5,22 @@ import signal
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
+from actors.backends.in_process import InProcessBackend
+from actors.coordination.coordinator import Coordinator
 from actors.coordination.recovery import RecoveryPolicy
 from actors.errors import ModuleError, ModuleFailedError
+from actors.graph.graph import Graph
+from actors.graph.schedule import Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.ray.test_backend import collect_events, launch
 from tests.actors.backends.test_shared_modules import LENGTHS, X, graph, run
 from tests.faults.runs import digests
 from tests.support.sharded_modules import KMeans
+from tests.support.toy_modules import same_arrays
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -93,3 +100,38 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_the_bits_are_the_same(tmp_p
 def test_the_error_of_a_worker_ends_the_run_in_its_own_words(tmp_path):
     with pytest.raises(ModuleFailedError, match="module 'kmeans': chunk 7 is odd"):
         run_on_workers("group-error", tmp_path, 3, given={"way": "error"})
+
+
+@pytest.mark.slow
+def test_many_rows_stay_in_parts_which_other_workers_read_when_the_run_goes_on(tmp_path):
+    rows = (np.random.default_rng(0).normal(size=(270_000, 3)) + 5 * np.eye(3)[np.arange(270_000) % 3]).astype("f4")
+
+    def model(workers, rounds):
+        sharing = Sharing(workers, 32_768)
+        pca = ModuleSpec("pca", "pca", {"latent_dim": 2}, sharing=sharing)
+        kmeans = ModuleSpec("kmeans", f"{__name__}:Failing", {"iterations": 2}, sharing=sharing)
+        chain = [Connection("data", "pca"), Connection("pca", "kmeans")]
+        steps = (Step("pca"), Step("kmeans"))
+        return Graph([ModuleSpec("data", "observation"), pca, kmeans], chain, Schedule(rounds, steps))
+
+    root = Checkpoints(tmp_path / "run")
+    for workers, rounds in ((2, 1), (3, 2)):  # the second run goes on from the first one's commit
+        running = launch(model(workers, rounds), "parts", root, patience=30.0)
+        try:
+            stream = running.follow() if rounds == 2 else running.begin({"data": {"values": rows}})
+            events = collect_events(stream)
+        finally:
+            running.stop()
+    assert "resumed" in [name for name, _, _ in events]
+    record = root.manifest("round-001").modules["pca"]
+    assert len(record.parts_of("outputs")) == len(record.parts_of("message:latent_vectors")) == 3
+    assert "reconstructions" not in record.slots
+    alone = Coordinator(model(1, 2), InProcessBackend(), run="parts", checkpoints=Checkpoints(tmp_path / "alone"))
+    alone.start({"data": {"values": rows}})
+    alone.run_rounds()
+    for name in ("pca", "kmeans"):
+        found, expected = root.latest(), Checkpoints(tmp_path / "alone").latest()
+        assert found.modules[name].files["state"].digest == expected.modules[name].files["state"].digest
+        outputs = [dict(each.outputs(each.latest(), name)) for each in (root, Checkpoints(tmp_path / "alone"))]
+        assert same_arrays(*outputs)
+    assert outputs[0]["class"].shape == (270_000,)
