@@ -6,6 +6,7 @@ valid, is written last.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,10 +21,14 @@ from actors.storage.module_files import LoadRequest, SaveRequest
 
 @dataclass
 class _ModuleProgress:
-    """The committed part of one module: its record, and the result that is being written or was written last."""
+    """The committed part of one module: its record, and the result that is being written or was written last.
+
+    The result is not kept: its messages and outputs would stay in memory until the next commit.
+    """
 
     record: ModuleRecord = field(default_factory=lambda: ModuleRecord(0, {}))
-    written: ResultRef | None = None
+    written: weakref.ReferenceType[ResultRef] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     saving: Task[Mapping[str, FileRecord]] | None = None
 
 
@@ -46,7 +51,7 @@ class Checkpointer:
     def begin(self, module: str, name: str) -> None:
         """Start writing a module's latest result into the commit `name`."""
         progress, result = self._progress[module], self._router.results[module]
-        progress.written = result
+        progress.written, progress.metrics = weakref.ref(result), dict(result.metrics)
         request = SaveRequest(
             root=str(self._checkpoints.root),
             directory=name,
@@ -76,13 +81,13 @@ class Checkpointer:
         try:
             for module, progress in self._progress.items():
                 result = router.results[module]
-                if result is not progress.written and result.outputs is not None:
+                if (progress.written is None or progress.written() is not result) and result.outputs is not None:
                     self.begin(module, manifest.name)
             for module, progress in self._progress.items():
-                if progress.saving is not None and progress.written is not None:
+                if progress.saving is not None:
                     wait = partial(self._saved, module, manifest.name)
                     files = router.supervisor.call_with_recovery(module, wait, "the writing of its part of the commit")
-                    progress.record = ModuleRecord(manifest.round, dict(files), dict(progress.written.metrics))
+                    progress.record = ModuleRecord(manifest.round, dict(files), progress.metrics)
                     progress.saving = None
             records = {module: progress.record for module, progress in self._progress.items() if progress.record.files}
             written = replace(manifest, modules=records)
@@ -127,7 +132,7 @@ class Checkpointer:
             if record is not None:
                 result = self._read(name, record)
                 router.store(name, result)
-                self._progress[name] = _ModuleProgress(record, result)
+                self._progress[name] = _ModuleProgress(record, weakref.ref(result), record.metrics)
             router.supervisor.push_state(name)
 
     def _read(self, module: str, record: ModuleRecord) -> ResultRef:

@@ -18,7 +18,7 @@ from actors.errors import CheckpointError, MessageError
 from actors.limits import MAX_MANIFEST_BYTES, READ_BLOCK_BYTES
 from actors.messaging.codec import decode
 from actors.messaging.message import Message
-from actors.sharing.chunks import join_arrays, join_headers
+from actors.sharing.chunks import join_arrays
 from actors.storage.filesystem import storage_at
 from actors.storage.manifest import (
     COMMIT_NAME,
@@ -32,7 +32,7 @@ from actors.storage.manifest import (
     pack_manifest,
     unpack_manifest,
 )
-from actors.storage.parts import CommittedOutputs, PartIndex, split_record
+from actors.storage.parts import CommittedOutputs, PartIndex, joined_header, split_record
 from actors.storage.state_codec import unpack_state
 from actors.storage.status_files import StatusFiles
 from actors.types import Array, State
@@ -246,7 +246,7 @@ class Checkpoints:
         if files:
             parts = [self.message(each, slot) for each in split_record(record)[1:] if slot in each.slots]
             joined = self.index(record).sharded(f"message:{slot}", [part.arrays for part in parts])
-            header = join_headers([part.header for part in parts], joined.continued)
+            header = joined_header(slot, [part.header for part in parts], joined)
             return Message(header, join_arrays(header.kind, joined))
         file = self._file(record, f"message:{slot}")
         try:

@@ -15,8 +15,17 @@ import numpy as np
 from actors.errors import CheckpointError
 from actors.limits import STRETCH_ROWS
 from actors.messaging.codec import pack_header, unpack_header
-from actors.sharing.chunks import OutputNames, ShardedArrays, ShardedOutputs, join_headers, row_count_of
+from actors.messaging.message import Header
+from actors.sharing.chunks import (
+    OutputNames,
+    ShardedArrays,
+    ShardedOutputs,
+    join_headers,
+    row_count_of,
+    rows_of_kind,
+)
 from actors.storage.manifest import FileRecord, ModuleRecord, split_label
+from actors.storage.safe_files import parse_json
 from actors.types import Array, State
 
 KEPT_OUTPUT = "class"
@@ -62,7 +71,7 @@ class PartIndex:
             If the state is not one of an index.
         """
         try:
-            names = OutputNames(*(tuple(map(str, json.loads(state[key]))) for key in _NAMES))
+            names = OutputNames(*(tuple(map(str, parse_json(state[key].encode()))) for key in _NAMES))
             of_kind = [
                 {name.partition(" ")[2]: each.tolist() for name, each in state.items() if name.startswith(kind)}
                 for kind in ("first_rows ", "continued ")
@@ -72,7 +81,7 @@ class PartIndex:
                 if not each or each[0] != 0 or sorted(set(each)) != list(each) or len(follow[label]) != len(each):
                     raise ValueError(label)
             return cls(rows, follow, names, int(state["total"]))
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError("the index of the parts of a commit is not valid") from error
 
     def sharded(self, label: str, parts: Sequence[Any]) -> ShardedArrays:
@@ -159,13 +168,32 @@ def assemble(
             continue
         at = [(part, each.slots.index(slot)) for part, each in zip(parts, of_parts, strict=True) if slot in each.slots]
         joined = index.sharded(f"message:{slot}", [part[3 + n] for part, n in at])
-        unpacked = [unpack_header(part[0][n]) for part, n in at]
-        rows = [row_count_of(header) for header in unpacked]
-        if np.any(np.diff(joined.first_rows) != rows[:-1]):
-            raise CheckpointError(f"the parts of the message {slot} in a commit do not begin where its index says")
-        found[slot], found_headers[slot] = joined, pack_header(join_headers(unpacked, joined.continued))
+        header = joined_header(slot, [unpack_header(part[0][n]) for part, n in at], joined)
+        found[slot], found_headers[slot] = joined, pack_header(header)
     slots = record.slots
     return tuple(found_headers[slot] for slot in slots), state, outputs, *(found[slot] for slot in slots)
+
+
+def joined_header(slot: str, headers: Sequence[Header], sharded: ShardedArrays) -> Header:
+    """Return the header of a message from those of its parts.
+
+    Raises
+    ------
+    CheckpointError
+        If the parts are not alike, or do not begin where the index says.
+    """
+    rows = [row_count_of(header) for header in headers]
+    named = rows_of_kind(headers[0].kind)
+
+    def form(header: Header) -> tuple[Any, ...]:
+        arrays = ((a.name, a.dtype, a.shape[1:] if a.name in named else a.shape) for a in header.arrays)
+        return header.kind, *(each[:2] if each[0] == "lengths" else each for each in arrays)
+
+    if any(form(header) != form(headers[0]) for header in headers):
+        raise CheckpointError(f"the parts of the message {slot} in a commit differ in their arrays")
+    if np.any(np.diff(sharded.first_rows) != rows[:-1]):
+        raise CheckpointError(f"the parts of the message {slot} in a commit do not begin where its index says")
+    return join_headers(headers, sharded.continued)
 
 
 class CommittedOutputs(Mapping[str, Any]):
@@ -187,7 +215,7 @@ class CommittedOutputs(Mapping[str, Any]):
     ) -> None:
         self._read = read
         self._sharded = index.sharded("outputs", files)
-        self._keys: tuple[str, ...] | None = None
+        self._forms: dict[str, Any] | None = None
         self._kept: dict[str, Any] = {}
         self.names = index.names
         self.total = index.total
@@ -204,15 +232,25 @@ class CommittedOutputs(Mapping[str, Any]):
         ends = (*self._sharded.first_rows[1:], self.total)
         for file, first, end in zip(self._sharded.parts, self._sharded.first_rows, ends, strict=True):
             outputs = self._read(file)
-            self._keys = self._keys or tuple(sorted(outputs))
-            rows = [len(outputs[name]) for name in self.names.rows if name in outputs]
-            if tuple(sorted(outputs)) != self._keys or any(count != end - first for count in rows):
+            forms = {name: self._form(name, outputs[name], end - first) for name in sorted(outputs)}
+            self._forms = self._forms or forms
+            if forms != self._forms or "" in forms.values():
                 raise CheckpointError(f"{file.path}: has other outputs or rows than its index says")
             if KEPT_OUTPUT in outputs:
                 kept.append(outputs[KEPT_OUTPUT])
             yield first, outputs
         if kept:
             self._kept = {KEPT_OUTPUT: self.names.join(KEPT_OUTPUT, kept)}
+
+    def _form(self, name: str, value: Any, rows: int) -> Any:
+        """Return what is the same in all parts of an output; empty for one that cannot be in a part of `rows` rows."""
+        if name not in (*self.names.rows, *self.names.sequences, *self.names.samples):
+            return "whole"
+        if not isinstance(value, np.ndarray) or not value.ndim or (name in self.names.rows and len(value) != rows):
+            return ""
+        if name in self.names.sequences and value.shape[1:] != (2,):
+            return ""
+        return value.dtype.str, value.shape[1:]
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names():
@@ -231,7 +269,7 @@ class CommittedOutputs(Mapping[str, Any]):
         return len(self._names())
 
     def _names(self) -> tuple[str, ...]:
-        if self._keys is None:
+        if self._forms is None:
             next(self.by_part())
-        assert self._keys is not None
-        return self._keys
+        assert self._forms is not None
+        return tuple(self._forms)

@@ -20,6 +20,7 @@ from actors.storage import parts as stored_parts
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import pack_manifest, unpack_manifest
 from actors.storage.module_files import LoadRequest, load_module_files
+from actors.storage.state_codec import pack_state, unpack_state
 from runner.runs.event_log import parse_checked_event
 from tests.support.events import recorder
 from tests.support.toy_modules import same_arrays
@@ -157,6 +158,54 @@ def test_a_manifest_without_a_part_is_refused(tmp_path, short_stretches, lost):
     forged = replace(record, files={label: file for label, file in record.files.items() if label != lost})
     with pytest.raises(CheckpointError, match=r"parts|no state|no outputs"):
         load_module_files(LoadRequest(str(root), "gmm", forged))
+
+
+def forge(root, label, change):
+    """Replace the state or outputs in a file of the last commit, with a manifest that lists it as it is."""
+    checkpoints = Checkpoints(root)
+    manifest = checkpoints.latest()
+    record = manifest.modules["gmm"]
+    file = record.files[label]
+    data = pack_state(change(unpack_state((root / file.path).read_bytes(), label)))
+    (root / file.path).write_bytes(data)
+    forged = replace(file, size=len(data), digest=hashlib.sha256(data).hexdigest())
+    modules = {**manifest.modules, "gmm": replace(record, files={**record.files, label: forged})}
+    checkpoints.commit(replace(manifest, modules=modules))
+    return checkpoints.latest()
+
+
+@pytest.mark.parametrize(
+    ("label", "change"),
+    [
+        ("outputs#3", lambda own: {**own, "class": own["class"][:-1]}),
+        ("outputs#3", lambda own: {**own, "Pdz": own["Pdz"][:, :2]}),
+        ("outputs#3", lambda own: {**own, "Pdz": 1.0}),
+        ("outputs#3", lambda own: {name: each for name, each in own.items() if name != "class"}),
+        ("parts", lambda own: {**own, "total": 299}),
+        ("parts", lambda own: {**own, "rows": "[" * 5000}),
+        ("parts", lambda own: {**own, "first_rows outputs": own["first_rows outputs"][::-1].copy()}),
+        ("parts", lambda own: {**own, "first_rows outputs": own["first_rows outputs"][:-1]}),
+        ("parts", lambda own: {name: each for name, each in own.items() if name != "continued outputs"}),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(tmp_path, short_stretches, label, change):
+    root = tmp_path / "commits"
+    trained(root, rounds=1)
+    manifest = forge(root, label, change)
+    with pytest.raises(CheckpointError, match=r"parts|index says"):
+        dict(Checkpoints(root).outputs(manifest, "gmm"))
+
+
+def test_parts_of_a_message_that_begin_elsewhere_are_refused(tmp_path, short_stretches):
+    root, name = tmp_path / "commits", "first_rows message:class_posteriors.mm"
+    trained(root, rounds=1)
+    manifest = forge(root, "parts", lambda own: {**own, name: own[name] + (own[name] > 0)})
+    for read in (
+        lambda: load_module_files(LoadRequest(str(root), "gmm", manifest.modules["gmm"])),
+        lambda: Checkpoints(root).message(manifest.modules["gmm"], "class_posteriors.mm"),
+    ):
+        with pytest.raises(CheckpointError, match="do not begin where its index says"):
+            read()
 
 
 def test_sampled_outputs_have_fixed_rows_and_their_numbers(tmp_path, short_stretches, monkeypatch):
