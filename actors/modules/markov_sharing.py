@@ -64,6 +64,10 @@ SCORES, ORIGINS = "scores", "origins"
 IMPOSSIBLE = "impossible_chunks"
 """Sum over chunks: those that could not be computed, because rows of another chunk are impossible."""
 
+KEPT_NUMBERS = 10_000_000
+"""Most rows times classes, all workers together, for which rows and the results of the last pass are kept from pass to
+pass and for the response: three arrays of float64, 240 MB in all. They have the same bits where they are not."""
+
 OF_TEST = ("trial_frequencies", "chain_log_likelihood", "log_norm", "present_rows")
 """Entries of the learnt parameters while an order is tested."""
 
@@ -153,6 +157,8 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         if context.sweep < final:
             return sums
         own = rows.untempered(fit)
+        if chunk.total * fit.posterior.shape[1] <= KEPT_NUMBERS and not rows.impossible:
+            chunk.memo["response"] = fit.log_cavity, own.posterior  # as under the same transitions
         class_counts = present(own.posterior, rows.mask)
         return {
             **sums,
@@ -233,10 +239,9 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         """
         rows = _Rows(self, chunk, learnt, context)
         if context.mode != "recognize":
-            fit = rows.infer(TEMPERED)
-            log_message, own = add_floor(fit.log_cavity), rows.untempered(fit)
-            path = rows.best_path(rows.log_prob)
-            outputs = {"msg": np.exp(log_message), "Pdz": own.posterior, "viterbi": path}
+            log_cavity, posterior = chunk.memo.pop("response", None) or rows.response()
+            log_message, path = add_floor(log_cavity), rows.best_path(rows.log_prob)
+            outputs = {"msg": np.exp(log_message), "Pdz": posterior, "viterbi": path}
         elif context.ordered and "frequencies" not in learnt:
             fit = rows.infer(TEMPERED)
             log_message = add_floor(fit.log_cavity)
@@ -328,10 +333,8 @@ class _Rows:
         classes, known = first["log_prob"].shape[1], len(learnt["trans_prob"])
         if classes != known:
             raise ModuleError(f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {known}")
-        product = product_of(self._by_sender)
-        if "norms" not in chunk.memo:  # they take as long as a pass
-            chunk.memo["norms"] = log_normalisers(product, self._by_sender, chunk.rows.start)
-        self.log_prob: FloatArray = product - chunk.memo["norms"][:, None]
+        self._chunk = chunk
+        self.log_prob = self._log_prob()
         self.mask = rows_missing_for_all(self._messages)
         self.tempered = self.log_prob
         if context.temperature != 1.0:
@@ -340,10 +343,23 @@ class _Rows:
                 chunk.memo["tempered norms"] = normalise_with_norms(powers)[1]
             self.tempered = powers - chunk.memo["tempered norms"][:, None]
         self.impossible = False
-        self._chunk = chunk
         self._context = context
         self._transitions = learnt["trans_prob"]
         self._initial = _initial(learnt, module.at(context), context)
+
+    def _log_prob(self) -> FloatArray:
+        """Return the normalised product of the class posteriors from below."""
+        memo = self._chunk.memo
+        if "log_prob" in memo:
+            kept: FloatArray = memo["log_prob"]
+            return kept
+        product = product_of(self._by_sender)
+        if "norms" not in memo:  # they take as long as a pass
+            memo["norms"] = log_normalisers(product, self._by_sender, self._chunk.rows.start)
+        log_prob: FloatArray = product - memo["norms"][:, None]
+        if self._chunk.total * log_prob.shape[1] <= KEPT_NUMBERS:
+            memo["log_prob"] = log_prob
+        return log_prob
 
     @cached_property
     def combined(self) -> CombinedPosteriors:
@@ -376,6 +392,11 @@ class _Rows:
     def untempered(self, fit: ForwardBackwardResult) -> ForwardBackwardResult:
         """Return the result for the untempered rows; `fit` is that of the tempered ones."""
         return fit if self._context.temperature == 1.0 else self.infer(UNTEMPERED)
+
+    def response(self) -> tuple[FloatArray, FloatArray]:
+        """Return the logarithm of the cavity message, and the posterior of the untempered rows."""
+        fit = self.infer(TEMPERED)
+        return fit.log_cavity, self.untempered(fit).posterior
 
     def origins(self) -> IntArray:
         """Return the class of the row before the chunk for each class of its last row."""

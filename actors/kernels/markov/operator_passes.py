@@ -145,6 +145,29 @@ def _are_same(state: FloatArray, K: int, log_weight: FloatArray) -> bool:
 
 
 @kernel
+def is_forgotten(state: FloatArray, log_weight: FloatArray) -> bool:
+    """Return whether all rows of a product (M, K) are possible and the same distribution, each with its own factor."""
+    return log_weight.min() > -np.inf and _are_same(state, state.shape[1], log_weight)
+
+
+@kernel
+def have_met(scores: FloatArray) -> bool:
+    """Return whether the rows of scores (M, K) of best paths differ by a constant each, up to rounding."""
+    M, K = scores.shape
+    for i in range(1, M):
+        lowest, largest, size = np.inf, -np.inf, 0.0
+        for j in range(K):
+            difference = scores[i, j] - scores[0, j]
+            if not abs(difference) < np.inf:
+                return False
+            lowest, largest = min(lowest, difference), max(largest, difference)
+            size = max(size, abs(scores[i, j]), abs(scores[0, j]))
+        if largest - lowest > FORGOTTEN * size:
+            return False
+    return True
+
+
+@kernel
 def _normalise_same(state: FloatArray, log_weight: FloatArray) -> int:
     """Scale the rows of a product to sum one, their weights with them; return the first row of weight above zero."""
     source = -1
@@ -394,7 +417,7 @@ def _narrow_best(weighted: FloatArray, columns: FloatArray, out: FloatArray) -> 
 
 
 @kernel
-def origins_of_best_paths(evidence: FloatArray, log_T: FloatArray, origins: IntArray) -> int:
+def origins_of_best_paths(evidence: FloatArray, log_T: FloatArray, origins: IntArray, stops: bool) -> int:
     """Find, for each class of the last row, the class of the first row on the most probable path to it.
 
     The sums and the choice among equal ones are those of `recursions.best_path`.
@@ -407,11 +430,15 @@ def origins_of_best_paths(evidence: FloatArray, log_T: FloatArray, origins: IntA
         Log transition matrix.
     origins : ndarray of int64, shape (K,)
         Receives the classes of the first row; 0 for a class that no path reaches.
+    stops : bool
+        Whether to stop where all paths come from the same class, since all later ones do. Rows after that must be
+        possible.
 
     Returns
     -------
     int
-        The most probable class of the last row, the lowest of equally probable ones; -t if row t has probability zero.
+        The most probable class of the last row, the lowest of equally probable ones, or 0 if all paths come from the
+        same class; -t if row t has probability zero.
     """
     N, K = evidence.shape
     scores, following = evidence[0].copy(), np.empty(K)
@@ -432,6 +459,8 @@ def origins_of_best_paths(evidence: FloatArray, log_T: FloatArray, origins: IntA
             return -t
         scores[:] = following
         origins[:] = new_origins
+        if stops and t % FORGETS_EVERY == 0 and origins.min() == origins.max():
+            return 0
     top, best = -np.inf, 0
     for j in range(K):
         if scores[j] > top:

@@ -42,6 +42,8 @@ from actors.kernels.markov.inference import (
 from actors.kernels.markov.operator_passes import (
     best_operator,
     best_product,
+    have_met,
+    is_forgotten,
     linear_operator,
     log_product,
     logarithmic_operator,
@@ -50,6 +52,9 @@ from actors.kernels.markov.operator_passes import (
 )
 from actors.kernels.markov.recursions import best_path, largest_of_rows
 from actors.kernels.types import FloatArray, IntArray
+
+WINDOWS = (64, 256)
+"""Numbers of rows at each end of a stretch from which its operator is computed, if its chain forgets that fast."""
 
 
 class _Chunk(NamedTuple):
@@ -68,15 +73,15 @@ class _Chunk(NamedTuple):
 
     @property
     def first_piece(self) -> tuple[FloatArray, tuple[int, int, int]]:
-        """Return the shifted log evidence of the first piece of a sequence, and its rows from the last to the first."""
+        """Return the log evidence of the first piece of a sequence, and its rows from the last to the first."""
         rows = int(self.starts[1])
-        return _shifted(self.evidence[:rows]), (rows - 1, rows, -1)
+        return self.evidence[:rows], (rows - 1, rows, -1)
 
     @property
     def last_piece(self) -> tuple[FloatArray, tuple[int, int, int]]:
-        """Return the shifted log evidence of the last piece of a sequence, and its rows but the last."""
+        """Return the log evidence of the last piece of a sequence, and its rows but the last."""
         first = int(self.starts[-2])
-        return _shifted(self.evidence[first:]), (0, int(self.starts[-1]) - first - 1, 1)
+        return self.evidence[first:], (0, int(self.starts[-1]) - first - 1, 1)
 
 
 def _shifted(evidence: FloatArray) -> FloatArray:
@@ -142,33 +147,73 @@ def summarise_chunk(
     """
     chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
     K = chunk.T.shape[0]
-    shifted, last = chunk.last_piece
+    evidence, last = chunk.last_piece
     if not chunk.opens:
-        operator, weight = _run(shifted, chunk.T, last, chunk.T)
-        operator += shifted[-1]
+        operator, weight = _run(evidence, chunk.T, last, chunk.T)
+        operator += _shifted(evidence[-1:])
         normalise_rows(operator, weight)
         return {"log_operator": operator, "log_weight": weight}
-    forward, _ = _run(shifted, chunk.T, last, chunk.initial[None, :])
-    forward += shifted[-1]
+    forward, _ = _run(evidence, chunk.T, last, chunk.initial[None, :])
+    forward += _shifted(evidence[-1:])
     normalise_rows(forward, np.zeros(1))
     weight = np.zeros((1, K))
     if continued:
-        shifted, first = chunk.first_piece
-        weight, _ = _run(shifted, np.ascontiguousarray(chunk.T.T), first, np.ones((1, K)))
+        evidence, first = chunk.first_piece
+        weight, _ = _run(evidence, np.ascontiguousarray(chunk.T.T), first, np.ones((1, K)))
         weight -= _largest(weight)
     return {"log_operator": np.repeat(forward, K, axis=0), "log_weight": weight[0]}
 
 
 def _run(
-    shifted: FloatArray, T: FloatArray, rows: tuple[int, int, int], start: FloatArray
+    evidence: FloatArray, T: FloatArray, rows: tuple[int, int, int], start: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Return the logarithms of the product of `start` (M, K) with evidence and transitions of rows, and log weights."""
+    if T.min() > 0.0:  # so that nothing is impossible, and rows that are left out cannot change that
+        for window in WINDOWS:
+            found = _run_ends(evidence, T, rows, start, window)
+            if found is not None:
+                return found
+    shifted = _shifted(evidence)
     state, weight = start.copy(), np.zeros(start.shape[0])
     if linear_operator(np.exp(shifted), shifted, T, rows, state, weight):
         return logarithm(state), weight
     logs, weight = logarithm(start), np.zeros(start.shape[0])
     logarithmic_operator(shifted, logarithm(T), rows, logs, weight)
     return logs, weight
+
+
+def _run_ends(
+    evidence: FloatArray, T: FloatArray, rows: tuple[int, int, int], start: FloatArray, window: int
+) -> tuple[FloatArray, FloatArray] | None:
+    """Return what `_run` returns from the first and the last rows alone; None if these are too few for it.
+
+    After enough rows, the rows of a product are the same distribution, however different they began
+    (:func:`linear_operator`): of each row of `start` is left its weight, which no later row can change. And whatever
+    the distribution before the last rows, the one after them is the same, if it is for each class alone.
+    """
+    M, K = start.shape
+    first, count, direction = rows
+    if count <= 2 * window * K:  # the product of all rows takes no longer, once its rows are the same
+        return None
+    state, weight = start.copy(), np.zeros(M)
+    if M > 1 and not _forget(evidence, T, (first, window, direction), state, weight):
+        return None
+    last, unused = T.copy(), np.zeros(K)  # whatever the class of the row before them
+    if not _forget(evidence, T, (first + direction * (count - window), window, direction), last, unused):
+        return None
+    weight += np.log(state.sum(axis=1))
+    return np.repeat(np.log(last[:1]), M, axis=0), weight - weight.max()
+
+
+def _forget(
+    evidence: FloatArray, T: FloatArray, rows: tuple[int, int, int], state: FloatArray, weight: FloatArray
+) -> bool:
+    """Multiply as :func:`linear_operator`; return whether the rows of the product are the same distribution."""
+    first, count, direction = rows
+    lowest = first if direction > 0 else first - count + 1
+    shifted = _shifted(evidence[lowest : lowest + count])
+    inside = first - lowest, count, direction
+    return bool(linear_operator(np.exp(shifted), shifted, T, inside, state, weight)) and is_forgotten(state, weight)
 
 
 def combine(left: dict[str, FloatArray], right: dict[str, FloatArray]) -> dict[str, FloatArray]:
@@ -350,18 +395,43 @@ def summarise_scores(
     """
     chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
     log_T = logarithm(chunk.T)
-    shifted, last = chunk.last_piece
-    scores = logarithm(chunk.initial)[None, :] if chunk.opens else log_T.copy()
-    best_operator(shifted, log_T, last, scores)
-    scores += shifted[-1]
+    evidence, last = chunk.last_piece
+    scores = _run_best(evidence, log_T, last, logarithm(chunk.initial)[None, :] if chunk.opens else log_T)
+    scores += _shifted(evidence[-1:])
     if chunk.opens and continued:
-        shifted, first = chunk.first_piece
-        before = np.zeros((1, log_T.shape[0]))
-        best_operator(shifted, np.ascontiguousarray(log_T.T), first, before)
+        evidence, first = chunk.first_piece
+        before = _run_best(evidence, np.ascontiguousarray(log_T.T), first, np.zeros((1, log_T.shape[0])))
         scores = before.T + scores
     elif chunk.opens:
         scores = np.repeat(scores, log_T.shape[0], axis=0)
     return {"log_scores": scores - _largest(scores)}
+
+
+def _run_best(evidence: FloatArray, log_T: FloatArray, rows: tuple[int, int, int], start: FloatArray) -> FloatArray:
+    """Return the product of `start` (M, K) with evidence and transitions of rows, with maxima in place of sums.
+
+    As in `_run`, the first and the last rows are enough for it if the best paths through them have met: each row of the
+    product is then the same, up to a number of its own.
+    """
+    M = len(start)
+    first, count, direction = rows
+    windows = [window for window in WINDOWS if 2 * window < count] if log_T.min() > -np.inf else []
+    for window in windows:
+        scores, last = start.copy(), log_T.copy()
+        _multiply_best(evidence, log_T, (first + direction * (count - window), window, direction), last)
+        if M > 1:
+            _multiply_best(evidence, log_T, (first, window, direction), scores)
+        if have_met(last) and (M == 1 or have_met(scores)):
+            return last[:1] + scores.max(axis=1, keepdims=True) if M > 1 else last[:1].copy()
+    scores = start.copy()
+    _multiply_best(evidence, log_T, rows, scores)
+    return scores
+
+
+def _multiply_best(evidence: FloatArray, log_T: FloatArray, rows: tuple[int, int, int], state: FloatArray) -> None:
+    first, count, direction = rows
+    lowest = first if direction > 0 else first - count + 1
+    best_operator(_shifted(evidence[lowest : lowest + count]), log_T, (first - lowest, count, direction), state)
 
 
 def combine_scores(left: dict[str, FloatArray], right: dict[str, FloatArray]) -> dict[str, FloatArray]:
@@ -421,7 +491,8 @@ def trace_chunk(
     K = chunk.T.shape[0]
     origins = np.full(K + 1, -1)
     if continued:
-        best = origins_of_best_paths(_with_entering(chunk, entering), logarithm(chunk.T), origins[:K])
+        entered, log_T = _with_entering(chunk, entering), logarithm(chunk.T)
+        best = origins_of_best_paths(entered, log_T, origins[:K], bool(log_T.min() > -np.inf))
         if best < 0:
             raise impossible_row(-best - 1, chunk.evidence.shape[0])
         origins[K] = origins[best]

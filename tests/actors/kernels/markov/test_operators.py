@@ -226,6 +226,50 @@ def test_one_long_sequence_is_the_same_in_chunks():
     assert_array_equal(best_path(chunks)[0], viterbi(evidence, T, initial)[0])
 
 
+def long_rows(rng, K, kind):
+    """Return the evidence of 6,000 rows and transitions whose chain forgets its beginning fast, slowly or never."""
+    T = distributions(rng, K, K)
+    evidence = rng.normal(size=(6000, K)) * 3
+    if kind == "far":
+        evidence = evidence * 1e3 - 1e5
+    if kind == "slow":  # the first and last 64 rows say nothing, the next ones little
+        T = 0.7 * np.eye(K) + 0.3 * T
+        evidence *= 0.01
+    if kind == "never":
+        T = (1.0 - 1e-12) * np.roll(np.eye(K), 1, axis=1) + 1e-12 / K
+        evidence[:] = 0.0
+    if kind == "zeros":
+        T = np.where(rng.random((K, K)) < 0.3, 0.0, T) + 0.1 * np.eye(K)
+        T /= T.sum(axis=1, keepdims=True)
+    return evidence, T, distributions(rng, 1, K)[0]
+
+
+@pytest.mark.parametrize("kind", ["fast", "far", "slow", "never", "zeros"])
+@pytest.mark.parametrize("lengths", [[6000], [2900, 200, 2900]])
+@pytest.mark.parametrize("continued", [True, False])
+def test_the_first_and_the_last_rows_are_enough_for_the_operator_of_a_chain_that_forgets(
+    kind, lengths, continued, monkeypatch
+):
+    K, rng = 4, np.random.default_rng(2)
+    chunk = dict(zip(("log_evidence", "T", "initial"), long_rows(rng, K, kind), strict=True))
+    chunk |= {"lengths": lengths, "continued": continued}
+    used = []
+    monkeypatch.setattr(ops, "_forget", lambda *given, real=ops._forget: used.append(real(*given)) or used[-1])
+    found = ops.summarise_chunk(**chunk) | ops.summarise_scores(**chunk)
+    assert any(used) == (kind not in ("never", "zeros"))
+    monkeypatch.setattr(ops, "WINDOWS", ())
+    for name, expected in (ops.summarise_chunk(**chunk) | ops.summarise_scores(**chunk)).items():
+        assert_allclose(found[name], expected, rtol=1e-11, atol=1e-9 if kind == "far" else 1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["fast", "far", "slow", "zeros"])
+def test_long_chunks_of_one_sequence_give_the_results_of_all_rows(kind):
+    evidence, T, initial = long_rows(np.random.default_rng(1), 4, kind)
+    chunks = chunks_of(evidence, T, initial, [6000], [1500, 3000, 4500])
+    assert_agrees(infer(chunks), forward_backward(evidence, T, initial))
+    assert_array_equal(best_path(chunks)[0], viterbi(evidence, T, initial)[0])
+
+
 def paths_after(evidence, T, before):
     """Return all paths through rows, and their log density given the class before (or its initial distribution)."""
     paths = np.array(list(itertools.product(range(T.shape[0]), repeat=len(evidence))))
