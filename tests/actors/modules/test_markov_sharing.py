@@ -263,3 +263,11 @@ def test_workers_refuse_what_one_process_refuses():
         shared({}, [posteriors(np.full((N, 2), 0.5))], [4], state)
     with pytest.raises(ModuleError, match="module 'mm' has learnt nothing yet, so it cannot recognize"):
         shared({}, [posteriors(class_probabilities())], [4], mode="recognize")
+
+
+@pytest.mark.parametrize("given", [{}, {"temperature": 0.5}])
+def test_what_is_kept_for_the_response_changes_no_bit(given, monkeypatch):
+    parameters, messages = {"initial": "learnt", "test_order": True}, [posteriors(class_probabilities(), mask=MASK)]
+    kept = shared(parameters, messages, [3], **given)
+    monkeypatch.setattr("actors.modules.markov_sharing.KEPT_NUMBERS", 0)
+    assert_same_bits(shared(parameters, messages, [3], **given), kept)

@@ -237,6 +237,55 @@ def test_a_module_may_merge_statistics_that_do_not_add(cuts):
     np.testing.assert_array_equal(learnt["largest"], X.max(axis=0))
 
 
+@pytest.mark.parametrize("cuts", [[], [2, 7, 15]])
+def test_workers_get_what_the_module_broadcasts_and_the_first_keeps_the_rest(cuts):
+    class Momentum(KMeans):
+        def start(self, inbox, context):
+            return {**super().start(inbox, context), "steps": np.zeros(1)}
+
+        def broadcast(self, learnt):
+            return {"centres": learnt["centres"]}
+
+        def accumulate(self, chunk, learnt, context):
+            assert learnt.keys() == {"centres"}
+            return super().accumulate(chunk, learnt, context)
+
+        def maximise(self, statistics, learnt, context):
+            return {**super().maximise(statistics, learnt, context), "steps": learnt["steps"] + 1}
+
+        def respond(self, chunk, learnt, context):
+            assert learnt.keys() == {"centres"}
+            return super().respond(chunk, learnt, context)
+
+        def finish(self, sums, learnt, context):
+            return {"steps": float(learnt["steps"][0])}
+
+    learnt, outputs, metrics, _ = update(lambda: Momentum(KMeans.Parameters()), cut_at(cuts))
+    expected, same, *_ = update(kmeans(), cut_at([]))
+    np.testing.assert_array_equal(learnt["centres"], expected["centres"])
+    assert same_arrays(outputs, same)
+    assert (learnt["steps"].tolist(), metrics) == ([5.0], {"steps": 5.0})
+
+
+@pytest.mark.parametrize("cuts", [[], [2, 7, 15]])
+def test_statistics_are_float64_unless_the_module_says_float32(cuts):
+    class Gradient(Noise):
+        float32_statistics = ("gradient",)
+
+        def accumulate(self, chunk, learnt, context):
+            rows = chunk.inbox.require("latent_vectors")["mean"].astype(np.float32)
+            return {"gradient": rows.sum(axis=0), "sums": rows.sum(axis=0), "rows": len(chunk)}
+
+        def maximise(self, statistics, learnt, context):
+            return dict(statistics)
+
+    learnt = update(lambda: Gradient(Noise.Parameters()), cut_at(cuts))[0]
+    types = {name: value.dtype.name for name, value in learnt.items()}
+    assert types == {"gradient": "float32", "sums": "float64", "rows": "float64"}
+    np.testing.assert_allclose(learnt["gradient"], X.sum(axis=0), rtol=1e-5)
+    assert same_arrays(learnt, update(lambda: Gradient(Noise.Parameters()), cut_at([]))[0])
+
+
 def test_parts_of_a_message_are_joined():
     parts = [vectors(X[:10], mask=np.zeros(10, bool)), vectors(X[10:30], mask=np.ones(20, bool))]
     whole = join_messages(parts, np.array([12, 18]))
