@@ -26,6 +26,10 @@ MAX_MANIFEST_BYTES = 16 << 20
 MAX_STATUS_FILE_BYTES = 64 << 20
 """Size of the unread events that are kept beside a run's commits; the oldest of more are left out."""
 
+MAX_SCATTER_VALUES = 2048
+"""Values of an observation up to which a PCA that learns by workers keeps the scatter of its rows, so that runs can be
+merged: 32 MiB of float64."""
+
 # --- model files and --set ----------------------------------------------------------------------------------------
 
 MAX_CONFIG_BYTES = 256 << 10

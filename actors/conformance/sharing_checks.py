@@ -19,7 +19,7 @@ from actors.graph.registry import make_parameters
 from actors.graph.spec import Sharing
 from actors.module import Context, Inbox, Mode
 from actors.sharing.chunks import Extent, whole_arrays
-from actors.sharing.contract import ShardedModule, sharing_problem
+from actors.sharing.contract import NOT_FROM_SUMS, ShardedModule, sharing_problem
 from actors.sharing.driver import LocalWorkers, accumulate_once, learn, open_group, respond, start_on_sample
 from actors.sharing.shard import Shard, Statistics
 from actors.types import State
@@ -29,6 +29,10 @@ CHUNK_ROWS = 5
 
 TOLERANCE = 1e-9
 """Largest difference of sums over the same rows in other chunks, relative to the largest value in a chunk."""
+
+
+MERGED_TOLERANCE = 1e-7
+"""Largest difference of merged parameters, relative to their largest value: they may be results of a decomposition."""
 
 
 class SharingChecks(BaseChecks):
@@ -78,7 +82,44 @@ class SharingChecks(BaseChecks):
             respond(workers, final, passes)
             self.check_equal(after, dict(final), failure)
 
+    def test_runs_that_it_has_learnt_in_can_be_merged(self) -> None:
+        """Parameters made from merged statistics lead back to themselves, whichever runs are merged first.
+
+        Not applicable where statistics do not follow from what was learnt (:meth:`ShardedModule.statistics_of`).
+        """
+        for case in self._shared_cases():
+            inbox, statistics = self._inbox(case.first_messages), list[Statistics]()
+            if type(self._module()).statistics_of is ShardedModule.statistics_of:
+                self.skip(f"a module that {NOT_FROM_SUMS}")
+            for seed in range(3):
+                module, context = self._module(), Context(MODULE, receivers=self.harness.receivers, seed=seed)
+                workers, shards = self._open(module, inbox, CHUNK_ROWS, context)
+                module.load_state(learn(workers, start_on_sample(module, shards, context, self.rows))[0])
+                try:
+                    statistics.append(module.statistics_of(module.state()))
+                except ModuleError as error:
+                    self.skip(f"a module that {error}")
+            module, (one, two, three) = self._module(), statistics
+            rows = [float(each["rows"][0]) for each in statistics]
+            merged = module.learnt_from(module.merge(module.merge(one, two), three))
+            again = module.statistics_of(merged)
+            if not np.isclose(again["rows"][0], sum(rows)):
+                self.fail(f"the rows of merged runs are {again['rows'][0]}, those of each run {rows}")
+            failure = "parameters made from merged statistics are other ones when they are made of these again"
+            self._check_close(merged, module.learnt_from(again), failure)
+            other = module.learnt_from(module.merge(one, module.merge(two, three)))
+            self._check_close(merged, other, "merged parameters depend on which runs are merged first")
+
     # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _check_close(self, expected: State, found: State, failure: str) -> None:
+        """Check that two states are the same up to rounding."""
+        if expected.keys() != found.keys():
+            self.fail(f"{failure}: {sorted(expected.keys() ^ found.keys())}")
+        for name, value in expected.items():
+            scale = np.abs(np.asarray(value, dtype=np.float64)).max(initial=0.0)
+            if not np.allclose(found[name], value, rtol=0.0, atol=MERGED_TOLERANCE * scale):
+                self.fail(f"{failure}: {name}")
 
     def _shared_cases(self) -> Sequence[Case]:
         cls = self.harness.cls

@@ -68,6 +68,26 @@ def align(
     return np.stack([labels[order] for labels in best])
 
 
+def match_classes(distances: FloatArray) -> IntArray:
+    """Return for each class k of one clustering the class (K,) of another that it is matched with.
+
+    The sum of the distances of matched classes is the smallest (H. W. Kuhn, "The Hungarian method for the assignment
+    problem", 1955).
+
+    Parameters
+    ----------
+    distances : ndarray of float64, shape (K, K)
+        From each class of the first to each of the second; inf where either has no rows. Such classes are matched with
+        each other where possible.
+    """
+    finite = np.isfinite(distances)
+    neither = np.logical_and.outer(~finite.any(axis=1), ~finite.any(axis=0))
+    unlike = float(distances[finite].sum()) + 1.0  # more than all others together
+    known = np.where(finite, distances, np.where(neither, 0.0, unlike))
+    matched: IntArray = linear_sum_assignment(known)[1].astype(np.int64)
+    return matched
+
+
 def _evidence(inputs: Sequence[FloatArray], labels: Sequence[IntArray]) -> float:
     """Return Σ_t log Σ_k Π_m of `inputs` (M of (N, K), lapses included) under the permutations `labels`."""
     product = sum(np.log(own)[:, of_own] for own, of_own in zip(inputs, labels, strict=True))

@@ -46,6 +46,14 @@ def moments_of(rows: ArrayLike, reference: FloatArray) -> dict[str, FloatArray]:
     }
 
 
+def scatter_from_moments(moments: Mapping[str, FloatArray]) -> FloatArray:
+    """Return the scatter of all rows about their mean, (P, P), from the moments of `moments_of`, summed over them."""
+    count = float(moments["count"][0])
+    offset = moments["first"] / count
+    scatter: FloatArray = moments["second"] - count * np.outer(offset, offset)
+    return scatter
+
+
 def components_from_moments(
     moments: Mapping[str, FloatArray], reference: FloatArray, latent_dim: int
 ) -> dict[str, FloatArray]:
@@ -77,7 +85,7 @@ def components_from_moments(
     if count < 2 or not 1 <= latent_dim <= min(count, P):
         raise ValueError(f"{count:.0f} rows of {P} values are not enough for {latent_dim} components")
     offset = moments["first"] / count
-    covariance = (moments["second"] - count * np.outer(offset, offset)) / (count - 1.0)
+    covariance = scatter_from_moments(moments) / (count - 1.0)
     variances, vectors = np.linalg.eigh(covariance)  # in ascending order
     components = np.ascontiguousarray(vectors[:, ::-1][:, :latent_dim].T)
     # The entry of the largest magnitude is positive, as in sklearn.utils.extmath.svd_flip(u_based_decision=False).

@@ -81,6 +81,7 @@ class MarkovModel(SharedMarkovModel):
         self._transitions: FloatArray | None = None  # expected counts, (K, K)
         self._trans_prob: FloatArray | None = None  # (K, K)
         self._initial: FloatArray | None = None  # (K,)
+        self._initial_counts: FloatArray | None = None  # expected counts (K,) of first classes, if they are learnt
         self._class_counts: FloatArray | None = None  # expected rows of each class, (K,)
         self._frequencies: FloatArray | None = None  # (K,), if the order test rejects an order
         self._log_message: FloatArray | None = None  # (N, K), of rule 'tutorial'
@@ -227,6 +228,7 @@ class MarkovModel(SharedMarkovModel):
             "transitions": self._transitions,
             "trans_prob": self._trans_prob,
             "initial": self._initial,
+            "initial_counts": self._initial_counts,
             "class_counts": self._class_counts,
             "frequencies": self._frequencies,
             "log_message": self._log_message,
@@ -238,6 +240,7 @@ class MarkovModel(SharedMarkovModel):
         arrays = {name: np.array(array, dtype=np.float64) for name, array in state.items()}
         self._transitions, self._trans_prob = arrays.get("transitions"), arrays.get("trans_prob")
         self._initial, self._log_message = arrays.get("initial"), arrays.get("log_message")
+        self._initial_counts = arrays.get("initial_counts")
         self._class_counts, self._frequencies = arrays.get("class_counts"), arrays.get("frequencies")
 
     # --- learning -------------------------------------------------------------------------------------------------
@@ -260,6 +263,7 @@ class MarkovModel(SharedMarkovModel):
             context.report(done + 1, parameters.inner_iterations, log_likelihood=fit.log_likelihood)
         fit = self._infer(tempered, combined)
         self._transitions = fit.transitions
+        self._initial_counts = fit.initial if parameters.initial == "learnt" else None
         return add_floor(fit.log_cavity)
 
     def _learn_tutorial(
@@ -276,6 +280,7 @@ class MarkovModel(SharedMarkovModel):
             self._transitions = counts / parameters.num_samp
             self._trans_prob = transition_probabilities(counts, parameters.pseudo_count)
             self._initial = np.full(P.shape[1], 1.0 / P.shape[1])
+        self._initial_counts = None
         self._frequencies = None  # an earlier update by the other rule may have tested the order
         message = one_step_message(P, self._trans_prob, previous, combined.lengths)
         # Messages multiply from update to update, so that a zero would exclude its class for good.

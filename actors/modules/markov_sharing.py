@@ -207,6 +207,7 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
             "trans_prob": learnt["trans_prob"],
             "initial": _initial(learnt, parameters, context),
             "class_counts": statistics["class_counts"],
+            **({"initial_counts": statistics["initial"]} if parameters.initial == "learnt" else {}),
             "evidence": log_norm + (log_likelihood + bound_term),
         }
         if not parameters.test_order:
@@ -226,6 +227,43 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         if gain > order_penalty(int(learnt["present_rows"]), len(trial)):
             return state
         return {**state, "frequencies": trial, "evidence": learnt["log_norm"] + independent}
+
+    # --- runs that are merged -------------------------------------------------------------------------------------
+
+    def statistics_of(self, learnt: State) -> Statistics:
+        """Return the expected counts behind the transitions.
+
+        Raises
+        ------
+        ModuleError
+            If the transitions were sampled or an order was rejected, or if the state lacks counts.
+        """
+        if self.parameters.rule == "tutorial":
+            raise ModuleError("has learnt by rule 'tutorial', whose transitions are sampled: use rule: smoothed")
+        if "frequencies" in learnt:
+            raise ModuleError(
+                "has found no order in its rows (test_order), and the frequencies of classes that it uses instead "
+                "do not follow from sums: use test_order: false"
+            )
+        names = ["transitions", "class_counts", *(["initial_counts"] if self.parameters.initial == "learnt" else [])]
+        if missing := [name for name in names if name not in learnt]:
+            raise ModuleError(
+                f"has a state without {' and '.join(missing)}, as earlier versions wrote it: train the run again"
+            )
+        return {"rows": np.array([learnt["class_counts"].sum()]), **{name: learnt[name] for name in names}}
+
+    def learnt_from(self, statistics: Statistics) -> State:
+        """Return the transitions given the expected counts of all runs."""
+        parameters, counts = self.parameters, {name: each for name, each in statistics.items() if name != "rows"}
+        initial = np.full(len(counts["class_counts"]), 1.0 / len(counts["class_counts"]))
+        if parameters.initial == "learnt":
+            initial = transition_probabilities(counts["initial_counts"], parameters.pseudo_count)
+        return {**counts, "trans_prob": parameters.transition_estimate(counts["transitions"]), "initial": initial}
+
+    def renumber(self, statistics: Statistics, classes: IntArray) -> Statistics:
+        """Return the counts with class `classes[k]` as class k."""
+        by_class = {name: each[classes] for name, each in statistics.items() if name != "rows"}
+        return {**statistics, **by_class, "transitions": statistics["transitions"][np.ix_(classes, classes)]}
 
     # --- the response ---------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from actors.errors import ModuleError
 from actors.kernels.mixture.row_moments import combine_extremes
-from actors.kernels.moments import components_from_moments, moments_of
+from actors.kernels.moments import components_from_moments, moments_of, scatter_from_moments
+from actors.limits import MAX_SCATTER_VALUES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
@@ -138,7 +139,8 @@ class PCA(ShardedModule[PCAParameters]):
     def state(self) -> State:
         """Return copies of the mean, components, explained variances and the shape of an observation.
 
-        They refer to observations divided by 2^``exponent``, an array that is present only for extreme units.
+        They refer to observations divided by 2^``exponent``, an array that is present only for extreme units. Where
+        workers shared the rows there are also their number, ``rows``, and their ``scatter`` about the mean.
         """
         return {name: array.copy() for name, array in self._fitted.items()}
 
@@ -192,7 +194,9 @@ class PCA(ShardedModule[PCAParameters]):
         return {**moments, "minimum": minimum, "maximum": maximum}
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
-        """Return the sums of both, and their smallest and largest values."""
+        """Return the sums of both, and their smallest and largest values; of runs, the scatter about their mean."""
+        if "scatter" in left:
+            return _pooled(left, right)
         names = ("count", "first", "second")
         added = add_statistics({name: left[name] for name in names}, {name: right[name] for name in names})
         return {**added, **combine_extremes(left, right)}
@@ -220,6 +224,8 @@ class PCA(ShardedModule[PCAParameters]):
         fitted: State = {**components_from_moments(statistics, reference, self.parameters.latent_dim)}
         if exponent:
             fitted["exponent"] = np.array([exponent])
+        if reference.size <= MAX_SCATTER_VALUES:
+            fitted |= {"rows": statistics["count"].copy(), "scatter": scatter_from_moments(statistics)}
         return {**fitted, "shape": learnt["shape"]}
 
     def is_finished(self, learnt: State, passes: int, context: Context) -> bool:
@@ -243,6 +249,45 @@ class PCA(ShardedModule[PCAParameters]):
     def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:  # noqa: ARG002
         """Return ``explained`` and ``reconstruction_error`` of all rows."""
         return _metrics(sums, _exponent_of(learnt))
+
+    # --- runs that are merged -------------------------------------------------------------------------------------
+
+    def statistics_of(self, learnt: State) -> Statistics:
+        """Return number, mean and scatter of the rows, in their unit, and the shape of an observation.
+
+        Raises
+        ------
+        ModuleError
+            If the state has no scatter.
+        """
+        if "scatter" not in learnt:
+            values = len(learnt["mean_"])
+            raise ModuleError(
+                "has learnt without workers, which keep the scatter of the rows: train the runs with workers: 1"
+                if values <= MAX_SCATTER_VALUES
+                else f"keeps the scatter of rows of at most {MAX_SCATTER_VALUES} values, these have {values}: use fewer"
+            )
+        exponent = np.array([float(_exponent_of(learnt))])
+        kept = {name: learnt[name] for name in ("rows", "scatter", "shape")}
+        return {**kept, "mean": learnt["mean_"], "exponent": exponent}
+
+    def learnt_from(self, statistics: Statistics) -> State:
+        """Return the components of the rows of all runs.
+
+        Raises
+        ------
+        ModuleError
+            If there are fewer rows or values than components.
+        """
+        mean, scatter, count = statistics["mean"], statistics["scatter"], statistics["rows"]
+        moments = {"count": count, "first": np.zeros_like(mean), "second": scatter}
+        try:
+            fitted: State = {**components_from_moments(moments, mean, self.parameters.latent_dim)}
+        except ValueError as error:
+            raise ModuleError(str(error)) from error
+        exponent = int(statistics["exponent"][0])
+        units = {"exponent": np.array([exponent])} if exponent else {}
+        return {**fitted, **units, "rows": count, "scatter": scatter, "shape": statistics["shape"]}
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
@@ -392,6 +437,33 @@ def _metrics(sums: Mapping[str, float], exponent: int) -> dict[str, float]:
     if variation > 0:
         metrics["explained"] = float(1.0 - error / variation)
     return metrics
+
+
+def _pooled(left: Statistics, right: Statistics) -> Statistics:
+    """Return number, mean and scatter of the rows of two runs.
+
+    Raises
+    ------
+    ModuleError
+        If the observations have different shapes.
+    """
+    shapes = [tuple(each["shape"].tolist()) for each in (left, right)]
+    if shapes[0] != shapes[1]:
+        raise ModuleError(f"observations have the shape {shapes[0]} in one run and {shapes[1]} in another")
+    exponent = max(float(left["exponent"][0]), float(right["exponent"][0]))
+    units = [int(each["exponent"][0] - exponent) for each in (left, right)]
+    means = [np.ldexp(each["mean"], unit) for each, unit in zip((left, right), units, strict=True)]
+    scatters = [np.ldexp(each["scatter"], 2 * unit) for each, unit in zip((left, right), units, strict=True)]
+    rows, distance = left["rows"] + right["rows"], means[1] - means[0]
+    # Chan, Golub and LeVeque 1983: the scatter of all rows is that of both about their means, and that of the means.
+    between = (left["rows"] * right["rows"] / rows)[0] * np.outer(distance, distance)
+    return {
+        "rows": rows,
+        "mean": means[0] + distance * (right["rows"] / rows),
+        "scatter": scatters[0] + scatters[1] + between,
+        "exponent": np.array([exponent]),
+        "shape": left["shape"],
+    }
 
 
 def _shape_of(message: Message) -> Array:

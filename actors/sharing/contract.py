@@ -18,9 +18,15 @@ from actors.module import Context, Inbox, Module, Outbox
 from actors.sharing.chunks import Chunk, Extent
 from actors.sharing.driver import answer_alone, update_alone
 from actors.sharing.shard import Statistics, add_statistics
-from actors.types import State
+from actors.types import FloatArray, IntArray, State
 
 P = TypeVar("P")
+
+NOT_FROM_SUMS = (
+    "learns parameters that do not follow from sums over rows: train one run on all rows, or let all runs use the same "
+    "learnt module"
+)
+"""Why a module of any type cannot be merged unless it defines :meth:`ShardedModule.statistics_of`."""
 
 
 class ShardedModule(Module[P]):
@@ -138,6 +144,38 @@ class ShardedModule(Module[P]):
         By default these sums.
         """
         return sums
+
+    # --- runs that are merged: the statistics behind what was learnt --------------------------------------------------
+
+    def statistics_of(self, learnt: State) -> Statistics:  # noqa: ARG002 (for overriding)
+        """Return the statistics over all rows that learnt parameters were made from.
+
+        Those of runs from different rows are combined by :meth:`merge`, and :meth:`learnt_from` makes parameters of
+        them, so that runs become one whose rows never were in one place (:mod:`actors.sharing.merging`). One entry is
+        ``rows`` (1,), the number of rows. Where :meth:`merge` tells statistics of several kinds apart, these are one
+        more.
+
+        Raises
+        ------
+        ModuleError
+            If the statistics do not follow from what was learnt; in words that follow the module's name, with a remedy.
+        """
+        raise ModuleError(NOT_FROM_SUMS)
+
+    def learnt_from(self, statistics: Statistics) -> State:
+        """Return the parameters that are made from combined statistics, as :meth:`statistics_of` returns them."""
+        raise NotImplementedError
+
+    def renumber(self, statistics: Statistics, classes: IntArray) -> Statistics:  # noqa: ARG002 (for overriding)
+        """Return the statistics in which class ``classes[k]`` has the number k; by default there are no classes."""
+        return statistics
+
+    def class_distances(self, left: Statistics, right: Statistics) -> FloatArray | None:  # noqa: ARG002
+        """Return how far the classes (K, K) of two runs are apart, by which they are matched.
+
+        Only modules that define a class by its rows return it, in standard deviations; inf where one has no rows.
+        """
+        return None
 
     # --- the contract of modules, by the one above ----------------------------------------------------------------
 

@@ -255,6 +255,28 @@ def generate(
 
 
 @app.command()
+def merge(
+    runs_given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...", help="Complete runs of one model, each from other rows: directories or names."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the new run.")],
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Make one run of several: its parameters are those of the rows of all, none of which is read or copied."""
+    with user_errors():
+        from runner.commands.merge import merge as merge_runs
+        from runner.runs.directory import find_run
+
+        paths = [find_run(each, runs) for each in runs_given]
+        directory, result = merge_runs(paths, name, runs=runs, log=lambda sentence: say(sentence, err=True))
+        print_run_result(directory, result, as_json)
+
+
+@app.command()
 def inspect(
     run: RunName,
     timeline: Annotated[

@@ -220,7 +220,9 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
             continue
         if isinstance(value, dict):
             value = ", ".join(
-                f"{key} {figure:.2f} s" for key, figure in value.items() if isinstance(figure, int | float)
+                f"{key} {figure}" if isinstance(figure, int) else f"{key} {figure:.2f} s"
+                for key, figure in value.items()
+                if isinstance(figure, int | float)
             )
         elif isinstance(value, float):
             value = (

@@ -10,7 +10,7 @@ from actors.backends.ray.metrics import PrometheusMetrics
 from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleFailedError
 from runner.cluster.signals import ignored_signals
-from runner.commands.driver import finish, is_done, watched, write_generated
+from runner.commands.driver import finish, watched, write_generated
 from runner.commands.interrupts import Interrupts, StoppedError
 from runner.commands.monitor import RunMonitor
 from runner.commands.stop import describe_progress
@@ -20,6 +20,7 @@ from runner.report.progress import Progress
 from runner.runs.connect import connect_to_run, no_record_hint
 from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+from runner.runs.records import is_done
 from runner.runs.state import note_storage, remove_record
 from runner.runs.timing import Clock
 

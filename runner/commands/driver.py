@@ -6,12 +6,10 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from actors.backends.ray.metrics import PrometheusMetrics
 from actors.coordination.session import Instrumentation, RunSpec
-from actors.storage.manifest import Manifest
 from actors.types import Array
 from actors.variables import injected_faults
 from runner.cluster.connection import ClusterError, make_watchdog
@@ -26,7 +24,7 @@ from runner.report.progress import Progress
 from runner.runs import artifacts
 from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError, EventStream
 from runner.runs.directory import RunDirectory
-from runner.runs.records import RoundScores
+from runner.runs.records import build_result
 from runner.runs.timing import Clock
 
 FAULT_INJECTION = "actors.backends.fault_injection"
@@ -198,25 +196,6 @@ def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
     ignore_signals()  # with this file, the run is complete
     directory.write_json("result.json", result)
     return result
-
-
-def build_result(scores: RoundScores, run: str, seconds: float, module_seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return the contents of ``result.json`` and of ``--json``."""
-    several = scores.by_module if len(scores.by_module) > 1 else {}
-    modules = {"modules": {name: asdict(each) for name, each in several.items()}} if several else {}
-    return {
-        "run": run,
-        "rounds": scores.round,
-        "seconds": round(seconds, 3),
-        **{name: value for name, value in scores.fields().items() if name != "round"},
-        **modules,
-        "module_seconds": {name: round(value, 3) for name, value in module_seconds.items()},
-    }
-
-
-def is_done(manifest: Manifest, config: RunConfig) -> bool:
-    """Return whether a commit is the last one of its run."""
-    return manifest.step is None and (manifest.converged or manifest.round >= config.schedule.rounds)
 
 
 def write_generated(directory: RunDirectory, generate: Callable[[str], Mapping[str, Array]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from actors.storage.manifest import Manifest
 from runner.cluster.connection import UnprovenError, await_nodes, cluster
 from runner.cluster.signals import before_exit, ignored_signals
-from runner.commands.driver import build_run_spec, check_detachable, is_done, start_and_follow, watched
+from runner.commands.driver import build_run_spec, check_detachable, start_and_follow, watched
 from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig, shares_rows
 from runner.config.user_code import collect_code
@@ -20,6 +20,7 @@ from runner.report.progress import Progress
 from runner.runs.connect import await_end_of_cluster, connect_to_run
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+from runner.runs.records import is_done
 from runner.runs.state import (
     RunRecord,
     new_secret,
@@ -122,7 +123,12 @@ def resume(
 
 
 def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:
-    """Raise an error if the config differs from that of the run, or if all rounds are done."""
+    """Raise an error if the run has no rows, if the config differs from the run's own, or if all rounds are done."""
+    if missing := [name for name in directory.graph.sources if name not in manifest.modules]:
+        raise RunDirectoryError(
+            f"{directory.path}: the run was merged from others and has no rows of {missing[0]!r} to learn from; train "
+            "the runs that it was made of, and merge them again"
+        )
     changed = differences(manifest.config, config.model_dump(mode="json"))
     if changed:
         raise RunDirectoryError(

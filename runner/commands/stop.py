@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from runner.commands.driver import is_done
 from runner.config.run_config import RunConfig
 from runner.runs.connect import connect_to_run, no_record_hint
 from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
+from runner.runs.records import is_done
 from runner.runs.state import read_record, remove_record
 
 

@@ -10,6 +10,7 @@ from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
 from actors.storage.manifest import Manifest
 from actors.types import Array, State
+from runner.data.errors import DataError
 from runner.data.sources import Data, check_new_rows, common_lengths, count_rows, source_states, values_of
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 
@@ -64,11 +65,18 @@ def new_source_states(trained: TrainedRun, data: Data) -> dict[str, State]:
     ------
     ModuleError
         If a module cannot use the rows.
+    DataError
+        If a source without data is one of a merged run.
     """
     directory = trained.directory
     check_new_rows(directory.graph, data, cast("Mapping[str, State]", trained.states))
     missing = [name for name in directory.graph.sources if name not in data]
     committed = directory.checkpoints.latest() if missing else None
+    if unknown := [name for name in missing if committed and name not in committed.modules]:
+        raise DataError(
+            f"{directory.path}: the run was merged from others and has no rows of its own, so that the form of missing "
+            f"ones is not known: give rows of source {unknown[0]}, too"
+        )
     learnt = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
     shapes = {name: values_of(state).shape[1:] for name, state in learnt.items()}
     return source_states(directory.graph, data, shapes)

@@ -7,12 +7,14 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from actors.coordination.events import Scored
 from actors.limits import MAX_MANIFEST_ENTRIES, MAX_METRICS_FILE_BYTES, MAX_NAME_CHARACTERS
+from actors.storage.manifest import Manifest
+from runner.config.run_config import RunConfig
 from runner.report.clustering_metrics import Scores
 from runner.report.printable import csv_cell
 from runner.runs.run_files import RunDirectoryError, RunFiles
@@ -154,3 +156,22 @@ def _parse_line(line: str, columns: Sequence[str]) -> dict[str, float | None] | 
         return {name: float(text) if text else None for name, text in zip(columns, texts, strict=True)}
     except ValueError:
         return None
+
+
+def build_result(scores: RoundScores, run: str, seconds: float, module_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the contents of ``result.json`` and of ``--json``."""
+    several = scores.by_module if len(scores.by_module) > 1 else {}
+    modules = {"modules": {name: asdict(each) for name, each in several.items()}} if several else {}
+    return {
+        "run": run,
+        "rounds": scores.round,
+        "seconds": round(seconds, 3),
+        **{name: value for name, value in scores.fields().items() if name != "round"},
+        **modules,
+        "module_seconds": {name: round(value, 3) for name, value in module_seconds.items()},
+    }
+
+
+def is_done(manifest: Manifest, config: RunConfig) -> bool:
+    """Return whether a commit is the last one of its run."""
+    return manifest.step is None and (manifest.converged or manifest.round >= config.schedule.rounds)

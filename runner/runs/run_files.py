@@ -126,6 +126,7 @@ _CHECKS: Mapping[str, Mapping[str, _Check]] = {
         "modules": _scores_by_module,
         **dict.fromkeys(("seconds", "evidence", "score", "accuracy", "ari", "nmi", "overhead_share"), _optional_number),
     },
+    "merged.json": {"runs": _texts_by_name},
     "claim.json": {"token": check_text, "storage": lambda value, where: check_text(value, where, 4096)},
 }
 """The checks of known fields by file; other fields are texts, numbers, or maps of numbers by name."""

@@ -11,7 +11,9 @@ from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError
 from actors.kernels.mixture.niw import NIWPosterior
+from actors.kernels.mixture.pooling import sums_of_posterior
 from actors.module import Context
+from actors.modules.mixture.class_states import unpack
 from actors.modules.mixture.engines import (
     ENGINES,
     Assignment,
@@ -22,7 +24,8 @@ from actors.modules.mixture.engines import (
     initial_assignment,
 )
 from actors.modules.mixture.shared import SharedMixture
-from actors.types import Array, FloatArray
+from actors.sharing.shard import Statistics
+from actors.types import Array, FloatArray, State
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +151,27 @@ class GMM(SharedMixture[GMMParameters]):
                 "learns by engine 'gibbs', which needs all rows in one process; use engine: vb or engine: blocked-gibbs"
             )
         return None
+
+    def statistics_of(self, learnt: State) -> Statistics:
+        """Return the sums over rows behind the classes: their posterior without the prior.
+
+        Raises
+        ------
+        ModuleError
+            If the classes were sampled, or the likelihood was calibrated.
+        """
+        if self.parameters.engine != "vb":
+            raise ModuleError(
+                f"has learnt by engine {self.parameters.engine!r}, whose sums are those of one draw of the labels: use "
+                "engine: vb"
+            )
+        if self.parameters.calibrate:
+            raise ModuleError(
+                "has learnt with calibrate: true, and temperature and lapse rate follow from the densities of single "
+                "rows, not from sums: use calibrate: false"
+            )
+        factors, prior, columns = unpack(learnt)
+        return {**sums_of_posterior(factors, prior, columns), "rows": np.array([factors.counts.sum()])}
 
     def _step_parameters(self, context: Context) -> GMMParameters:
         parameters = self.at(context)

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from actors.errors import ModuleError, NonFiniteError
+from actors.kernels.mixture import pooling
 from actors.kernels.mixture.blocked_gibbs import (
     ClassParameters,
     draw_classes,
@@ -213,7 +214,9 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             return calibration_scores(likelihood, weights, rows.log_prior[~rows.missing], learnt["means"])
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
-        """Return the sums of both; of moments also the extremes, and the first row."""
+        """Return the sums of both; of moments also the extremes, and the first row; of runs those in common units."""
+        if "varies" in left:
+            return {**pooling.pool(left, right), "rows": left["rows"] + right["rows"]}
         if "minimum" not in left:
             return add_statistics(left, right)
         added = {name: left[name] + right[name] for name in ("rows", "first", "square", "with_prior")}
@@ -275,6 +278,32 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             self._log_differing(np.array(sorted(map(int, sums)), dtype=np.int64), context)
             return {}
         return {**sums, **({"bound": learnt["bound"]} if "bound" in learnt else {})}
+
+    # --- runs that are merged -------------------------------------------------------------------------------------
+
+    def learnt_from(self, statistics: Statistics) -> State:
+        """Return the classes of the rows of all runs, with the units and the prior of all rows.
+
+        Raises
+        ------
+        ModuleError
+            If the sums do not allow it.
+        """
+        columns = pooling.pooled_columns(statistics)
+        inside, mean, variance = pooling.internal_sums(statistics, columns)
+        prior = self._prior_from(mean, variance, round(float(statistics["rows"][0])), columns, self.parameters)
+        try:
+            return pack(Classes(pooling.pooled_posterior(inside, prior), prior, columns))
+        except ValueError as error:
+            raise ModuleError(str(error)) from error
+
+    def renumber(self, statistics: Statistics, classes: IntArray) -> Statistics:
+        """Return the sums with class `classes[k]` as class k."""
+        return pooling.renumbered(statistics, classes)
+
+    def class_distances(self, left: Statistics, right: Statistics) -> FloatArray:
+        """Return the distances (K, K) of the Gaussians, in standard deviations."""
+        return pooling.class_distances(left, right)
 
     # --- passes ---------------------------------------------------------------------------------------------------
 
