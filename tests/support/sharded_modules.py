@@ -88,6 +88,21 @@ class ScoredKMeans(KMeans):
         return {"evidence": sums["score"]}
 
 
+class CountedKMeans(KMeans):
+    """K-means that keeps the number of rows of each class, so that runs can be merged if their classes were matched."""
+
+    def maximise(self, statistics, learnt, context):
+        return {**super().maximise(statistics, learnt, context), "members": statistics["rows"]}
+
+    def statistics_of(self, learnt):
+        members = learnt["members"]
+        return {"rows": np.array([members.sum()]), "members": members, "sums": members[:, None] * learnt["centres"]}
+
+    def learnt_from(self, statistics):
+        members = statistics["members"]
+        return {"centres": statistics["sums"] / np.maximum(members, 1.0)[:, None], "members": members}
+
+
 class Noise(ShardedModule):
     """Add a random number to each row, drawn anew in each of three passes."""
 

@@ -535,3 +535,18 @@ class ChangesParameters(SoundShared):
     def maximise(self, statistics, learnt, context):
         learnt["centres"][:] = super().maximise(statistics, learnt, context)["centres"]
         return learnt
+
+
+class MergesMeans(SoundShared):
+    """Returns means of the classes in place of sums, as what it has learnt from."""
+
+    def maximise(self, statistics, learnt, context):
+        return {**super().maximise(statistics, learnt, context), "members": statistics["rows"]}
+
+    def statistics_of(self, learnt):
+        members = learnt["members"]
+        return {"rows": np.array([members.sum()]), "members": members, "sums": learnt["centres"]}
+
+    def learnt_from(self, statistics):
+        members = np.maximum(statistics["members"], 1.0)
+        return {"centres": statistics["sums"] / members[:, None], "members": statistics["members"]}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from actors.kernels.label_alignment import align
+from actors.kernels.label_alignment import align, match_classes
 
 LAPSE = 0.01
 
@@ -155,3 +155,24 @@ def test_the_first_input_with_a_permutation_numbers_the_classes():
     names = np.array([3, 1, 4, 0, 2])
     result = aligned(posteriors, [None, names, None])
     assert np.array_equal(result, planted[:, np.argsort(planted[1])[names]])
+
+
+# --- classes of several runs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matched_classes_have_the_smallest_sum_of_distances(seed):
+    distances = np.random.default_rng(seed).exponential(size=(5, 5))
+    best = min(permutations(range(5)), key=lambda order: distances[np.arange(5), order].sum())
+    assert match_classes(distances).tolist() == list(best)
+
+
+def test_classes_without_rows_are_matched_with_each_other():
+    distances = np.array([[0.1, np.inf, 9.0], [np.inf, np.inf, np.inf], [9.0, np.inf, 5.0]])
+    assert match_classes(distances).tolist() == [0, 1, 2]
+
+
+def test_a_class_without_rows_takes_the_one_that_is_left():
+    distances = np.array([[0.1, np.inf, 9.0], [7.0, np.inf, 8.0], [9.0, np.inf, 0.2]])
+    assert match_classes(distances).tolist() == [0, 1, 2]
+    assert match_classes(distances[:, [1, 0, 2]].T).tolist() == [1, 0, 2]
