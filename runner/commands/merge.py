@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from actors.backends.step_parameters import ENTRY, kept_in
 from actors.coordination.events import LogMessage, TimedEvent
-from actors.errors import CheckpointError, ModuleError
+from actors.errors import CheckpointError, ModuleError, show_value
 from actors.graph.graph import Graph
 from actors.graph.registry import find, make_parameters
 from actors.module import Module
@@ -166,11 +166,10 @@ def _open_further(path: Path, first: _Learnt) -> OpenedRun:
     expected = {name: module.type for name, module in first.run.config.modules.items()}
     for name in dict.fromkeys([*expected, *types]):
         if types.get(name) != expected.get(name):
-            found = " and ".join(
-                f"{'none' if each is None else each!r} in {where}"
-                for each, where in ((expected.get(name), first.name), (types.get(name), path))
+            raise RunDirectoryError(
+                f"modules.{name}.type is {_shown(expected.get(name))} in {first.name} and {_shown(types.get(name))} in "
+                f"{path}: only runs of the same model can be merged"
             )
-            raise RunDirectoryError(f"modules.{name}.type is {found}: only runs of the same model can be merged")
     content["code"] = [str(each) for each in first.run.config.code]
     try:
         config = RunConfig.model_validate(content, context={"root": path.absolute()})
@@ -294,7 +293,9 @@ def _check_same_model(first: _Learnt, other: _Learnt) -> None:
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else show_value(value)
 
 
 def _learners(graph: Graph) -> list[str]:
