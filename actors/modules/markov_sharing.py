@@ -250,6 +250,8 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
             raise ModuleError(
                 f"has a state without {' and '.join(missing)}, as earlier versions wrote it: train the run again"
             )
+        if any((learnt[name] < 0).any() for name in names):
+            raise ModuleError("has a state with counts below zero: train the run again")
         return {"rows": np.array([learnt["class_counts"].sum()]), **{name: learnt[name] for name in names}}
 
     def learnt_from(self, statistics: Statistics) -> State:

@@ -14,6 +14,7 @@ its inputs mean the same in all runs:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,11 @@ from actors.sharing.shard import Statistics
 from actors.types import FloatArray, IntArray, State
 
 CLASSES = "class_posteriors"
+
+_UNSOUND = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError)
+"""What numerics raise on a state that no rows can have led to, such as one with negative counts."""
+
+_NO_SUMS = "its state is not that of sums over rows; train the run again"
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ def merge_runs(graph: Graph, modules: Mapping[str, Module[Any]], runs: Mapping[s
         merged = [name for name in group if name in statistics]
         if len(merged) < len(group):  # those that are the same in all runs define the numbers
             continue
-        found = _match(group, modules, statistics, list(runs))
+        with _named(group[0]):
+            found = _match(group, modules, statistics, list(runs))
         matchings += found
         for each in found:
             for name in group:
@@ -103,7 +110,8 @@ def merge_runs(graph: Graph, modules: Mapping[str, Module[Any]], runs: Mapping[s
     first = next(iter(runs.values()))
     states = {name: first[name] for name in kept}
     for name, by_run in statistics.items():
-        states[name] = _combined(name, _sharded(modules[name]), by_run)
+        with _named(name):
+            states[name] = _combined(_sharded(modules[name]), by_run)
     rows = {
         name: {run: round(float(own["rows"][0])) for run, own in by_run.items()} for name, by_run in statistics.items()
     }
@@ -174,12 +182,27 @@ def _sent_upwards(routes: Sequence[Route], sender: str, ports: Sequence[Port]) -
 
 
 def _statistics_of(name: str, module: Module[Any], run: str, state: State) -> Statistics:
+    """Return the statistics behind a state, which may come from a stranger's run.
+
+    Raises
+    ------
+    ModuleError
+        If there are none, or if they cannot be those of rows.
+    """
+    if not isinstance(module, ShardedModule):
+        raise ModuleError(f"run {run}: module {name!r} {NOT_FROM_SUMS}")
     try:
-        if not isinstance(module, ShardedModule):
-            raise ModuleError(NOT_FROM_SUMS)
-        return {key: np.asarray(value) for key, value in module.statistics_of(state).items()}
+        with np.errstate(all="ignore"):
+            statistics = {key: np.asarray(value) for key, value in module.statistics_of(state).items()}
+        rows = statistics["rows"]
+        sound = rows.shape == (1,) and rows[0] > 0 and all(np.isfinite(each).all() for each in statistics.values())
     except ModuleError as error:
         raise ModuleError(f"run {run}: module {name!r} {error}") from None
+    except _UNSOUND as error:
+        raise ModuleError(f"run {run}: module {name!r}: {_NO_SUMS} ({error})") from error
+    if not sound:
+        raise ModuleError(f"run {run}: module {name!r}: {_NO_SUMS}")
+    return statistics
 
 
 def _check_shapes(name: str, by_run: Mapping[str, Statistics]) -> None:
@@ -211,17 +234,28 @@ def _check_inputs(graph: Graph, name: str, modules: Mapping[str, Module[Any]], k
             )
 
 
-def _combined(name: str, module: ShardedModule[Any], by_run: Mapping[str, Statistics]) -> State:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Name the module in errors of its methods."""
+    try:
+        with np.errstate(all="ignore"):  # results that are not finite are refused
+            yield
+    except ModuleError as error:
+        raise ModuleError(f"module {name!r}: {error}") from None
+    except _UNSOUND as error:
+        raise ModuleError(f"module {name!r}: in one of the runs {_NO_SUMS} ({error})") from error
+
+
+def _combined(module: ShardedModule[Any], by_run: Mapping[str, Statistics]) -> State:
     """Return the state of a module from the statistics of all runs."""
     first, *others = by_run.values()
     for other in others:
         first = module.merge(first, other)
-    try:
-        state = dict(module.learnt_from(first))
-    except ModuleError as error:
-        raise ModuleError(f"module {name!r}: {error}") from None
-    module.load_state(state)
-    return dict(module.state())
+    module.load_state(module.learnt_from(first))
+    state = dict(module.state())
+    if not all(np.isfinite(value).all() for value in state.values() if isinstance(value, np.ndarray)):
+        raise ModuleError(f"in one of the runs {_NO_SUMS}")
+    return state
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------
@@ -267,8 +301,8 @@ def _match(
         if between is None:
             if len(group) > 1:
                 raise ModuleError(
-                    f"module {group[-1]!r} has learnt from classes of {group[0]!r}, which may have other numbers in "
-                    "each run and cannot be matched: its type does not define how far apart they are (class_distances)"
+                    f"{group[-1]!r} has learnt from its classes, which may have other numbers in each run and cannot "
+                    "be matched: its type does not define how far apart they are (class_distances)"
                 )
             return []
         classes = match_classes(between)

@@ -171,6 +171,8 @@ class GMM(SharedMixture[GMMParameters]):
                 "rows, not from sums: use calibrate: false"
             )
         factors, prior, columns = unpack(learnt)
+        if (factors.counts < 0).any():
+            raise ModuleError("has a state with counts below zero: train the run again")
         return {**sums_of_posterior(factors, prior, columns), "rows": np.array([factors.counts.sum()])}
 
     def _step_parameters(self, context: Context) -> GMMParameters:

@@ -333,5 +333,41 @@ def test_classes_that_no_module_can_compare_are_refused():
         }
         for name, n in (("a", 1.0), ("b", 2.0))
     }
-    with pytest.raises(ModuleError, match=r"'mm' has learnt from classes of 'clusters'.*class_distances"):
+    with pytest.raises(ModuleError, match=r"'clusters': 'mm' has learnt from its classes.*class_distances"):
         merge(graph, **runs)
+
+
+SPOILERS = {
+    "nothing": lambda _: None,
+    "one row less": lambda value: value[:-1],
+    "negative": lambda value: -np.abs(value) - 1.0,
+    "zero": np.zeros_like,
+    "huge": lambda value: np.full_like(value, 1e300, dtype=np.float64),
+    "infinite": lambda value: np.full_like(value, np.inf, dtype=np.float64),
+    "flat": np.ravel,
+    "transposed": lambda value: value.T.copy(),
+    "text": lambda _: "x",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILERS.values(), ids=SPOILERS)
+def test_a_state_that_no_rows_can_have_led_to_is_refused_or_has_no_other_effect(hmm, spoil):
+    """A state may come from a stranger: every entry in turn is spoiled, in the first run and in a further one."""
+    graph, runs = hmm
+    models = [(graph, runs["a"], runs["b"])]
+    models.append((model(("pca", "pca", {"latent_dim": 2})), pca_run(rows_of(0)), pca_run(rows_of(1))))
+    refused = []
+    for own, one, two in models:
+        for module, state in one.items():
+            for entry in [name for name, value in state.items() if isinstance(value, np.ndarray)]:
+                spoiled = {**one, module: {**state, entry: spoil(state[entry])}}
+                for pair in ((spoiled, two), (two, spoiled)):
+                    try:
+                        merged = merge(own, a=pair[0], b=pair[1])
+                    except ModuleError as error:
+                        refused.append(str(error))
+                    else:
+                        arrays = [each for states in merged.states.values() for each in states.values()]
+                        assert all(np.isfinite(each).all() for each in arrays)
+    assert refused
+    assert not [sentence for sentence in refused if "\n" in sentence or "module" not in sentence]
