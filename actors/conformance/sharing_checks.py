@@ -19,7 +19,7 @@ from actors.graph.registry import make_parameters
 from actors.graph.spec import Sharing
 from actors.module import Context, Inbox, Mode
 from actors.sharing.chunks import Extent, whole_arrays
-from actors.sharing.contract import NOT_FROM_SUMS, ShardedModule, sharing_problem
+from actors.sharing.contract import NOT_FROM_SUMS, MergeableModule, ShardedModule, sharing_problem
 from actors.sharing.driver import LocalWorkers, accumulate_once, learn, open_group, respond, start_on_sample
 from actors.sharing.shard import Shard, Statistics
 from actors.types import State
@@ -85,11 +85,11 @@ class SharingChecks(BaseChecks):
     def test_runs_that_it_has_learnt_in_can_be_merged(self) -> None:
         """Parameters made from merged statistics lead back to themselves, whichever runs are merged first.
 
-        Not applicable where statistics do not follow from what was learnt (:meth:`ShardedModule.statistics_of`).
+        Not applicable where statistics do not follow from what was learnt (:meth:`MergeableModule.statistics_of`).
         """
         for case in self._shared_cases():
             inbox, statistics = self._inbox(case.first_messages), list[Statistics]()
-            if type(self._module()).statistics_of is ShardedModule.statistics_of:
+            if type(self._module()).statistics_of is MergeableModule.statistics_of:
                 self.skip(f"a module that {NOT_FROM_SUMS}")
             for seed in range(3):
                 module, context = self._module(), Context(MODULE, receivers=self.harness.receivers, seed=seed)

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError
 from actors.kernels.label_alignment import align
-from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
+from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import (
     CombinedPosteriors,
     add_floor,
@@ -21,6 +21,8 @@ from actors.modules.class_posteriors import (
     normalise_rows,
     sender_likelihoods,
 )
+from actors.sharing.contract import MergeableModule
+from actors.sharing.shard import Statistics
 from actors.types import FloatArray, IntArray, State
 
 PRIOR = "joint_prior"
@@ -57,7 +59,7 @@ class _JointPosterior(NamedTuple):
     norms: FloatArray
 
 
-class Product(Module[ProductParameters]):
+class Product(MergeableModule[ProductParameters]):
     """Combine the class posteriors of several modules that share one latent class, in aligned labels.
 
     The modules below classify different views of the same rows, each with labels of its own. An update aligns them
@@ -99,6 +101,7 @@ class Product(Module[ProductParameters]):
         super().__init__(parameters)
         self._permutations: dict[str, IntArray] = {}  # by sender: its label (K,) of each joint class
         self._frequencies: FloatArray | None = None  # (K,), the mean posterior
+        self._rows: FloatArray | None = None  # (1,), the number of rows that it is the mean of
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
         """Align the labels; send the joint posterior upwards, and the product of the other senders to each sender.
@@ -123,6 +126,7 @@ class Product(Module[ProductParameters]):
             present = slice(None) if joint.combined.mask is None else ~joint.combined.mask
             posterior = np.exp(joint.log_posterior[present])
             self._frequencies = posterior.mean(axis=0) if len(posterior) else None
+            self._rows = np.array([float(len(posterior))]) if len(posterior) else None
         evidence = joint.combined.log_norm + float(joint.norms.sum())
         return _compose_outbox(joint, inbox, permutations, context, {"evidence": evidence})
 
@@ -175,9 +179,10 @@ class Product(Module[ProductParameters]):
         return Outbox(messages, outputs={"class": log_prior.argmax(axis=1)})
 
     def state(self) -> State:
-        """Return copies of the permutations, by sender, and of the class frequencies."""
+        """Return copies of the permutations, by sender, and of the class frequencies with their number of rows."""
         permutations = {_PERMUTATION + sender: labels.copy() for sender, labels in self._permutations.items()}
-        return permutations if self._frequencies is None else {**permutations, "frequencies": self._frequencies.copy()}
+        arrays = {"frequencies": self._frequencies, "rows": self._rows}
+        return {**permutations, **{name: array.copy() for name, array in arrays.items() if array is not None}}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state; an empty one is that of a product that has learnt nothing.
@@ -199,6 +204,60 @@ class Product(Module[ProductParameters]):
         self._permutations = permutations
         frequencies = state.get("frequencies")
         self._frequencies = None if frequencies is None else np.array(frequencies, dtype=np.float64)
+        rows = state.get("rows")
+        self._rows = None if rows is None else np.array(rows, dtype=np.float64)
+
+    # --- runs that are merged -------------------------------------------------------------------------------------
+
+    def statistics_of(self, learnt: State) -> Statistics:
+        """Return the sum of the posteriors of the rows, and the permutations.
+
+        Raises
+        ------
+        ModuleError
+            If the state lacks the number of rows.
+        """
+        if "rows" not in learnt:
+            raise ModuleError("has a state without the number of rows, as earlier versions wrote it: train it again")
+        permutations = {name: each for name, each in learnt.items() if name.startswith(_PERMUTATION)}
+        return {**permutations, "rows": learnt["rows"], "posteriors": learnt["rows"] * learnt["frequencies"]}
+
+    def learnt_from(self, statistics: Statistics) -> State:
+        """Return the permutations, and the mean posterior of the rows of all runs."""
+        permutations = {name: each for name, each in statistics.items() if name.startswith(_PERMUTATION)}
+        rows = statistics["rows"]
+        return {**permutations, "frequencies": statistics["posteriors"] / rows, "rows": rows}
+
+    def merge(self, left: Statistics, right: Statistics) -> Statistics:
+        """Return the sums of both; their permutations are the same once the classes of all modules are matched."""
+        return {**left, **{name: left[name] + right[name] for name in ("rows", "posteriors")}}
+
+    def renumber(self, statistics: Statistics, classes: IntArray) -> Statistics:
+        """Return the sums with class `classes[k]` as class k."""
+        return {**statistics, "posteriors": statistics["posteriors"][classes]}
+
+    def joint_classes(self, left: Statistics, right: Statistics, matched: Mapping[str, IntArray]) -> IntArray:
+        """Return the joint class of the right run whose label of each sender is that of the left run's class k.
+
+        Raises
+        ------
+        ModuleError
+            If joint classes of one run join labels that belong to different joint classes in the other.
+        """
+        found: dict[str, IntArray] = {}
+        for name, labels in left.items():
+            if name.startswith(_PERMUTATION):
+                sender = name.removeprefix(_PERMUTATION)
+                there = matched.get(sender, np.arange(len(labels)))[labels]
+                found[sender] = np.argsort(right[name])[there]
+        (first, classes), *others = found.items()
+        for sender, own in others:
+            if (differing := np.flatnonzero(own != classes)).size:
+                raise ModuleError(
+                    f"joint class {differing[0]} of the first run joins a class of {first} and one of {sender} that "
+                    "are in different joint classes of a further run: the runs disagree on what belongs together"
+                )
+        return classes
 
     def _check_classes(self, likelihoods: Mapping[str, FloatArray], context: Context) -> None:
         """Raise ModuleError if the likelihoods have another number of classes than the permutations."""

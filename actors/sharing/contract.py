@@ -26,10 +26,74 @@ NOT_FROM_SUMS = (
     "learns parameters that do not follow from sums over rows: train one run on all rows, or let all runs use the same "
     "learnt module"
 )
-"""Why a module of any type cannot be merged unless it defines :meth:`ShardedModule.statistics_of`."""
+"""Why a module of any type cannot be merged unless it defines :meth:`MergeableModule.statistics_of`."""
 
 
-class ShardedModule(Module[P]):
+class MergeableModule(Module[P]):
+    """A module that says from which statistics over rows its parameters were made, so that runs can be merged.
+
+    See :mod:`actors.sharing.merging`. By default the parameters of a module do not follow from statistics.
+    """
+
+    def statistics_of(self, learnt: State) -> Statistics:  # noqa: ARG002 (for overriding)
+        """Return the statistics over all rows that learnt parameters were made from.
+
+        Those of runs from different rows are combined by :meth:`merge`, and :meth:`learnt_from` makes parameters of
+        them, so that runs become one whose rows never were in one place (:mod:`actors.sharing.merging`). One entry is
+        ``rows`` (1,), the number of rows. Where :meth:`merge` tells statistics of several kinds apart, these are one
+        more.
+
+        Raises
+        ------
+        ModuleError
+            If the statistics do not follow from what was learnt; in words that follow the module's name, with a remedy.
+        """
+        raise ModuleError(NOT_FROM_SUMS)
+
+    def learnt_from(self, statistics: Statistics) -> State:
+        """Return the parameters that are made from combined statistics, as :meth:`statistics_of` returns them."""
+        raise NotImplementedError
+
+    def renumber(self, statistics: Statistics, classes: IntArray) -> Statistics:  # noqa: ARG002 (for overriding)
+        """Return the statistics in which class ``classes[k]`` has the number k; by default there are no classes."""
+        return statistics
+
+    def class_distances(self, left: Statistics, right: Statistics) -> FloatArray | None:  # noqa: ARG002
+        """Return how far the classes (K, K) of two runs are apart, by which they are matched.
+
+        Only modules that define a class by its rows return it, in standard deviations; inf where one has no rows.
+        """
+        return None
+
+    def joint_classes(
+        self,
+        left: Statistics,
+        right: Statistics,
+        matched: Mapping[str, IntArray],
+    ) -> IntArray:
+        """Return which class (K,) of `right` is class k of `left`, in a module with classes of its own.
+
+        Such a module joins classes of several senders, each of which has other numbers. `matched` has by sender the
+        class of the right run that is its class k in the left run. A module that does not override this has the classes
+        of its senders.
+
+        Raises
+        ------
+        ModuleError
+            If the senders do not agree.
+        """
+        raise NotImplementedError
+
+    def merge(self, left: Statistics, right: Statistics) -> Statistics:
+        """Return the statistics of two neighbouring stretches of rows together: by default their sums, name by name.
+
+        Such as the smallest and largest values of both, for statistics that do not add. It must not matter which of
+        three neighbours are merged first.
+        """
+        return add_statistics(left, right)
+
+
+class ShardedModule(MergeableModule[P]):
     """A module that learns from sums over rows, so that workers can share them.
 
     An update starts from the learnt parameters, or from :meth:`start` on a sample of the rows. It then repeats passes:
@@ -109,14 +173,6 @@ class ShardedModule(Module[P]):
         It is called after the passes of an update, and at recognition.
         """
 
-    def merge(self, left: Statistics, right: Statistics) -> Statistics:
-        """Return the statistics of two neighbouring stretches of rows together: by default their sums, name by name.
-
-        Such as the smallest and largest values of both, for statistics that do not add. It must not matter which of
-        three neighbours are merged first.
-        """
-        return add_statistics(left, right)
-
     @classmethod
     def unshared_setting(cls, parameters: Any) -> str | None:  # noqa: ARG003 (for overriding)
         """Return which parameter needs all rows in one process, in words that follow the module's name; None if none.
@@ -144,38 +200,6 @@ class ShardedModule(Module[P]):
         By default these sums.
         """
         return sums
-
-    # --- runs that are merged: the statistics behind what was learnt --------------------------------------------------
-
-    def statistics_of(self, learnt: State) -> Statistics:  # noqa: ARG002 (for overriding)
-        """Return the statistics over all rows that learnt parameters were made from.
-
-        Those of runs from different rows are combined by :meth:`merge`, and :meth:`learnt_from` makes parameters of
-        them, so that runs become one whose rows never were in one place (:mod:`actors.sharing.merging`). One entry is
-        ``rows`` (1,), the number of rows. Where :meth:`merge` tells statistics of several kinds apart, these are one
-        more.
-
-        Raises
-        ------
-        ModuleError
-            If the statistics do not follow from what was learnt; in words that follow the module's name, with a remedy.
-        """
-        raise ModuleError(NOT_FROM_SUMS)
-
-    def learnt_from(self, statistics: Statistics) -> State:
-        """Return the parameters that are made from combined statistics, as :meth:`statistics_of` returns them."""
-        raise NotImplementedError
-
-    def renumber(self, statistics: Statistics, classes: IntArray) -> Statistics:  # noqa: ARG002 (for overriding)
-        """Return the statistics in which class ``classes[k]`` has the number k; by default there are no classes."""
-        return statistics
-
-    def class_distances(self, left: Statistics, right: Statistics) -> FloatArray | None:  # noqa: ARG002
-        """Return how far the classes (K, K) of two runs are apart, by which they are matched.
-
-        Only modules that define a class by its rows return it, in standard deviations; inf where one has no rows.
-        """
-        return None
 
     # --- the contract of modules, by the one above ----------------------------------------------------------------
 

@@ -1,14 +1,15 @@
 """Merging runs: the parameters of all rows together, from runs whose rows never were in one place.
 
 Statistics over rows add, whoever has computed them. A module that says which statistics its learnt parameters were made
-from (:meth:`actors.sharing.contract.ShardedModule.statistics_of`) gets those of the rows of all runs. That is right if
-its inputs mean the same in all runs:
+from (:meth:`actors.sharing.contract.MergeableModule.statistics_of`) gets those of the rows of all runs. That is right
+if its inputs mean the same in all runs:
 
 * Observations do.
 * Latent vectors do if the module that sends them has learnt the same parameters in all runs. It is taken as it is.
 * Classes may have other numbers. Those of the further runs are matched to those of the first run, by the distances
   that modules define which learn what a class is, and the same permutation applies to every module that these classes
-  are sent to.
+  are sent to. A module that joins the classes of several others has classes of its own, whose matching follows from
+  those of the others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from actors.graph.graph import Graph
 from actors.graph.spec import Route
 from actors.kernels.label_alignment import match_classes
 from actors.module import Module, Port
-from actors.sharing.contract import NOT_FROM_SUMS, ShardedModule
+from actors.sharing.contract import NOT_FROM_SUMS, MergeableModule
 from actors.sharing.shard import Statistics
 from actors.types import FloatArray, IntArray, State
 
@@ -96,22 +97,27 @@ def merge_runs(graph: Graph, modules: Mapping[str, Module[Any]], runs: Mapping[s
             _check_shapes(name, statistics[name])
             _check_inputs(graph, name, modules, kept)
     matchings: list[Matching] = []
+    matched: dict[str, dict[str, IntArray]] = {run: {} for run in runs}
     for group in _groups_of_classes(graph, modules):
-        merged = [name for name in group if name in statistics]
-        if len(merged) < len(group):  # those that are the same in all runs define the numbers
+        if any(name not in statistics for name in group):  # what is the same in all runs defines the numbers
             continue
-        with _named(group[0]):
-            found = _match(group, modules, statistics, list(runs))
-        matchings += found
-        for each in found:
+        joint = next((name for name in group if _joins_classes(modules[name])), "")
+        with _named(joint or group[0]):
+            if joint:
+                by_run = _joint_classes(_mergeable(modules[joint]), statistics[joint], matched)
+            else:
+                found = _match(group, modules, statistics, list(runs))
+                by_run = {each.run: each.classes for each in found}
+                matchings += found
+        for run, classes in by_run.items():
+            matched[run].update(dict.fromkeys(group, classes))
             for name in group:
-                own = statistics[name]
-                own[each.run] = _sharded(modules[name]).renumber(own[each.run], each.classes)
+                statistics[name][run] = _mergeable(modules[name]).renumber(statistics[name][run], classes)
     first = next(iter(runs.values()))
     states = {name: first[name] for name in kept}
-    for name, by_run in statistics.items():
+    for name, own in statistics.items():
         with _named(name):
-            states[name] = _combined(_sharded(modules[name]), by_run)
+            states[name] = _combined(_mergeable(modules[name]), own)
     rows = {
         name: {run: round(float(own["rows"][0])) for run, own in by_run.items()} for name, by_run in statistics.items()
     }
@@ -160,12 +166,17 @@ def _equal(left: State, right: State) -> bool:
 
 
 def _has_statistics(module: Module[Any]) -> bool:
-    return isinstance(module, ShardedModule) and type(module).statistics_of is not ShardedModule.statistics_of
+    return isinstance(module, MergeableModule) and type(module).statistics_of is not MergeableModule.statistics_of
 
 
-def _sharded(module: Module[Any]) -> ShardedModule[Any]:
-    assert isinstance(module, ShardedModule)
+def _mergeable(module: Module[Any]) -> MergeableModule[Any]:
+    assert isinstance(module, MergeableModule)
     return module
+
+
+def _joins_classes(module: Module[Any]) -> bool:
+    """Return whether a module has classes of its own, which it joins from those of its senders."""
+    return isinstance(module, MergeableModule) and type(module).joint_classes is not MergeableModule.joint_classes
 
 
 def _represents(graph: Graph, name: str, module: Module[Any]) -> bool:
@@ -189,7 +200,7 @@ def _statistics_of(name: str, module: Module[Any], run: str, state: State) -> St
     ModuleError
         If there are none, or if they cannot be those of rows.
     """
-    if not isinstance(module, ShardedModule):
+    if not isinstance(module, MergeableModule):
         raise ModuleError(f"run {run}: module {name!r} {NOT_FROM_SUMS}")
     try:
         with np.errstate(all="ignore"):
@@ -246,7 +257,7 @@ def _named(name: str) -> Iterator[None]:
         raise ModuleError(f"module {name!r}: in one of the runs {_NO_SUMS} ({error})") from error
 
 
-def _combined(module: ShardedModule[Any], by_run: Mapping[str, Statistics]) -> State:
+def _combined(module: MergeableModule[Any], by_run: Mapping[str, Statistics]) -> State:
     """Return the state of a module from the statistics of all runs."""
     first, *others = by_run.values()
     for other in others:
@@ -262,15 +273,31 @@ def _combined(module: ShardedModule[Any], by_run: Mapping[str, Statistics]) -> S
 
 
 def _groups_of_classes(graph: Graph, modules: Mapping[str, Module[Any]]) -> list[list[str]]:
-    """Return the modules that number classes in the same way, in order of connection."""
+    """Return the modules that number classes in the same way, those with joint classes after those of their senders."""
     group = {name: [name] for name in modules}
     for name, module in modules.items():
         for route, port in _sent_upwards(graph.routes, name, module.ports):
-            if port.kind == CLASSES and group[route.receiver] is not group[name]:
+            joins = _joins_classes(modules[route.receiver])
+            if port.kind == CLASSES and not joins and group[route.receiver] is not group[name]:
                 joined = [*group[name], *group[route.receiver]]
                 group.update(dict.fromkeys(joined, joined))
     unique = {id(each): each for each in group.values()}
-    return [[name for name in modules if name in each] for each in unique.values()]
+    groups = [[name for name in modules if name in each] for each in unique.values()]
+
+    def last_joint(members: list[str]) -> int:
+        return max(
+            (n for n, name in enumerate(modules) if name in members and _joins_classes(modules[name])), default=-1
+        )
+
+    return sorted(groups, key=last_joint)
+
+
+def _joint_classes(
+    module: MergeableModule[Any], statistics: Mapping[str, Statistics], matched: Mapping[str, Mapping[str, IntArray]]
+) -> dict[str, IntArray]:
+    """Return by further run which of its joint classes is class k of the first one."""
+    (_, first), *others = statistics.items()
+    return {run: module.joint_classes(first, own, matched[run]) for run, own in others}
 
 
 def _match(
@@ -290,7 +317,7 @@ def _match(
 
     def distances(left: str, right: str) -> tuple[FloatArray | None, tuple[str, ...]]:
         by_module = {
-            name: _sharded(modules[name]).class_distances(statistics[name][left], statistics[name][right])
+            name: _mergeable(modules[name]).class_distances(statistics[name][left], statistics[name][right])
             for name in group
         }
         known = {name: each for name, each in by_module.items() if each is not None}

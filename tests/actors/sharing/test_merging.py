@@ -61,7 +61,7 @@ def train(graph, rows, seed=0):
 
 
 def merge(graph, **runs):
-    specs = {name: spec for name, spec in graph.modules.items() if name != "data"}
+    specs = {name: spec for name, spec in graph.modules.items() if name not in graph.sources}
     return merge_runs(graph, {name: make_module(spec.type, spec.parameters) for name, spec in specs.items()}, runs)
 
 
@@ -224,6 +224,76 @@ def test_workers_keep_the_counts_of_first_classes_as_one_process_does():
     graph = model(HMM[0], ("mm", "markov", parameters, 1, ModuleSpec("x", "y").resources, (), Sharing(2, 64)))
     shared = train(graph, rows_of(0))
     assert_allclose(shared["mm"]["initial_counts"], alone["mm"]["initial_counts"], rtol=1e-9, atol=1e-12)
+
+
+# --- joint classes of two modules -------------------------------------------------------------------------------------
+
+
+def joint_run(seed, second=None):
+    """Return the states of a Markov model on the joint classes of two mixtures, each of which sees one modality."""
+    rows = rows_of(seed)
+    other = 2.0 * (rows if second is None else second) @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+    coordinator = Coordinator(JOINT, InProcessBackend(), seed=seed)
+    coordinator.start({"left": {"values": rows}, "right": {"values": other}})
+    coordinator.run_rounds()
+    return {name: dict(coordinator.state(name)) for name in JOINT.modules if name not in JOINT.sources}
+
+
+def joint_model():
+    specs = [
+        *(ModuleSpec(name, "observation") for name in ("left", "right")),
+        *(ModuleSpec(name, "gmm", VB) for name in ("one", "two")),
+        ModuleSpec("product", "product"),
+        ModuleSpec("mm", "markov"),
+    ]
+    pairs = ["left one", "right two", "one product", "two product", "product mm"]
+    connections = [Connection(*pair.split()) for pair in pairs]
+    steps = tuple(Step(name) for name in ("one", "two", "product", "mm"))
+    return Graph(specs, connections, Schedule(1, (Block(steps, repeat=3),)))
+
+
+JOINT = joint_model()
+
+
+def test_joint_classes_follow_the_classes_that_they_join():
+    runs = {name: joint_run(seed) for seed, name in enumerate("abc")}
+    merged = merge(JOINT, **runs)
+    first = runs["a"]
+    assert {each.modules for each in merged.matchings} == {("one",), ("two",)}
+
+    def centres(run):
+        """Return the mean of each joint class in both modalities."""
+        labels = {name: run["product"][f"permutation.{name}"] for name in ("one", "two")}
+        return np.concatenate([run[name]["mean"][labels[name]] for name in labels], axis=1)
+
+    order = {
+        name: np.abs(centres(first)[:, None] - centres(run)).sum(axis=2).argmin(axis=1) for name, run in runs.items()
+    }
+    assert any((each != np.arange(K)).any() for each in order.values())
+    state = merged.states["product"]
+    for name in ("permutation.one", "permutation.two"):
+        assert_array_equal(state[name], first["product"][name])
+    frequencies = np.mean([runs[name]["product"]["frequencies"][order[name]] for name in runs], axis=0)
+    assert_allclose(state["frequencies"], frequencies, rtol=1e-12)
+    assert state["rows"] == 720.0
+    counts = sum(run["mm"]["transitions"][np.ix_(order[name], order[name])] for name, run in runs.items())
+    assert_allclose(merged.states["mm"]["transitions"], counts, rtol=1e-12)
+    assert_allclose(centres({**merged.states}), centres(first), atol=0.7)
+
+
+def test_runs_that_disagree_on_what_belongs_together_are_refused():
+    one, two = joint_run(0), joint_run(1)
+    labels = two["product"]["permutation.two"]
+    two["product"]["permutation.two"] = labels[[1, 0, 2]]
+    with pytest.raises(ModuleError, match=r"module 'product': joint class \d .* disagree on what belongs together"):
+        merge(JOINT, a=one, b=two)
+
+
+def test_a_product_of_an_earlier_version_is_refused():
+    one, two = joint_run(0), joint_run(1)
+    del two["product"]["rows"]
+    with pytest.raises(ModuleError, match="run b: module 'product' has a state without the number of rows"):
+        merge(JOINT, a=one, b=two)
 
 
 # --- principal components ---------------------------------------------------------------------------------------------
