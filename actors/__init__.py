@@ -13,7 +13,7 @@ from actors.messaging.kinds import ArraySpec, Kind, register_kind
 from actors.messaging.message import Header, Message, rows_of
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.sharing.chunks import Chunk
-from actors.sharing.contract import ShardedModule
+from actors.sharing.contract import MergeableModule, ShardedModule
 from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "IntArray",
     "Kind",
     "KindError",
+    "MergeableModule",
     "Message",
     "MessageError",
     "Module",

@@ -280,3 +280,29 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(sites, tmp_path):
     twin = shutil.move(sites["b"], tmp_path / "b" / "a")
     result = json.loads(merge(tmp_path, sites["a"], twin).stdout.splitlines()[-1])
     assert result["rows_by_run"] == {str(sites["a"]): 120, str(twin): 150}
+
+
+TWO_SOURCES = """
+name: two
+seed: {seed}
+data:
+  left: {{source: files, observations: {folder}/{site}.npy}}
+  right: {{source: files, observations: {folder}/{site}.npy}}
+modules:
+  one: {{type: gmm, classes: 3, engine: vb, prior_scale: data}}
+  two: {{type: gmm, classes: 3, engine: vb, prior_scale: data}}
+  product: {{type: product}}
+connections: [left -> one, right -> two, one -> product, two -> product]
+schedule: {{rounds: 1, steps: [{{steps: [one, two, product], repeat: 3}}]}}
+"""
+
+
+def test_a_merged_run_needs_rows_of_all_its_sources(tmp_path):
+    runs = [make_run(tmp_path / site, site, model=TWO_SOURCES) for site in "ab"]
+    merge(tmp_path, *runs)
+    rows, name = tmp_path / "a" / "a.npy", tmp_path / "runs" / "all"
+    assert "results in" in serket("recognize", name, f"left={rows}", f"right={rows}").output
+    for command in ("recognize", "predict"):
+        said = serket(command, name, f"left={rows}", code=2).stderr
+        assert "the run was merged from others" in said
+        assert "give rows of source right, too" in said
