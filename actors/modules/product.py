@@ -90,6 +90,7 @@ class Product(MergeableModule[ProductParameters]):
 
     Parameters: ClassVar[type[Any]] = ProductParameters
     learning_parameters = ("iterations",)
+    own_classes = True
     ports = (
         Port("class_posteriors", "in", "forward", "class_posteriors"),
         Port(PRIOR, "in", "backward", "transition_prior", optional=True),
@@ -229,35 +230,36 @@ class Product(MergeableModule[ProductParameters]):
         return {**permutations, "frequencies": statistics["posteriors"] / rows, "rows": rows}
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
-        """Return the sums of both; their permutations are the same once the classes of all modules are matched."""
+        """Return the sums of both; their permutations are the same."""
         return {**left, **{name: left[name] + right[name] for name in ("rows", "posteriors")}}
 
     def renumber(self, statistics: Statistics, classes: IntArray) -> Statistics:
-        """Return the sums with class `classes[k]` as class k."""
-        return {**statistics, "posteriors": statistics["posteriors"][classes]}
+        """Return the statistics with joint class `classes[k]` as class k."""
+        return {name: each if name == "rows" else each[classes] for name, each in statistics.items()}
 
-    def joint_classes(self, left: Statistics, right: Statistics, matched: Mapping[str, IntArray]) -> IntArray:
-        """Return the joint class of the right run whose label of each sender is that of the left run's class k.
+    def renumber_inputs(self, statistics: Statistics, below: Mapping[str, IntArray]) -> Statistics:
+        """Return the statistics in which label `below[sender][k]` of a sender has the number k."""
+        labels = {_PERMUTATION + sender: np.argsort(classes) for sender, classes in below.items()}
+        return {name: labels[name][each] if name in labels else each for name, each in statistics.items()}
+
+    def joint_classes(self, left: Statistics, right: Statistics) -> IntArray:
+        """Return the joint class of the right run that joins the labels of the left run's class k.
 
         Raises
         ------
         ModuleError
             If joint classes of one run join labels that belong to different joint classes in the other.
         """
-        found: dict[str, IntArray] = {}
-        for name, labels in left.items():
-            if name.startswith(_PERMUTATION):
-                sender = name.removeprefix(_PERMUTATION)
-                there = matched.get(sender, np.arange(len(labels)))[labels]
-                found[sender] = np.argsort(right[name])[there]
-        (first, classes), *others = found.items()
-        for sender, own in others:
-            if (differing := np.flatnonzero(own != classes)).size:
+        senders = [name for name in left if name.startswith(_PERMUTATION)]
+        found: list[IntArray] = [np.argsort(right[name])[left[name]] for name in senders]
+        for sender, own in zip(senders, found, strict=True):
+            if (differing := np.flatnonzero(own != found[0])).size:
+                first, other = (name.removeprefix(_PERMUTATION) for name in (senders[0], sender))
                 raise ModuleError(
-                    f"joint class {differing[0]} of the first run joins a class of {first} and one of {sender} that "
+                    f"joint class {differing[0]} of the first run joins a class of {first} and one of {other} that "
                     "are in different joint classes of a further run: the runs disagree on what belongs together"
                 )
-        return classes
+        return found[0]
 
     def _check_classes(self, likelihoods: Mapping[str, FloatArray], context: Context) -> None:
         """Raise ModuleError if the likelihoods have another number of classes than the permutations."""

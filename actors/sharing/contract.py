@@ -33,7 +33,17 @@ class MergeableModule(Module[P]):
     """A module that says from which statistics over rows its parameters were made, so that runs can be merged.
 
     See :mod:`actors.sharing.merging`. By default the parameters of a module do not follow from statistics.
+
+    Attributes
+    ----------
+    own_classes : bool
+        Whether the classes of a module that receives class posteriors are others than those of the senders.
+    distance_unit : str
+        Of :meth:`class_distances`, for people.
     """
+
+    own_classes: ClassVar[bool] = False
+    distance_unit: ClassVar[str] = ""
 
     def statistics_of(self, learnt: State) -> Statistics:  # noqa: ARG002 (for overriding)
         """Return the statistics over all rows that learnt parameters were made from.
@@ -59,23 +69,24 @@ class MergeableModule(Module[P]):
         return statistics
 
     def class_distances(self, left: Statistics, right: Statistics) -> FloatArray | None:  # noqa: ARG002
-        """Return how far the classes (K, K) of two runs are apart, by which they are matched.
+        """Return how far the classes (K, K) of two runs are apart, by which they are matched; inf for one without rows.
 
-        Only modules that define a class by its rows return it, in standard deviations; inf where one has no rows.
+        Only modules that learn from their rows what a class is return it.
         """
         return None
 
-    def joint_classes(
-        self,
-        left: Statistics,
-        right: Statistics,
-        matched: Mapping[str, IntArray],
-    ) -> IntArray:
+    def renumber_inputs(self, statistics: Statistics, below: Mapping[str, IntArray]) -> Statistics:  # noqa: ARG002
+        """Return the statistics in which class ``below[sender][k]`` of a sender has the number k.
+
+        It is called for modules with classes of their own.
+        """
+        return statistics
+
+    def joint_classes(self, left: Statistics, right: Statistics) -> IntArray:
         """Return which class (K,) of `right` is class k of `left`, in a module with classes of its own.
 
-        Such a module joins classes of several senders, each of which has other numbers. `matched` has by sender the
-        class of the right run that is its class k in the left run. A module that does not override this has the classes
-        of its senders.
+        It is called where these have no distances because they follow from the classes of the senders, which have the
+        same numbers in both.
 
         Raises
         ------

@@ -8,8 +8,7 @@ if its inputs mean the same in all runs:
 * Latent vectors do if the module that sends them has learnt the same parameters in all runs. It is taken as it is.
 * Classes may have other numbers. Those of the further runs are matched to those of the first run, by the distances
   that modules define which learn what a class is, and the same permutation applies to every module that these classes
-  are sent to. A module that joins the classes of several others has classes of its own, whose matching follows from
-  those of the others.
+  are sent to. A module may also have classes of its own, as one that joins those of several others.
 """
 
 from __future__ import annotations
@@ -51,7 +50,9 @@ class Matching:
     classes : ndarray of int64, shape (K,)
         The class of the further run that is the first run's class k.
     distances : ndarray of float64, shape (K,)
-        How far these are apart, in standard deviations; inf if one of them has no rows.
+        How far these are apart; inf if one of them has no rows.
+    unit : str
+        Of the distances.
     alone : tuple of int
         The classes of the first run that have no counterpart: it has no rows, or is as far away as another class.
     """
@@ -61,6 +62,7 @@ class Matching:
     run: str
     classes: IntArray
     distances: FloatArray
+    unit: str
     alone: tuple[int, ...]
 
 
@@ -96,23 +98,7 @@ def merge_runs(graph: Graph, modules: Mapping[str, Module[Any]], runs: Mapping[s
             statistics[name] = {run: _statistics_of(name, module, run, states[name]) for run, states in runs.items()}
             _check_shapes(name, statistics[name])
             _check_inputs(graph, name, modules, kept)
-    matchings: list[Matching] = []
-    matched: dict[str, dict[str, IntArray]] = {run: {} for run in runs}
-    for group in _groups_of_classes(graph, modules):
-        if any(name not in statistics for name in group):  # what is the same in all runs defines the numbers
-            continue
-        joint = next((name for name in group if _joins_classes(modules[name])), "")
-        with _named(joint or group[0]):
-            if joint:
-                by_run = _joint_classes(_mergeable(modules[joint]), statistics[joint], matched)
-            else:
-                found = _match(group, modules, statistics, list(runs))
-                by_run = {each.run: each.classes for each in found}
-                matchings += found
-        for run, classes in by_run.items():
-            matched[run].update(dict.fromkeys(group, classes))
-            for name in group:
-                statistics[name][run] = _mergeable(modules[name]).renumber(statistics[name][run], classes)
+    matchings = _renumber(graph, modules, statistics)
     first = next(iter(runs.values()))
     states = {name: first[name] for name in kept}
     for name, own in statistics.items():
@@ -172,11 +158,6 @@ def _has_statistics(module: Module[Any]) -> bool:
 def _mergeable(module: Module[Any]) -> MergeableModule[Any]:
     assert isinstance(module, MergeableModule)
     return module
-
-
-def _joins_classes(module: Module[Any]) -> bool:
-    """Return whether a module has classes of its own, which it joins from those of its senders."""
-    return isinstance(module, MergeableModule) and type(module).joint_classes is not MergeableModule.joint_classes
 
 
 def _represents(graph: Graph, name: str, module: Module[Any]) -> bool:
@@ -272,48 +253,62 @@ def _combined(module: MergeableModule[Any], by_run: Mapping[str, Statistics]) ->
 # --- classes ----------------------------------------------------------------------------------------------------------
 
 
+def _renumber(
+    graph: Graph, modules: Mapping[str, Module[Any]], statistics: dict[str, dict[str, Statistics]]
+) -> list[Matching]:
+    """Give the classes in the statistics of the further runs the numbers of the first run; return how they matched."""
+    matchings: list[Matching] = []
+    matched: dict[str, dict[str, IntArray]] = {}  # by module and run
+    for group in _groups_of_classes(graph, modules):
+        if any(name not in statistics for name in group):  # what is the same in all runs defines the numbers
+            continue
+        with _named(group[0]):
+            for name in filter(lambda name: _has_own_classes(modules[name]), group):
+                senders = [route.sender for route in graph.routes_to(name) if route.sender in matched]
+                for run in list(statistics[name])[1:]:
+                    below = {sender: matched[sender][run] for sender in senders if run in matched[sender]}
+                    own = _mergeable(modules[name])
+                    statistics[name][run] = own.renumber_inputs(statistics[name][run], below)
+            by_run, found = _match(group, modules, statistics)
+            matchings += found
+            for name in group:
+                matched[name] = by_run
+                for run, classes in by_run.items():
+                    statistics[name][run] = _mergeable(modules[name]).renumber(statistics[name][run], classes)
+    return matchings
+
+
+def _has_own_classes(module: Module[Any]) -> bool:
+    """Return whether the classes of a module are others than those of the modules that send class posteriors to it."""
+    return isinstance(module, MergeableModule) and module.own_classes
+
+
 def _groups_of_classes(graph: Graph, modules: Mapping[str, Module[Any]]) -> list[list[str]]:
-    """Return the modules that number classes in the same way, those with joint classes after those of their senders."""
+    """Return the modules that number classes in the same way, each group after those that it receives classes from."""
     group = {name: [name] for name in modules}
     for name, module in modules.items():
         for route, port in _sent_upwards(graph.routes, name, module.ports):
-            joins = _joins_classes(modules[route.receiver])
-            if port.kind == CLASSES and not joins and group[route.receiver] is not group[name]:
+            own = _has_own_classes(modules[route.receiver])
+            if port.kind == CLASSES and not own and group[route.receiver] is not group[name]:
                 joined = [*group[name], *group[route.receiver]]
                 group.update(dict.fromkeys(joined, joined))
     unique = {id(each): each for each in group.values()}
+    order = {name: n for n, name in enumerate(modules) if _has_own_classes(modules[name])}
     groups = [[name for name in modules if name in each] for each in unique.values()]
-
-    def last_joint(members: list[str]) -> int:
-        return max(
-            (n for n, name in enumerate(modules) if name in members and _joins_classes(modules[name])), default=-1
-        )
-
-    return sorted(groups, key=last_joint)
-
-
-def _joint_classes(
-    module: MergeableModule[Any], statistics: Mapping[str, Statistics], matched: Mapping[str, Mapping[str, IntArray]]
-) -> dict[str, IntArray]:
-    """Return by further run which of its joint classes is class k of the first one."""
-    (_, first), *others = statistics.items()
-    return {run: module.joint_classes(first, own, matched[run]) for run, own in others}
+    return sorted(groups, key=lambda members: max(order.get(name, -1) for name in members))
 
 
 def _match(
-    group: Sequence[str],
-    modules: Mapping[str, Module[Any]],
-    statistics: Mapping[str, Mapping[str, Statistics]],
-    runs: Sequence[str],
-) -> list[Matching]:
-    """Return which classes of each further run are those of the first one; none for modules without classes.
+    group: Sequence[str], modules: Mapping[str, Module[Any]], statistics: Mapping[str, Mapping[str, Statistics]]
+) -> tuple[dict[str, IntArray], list[Matching]]:
+    """Return by further run its class that is class k of the first run, and how they matched; none without classes.
 
     Raises
     ------
     ModuleError
-        If modules learn from classes that no module of them defines.
+        If modules learn from classes that cannot be matched.
     """
-    first, found = runs[0], list[Matching]()
+    (first, *others), by_run, found = list(statistics[group[0]]), dict[str, IntArray](), list[Matching]()
 
     def distances(left: str, right: str) -> tuple[FloatArray | None, tuple[str, ...]]:
         by_module = {
@@ -323,23 +318,44 @@ def _match(
         known = {name: each for name, each in by_module.items() if each is not None}
         return (np.sum(list(known.values()), axis=0) if known else None), tuple(known)
 
-    for run in runs[1:]:
+    for run in others:
         between, definers = distances(first, run)
         if between is None:
-            if len(group) > 1:
+            joint = next((name for name in group if _has_own_classes(modules[name])), "")
+            if joint:
+                own = statistics[joint]
+                by_run[run] = _mergeable(modules[joint]).joint_classes(own[first], own[run])
+            elif len(group) > 1:
                 raise ModuleError(
                     f"{group[-1]!r} has learnt from its classes, which may have other numbers in each run and cannot "
                     "be matched: its type does not define how far apart they are (class_distances)"
                 )
-            return []
-        classes = match_classes(between)
-        matched = between[np.arange(len(classes)), classes]
-        own, other = (_to_nearest(distances(each, each)[0]) for each in (first, run))
-        nearest = np.minimum(own, other[classes])
-        both_empty = np.isnan(own) & np.isnan(other[classes])
-        alone = ~both_empty & ~(matched < np.where(np.isnan(nearest), np.inf, nearest))
-        found.append(Matching(definers, first, run, classes, matched, tuple(np.flatnonzero(alone).tolist())))
-    return found
+            continue
+        by_run[run] = classes = match_classes(between)
+        within = (distances(each, each)[0] for each in (first, run))
+        alone = _without_counterpart(between, classes, *within)
+        unit = _mergeable(modules[definers[0]]).distance_unit
+        found.append(Matching(definers, first, run, classes, between[np.arange(len(classes)), classes], unit, alone))
+    return by_run, found
+
+
+def _without_counterpart(
+    between: FloatArray, classes: IntArray, in_first: FloatArray | None, in_other: FloatArray | None
+) -> tuple[int, ...]:
+    """Return the classes of the first run that are as far from those that they match as from others of their own run.
+
+    Parameters
+    ----------
+    between, in_first, in_other : ndarray (K, K)
+        Distances of the classes of both runs, of the first one, and of the other one.
+    classes : ndarray (K,)
+        The class of the other run that matches.
+    """
+    own, other = _to_nearest(in_first), _to_nearest(in_other)[classes]
+    nearest = np.where(np.isnan(own) | np.isnan(other), np.inf, np.minimum(own, other))
+    both_empty = np.isnan(own) & np.isnan(other)
+    matched = between[np.arange(len(classes)), classes]
+    return tuple(np.flatnonzero(~both_empty & ~(matched < nearest)).tolist())
 
 
 def _to_nearest(within: FloatArray | None) -> FloatArray:

@@ -350,15 +350,15 @@ def _describe(matching: Matching) -> list[str]:
     rest = f" and {len(shown) - MAX_SHOWN_CLASSES} more" if len(shown) > MAX_SHOWN_CLASSES else ""
     of = " and ".join(matching.modules)
     lines = [
-        f"{of}: classes of {matching.first}, those of {matching.run} that they are matched with, and the distance in "
-        f"standard deviations: {', '.join(shown[:MAX_SHOWN_CLASSES])}{rest}"
+        f"{of}: classes of {matching.first}, those of {matching.run} that they are matched with, and the distance"
+        f"{' in ' + matching.unit if matching.unit else ''}: {', '.join(shown[:MAX_SHOWN_CLASSES])}{rest}"
     ]
     for k in matching.alone[:MAX_SHOWN_CLASSES]:
         other, distance = int(matching.classes[k]), float(matching.distances[k])
         why = (
             "one of them has no rows"
             if math.isinf(distance)
-            else f"{distance:.2g} standard deviations apart, as far as other classes of the same run"
+            else f"{' '.join((f'{distance:.2g}', matching.unit))} apart, as far as other classes of the same run"
         )
         lines.append(
             f"warning: {of}: class {k} of {matching.first} has no counterpart in {matching.run}: the nearest that is "

@@ -137,6 +137,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
     """A mixture that also learns by workers that share its rows; abstract."""
 
     row_outputs = ("class", "Pdz")
+    distance_unit = "standard deviations"
 
     @abstractmethod
     def _engine(self, context: Context) -> Engine:
