@@ -88,7 +88,8 @@ def resume(
         manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
             _check_resumable(directory, manifest, config)
-            states = {name: directory.checkpoints.state(manifest, name) for name in directory.graph.sources}
+            stored = [name for name in directory.graph.sources if name in manifest.modules]
+            states = {name: directory.checkpoints.state(manifest, name) for name in stored}
             check_stored_unchanged(states)
         directory.claim()
         directory.repair()
