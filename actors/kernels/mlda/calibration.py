@@ -150,6 +150,103 @@ def calibrate_exponents(
     return result
 
 
+# --- the same from sums over parts of the rows ----------------------------------------------------------------------
+
+
+def exponent_posteriors(scores: FloatArray) -> dict[str, FloatArray]:
+    """Return sums over rows, from which the P̄ of :func:`calibrate_exponents` follow.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (M, N, K)
+        L.
+
+    Returns
+    -------
+    dict
+        ``posteriors`` (M, T, K), the sums of P for each candidate, and ``shown`` (M,), the rows with tokens.
+    """
+    shown = (scores != 0.0).any(axis=2)
+    posteriors = np.zeros((len(scores), len(TOKEN_EXPONENTS), scores.shape[2]))
+    for m, own in enumerate(scores):
+        for t, exponent in enumerate(TOKEN_EXPONENTS):
+            posteriors[m, t] = _token_posterior(own[shown[m]], exponent).sum(axis=0)
+    return {"posteriors": posteriors, "shown": shown.sum(axis=1).astype(np.float64)}
+
+
+def exponent_fits(
+    scores: FloatArray, log_prior: FloatArray, exponents: FloatArray, means: FloatArray
+) -> dict[str, FloatArray]:
+    """Return the sums over rows that each exponent maximises, given the others, as ``fits`` (M, T).
+
+    All are chosen from the present exponents of the others, and not one after the other.
+
+    Parameters
+    ----------
+    scores, log_prior, exponents
+        As in :func:`calibrate_exponents`.
+    means : ndarray of float64, shape (M, T, K)
+        P̄ for each candidate.
+    """
+    fits = np.zeros(means.shape[:2])
+    for m, own in enumerate(scores):
+        shown, others = (own != 0.0).any(axis=1), np.arange(len(scores)) != m
+        relative = scores[:, shown]
+        cavity = softmax(log_prior[shown] + np.tensordot(exponents * others, relative, axes=1), axis=1)
+        for t, exponent in enumerate(TOKEN_EXPONENTS):
+            posterior = _token_posterior(own[shown], exponent)
+            fits[m, t] = np.log((cavity * posterior / means[m, t]).sum(axis=1)).sum()
+    return {"fits": fits}
+
+
+def _token_posterior(scores: FloatArray, exponent: float) -> FloatArray:
+    """Return P (N, K) for one candidate."""
+    posterior: FloatArray = (1.0 - TOKEN_LAPSE) * softmax(exponent * scores, axis=1) + TOKEN_LAPSE / scores.shape[1]
+    return posterior
+
+
+def best_exponents(fits: FloatArray, exponents: FloatArray, free: BoolArray) -> FloatArray:
+    """Return the exponents (M,) with the largest fits (M, T), where they are free."""
+    return np.where(free, TOKEN_EXPONENTS[fits.argmax(axis=1)], exponents)
+
+
+def prediction_means(prediction: FloatArray, log_belief: FloatArray) -> dict[str, FloatArray]:
+    """Return sums over rows, from which the m and q̄ of :func:`calibrate_prediction` follow.
+
+    Returns
+    -------
+    dict
+        ``prediction`` (V,), the sum of P, ``belief`` (B, V), of the sharpened beliefs, and ``shown`` (1,), the rows.
+    """
+    belief = np.stack([softmax(sharpness * log_belief, axis=1).sum(axis=0) for sharpness in SHARPNESSES])
+    return {"prediction": prediction.sum(axis=0), "belief": belief, "shown": np.array([float(len(prediction))])}
+
+
+def prediction_fits(
+    prediction: FloatArray, log_belief: FloatArray, mean: FloatArray, mean_belief: FloatArray
+) -> dict[str, FloatArray]:
+    """Return the predictive likelihood of :func:`calibrate_prediction` for all candidates, ``fits`` (A, B, E).
+
+    `mean` (V,) is m and `mean_belief` (B, V) is q̄.
+    """
+    log_prediction, lapses = np.log(prediction), np.array(LAPSES)[:, None]
+    fits = np.zeros((len(EXPONENTS), len(SHARPNESSES), len(LAPSES)))
+    for b, sharpness in enumerate(SHARPNESSES):
+        likelihood = softmax(sharpness * log_belief, axis=1) / np.maximum(mean_belief[b], np.finfo(np.float64).tiny)
+        by_mean = likelihood @ mean
+        for a, exponent in enumerate(EXPONENTS):
+            fit = (softmax(exponent * log_prediction, axis=1) * likelihood).sum(axis=1)
+            with np.errstate(divide="ignore"):
+                fits[a, b] = np.log(fit + lapses * (by_mean - fit)).sum(axis=1)
+    return {"fits": fits}
+
+
+def best_prediction(fits: FloatArray, mean: FloatArray) -> PredictionCalibration:
+    """Return the calibration with the largest of the fits (A, B, E)."""
+    a, b, e = (int(index) for index in np.unravel_index(int(fits.argmax()), fits.shape))
+    return PredictionCalibration(EXPONENTS[a], LAPSES[e], SHARPNESSES[b], mean)
+
+
 def match_words(words: FloatArray) -> FloatArray:
     """Return word distributions (K, V) in which each topic has a word of its own, as far as there are enough.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError
+from actors.kernels.mlda import variational
 from actors.kernels.mlda.calibration import (
     PredictionCalibration,
     calibrate_exponents,
@@ -19,14 +18,28 @@ from actors.kernels.mlda.calibration import (
 )
 from actors.kernels.mlda.gibbs import compile_kernels, count, counts_from_words
 from actors.kernels.mlda.row_updates import Corpus, Settings, class_scores
-from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import combine_priors, normalise_with_norms
+from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
+from actors.modules.mlda.answers import (
+    PREDICTION_PORTS,
+    InferredRows,
+    KnownModality,
+    compose_outbox,
+    log_distributions,
+    log_prior_of,
+    prediction_calibration,
+    word_distributions,
+)
+from actors.modules.mlda.parameters import (
+    CONCENTRATIONS,
+    MAX_CHANGE,
+    MLDAParameters,
+    concentrations,
+    current_exponents,
+    estimated_names,
+)
 from actors.modules.mlda.sampler import (
-    MAX_CONCENTRATION,
-    MIN_CONCENTRATION,
     SampleAverages,
     SamplerState,
-    StartMethod,
     assign_new_tokens,
     class_log_likelihood,
     fold_in_rows,
@@ -34,60 +47,32 @@ from actors.modules.mlda.sampler import (
     predict_modality,
     run_sweeps,
 )
+from actors.modules.mlda.shared import SharedMLDA
 from actors.modules.mlda.tokens import (
-    POSTERIOR_TOKENS,
     Modality,
     ModalityState,
     Vocabulary,
     carry_over_topics,
     join_modalities,
-    lengths_and_mask,
+    proportions_problem,
     read_modalities,
     rounding_problem,
     rows_without_tokens,
     split_by_modality,
 )
-from actors.types import Array, Float32Array, FloatArray, IntArray, State
+from actors.sharing.chunks import row_count
+from actors.sharing.driver import answer_alone, update_alone
+from actors.types import Array, FloatArray, State
 
 STATE_ARRAYS, STATE_SCALARS = ("tokens", "words", "topics", "counts"), ("total", "sender", "kind")
 """Fields of :class:`actors.modules.mlda.tokens.ModalityState`, in the state as ``tokens.NAME`` and so on."""
 
-CONCENTRATIONS, ESTIMATED = ("alpha", "beta"), "estimated"
-"""Parameters, and keys of the state if they are estimated; and the value that asks for it."""
 
-FIRST_ESTIMATE = 0.1
-"""α and β before the first sweep, if they are estimated."""
-
-MAX_CHANGE = 2.0
-"""Largest factor by which one calibration changes an exponent."""
-
-PREDICTION_PORTS = {"class_posteriors": "transition_prior", "observations": "reconstructions"}
-"""Kind of a received message → output port on which it is predicted."""
-
-
-Concentration = Annotated[float, Field(ge=MIN_CONCENTRATION, le=MAX_CONCENTRATION, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True)
-class MLDAParameters:
-    """Parameters of :class:`MLDA`, which describes them."""
-
-    topics: Annotated[int, Field(ge=1, validation_alias=AliasChoices("topics", "classes"))] = 10
-    iterations: Annotated[int, Field(ge=0, validation_alias=AliasChoices("iterations", "itr"))] = 100
-    alpha: Concentration | Literal["estimated"] = 0.1
-    beta: Concentration | Literal["estimated"] = 0.1
-    burn_in: Annotated[int, Field(ge=0)] = 0
-    samples: Annotated[int, Field(ge=1)] = 10
-    start: StartMethod = "rows"
-    restarts: Annotated[int, Field(ge=1)] = 5
-    weights: Mapping[str, Annotated[int, Field(ge=1)]] = field(default_factory=dict)
-    calibrate: bool = True
-
-
-class MLDA(Module[MLDAParameters]):
+class MLDA(SharedMLDA):
     """Learn topics shared by several modalities with multimodal latent Dirichlet allocation.
 
-    Learning is collapsed Gibbs sampling (:mod:`actors.kernels.mlda.gibbs`). Each sender is a modality: histograms of
+    Learning is collapsed Gibbs sampling (:mod:`actors.kernels.mlda.gibbs`), or variational Bayes
+    (:mod:`actors.kernels.mlda.variational`). Each sender is a modality: histograms of
     words (observations, flattened where they have more dimensions), or class posteriors, whose classes are the words.
     Row d has θ_d ~ Dirichlet(α); a token of modality m draws its topic from θ_d and its word from φ_mk ~ Dirichlet(β).
     The row's class is one more draw from θ_d, and messages from above are priors ψ_d over it, so that
@@ -139,6 +124,24 @@ class MLDA(Module[MLDAParameters]):
             down to senders of class posteriors are made as confident as they agree with these senders
             (:func:`actors.kernels.mlda.calibration.calibrate_prediction`). Neither uses labels. Otherwise each token is
             one observation, and messages are sent as they are.
+        engine : {"gibbs", "vb"}
+            Sampled topics of tokens, or expected numbers of tokens by variational Bayes, with the metric ``bound``, a
+            lower bound of the log evidence of the rows' effective tokens under the priors from above.
+
+    Notes
+    -----
+    With ``vb`` workers can share the rows (:mod:`actors.modules.mlda.shared`); their number does not change any bit.
+    What differs from ``gibbs``:
+
+    - Counts are real numbers. Histograms and class posteriors are not rounded to tokens; histograms that are
+      proportions are refused without a weight all the same. The effective number of a modality's tokens multiplies
+      their number, also in the topics of a row, and not only the exponents of their words.
+    - ``iterations`` is the largest number of passes: they end when the bound rises by less than 1e-6 nats a row. A pass
+      that would lower it is not made. ``samples`` has no meaning.
+    - The first topics are found by ``start`` among the rows of a sample, in which rows have at most 1,000 tokens of a
+      modality. All else is deterministic. No topic of a token is kept: later updates continue from the topics' words.
+    - Estimated concentrations maximise the bound in every pass, given the rows and topics inferred.
+    - Calibrations follow from sums over rows, the exponents of several modalities at once.
     """
 
     Parameters: ClassVar[type[Any]] = MLDAParameters
@@ -155,17 +158,21 @@ class MLDA(Module[MLDAParameters]):
 
     @classmethod
     def check_observations(cls, parameters: MLDAParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
-        """Raise ModuleError for histograms with negative counts, or that rounding to counts would change."""
+        """Raise ModuleError for histograms with negative counts, or that are none: those that rounding would change.
+
+        With engine ``vb``, which does not round, those that are proportions.
+        """
         if not source:
             return
         histograms = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        find_problem = proportions_problem if parameters.engine == "vb" else rounding_problem
         if histograms.min() < 0:
             row = int(histograms.min(axis=1).argmin())
             raise ModuleError(
                 f"histograms of {source} have the negative value {histograms.min():g} in row {row + 1}; counts are 0 "
                 "or above"
             )
-        if source not in parameters.weights and (problem := rounding_problem(histograms, source)):
+        if source not in parameters.weights and (problem := find_problem(histograms, source)):
             raise ModuleError(problem)
 
     def __init__(self, parameters: MLDAParameters) -> None:
@@ -174,10 +181,13 @@ class MLDA(Module[MLDAParameters]):
         self._estimated: dict[str, float] = {}  # of the concentrations that are estimated
         self._exponents: dict[str, float] = {}  # of the modalities that were calibrated
         self._predictions: dict[str, PredictionCalibration] = {}  # of the messages down, by modality
+        self._topic_shares: FloatArray | None = None  # learnt by engine `vb`
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
         compile_kernels()
+        if self.parameters.engine == "vb":
+            variational.compile_kernels()
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
         """Learn the topics; send class posteriors up and predictions down.
@@ -188,19 +198,27 @@ class MLDA(Module[MLDAParameters]):
             If the messages do not match the parameters, each other or the modalities learnt before.
         """
         parameters = self._at(context)
+        if parameters.engine == "vb":
+            _check_rows(inbox)
+            learnt, outbox = update_alone(self, self.state(), inbox, context)
+            self.load_state(learnt)
+            return outbox
         modalities = self._read_modalities(inbox, parameters, context)
         sampler = self._training_state(modalities, inbox, parameters, context)
         iterations, calibrates = parameters.iterations, parameters.calibrate and context.learn
         new = {modality.name for modality in modalities} - set(self._states)
         if self._states:
             sampler = assign_new_tokens(sampler, context)
+            if not all(state.has_tokens for state in self._states.values()):  # the counts included those of `vb`
+                counts = count(sampler.corpus, sampler.topics, parameters.topics, sampler.settings.beta)
+                sampler = sampler._replace(counts=counts)
         else:
             sampler = initialise_topics(sampler, parameters.start, parameters.restarts, context)
             iterations += parameters.burn_in
         calibrates = calibrates and iterations > 0
         if not parameters.calibrate:
             self._exponents = {}  # an earlier update may have chosen some
-        estimated = [name for name in CONCENTRATIONS if getattr(parameters, name) == ESTIMATED]
+        estimated = estimated_names(parameters)
 
         def recalibrate(state: SamplerState) -> SamplerState:
             return self._choose_exponents(state, parameters) if calibrates else state
@@ -209,6 +227,7 @@ class MLDA(Module[MLDAParameters]):
             sampler, iterations if context.learn else 0, parameters.samples, context, estimated, recalibrate
         )
         self._estimated = {name: getattr(sampler.settings, name) for name in estimated}
+        self._topic_shares = None
         self._states = split_by_modality(
             sampler.modalities, sampler.vocabulary, sampler.order, sampler.topics, sampler.counts
         )
@@ -226,6 +245,9 @@ class MLDA(Module[MLDAParameters]):
         if not self._states:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         parameters = self._at(context)
+        if parameters.engine == "vb":
+            _check_rows(inbox)
+            return answer_alone(self, self.state(), inbox, context)
         modalities = self._read_modalities(inbox, parameters, context)
         for modality in modalities:
             if modality.name not in self._states:
@@ -242,7 +264,7 @@ class MLDA(Module[MLDAParameters]):
             corpus,
             order,
             rows_without_tokens(modalities),
-            *self._log_prior(inbox, len(modalities[0].tokens)),
+            *log_prior_of(inbox, len(modalities[0].tokens), parameters.topics),
             np.full(len(corpus.words), -1, dtype=np.int32),
             counts_from_words(corpus, words, self._concentrations(parameters).beta),
             self._concentrations(parameters),
@@ -266,18 +288,18 @@ class MLDA(Module[MLDAParameters]):
         if not context.rows:
             return Outbox()
         parameters = self._at(context)
-        log_prior, has_prior = self._log_prior(inbox, context.rows)
+        log_prior, has_prior = log_prior_of(inbox, context.rows, parameters.topics)
         topics = np.exp(log_prior)
         if not has_prior:
             shares = self._mean_topic_shares(parameters)
             drawn = context.generator.choice(parameters.topics, context.rows, p=shares / shares.sum())
             topics = np.eye(parameters.topics)[drawn]
-        messages = []
-        for state in self._states.values():
+        messages, known = [], self._known(self._concentrations(parameters).beta)
+        for name, state in self._states.items():
             port = PREDICTION_PORTS[state.kind]
             if port == "transition_prior" and state.sender in context.receivers.get(port, ()):
-                words = topics @ _word_distributions(state.counts, self._concentrations(parameters).beta)
-                messages.append(OutgoingMessage(port, {"log_prob": _log_distributions(words)}, state.sender))
+                words = topics @ known[name].words
+                messages.append(OutgoingMessage(port, {"log_prob": log_distributions(words)}, state.sender))
         return Outbox(messages, outputs={"class": topics.argmax(axis=1)})
 
     def state(self) -> State:
@@ -285,17 +307,21 @@ class MLDA(Module[MLDAParameters]):
 
         The keys are ``tokens.NAME``, ``words.NAME`` and so on. Where calibrated, ``exponent.NAME`` is the effective
         number of a modality's tokens relative to their number, ``prediction.NAME`` exponent, lapse rate and sharpness
-        of the message down, and ``prediction_mean.NAME`` the mean message.
+        of the message down, and ``prediction_mean.NAME`` the mean message. Engine ``vb`` keeps no tokens with their
+        words and topics, but the mean topic shares of a row as ``topic_shares``.
         """
         state: State = {}
         for name, modality in self._states.items():
-            state |= {f"{attribute}.{name}": getattr(modality, attribute).copy() for attribute in STATE_ARRAYS}
+            arrays = STATE_ARRAYS if modality.has_tokens else ("counts",)
+            state |= {f"{attribute}.{name}": getattr(modality, attribute).copy() for attribute in arrays}
             state |= {f"{attribute}.{name}": getattr(modality, attribute) for attribute in STATE_SCALARS}
         for name, calibration in self._predictions.items():
             state |= {
                 f"prediction.{name}": np.array(calibration[:3]),
                 f"prediction_mean.{name}": calibration.mean.copy(),
             }
+        if self._topic_shares is not None:
+            state["topic_shares"] = self._topic_shares.copy()
         return state | self._estimated | {f"exponent.{name}": value for name, value in self._exponents.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -309,16 +335,21 @@ class MLDA(Module[MLDAParameters]):
         names = sorted(key.removeprefix("counts.") for key in state if key.startswith("counts."))
         states = {}
         for name in names:
-            tokens, words, topics, counts = (np.array(state[f"{attribute}.{name}"]) for attribute in STATE_ARRAYS)
+            tokens, words, topics = (
+                np.array(state.get(f"{attribute}.{name}", np.empty(0, dtype)))
+                for attribute, dtype in zip(STATE_ARRAYS, (np.int64, np.int32, np.int32), strict=False)
+            )
+            counts = np.array(state[f"counts.{name}"])
             total, sender, kind = (state[f"{attribute}.{name}"] for attribute in STATE_SCALARS)
             states[name] = ModalityState(tokens, words, topics, counts, float(total), str(sender), str(kind))
             if counts.shape[1] != self.parameters.topics:
                 raise ModuleError(f"the state has {counts.shape[1]} topics, this MLDA {self.parameters.topics}")
         self._states = states
+        self._topic_shares = np.array(state["topic_shares"]) if "topic_shares" in state else None
         self._estimated = {name: float(state[name]) for name in CONCENTRATIONS if name in state}
         self._exponents = {name: float(state[key]) for name in names if (key := f"exponent.{name}") in state}
         self._predictions = {
-            name: _prediction_calibration(state[key], state[f"prediction_mean.{name}"])
+            name: prediction_calibration(state[key], state[f"prediction_mean.{name}"])
             for name in names
             if (key := f"prediction.{name}") in state
         }
@@ -335,7 +366,7 @@ class MLDA(Module[MLDAParameters]):
                 f"module {context.module!r}: every row is missing or empty: there is nothing to learn from"
             )
         for state in self._states.values():
-            if len(state.tokens) != len(missing):
+            if state.has_tokens and len(state.tokens) != len(missing):
                 raise ModuleError(
                     f"module {context.module!r} has topics of {len(state.tokens)} rows, but received {len(missing)} "
                     "rows; start a new run"
@@ -343,27 +374,25 @@ class MLDA(Module[MLDAParameters]):
         vocabulary = Vocabulary({modality.name: modality.size for modality in modalities})
         corpus, order = join_modalities(modalities, vocabulary)
         corpus = self._with_exponents(corpus, vocabulary, modalities, parameters)
-        topics = carry_over_topics(modalities, self._states, order)
+        with_tokens = {name: state for name, state in self._states.items() if state.has_tokens}
+        topics = carry_over_topics(modalities, with_tokens, order)
         settings = self._concentrations(parameters)
         counts = count(corpus, topics, parameters.topics, settings.beta)
-        prior = self._log_prior(inbox, len(missing))
+        if len(with_tokens) < len(self._states):  # new tokens are assigned by what engine `vb` has learnt
+            words = counts.words
+            for name, state in self._states.items():
+                if name in vocabulary.sizes:
+                    words[vocabulary.word_slice(name)] = state.counts
+            counts = counts_from_words(corpus, words, settings.beta)
+        prior = log_prior_of(inbox, len(missing), parameters.topics)
         return SamplerState(modalities, vocabulary, corpus, order, missing, *prior, topics, counts, settings)
 
     def _with_exponents(
         self, corpus: Corpus, vocabulary: Vocabulary, modalities: list[Modality], parameters: MLDAParameters
     ) -> Corpus:
-        """Return the corpus with the exponents of its modalities: as calibrated last, or the first ones.
-
-        New class posteriors start as one observation where there are other modalities, all else with every token.
-        """
-        exponents = dict.fromkeys(vocabulary.sizes, 1.0)
-        if parameters.calibrate:
-            for modality in modalities:
-                posteriors = modality.message.header.kind == "class_posteriors"
-                if posteriors and len(exponents) > 1 and modality.name not in self._states:
-                    exponents[modality.name] = 1.0 / POSTERIOR_TOKENS
-            exponents |= {name: value for name, value in self._exponents.items() if name in exponents}
-            exponents |= {name: 1.0 for name in parameters.weights if name in exponents}
+        """Return the corpus with the exponents of its modalities (:func:`current_exponents`)."""
+        kinds = dict.fromkeys(vocabulary.sizes, "") | {modality.name: modality.kind for modality in modalities}
+        exponents = current_exponents(kinds, self._exponents, self._states, parameters)
         return corpus._replace(exponents=np.array(list(exponents.values())))
 
     def _choose_exponents(self, sampler: SamplerState, parameters: MLDAParameters) -> SamplerState:
@@ -381,18 +410,17 @@ class MLDA(Module[MLDAParameters]):
         return sampler._replace(corpus=sampler.corpus._replace(exponents=exponents))
 
     def _concentrations(self, parameters: MLDAParameters) -> Settings:
-        """Return α and β: as given, as estimated last, or as a first estimate starts."""
-        values = [
-            self._estimated.get(name, FIRST_ESTIMATE) if given == ESTIMATED else float(given)
-            for name, given in zip(CONCENTRATIONS, (parameters.alpha, parameters.beta), strict=True)
-        ]
-        return Settings(values[0], values[1], 1.0)
+        """Return α and β."""
+        return concentrations(parameters, self._estimated)
 
-    def _at(self, context: Context) -> MLDAParameters:
-        parameters = self.at(context)
-        if parameters.topics != self.parameters.topics:
-            raise ModuleError("the number of topics cannot be set for a step: tokens keep their topics between steps")
-        return parameters
+    def _known(self, beta: float) -> dict[str, KnownModality]:
+        """Return the word distributions and mean sums of all modalities."""
+        known = {}
+        for name, state in self._states.items():
+            effective = 1.0 if state.has_tokens else self._exponents.get(name, 1.0)
+            counts: FloatArray = effective * state.counts.astype(np.float64)
+            known[name] = KnownModality(word_distributions(counts, beta), state.total)
+        return known
 
     def _read_modalities(self, inbox: Inbox, parameters: MLDAParameters, context: Context) -> list[Modality]:
         """Return the modalities' tokens, checked against the modalities learnt before."""
@@ -407,14 +435,10 @@ class MLDA(Module[MLDAParameters]):
                 )
         return modalities
 
-    def _log_prior(self, inbox: Inbox, rows: int) -> tuple[FloatArray, bool]:
-        """Return the product of the priors from above (rows, K), uniform without any, and whether there is any."""
-        expected = (rows, self.parameters.topics)
-        product = combine_priors(inbox, "topic_prior", expected)
-        return (np.full(expected, -np.log(expected[1])), False) if product is None else (product, True)
-
     def _mean_topic_shares(self, parameters: MLDAParameters) -> FloatArray:
         """Return E[θ_d | topics of row d's tokens] = (n_dk + α) / (n_d + K α), mean over the rows with tokens, (K,)."""
+        if self._topic_shares is not None:
+            return self._topic_shares
         K, rows = parameters.topics, len(next(iter(self._states.values())).tokens)
         counts = np.zeros(rows * K, dtype=np.int64)
         for state in self._states.values():
@@ -442,32 +466,10 @@ class MLDA(Module[MLDAParameters]):
         if averages is None:
             averages = fold_in_rows(sampler, parameters.samples, context)
         likelihood = class_log_likelihood(sampler, averages)
-        log_posterior, log_norm = normalise_with_norms(likelihood + sampler.log_prior)
-        of_rows = lengths_and_mask(sampler.modalities, sampler.missing)
-        messages = []
-        for receiver in context.receivers.get("topic_posteriors", ()):
-            # Without the receiver's own prior (the cavity message), which would otherwise be counted twice.
-            others = inbox.log_product("topic_prior", without=receiver)
-            up, up_norm = normalise_with_norms(likelihood if others is None else likelihood + others)
-            up_norm[sampler.missing] = 0.0  # a missing row carries no evidence
-            messages.append(
-                OutgoingMessage("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver)
-            )
-        for modality in sampler.modalities:
-            port, receiver = PREDICTION_PORTS[modality.message.header.kind], modality.message.header.sender
-            if receiver not in context.receivers.get(port, ()):
-                continue
-            arrays = dict(of_rows)
-            if port == "transition_prior":
-                arrays["log_prob"] = _log_distributions(predictions[modality.name])
-            else:
-                arrays["values"] = self._reconstruct(modality, averages.shares, sampler.settings.beta)
-            messages.append(OutgoingMessage(port, arrays, receiver))
-        outputs: dict[str, Array] = {"class": log_posterior.argmax(axis=1), "Pdz": np.exp(log_posterior)}
-        for name, state in self._states.items():
-            outputs[f"Pzw_{name}"] = _word_distributions(state.counts, sampler.settings.beta)
-        metrics = {"evidence": float(log_norm[~sampler.missing].sum()), **self._estimated} if learning else {}
-        return Outbox(messages, metrics, outputs)
+        rows = InferredRows(sampler.missing, sampler.log_prior, likelihood, averages.shares, predictions)
+        outbox = compose_outbox(inbox, context, sampler.modalities, rows, self._known(sampler.settings.beta))
+        metrics = {**outbox.metrics, **self._estimated} if learning else {}
+        return Outbox(outbox.messages, metrics, outbox.outputs)
 
     def _predict_below(
         self, sampler: SamplerState, context: Context, calibrates: bool, new: Container[str] = ()
@@ -480,15 +482,14 @@ class MLDA(Module[MLDAParameters]):
         parameters, predictions = self._at(context), {}
         informed = len(sampler.vocabulary.sizes) > 1 or sampler.has_prior
         for modality in sampler.modalities:
-            name, header = modality.name, modality.message.header
-            port = PREDICTION_PORTS[header.kind]
-            if port != "transition_prior" or header.sender not in context.receivers.get(port, ()):
+            name, port = modality.name, PREDICTION_PORTS[modality.kind]
+            if port != "transition_prior" or modality.sender not in context.receivers.get(port, ()):
                 continue
             folded = predict_modality(sampler, name, parameters.samples, context)
             words, shown = folded.words, modality.tokens > 0
             if calibrates and informed and context.temperature < 1.0 and name in new:
                 counts = sampler.counts.words[sampler.vocabulary.word_slice(name)]
-                predictions[name] = folded.shares @ match_words(_word_distributions(counts, sampler.settings.beta))
+                predictions[name] = folded.shares @ match_words(word_distributions(counts, sampler.settings.beta))
                 continue
             if calibrates and informed and shown.any():
                 belief = np.asarray(modality.message["log_prob"], dtype=np.float64)
@@ -499,30 +500,13 @@ class MLDA(Module[MLDAParameters]):
             predictions[name] = words if calibration is None else calibrated_prediction(words, calibration)
         return predictions
 
-    def _reconstruct(self, modality: Modality, shares: FloatArray, beta: float) -> Float32Array:
-        """Return the histograms predicted from topic shares (N, K), in the shape and with the sums of those received.
 
-        A missing histogram is given the mean sum.
-        """
-        state = self._states[modality.name]
-        totals = np.where(modality.totals > 0, modality.totals, state.total)
-        values = shares @ _word_distributions(state.counts, beta) * totals[:, None]
-        return values.astype(np.float32).reshape(modality.message["values"].shape)
-
-
-def _prediction_calibration(values: Array, mean: Array) -> PredictionCalibration:
-    exponent, lapse, sharpness = (float(value) for value in values)
-    return PredictionCalibration(exponent, lapse, sharpness, np.array(mean))
-
-
-def _word_distributions(counts: IntArray | FloatArray, beta: float) -> FloatArray:
-    """Return φ (K, V), the word distributions of topics with `counts` (V, K): (counts + β), normalised per topic."""
-    raised = counts.T + beta
-    distributions: FloatArray = raised / raised.sum(axis=1, keepdims=True)
-    return distributions
-
-
-def _log_distributions(distributions: FloatArray) -> FloatArray:
-    """Return the logarithms of rows (N, V) that sum to one up to rounding, normalised exactly."""
-    log_prob: FloatArray = np.log(distributions) - np.log(distributions.sum(axis=1, keepdims=True))
-    return log_prob
+def _check_rows(inbox: Inbox) -> None:
+    """Raise ModuleError if messages have different numbers of rows."""
+    first, *others = inbox
+    for message in others:
+        if (came := row_count(message)) != (expected := row_count(first)):
+            raise ModuleError(
+                f"{message.header.route}: {came} rows came, {expected} from {first.header.sender}; all messages need "
+                "the same rows (mask missing ones)"
+            )

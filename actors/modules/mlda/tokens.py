@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,8 +27,8 @@ MAX_TOKENS = 200_000_000
 
 
 @dataclass(frozen=True)
-class Modality:
-    """The message of one sender as tokens: N rows, T tokens in all.
+class ReceivedModality:
+    """The message of one sender: N rows of histograms.
 
     Attributes
     ----------
@@ -36,10 +37,6 @@ class Modality:
     message : Message
     size : int
         V, the number of words.
-    tokens : ndarray of int64, shape (N,)
-        Number of tokens in each row.
-    words : ndarray of int32, shape (T,)
-        The word of each token, row after row, ascending within a row.
     totals : ndarray of float64, shape (N,)
         Sum of the row's histogram; zero where the row is missing.
     """
@@ -47,9 +44,49 @@ class Modality:
     name: str
     message: Message
     size: int
+    totals: FloatArray
+
+    @property
+    def kind(self) -> str:
+        """Kind of the message."""
+        return self.message.header.kind
+
+    @property
+    def sender(self) -> str:
+        """Sender of the message."""
+        return self.message.header.sender
+
+
+@dataclass(frozen=True)
+class Modality(ReceivedModality):
+    """The message of one sender as tokens: N rows, T tokens in all.
+
+    Attributes
+    ----------
+    tokens : ndarray of int64, shape (N,)
+        Number of tokens in each row.
+    words : ndarray of int32, shape (T,)
+        The word of each token, row after row, ascending within a row.
+    """
+
     tokens: IntArray
     words: Int32Array
-    totals: FloatArray
+
+
+@dataclass(frozen=True)
+class CountedModality(ReceivedModality):
+    """The message of one sender as counts, which need not be whole.
+
+    Attributes
+    ----------
+    counts : ndarray of float64, shape (N, V)
+        Zeros where the row is missing.
+    """
+
+    counts: FloatArray
+
+
+M = TypeVar("M", Modality, CountedModality)
 
 
 @dataclass(frozen=True)
@@ -59,11 +96,11 @@ class ModalityState:
     Attributes
     ----------
     tokens : ndarray of int64, shape (N,)
-        Number of tokens in each row.
+        Number of tokens in each row; empty if only counts were learnt (engine ``vb``).
     words, topics : ndarray of int32, shape (T,)
-        Word and topic of each token, in the order of :class:`Modality`.
-    counts : ndarray of int64, shape (V, K)
-        Number of tokens by word and topic.
+        Word and topic of each token, in the order of :class:`Modality`; empty if only counts were learnt.
+    counts : ndarray of int64 or float64, shape (V, K)
+        Number of tokens by word and topic, expected ones if only counts were learnt.
     total : float
         Mean sum of a row's histogram, over the rows that have one.
     sender, kind : str
@@ -73,10 +110,15 @@ class ModalityState:
     tokens: IntArray
     words: Int32Array
     topics: Int32Array
-    counts: IntArray
+    counts: IntArray | FloatArray
     total: float
     sender: str
     kind: str
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether topics of tokens were learnt, not only counts."""
+        return len(self.tokens) > 0
 
 
 def read_modalities(
@@ -101,6 +143,24 @@ def read_modalities(
     NonFiniteError
         If the values of a histogram are so large that sums overflow.
     """
+    return _read(inbox, weights, context, known, _tokenize)
+
+
+def read_counts(
+    inbox: Inbox, weights: Mapping[str, int], context: Context, known: Iterable[str] = ()
+) -> list[CountedModality]:
+    """Return the messages of all modalities as counts, sorted by name; otherwise as :func:`read_modalities`."""
+    return _read(inbox, weights, context, known, _count)
+
+
+def _read(
+    inbox: Inbox,
+    weights: Mapping[str, int],
+    context: Context,
+    known: Iterable[str],
+    convert: Callable[[str, Message, int | None, Context], M],
+) -> list[M]:
+    """Convert the messages of all modalities, sorted by name."""
     module = context.module
     histograms, posteriors = inbox.all("observations"), inbox.all("class_posteriors")
     # A sender of both kinds counts as two modalities.
@@ -119,12 +179,12 @@ def read_modalities(
         raise ModuleError(
             f"module {module!r}: weights name {unknown[0]!r}, which sends nothing; expected {' or '.join(messages)}"
         )
-    modalities = [_tokenize(name, messages[name], weights.get(name), context) for name in sorted(messages)]
+    modalities = [convert(name, messages[name], weights.get(name), context) for name in sorted(messages)]
     for modality in modalities[1:]:
-        if len(modality.tokens) != len(modalities[0].tokens):
+        if len(modality.totals) != len(modalities[0].totals):
             raise ModuleError(
-                f"module {module!r}: received {len(modalities[0].tokens)} rows from {modalities[0].name}, but "
-                f"{len(modality.tokens)} from {modality.name}; all modalities need the same rows (mask missing ones)"
+                f"module {module!r}: received {len(modalities[0].totals)} rows from {modalities[0].name}, but "
+                f"{len(modality.totals)} from {modality.name}; all modalities need the same rows (mask missing ones)"
             )
     return modalities
 
@@ -132,18 +192,9 @@ def read_modalities(
 def _tokenize(name: str, message: Message, weight: int | None, context: Context) -> Modality:
     """Return the tokens of one message."""
     where = f"module {context.module!r}: {message.header.route}"
-    if message.header.kind == "class_posteriors":
-        values = np.exp(np.asarray(message["log_prob"], dtype=np.float64))
-        weight = POSTERIOR_TOKENS if weight is None else weight
-    else:
-        histograms = message["values"]
-        values = np.asarray(histograms, dtype=np.float64).reshape(len(histograms), -1)
-    if message.mask is not None:
-        values = np.where(message.mask[:, None], 0.0, values)
-    check_range(context.where, f"histograms of {name}", values)
-    if values.min() < 0:
-        row = int(np.flatnonzero((values < 0).any(axis=1))[0])
-        raise ModuleError(f"{where}: row {row} has a negative value, but the counts of a histogram must be 0 or above")
+    values = _values(name, message, context)
+    if weight is None and message.header.kind == "class_posteriors":
+        weight = POSTERIOR_TOKENS
     totals, rounded = values.sum(axis=1), np.rint(values)
     count = float(weight) * len(values) if weight is not None else float(rounded.sum())
     if not count <= MAX_TOKENS:
@@ -156,9 +207,72 @@ def _tokenize(name: str, message: Message, weight: int | None, context: Context)
         raise ModuleError(f"{where}: all counts are rounded to 0; give {name} a weight, the number of tokens per row")
     if weight is None and (problem := rounding_problem(values, name)):
         raise ModuleError(f"{where}: {problem}")
-    words = np.broadcast_to(np.arange(values.shape[1], dtype=np.int32), counts.shape)
+    return Modality(name, message, values.shape[1], totals, counts.sum(axis=1), _words_of(counts))
+
+
+def _count(name: str, message: Message, weight: int | None, context: Context) -> CountedModality:
+    """Return the counts of one message; as with tokens, class posteriors have POSTERIOR_TOKENS without a weight."""
+    values = _values(name, message, context)
+    totals, size = values.sum(axis=1), values.shape[1]
+    if weight is None and message.header.kind == "class_posteriors":
+        weight = POSTERIOR_TOKENS
+    if weight is not None:
+        # Sums of very large or very small values overflow or underflow; relative to the row's largest they do not.
+        largest = values.max(axis=1, keepdims=True)
+        values = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
+        sums = values.sum(axis=1, keepdims=True)
+        values = np.divide(values, sums, out=np.zeros_like(values), where=sums > 0) * weight
+    return CountedModality(name, message, size, totals, values)
+
+
+def _values(name: str, message: Message, context: Context) -> FloatArray:
+    """Return the histograms (N, V) of one message, zero where rows are missing."""
+    if message.header.kind == "class_posteriors":
+        values = np.exp(np.asarray(message["log_prob"], dtype=np.float64))
+    else:
+        histograms = message["values"]
+        values = np.asarray(histograms, dtype=np.float64).reshape(len(histograms), -1)
+    if message.mask is not None:
+        values = np.where(message.mask[:, None], 0.0, values)
+    check_range(context.where, f"histograms of {name}", values)
+    if values.min() < 0:
+        row = int(np.flatnonzero((values < 0).any(axis=1))[0])
+        raise ModuleError(
+            f"module {context.module!r}: {message.header.route}: row {row} has a negative value, but the counts of a "
+            "histogram must be 0 or above"
+        )
+    return values
+
+
+def _words_of(counts: IntArray) -> Int32Array:
+    """Return the word of each token of counts (N, V), row after row."""
+    words = np.broadcast_to(np.arange(counts.shape[1], dtype=np.int32), counts.shape)
+    return np.repeat(words.ravel(), counts.ravel())
+
+
+def tokenize_counts(modality: CountedModality, most: int) -> Modality:
+    """Return whole tokens that represent the counts: as many as their sum, rounded, but from one to `most` in a row."""
+    sums = modality.counts.sum(axis=1)
+    tokens = np.clip(np.rint(sums), 1, most).astype(np.int64)
+    counts = largest_remainder(modality.counts, tokens)
     return Modality(
-        name, message, values.shape[1], counts.sum(axis=1), np.repeat(words.ravel(), counts.ravel()), totals
+        modality.name, modality.message, modality.size, modality.totals, counts.sum(axis=1), _words_of(counts)
+    )
+
+
+def proportions_problem(values: FloatArray, name: str) -> str:
+    """Return why histograms (N, V) are proportions and no counts, empty if they are counts.
+
+    They are proportions if no row is whole, and none sums to more than one.
+    """
+    totals = values.sum(axis=1)
+    shown = totals > 0
+    changed = np.abs(np.rint(values) - values).sum(axis=1)
+    if not shown.any() or not ((totals < 1.5) & (changed > MAX_ROUNDED * totals))[shown].all():
+        return ""
+    return (
+        f"histograms of {name} are proportions (no row sums to more than {totals.max():g}), not counts; give {name} a "
+        f"weight, the number of tokens per row (weights: {{{name}: 100}})"
     )
 
 
@@ -183,8 +297,8 @@ def rounding_problem(values: FloatArray, name: str) -> str:
     )
 
 
-def largest_remainder(values: FloatArray, total: int) -> IntArray:
-    """Scale each row of `values` (N, V) to whole numbers that sum to `total`; rows of zeros stay zeros.
+def largest_remainder(values: FloatArray, total: int | IntArray) -> IntArray:
+    """Scale each row of `values` (N, V) to whole numbers that sum to `total`, one or (N,); rows of zeros stay zeros.
 
     Uses the largest remainder method (Hamilton): values are rounded down, and the units still missing go to the
     largest remainders, among equal ones to the first.
@@ -193,7 +307,7 @@ def largest_remainder(values: FloatArray, total: int) -> IntArray:
     # Sums of very large or very small values overflow or underflow; relative to the row's largest value they do not.
     relative = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
     sums = relative.sum(axis=1, keepdims=True)
-    scaled = np.divide(relative, sums, out=np.zeros_like(values), where=sums > 0) * total
+    scaled = np.divide(relative, sums, out=np.zeros_like(values), where=sums > 0) * np.reshape(total, (-1, 1))
     counts: IntArray = np.floor(scaled).astype(np.int64)
     lacking = np.where(sums[:, 0] > 0, total - counts.sum(axis=1), 0)
     by_remainder = np.argsort(counts - scaled, axis=1, kind="stable")
@@ -301,7 +415,7 @@ def rows_without_tokens(modalities: Sequence[Modality]) -> BoolArray:
     return missing
 
 
-def lengths_and_mask(modalities: Sequence[Modality], missing: BoolArray) -> dict[str, Array]:
+def lengths_and_mask(modalities: Sequence[ReceivedModality], missing: BoolArray) -> dict[str, Array]:
     """Return the lengths and the mask, where there are any, of messages computed from all modalities."""
     messages = [modality.message for modality in modalities]
     arrays: dict[str, Array] = {}

@@ -1,0 +1,116 @@
+"""Messages and outputs of the MLDA, composed from what either engine infers of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from actors.kernels.mlda.calibration import PredictionCalibration
+from actors.module import Context, Inbox, Outbox, OutgoingMessage
+from actors.modules.class_posteriors import combine_priors, normalise_with_norms
+from actors.modules.mlda.tokens import ReceivedModality, lengths_and_mask
+from actors.types import Array, BoolArray, Float32Array, FloatArray, IntArray
+
+PREDICTION_PORTS = {"class_posteriors": "transition_prior", "observations": "reconstructions"}
+"""Kind of a received message → output port on which it is predicted."""
+
+
+class KnownModality(NamedTuple):
+    """What is learnt of a modality: word distributions (K, V), and the mean sum of a histogram."""
+
+    words: FloatArray
+    total: float
+
+
+class InferredRows(NamedTuple):
+    """What is inferred of N rows.
+
+    Attributes
+    ----------
+    missing : ndarray of bool (N,)
+        Which rows have no tokens.
+    log_prior : ndarray of float64 (N, K)
+        Product of the priors from above; uniform without any.
+    likelihood : ndarray of float64 (N, K)
+        log p(tokens | class), zeros for missing rows.
+    shares : ndarray of float64 (N, K)
+        P(the topic of the row's next token is k).
+    predictions : mapping of str to ndarray of float64 (N, V)
+        The distributions of the words of senders of class posteriors, by modality.
+    """
+
+    missing: BoolArray
+    log_prior: FloatArray
+    likelihood: FloatArray
+    shares: FloatArray
+    predictions: Mapping[str, FloatArray]
+
+
+def compose_outbox(
+    inbox: Inbox,
+    context: Context,
+    modalities: Sequence[ReceivedModality],
+    rows: InferredRows,
+    known: Mapping[str, KnownModality],
+) -> Outbox:
+    """Combine the rows' likelihoods with the priors from above; return messages, outputs and the ``evidence``."""
+    log_posterior, log_norm = normalise_with_norms(rows.likelihood + rows.log_prior)
+    of_rows = lengths_and_mask(modalities, rows.missing)
+    messages = []
+    for receiver in context.receivers.get("topic_posteriors", ()):
+        # Without the receiver's own prior (the cavity message), which would otherwise be counted twice.
+        others = inbox.log_product("topic_prior", without=receiver)
+        up, up_norm = normalise_with_norms(rows.likelihood if others is None else rows.likelihood + others)
+        up_norm[rows.missing] = 0.0  # a missing row carries no evidence
+        messages.append(OutgoingMessage("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
+    for modality in modalities:
+        port, receiver = PREDICTION_PORTS[modality.kind], modality.sender
+        if receiver not in context.receivers.get(port, ()):
+            continue
+        arrays = dict(of_rows)
+        if port == "transition_prior":
+            arrays["log_prob"] = log_distributions(rows.predictions[modality.name])
+        else:
+            arrays["values"] = _reconstruct(modality, rows.shares, known[modality.name])
+        messages.append(OutgoingMessage(port, arrays, receiver))
+    outputs: dict[str, Array] = {"class": log_posterior.argmax(axis=1), "Pdz": np.exp(log_posterior)}
+    outputs |= {f"Pzw_{name}": each.words for name, each in known.items()}
+    return Outbox(messages, {"evidence": float(log_norm[~rows.missing].sum())}, outputs)
+
+
+def log_prior_of(inbox: Inbox, rows: int, topics: int) -> tuple[FloatArray, bool]:
+    """Return the product of the priors from above (rows, K), uniform without any, and whether there is any."""
+    expected = (rows, topics)
+    product = combine_priors(inbox, "topic_prior", expected)
+    return (np.full(expected, -np.log(expected[1])), False) if product is None else (product, True)
+
+
+def word_distributions(counts: IntArray | FloatArray, beta: float) -> FloatArray:
+    """Return φ (K, V), the word distributions of topics with `counts` (V, K): (counts + β), normalised per topic."""
+    raised = counts.T + beta
+    distributions: FloatArray = raised / raised.sum(axis=1, keepdims=True)
+    return distributions
+
+
+def log_distributions(distributions: FloatArray) -> FloatArray:
+    """Return the logarithms of rows (N, V) that sum to one up to rounding, normalised exactly."""
+    log_prob: FloatArray = np.log(distributions) - np.log(distributions.sum(axis=1, keepdims=True))
+    return log_prob
+
+
+def prediction_calibration(values: Array, mean: Array) -> PredictionCalibration:
+    """Return the calibration of a state: exponent, lapse rate and sharpness, and the mean message."""
+    exponent, lapse, sharpness = (float(value) for value in values)
+    return PredictionCalibration(exponent, lapse, sharpness, np.array(mean))
+
+
+def _reconstruct(modality: ReceivedModality, shares: FloatArray, known: KnownModality) -> Float32Array:
+    """Return the histograms predicted from topic shares (N, K), in the shape and with the sums of those received.
+
+    A missing histogram is given the mean sum.
+    """
+    totals = np.where(modality.totals > 0, modality.totals, known.total)
+    values = shares @ known.words * totals[:, None]
+    return values.astype(np.float32).reshape(modality.message["values"].shape)
