@@ -260,6 +260,9 @@ MODULE_REPLY_SECONDS = 60.0
 """Least time that a module has for loading a state, for reading or writing its part of a commit, and for preparation,
 where the run has a ``recovery.timeout``; that itself is meant for an update."""
 
+JOIN_SECONDS = 60.0
+"""Time that a round waits for the process of a worker on a node that has joined."""
+
 KILL_SECONDS = 2.0
 """Time after which a process that Ray was asked to kill receives SIGKILL from a task on its node."""
 

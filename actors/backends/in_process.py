@@ -75,6 +75,10 @@ class InProcessBackend:
         self._hosts[module].reset()
         return self._place(module)
 
+    def add_workers(self) -> list[ModulePlaced]:
+        """Return nothing: no worker is ever missing."""
+        return []
+
     def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
         """Call the module now; :meth:`collect` raises its exception."""
 

@@ -180,6 +180,9 @@ class Backend(Protocol):
             If no node can hold it, or if it cannot be created.
         """
 
+    def add_workers(self) -> list[ModulePlaced]:
+        """Between rounds, start workers that groups lack and for which there is room now; return where they run."""
+
     def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
         """Submit a call of `module`: an update, a recognition, a generation or a proposal."""
 

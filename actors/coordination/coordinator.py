@@ -163,6 +163,8 @@ class Coordinator:
         """Run the steps of the next round, or the remaining ones of the current round, and commit."""
         schedule = self.graph.schedule
         if self._step is None:
+            for place in self._backend.add_workers():
+                self._emit(place)
             self.round, self._step = self.round + 1, 0
             self._emit(RoundStarted(self.round))
         for batch in self.graph.batches(schedule.steps):

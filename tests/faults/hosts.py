@@ -42,6 +42,12 @@ def namespaces_allowed():
 class Hosts:
     """Two hosts on a bridge, with Ray on each: host 1 is the head and has the CPUs, host 2 has a GPU."""
 
+    roles = (
+        ["--head", f"--port={PORT}", "--num-cpus=2", '--resources={"head": 1}', "--include-dashboard=false"],
+        [f"--address={NETWORK}.1:{PORT}", "--num-cpus=0", "--num-gpus=1"],
+    )
+    store = "--object-store-memory=100000000"
+
     def __init__(self):
         self.tag = str(os.getpid() % 100000)
         self.home = Path(tempfile.mkdtemp(prefix="hosts-"))
@@ -88,17 +94,14 @@ class Hosts:
 
     def start(self, number):
         """Start Ray on a host; ``spare`` is a second node on host 1."""
-        role = ["--head", f"--port={PORT}", "--num-cpus=2", '--resources={"head": 1}', "--include-dashboard=false"]
-        if number != 1:
-            role = [f"--address={NETWORK}.1:{PORT}", "--num-cpus=0", "--num-gpus=1"]
-        store = "--object-store-memory=100000000"
+        role = self.roles[number != 1]
         # Separate from other clusters on this machine; the other nodes use the head's directory.
         temporary = [f"--temp-dir=/tmp/{self.name('r', number)}/r"] if number == 1 else []
         Path(f"/tmp/{self.name('r', 1)}").mkdir(mode=0o700, exist_ok=True)  # Ray gives its own mode 0777
         log = (self.home / f"host{number}.log").open("a")
         host = 1 if number == "spare" else number
         address = f"--node-ip-address={NETWORK}.{host}"
-        command = [*RAY, "start", *role, address, store, *temporary, "--block", "--disable-usage-stats"]
+        command = [*RAY, "start", *role, address, self.store, *temporary, "--block", "--disable-usage-stats"]
         self.processes[number] = self.popen(host, *command, stdout=log, stderr=log)
 
     def start_both(self):

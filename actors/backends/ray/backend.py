@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -51,8 +52,10 @@ from actors.coordination.placement import (
     Placement,
     allocate_gpus,
     assign,
-    build_bundles,
+    assign_modules,
     check_placement,
+    nodes_for_more,
+    resource_request,
     worker_counts,
     worker_name,
 )
@@ -71,7 +74,7 @@ from actors.errors import (
 )
 from actors.graph.graph import Graph
 from actors.graph.spec import ModuleSpec
-from actors.limits import KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
+from actors.limits import JOIN_SECONDS, KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
 from actors.messaging.message import SCHEMA
 from actors.sharing.chunks import ShardedArrays, flatten
 from actors.storage.manifest import FileRecord
@@ -90,6 +93,10 @@ class RayTask(Task[T]):
     """A task whose answer `wait` waits for and returns."""
 
     wait: Callable[[], T]
+
+
+class _NoProcessError(ModuleFailedError):
+    """No node has had room for a module or for a worker."""
 
 
 class RayBackend:
@@ -136,6 +143,7 @@ class RayBackend:
         self._namespace = namespace
         self._recovery = recovery or RecoveryPolicy()
         self._lifetime = "detached" if detached else None
+        self._graph: Graph | None = None
         self._specs: dict[str, ModuleSpec] = {}
         self._gpus: dict[str, float] = {}
         self._uses_gpu: Mapping[str, bool] = {}
@@ -160,36 +168,49 @@ class RayBackend:
             if graph.modules[name].resources.num_gpus == "auto" and graph.uses_gpu[name]:
                 none = "the cluster has no GPU for it, so it runs on the CPU"
                 self._log(f"{name}: {share:g} GPU" if share else f"{name}: {none}")
-        self._specs, self._uses_gpu = dict(graph.modules), graph.uses_gpu
+        self._graph, self._specs, self._uses_gpu = graph, dict(graph.modules), graph.uses_gpu
         for name in graph.modules:
             self._end_former_actors(name)
-        workers = worker_counts(graph, nodes())
-        bundles = build_bundles(graph, self._gpus, self._placement, workers)
-        self._bundles = {name: bundle for bundle in bundles for name in bundle.modules}
+        present = nodes(first=ray.get_runtime_context().get_node_id())
+        workers = worker_counts(graph, present)
+        assignments = assign_modules(graph, self._gpus, self._placement, present)
+        self._bundles = {name: each.bundle for each in assignments for name in each.bundle.modules}
         if self._placement.is_constrained:
-            self._group = ModulePlacementGroup(bundles, self._placement.strategy, self._namespace)
+            self._group = ModulePlacementGroup(
+                [each.bundle for each in assignments], self._placement.strategy, self._namespace
+            )
+        homes = {
+            name: each.node.id
+            for each in assignments
+            if each.node and each.bundle.position is not None and len(present) > 1
+            for name in each.bundle.modules
+        }
         for name, spec in graph.modules.items():
-            slots = graph.slots(name)
-            reserved = (spec.resources, self._gpus[name])
-            self._slots[name] = tuple(slot.name for slot in slots)
+            self._slots[name] = tuple(slot.name for slot in graph.slots(name))
             names = [name]
             if spec.sharing is not None:
                 self._groups[name] = RayGroup(self, spec, self._slots[name], workers[name])
                 names = self._groups[name].names
             for worker in names:
-                self._actors[worker] = RemoteModule.options(
-                    name=worker,
-                    namespace=self._namespace,
-                    **(self._group.actor_options(worker, *reserved) if self._group else actor_options(*reserved)),
-                    max_restarts=-1,
-                    lifetime=self._lifetime,
-                ).remote(spec, slots, graph.kinds, self._make_host)
-                self._specs[worker], self._gpus[worker] = spec, self._gpus[name]
+                self._create_actor(worker, name, homes.get(worker, ""))
         places = []
         for name, actor in self._actors.items():  # a process that halts while it is prepared has to be known by then
             places.append(replace(self._await_place(name), module=name))
             self._prepared[name] = actor.prepare.remote()
         return places
+
+    def _create_actor(self, worker: str, module: str, node: str) -> None:
+        """Create the actor of a module or of one of its workers, if possible on a node."""
+        assert self._graph is not None
+        spec, gpus = self._graph.modules[module], self._gpus[module]
+        if self._group is not None and worker in self._group:
+            options = self._group.actor_options(worker, spec.resources, gpus)
+        else:
+            options = actor_options(spec.resources, gpus, node)
+        self._actors[worker] = RemoteModule.options(
+            name=worker, namespace=self._namespace, **options, max_restarts=-1, lifetime=self._lifetime
+        ).remote(spec, self._graph.slots(module), self._graph.kinds, self._make_host)
+        self._specs[worker], self._gpus[worker] = spec, gpus
 
     def await_prepared(self, module: str) -> str:
         """Wait until `module` is prepared; return the device that it uses."""
@@ -214,21 +235,108 @@ class RayBackend:
     def restart(self, module: str) -> ModulePlaced:
         """Wait until Ray has restarted the actor; a process that did not answer in time is killed before.
 
-        Of a group, those workers that are gone.
+        Of a group, those workers that are gone. It goes on with the others where there is no room for them.
         """
-        if module in self._groups:
-            # Those that do not answer first: calls of others wait for their answers, and with them all later calls.
-            workers = sorted(self._workers_of(module), key=lambda worker: worker not in self._unresponsive)
-            restarted = [replace(self._restart_worker(each), module=each) for each in workers if self._is_gone(each)]
-            return restarted[0] if restarted else self._places[module]
-        return self._restart_worker(module)
+        return self._restart_group(module) if module in self._groups else self._restart_worker(module)
 
-    def _restart_worker(self, module: str) -> ModulePlaced:
+    def _restart_group(self, module: str) -> ModulePlaced:
+        # Those that do not answer first: calls of others wait for their answers, and with them all later calls. The
+        # first one last: if it has no process, another takes its place.
+        workers = sorted(self._workers_of(module), key=lambda each: (each not in self._unresponsive, each == module))
+        gone = [each for each in workers if self._is_gone(each)]
+        alive, restarted, why = [each for each in workers if each not in gone], list[ModulePlaced](), ""
+        for each in self._superfluous(module, gone):
+            gone.remove(each)
+            self._drop_worker(module, each, alive)
+            why = "the cluster has no more cores"
+        patience = self._recovery.wait
+        for each in gone:
+            try:
+                restarted.append(replace(self._restart_worker(each, patience), module=each))
+                alive.append(each)
+            except _NoProcessError as error:
+                if not alive and each == gone[-1]:
+                    raise
+                patience, why = STATUS_SECONDS, str(error)  # the others have waited, too
+                self._drop_worker(module, each, alive)
+        if why:
+            self._log(f"{module}: goes on with {_count(len(self._workers_of(module)), 'worker')}: {why}")
+        return restarted[0] if restarted else self._places[module]
+
+    def _superfluous(self, module: str, gone: Sequence[str]) -> list[str]:
+        """Return those of the workers that are gone that ``workers: auto`` does not replace, as cores are gone too."""
+        assert self._graph is not None
+        sharing = self._graph.modules[module].sharing
+        if sharing is None or sharing.workers != "auto":
+            return []
+        excess = len(self._workers_of(module)) - worker_counts(self._graph, nodes())[module]
+        spare = [each for each in reversed(self._workers_of(module)[1:]) if each in gone]
+        return spare[: max(0, excess)]
+
+    def _drop_worker(self, module: str, worker: str, alive: Sequence[str]) -> None:
+        """Remove a worker from its group; one of those that are alive takes the place of the first one."""
+        ray.kill(self._actors[worker])
+        removed = worker
+        if worker == module:
+            removed = alive[0]
+            for known in (self._actors, self._places, self._prepared):
+                known[module] = known[removed]
+        for held in (self._actors, self._places, self._prepared, self._specs, self._gpus, self._bundles):
+            held.pop(removed, None)
+        self._unresponsive.discard(worker)
+        self._groups[module].names = [each for each in self._groups[module].names if each != removed]
+
+    def add_workers(self) -> list[ModulePlaced]:
+        """Give groups the workers that they lack and for which nodes have room now; return where these run."""
+        assert self._graph is not None
+        added: list[ModulePlaced] = []
+        if not self._groups:
+            return added
+        present = nodes(first=self._places[next(iter(self._groups))].node_id)
+        wanted = worker_counts(self._graph, present)
+        for module, group in self._groups.items():
+            missing = wanted[module] - len(group.names)
+            if missing <= 0:
+                continue
+            held = Counter(self._places[each].node_id for each in group.names)
+            new = []
+            for node in nodes_for_more(self._bundle_of_worker(module), missing, present, held):
+                group.created += 1
+                new.append(worker_name(module, group.created))
+                self._create_actor(new[-1], module, node.id)
+                self._bundles[new[-1]] = self._bundle_of_worker(module)
+            added += self._await_new(module, new)
+        return added
+
+    def _bundle_of_worker(self, module: str) -> Bundle:
+        spec = self._specs[module]
+        request = resource_request(spec.resources, self._gpus[module])
+        return Bundle((module,), request, spec.resources.label_selector)
+
+    def _await_new(self, module: str, workers: Sequence[str]) -> list[ModulePlaced]:
+        """Wait for new workers and add them to their group, in the order of the nodes; leave out those that fail."""
+        group, added = self._groups[module], list[ModulePlaced]()
+        for worker in workers:
+            group.names.append(worker)
+            try:
+                place = replace(self._await_place(worker, wait=JOIN_SECONDS), module=worker)
+                self._prepared[worker] = self._actors[worker].prepare.remote()
+                self._get(worker, self._prepared[worker], timeout=JOIN_SECONDS)
+                added.append(place)
+            except (ModuleFailedError, ModuleDiedError):
+                self._drop_worker(module, worker, ())
+        if added:
+            order = list(dict.fromkeys(self._places[each].node_id for each in group.names))
+            group.names.sort(key=lambda each: order.index(self._places[each].node_id))
+            self._log(f"{module}: has {_count(len(group.names), 'worker')} now")
+        return added
+
+    def _restart_worker(self, module: str, patience: float | None = None) -> ModulePlaced:
         unresponsive = module in self._unresponsive
         if unresponsive:
             self._unresponsive.discard(module)
             ray.kill(self._actors[module], no_restart=False)
-        place = self._await_place(module, known=self._incarnation(module), kill=unresponsive)
+        place = self._await_place(module, known=self._incarnation(module), kill=unresponsive, wait=patience)
         self._prepared[module] = self._actors[module].prepare.remote()
         return place
 
@@ -436,7 +544,11 @@ class RayBackend:
         The cores of a module whose node has died are counted on every node, as Ray may restart it on any of them.
         """
         alive = alive_nodes()
-        reserved = [(self._places[name].node_id, spec.resources.num_cpus) for name, spec in self._specs.items()]
+        reserved = [
+            (self._places[name].node_id, spec.resources.num_cpus)
+            for name, spec in list(self._specs.items())  # a copy: another thread may add workers
+            if name in self._places
+        ]
         return any(
             resources.get("CPU", 0.0) - sum(cpus for home, cpus in reserved if home == node or home not in alive) >= 1.0
             for node, resources in alive.items()
@@ -444,41 +556,44 @@ class RayBackend:
 
     def _end_former_actors(self, module: str) -> None:
         """End the actors of an earlier coordinator's workers of a module, however many there are."""
-        rank = 0
-        while self._end_former_actor(worker_name(module, rank)):
-            rank += 1
+        there = ray.util.list_named_actors(all_namespaces=True)
+        names = [each["name"] for each in there if each["namespace"] == self._namespace]
+        for name in {module, *(name for name in names if name.partition("#")[0] == module)}:
+            self._end_former_actor(name)
 
-    def _end_former_actor(self, name: str) -> bool:
-        """End the actor of an earlier coordinator and wait until its name is available; return whether it existed."""
-        until, existed = time.monotonic() + self._recovery.wait, False
+    def _end_former_actor(self, name: str) -> None:
+        """End the actor of an earlier coordinator and wait until its name is available."""
+        until = time.monotonic() + self._recovery.wait
         while time.monotonic() < until:
             try:
                 ray.kill(ray.get_actor(name, self._namespace))
             except ValueError:
-                return existed
-            existed = True
+                return
             time.sleep(0.05)
         raise ModuleFailedError(
             f"{_module(name)}: the actor of an earlier coordinator still exists after {self._recovery.wait:g} s; "
             "end that run with serket stop --now"
         )
 
-    def _await_place(self, name: str, known: str = "", *, kill: bool = False) -> ModulePlaced:
+    def _await_place(
+        self, name: str, known: str = "", *, kill: bool = False, wait: float | None = None
+    ) -> ModulePlaced:
         """Wait until an incarnation other than `known` hosts the module; return where it runs.
 
-        With `kill`, the known process gets SIGKILL if Ray, which was asked to kill it, has not done so in time.
+        With `kill`, the known process gets SIGKILL if Ray, which was asked to kill it, has not done so in time. By
+        default, it waits as long as the recovery policy says.
         """
         actor, request = self._actors[name], None
-        timer = RetryTimer(self._recovery.wait)
+        wait = self._recovery.wait if wait is None else wait
+        timer = RetryTimer(wait)
         kill_at = time.monotonic() + KILL_SECONDS if kill else math.inf
         while True:
             if time.monotonic() > kill_at:
                 kill_at = math.inf
                 kill_process(self._places[name].node_id, MODULE_TITLE, self._places[name].pid)
             if timer.expired():
-                raise ModuleFailedError(
-                    f"{_module(name)} has no process after {self._recovery.wait:g} s: "
-                    f"{self._missing_resources(name)}; {_SAVED}"
+                raise _NoProcessError(
+                    f"{_module(name)} has no process after {wait:g} s: {self._missing_resources(name)}; {_SAVED}"
                 )
             if timer.should_log():
                 self._log(f"waiting for a process for {_module(name)}: {self._missing_resources(name)}")
@@ -609,6 +724,10 @@ def _result(summary: ModuleResult[None, bytes], objects: Sequence[Any], slots: S
     bodies = dict(zip(slots, arrays, strict=True))
     messages = {slot: MessageRef(header, bodies[slot]) for slot, header in summary.messages.items()}
     return ModuleResult(state, outputs, messages, summary.metrics, summary.seconds)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _module(name: str) -> str:

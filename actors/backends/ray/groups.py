@@ -49,10 +49,18 @@ class RayGroup:
         Names of the module's slots.
     count : int
         Number of workers.
+
+    Attributes
+    ----------
+    names : list of str
+        Of the workers, in the order of their rows; the first one is the module's.
+    created : int
+        The number in the name of the worker that was created last.
     """
 
     def __init__(self, backend: RayBackend, spec: ModuleSpec, slots: Sequence[str], count: int) -> None:
         self.names = [worker_name(spec.name, rank) for rank in range(count)]
+        self.created = count - 1
         self._backend = backend
         self._spec = spec
         self._slots = tuple(slots)

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray._private.state import available_resources_per_node
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.coordination.placement import (
     Bundle,
@@ -23,6 +23,8 @@ from actors.coordination.placement import (
 from actors.graph.spec import Resources
 
 _REMOVAL_SECONDS = 30.0
+_NODE_LABEL = "ray.io/node-id"
+"""The label that Ray gives to each node."""
 
 
 def nodes(first: str = "") -> list[Node]:
@@ -50,10 +52,12 @@ def actor_options(resources: Resources, gpus: float, node: str = "") -> dict[str
     options: dict[str, Any] = {"num_cpus": request.pop("CPU", 0.0), "num_gpus": request.pop("GPU", 0.0)}
     if "memory" in request:
         options["memory"] = request.pop("memory")
-    if resources.label_selector:
-        options["label_selector"] = _ray_label_selector(resources.label_selector)
-    if node:
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+    selector = _ray_label_selector(resources.label_selector)
+    if node:  # Ray 2.60 ignores a NodeAffinitySchedulingStrategy of actors that reserve nothing
+        options["label_selector"] = {_NODE_LABEL: node, **selector}
+        options["fallback_strategy"] = [{"label_selector": selector}]
+    elif selector:
+        options["label_selector"] = selector
     return {**options, "resources": request} if request else options
 
 

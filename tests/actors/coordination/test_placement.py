@@ -204,6 +204,11 @@ class TestNodes:
         resources = Resources(label_selector={"zone": "in(lab, hall)"})
         assert actor_options(resources, 0.0)["label_selector"] == {"zone": "in(lab,hall)"}
 
+    def test_a_worker_may_be_elsewhere_if_the_node_of_its_rows_is_gone_but_never_without_its_labels(self):
+        options = actor_options(Resources(label_selector={"zone": "lab"}), 0.0, "0123")
+        assert options["label_selector"] == {"ray.io/node-id": "0123", "zone": "lab"}
+        assert options["fallback_strategy"] == [{"label_selector": {"zone": "lab"}}]
+
     def test_bundles_with_the_fewest_suitable_nodes_request_the_most_extra_bytes(self):
         graph = model_with(encoder=Resources(num_cpus=3), mirror=Resources(label_selector={"zone": "north"}))
         nodes = [node("a"), node("b", CPU=4.0), node("c", {"zone": "north"}), node("d", CPU=4.0)]
