@@ -263,6 +263,10 @@ where the run has a ``recovery.timeout``; that itself is meant for an update."""
 JOIN_SECONDS = 60.0
 """Time that a round waits for the process of a worker on a node that has joined."""
 
+MAX_KEPT_PARAMETER_BYTES = 1 << 20
+"""Parameters of up to this size are kept by the workers of a module, which get only those arrays that change. Larger
+ones, as of networks, change in each step."""
+
 KILL_SECONDS = 2.0
 """Time after which a process that Ray was asked to kill receives SIGKILL from a task on its node."""
 

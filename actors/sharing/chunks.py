@@ -44,8 +44,18 @@ class Extent:
         return -(-self.rows // self.size)
 
     def part(self, worker: int, workers: int) -> Extent:
-        """Return the extent of one of `workers`, each of which holds as many chunks as the others or one more."""
-        return replace(self, first=self.chunks * worker // workers, last=self.chunks * (worker + 1) // workers)
+        """Return the extent of one of `workers`, each of which holds about as many chunks as the others.
+
+        They are equal parts, or differ by up to 3 % of one at either end where that leaves fewer nodes of the tree
+        (:mod:`actors.kernels.chunk_tree`), whose sums workers send.
+        """
+        return replace(self, first=self._cut(worker, workers), last=self._cut(worker + 1, workers))
+
+    def _cut(self, worker: int, workers: int) -> int:
+        """Return the first chunk of a worker: of those near the equal part, the multiple of the largest power of 2."""
+        equal, margin = self.chunks * worker // workers, self.chunks // (32 * workers)
+        near = range(equal - margin, equal + margin + 1) if 0 < worker < workers else (equal,)
+        return max(near, key=lambda chunk: (chunk & -chunk, -abs(chunk - equal)))
 
     @property
     def start(self) -> int:

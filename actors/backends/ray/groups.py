@@ -61,6 +61,7 @@ class RayGroup:
     def __init__(self, backend: RayBackend, spec: ModuleSpec, slots: Sequence[str], count: int) -> None:
         self.names = [worker_name(spec.name, rank) for rank in range(count)]
         self.created = count - 1
+        self._settled: list[tuple[str, str]] = []  # the workers of the last call that ended, and their incarnations
         self._backend = backend
         self._spec = spec
         self._slots = tuple(slots)
@@ -89,6 +90,9 @@ class RayGroup:
                 call = replace(call, overrides=workers.get(workers.call(0, "overrides", call)))
             opened = [workers.open(rank, call, arrays, extents) for rank in range(len(extents))]
             continued = [own for each in opened for own in workers.get(each)]
+            if workers.incarnations != self._settled:
+                workers.call(0, "forget")
+            self._settled = []
             samples = []
             if call.mode == "update" and workers.get(workers.call(0, "starts")):
                 samples = [workers.call(rank, "sample") for rank in range(len(extents))]
@@ -96,7 +100,7 @@ class RayGroup:
             learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
             answers, metrics = respond(workers, learnt, sweep, extents)
             summary, state, names = workers.conclude(learnt, metrics)
-            result, names = workers.get(summary), workers.get(names)
+            result, names, self._settled = workers.get(summary), workers.get(names), workers.incarnations
             summaries = [workers.get(answer.summary) for answer in answers]
             headers = [each.messages for each in summaries]
         finally:
@@ -134,6 +138,11 @@ class _Workers:
     def count(self) -> int:
         """Number of workers."""
         return len(self._names)
+
+    @property
+    def incarnations(self) -> list[tuple[str, str]]:
+        """The name and the incarnation of each worker."""
+        return [(name, self._backend.incarnation(name)) for name in self._names]
 
     def open(self, rank: int, call: ModuleCall, arrays: Sequence[Ref], extents: Sequence[Extent]) -> Any:
         """Give a worker its rows: of messages in parts, those parts that it needs."""

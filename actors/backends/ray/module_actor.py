@@ -29,11 +29,16 @@ from actors.messaging.codec import pack_header
 from actors.messaging.kinds import Kind, register_kind
 from actors.messaging.message import SCHEMA
 from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs, restore, whole_arrays
+from actors.sharing.transport import Exchange
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_index
 
 Layout: TypeAlias = Sequence[ShardedArrays | None]
 """Which of the objects of a call are in parts (:func:`actors.sharing.chunks.flatten`)."""
+
+_RETURN_SUMS = ("accumulate", "summarise")
+_RETURN_PARAMETERS = ("begin", "begin_passes", "maximise", "learnt", "begin_response")
+"""Methods of workers whose answer, or the first of their answers, goes to other workers."""
 
 _TRACEBACK_BYTES = 20_000
 """Enough for any traceback."""
@@ -67,6 +72,7 @@ class ModuleActor:
         self._ignored = _ignore_blocked_signals()
         self._host = (make_host or (ModuleHost if spec.sharing is None else ShardHost))(spec, slots)
         self._incarnation = uuid.uuid4().hex
+        self._exchange, self._alone = Exchange(), True
 
     @ray.method(concurrency_group="status")
     def place(self) -> ModulePlaced:
@@ -97,19 +103,29 @@ class ModuleActor:
     ) -> list[bool]:
         """Take this worker's rows of a call; return whether each of its stretches begins within a sequence."""
         self._begin(incarnation)
+        self._alone = len(extents) == 1
         self._shard_host.open_shard(call, restore(layout, arrays), extents, rank)
         return self._shard_host.continued
 
     def shard(self, incarnation: str, method: str, returns: int | None, *values: Any) -> Any:
         """Call a method of this worker (:class:`actors.sharing.driver.Worker`), or of its host."""
         self._begin(incarnation)
+        if method == "forget":
+            return self._exchange.forget()
+        given = self._exchange.receive(values)
         if method == "respond":
-            part, sums = self._shard_host.run(method, *values)
-            return (sums, *self._returned(part))
+            part, sums = self._shard_host.run(method, *given)
+            return (sums if self._alone else self._exchange.send_sums(sums), *self._returned(part))
         if method in ("overrides", "starts", "sample", "begin"):
-            answer = getattr(self._shard_host, method)(*values)
+            answer = getattr(self._shard_host, method)(*given)
         else:
-            answer = self._shard_host.run(method, *values)
+            answer = self._shard_host.run(method, *given)
+        if not self._alone and method in _RETURN_SUMS:
+            answer = self._exchange.send_sums(answer)
+        if not self._alone and method in _RETURN_PARAMETERS:
+            first, *rest = [answer] if returns is None else answer
+            answer = [self._exchange.send_parameters(first), *rest]
+            answer = answer[0] if returns is None else answer
         if returns is None:
             return answer
         return tuple(answer) if returns > 1 else next(iter(answer))
@@ -117,7 +133,8 @@ class ModuleActor:
     def conclude_shard(self, incarnation: str, learnt: Any, metrics: Any) -> tuple[Any, ...]:
         """End a call in its first worker; return the summary without messages, the state, and the outputs' names."""
         self._begin(incarnation)
-        result, names = self._shard_host.conclude_call(learnt, metrics), self._shard_host.output_names
+        result = self._shard_host.conclude_call(*self._exchange.receive([learnt, metrics]))
+        names = self._shard_host.output_names
         return (ModuleResult[None, bytes](metrics=result.metrics, seconds=result.seconds), result.state, names)
 
     def close_shard(self) -> None:

@@ -1,0 +1,184 @@
+"""What the workers of a module send each other, in fewer bytes, and bit for bit what it was.
+
+Of symmetric and triangular matrices one triangle is sent. Of the parameters those arrays are sent that the workers do
+not have: many are the same from pass to pass, and those with which an update begins are those with which the one before
+ended. The first worker makes the parameters. It knows which of them all workers have, since the sums that it gets from
+them name the parameters that they were made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.errors import StaleIncarnationError
+from actors.limits import MAX_KEPT_PARAMETER_BYTES
+from actors.types import Array, FloatArray, State
+
+_MIN_SIZE, _MIN_BYTES = 4, 512
+"""Smaller matrices and arrays are sent as they are: what names them would take as much."""
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """The lower triangles (…, n (n + 1) / 2) of matrices (…, n, n) that are symmetric, or zero above the diagonal."""
+
+    lower: FloatArray
+    size: int
+    symmetric: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """Stands for an array that the receiver has."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class SentParameters:
+    """Parameters on their way to all workers."""
+
+    token: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SentSums:
+    """Sums on their way to the first worker, and the parameters that they were made from."""
+
+    token: str
+    value: Any
+
+
+class Exchange:
+    """One worker's side of what is sent between the workers of its group."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, dict[bytes, Array]] = {}  # parameters by their token, the newest last
+        self._received: dict[str, dict[bytes, Array]] = {}
+        self._common = ""  # the token of parameters that all workers have
+
+    def forget(self) -> None:
+        """Send all parameters again: a worker is new."""
+        self._common = ""
+
+    def send_parameters(self, learnt: State) -> SentParameters:
+        """Return parameters as the first worker sends them."""
+        token, arrays, values = uuid.uuid4().hex, dict[bytes, Array](), dict[str, Any]()
+        common = self._made.get(self._common, {})
+        small = sum(value.nbytes for value in learnt.values() if isinstance(value, np.ndarray)) <= (
+            MAX_KEPT_PARAMETER_BYTES
+        )
+        for name, value in learnt.items():
+            if not small or not isinstance(value, np.ndarray) or value.nbytes < _MIN_BYTES:
+                values[name] = value
+                continue
+            digest = _digest(value)
+            arrays[digest] = common[digest] if digest in common else _copy(value)
+            values[name] = Known(digest) if digest in common else pack_triangles(value)
+        self._made[token] = arrays
+        for old in list(self._made)[:-3]:
+            if old != self._common:
+                del self._made[old]
+        return SentParameters(token, values)
+
+    def send_sums(self, value: Any) -> SentSums:
+        """Return sums as a worker sends them to the first one."""
+        return SentSums(next(reversed(self._received), ""), pack_triangles(value))
+
+    def receive(self, values: Sequence[Any]) -> list[Any]:
+        """Return values that were sent, those that were sent as they are among them.
+
+        Raises
+        ------
+        StaleIncarnationError
+            If parameters are not there that the sender took for known; the call is repeated then.
+        """
+        tokens = {value.token for value in values if isinstance(value, SentSums)}
+        if len(tokens) == 1 and (common := next(iter(tokens))) in self._made:
+            self._common = common
+        return [self._value_of(value) for value in values]
+
+    def _value_of(self, sent: Any) -> Any:
+        if isinstance(sent, SentSums):
+            return unpack_triangles(sent.value)
+        if not isinstance(sent, SentParameters):
+            return sent
+        known = {
+            digest: array
+            for held in (self._made, self._received)
+            for of in held.values()
+            for digest, array in of.items()
+        }
+        arrays, learnt = dict[bytes, Array](), dict[str, Any]()
+        for name, value in sent.values.items():
+            if isinstance(value, Known):
+                if value.digest not in known:
+                    raise StaleIncarnationError(f"the parameters {name} are not in this process")
+                learnt[name] = arrays[value.digest] = known[value.digest]
+                continue
+            learnt[name] = unpack_triangles(value)
+            if isinstance(learnt[name], np.ndarray) and learnt[name].nbytes >= _MIN_BYTES:
+                arrays[_digest(learnt[name])] = learnt[name]
+        self._received.pop(sent.token, None)
+        self._received[sent.token] = arrays
+        for old in list(self._received)[:-2]:
+            del self._received[old]
+        return learnt
+
+
+def pack_triangles(value: Any) -> Any:
+    """Return a value in which matrices that are symmetric or triangular are replaced by their lower triangles."""
+    if type(value) is dict:
+        return {name: pack_triangles(each) for name, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(pack_triangles(each) for each in value)
+    if not isinstance(value, np.ndarray) or value.dtype != np.float64 or value.ndim < 2:
+        return value
+    size = value.shape[-1]
+    if value.shape[-2] != size or size < _MIN_SIZE or not value.size:
+        return value
+    bits = np.ascontiguousarray(value).view(np.int64)  # zeros differ in their sign
+    first = bits.reshape(-1, size, size)[0]
+    if first[0, 1:].any() and not np.array_equal(first[0], first[:, 0]):  # without a look at all of a large one
+        return value
+    symmetric = np.array_equal(bits, bits.swapaxes(-1, -2))
+    if not symmetric and np.triu(bits, 1).any():
+        return value
+    rows, columns = np.tril_indices(size)
+    return Triangle(value[..., rows, columns], size, symmetric)
+
+
+def unpack_triangles(value: Any) -> Any:
+    """Return the value that :func:`pack_triangles` was given."""
+    if type(value) is dict:
+        return {name: unpack_triangles(each) for name, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(unpack_triangles(each) for each in value)
+    if not isinstance(value, Triangle):
+        return value
+    rows, columns = np.tril_indices(value.size)
+    matrices = np.zeros((*value.lower.shape[:-1], value.size, value.size))
+    matrices[..., rows, columns] = value.lower
+    if value.symmetric:
+        matrices[..., columns, rows] = value.lower
+    return matrices
+
+
+def _copy(array: Array) -> Array:
+    """Return a copy that nothing can change: the module may go on to use the array."""
+    copy = np.array(array)
+    copy.flags.writeable = False
+    return copy
+
+
+def _digest(array: Array) -> bytes:
+    digest = hashlib.blake2b(repr((array.dtype.str, array.shape)).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data.cast("B"))
+    return digest.digest()
