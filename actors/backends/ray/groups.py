@@ -23,9 +23,14 @@ from actors.graph.spec import ModuleSpec
 from actors.messaging.codec import pack_header, unpack_header
 from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs, flatten, join_references
 from actors.sharing.driver import learn, respond
+from actors.sharing.transport import Repeated
 
 if TYPE_CHECKING:
     from actors.backends.ray.backend import RayBackend
+
+
+_PARAMETERS_AT = {"summarise": 1, "accumulate": 0, "respond": 0}
+"""The methods that all workers are called with, and which of their arguments are the parameters."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class _Workers:
         self._slots = slots
         self._given = given
         self._last: dict[str, Any] = {}  # reference to the last answer of each worker
+        self._parameters: dict[int, Any] = {}  # reference to the parameters that each worker got last
 
     @property
     def count(self) -> int:
@@ -153,6 +159,11 @@ class _Workers:
 
     def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
         """Call a method of a worker; return references."""
+        if worker > 0 and (at := _PARAMETERS_AT.get(method)) is not None:
+            if values[at] == self._parameters.get(worker):
+                values = (*values[:at], Repeated(), *values[at + 1 :])
+            else:
+                self._parameters[worker] = values[at]
         if method == "respond":
             sums, summary, _state, outputs, *arrays = self._send(
                 worker, "shard", 4 + len(self._slots), method, None, *values

@@ -7,7 +7,7 @@ import pytest
 
 from actors.errors import StaleIncarnationError
 from actors.limits import MAX_KEPT_PARAMETER_BYTES
-from actors.sharing.transport import Exchange, Known, pack_triangles, unpack_triangles
+from actors.sharing.transport import Exchange, Known, Repeated, pack_triangles, unpack_triangles
 
 RNG = np.random.default_rng(0)
 FULL = RNG.normal(size=(5, 18, 18))
@@ -123,6 +123,11 @@ class TestParameters:
             assert all(same(each, learnt) for each in arrived)
         assert len(group[0]._made) <= 4
         assert len(group[1]._received) <= 2
+
+    def test_parameters_that_a_worker_is_called_with_again_are_those_that_it_got_last(self):
+        group = self.group()
+        self.pass_on(group, PARAMETERS)
+        assert all(same(each.receive([Repeated()])[0], PARAMETERS) for each in group)
 
     def test_large_parameters_are_sent_as_they_are(self):
         group = self.group(2)
