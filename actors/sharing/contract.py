@@ -96,7 +96,7 @@ class MergeableModule(Module[P]):
         raise NotImplementedError
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
-        """Return the statistics of two neighbouring stretches of rows together: by default their sums, name by name.
+        """Return the statistics of two stretches of rows, or of two runs, together: by default their sums, by name.
 
         Such as the smallest and largest values of both, for statistics that do not add. It must not matter which of
         three neighbours are merged first.
