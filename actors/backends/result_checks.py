@@ -46,7 +46,18 @@ from actors.storage.state_codec import RESERVED_NAMES, storage_error
 from actors.types import Array, State
 
 _LINE_FIELDS = ("time", "run", "event", "name", "number", "sequence")
-_UPDATE_FIELDS = ("round", "step", "module", "exchange", "temperature", "seconds", "message_bytes", "metrics")
+_UPDATE_FIELDS = (
+    "round",
+    "step",
+    "module",
+    "exchange",
+    "temperature",
+    "seconds",
+    "message_bytes",
+    "metrics",
+    "worker_rows",
+    "worker_seconds",
+)
 EVENT_FIELDS = frozenset((*_LINE_FIELDS, *_UPDATE_FIELDS, "total_seconds"))
 """Fields of a line of ``events.jsonl`` that an update may have; metrics are written beside them."""
 

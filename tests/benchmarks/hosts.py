@@ -1,9 +1,11 @@
 """Traffic between two hosts of a model whose rows workers share: ``python -m tests.benchmarks.hosts``.
 
-The hosts are network namespaces, which only root may create. GMM (variational) and MM have 2 and 4 workers each, on both
-hosts, with 10^5 and 10^6 rows of 18 numbers. All rows are one sequence (``--lengths`` makes many). The bytes on the link
-are read from its counters when the MM's updates end, a hundred times a second; nothing is committed. From them the bytes
-of an interval of the same length are subtracted in which the processes are there but nothing learns: that is what Ray
+The hosts are network namespaces, which only root may create. GMM (variational) and MM have 2 and 4 workers each, on
+both hosts, with 10^5 and 10^6 rows of 18 numbers. All rows are one sequence (``--lengths`` makes many). The bytes on
+the
+link are read from its counters when the MM's updates end, a hundred times a second; nothing is committed. From them the
+bytes of an interval of the same length are subtracted in which the processes are there but nothing learns: that is
+what Ray
 sends by itself. The first exchange is left out: in it the rows travel to the other host, once.
 
 A table has, for an exchange (one pass and the response of the GMM, one of the MM): the bytes between the hosts, those
@@ -14,6 +16,7 @@ of each such worker up once, the next parameters down once.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -103,7 +106,7 @@ def measure(rows: int, workers: int, given: argparse.Namespace) -> dict[str, Any
         raise RuntimeError("the run failed")
     ends, idle = printed["ends"], printed["idle"]
     background = (counter.at(idle[1]) - counter.at(idle[0])) / (idle[1] - idle[0])
-    spans = list(zip(ends, ends[1:], strict=False))
+    spans = list(itertools.pairwise(ends))
     return {
         "bytes": [counter.at(b) - counter.at(a) - background * (b - a) for a, b in spans],
         "seconds": statistics.median(b - a for a, b in spans),

@@ -226,11 +226,12 @@ def best_beta(topics: Topics, words: Words, limits: tuple[float, float]) -> floa
     """
     V, K = words.sizes, topics.counts.shape[1]
     if (V == 1.0).all():
-        return topics.beta
+        return float(topics.beta)
     total = float(expected_log_words(topics, words).sum())
 
     def slope(b: float) -> float:
-        return K * float((V * (digamma_of(V * b) - digamma_of(b))).sum()) + total
+        rise: float = (V * (digamma_of(V * b) - digamma_of(b))).sum()
+        return float(K * rise + total)
 
     return _root(slope, limits)
 
