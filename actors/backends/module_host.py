@@ -252,6 +252,10 @@ class ModuleHost:
         validate(message)
         return message
 
+    def _rows_in(self, slot: Slot, outgoing: OutgoingMessage) -> int:
+        """Return the number of rows of a message that may not be valid yet."""
+        return row_count_in(slot.kind, outgoing.arrays)
+
     def _check_ports(self, outbox: Outbox, where: str) -> None:
         """Raise an error for messages that would otherwise be dropped silently.
 
@@ -282,7 +286,7 @@ class ModuleHost:
     def _pack_output(self, slot: Slot, outbox: Outbox, call: ModuleCall, where: str) -> Message | None:
         """Return the validated message of a slot, None if the module sends none."""
         outgoing = _message_for(slot, outbox)
-        if outgoing is None or (slot.unread and row_count_in(slot.kind, outgoing.arrays) > MAX_WHOLE_ROWS):
+        if outgoing is None or (slot.unread and self._rows_in(slot, outgoing) > MAX_WHOLE_ROWS):
             return None
         header = Header(
             kind=slot.kind,

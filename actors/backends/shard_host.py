@@ -14,14 +14,14 @@ from actors.backends.result_checks import bounded_exceptions, check_metrics, che
 from actors.backends.thread_limits import limited_threads
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, ShardTime
 from actors.errors import ModuleError
-from actors.graph.spec import ModuleSpec
+from actors.graph.spec import ModuleSpec, Slot
 from actors.kernels.sequences import boundaries
 from actors.limits import MAX_WHOLE_ROWS
 from actors.messaging.codec import describe, pack_header, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.stored_rows import StoredRows, read_array
 from actors.messaging.validation import check_arrays
-from actors.module import Outbox
+from actors.module import Outbox, OutgoingMessage
 from actors.sharing.chunks import (
     Chunk,
     Extent,
@@ -80,7 +80,7 @@ class ShardHost(ModuleHost):
                 messages.append(MessageParts(checked))
                 starts = opens if starts is None else starts
             context = self._context(call)
-            unsent = {slot.port for slot in self.slots if slot.unread and extent.rows > MAX_WHOLE_ROWS}
+            unsent = {(slot.port, slot.receiver) for slot in self.slots if slot.unread and extent.rows > MAX_WHOLE_ROWS}
             self._shard = Shard(self.shared_module, ShardRows(messages, extent, starts), context, unsent)
             self._worker, self._opened = Worker(self._shard, extents), call
             self._started, self._busy = perf_counter(), 0.0
@@ -167,6 +167,10 @@ class ShardHost(ModuleHost):
             ]
             call, arrays = replace(call, headers=tuple(map(pack_header, headers))), first
         return super().call(call, arrays)
+
+    def _rows_in(self, slot: Slot, outgoing: OutgoingMessage) -> int:  # noqa: ARG002 (of all parts)
+        """Return the number of rows of a message of which this worker sends a part."""
+        return self._shard.extent.rows
 
     def _part(self, outbox: Outbox) -> HostResult:
         """Return this worker's messages and outputs, checked; the arrays of outputs are in parts, too.

@@ -58,12 +58,12 @@ class Shard:
     rows : ShardRows
     context : Context
         Of the update.
-    unsent : collection of str
-        Ports from which nothing is to be sent.
+    unsent : collection of (str, str)
+        Port and receiver of messages that are not to be sent.
     """
 
     def __init__(
-        self, module: ShardedModule[Any], rows: ShardRows, context: Context, unsent: Collection[str] = ()
+        self, module: ShardedModule[Any], rows: ShardRows, context: Context, unsent: Collection[tuple[str, str]] = ()
     ) -> None:
         self.module = module
         self.rows = rows
@@ -118,7 +118,7 @@ class Shard:
 
         def one(chunk: Chunk, context: Context) -> Mapping[str, float]:
             outbox = self.module.respond(chunk, learnt, context)
-            sent = [message for message in outbox.messages if message.port not in self._unsent]
+            sent = [each for each in outbox.messages if (each.port, each.receiver) not in self._unsent]
             collected.add(chunk, sent, outbox.outputs, kind_of=self._kind_of)
             return outbox.metrics
 

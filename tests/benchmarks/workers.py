@@ -180,7 +180,7 @@ class PrivateMemory:
     def __init__(self, seconds: float = 0.5) -> None:
         self.peaks: dict[int, tuple[float, float]] = {}
         self.names: dict[int, str] = {}
-        self.total = (0.0, 0.0)
+        self.total = (0.0, 0.0, 0.0)
         self._seconds, self._stop = seconds, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -197,28 +197,29 @@ class PrivateMemory:
 
         own = psutil.Process()
         while not self._stop.wait(self._seconds):
-            sums = [0.0, 0.0]
+            sums = [0.0, 0.0, 0.0]
             for process in (own, *own.children(recursive=True)):
                 try:
                     title = (process.cmdline() or ["?"])[0].rpartition("/")[2]
-                    found = _anonymous_bytes(process.pid), float(process.memory_full_info().uss)
+                    (private, shared), uss = _pages(process.pid), float(process.memory_full_info().uss)
                 except (psutil.Error, OSError):
                     continue
                 if ":" in title or process.pid not in self.names:  # as ray::gmm#1:ModuleActor.__init__, with its name
                     keeps = self.names.get(process.pid, "").startswith("ray::") and ".__init__" not in title
                     self.names[process.pid] = self.names[process.pid] if keeps else title.removesuffix(".__init__")
                 before = self.peaks.get(process.pid, (0.0, 0.0))
-                self.peaks[process.pid] = max(before[0], found[0]), max(before[1], found[1])
-                sums = [sums[0] + found[0], sums[1] + found[1]]
-            self.total = max(self.total[0], sums[0]), max(self.total[1], sums[1])
+                self.peaks[process.pid] = max(before[0], private), max(before[1], uss)
+                sums = [sums[0] + private, sums[1] + uss, sums[2] + shared]
+            self.total = tuple(map(max, self.total, sums))
 
 
-def _anonymous_bytes(pid: int) -> float:
-    """Return the bytes of anonymous pages that are a process's own."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss_Anon:"):
-            return 1024.0 * int(line.split()[1])
-    return 0.0
+def _pages(pid: int) -> tuple[float, float]:
+    """Return the bytes of anonymous pages that are a process's own, and its share of those of shared memory."""
+    found = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, value = line.split()[:2]
+        found[name] = 1024.0 * int(value)
+    return found.get("Pss_Anon:", 0.0), found.get("Pss_Shmem:", 0.0)
 
 
 def print_memory(rows: int, chunk: int) -> None:
@@ -245,6 +246,7 @@ def print_memory(rows: int, chunk: int) -> None:
         if peak[0] > 60e6:
             print(f"| {memory.names[pid]} | {peak[0] / 1e9:.2f} | {peak[1] / 1e9:.2f} |")
     print(f"| all processes at one time | {memory.total[0] / 1e9:.2f} | {memory.total[1] / 1e9:.2f} |")
+    print(f"shared memory (the object store): {memory.total[2] / 1e9:.2f}")
 
 
 def write_rows(data: Path, labels: Path, rows: int) -> None:

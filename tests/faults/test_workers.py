@@ -1,9 +1,13 @@
 """Tests that kill the workers of a module in every phase: the results stay bit-identical."""
 
+import numpy as np
 import pytest
 
 from actors.backends.fault_injection import HANGS
 from actors.coordination.recovery import RecoveryPolicy
+from actors.graph.graph import Graph
+from actors.graph.schedule import Schedule, Step
+from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.test_shared_modules import X, graph
 from tests.conftest import wait_until
@@ -39,3 +43,17 @@ def test_a_worker_that_does_not_answer_is_replaced(tmp_path, phase):
 
 def test_two_workers_may_die_at_once(tmp_path):
     check(tmp_path, ["kmeans#1:inside:2", "kmeans#2:inside:2"], 3)
+
+
+def test_workers_that_die_while_they_write_their_parts_of_a_commit_write_them_again(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(270_000, 3)).astype(np.float32)
+    pca = ModuleSpec("pca", "pca", {"latent_dim": 2}, sharing=Sharing(2, 32_768))
+    steps = Schedule(2, (Step("pca"),))
+    model = Graph([ModuleSpec("data", "observation"), pca], [Connection("data", "pca")], steps)
+    expected = run_undisturbed(model, tmp_path / "undisturbed", rows)
+    root = tmp_path / "run" / "checkpoints"
+    run(model, root, ["pca#1:save:1", "pca:save:2"], rows)
+    assert len(deaths(root)) == 2
+    assert len(Checkpoints(root).latest().modules["pca"].parts_of("outputs")) == 3
+    assert digests(Checkpoints(root), "round-002") == digests(expected, "round-002")
+    wait_until(lambda: not named_actors())
