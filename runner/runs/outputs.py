@@ -200,7 +200,10 @@ def read_array(files: RunFiles, directory: str, name: str, phase: str) -> Array 
                 return parse(files.read_bounded(path, MAX_OUTPUT_BYTES))
             except (ValueError, OverflowError) as error:
                 raise files.unreadable(path, " ".join(str(error).split())[:200]) from error
-    names = files.names_in(place)
+    try:
+        names = files.names_in(place)
+    except OSError as error:
+        raise files.unreadable(place, error.strerror) from error
     return _read_row_files(files, place, names) if names else None
 
 

@@ -85,6 +85,17 @@ def test_what_an_output_was_before_is_deleted(tmp_path):
     assert not (tmp_path / "module001_gmm" / "class_recog").exists()
 
 
+def test_a_directory_of_rows_that_is_a_link_is_refused(tmp_path):
+    files = RunFiles(tmp_path)
+    write_arrays(files, "gmm", "m", {"mu": np.zeros((150_000, 2))}, "learn")
+    (tmp_path / "m" / "mu_learn").rename(tmp_path / "elsewhere")
+    (tmp_path / "m" / "mu_learn").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunDirectoryError, match="mu_learn: cannot be read"):
+        read_array(files, "m", "mu", "learn")
+    with pytest.raises(OSError, match="is a link"):
+        write_arrays(files, "gmm", "m", {"mu": np.zeros((150_000, 2))}, "learn")
+
+
 @pytest.mark.parametrize("damage", ["missing", "shape", "text", "link"])
 def test_damaged_files_of_rows_are_refused(tmp_path, damage):
     files = RunFiles(tmp_path)
