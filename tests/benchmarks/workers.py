@@ -2,9 +2,10 @@
 
 ``python -m tests.benchmarks.workers hash`` prints the SHA-256 of all states of each model for 1, 2, 3, 5 and 8 workers,
 in this process and on Ray, with a worker killed, and resumed with fewer workers. ``speed`` prints the time of an update
-of GMM and MM with 1 and 2 workers on Ray, and without workers. ``memory`` runs GMM (vb) and MM with 2 workers each, and
-a driver that writes the run directory, and prints the largest private memory of each process. Rows are made from a
-seed.
+of GMM and MM with 1 and 2 workers on Ray, and without workers. ``cost`` prints the processor time of one worker in this
+process over that without workers, for the VAE and the MM, with one thread. ``memory`` runs GMM (vb) and MM with 2
+workers each, and a driver that writes the run directory, and prints the largest private memory of each process. Rows
+are made from a seed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import os
 import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 
@@ -24,8 +28,14 @@ from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.coordination.session import RunSpec
 from actors.graph.graph import Graph
+from actors.graph.registry import make_module
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header, Message
+from actors.module import Context, Inbox
+from actors.sharing.chunks import Extent
+from actors.sharing.driver import learn, open_group, respond, start_on_sample
 from actors.storage.checkpoints import Checkpoints
 
 WORKERS = (1, 2, 3, 5, 8)
@@ -263,10 +273,64 @@ def write_rows(data: Path, labels: Path, rows: int) -> None:
     truth.flush()
 
 
+def made_posteriors(rows: int, lengths: np.ndarray | None, classes: int = 10, seed: int = 0) -> Message:
+    """Return class posteriors of rows in cyclic order, with one row in ten of a random class."""
+    generator = np.random.default_rng(seed)
+    labels = np.where(generator.random(rows) < 0.1, generator.integers(0, classes, rows), np.arange(rows) % classes)
+    log_prob = -((generator.normal(size=(rows, classes)) + 3 * np.eye(classes)[labels] - 3) ** 2)
+    log_prob -= np.logaddexp.reduce(log_prob, axis=1)[:, None]
+    arrays = {"log_prob": log_prob, "log_norm": np.zeros(rows)}
+    header = Header("class_posteriors", "gmm", "class_posteriors", "mm")
+    return make_message(header, arrays if lengths is None else {**arrays, "lengths": lengths})
+
+
+def updates(kind: str, parameters: dict, message: Message, rows: int, chunk: int) -> tuple[Callable, Callable]:
+    """Return functions that update a new module without workers, and with one in this process."""
+    context = Context("it", receivers={"transition_prior": ("gmm",)})
+
+    def alone() -> None:
+        make_module(kind, parameters).update(Inbox([message]), context)
+
+    def shared() -> None:
+        module = make_module(kind, parameters)
+        workers, shards = open_group([module], Inbox([message]), [Extent(rows, chunk).part(0, 1)], context)
+        respond(workers, *learn(workers, start_on_sample(module, shards, context, 20_000)))
+
+    return alone, shared
+
+
+def print_costs(repeats: int) -> None:
+    """Print the processor time of updates by one worker over that without workers, interleaved."""
+    import torch
+
+    torch.set_num_threads(1)
+    rows, pictures = 65_536, np.random.default_rng(0).random((3000, 784), dtype=np.float32)
+    observed = make_message(Header("observations", "data", "observations", "it"), {"values": pictures})
+    vae = {"latent_dim": 10, "epochs": 5, "batch_size": 500, "hidden": 128, "likelihood": "mse"}
+    lengths = np.array([100] * (rows // 100) + [rows % 100])
+    cases = {
+        "VAE": updates("vae", vae, observed, 3000, 1500),
+        "MM, one sequence": updates("markov", {}, made_posteriors(rows, None), rows, 4096),
+        "MM, sequences of 100": updates("markov", {}, made_posteriors(rows, lengths), rows, 4096),
+    }
+    for name, pair in cases.items():
+        seconds = []
+        for _ in range(repeats + 1):  # the first ones compile
+            times = [process_time()]
+            for update in pair:
+                update()
+                times.append(process_time())
+            seconds.append(np.diff(times))
+        ratios = [shared / alone for alone, shared in seconds[1:]]
+        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        print(f"| {name} | {median:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+    print("load:", *(f"{load:.1f}" for load in os.getloadavg()))
+
+
 def main() -> None:
     """Parse the arguments and run a part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=["hash", "speed", "memory"])
+    parser.add_argument("part", choices=["hash", "speed", "cost", "memory"])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--chunk", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -279,10 +343,11 @@ def main() -> None:
     if given.part == "memory":
         print_memory(given.rows, given.chunk)
         return
+    if given.part == "cost":
+        print_costs(given.repeats)
+        return
     if given.no_ray:
         raise SystemExit(not print_hashes(given.rows, given.chunk, ray=False))
-    import os
-
     import ray
 
     from actors.backends.ray.temporary import ray_directory
