@@ -83,8 +83,13 @@ def accumulate_once(workers: Workers, learnt: Any) -> list[Any]:
 
 
 def _accumulate(workers: Workers, shared: Any, sweep: int, scans: Sequence[str]) -> list[Any]:
-    brought = _scan(workers, scans, shared, sweep)
-    return [workers.call(w, "accumulate", shared, sweep, scans, *brought[w]) for w in range(workers.count)]
+    brought, given = _scan(workers, scans, shared, sweep), _given(workers, shared)
+    return [workers.call(w, "accumulate", given[w], sweep, scans, *brought[w]) for w in range(workers.count)]
+
+
+def _given(workers: Workers, shared: Any) -> list[Any]:
+    """Return the parameters for each worker; None for the first, which made them and has kept them."""
+    return [None, *[shared] * (workers.count - 1)]
 
 
 def respond(
@@ -98,10 +103,10 @@ def respond(
     shared, following = workers.call(0, "begin_response", learnt, sweep, returns=2)
     scans = workers.get(following)
     brought, answers, sums = _scan(workers, scans, shared, sweep), [], []
-    for w in range(workers.count):
+    for w, given in enumerate(_given(workers, shared)):
         entering = (scans, *brought[w])
         for stretch in [None] if extents is None else extents[w].stretches():
-            answer, own = workers.call(w, "respond", shared, sweep, stretch, *entering, returns=2)
+            answer, own = workers.call(w, "respond", given, sweep, stretch, *entering, returns=2)
             answers.append(answer)
             sums.append(own)
             entering = ((),)  # they stay
@@ -110,11 +115,11 @@ def respond(
 
 def _scan(workers: Workers, scans: Sequence[str], shared: Any, sweep: int) -> list[tuple[Any, ...]]:
     """Run scans one after the other; return what they bring to each worker."""
-    everyone = range(workers.count)
+    everyone, given = range(workers.count), _given(workers, shared)
     brought: list[tuple[Any, ...]] = [() for _ in everyone]
     for number, scan in enumerate(scans):
         before = tuple(scans[:number])
-        parts = [workers.call(w, "summarise", scan, shared, sweep, before, *brought[w]) for w in everyone]
+        parts = [workers.call(w, "summarise", scan, given[w], sweep, before, *brought[w]) for w in everyone]
         spread = workers.call(0, "spread", scan, *parts, returns=workers.count)
         brought = [(*own, new) for own, new in zip(brought, spread, strict=True)]
     return brought
@@ -137,6 +142,7 @@ class Worker:
         self._shard = shard
         self._root = Root(shard.module, extents, shard.context)
         self._learnt: State = {}
+        self._shared: State = {}
 
     def run(self, method: str, *values: Any) -> Any:
         """Call one of the methods below."""
@@ -148,8 +154,7 @@ class Worker:
 
     def begin_passes(self, learnt: State) -> tuple[State, Plan]:
         """Take the parameters to start from; return what the workers need of them, and what follows."""
-        self._learnt = learnt
-        return self._shard.module.broadcast(learnt), self._plan(0)
+        return self._keep(learnt), self._plan(0)
 
     def learnt(self) -> State:
         """Return the present parameters."""
@@ -158,21 +163,23 @@ class Worker:
     def begin_response(self, learnt: State, sweep: int) -> tuple[State, tuple[str, ...]]:
         """Return what the workers need of the parameters, and the scans before the response."""
         context = replace(self._shard.context, sweep=sweep)
-        module = self._shard.module
-        return module.broadcast(learnt), module.scans(learnt, responding=True, context=context)
+        return self._keep(learnt), self._shard.module.scans(learnt, responding=True, context=context)
 
-    def summarise(self, scan: str, learnt: State, sweep: int, before: Sequence[str], *brought: Any) -> Any:
-        """As :meth:`actors.sharing.shard.Shard.summarise`."""
+    def summarise(self, scan: str, shared: State | None, sweep: int, before: Sequence[str], *brought: Any) -> Any:
+        """As :meth:`actors.sharing.shard.Shard.summarise`; the first worker uses the parameters that it has kept."""
+        learnt = self._shared if shared is None else shared
         return self._shard.summarise(scan, learnt, sweep, dict(zip(before, brought, strict=True)))
 
-    def accumulate(self, learnt: State, sweep: int, scans: Sequence[str], *brought: Any) -> Any:
+    def accumulate(self, shared: State | None, sweep: int, scans: Sequence[str], *brought: Any) -> Any:
         """As :meth:`actors.sharing.shard.Shard.accumulate`."""
+        learnt = self._shared if shared is None else shared
         return self._shard.accumulate(learnt, sweep, dict(zip(scans, brought, strict=True)))
 
     def respond(
-        self, learnt: State, sweep: int, stretch: Extent | None, scans: Sequence[str], *brought: Any
+        self, shared: State | None, sweep: int, stretch: Extent | None, scans: Sequence[str], *brought: Any
     ) -> tuple[ShardAnswer, Any]:
         """Return the messages and outputs of a stretch of the worker's rows, and the sums of its metrics."""
+        learnt = self._shared if shared is None else shared
         answer = self._shard.respond(learnt, sweep, dict(zip(scans, brought, strict=True)), stretch)
         return answer, answer.metrics
 
@@ -182,8 +189,12 @@ class Worker:
 
     def maximise(self, sweep: int, *parts: Any) -> tuple[State, Plan]:
         """Make the next parameters; return what the workers need of them, and what follows."""
-        self._learnt = self._root.maximise(self._learnt, sweep, parts)
-        return self._shard.module.broadcast(self._learnt), self._plan(sweep + 1)
+        return self._keep(self._root.maximise(self._learnt, sweep, parts)), self._plan(sweep + 1)
+
+    def _keep(self, learnt: State) -> State:
+        """Keep the parameters; return what the workers need of them."""
+        self._learnt, self._shared = learnt, self._shard.module.broadcast(learnt)
+        return self._shared
 
     def _plan(self, passes: int) -> Plan:
         """Return what follows after a number of passes."""

@@ -168,7 +168,7 @@ class SharedNetworks:
         """
         if _holds(self._weights, state):
             return
-        self._weights, self._moments = {}, {}
+        self._weights = {}
         given = {name: state[name] for name in state if name.startswith("weights.")}
         if given.keys() != self._tensors.keys():
             names = (name.removeprefix("weights.") for name in given.keys() ^ self._tensors.keys())
