@@ -38,11 +38,11 @@ MIN_RISE = 1e-6
 CHANGE = 1e-3
 """The iteration of one row's γ ends when no element changes by more, relative to their sum."""
 
-FIRST_STEPS, MAX_STEPS = 3, 50
-"""Steps of γ for every class, and most steps for those that remain."""
+FIRST_STEPS, MAX_STEPS = 5, 50
+"""Steps of γ for every class, and most further steps for the classes that are likely after these."""
 
-DROPPED = 25.0
-"""Nats: classes whose bound is lower by more after the first steps are as good as impossible, and left out."""
+REFINED, DROPPED = 4.0, 25.0
+"""Nats by which a class's bound may be lower than the largest to be likely; and from which it is left out."""
 
 SMALLEST = 1e-280
 """Below this, sums of probabilities are computed in the log domain instead."""
@@ -381,11 +381,12 @@ def fit_row(n: int, log_prior: FloatArray, alpha: float, work: Workspace) -> flo
     for c in range(K):
         chances[c] = -1.0
         if bounds[c] >= best - DROPPED or bounds[c] + log_prior[c] >= best_with_prior - DROPPED:
-            for k in range(K):
-                work.concentration[k] = alpha
-            work.concentration[c] += 1.0
-            improve_gamma(n, work.gammas[c], work, MAX_STEPS)
-            bounds[c] = bound_row(n, work.gammas[c], work)
+            if bounds[c] >= best - REFINED or bounds[c] + log_prior[c] >= best_with_prior - REFINED:
+                for k in range(K):
+                    work.concentration[k] = alpha
+                work.concentration[c] += 1.0
+                improve_gamma(n, work.gammas[c], work, MAX_STEPS)
+                bounds[c] = bound_row(n, work.gammas[c], work)
             chances[c] = 0.0
             largest = max(largest, bounds[c] + log_prior[c])
     for c in range(K):
