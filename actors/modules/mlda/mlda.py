@@ -503,8 +503,9 @@ class MLDA(SharedMLDA):
 
 def _check_rows(inbox: Inbox) -> None:
     """Raise ModuleError if messages have different numbers of rows."""
-    first, *others = inbox
-    for message in others:
+    messages = list(inbox)  # without any, reading them fails
+    for message in messages[1:]:
+        first = messages[0]
         if (came := row_count(message)) != (expected := row_count(first)):
             raise ModuleError(
                 f"{message.header.route}: {came} rows came, {expected} from {first.header.sender}; all messages need "

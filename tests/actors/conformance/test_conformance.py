@@ -106,6 +106,11 @@ class TestMLDAWithWeights(QuickChecks):
     parameters = {"topics": 3, "iterations": 3, "start": "tokens", "weights": {"below": 9}}
 
 
+class TestMLDAWithVariationalBayes(QuickChecks):
+    module = "mlda"
+    parameters = {"topics": 3, "iterations": 3, "engine": "vb", "restarts": 1, "weights": {"below": 20}}
+
+
 class TestDPGMM(QuickChecks):
     module = "dp_gmm"
     parameters = {"most": 5, "iterations": 2}

@@ -427,7 +427,7 @@ def test_engines_that_need_all_rows_in_one_process_name_those_that_do_not():
         "learns by engine 'gibbs', which needs all rows in one process; use engine: vb or engine: blocked-gibbs"
     )
     assert "rule 'tutorial', which needs all rows" in problem(engine="gibbs", rule="tutorial")
-    for kind in ("dp_gmm", "product", "network", "mlda"):
+    for kind in ("dp_gmm", "product", "network"):
         assert "learns from all rows in one process" in sharing_problem(type(make_module(kind, {})), None)
     with pytest.raises(ModuleError, match="module 'it' learns by engine 'gibbs'"):
         shared(gmm(), vectors(), overrides={"engine": "gibbs"})
