@@ -185,6 +185,18 @@ MAX_METRICS_FILE_BYTES = 64 << 20
 MAX_STORED_FILES = 20_000
 """Files of one observation whose rows stay on disk; their list is a text of a state."""
 
+MAX_CONVERTED_FILES = 10_000_000
+"""Parquet files or pictures of one observation, which are converted to shards."""
+
+MAX_IMAGE_SIDE = 100_000
+"""Height or width to which pictures are scaled."""
+
+MAX_SHARD_INDEX_BYTES = 8 << 20
+"""Size of the list of shards of a conversion: 50 bytes for each of at most 10,000."""
+
+STALE_CONVERSION_SECONDS = 86_400.0
+"""Age of a conversion that was left half done, as by SIGKILL, after which another one deletes it."""
+
 MAX_SOUND_BYTES = 256 << 20
 """Size of a sound file, over an hour of speech."""
 

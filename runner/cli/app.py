@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,7 +103,7 @@ def run(
         with _clock() as clock:
             loaded = load_config(config, settings or [])
         if dry_run:
-            _check_data(loaded)
+            _check_data(loaded, address)
             _dry_run(loaded, address, as_json)
             return
         with _progress(loaded.graph) as progress:
@@ -402,6 +403,7 @@ def _load_rows(
 ) -> dict[str, Dataset]:
     """Load new rows for the sources of a trained run, and say what they are, and whether their lengths are missing."""
     from runner.commands.trained_run import find_missing_lengths
+    from runner.data.shards import Converter
     from runner.data.sources import describe_data, load_new_rows
 
     rows = load_new_rows(
@@ -413,6 +415,7 @@ def _load_rows(
         offset=offset,
         ordered=ordered,
         graph=run.config.graph,
+        converter=Converter(report=partial(say, err=True)),
         **table,
     )
     for line in describe_data(rows):
@@ -424,10 +427,11 @@ def _load_rows(
     return rows
 
 
-def _check_data(config: RunConfig) -> None:
+def _check_data(config: RunConfig, address: str | None) -> None:
     """Load the data of a model file, say what they are, and check that the modules can use them."""
     from runner.data.sources import check_modules, describe_data
 
+    config.convert_data(address, partial(say, err=True))
     data = config.load_data()
     for line in describe_data(data):
         say(line, err=True)

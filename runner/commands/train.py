@@ -70,6 +70,7 @@ def train(
         check_detachable(address)
     prepare_state_directory()
     graph = config.graph
+    config.convert_data(address, progress.log)
     data = config.load_data()
     check_modules(graph, data)
     clock.mark("data")

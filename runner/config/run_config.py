@@ -12,7 +12,7 @@ file is valid, and both are handed on as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -69,7 +69,8 @@ from runner.config.sections import (
 from runner.config.user_code import find_code_directories
 from runner.config.yaml_io import check_size, dump, parse, read_config_text, set_at, split_override
 from runner.data.datasets import Dataset
-from runner.data.sources import Data, load_categories_by_module, load_sources
+from runner.data.shards import Converter
+from runner.data.sources import Data, convert_sources, load_categories_by_module, load_sources
 
 __all__ = [
     "DATA",
@@ -275,6 +276,16 @@ class RunConfig(Section):
     def sources(self) -> dict[str, DataConfig]:
         """The sources of data, by the name of the module that sends them; a single one is called ``data``."""
         return self.data if isinstance(self.data, dict) else {DATA: self.data}
+
+    def convert_data(self, address: str | None, report: Callable[[str], None]) -> None:
+        """Convert Parquet files and pictures to shards, on the cluster at `address`, if that was not done before.
+
+        Raises
+        ------
+        DataError
+            If they cannot be converted.
+        """
+        convert_sources(self.sources.values(), Converter(address, report))
 
     def load_data(self) -> dict[str, Dataset]:
         """Load the data, by source.

@@ -27,7 +27,7 @@ from pydantic import (
 from actors.coordination.placement import Placement
 from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.spec import Resources
-from actors.limits import MAX_PATH_CHARACTERS, MAX_SECONDS
+from actors.limits import MAX_IMAGE_SIDE, MAX_PATH_CHARACTERS, MAX_SECONDS
 from actors.messaging.stored_rows import is_url
 from runner.config.error_messages import (
     ConfigErrors,
@@ -37,6 +37,8 @@ from runner.config.error_messages import (
     format_value,
     get_fields,
 )
+from runner.data.images import ImageOptions
+from runner.data.shards import IMAGES, PARQUET, ShardOptions
 
 
 class Section(BaseModel):
@@ -84,6 +86,9 @@ class Section(BaseModel):
         return []
 
 
+_Side = Annotated[int, Field(ge=1, le=MAX_IMAGE_SIDE)]
+
+
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
@@ -99,17 +104,21 @@ class DataConfig(Section):
     divide_by: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sequences: bool | None = None
     on_disk: bool | None = None
+    columns: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
+    grey: bool | None = None
+    cache: Path | str | None = None
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
         plain = dict(given)
         problems: list[Problem] = []
-        for key in ("observations", "categories", "lengths"):
+        for key in ("observations", "categories", "lengths", "cache"):
             value = plain.get(key)
             if isinstance(value, dict) and key == "categories":
                 plain[key] = {name: _resolve_path(path, root) for name, path in value.items()}
                 problems += [((key, name), text) for name, path in value.items() if (text := find_path_problem(path))]
-            elif key == "observations" and value is not None:
+            elif value is not None and (key == "observations" or (key == "cache" and not isinstance(value, list))):
                 plain[key], found = _resolve_locations(value, root)
                 problems += [((key, *within), text) for within, text in found]
             elif value is not None:
@@ -119,7 +128,8 @@ class DataConfig(Section):
 
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
-        keys = ("observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk")
+        keys = ["observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk"]
+        keys += ["columns", "image_size", "grey", "cache"]
         files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
             return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
@@ -132,6 +142,15 @@ class DataConfig(Section):
         elif self.lengths is not None and self.order != "given":
             problems.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
         return problems
+
+    def shard_options(self, kind: str = "") -> ShardOptions:
+        """Return how rows are made of Parquet files and pictures: of one `kind`, or of what the section names."""
+        size = None if self.image_size is None else (self.image_size[0], self.image_size[1])
+        return ShardOptions(
+            None if self.columns is None or kind == IMAGES else tuple(self.columns),
+            ImageOptions() if kind == PARQUET else ImageOptions(size, bool(self.grey)),
+            None if self.cache is None else str(self.cache),
+        )
 
 
 _MIN_AMOUNT = 0.0001

@@ -75,6 +75,11 @@ def collect_code(graph: Graph) -> list[str]:
     return [str(path) for path in paths if path is not None]
 
 
+def own_packages() -> list[str]:
+    """Return the directories of this software's packages, which processes on other machines need."""
+    return [str(path) for path in map(_find_package, _OWN_PACKAGES) if path is not None]
+
+
 def _packages_in_parameters(graph: Graph) -> Iterator[str]:
     overrides = [dict(step.overrides) for step in graph.schedule.leaves()]
     directories = {Path(directory) for spec in graph.modules.values() for directory in spec.code}

@@ -14,11 +14,13 @@ from runner.data.builtin import LABELLED, make_cycle
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, content_rows, describe_rows
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
+from runner.data.shards import Converter, ShardOptions, Shards, find_shards
 from runner.data.stored import Stored, check_stored, find_stored, in_memory
 from runner.data.tables import TableOptions
 
 SOURCES = ("mnist", "digits", "words", "cycle", "files")
 ORDERS = ("cyclic", "given", "shuffled")
+_DEFAULT_SHARDS = ShardOptions()
 MNIST_COUNT = 3000
 """Default number of rows of ``mnist`` and ``words``."""
 
@@ -71,6 +73,8 @@ def load(
     divide_by: float | None = None,
     sequences: bool = False,
     on_disk: bool | None = None,
+    shards: ShardOptions = _DEFAULT_SHARDS,
+    converter: Converter | None = None,
 ) -> Dataset:
     """Load a data set, and select and order its rows.
 
@@ -92,7 +96,8 @@ def load(
     seed : int
         For ``shuffled`` and ``cycle``.
     observations : str, Path or sequence of these, optional
-        A file, relative to `root`; of files .npy also several, a directory, or URLs; for ``files`` only.
+        A file, relative to `root`; of files .npy, Parquet files and pictures also several, a directory, or URLs; for
+        ``files`` only.
     categories : str or Path, optional
         A file, relative to `root`; for ``files`` only.
     lengths : str, Path or sequence of int, optional
@@ -112,6 +117,10 @@ def load(
     on_disk : bool, optional
         Whether the rows of files .npy stay there and are read as they are needed, in the given order only; by default
         where they are many (:func:`runner.data.stored.find_stored`).
+    shards : ShardOptions
+        How Parquet files and pictures are read.
+    converter : Converter, optional
+        Where these are converted, and who is told.
 
     Raises
     ------
@@ -127,7 +136,8 @@ def load(
     else:
         options = TableOptions(header, index)
         stay = False if order != "given" and not on_disk else on_disk
-        read = _read_rows(observations, root, options, divide_by=divide_by, sequences=sequences, on_disk=stay)
+        made = find_shards(observations, root, shards, converter)
+        read = _read_rows(observations, root, options, made, divide_by=divide_by, sequences=sequences, on_disk=stay)
         rows, mask, notes, spans, name = read.values, read.mask, read.notes, read.lengths, _name_of(observations)
         if order != "given" and isinstance(rows, StoredRows):
             raise DataError("data.on_disk: rows on disk are read in the given order; use order 'given'")
@@ -163,20 +173,23 @@ def _read_rows(
     path: str | Path | Sequence[str | Path],
     root: str | Path,
     options: TableOptions,
+    shards: Shards | None = None,
     *,
     on_disk: bool | None = False,
     **shape: Any,
 ) -> Rows | Stored:
     """Read observations from one file, or several; those that are to stay on disk are only checked."""
-    found = find_stored(path, root, on_disk=on_disk, **shape)
+    found = find_stored(path if shards is None else shards.locations, root, on_disk=on_disk, **shape)
     if found is not None:
         rows, lengths = found
         if options.header or options.index:
-            raise DataError("data.observations: .npy has neither a header nor an index; leave out header and index")
+            raise DataError(
+                "data.observations: these files have neither a header nor an index; leave out header and index"
+            )
         where = describe_files(rows.files) if len(rows.files) > 1 else rows.files[0].location
-        if on_disk is False:
-            return replace(in_memory(rows, where), lengths=lengths)
-        return replace(check_stored(rows, where), lengths=lengths)
+        where = where if shards is None else shards.where
+        read = in_memory(rows, where) if on_disk is False else check_stored(rows, where)
+        return replace(read, lengths=lengths, notes=((*shards.notes, *read.notes) if shards else read.notes))
     assert isinstance(path, str | Path)
     file = find_file(path, root)
     content = read_content(file, "observations", options)
@@ -216,7 +229,8 @@ def load_array(path: str | Path, *, root: str | Path = Path()) -> Array:
     DataError
         If there is no such file, or it does not contain one finite array with at least one row.
     """
-    values = _read_rows(path, root, TableOptions(), divide_by=None, sequences=False).values
+    shards = find_shards(path, root, _DEFAULT_SHARDS)
+    values = _read_rows(path, root, TableOptions(), shards, divide_by=None, sequences=False).values
     return read_array(values)
 
 

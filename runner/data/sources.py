@@ -22,6 +22,7 @@ from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.rows import known_rows
+from runner.data.shards import Converter, find_shards, kind_of
 from runner.data.stored import blocks_to_check
 from runner.data.tables import is_table
 from runner.report.printable import printable_line
@@ -39,6 +40,19 @@ def load_sources(given: Mapping[str, DataConfig], seed: int, graph: Graph) -> di
         If files or the choice of rows are not valid, or sources that are joined do not describe the same rows.
     """
     return check_sources({name: _load(source, seed, source.categories) for name, source in given.items()}, graph)
+
+
+def convert_sources(given: Iterable[DataConfig], converter: Converter) -> None:
+    """Convert the Parquet files and pictures of the sources of a model file, if that was not done before.
+
+    Raises
+    ------
+    DataError
+        As :func:`runner.data.shards.find_shards` does.
+    """
+    for source in given:
+        if source.observations is not None:
+            find_shards(source.observations, Path(), source.shard_options(), converter)
 
 
 def load_categories_by_module(given: Mapping[str, DataConfig], data: Data, seed: int, graph: Graph) -> dict[str, Array]:
@@ -252,6 +266,30 @@ def check_stored_unchanged(states: Mapping[str, State]) -> None:
             values.check_unchanged()
 
 
+def check_same_files(states: Mapping[str, State], data: Data) -> None:
+    """Check that the rows on disk of a run, in the states of its sources, are those that its model file names now.
+
+    Raises
+    ------
+    ModuleError
+        If files were added, removed or changed; of what was converted, the shards are compared.
+    """
+    for name, state in states.items():
+        if isinstance(began := values_of(state), StoredRows):
+            now = data[name].observations
+            if not isinstance(now, StoredRows) or _identity(began) != _identity(now):
+                raise ModuleError(
+                    f"data.{name}: are not the files that the run began with, some were added, removed or changed; put "
+                    "them back as they were, or start another run"
+                )
+
+
+def _identity(rows: StoredRows) -> object:
+    """Return what tells rows on disk apart, wherever the cache is."""
+    files = [(Path(file.location).parts[-2:], file.rows, file.size, file.version) for file in rows.files]
+    return files, rows.stored, rows.row_shape, rows.divide_by, rows.start, rows.stop
+
+
 def load_new_rows(
     sources: Iterable[str],
     given: Sequence[str],
@@ -264,6 +302,7 @@ def load_new_rows(
     header: bool | None = None,
     index: bool | None = None,
     graph: Graph | None = None,
+    converter: Converter | None = None,
 ) -> dict[str, Dataset]:
     """Load rows of files or of built-in data sets, for a trained run.
 
@@ -287,6 +326,8 @@ def load_new_rows(
         As in :func:`runner.data.datasets.load`; by default as for the rows that were learnt from.
     graph : Graph, optional
         The run's; by default all sources are taken to be joined.
+    converter : Converter, optional
+        Where Parquet files and pictures are converted, and who is told.
 
     Raises
     ------
@@ -327,6 +368,7 @@ def load_new_rows(
                 lengths=lengths,
                 count=count,
                 offset=offset,
+                converter=converter,
                 **_reading(learnt, origin, header=header, index=index),
             )
     return check_same_rows(data) if graph is None else check_sources(data, graph)
@@ -347,9 +389,13 @@ def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, ind
     if learnt is not None and is_table(Path(origin)):
         header = learnt.header if header is None else header
         index = learnt.index if index is None else index
-    shape = {} if learnt is None else {"divide_by": learnt.divide_by, "sequences": bool(learnt.sequences)}
+    shape: dict[str, Any] = (
+        {} if learnt is None else {"divide_by": learnt.divide_by, "sequences": bool(learnt.sequences)}
+    )
     if learnt is not None and learnt.on_disk and origin.lower().endswith(".npy"):
         shape["on_disk"] = True
+    if learnt is not None and (kind := kind_of(origin, Path())):
+        shape["shards"] = learnt.shard_options(kind)
     return {"header": header, "index": index, **shape}
 
 
@@ -368,4 +414,5 @@ def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
         divide_by=source.divide_by,
         sequences=bool(source.sequences),
         on_disk=source.on_disk,
+        shards=source.shard_options(),
     )

@@ -53,7 +53,8 @@ def find_stored(
     Parameters
     ----------
     given : str, Path or sequence of these
-        A file .npy, a directory of such files, in the order of their names, or several files; or URLs.
+        A file .npy, a directory of such files, in the order of their names, or several files; or URLs. Other files
+        become such before (:mod:`runner.data.shards`).
     root : str or Path
         The directory of relative paths.
     on_disk : bool, optional
@@ -211,7 +212,7 @@ def _locations(given: Sequence[str | Path], root: str | Path) -> list[str]:
         if path.is_dir():
             names = sorted(file for file in path.iterdir() if file.name.lower().endswith(".npy"))
             if not names:
-                raise DataError(f"{path}: is a directory without files .npy; give one with shards of rows")
+                raise DataError(f"{path}: is a directory without .npy, Parquet files or pictures; give another one")
             found += [str(find_file(name, root)) for name in names]
         else:
             found.append(str(find_file(path, root)))

@@ -149,7 +149,7 @@ def test_what_cannot_stay_on_disk_is_said(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"x\.txt: only rows of \.npy files can stay on disk"):
         read(tmp_path / "x.txt", on_disk=True)
-    with pytest.raises(DataError, match=r"empty: is a directory without files \.npy"):
+    with pytest.raises(DataError, match=r"empty: is a directory without \.npy, Parquet files or pictures"):
         read(tmp_path / "empty")
     with pytest.raises(DataError, match="rows on disk are read in the given order"):
         read(put(tmp_path / "x.npy", X), order="shuffled", on_disk=True)
