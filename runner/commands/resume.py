@@ -15,7 +15,13 @@ from runner.commands.driver import build_run_spec, check_detachable, start_and_f
 from runner.commands.interrupts import interruptible
 from runner.config.run_config import RunConfig, shares_rows
 from runner.config.user_code import collect_code
-from runner.data.sources import check_modules, check_same_files, check_stored_unchanged, describe_data
+from runner.data.sources import (
+    check_modules,
+    check_same_conversions,
+    check_same_files,
+    check_stored_unchanged,
+    describe_data,
+)
 from runner.report.progress import Progress
 from runner.runs.connect import await_end_of_cluster, connect_to_run
 from runner.runs.coordinator_client import CoordinatorClient
@@ -88,10 +94,11 @@ def resume(
         manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
             _check_resumable(directory, manifest, config)
+            sources = [name for name in directory.graph.sources if name in manifest.modules]  # a merged run has none
+            states = {name: directory.checkpoints.state(manifest, name) for name in sources}
+            check_same_conversions(states, config.sources)
         config.convert_data(address, progress.log)  # again, if the cache was emptied
         if manifest is not None:
-            stored = [name for name in directory.graph.sources if name in manifest.modules]
-            states = {name: directory.checkpoints.state(manifest, name) for name in stored}
             check_stored_unchanged(states)
         directory.claim()
         directory.repair()

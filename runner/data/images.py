@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -51,8 +53,10 @@ def read_image(location: str, options: ImageOptions) -> tuple[Array, str]:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs, it also raises
     try:
-        with ExitStack() as stack:
+        with ExitStack() as stack, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tags beside the pixels
             if is_url(location):
                 files, path = open_url(location)
                 stream: Any = stack.enter_context(files.open(path, "rb"))

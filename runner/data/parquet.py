@@ -25,6 +25,13 @@ _INDEX = "__index_level_"
 """What names of columns begin with in which pandas writes the names of rows."""
 
 
+class MissingIntegersError(DataError):
+    """Raised where integers are missing (null), and the dtype of the rows has no NaN.
+
+    That is seen only when they are read: Parquet's statistics may be absent, and reading damaged ones ends the process.
+    """
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of one file: the dtype of its numbers, and how many lists they are within.
@@ -33,7 +40,7 @@ class Column:
     ----------
     name : str
     dtype : str
-        Of numpy; of integers that may be missing, one that has NaN.
+        Of numpy.
     depth : int
         0 for a number in each row.
     tensor : tuple of int
@@ -71,7 +78,7 @@ def import_parquet() -> Any:
 
 
 def plan_parquet(
-    locations: Sequence[str], wanted: Sequence[str] | None
+    locations: Sequence[str], wanted: Sequence[str] | None, *, missing: bool = False
 ) -> tuple[Layout, list[tuple[str, int, int]], tuple[str, ...]]:
     """Return the layout of rows, the row groups with their rows (file, group, rows), and notes.
 
@@ -81,6 +88,8 @@ def plan_parquet(
         Paths or URLs.
     wanted : sequence of str, optional
         The columns of a row, in their order; by default all but those that pandas marks as names of the rows.
+    missing : bool
+        Whether integers are missing (null) in some file, so that the dtype has to have NaN.
 
     Raises
     ------
@@ -109,7 +118,7 @@ def plan_parquet(
         groups += [(location, number, count) for number, count in enumerate(counts) if count]
     if not groups:
         raise DataError(f"{locations[0]}: holds no rows of numbers; give files with at least one row")
-    dtype = np.result_type(*set(dtypes))
+    dtype = np.result_type(*set(dtypes), *([np.float32] if missing else []))
     if dtype.kind in "iu" and dtype.itemsize == 8:
         dtype = np.dtype("f8")  # of integers, those of up to 32 bits stay on disk as they are
     lists = {name for name, depth in depths.items() if depth}
@@ -147,7 +156,9 @@ def open_parquet(location: str) -> Iterator[Any]:
     parquet = import_parquet()
     import pyarrow as pa
 
-    known = Exception if is_url(location) else (pa.ArrowException, OSError)  # a server's package may raise anything
+    known = (
+        Exception if is_url(location) else (pa.ArrowException, OSError, ValueError)
+    )  # a server's package may raise anything
     with ExitStack() as stack:
         try:
             if is_url(location):
@@ -198,8 +209,6 @@ def _describe_columns(location: str, file: Any, names: Sequence[str], *, chosen:
                 f"{location}: column {brief(name)} holds {_describe_type(kind)}, not numbers; "
                 f"{printable_line(remedy) if others else 'give files with columns of numbers'}"
             )
-        if dtype.kind in "biu" and _may_be_missing(file, name):
-            dtype = np.result_type(dtype, np.float32)
         tensor = tuple(getattr(schema.field(name).type, "shape", ()))
         axes = list(getattr(schema.field(name).type, "permutation", None) or range(len(tensor)))
         if axes != sorted(axes):
@@ -246,20 +255,6 @@ def _describe_type(kind: Any) -> str:
     }
     name = next((name for name, tests in checks.items() if any(test(kind) for test in tests)), "values")
     return f"{name} ({printable_line(kind, 100)})"
-
-
-def _may_be_missing(file: Any, name: str) -> bool:
-    """Return whether a value of a column may be missing: unless the file says that none is."""
-    metadata = file.metadata
-    for group in range(metadata.num_row_groups):
-        described = metadata.row_group(group)
-        for number in range(described.num_columns):
-            column = described.column(number)
-            if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}."):
-                statistics = column.statistics
-                if statistics is None or not statistics.has_null_count or statistics.null_count:
-                    return True
-    return False
 
 
 def _row_shapes(
@@ -316,6 +311,8 @@ def parquet_blocks(layout: Layout, groups: Sequence[tuple[str, int]]) -> Iterato
     ------
     DataError
         If a file is damaged, a list has another length, or a value is not finite or missing in part of a row.
+    MissingIntegersError
+        If the dtype is one of integers, and a value is missing.
     """
     dtype, shape = np.dtype(layout.dtype), layout.row_shape
     names = [name for name, _ in layout.columns]
@@ -356,6 +353,8 @@ def _numbers(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any], where: _P
     import pyarrow.compute as compute
 
     array = _storage(array)
+    if array.null_count and dtype.kind != "f":
+        raise MissingIntegersError(f"{where.location}: has integers that are missing")
     present: BoolArray = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
     if not shape:
         return _scalars(array, present, dtype, where, rows)

@@ -29,18 +29,19 @@ from actors.types import Array
 from runner.cluster.signals import before_exit
 from runner.data.errors import DataError
 from runner.data.images import IMAGE_SUFFIXES, ImageOptions, image_blocks, read_image
-from runner.data.parquet import EXTRA, Layout, parquet_blocks, plan_parquet
+from runner.data.parquet import EXTRA, Layout, MissingIntegersError, parquet_blocks, plan_parquet
 from runner.data.shard_cache import ShardCache, cache_at, create_shard, describe_bytes
 
 SHARD_BYTES = 64 << 20
 """Size of a shard; what fits into one is converted by this process."""
 
-SHARD_FILES = 10_000
+SHARD_FILES = 25_000
 """Pictures in a shard."""
 
 MAX_SHARDS = 10_000
 REPORT_SECONDS = 30.0
 _FORMAT = 1
+_MISSING = "integers are missing"
 _NPY, PARQUET, IMAGES = ".npy", "Parquet", "pictures"
 _KINDS = {".npy": _NPY, ".parquet": PARQUET, ".pq": PARQUET, **dict.fromkeys(IMAGE_SUFFIXES, IMAGES)}
 _NAMES = {_NPY: "files .npy", PARQUET: "Parquet files", IMAGES: "pictures"}
@@ -137,20 +138,29 @@ def find_shards(
     _check_options(kind, options)
     if kind not in (PARQUET, IMAGES):
         return None
-    if len(locations) > MAX_CONVERTED_FILES:
-        raise DataError(f"data.observations: are more than {MAX_CONVERTED_FILES:,} files; join some")
-    versions = [_version(location) for location in locations]
+    versions = _versions(locations)
     what = f"{len(locations):,} {_NAMES[kind]}" if len(locations) > 1 else locations[0]
     cache = cache_at(options.cache, _digest(kind, versions, options))
     if (index := cache.read_index()) is not None:
         converter.report(f"{what}: converted before, so rows are read from {cache.location}")
     else:
-        plan = _plan(kind, locations, options)
-        index = _convert(plan, cache, converter, what, versions)
+        index = _convert(kind, options, cache, converter, what, versions)
     where = what if len(locations) == 1 else f"{what} ({_describe_given(given)})"
     shards = tuple(cache.at(name) for name, _ in index["shards"])
     notes = (*notes, *index["notes"], f"{_NAMES[kind]} as converted in {cache.location}")
     return Shards(shards, where, notes)
+
+
+def digest_of(given: str | Path | Sequence[str | Path], root: str | Path, options: ShardOptions) -> str:
+    """Return the name of the directory of shards of Parquet files or pictures; empty for other files.
+
+    Raises
+    ------
+    DataError
+        If a file is not there, or files of several kinds are mixed.
+    """
+    kind, locations, _ = _find_files(given, root)
+    return _digest(kind, _versions(locations), options) if kind in (PARQUET, IMAGES) else ""
 
 
 def kind_of(given: str | Path, root: str | Path) -> str:
@@ -277,6 +287,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"[0-9]{1,300}|[^0-9]+", name)]
 
 
+def _versions(locations: Sequence[str]) -> list[tuple[str, int, str]]:
+    if len(locations) > MAX_CONVERTED_FILES:
+        raise DataError(f"data.observations: are more than {MAX_CONVERTED_FILES:,} files; join some")
+    return [_version(location) for location in locations]
+
+
 def _version(location: str) -> tuple[str, int, str]:
     try:
         return (location, *file_version(location))
@@ -311,12 +327,12 @@ class _Plan:
         return sum(job["rows"] * self.row_bytes + 128 for job in self.jobs)
 
 
-def _plan(kind: str, locations: Sequence[str], options: ShardOptions) -> _Plan:
-    """Return which shards are to be written, without reading the rows."""
+def _plan(kind: str, locations: Sequence[str], options: ShardOptions, *, missing: bool = False) -> _Plan:
+    """Return which shards are to be written, without reading the rows; `missing` is of :func:`plan_parquet`."""
     notes: tuple[str, ...] = ()
     pieces: list[tuple[Any, int]]
     if kind == PARQUET:
-        layout, groups, notes = plan_parquet(locations, options.columns)
+        layout, groups, notes = plan_parquet(locations, options.columns, missing=missing)
         common: dict[str, Any] = {"kind": kind, "dtype": layout.dtype, "row_shape": layout.row_shape}
         common["columns"] = layout.columns
         pieces, most = [((location, group), rows) for location, group, rows in groups], sum(row[2] for row in groups)
@@ -357,6 +373,8 @@ def write_shard(job: dict[str, Any]) -> str:
                 count += len(block)
             if count != job["rows"]:
                 raise DataError(f"{job['pieces'][0]}: has changed while it was converted; run the command again")
+    except MissingIntegersError:
+        return _MISSING
     except DataError as error:
         return str(error)
     except OSError as error:
@@ -383,33 +401,52 @@ def _blocks(job: dict[str, Any]) -> Iterator[Array]:
 
 
 def _convert(
-    plan: _Plan, cache: ShardCache, converter: Converter, what: str, versions: Sequence[tuple[str, int, str]]
+    kind: str,
+    options: ShardOptions,
+    cache: ShardCache,
+    converter: Converter,
+    what: str,
+    versions: Sequence[tuple[str, int, str]],
 ) -> dict[str, Any]:
     """Write all shards; return the index of the conversion."""
-    size = describe_bytes(plan.size)
+    locations = [location for location, _, _ in versions]
+    plan = _plan(kind, locations, options)
     if len(plan.jobs) > 1:
         _check_ray_data()
     cache.prepare(plan.size)
     with cache.locked(converter.report):
         if (index := cache.read_index()) is not None:  # another process has converted them meanwhile
             return index
-        converter.report(f"{what}: converting once, into {cache.location} ({size})")
+        converter.report(f"{what}: converting once, into {cache.location} ({describe_bytes(plan.size)})")
         started = time.monotonic()
-        cache.begin()
-        names = [f"part-{job['number']:05d}.npy" for job in plan.jobs]
         try:
-            with before_exit(cache.abandon):
-                jobs = [{**job, "target": cache.target(name)} for job, name in zip(plan.jobs, names, strict=True)]
-                _write_all(jobs, converter)
-                for version in versions:
-                    if _version(version[0]) != version:
-                        raise DataError(f"{version[0]}: has changed while it was converted; run the command again")
-                index = cache.finish(names, plan.notes)
-        except BaseException:
-            cache.abandon()
-            raise
+            index = _write(plan, cache, converter, versions)
+        except MissingIntegersError:
+            plan = _plan(kind, locations, options, missing=True)
+            cache.prepare(plan.size)
+            converter.report(f"{what}: some integers are missing, so all become floats ({describe_bytes(plan.size)})")
+            index = _write(plan, cache, converter, versions)
     converter.report(f"{what}: converted in {time.monotonic() - started:.1f} s")
     return index
+
+
+def _write(
+    plan: _Plan, cache: ShardCache, converter: Converter, versions: Sequence[tuple[str, int, str]]
+) -> dict[str, Any]:
+    """Write all shards of a plan; leave nothing behind if one cannot be written."""
+    names = [f"part-{job['number']:05d}.npy" for job in plan.jobs]
+    cache.begin()
+    try:
+        with before_exit(cache.abandon):
+            jobs = [{**job, "target": cache.target(name)} for job, name in zip(plan.jobs, names, strict=True)]
+            _write_all(jobs, converter)
+            for version in versions:
+                if _version(version[0]) != version:
+                    raise DataError(f"{version[0]}: has changed while it was converted; run the command again")
+            return cache.finish(names, plan.notes)
+    except BaseException:
+        cache.abandon()
+        raise
 
 
 def _check_ray_data() -> None:
@@ -434,7 +471,7 @@ def _write_all(jobs: list[dict[str, Any]], converter: Converter) -> None:
         told = time.monotonic()
         for number, problem in enumerate(problems, 1):
             if problem:
-                raise DataError(problem)
+                raise MissingIntegersError(problem) if problem == _MISSING else DataError(problem)
             if time.monotonic() - told > REPORT_SECONDS:
                 converter.report(f"converted {number:,} of {len(jobs):,} parts")
                 told = time.monotonic()

@@ -22,7 +22,7 @@ from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.rows import known_rows
-from runner.data.shards import Converter, find_shards, kind_of
+from runner.data.shards import Converter, digest_of, find_shards, kind_of
 from runner.data.stored import blocks_to_check
 from runner.data.tables import is_table
 from runner.report.printable import printable_line
@@ -266,6 +266,22 @@ def check_stored_unchanged(states: Mapping[str, State]) -> None:
             values.check_unchanged()
 
 
+def check_same_conversions(states: Mapping[str, State], given: Mapping[str, DataConfig]) -> None:
+    """Check that files which were converted for a run, with these states of its sources, are as they were.
+
+    Raises
+    ------
+    ModuleError
+        If some were added, removed or changed.
+    """
+    for name, state in states.items():
+        began, source = values_of(state), given[name]
+        if isinstance(began, StoredRows) and source.observations is not None:
+            digest = digest_of(source.observations, Path(), source.shard_options())
+            if digest and Path(began.files[0].location).parts[-2] != digest:
+                raise _other_files(name)
+
+
 def check_same_files(states: Mapping[str, State], data: Data) -> None:
     """Check that the rows on disk of a run, in the states of its sources, are those that its model file names now.
 
@@ -278,10 +294,15 @@ def check_same_files(states: Mapping[str, State], data: Data) -> None:
         if isinstance(began := values_of(state), StoredRows):
             now = data[name].observations
             if not isinstance(now, StoredRows) or _identity(began) != _identity(now):
-                raise ModuleError(
-                    f"data.{name}: are not the files that the run began with, some were added, removed or changed; put "
-                    "them back as they were, or start another run"
-                )
+                raise _other_files(name)
+
+
+def _other_files(name: str) -> ModuleError:
+    where = "data" if name == "data" else f"data.{name}"
+    return ModuleError(
+        f"{where}.observations: are not the files that the run began with, some were added, removed or changed; put "
+        "them back as they were, or start another run"
+    )
 
 
 def _identity(rows: StoredRows) -> object:

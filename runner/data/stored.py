@@ -124,6 +124,7 @@ def check_stored(rows: StoredRows, where: str) -> Stored:
     notes = check_observations(
         rows[present : present + 1].read_raw(), where, narrow=True, divide_by=rows.divide_by
     ).notes
+    notes = tuple(note.partition(" (for 1 sequences")[0] for note in notes)  # which one row does not tell
     if mask is not None:
         count = int(mask.sum())
         notes = (f"{count:,} row{'s' * (count > 1)} without any value {'are' if count > 1 else 'is'} missing", *notes)

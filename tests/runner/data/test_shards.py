@@ -15,13 +15,14 @@ from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
+from actors.errors import ModuleError
 from runner.config.run_config import load_config
 from runner.data import parquet, shard_cache, shards
 from runner.data.datasets import load
 from runner.data.errors import DataError
 from runner.data.images import ImageOptions
 from runner.data.shards import Converter, ShardOptions, find_shards
-from runner.data.sources import check_same_files, load_new_rows, load_sources, source_states
+from runner.data.sources import check_same_conversions, check_same_files, load_new_rows, load_sources, source_states
 from tests.conftest import wait_until
 
 RNG = np.random.default_rng(0)
@@ -152,6 +153,12 @@ def test_rows_without_any_value_are_missing(tmp_path):
     np.testing.assert_array_equal(data.mask, [False, True, False])
     np.testing.assert_array_equal(np.asarray(data.observations), [[1, 1, 2], [0, 0, 0], [3, 5, 6]])
     assert data.observations.stored == "<f4"
+    write(tmp_path / "x/a.parquet", {"a": pa.array([1, 2], pa.uint8())})  # with nulls in another file only
+    write(tmp_path / "x/b.parquet", {"a": pa.array([None, 4], pa.uint8())})
+    report = []
+    data = read(tmp_path / "x", report=report)
+    np.testing.assert_array_equal(data.observations.read_raw()[:, 0], [1, 2, np.nan, 4])
+    assert "2 Parquet files: some integers are missing, so all become floats (144 bytes)" in report
     with pytest.raises(DataError, match=r"b\.parquet, row 2: holds NaN or an infinity: column 1 \('a'\) is NaN"):
         read(write(tmp_path / "b.parquet", {"a": [1.0, None], "b": [1, 2]}))
 
@@ -591,16 +598,31 @@ def test_a_command_refuses_files_that_are_no_rows_with_status_2(tmp_path, cache)
     assert not cache.exists()
 
 
-def test_a_run_is_not_continued_with_other_files(tmp_path):
+def test_a_run_is_not_continued_with_other_files(tmp_path, cache):
     folder = three_files(tmp_path / "frames")
     config = load_config(model(tmp_path, observations="frames"))
     data = load_sources(config.sources, 0, config.graph)
     states = source_states(config.graph, data)
+    check_same_conversions(states, config.sources)
     check_same_files(states, load_sources(config.sources, 0, config.graph))
     write(folder / "d.parquet", table(X[:2]))
-    from actors.errors import ModuleError
+    refusal = r"data\.observations: are not the files that the run began with"
+    with pytest.raises(ModuleError, match=refusal):
+        check_same_conversions(states, config.sources)  # which converts nothing
+    assert len(list(cache.iterdir())) == 1
+    with pytest.raises(ModuleError, match=refusal):
+        check_same_files(states, load_sources(config.sources, 0, config.graph))
 
-    with pytest.raises(ModuleError, match=r"data\.data: are not the files that the run began with"):
+
+def test_a_run_is_not_continued_with_more_files_npy(tmp_path):
+    (tmp_path / "frames").mkdir()
+    np.save(tmp_path / "frames/a.npy", X)
+    config = load_config(model(tmp_path, observations="frames"))
+    states = source_states(config.graph, load_sources(config.sources, 0, config.graph))
+    check_same_conversions(states, config.sources)
+    check_same_files(states, load_sources(config.sources, 0, config.graph))
+    np.save(tmp_path / "frames/b.npy", X)
+    with pytest.raises(ModuleError, match=r"data\.observations: are not the files that the run began with"):
         check_same_files(states, load_sources(config.sources, 0, config.graph))
 
 
