@@ -2,15 +2,14 @@
 
 The hosts are network namespaces, which only root may create. GMM (variational) and MM have 2 and 4 workers each, on
 both hosts, with 10^5 and 10^6 rows of 18 numbers. All rows are one sequence (``--lengths`` makes many). The bytes on
-the
-link are read from its counters when the MM's updates end, a hundred times a second; nothing is committed. From them the
-bytes of an interval of the same length are subtracted in which the processes are there but nothing learns: that is
-what Ray
-sends by itself. The first exchange is left out: in it the rows travel to the other host, once.
+the link are read from its counters when the MM's updates end, a hundred times a second; nothing is committed. From them
+the bytes of an interval of the same length are subtracted in which the processes are there but nothing learns: that is
+what Ray sends by itself. The first exchange is left out: in it the rows travel to the other host, once.
 
-A table has, for an exchange (one pass and the response of the GMM, one of the MM): the bytes between the hosts, those
-for each stretch of rows on the other host (a worker of the GMM and one of the MM), and the lower limit: the statistics
-of each such worker up once, the next parameters down once.
+A table has, for an exchange (an update of the GMM in two passes, moments and one iteration, and one of the MM in two):
+the bytes between the hosts; those for each worker on the other host, of both modules; the lower limit of these: the
+statistics of each such worker up once and the next parameters down once; and the limit that is asked for, of 64 KB a
+worker and a quarter of a byte for each row of the other host, as all rows are one sequence.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class EqualHosts(Hosts):
 
 
 def lower_limit() -> int:
-    """Return the bytes of an exchange for each stretch of rows on another host: statistics up, parameters down."""
+    """Return the bytes of an exchange for a worker of the GMM and one of the MM: statistics up, parameters down."""
     of_class = 1 + DIMENSIONS + DIMENSIONS * (DIMENSIONS + 1) // 2
     gmm, markov = CLASSES * of_class, CLASSES**2 + CLASSES
     return 8 * 2 * (gmm + markov)
@@ -130,20 +129,31 @@ def main() -> None:
         return
     if not namespaces_allowed():
         raise SystemExit("network namespaces are not allowed here")
-    print("| rows | workers | KB an exchange | KB a stretch of rows | lower limit | seconds | Ray alone, KB/s | load |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    names = (
+        "rows",
+        "workers of each",
+        "KB an exchange",
+        "KB a worker",
+        "lower limit",
+        "asked for",
+        "seconds",
+        "Ray alone",
+    )
+    print(f"| {' | '.join(names)} | load |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for workers in given.workers:
         for rows in given.rows:
             found = measure(rows, workers, given)
             middle, most = statistics.median(found["bytes"]), max(found["bytes"])
             least = min(found["bytes"])
-            away = sum(name.startswith("gmm") and not at.endswith(".1") for name, at in found["placed"].items())
+            away = sum(name != "data" and at != f"{NETWORK}.1" for name, at in found["placed"].items())
             cells = [
                 f"{rows:,}",
-                f"{workers}, {away} away",
+                f"{workers}",
                 f"{middle / 1e3:.1f} ({least / 1e3:.1f} to {most / 1e3:.1f})",
                 f"{middle / 1e3 / max(1, away):.1f}",
-                f"{lower_limit() / 1e3:.1f}",
+                f"{lower_limit() / 2e3:.1f}",
+                f"{64 + rows / 2 / 4 / 1e3 / max(1, away):.0f}",
                 f"{found['seconds']:.2f}",
                 f"{found['background'] / 1e3:.1f}",
                 f"{os.getloadavg()[0]:.1f}",
