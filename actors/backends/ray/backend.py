@@ -154,6 +154,9 @@ class RayBackend:
         self._started = time.time()
         self._prepared: dict[str, Any] = {}
         self._unresponsive: set[str] = set()  # modules that did not answer in time
+        self._unreplaced: set[str] = (
+            set()
+        )  # lost nodes for whose workers there was no room for as long as the run waits
         self._status_requests: dict[str, Any] = {}
         self._restarted = restarted
         self._placement = placement or Placement()
@@ -248,19 +251,22 @@ class RayBackend:
         for each in self._superfluous(module, gone):
             gone.remove(each)
             self._drop_worker(module, each, alive)
-            why = "the cluster has no more cores"
-        patience = self._recovery.wait
+        fewer = "the cluster has no more cores" if len(self._workers_of(module)) < len(workers) else ""
+        lost = {self._places[each].node_id for each in gone} - alive_nodes().keys()
         for each in gone:
+            # The other workers of a lost node, also those of other groups, have waited, too.
+            patience = STATUS_SECONDS if why or lost & self._unreplaced else self._recovery.wait
             try:
                 restarted.append(replace(self._restart_worker(each, patience), module=each))
                 alive.append(each)
-            except _NoProcessError as error:
-                if not alive and each == gone[-1]:
+            except _NoProcessError:
+                if not alive and each in (module, gone[-1]):
                     raise
-                patience, why = STATUS_SECONDS, str(error)  # the others have waited, too
+                self._unreplaced |= lost
+                why = why or self._missing_resources(each)
                 self._drop_worker(module, each, alive)
-        if why:
-            self._log(f"{module}: goes on with {_count(len(self._workers_of(module)), 'worker')}: {why}")
+        if why or fewer:
+            self._log(f"{module}: goes on with {_count(len(self._workers_of(module)), 'worker')}: {why or fewer}")
         return restarted[0] if restarted else self._places[module]
 
     def _superfluous(self, module: str, gone: Sequence[str]) -> list[str]:
