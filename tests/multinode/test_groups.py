@@ -14,7 +14,7 @@ GROUPS = ("gmm", "mm")
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    return run_program("groups", (), tmp_path_factory.mktemp("groups"), 560, package="tests.multinode")
+    return run_program("groups", (), tmp_path_factory.mktemp("groups"), 800, package="tests.multinode")
 
 
 def first_nodes(report, module):
