@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actors.errors import MessageError, ModuleError
+from actors.kernels.chunk_tree import covering_nodes
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header, Message
 from actors.module import Context, Inbox
@@ -186,6 +187,23 @@ def test_rows_are_dealt_out_evenly_and_never_to_more_workers_than_chunks():
     assert sizes == [320, 320, 360]
     assert len(extents_of(N, SIZE, 50)) == 16
     assert [(e.start, e.stop) for e in extents_of(5, SIZE, 2)] == [(0, 5)]
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 8, 64])
+@pytest.mark.parametrize("chunks", [64, 100, 245, 1000, 2442, 99_999])
+def test_workers_have_about_as_many_chunks_as_others_and_few_nodes_of_the_tree(chunks, workers):
+    extents = extents_of(chunks, 1, workers)
+    assert [each.first for each in extents] == [0, *(each.last for each in extents[:-1])]
+    assert extents[-1].last == chunks
+    sizes = [each.last - each.first for each in extents]
+    assert max(sizes) <= 1 + chunks / workers * 17 / 16
+    assert min(sizes) >= chunks / workers * 15 / 16 - 1
+    nodes = [len(covering_nodes(each.first, each.last, chunks)) for each in extents]
+    equal = [chunks * worker // workers for worker in range(workers + 1)]
+    of_equal = [len(covering_nodes(a, b, chunks)) for a, b in itertools.pairwise(equal)]
+    assert sum(nodes) <= sum(of_equal)
+    if chunks > 50 * workers:  # the margin leaves a choice at each end
+        assert max(nodes) <= 10
 
 
 @pytest.mark.parametrize("cuts", [[], [3, 9], list(range(1, 16))])
