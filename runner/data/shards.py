@@ -372,7 +372,8 @@ def write_shard(job: dict[str, Any]) -> str:
                 stream.write(np.ascontiguousarray(block).data)
                 count += len(block)
             if count != job["rows"]:
-                raise DataError(f"{job['pieces'][0]}: has changed while it was converted; run the command again")
+                location, *_ = job["pieces"][0]
+                raise DataError(f"{location}: is damaged, it has other rows than it says; write it again")
     except MissingIntegersError:
         return _MISSING
     except DataError as error:

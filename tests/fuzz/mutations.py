@@ -170,6 +170,9 @@ def idx(rng: Random) -> bytes:
     return damaged(rng, targets._idx(shape, body, code))
 
 
+_CONVERTED = {"a.parquet": targets._parquet(targets.ROWS), "a.png": targets._picture(targets.ROWS)}
+
+
 _TABLES = (b"x,y\n1,2\n3,4\n", b"1 2\n3 4\n5 6\n", b"# c\n1\n2\n", b"1,2.5,1e3\r\n4,5,-6\r\n", b"0\n1\n0\n1\n")
 _TABLE_PARTS = (",", " ", "\n", "\r", "\t", "nan", "inf", "1e999", "0x1", "1_0", '"', "#", "é", "\0", "9" * 400, "1;2",
                 "\x1b", "\ufeff", "\u2028", "-", "e", "\n\n\n", "1,2\n" * 40)  # fmt: skip
@@ -185,6 +188,9 @@ def table(rng: Random) -> bytes:
 
 def data_file(rng: Random) -> tuple[str, bytes]:
     """Return the name and the content of a data file."""
+    if rng.random() < 0.1:
+        name = rng.choice(tuple(_CONVERTED))
+        return name, damaged(rng, _CONVERTED[name])
     make, name = rng.choice(
         ((table, "a.txt"), (table, "a.csv"), (npy, "a.npy"), (npz, "a.npz"), (idx, "a.idx"), (idx, "a.idx.gz"))
     )

@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 from hypothesis import strategies as st
+from PIL import Image
+from pyarrow import parquet
 
 from actors.backends.ray.temporary import ray_directory
 from actors.backends.result_checks import (
@@ -50,6 +53,7 @@ from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.config.yaml_io import dump, parse
 from runner.data.datasets import DataError, load
 from runner.data.intake import check_categories, check_lengths, check_observations
+from runner.data.shards import ShardOptions
 from runner.report.console import SafeConsole
 from runner.report.timeline import write_timeline
 from runner.runs import state
@@ -243,16 +247,19 @@ def read_data(folder: Path, given: tuple[str, bytes]) -> bool:
     name, content = given
     (folder / name).write_bytes(content)
     file, accepted = folder / name, 0
+    converted = {"shards": ShardOptions(cache=str(folder / "rows"))} if name.endswith((".parquet", ".png")) else {}
     for roles in ({}, {"categories": file}, {"lengths": file}):
         try:
-            data = load("files", observations=file, **roles)
+            data = load("files", observations=file, **converted, **({} if converted else roles))
         except DataError as error:
             assert "\n" not in str(error)
             continue
         accepted += 1
-        assert np.isfinite(data.observations).all()
-        assert data.observations.ndim >= 2
-        assert data.observations.size
+        values = np.asarray(data.observations)
+        assert np.isfinite(values).all()
+        assert values.ndim >= 2
+        assert values.size
+    shutil.rmtree(folder / "rows", ignore_errors=True)
     return accepted > 0
 
 
@@ -645,6 +652,19 @@ def _idx(shape: tuple[int, ...], body: bytes, code: int = 8) -> bytes:
     return bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + body
 
 
+def _parquet(rows: Any) -> bytes:
+    stream = io.BytesIO()
+    columns = {f"c{number}": column for number, column in enumerate(rows.T)}
+    parquet.write_table(pyarrow.table({**columns, "v": list(rows.astype("i2"))}), stream)
+    return stream.getvalue()
+
+
+def _picture(rows: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(rows.astype("u1")).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def _packed(content: bytes, packed: bool) -> bytes:
     return gzip.compress(content, 1, mtime=0) if packed else content
 
@@ -701,6 +721,8 @@ data_files = st.one_of(
     st.tuples(st.just("a.npz"), damaged(_npz(observations=ROWS, categories=np.arange(6)))
               | st.lists(st.tuples(member_names, npy_headers), max_size=3).map(_zip)),
     st.tuples(st.just("a.idx"), idx_files | damaged(_idx((2, 3), b"abcdef"))),
+    st.tuples(st.just("a.parquet"), damaged(_parquet(ROWS))),
+    st.tuples(st.just("a.png"), damaged(_picture(ROWS))),
     st.tuples(st.just("a.idx.gz"), idx_files.map(gzip.compress) | damaged(gzip.compress(_idx((2, 3), b"abcdef")))),
 )  # fmt: skip
 EVENT = {
