@@ -226,12 +226,11 @@ def best_beta(topics: Topics, words: Words, limits: tuple[float, float]) -> floa
     """
     V, K = words.sizes, topics.counts.shape[1]
     if (V == 1.0).all():
-        return float(topics.beta)
+        return topics.beta
     total = float(expected_log_words(topics, words).sum())
 
     def slope(b: float) -> float:
-        rise: float = (V * (digamma_of(V * b) - digamma_of(b))).sum()
-        return float(K * rise + total)
+        return float(K * (V * (digamma_of(V * b) - digamma_of(b))).sum() + total)
 
     return _root(slope, limits)
 

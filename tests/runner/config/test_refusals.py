@@ -60,9 +60,7 @@ REFUSED = {
     "modules.gmm.workers=many": "'auto', got 'many'",
     "modules.gmm.chunk=0": "of at least 1, got 0",
     "modules.gmm.sample_rows=1.5": "expected an integer",
-    "modules.mlda.workers=2": (
-        "module 'mlda' learns by engine 'gibbs', which needs all rows in one process; use engine: vb"
-    ),
+    "modules.mlda.workers=2": "module 'mlda' learns by engine 'gibbs', which needs all rows in one process",
     "modules.gmm.classes=0": "got 0",
     "modules.gmm.iterations=2.5": "expected an integer",
     "modules.gmm.engine=em": "'gibbs' or 'vb' or 'blocked-gibbs', got 'em'",
