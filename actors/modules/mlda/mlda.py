@@ -444,7 +444,7 @@ class MLDA(SharedMLDA):
         for state in self._states.values():
             cells = np.repeat(np.arange(rows), state.tokens) * K + state.topics
             counts += np.bincount(cells, minlength=rows * K)
-        n = counts.reshape(rows, K)[counts.reshape(rows, K).sum(axis=1) > 0] + parameters.alpha
+        n = counts.reshape(rows, K)[counts.reshape(rows, K).sum(axis=1) > 0] + self._concentrations(parameters).alpha
         shares: FloatArray = (n / n.sum(axis=1, keepdims=True)).mean(axis=0)
         return shares
 

@@ -188,6 +188,14 @@ def test_estimated_concentrations_are_those_of_the_sampled_topics_and_survive_a_
     assert mlda.state()["alpha"] == again.state()["alpha"] != state["alpha"]
 
 
+@pytest.mark.parametrize("engine", ["gibbs", "vb"])
+def test_generation_uses_an_estimated_concentration(engine):
+    mlda = make_mlda(alpha="estimated", engine=engine)
+    call(mlda, *both())
+    classes = call(mlda, method="generate", mode="generate", rows=400, receivers=()).outputs["class"]
+    assert np.bincount(classes, minlength=K).min() > 50
+
+
 def test_given_concentrations_are_not_estimated():
     mlda = make_mlda()
     call(mlda, *both())
