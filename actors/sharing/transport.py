@@ -55,16 +55,23 @@ class Repeated:
 
 @dataclass(frozen=True)
 class SentSums:
-    """Sums on their way to the first worker, and the parameters that they were made from."""
+    """Sums on their way to the first worker, and the parameters that they were made from; its own do not say."""
 
     token: str
     value: Any
 
 
 class Exchange:
-    """One worker's side of what is sent between the workers of its group."""
+    """One worker's side of what is sent between the workers of its group.
+
+    Attributes
+    ----------
+    first : bool
+        Whether it is that of the first worker, which has all parameters that it has made.
+    """
 
     def __init__(self) -> None:
+        self.first = False
         self._made: dict[str, dict[bytes, Array]] = {}  # parameters by their token, the newest last
         self._received: dict[str, dict[bytes, Array]] = {}
         self._last: State = {}
@@ -97,7 +104,7 @@ class Exchange:
 
     def send_sums(self, value: Any) -> SentSums:
         """Return sums as a worker sends them to the first one."""
-        return SentSums(next(reversed(self._received), ""), pack_triangles(value))
+        return SentSums("" if self.first else next(reversed(self._received), ""), pack_triangles(value))
 
     def receive(self, values: Sequence[Any]) -> list[Any]:
         """Return values that were sent, those that were sent as they are among them.
@@ -107,7 +114,7 @@ class Exchange:
         StaleIncarnationError
             If parameters are not there that the sender took for known; the call is repeated then.
         """
-        tokens = {value.token for value in values if isinstance(value, SentSums)}
+        tokens = {value.token for value in values if isinstance(value, SentSums)} - {""}
         if len(tokens) == 1 and (common := next(iter(tokens))) in self._made:
             self._common = common
         return [self._value_of(value) for value in values]

@@ -103,7 +103,7 @@ class ModuleActor:
     ) -> list[bool]:
         """Take this worker's rows of a call; return whether each of its stretches begins within a sequence."""
         self._begin(incarnation)
-        self._alone = len(extents) == 1
+        self._alone, self._exchange.first = len(extents) == 1, rank == 0
         self._shard_host.open_shard(call, restore(layout, arrays), extents, rank)
         return self._shard_host.continued
 

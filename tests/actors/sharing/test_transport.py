@@ -58,7 +58,9 @@ class TestTriangles:
 
 class TestParameters:
     def group(self, workers=3):
-        return [Exchange() for _ in range(workers)]
+        group = [Exchange() for _ in range(workers)]
+        group[0].first = True
+        return group
 
     def pass_on(self, group, learnt):
         """Send parameters from the first worker to all, and sums back; return what was sent and what arrived."""
@@ -93,6 +95,7 @@ class TestParameters:
         group = self.group()
         self.pass_on(group, PARAMETERS)
         group[0] = Exchange()
+        group[0].first = True
         sent, arrived = self.pass_on(group, PARAMETERS)
         assert not any(isinstance(value, Known) for value in sent.values.values())
         assert all(same(each, PARAMETERS) for each in arrived)
@@ -128,6 +131,15 @@ class TestParameters:
         group = self.group()
         self.pass_on(group, PARAMETERS)
         assert all(same(each.receive([Repeated()])[0], PARAMETERS) for each in group)
+
+    def test_the_first_worker_may_use_the_parameters_that_it_has_kept(self):
+        group = self.group()
+        for known in (False, True):
+            sent = group[0].send_parameters(PARAMETERS)
+            assert isinstance(sent.values["scale"], Known) == known
+            arrived = [each.receive([sent])[0] for each in group[1:]]
+            assert all(same(each, PARAMETERS) for each in arrived)
+            group[0].receive([each.send_sums({}) for each in group])
 
     def test_large_parameters_are_sent_as_they_are(self):
         group = self.group(2)
