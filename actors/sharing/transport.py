@@ -99,7 +99,6 @@ class Exchange:
         for old in list(self._made)[:-3]:
             if old != self._common:
                 del self._made[old]
-        self._keep_received(token, arrays)  # the first worker makes sums from what it has sent
         return SentParameters(token, values)
 
     def send_sums(self, value: Any) -> SentSums:
@@ -118,12 +117,6 @@ class Exchange:
         if len(tokens) == 1 and (common := next(iter(tokens))) in self._made:
             self._common = common
         return [self._value_of(value) for value in values]
-
-    def _keep_received(self, token: str, arrays: dict[bytes, Array]) -> None:
-        self._received.pop(token, None)
-        self._received[token] = arrays
-        for old in list(self._received)[:-2]:
-            del self._received[old]
 
     def _value_of(self, sent: Any) -> Any:
         if isinstance(sent, SentSums):
@@ -148,7 +141,10 @@ class Exchange:
             learnt[name] = unpack_triangles(value)
             if isinstance(learnt[name], np.ndarray) and learnt[name].nbytes >= _MIN_BYTES:
                 arrays[_digest(learnt[name])] = learnt[name]
-        self._keep_received(sent.token, arrays)
+        self._received.pop(sent.token, None)
+        self._received[sent.token] = arrays
+        for old in list(self._received)[:-2]:
+            del self._received[old]
         self._last = learnt
         return learnt
 
