@@ -203,7 +203,7 @@ MAX_SOUND_BYTES = 256 << 20
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 
-STRETCH_ROWS = 131_072
+STRETCH_ROWS = 1_048_576
 """Rows whose messages and outputs a worker has in memory at once, and those of a part of a commit; at least a chunk."""
 
 MAX_WHOLE_ROWS = 100_000

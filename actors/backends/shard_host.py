@@ -291,11 +291,19 @@ def rows_of_call(call: ModuleCall) -> int:
     Raises
     ------
     ModuleError
-        If it has no message.
+        If it has no message, or messages differ in their rows.
     """
     if not call.headers:
         raise ModuleError("got no message: connect a module below it, or update that first")
-    return row_count_of(unpack_header(call.headers[0]))
+    headers = [unpack_header(packed) for packed in call.headers]
+    rows = row_count_of(headers[0])
+    for header in headers:
+        if row_count_of(header) != rows:
+            raise ModuleError(
+                f"{header.sender} sent {row_count_of(header)} rows, {headers[0].sender} {rows}: workers share rows of "
+                "one number; connect modules with the same rows"
+            )
+    return rows
 
 
 def _parts_for(

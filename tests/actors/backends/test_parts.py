@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from actors.backends.in_process import InProcessBackend
+from actors.backends.shard_host import rows_of_call
+from actors.coordination.backend import ModuleCall
 from actors.coordination.coordinator import Coordinator
-from actors.errors import CheckpointError
+from actors.errors import CheckpointError, ModuleError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.kernels.row_sample import spread_rows
+from actors.messaging.codec import pack_header
+from actors.messaging.message import ArrayHeader, Header
 from actors.sharing import chunks, shard
 from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs
 from actors.storage import parts as stored_parts
@@ -253,3 +257,14 @@ def test_the_event_of_an_update_has_the_rows_and_the_seconds_of_each_worker(tmp_
     assert all(0 < seconds <= update["seconds"] for seconds in update["worker_seconds"].values())
     parsed = parse_checked_event("updated", json.loads(json.dumps(update)))
     assert parsed.fields() == update
+
+
+def test_messages_that_differ_in_their_rows_are_refused_and_not_cut():
+    headers = [
+        Header("latent_vectors", sender, "latent_vectors", arrays=(ArrayHeader("mean", "<f8", (rows, 2)),))
+        for sender, rows in (("pca", 300), ("vae", 301))
+    ]
+    packed = tuple(map(pack_header, headers))
+    call = ModuleCall("update", "r", seed=0, round=1, step=0, sequence=1, receivers={}, headers=packed)
+    with pytest.raises(ModuleError, match="vae sent 301 rows, pca 300: workers share rows of one number"):
+        rows_of_call(call)
