@@ -77,7 +77,7 @@ OTHER_VALUES = {
     },
     "mlda": {
         "iterations": 3, "alpha": 9.0, "beta": 9.0, "burn_in": 2, "samples": 2, "start": "tokens", "restarts": 2,
-        "weights": {"words": 7}, "calibrate": False,
+        "weights": {"words": 7}, "calibrate": False, "engine": "vb",
     },
     "pca": {"solver": "covariance_eigh"},
 }  # fmt: skip
