@@ -31,12 +31,12 @@ from actors.graph.registry import add_code_directories, make_module
 from actors.graph.spec import ModuleSpec, Slot
 from actors.kernels.row_sample import spread_rows
 from actors.limits import MAX_WHOLE_ROWS, SAMPLED_OUTPUT_ROWS
-from actors.messaging.codec import make_message, unpack_header
+from actors.messaging.codec import make_message, pack_header, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.stored_rows import StoredRows, read_array
 from actors.messaging.validation import check_arrays, has_non_finite_values, validate
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage
-from actors.sharing.chunks import ShardedArrays, row_count_in, whole_arrays
+from actors.sharing.chunks import ShardedArrays, one_part, row_count_in, whole_arrays
 from actors.storage.filesystem import Storage, storage_at
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest, load_module_files, save_module_files
@@ -111,6 +111,8 @@ class ModuleHost:
             return self._call(call, arrays)
 
     def _call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
+        if call.mode == "generate" and not call.rows:
+            call, arrays = _without_most_rows(call, arrays)
         messages = zip(call.headers, call.ports, arrays, strict=True)
         inbox = Inbox([self._unpack_input(header, port, body) for header, port, body in messages])
         context = self._context(call)
@@ -310,6 +312,13 @@ def _message_for(slot: Slot, outbox: Outbox) -> OutgoingMessage | None:
     candidates = [outgoing for outgoing in outbox.messages if outgoing.port == slot.port]
     own = [outgoing for outgoing in candidates if outgoing.receiver == slot.receiver]
     return next(iter(own or [outgoing for outgoing in candidates if not outgoing.receiver]), None)
+
+
+def _without_most_rows(call: ModuleCall, arrays: Sequence[Arrays]) -> tuple[ModuleCall, Sequence[Arrays]]:
+    """Return a call that decodes parameters in messages, without rows on disk and with one part of those in parts."""
+    cut = [one_part(unpack_header(packed), body) for packed, body in zip(call.headers, arrays, strict=True)]
+    headers = tuple(pack_header(header) for header, _ in cut)
+    return replace(call, headers=headers), [body for _, body in cut]
 
 
 def _read_only(array: Array | StoredRows) -> Array | StoredRows:

@@ -14,14 +14,14 @@ from actors.backends.result_checks import bounded_exceptions, check_metrics, che
 from actors.backends.thread_limits import limited_threads
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, ShardTime
 from actors.errors import ModuleError
-from actors.graph.spec import ModuleSpec, Slot
+from actors.graph.spec import ModuleSpec
 from actors.kernels.sequences import boundaries
 from actors.limits import MAX_WHOLE_ROWS
 from actors.messaging.codec import describe, pack_header, unpack_header
 from actors.messaging.message import Header, Message
 from actors.messaging.stored_rows import StoredRows, read_array
 from actors.messaging.validation import check_arrays
-from actors.module import Outbox, OutgoingMessage
+from actors.module import Outbox
 from actors.sharing.chunks import (
     Chunk,
     Extent,
@@ -153,24 +153,6 @@ class ShardHost(ModuleHost):
         """Release the rows."""
         with suppress(AttributeError):  # a call that could not be opened has none
             del self._shard, self._worker
-
-    def call(self, call: ModuleCall, arrays: Sequence[Arrays]) -> HostResult:
-        """Run a call of the module that its workers do not share.
-
-        Generation without rows decodes parameters in the messages; it gets one part of those that came in parts.
-        """
-        if call.mode == "generate" and not call.rows and any(isinstance(each, ShardedArrays) for each in arrays):
-            first = [each.parts[0] if isinstance(each, ShardedArrays) else each for each in arrays]
-            headers = [
-                replace(header, arrays=describe(own)) if isinstance(body, ShardedArrays) else header
-                for header, body, own in zip(map(unpack_header, call.headers), arrays, first, strict=True)
-            ]
-            call, arrays = replace(call, headers=tuple(map(pack_header, headers))), first
-        return super().call(call, arrays)
-
-    def _rows_in(self, slot: Slot, outgoing: OutgoingMessage) -> int:  # noqa: ARG002 (of all parts)
-        """Return the number of rows of a message of which this worker sends a part."""
-        return self._shard.extent.rows
 
     def _part(self, outbox: Outbox) -> HostResult:
         """Return this worker's messages and outputs, checked; the arrays of outputs are in parts, too.

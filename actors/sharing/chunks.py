@@ -385,6 +385,20 @@ def whole_arrays(
     return join_arrays(kind, arrays) if isinstance(arrays, ShardedArrays) else arrays
 
 
+def one_part(
+    header: Header, arrays: Mapping[str, Array | StoredRows] | ShardedArrays
+) -> tuple[Header, Mapping[str, Array | StoredRows] | ShardedArrays]:
+    """Return the header and arrays of one part of a message in parts, or of one row where rows are on disk.
+
+    Other messages are returned as they are.
+    """
+    part = arrays.parts[0] if isinstance(arrays, ShardedArrays) else arrays
+    if any(isinstance(array, StoredRows) for array in part.values()):
+        named = rows_of_kind(header.kind)
+        part = {name: array[:1] if name in named else array for name, array in part.items() if name != "lengths"}
+    return (header, arrays) if part is arrays else (replace(header, arrays=describe(part)), part)
+
+
 def join_arrays(kind: str, sharded: ShardedArrays) -> dict[str, Array]:
     """Return the arrays of a whole message from those of its parts."""
     named, first = rows_of_kind(kind), sharded.parts[0]

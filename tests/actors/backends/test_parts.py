@@ -18,6 +18,7 @@ from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.kernels.row_sample import spread_rows
 from actors.messaging.codec import pack_header
 from actors.messaging.message import ArrayHeader, Header
+from actors.messaging.stored_rows import RowFile, StoredRows, file_version
 from actors.sharing import chunks, shard
 from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs
 from actors.storage import parts as stored_parts
@@ -268,3 +269,35 @@ def test_messages_that_differ_in_their_rows_are_refused_and_not_cut():
     call = ModuleCall("update", "r", seed=0, round=1, step=0, sequence=1, receivers={}, headers=packed)
     with pytest.raises(ModuleError, match="vae sent 301 rows, pca 300: workers share rows of one number"):
         rows_of_call(call)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_decoding_what_was_learnt_reads_one_row_of_those_on_disk(tmp_path, monkeypatch, workers):
+    np.save(tmp_path / "x.npy", X)
+    size, version = file_version(str(tmp_path / "x.npy"))
+    file = RowFile(str(tmp_path / "x.npy"), size - X.nbytes, ROWS, size, version)
+    stored = StoredRows((file,), X.dtype.str, X.shape[1:], None, 0, ROWS)
+    specs = [
+        ModuleSpec("data", "observation"),
+        ModuleSpec(
+            "vae",
+            "vae",
+            {"latent_dim": 2, "epochs": 1, "likelihood": "mse"},
+            sharing=workers and Sharing(workers, CHUNK),
+        ),
+        ModuleSpec("gmm", "gmm", GMM),
+    ]
+    pairs = [Connection("data", "vae"), Connection("vae", "gmm")]
+    steps = (Step("vae"), Step("gmm"))
+    coordinator = Coordinator(Graph(specs, pairs, Schedule(1, steps)), InProcessBackend())
+    coordinator.start({"data": {"stored": stored.to_text()}})
+    coordinator.run_rounds()
+    read, original = [], StoredRows.read
+
+    def counted(self):
+        read.append(len(self))
+        return original(self)
+
+    monkeypatch.setattr(StoredRows, "read", counted)
+    assert coordinator.generate("vae")["mu_hat"].shape == (3, 6)
+    assert sum(read) <= 1
