@@ -2,10 +2,10 @@
 
 ``python -m tests.benchmarks.workers hash`` prints the SHA-256 of all states of each model for 1, 2, 3, 5 and 8 workers,
 in this process and on Ray, with a worker killed, and resumed with fewer workers. ``speed`` prints the time of an update
-of GMM and MM with 1 and 2 workers on Ray, and without workers. ``cost`` prints the processor time of one worker in this
-process over that without workers, for the VAE and the MM, with one thread. ``memory`` runs GMM (vb) and MM with 2
-workers each, and a driver that writes the run directory, and prints the largest private memory of each process. Rows
-are made from a seed.
+of GMM and MM with 1 and 2 workers on Ray, and without workers; ``vae`` that of a VAE with 1 and 2. ``cost`` prints the
+processor time of one worker in this process over that without workers, for the VAE and the MM, with one thread.
+``memory`` runs GMM (vb) and MM with 2 workers each, and a driver that writes the run directory, and prints the largest
+private memory of each process. Rows are made from a seed.
 """
 
 from __future__ import annotations
@@ -144,40 +144,57 @@ def print_hashes(rows: int, chunk: int, ray: bool) -> bool:
     return equal
 
 
-def seconds_of(graph: Graph, data: dict, client_of) -> float:
-    """Return the seconds that GMM and MM spent in updates of the second round on."""
-    spent = 0.0
-    for events, _ in client_of(graph, data):
-        for timed in events:
-            event = timed.event
-            if event.event == "updated" and event.round > 1 and event.module in ("gmm", "mm"):
-                spent += event.seconds
-    return spent
+def _events_of(graph: Graph, data: dict):
+    """Run a model on the cluster of this process, and yield its events."""
+    from runner.runs.coordinator_client import CoordinatorClient
+
+    client = CoordinatorClient.launch(RunSpec(graph, "workers", 0, None), patience=30.0)
+    try:
+        for events, _ in client.begin({"data": data}):
+            yield from (timed.event for timed in events)
+    finally:
+        client.stop()
+
+
+def _of_later_rounds(events, modules: tuple[str, ...]) -> float:
+    """Return the seconds that modules spent in updates of the second round on."""
+    updates = (e for e in events if e.event == "updated" and e.round > 1 and e.module in modules)
+    return sum(event.seconds for event in updates)
 
 
 def print_speed(rows: int, chunk: int, repeats: int) -> None:
     """Print the seconds of a round with and without workers, interleaved, and ratios."""
-    from runner.runs.coordinator_client import CoordinatorClient
-
     data = {"values": made_rows(rows)}
     modules = MODELS["gmm (vb) + mm"]
     measured: dict[str, list[float]] = {"no workers": [], "1 worker": [], "2 workers": []}
 
-    def launch(graph, data):
-        client = CoordinatorClient.launch(RunSpec(graph, "workers", 0, None), patience=30.0)
-        try:
-            yield from client.begin({"data": data})
-        finally:
-            client.stop()
-
     for _ in range(repeats):
         for label, workers in (("no workers", None), ("1 worker", 1), ("2 workers", 2)):
-            measured[label].append(seconds_of(model(modules, workers, chunk, rounds=2, exchanges=1), data, launch))
+            graph = model(modules, workers, chunk, rounds=2, exchanges=1)
+            measured[label].append(_of_later_rounds(_events_of(graph, data), ("gmm", "mm")))
     for label, seconds in measured.items():
         print(f"| {rows} | {label} | {statistics.median(seconds):.2f} | {min(seconds):.2f} to {max(seconds):.2f} |")
     for over, under in (("1 worker", "no workers"), ("1 worker", "2 workers")):
         ratios = [a / b for a, b in zip(measured[over], measured[under], strict=True)]
         print(f"{over} / {under}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def print_vae_speed(rows: int, repeats: int, batches: tuple[int, ...] = (500, 1000, 2000, 4000, 8000)) -> None:
+    """Print the seconds of an epoch of a VAE alone on Ray with one worker and with two, interleaved, by batch size."""
+    data = {"values": np.random.default_rng(0).random((rows, 784), dtype=np.float32)}
+
+    def seconds(workers: int, batch: int) -> float:
+        given = {"latent_dim": 18, "epochs": 1, "batch_size": batch, "hidden": 128}
+        specs = [ModuleSpec("data", "observation"), ModuleSpec("vae", "vae", given, sharing=Sharing(workers, 1000))]
+        graph = Graph(specs, [Connection("data", "vae")], Schedule(3, (Step("vae"),)))
+        return _of_later_rounds(_events_of(graph, data), ("vae",)) / 2
+
+    for batch in batches:
+        pairs = [(seconds(1, batch), seconds(2, batch)) for _ in range(repeats)]
+        one, two = (statistics.median(each) for each in zip(*pairs, strict=True))
+        ratios = [a / b for a, b in pairs]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"| {rows} | {batch} | {one:.2f} | {two:.2f} | {spread} |", flush=True)
 
 
 class PrivateMemory:
@@ -330,7 +347,7 @@ def print_costs(repeats: int) -> None:
 def main() -> None:
     """Parse the arguments and run a part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=["hash", "speed", "cost", "memory"])
+    parser.add_argument("part", choices=["hash", "speed", "vae", "cost", "memory"])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--chunk", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -358,7 +375,10 @@ def main() -> None:
     try:
         if given.part == "hash":
             raise SystemExit(not print_hashes(given.rows, given.chunk, ray=True))
-        print_speed(given.rows, given.chunk, given.repeats)
+        elif given.part == "vae":
+            print_vae_speed(given.rows, given.repeats)
+        else:
+            print_speed(given.rows, given.chunk, given.repeats)
     finally:
         ray.shutdown()
 

@@ -7,6 +7,7 @@ them but what decides whether an update is finished, and the headers of messages
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -28,6 +29,13 @@ from actors.sharing.transport import Repeated
 if TYPE_CHECKING:
     from actors.backends.ray.backend import RayBackend
 
+
+_JOINING = ("maximise", "spread", "total", "conclude")
+"""The methods of the first worker that are given what all workers have returned."""
+
+_SLOW_SECONDS = 0.5
+"""Time of an answer from which on a call waits until what it is given is there. Ray sends an actor its calls in their
+order, so that a call that waits for others would hold back those that ask what the module is doing."""
 
 _PARAMETERS_AT = {"summarise": 1, "accumulate": 0, "respond": 0}
 """The methods that all workers are called with, and which of their arguments are the parameters."""
@@ -138,6 +146,7 @@ class _Workers:
         self._slots = slots
         self._given = given
         self._last: dict[str, Any] = {}  # reference to the last answer of each worker
+        self._slow = False  # whether an answer has taken long
         self._parameters: dict[int, Any] = {}  # reference to the parameters that each worker got last
 
     @property
@@ -164,6 +173,10 @@ class _Workers:
                 values = (*values[:at], Repeated(), *values[at + 1 :])
             else:
                 self._parameters[worker] = values[at]
+        if method in _JOINING and (self._slow or method == "conclude"):
+            for value in values:
+                if isinstance(value, ray.ObjectRef):
+                    self.get(value)
         if method == "respond":
             sums, summary, _state, outputs, *arrays = self._send(
                 worker, "shard", 4 + len(self._slots), method, None, *values
@@ -174,11 +187,14 @@ class _Workers:
 
     def get(self, value: Any) -> Any:
         """Return the value of a reference; raise the error of the worker that failed."""
+        started = time.monotonic()
         try:
             return self._backend.fetch(self._module, value, self._given)
         except ModuleDiedError:
             self._backend.blame(self._module, self._unfinished())
             raise
+        finally:
+            self._slow = self._slow or time.monotonic() - started > _SLOW_SECONDS
 
     def conclude(self, learnt: Any, metrics: Any) -> Any:
         """End the call in the first worker; return references to the summary, the state and the outputs' names."""
