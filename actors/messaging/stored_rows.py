@@ -120,7 +120,7 @@ class StoredRows:
         return replace(self, files=self.files[first:last], start=start - before, stop=stop - before)
 
     def copy(self) -> StoredRows:
-        """Return these rows: nobody can change them."""
+        """Return these rows, which cannot be changed."""
         return self
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:

@@ -48,7 +48,7 @@ _NAMES = {_NPY: "files .npy", PARQUET: "Parquet files", IMAGES: "pictures"}
 
 
 def _ignore(_line: str) -> None:
-    """Tell nobody."""
+    """Take no notice."""
 
 
 @dataclass(frozen=True)
