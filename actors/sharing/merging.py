@@ -1,6 +1,6 @@
 """Merging runs: the parameters of all rows together, from runs whose rows never were in one place.
 
-Statistics over rows add, wherever they were computed. A module that says which statistics its learnt parameters were made
+Statistics over rows add. A module that says which statistics its learnt parameters were made
 from (:meth:`actors.sharing.contract.MergeableModule.statistics_of`) gets those of the rows of all runs. That is right
 if its inputs mean the same in all runs:
 
