@@ -15,6 +15,7 @@ from actors.errors import ModuleError, ModuleFailedError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
+from actors.limits import STRETCH_ROWS
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.ray.test_backend import collect_events, launch
 from tests.actors.backends.test_shared_modules import LENGTHS, X, graph, run
@@ -104,10 +105,11 @@ def test_the_error_of_a_worker_ends_the_run_in_its_own_words(tmp_path):
 
 @pytest.mark.slow
 def test_many_rows_stay_in_parts_which_other_workers_read_when_the_run_goes_on(tmp_path):
-    rows = (np.random.default_rng(0).normal(size=(270_000, 3)) + 5 * np.eye(3)[np.arange(270_000) % 3]).astype("f4")
+    count = 2 * STRETCH_ROWS + 10_000
+    rows = (np.random.default_rng(0).normal(size=(count, 3)) + 5 * np.eye(3)[np.arange(count) % 3]).astype("f4")
 
     def model(workers, rounds):
-        sharing = Sharing(workers, 32_768)
+        sharing = Sharing(workers, STRETCH_ROWS // 8)
         pca = ModuleSpec("pca", "pca", {"latent_dim": 2}, sharing=sharing)
         kmeans = ModuleSpec("kmeans", f"{__name__}:Failing", {"iterations": 2}, sharing=sharing)
         chain = [Connection("data", "pca"), Connection("pca", "kmeans")]
@@ -134,4 +136,4 @@ def test_many_rows_stay_in_parts_which_other_workers_read_when_the_run_goes_on(t
         assert found.modules[name].files["state"].digest == expected.modules[name].files["state"].digest
         outputs = [dict(each.outputs(each.latest(), name)) for each in (root, Checkpoints(tmp_path / "alone"))]
         assert same_arrays(*outputs)
-    assert outputs[0]["class"].shape == (270_000,)
+    assert outputs[0]["class"].shape == (count,)
