@@ -301,6 +301,51 @@ def _find_missing_rows(
     return mask if mask.any() else None
 
 
+def missing_in_block(
+    block: Array, where: str, start: int, *, columns: Sequence[str] = (), divide_by: float | None = None
+) -> BoolArray | None:
+    """Return which rows of a block of a longer array have no value, (n,); None if every value is finite.
+
+    Parameters
+    ----------
+    block : ndarray, shape (n, …)
+        Of any type of numbers that rows on disk may have.
+    where : str
+        Name of the data for error messages.
+    start : int
+        Number of the block's first row, for error messages.
+    columns : sequence of str
+        Names of the columns for error messages.
+    divide_by : float, optional
+        What all values are to be divided by.
+
+    Raises
+    ------
+    DataError
+        If a value is infinite, also by the division, or missing in part of a row.
+    """
+    if block.dtype.kind != "f":
+        return None
+    flat = block.reshape(len(block), -1)
+    wide: np.dtype[Any] = np.dtype(np.float64 if block.dtype.itemsize == 8 else np.float32)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(flat if divide_by is None else flat.astype(wide) / wide.type(divide_by))
+    if finite.all():
+        return None
+    missing: BoolArray = np.asarray(np.isnan(flat).all(axis=1))
+    if not (finite.all(axis=1) | missing).all():
+        present = np.flatnonzero(~missing)
+        check_observations(
+            block[present],
+            where,
+            locate=lambda row: _number_row(start + int(present[row])),
+            columns=columns,
+            narrow=True,
+            divide_by=divide_by,
+        )
+    return missing
+
+
 def _column(column: int, columns: Sequence[str]) -> str:
     name = f" ({columns[column]!r})" if column < len(columns) and columns[column] else ""
     return f"column {column + 1}{name}"

@@ -16,7 +16,7 @@ from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.stored_rows import STORED_DTYPES, is_url, open_url
 from actors.types import Array, BoolArray
 from runner.data.errors import EXACT, DataError
-from runner.data.intake import check_observations
+from runner.data.intake import missing_in_block
 from runner.report.printable import brief, printable_line
 
 EXTRA = "pip install 'serket-actors[data]'"
@@ -330,7 +330,7 @@ def parquet_blocks(layout: Layout, groups: Sequence[tuple[str, int]]) -> Iterato
                     values = _numbers(batch.column(name), each, dtype, where, np.arange(len(batch)))
                     rows[:, column : column + width] = values.reshape(len(batch), width)
                     column += width
-                check_block(rows, location, start, labels)
+                missing_in_block(rows, location, start, columns=labels)
                 yield rows.reshape(-1, *shape)
                 start += len(batch)
 
@@ -393,19 +393,3 @@ def _scalars(array: Any, present: BoolArray, dtype: np.dtype[Any], where: _Place
     if not present.all():
         values[~present] = np.nan
     return values
-
-
-def check_block(rows: Array, location: str, start: int, columns: Sequence[str] = ()) -> None:
-    """Raise DataError if a value of a block (n, width) is infinite, or missing in part of a row."""
-    if rows.dtype.kind != "f" or (finite := np.isfinite(rows)).all():
-        return
-    missing = np.isnan(rows).all(axis=1)
-    if not (finite.all(axis=1) | missing).all():
-        present = np.flatnonzero(~missing)
-        check_observations(
-            rows[present],
-            location,
-            locate=lambda row: f"row {start + int(present[row]) + 1}",
-            columns=columns,
-            narrow=True,
-        )

@@ -19,7 +19,7 @@ from actors.limits import MAX_NPY_HEADER_BYTES, MAX_STORED_FILES
 from actors.messaging.stored_rows import STORED_DTYPES, RowFile, StoredRows, file_version, is_url, open_url
 from actors.types import Array, BoolArray, IntArray
 from runner.data.errors import DataError
-from runner.data.intake import Rows, check_observations
+from runner.data.intake import Rows, check_observations, missing_in_block
 from runner.data.readers import find_file, read_npy_header
 from runner.report.printable import printable_line
 
@@ -116,7 +116,9 @@ def check_stored(rows: StoredRows, where: str) -> Stored:
     if rows.stored[1] == "f":
         mask = np.zeros(len(rows), dtype=np.bool_)
         for start, raw in _raw_blocks(rows):
-            _check_block(raw, start, rows, where, mask)
+            found = missing_in_block(raw, where, start, divide_by=rows.divide_by)
+            if found is not None:
+                mask[start : start + len(raw)] = found
         mask = mask if mask.any() else None
     if mask is not None and mask.all():
         raise DataError(f"{where}: holds NaN in every row, so that all rows are missing; give rows with values")
@@ -144,28 +146,6 @@ def blocks_to_check(rows: StoredRows) -> Iterator[tuple[int, Array]]:
     for start in range(0, len(rows), size):
         if wanted is None or start in wanted:
             yield start, rows[start : start + size].read()
-
-
-def _check_block(raw: Array, start: int, rows: StoredRows, where: str, mask: BoolArray) -> None:
-    """Mark the missing rows of a block in `mask`; raise DataError for what cannot be used."""
-    flat = raw.reshape(len(raw), -1)
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(
-            flat if rows.divide_by is None else flat.astype(rows.dtype) / rows.dtype.type(rows.divide_by)
-        )
-    if finite.all():
-        return
-    own = np.isnan(flat).all(axis=1)
-    mask[start : start + len(raw)] = own
-    if not (finite.all(axis=1) | own).all():
-        present = np.flatnonzero(~own)
-        check_observations(
-            raw[present],
-            where,
-            locate=lambda row: f"row {start + int(present[row]) + 1}",
-            narrow=True,
-            divide_by=rows.divide_by,
-        )
 
 
 def _raw_blocks(rows: StoredRows) -> Iterator[tuple[int, Array]]:
