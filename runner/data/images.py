@@ -16,7 +16,7 @@ from actors.errors import ModuleError
 from actors.messaging.stored_rows import is_url, open_url
 from actors.types import Array
 from runner.data.errors import DataError
-from runner.report.printable import printable_line
+from runner.report.printable import printable_reason
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
@@ -81,7 +81,7 @@ def read_image(location: str, options: ImageOptions) -> tuple[Array, str]:
     except PermissionError:
         raise DataError(f"{location}: cannot be read (permission denied); correct the permissions") from None
     except Exception as error:  # of any package
-        reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
+        reason = printable_reason(error)
         if isinstance(error, UnidentifiedImageError):
             reason = f"none of {', '.join(_FORMATS)}"
         raise DataError(

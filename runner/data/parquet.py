@@ -17,7 +17,7 @@ from actors.messaging.stored_rows import STORED_DTYPES, is_url, open_url
 from actors.types import Array, BoolArray
 from runner.data.errors import EXACT, DataError
 from runner.data.intake import missing_in_block
-from runner.report.printable import brief, printable_line
+from runner.report.printable import brief, printable_line, printable_reason
 
 EXTRA = "pip install 'serket-actors[data]'"
 _BLOCK_BYTES = 8 << 20
@@ -179,7 +179,7 @@ def open_parquet(location: str) -> Iterator[Any]:
 def _damaged(location: str, error: Exception) -> DataError:
     if isinstance(error, OSError) and error.errno is not None:
         return DataError(f"{location}: cannot be read ({error.strerror}); correct the path or the permissions")
-    reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
+    reason = printable_reason(error)
     return DataError(f"{location}: is damaged or not what its name says ({reason}); write it again")
 
 

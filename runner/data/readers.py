@@ -28,7 +28,7 @@ from actors.limits import MAX_ARCHIVE_INDEX_BYTES, MAX_LISTED_NAMES, MAX_NPY_HEA
 from actors.types import Array
 from runner.data.errors import DataError
 from runner.data.tables import Content, TableOptions, TextTable, expanded_limit, is_table
-from runner.report.printable import printable_line
+from runner.report.printable import printable_line, printable_reason
 
 __all__ = ["NPZ_NAMES", "Content", "DataError", "find_file", "locate_row", "read_content", "read_npy"]
 
@@ -100,7 +100,7 @@ def read_content(file: Path, role: str, options: TableOptions = _RECOGNIZED, row
     except DataError as error:
         raise DataError(f"{file}{error}") from None
     except Exception as error:  # gzip, zlib, zipfile and numpy's header parser may raise anything
-        reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
+        reason = printable_reason(error)
         raise DataError(f"{file}: is damaged or not what its name says ({reason}); write it again") from error
     if content.values.size == 0 or content.values.ndim == 0:
         raise DataError(f"{file}: holds no rows of numbers; write at least one row into it")

@@ -25,7 +25,7 @@ from actors.limits import MAX_SHARD_INDEX_BYTES, STALE_CONVERSION_SECONDS
 from actors.messaging.stored_rows import file_version, is_url, open_url
 from actors.variables import cache_path
 from runner.data.errors import DataError
-from runner.report.printable import printable_line
+from runner.report.printable import printable_reason
 
 _INDEX = "index.json"
 _SHARD = re.compile(r"part-[0-9]{5}\.npy")
@@ -356,5 +356,5 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 def _failed(url: str, what: str, error: Exception) -> DataError:
-    reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
+    reason = printable_reason(error)
     return DataError(f"{url}: cannot be {what} ({reason}); correct data.cache or the permissions")

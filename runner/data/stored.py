@@ -21,7 +21,7 @@ from actors.types import Array, BoolArray, IntArray
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_observations, missing_in_block
 from runner.data.readers import find_file, read_npy_header
-from runner.report.printable import printable_line
+from runner.report.printable import printable_reason
 
 MEMORY_BYTES = 256 << 20
 """Files of more bytes stay on disk, unless the model file says otherwise."""
@@ -216,7 +216,7 @@ def _url_files(url: str) -> list[str]:
     except ModuleError as error:
         raise DataError(str(error)) from None
     except Exception as error:  # of any package
-        reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
+        reason = printable_reason(error)
         raise DataError(f"{url}: cannot be listed ({reason}); of URLs, only files .npy are read") from error
     if not names:
         raise DataError(f"{url}: has no files .npy; give the URL of a file .npy, or of a directory of them")
@@ -231,7 +231,7 @@ def _describe(location: str, *, sequences: bool) -> _Described:
     except ModuleError as error:
         raise DataError(str(error)) from None
     except Exception as error:  # of any package
-        reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
+        reason = printable_reason(error)
         raise DataError(f"{location}: cannot be read ({reason}); correct the path or the permissions") from error
     stream = io.BytesIO(start)
     try:
@@ -239,7 +239,7 @@ def _describe(location: str, *, sequences: bool) -> _Described:
     except DataError as error:
         raise DataError(f"{location}{error}") from None
     except Exception as error:  # numpy's parser of headers may raise anything
-        reason = printable_line(" ".join(str(error).split()) or type(error).__name__)
+        reason = printable_reason(error)
         raise DataError(f"{location}: is damaged or not what its name says ({reason}); write it again") from error
     file = RowFile(location, stream.tell(), shape[0] if shape else 0, size, version)
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize

@@ -48,6 +48,11 @@ def printable_line(text: object, limit: int = MAX_PRINTED_LINE) -> str:
     return _shorten(_BREAK.sub(_escape, printable(text, limit)), limit)
 
 
+def printable_reason(error: BaseException) -> str:
+    """Return what an exception of any package says, in one line; its type where it says nothing."""
+    return printable_line(" ".join(str(error).split()) or type(error).__name__)
+
+
 def brief(value: object) -> str:
     """Return a value that a user gave, in Python's notation, for an error message: one short line."""
     return printable_line(show_value(value), MAX_SHOWN_VALUE)
