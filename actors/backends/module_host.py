@@ -69,7 +69,8 @@ class ModuleHost:
         self.device = "cpu"
         self._step_parameters = StepParameters()
         self._prepared_on = ""
-        self._status: dict[str, Any] = {"doing": "waiting"}
+        self._idle = "waiting"  # what the module does between computations
+        self._status: dict[str, Any] = {"doing": self._idle}
         self._lock = threading.Lock()
         self._storage: tuple[str, Storage] | None = None
 
@@ -82,7 +83,7 @@ class ModuleHost:
                 self.prepare_module(device)
                 self.device = check_device(self.spec.name, getattr(self.module, "device", "cpu"))
         finally:
-            self._set_status(doing="waiting")
+            self._set_status(doing=self._idle)
         return self.device
 
     def prepare_module(self, device: str) -> None:
@@ -131,7 +132,7 @@ class ModuleHost:
             with limited_threads(self.spec.threads), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 yield
         finally:
-            self._set_status(doing="waiting")
+            self._set_status(doing=self._idle)
 
     def _accept(self, answer: object, call: ModuleCall, context: Context, seconds: float) -> HostResult:
         """Return the result of a call, checked."""

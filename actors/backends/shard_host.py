@@ -69,6 +69,8 @@ class ShardHost(ModuleHost):
         MessageError
             If a message is not valid or lacks rows of the worker.
         """
+        self._idle = "waiting for other workers" if len(extents) > 1 else "waiting"
+        self._set_status(doing=self._idle)
         with bounded_exceptions():
             extent, messages, starts = extents[rank], list[MessageParts](), None
             for packed, port, body in zip(call.headers, call.ports, arrays, strict=True):
@@ -151,6 +153,8 @@ class ShardHost(ModuleHost):
 
     def close_shard(self) -> None:
         """Release the rows."""
+        self._idle = "waiting"
+        self._set_status(doing=self._idle)
         with suppress(AttributeError):  # a call that could not be opened has none
             del self._shard, self._worker
 

@@ -35,7 +35,8 @@ class Failing(KMeans):
         once: str = ""
 
     def accumulate(self, chunk, learnt, context):
-        if chunk.index == 7 and context.round == 1 and context.sweep == 1 and self.first_time():
+        sweeps = {1} if self.parameters.way != "slow" else {0, 1, 2}
+        if chunk.index == 7 and context.round == 1 and context.sweep in sweeps and self.first_time():
             match self.parameters.way:
                 case "SIGKILL":
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -43,6 +44,8 @@ class Failing(KMeans):
                     os.kill(os.getpid(), signal.SIGSTOP)
                 case "sleep":
                     time.sleep(600)
+                case "slow":
+                    time.sleep(3.0)
                 case "error":
                     raise ModuleError("chunk 7 is odd")
         return super().accumulate(chunk, learnt, context)
@@ -95,6 +98,24 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_the_bits_are_the_same(tmp_p
     shares = [fields["worker_rows"] for name, _, fields in events if name == "updated" and fields["module"] == "kmeans"]
     assert all(list(each) == ["kmeans", "kmeans#1", "kmeans#2"] and sum(each.values()) == len(X) for each in shares)
     assert has_the_bits_of_one_process(tmp_path / "run", f"group-{way.lower()}")
+
+
+@pytest.mark.slow
+def test_while_a_worker_is_waited_for_the_module_says_what_it_does(tmp_path):
+    model = graph(2, type=f"{__name__}:Failing", way="slow", iterations=3)
+    running = launch(model, "group-slow", Checkpoints(tmp_path), seed=3)
+    try:
+        doing = [
+            status["active"]["kmeans"]["doing"]
+            for _, status in running.begin({"data": {"values": X, "lengths": LENGTHS}})
+            if status["round"] == 1 and "kmeans" in status["active"]
+        ]
+    finally:
+        running.stop()
+    # The first worker is asked only after the second one is known to take long.
+    unanswered = [number for number, text in enumerate(doing) if text.startswith("no answer")]
+    assert doing.count("waiting for other workers") > 5
+    assert all(number < len(doing) / 2 for number in unanswered)
 
 
 @pytest.mark.slow
