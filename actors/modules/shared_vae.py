@@ -6,7 +6,6 @@ One pass is one step of the optimiser: :mod:`actors.kernels.neural.shared_traini
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from actors.kernels.neural.shared_training import Batches, SharedNetworks
     from actors.kernels.neural.vae_training import TrainingOptions
     from actors.modules.vae import VAEParameters
-
-_GLOBAL_GENERATOR = threading.Lock()
-"""Held while a user's network draws from the process's generator: workers may be threads of one process."""
 
 _NOTHING_TO_LEARN = "every row of the observations is missing: there is nothing to learn from"
 
@@ -313,7 +309,6 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         own = parameters.encoder is not None or parameters.decoder is not None
         with (
             training_failures(context.where, parameters.encoder, parameters.decoder, parameters.likelihood),
-            _GLOBAL_GENERATOR if own else nullcontext(),
             seeded(context.torch_seed) if own else nullcontext(),
         ):
             yield

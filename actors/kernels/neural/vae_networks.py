@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, cast
@@ -79,10 +80,17 @@ def initialise(layers: nn.Module, generator: torch.Generator) -> None:
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
+_GLOBAL_GENERATORS = threading.RLock()
+"""Held while the process's generators are seeded: workers in threads of one process draw from the same ones."""
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the process's torch generators within the context, and restore their states afterwards."""
-    with torch.random.fork_rng():
+    """Seed the process's torch generators within the context, and restore their states afterwards.
+
+    Other threads wait at their own contexts until this one has ended.
+    """
+    with _GLOBAL_GENERATORS, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
