@@ -35,7 +35,8 @@ def test_the_check_of_a_module_in_the_working_directory_kills_its_process(tmp_pa
     )
     assert summary in done.stdout, done.stderr
     assert done.returncode == status
-    assert "worker" not in done.stdout + done.stderr  # Ray's messages about dead processes
+    assert "(raylet" not in done.stdout + done.stderr  # Ray's messages about dead processes
+    assert "worker died" not in done.stdout + done.stderr
     if status:
         assert "something that it learnt is not in its state" in done.stdout
 
