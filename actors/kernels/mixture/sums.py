@@ -21,10 +21,17 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import entr, softmax
+from scipy.special import entr
 
 from actors.kernels.jit import as_input
-from actors.kernels.mixture.calibration import LAPSES, TEMPERATURES
+from actors.kernels.log_rows import softmax_of_rows
+from actors.kernels.mixture.calibration import (
+    best_of_grid,
+    evidence_of_lapses,
+    mean_with_lapses,
+    relative_cavity,
+    sharp_posteriors,
+)
 from actors.kernels.mixture.input_checks import as_bias, as_labels, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments
 from actors.kernels.mixture.variational import as_responsibilities, evidence_lower_bound, expected_log_density
@@ -281,7 +288,7 @@ def _expected(
     scores = log_weights if bias is None else bias
     assert scores is not None  # one of them is given
     seen = as_input(rows[~missing])
-    r: FloatArray = softmax(scores + temperature * expected_log_density(seen, posterior, prior), axis=1)
+    r = softmax_of_rows(scores + temperature * expected_log_density(seen, posterior, prior))
     responsibilities = np.zeros((len(rows), K))
     responsibilities[~missing] = r
     return responsibilities, seen, r, bias
@@ -348,7 +355,7 @@ def calibration_sums(log_likelihood: FloatArray, weights: FloatArray) -> dict[st
         rows (1,), the number of rows; and sharp (T, K), for each of the T temperatures the sum over the rows of the
         posterior without a lapse.
     """
-    sharp = np.stack([_sharp_posterior(log_likelihood, weights, each).sum(axis=0) for each in TEMPERATURES])
+    sharp = np.stack([each.sum(axis=1) for each in sharp_posteriors(log_likelihood, weights)])
     return {"rows": np.array([float(len(log_likelihood))]), "sharp": sharp}
 
 
@@ -362,11 +369,7 @@ def mean_posteriors(sums: Sums, weights: FloatArray) -> FloatArray:
     weights : ndarray of float64, shape (K,)
         As there.
     """
-    lapses = np.array(LAPSES)[:, None]
-    sharp = sums["sharp"] / sums["rows"]
-    # P = (1 - ε) P_sharp + ε w is linear in P_sharp, and so is its mean.
-    means: FloatArray = (1.0 - lapses) * sharp[:, None, :] + lapses * weights
-    return means
+    return mean_with_lapses(sums["sharp"] / sums["rows"], weights)
 
 
 def calibration_scores(
@@ -374,9 +377,7 @@ def calibration_scores(
 ) -> dict[str, FloatArray]:
     """Return the sums of a second pass: the evidence of a chunk's rows for each temperature and lapse rate.
 
-    The evidence Σ_t log Σ_k cavity_t(k) P_t(k) / P̄(k) is that of
-    :func:`actors.kernels.mixture.calibration.calibrate`, linear in P inside the logarithm. With P = (1 - ε) P_sharp +
-    ε w it takes one softmax for each temperature, and two products of matrices for all lapse rates.
+    It is that of :func:`actors.kernels.mixture.calibration.calibrate`.
 
     Parameters
     ----------
@@ -392,16 +393,9 @@ def calibration_scores(
     dict
         scores (T, L).
     """
-    largest = log_cavity.max(axis=1, keepdims=True, initial=-np.inf)
-    largest = np.where(largest == -np.inf, 0.0, largest)
-    cavity = np.exp(log_cavity - largest)
-    lapses, scores = np.array(LAPSES), np.empty((len(TEMPERATURES), len(LAPSES)))
-    for t, temperature in enumerate(TEMPERATURES):
-        weighted = cavity * _sharp_posterior(log_likelihood, weights, temperature)
-        mixed = weighted @ ((1.0 - lapses) / means[t].T) + cavity @ (lapses * weights[:, None] / means[t].T)
-        with np.errstate(divide="ignore"):  # a cavity without any class has the evidence 0
-            scores[t] = (np.log(mixed) + largest).sum(axis=0)
-    return {"scores": scores}
+    cavity, largest = relative_cavity(log_cavity)
+    sharp = zip(sharp_posteriors(log_likelihood, weights), means, strict=True)
+    return {"scores": np.stack([evidence_of_lapses(each, weights, cavity, largest, of) for each, of in sharp])}
 
 
 def choose_calibration(sums: Sums) -> tuple[float, float]:
@@ -412,14 +406,4 @@ def choose_calibration(sums: Sums) -> tuple[float, float]:
     sums : mapping
         Of `calibration_scores`, over all rows.
     """
-    best = (-np.inf, 1.0, LAPSES[0])
-    for temperature, of_lapses in zip(TEMPERATURES, sums["scores"].tolist(), strict=True):
-        for lapse, score in zip(LAPSES, of_lapses, strict=True):
-            best = max(best, (score, temperature, lapse))
-    return best[1], best[2]
-
-
-def _sharp_posterior(log_likelihood: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:
-    """Return softmax_k(τ log p(x_t | k) + log w_k), (N, K)."""
-    sharp: FloatArray = softmax(temperature * log_likelihood + np.log(weights), axis=1)
-    return sharp
+    return best_of_grid(sums["scores"])
