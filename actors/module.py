@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.errors import ModuleError, NonFiniteError
+from actors.kernels.log_rows import log_sum_exp
 from actors.messaging.kinds import Kind
 from actors.messaging.message import Message
 from actors.types import Array, FloatArray, State
@@ -130,7 +131,7 @@ class Inbox:
             shapes = " and ".join(f"{factor.shape} from {sender}" for sender, factor in factors.items())
             raise ModuleError(f"the messages on port {port!r} have different shapes: {shapes}")
         product = np.sum([factor.astype(np.float64) for factor in factors.values()], axis=0)
-        norm = np.logaddexp.reduce(product, axis=1, keepdims=True)
+        norm = log_sum_exp(product)[:, None]
         excluded = np.flatnonzero(norm == -np.inf)
         if len(excluded):
             raise ModuleError(f"the messages of {', '.join(factors)} exclude each other in row {excluded[0]}")

@@ -17,7 +17,7 @@ BLOCK_ENTRIES = 65_536
 """Entries that are transposed at once, 512 KiB."""
 
 
-def log_normalisers(scores: FloatArray) -> FloatArray:
+def log_sum_exp(scores: FloatArray) -> FloatArray:
     """Return log Σ_k exp(scores), (N,), of scores (N, K); -inf for a row of -inf."""
     norms = np.empty(len(scores))
     for rows in _blocks(scores):

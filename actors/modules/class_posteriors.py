@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.errors import ModuleError
+from actors.kernels.log_rows import log_sum_exp
 from actors.messaging.message import Message
 from actors.module import Inbox
 from actors.types import Array, FloatArray
@@ -137,11 +138,10 @@ def log_normalisers(log_product: FloatArray, senders: Iterable[str], first_row: 
     ModuleError
         If the messages exclude each other in a row.
     """
-    largest = log_product.max(axis=1)
-    if not np.isfinite(largest).all():
-        row = int(np.flatnonzero(~np.isfinite(largest))[0])
+    norms = log_sum_exp(log_product)
+    if not np.isfinite(norms).all():
+        row = int(np.flatnonzero(~np.isfinite(norms))[0])
         raise ModuleError(f"the messages of {', '.join(senders)} exclude each other in row {first_row + row}")
-    norms: FloatArray = np.logaddexp.reduce(log_product, axis=1)
     return norms
 
 
@@ -152,7 +152,7 @@ def temper(log_prob: FloatArray, temperature: float) -> FloatArray:
 
 def add_floor(log_message: FloatArray) -> FloatArray:
     """Return the message with :data:`FLOOR` added to every probability, renormalised: rows are log-distributions."""
-    return normalise_rows(np.logaddexp(log_message, np.log(FLOOR)))
+    return normalise_rows(np.log(np.exp(log_message) + FLOOR))  # at most one: nothing overflows
 
 
 def normalise_rows(scores: FloatArray) -> FloatArray:
@@ -162,7 +162,7 @@ def normalise_rows(scores: FloatArray) -> FloatArray:
 
 def normalise_with_norms(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the rows of `scores` (N, K) as log-distributions, and the log-normalisers (N,) removed from them."""
-    log_norm: FloatArray = np.logaddexp.reduce(scores, axis=1)
+    log_norm = log_sum_exp(scores)
     return scores - log_norm[:, None], log_norm
 
 
