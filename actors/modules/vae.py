@@ -28,6 +28,8 @@ from actors.types import Array, BoolArray, Float32Array, State
 if TYPE_CHECKING:
     import torch
 
+    from actors.kernels.neural.adam import Adam
+
 _log = logging.getLogger(__name__)
 
 Likelihood = Literal["bce", "mse"]
@@ -150,10 +152,10 @@ class VAE(SharedVAE):
         self._shape: tuple[int, ...] | None = None
         self._loss: list[float] = []
         self._networks: torch.nn.ModuleDict | None = None
-        self._optimiser: torch.optim.Adam | None = None
+        self._optimiser: Adam | None = None
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (the host limits the threads)
-        """Import torch and select the device; without a GPU this is the CPU."""
+        """Import torch, select the device (without a GPU this is the CPU), and load the kernels that it needs."""
         import torch
 
         import actors.kernels.neural.vae_training  # noqa: F401 (so that the first update does not wait for it)
@@ -161,6 +163,11 @@ class VAE(SharedVAE):
         self.device = "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
         if device != self.device:
             _log.warning("device %r was requested but is not available: the VAE uses the CPU", device)
+        own = self.parameters
+        if self.device == "cpu" and own.encoder is None and own.decoder is None and not own.mixed_precision:
+            from actors.kernels.neural.step_kernels import compile_kernels
+
+            compile_kernels(own.likelihood)
         if self._networks is not None:
             self.load_state(self.state())
 

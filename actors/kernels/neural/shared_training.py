@@ -20,17 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actors.kernels.neural.adam import MOMENTS
 from actors.kernels.neural.default_gradient import default_gradient, is_written_out
 from actors.kernels.neural.vae_networks import Likelihood, UserNetworkError
-from actors.kernels.neural.vae_training import MOMENTS, copy_of, loss_terms, make_optimiser
+from actors.kernels.neural.vae_training import loss_terms, make_optimiser
+from actors.kernels.neural.weight_block import WeightBlock, copy_of
 from actors.kernels.types import Array, Float32Array, FloatArray, IntArray
 
 PART_ROWS = 250
 """Fewest rows of a part of a full batch. Each part costs as much as about 35 rows, however large the networks are: its
 gradient is converted and added, and the weights are read again."""
-
-ALIGNED = 16
-"""Each weight begins at a multiple of as many numbers, 64 bytes, as where torch allocates it alone."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class SharedNetworks:
         self.weights = sum(weight.numel() for weight in self._trainable.values())
         self._is_default = is_written_out(networks)
         # One block of memory for all weights, one for each moment: a step copies three blocks, not as many as weights.
-        self._blocks = {name: _Block(self._trainable, self.device) for name in ("weights", *MOMENTS)}
+        self._blocks = {name: WeightBlock(self._trainable, self.device) for name in ("weights", *MOMENTS)}
         for name, weight in self._trainable.items():
             weight.data = self._blocks["weights"].views[name].copy_(weight.data)
         self._steps = {name: torch.zeros((), device=self.device) for name in self._trainable}
@@ -269,8 +268,7 @@ class SharedNetworks:
         self.load(state)
         if not _holds(self._moments, state):
             self._load_moments(state)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate
+        self._optimiser.learning_rate = learning_rate
         if self.device.type == "cpu":
             np.divide(gradient, rows, out=self._mean.numpy())
         else:
@@ -297,33 +295,6 @@ class SharedNetworks:
                     into.copy_(torch.from_numpy(np.array(state[f"adam.{key}.{name}"])))
                 else:
                     into.zero_()
-
-
-class _Block:
-    """Tensors of the sizes of some weights in one block of memory, from which they are copied at once.
-
-    Parameters
-    ----------
-    weights : mapping of str to Tensor
-    device : torch.device
-    """
-
-    def __init__(self, weights: Mapping[str, Tensor], device: torch.device) -> None:
-        self._places: dict[str, tuple[torch.dtype, slice, torch.Size]] = {}
-        ends: dict[torch.dtype, int] = {}
-        for name, weight in weights.items():
-            first = ends.get(weight.dtype, 0)
-            self._places[name] = weight.dtype, slice(first, first + weight.numel()), weight.shape
-            ends[weight.dtype] = first + -(-weight.numel() // ALIGNED) * ALIGNED
-        self._memory = {dtype: torch.zeros(end, dtype=dtype, device=device) for dtype, end in ends.items()}
-        self.views = {
-            name: self._memory[dtype][part].view(shape) for name, (dtype, part, shape) in self._places.items()
-        }
-
-    def copy(self) -> dict[str, Array]:
-        """Return a copy of all tensors in host memory."""
-        memory = {dtype: copy_of(values) for dtype, values in self._memory.items()}
-        return {name: memory[dtype][part].reshape(shape) for name, (dtype, part, shape) in self._places.items()}
 
 
 def _holds(arrays: Mapping[str, Any], state: Mapping[str, Any]) -> bool:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, softplus
 
+from actors.kernels.neural.adam import Adam
 from actors.kernels.neural.device_batches import batch_sizes
 from actors.kernels.neural.vae_networks import CHUNK, Decoder, UserNetworkError, initialise, load_user_network, seeded
 
@@ -124,7 +125,7 @@ class FitOptions:
 
 def fit(
     network: Network,
-    optimiser: torch.optim.Adam,
+    optimiser: Adam,
     inputs: Tensor,
     targets: Tensor,
     options: FitOptions,
@@ -137,7 +138,7 @@ def fit(
     ----------
     network : Module
         Changed in place, like `optimiser`.
-    optimiser : torch.optim.Adam
+    optimiser : Adam
     inputs, targets : Tensor, shapes (N, I), (N, P)
         On the network's device.
     options : FitOptions
@@ -157,8 +158,7 @@ def fit(
         If the loss of an epoch is not finite; the message names the epoch.
     """
     network.train()
-    for group in optimiser.param_groups:
-        group["lr"], group["weight_decay"] = options.learning_rate, options.weight_decay
+    optimiser.learning_rate, optimiser.weight_decay = options.learning_rate, options.weight_decay
     losses: list[float] = []
     sizes = batch_sizes(len(inputs), options.batch_size, even=options.even_batches)
     for epoch in range(options.epochs):
@@ -166,7 +166,7 @@ def fit(
         total = torch.zeros((), device=generator.device)
         for batch in torch.split(order, sizes):
             loss = -log_likelihood(network(inputs[batch]), targets[batch], options.loss).sum()
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             torch.autograd.backward(loss / len(batch))
             optimiser.step()
             total += loss.detach()
@@ -261,9 +261,9 @@ def _maximise_over_input(
     optima = []
     for fixed, target in zip(torch.split(inputs, CHUNK), torch.split(targets, CHUNK), strict=True):
         v = torch.zeros_like(fixed[:, block], requires_grad=True)
-        adam = torch.optim.Adam([v], maximize=True)
+        adam = Adam([v], maximize=True)
         for step in range(options.steps):
-            adam.param_groups[0]["lr"] = 0.5 * options.rate * (1.0 + math.cos(math.pi * step / options.steps))
+            adam.learning_rate = 0.5 * options.rate * (1.0 + math.cos(math.pi * step / options.steps))
             x = torch.cat((fixed[:, : block.start], as_input(v), fixed[:, block.stop :]), dim=1)
             objective = options.trust * log_likelihood(network(x), target, options.loss) + regulariser(v)
             (v.grad,) = torch.autograd.grad(objective.sum(), [v])

@@ -6,7 +6,8 @@ N is the number of rows, P the number of pixels per row, L the number of latent 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actors.kernels.neural.adam import MOMENTS, Adam
+from actors.kernels.neural.default_training import DefaultTraining, applies_to
 from actors.kernels.neural.device_batches import batch_sizes, iterate_batches
 from actors.kernels.neural.vae_networks import Likelihood, kl_divergence, reconstruction_loss, standard_normal
+from actors.kernels.neural.weight_block import copy_of
 from actors.kernels.types import Array
 
 MARGIN = 0.005
@@ -76,15 +80,14 @@ class TrainingOptions:
         return min(compared) >= before - MARGIN * abs(before)
 
 
-def make_optimiser(networks: nn.Module) -> torch.optim.Adam:
+def make_optimiser(networks: nn.Module) -> Adam:
     """Return a new Adam optimiser of all weights; `train` sets its step size."""
-    # Fused: one kernel for all weights; the loop over tensors takes a tenth of a step.
-    return torch.optim.Adam(networks.parameters(), fused=True)
+    return Adam(networks.parameters())
 
 
 def train(
     networks: nn.ModuleDict,
-    optimiser: torch.optim.Adam,
+    optimiser: Adam,
     rows: Tensor,
     prior_mean: Tensor,
     options: TrainingOptions,
@@ -97,7 +100,7 @@ def train(
     ----------
     networks : ModuleDict
         Changed in place, like `optimiser`.
-    optimiser : torch.optim.Adam
+    optimiser : Adam
     rows, prior_mean : Tensor, shapes (N, P), (N, L)
         On the networks' device; `rows` may be on the host (:mod:`actors.kernels.neural.device_batches`).
     options : TrainingOptions
@@ -117,38 +120,76 @@ def train(
         If the loss of an epoch is not finite; the message names the epoch and the terms of the loss.
     """
     networks.train()
-    for group in optimiser.param_groups:
-        group["lr"] = options.learning_rate
+    optimiser.learning_rate = options.learning_rate
     losses: list[float] = []
-    sizes = batch_sizes(len(rows), options.batch_size, even=options.even_batches)
-    for epoch in range(options.epochs):
-        beta = options.beta(epoch)
-        order = torch.randperm(len(rows), generator=generator, device=generator.device)
-        batches = zip(
-            iterate_batches(rows, order, sizes, generator.device),
-            torch.split(prior_mean.index_select(0, order), sizes),
-            torch.split(standard_normal(prior_mean.shape, generator), sizes),
-            strict=True,
-        )
-        sums = sum(_step(networks, optimiser, *batch, beta, options) for batch in batches)
-        # The only synchronisation with the device in an epoch.
-        reconstruction, kl = (cast("Tensor", sums) / len(rows)).tolist()
-        losses.append(reconstruction + beta * kl)
-        if not math.isfinite(losses[-1]):  # also if only one of its terms is not finite
-            terms = f"reconstruction {reconstruction:g}, KL divergence {kl:g}"
-            raise FloatingPointError(
-                f"the loss is {losses[-1]:g} after {epoch + 1} of {options.epochs} epochs ({terms})"
-            )
-        converged = options.converged(losses)
-        on_epoch(epoch + 1, epoch + 1 if converged else options.epochs, losses[-1])
-        if converged:
-            break
+    with _epoch_runner(networks, optimiser, rows, prior_mean, options, generator) as run_epoch:
+        for epoch in range(options.epochs):
+            beta = options.beta(epoch)
+            reconstruction, kl = (value / len(rows) for value in run_epoch(beta))
+            losses.append(reconstruction + beta * kl)
+            if not math.isfinite(losses[-1]):  # also if only one of its terms is not finite
+                terms = f"reconstruction {reconstruction:g}, KL divergence {kl:g}"
+                raise FloatingPointError(
+                    f"the loss is {losses[-1]:g} after {epoch + 1} of {options.epochs} epochs ({terms})"
+                )
+            converged = options.converged(losses)
+            on_epoch(epoch + 1, epoch + 1 if converged else options.epochs, losses[-1])
+            if converged:
+                break
     return losses
+
+
+@contextmanager
+def _epoch_runner(
+    networks: nn.ModuleDict,
+    optimiser: Adam,
+    rows: Tensor,
+    prior_mean: Tensor,
+    options: TrainingOptions,
+    generator: torch.Generator,
+) -> Iterator[Callable[[float], tuple[float, float]]]:
+    """Provide the function that takes the steps of an epoch with some β; it returns the two terms of the loss."""
+    sizes, device = batch_sizes(len(rows), options.batch_size, even=options.even_batches), generator.device
+
+    def draws() -> tuple[Tensor, Iterator[tuple[Tensor, Tensor]]]:
+        """Return the order of the rows, and the prior means and the noise of each batch."""
+        order = torch.randperm(len(rows), generator=generator, device=device)
+        means = torch.split(prior_mean.index_select(0, order), sizes)
+        return order, zip(means, torch.split(standard_normal(prior_mean.shape, generator), sizes), strict=True)
+
+    if options.mixed_precision or device.type != "cpu" or not applies_to(networks, optimiser):
+
+        def run_automatically(beta: float) -> tuple[float, float]:
+            order, given = draws()
+            batches = zip(iterate_batches(rows, order, sizes, device), given, strict=True)
+            sums = sum(_step(networks, optimiser, batch, *of_batch, beta, options) for batch, of_batch in batches)
+            # The only synchronisation with the device in an epoch.
+            reconstruction, kl = cast("Tensor", sums).tolist()
+            return reconstruction, kl
+
+        yield run_automatically
+        return
+
+    training = DefaultTraining(networks, optimiser, max(sizes), options.likelihood)
+
+    def run_written_out(beta: float) -> tuple[float, float]:
+        order, given = draws()
+        terms = []
+        for chosen, of_batch in zip(torch.split(order, sizes), given, strict=True):
+            terms.append(training.step(rows, chosen, *of_batch, beta))
+        reconstruction, kl = (sum(values) for values in zip(*terms, strict=True))
+        return reconstruction, kl
+
+    with training.threads():
+        try:
+            yield run_written_out
+        finally:
+            training.finish()
 
 
 def _step(
     networks: nn.ModuleDict,
-    optimiser: torch.optim.Adam,
+    optimiser: Adam,
     rows: Tensor,
     prior_mean: Tensor,
     noise: Tensor,
@@ -157,7 +198,7 @@ def _step(
 ) -> Tensor:
     """Take one step on a batch; return its summed reconstruction loss and KL divergence, as one tensor (2,)."""
     reconstruction, kl = loss_terms(networks, rows, prior_mean, noise, options.likelihood, options.mixed_precision)
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     torch.autograd.backward((reconstruction + beta * kl) / len(rows))
     optimiser.step()
     return torch.stack((reconstruction.detach(), kl.detach()))
@@ -181,16 +222,13 @@ def loss_terms(
 
 # --- state --------------------------------------------------------------------------------------------------------
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Names of Adam's two moments of a gradient."""
 
-
-def save(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Array]:
+def save(networks: nn.Module, optimiser: Adam) -> dict[str, Array]:
     """Return copies of all weights (``weights.NAME``) and of Adam's moments and step count (``adam.….NAME``)."""
     return {name: copy_of(value) for name, value in tensors_of(networks, optimiser).items()}
 
 
-def tensors_of(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+def tensors_of(networks: nn.Module, optimiser: Adam) -> dict[str, Tensor]:
     """Return the tensors that `save` copies; steps change them in place."""
     tensors = {f"weights.{name}": value for name, value in networks.state_dict().items()}
     for name, weight in networks.named_parameters():
@@ -199,7 +237,7 @@ def tensors_of(networks: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Te
     return tensors
 
 
-def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[str, Any]) -> None:
+def restore(networks: nn.Module, optimiser: Adam, arrays: Mapping[str, Any]) -> None:
     """Load copies of the arrays that `save` returned into `networks` and their new `optimiser`.
 
     Raises
@@ -219,8 +257,3 @@ def restore(networks: nn.Module, optimiser: torch.optim.Adam, arrays: Mapping[st
         keys = ("step", *MOMENTS)
         moments = {key: torch.from_numpy(np.array(arrays[f"adam.{key}.{name}"])).to(weight.device) for key in keys}
         optimiser.state[weight] = moments
-
-
-def copy_of(value: Tensor) -> Array:
-    """Return a copy of a tensor in host memory."""
-    return np.array(value.detach().cpu().numpy())

@@ -24,6 +24,7 @@ from actors.types import Array, Float32Array, State
 if TYPE_CHECKING:
     import torch
 
+    from actors.kernels.neural.adam import Adam
     from actors.kernels.neural.supervised import AscentOptions
 
 _log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Network(Module[NetworkParameters]):
         self._shape: tuple[int, ...] = ()
         self._loss: list[float] = []
         self._network: torch.nn.Module | None = None
-        self._optimiser: torch.optim.Adam | None = None
+        self._optimiser: Adam | None = None
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (the host limits the threads)
         """Import torch and select the device; without a GPU this is the CPU."""

@@ -35,13 +35,13 @@ def test_the_divergence_is_larger_without_a_weight():
 
 def test_the_weight_of_the_divergence_rises_in_each_epoch_of_the_warm_up(monkeypatch):
     weights = []
-    step = training._step
+    step = training.DefaultTraining.step
 
-    def recorded_step(networks, optimiser, rows, prior_mean, noise, beta, options):
+    def recorded_step(own, rows, chosen, prior_mean, noise, beta):
         weights.append(beta)
-        return step(networks, optimiser, rows, prior_mean, noise, beta, options)
+        return step(own, rows, chosen, prior_mean, noise, beta)
 
-    monkeypatch.setattr(training, "_step", recorded_step)
+    monkeypatch.setattr(training.DefaultTraining, "step", recorded_step)
     vae = make_vae(kl_weight=2.0, kl_warmup=4, epochs=3, batch_size=N)
     call(vae, observations(images()))
     assert weights == [0.0, 0.5, 1.0]
