@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
+import msgpack
 import numpy as np
 import pytest
 
 from actors.errors import MessageError
 from actors.limits import MAX_HEADER_BYTES
+from actors.messaging import validation
 from actors.messaging.codec import as_wire, decode, encode, make_message, pack_header, unpack_header
 from actors.messaging.kinds import KINDS
 from actors.messaging.message import ArrayHeader, Header, Message
-from actors.messaging.validation import validate
+from actors.messaging.validation import HEADER_FIELDS, validate
 
 N, K, D = 5, 3, 2
 
@@ -339,3 +341,24 @@ def test_an_addressed_header_differs_only_in_receiver_and_port():
 def test_the_size_of_a_header_is_that_of_all_arrays():
     sent = message("class_posteriors", mask=[False] * N)
     assert sent.header.nbytes == N * K * 8 + N * 8 + N
+
+
+@pytest.mark.parametrize("rows", [1, 40, 4000])
+def test_a_document_is_what_msgpack_makes_of_header_and_arrays(rows):
+    sent = message("class_posteriors", log_prob=log_rows(rows), log_norm=np.zeros(rows), mask=np.arange(rows) % 2 == 0)
+    fields = {name: getattr(sent.header, name) for name in HEADER_FIELDS}
+    fields["arrays"] = [[array.name, array.dtype, list(array.shape)] for array in sent.header.arrays]
+    arrays = [sent.arrays[array.name].tobytes() for array in sent.header.arrays]
+    assert encode(sent) == msgpack.packb({"header": fields, "arrays": arrays})
+
+
+@pytest.mark.parametrize("stretch", [1, 7, 10**6])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 700.0])
+def test_the_row_at_fault_is_found_whatever_the_stretches_that_are_checked(monkeypatch, stretch, value):
+    monkeypatch.setattr(validation, "STRETCH", stretch)
+    for name, kind in ("log_prob", "class_posteriors"), ("responsibilities", "class_means"):
+        array = arrays_of(kind, n=50)[name]
+        arrays = {**arrays_of(kind, n=50), name: with_row(array, (37, 1), value)}
+        with pytest.raises(MessageError, match=r"in row 37 \(1 such rows\)"):
+            make_message(header(kind), arrays)
+        make_message(header(kind), arrays_of(kind, n=50))
