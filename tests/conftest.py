@@ -95,19 +95,21 @@ def ray_cluster():
     """The address of a local Ray cluster with two cores and no dashboard."""
     import ray
 
+    from actors.backends.ray.lean_start import lean_start
     from actors.backends.ray.temporary import ray_directory
     from runner.cluster.connection import worker_environment
 
     os.environ.update(worker_environment())
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=1 << 30,
-        _temp_dir=ray_directory(),
-    )
+    with lean_start():
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=1 << 30,
+            _temp_dir=ray_directory(),
+        )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

@@ -22,6 +22,7 @@ from ray.experimental.internal_kv import internal_kv_get_gcs_client
 from ray.job_config import JobConfig
 
 from actors.backends.ray.authentication import requires_token
+from actors.backends.ray.lean_start import lean_start
 from actors.backends.ray.polling import alive_nodes
 from actors.backends.ray.proof import is_proven
 from actors.backends.ray.temporary import ray_directory
@@ -155,7 +156,7 @@ def _start_or_join(address: str | None, code: Sequence[str], expected: ExpectedR
     }
     quiet["job_config"]._py_driver_sys_path = directories_of_code()  # the constructor takes no empty list
     if address is None:
-        with _without_stop_signals():
+        with _without_stop_signals(), lean_start():
             ray.init(address="local", include_dashboard=False, _temp_dir=ray_directory(), **quiet)
         return
     _check_token_mode(address)
