@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from actors.kernels.types import FloatArray, IntArray
 
@@ -80,6 +79,8 @@ def match_classes(distances: FloatArray) -> IntArray:
         From each class of the first to each of the second; inf where either has no rows. Such classes are matched with
         each other where possible.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     finite = np.isfinite(distances)
     neither = np.logical_and.outer(~finite.any(axis=1), ~finite.any(axis=0))
     unlike = float(distances[finite].sum()) + 1.0  # more than all others together
@@ -135,6 +136,8 @@ def _joint_posterior(inputs: Sequence[FloatArray], labels: Sequence[IntArray | N
 
 def _improve(joint: FloatArray, own: FloatArray, labels: IntArray) -> IntArray:
     """Return labels of `own` with more evidence given the `joint` of the others; the same object if there are none."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     matched = linear_sum_assignment(joint.T @ own, maximize=True)[1].astype(np.int64)
     before, after = ((joint * own[:, each]).sum(axis=1) for each in (labels, matched))
     if np.log(after / before).sum() > MIN_RISE * len(joint):

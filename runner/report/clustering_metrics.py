@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
-from actors.types import Array, IntArray
+from actors.types import Array, FloatArray, IntArray
 
 _BLOCK_ROWS = 1_000_000
 
@@ -72,7 +71,7 @@ def match(classes: ArrayLike, categories: ArrayLike) -> dict[int, int]:
         If the two are not one-dimensional, of the same length N ≥ 1, and of integer values.
     """
     counts, class_labels, category_labels = _contingency_table(classes, categories)
-    rows, columns = linear_sum_assignment(counts, maximize=True)
+    rows, columns = _matching(counts)
     return {int(class_labels[column]): int(category_labels[row]) for row, column in zip(rows, columns, strict=True)}
 
 
@@ -96,7 +95,7 @@ def matched_classes(classes: ArrayLike, categories: ArrayLike) -> IntArray:
         As in `match`.
     """
     counts, class_labels, category_labels = _contingency_table(classes, categories)
-    rows, columns = linear_sum_assignment(counts, maximize=True)
+    rows, columns = _matching(counts)
     numbers = np.full(len(class_labels), min(0, int(category_labels.min())) - 1, dtype=np.int64)
     numbers[columns] = category_labels[rows]
     learned = _as_integers(classes, "classes")
@@ -188,7 +187,7 @@ def confusion(classes: ArrayLike, categories: ArrayLike) -> Confusion:
         As in `match`.
     """
     counts, class_labels, category_labels = _contingency_table(classes, categories)
-    rows, columns = linear_sum_assignment(counts, maximize=True)  # rows in ascending order
+    rows, columns = _matching(counts)  # rows in ascending order
     rows = np.concatenate([rows, np.setdiff1d(np.arange(len(category_labels)), rows)])
     columns = np.concatenate([columns, np.setdiff1d(np.arange(len(class_labels)), columns)])
     return Confusion(counts[np.ix_(rows, columns)], category_labels[rows], class_labels[columns])
@@ -216,8 +215,16 @@ def score(classes: ArrayLike, categories: ArrayLike) -> Scores:
     return Scores(_accuracy(counts), _ari(counts), _nmi(counts))
 
 
+def _matching(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Return rows, ascending, and columns of a matching with the largest sum of counts."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    return rows, columns
+
+
 def _accuracy(counts: IntArray) -> float:
-    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
+    return float(counts[_matching(counts)].sum() / counts.sum())
 
 
 def _ari(counts: IntArray) -> float:
@@ -236,13 +243,23 @@ def _nmi(counts: IntArray) -> float:
     """Return the normalised information from the counts (C, K): the bits of scikit-learn's function of all rows."""
     if counts.shape == (1, 1):
         return 1.0
-    from scipy.sparse import csr_matrix
-    from sklearn.metrics import mutual_info_score  # slow to import, and only needed with categories
-
-    information = mutual_info_score(None, None, contingency=csr_matrix(counts.astype(np.float64)))
+    if 1 in counts.shape:
+        return 0.0
+    information = _mutual_information(counts.astype(np.float64))
     if information == 0:
         return 0.0
     return float(information / np.mean([_entropy(counts.sum(axis=1)), _entropy(counts.sum(axis=0))]))
+
+
+def _mutual_information(counts: FloatArray) -> float:
+    """Return Σ p_ij log(p_ij / (p_i p_j)), in nats, from the counts (C, K)."""
+    row, column = np.nonzero(counts)
+    own, total = counts[row, column], counts.sum()
+    in_row, in_column = counts.sum(axis=1), counts.sum(axis=0)
+    outer = -np.log(in_row[row] * in_column[column]) + math.log(in_row.sum()) + math.log(in_column.sum())
+    terms = own / total * (np.log(own) - math.log(total)) + own / total * outer
+    terms = np.where(np.abs(terms) < np.finfo(np.float64).eps, 0.0, terms)
+    return max(float(terms.sum()), 0.0)
 
 
 def _entropy(counts: IntArray) -> float:

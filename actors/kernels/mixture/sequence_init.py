@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.vq import kmeans2
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from actors.kernels.mixture.crp import expected_class_count, sample_crp_mixture
 from actors.kernels.mixture.niw import NIWPrior
@@ -160,7 +159,8 @@ def neighbours_correlate(X: FloatArray, *, window: int, products: bool, lengths:
     if p + q >= N or factor <= 0:
         return False
     correlations = np.minimum(np.linalg.svd(here.T @ around / N, compute_uv=False), MAX_CORRELATION)
-    return bool(chi2.sf(-factor * np.log1p(-np.square(correlations)).sum(), p * q) < ORDER_SIGNIFICANCE)
+    statistic = -factor * np.log1p(-np.square(correlations)).sum()
+    return bool(chdtrc(p * q, statistic) < ORDER_SIGNIFICANCE)  # the upper tail of chi-squared
 
 
 def shared_component(X: FloatArray, dimensions: int, window: int, lengths: npt.ArrayLike | None = None) -> FloatArray:
@@ -222,6 +222,8 @@ def kmeans_labels(X: FloatArray, classes: int, generator: np.random.Generator, *
 
     If there are no more distinct rows than classes, each is a class of its own.
     """
+    from scipy.cluster.vq import kmeans2  # slow to import
+
     distinct, own = np.unique(X, axis=0, return_inverse=True)
     if len(distinct) <= classes:
         return np.asarray(own, np.int64).reshape(len(X))

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from scipy.special import softmax
 
 from actors.kernels.types import BoolArray, FloatArray
@@ -260,6 +259,8 @@ def match_words(words: FloatArray) -> FloatArray:
     words : ndarray of float64, shape (K, V)
         Word distributions of the topics; positive.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     matched = words.copy()
     topics, own = linear_sum_assignment(-words)
     matched[topics] *= 1.0 - MATCHED

@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import digamma as digamma_of
 from scipy.special import gammaln
 
@@ -237,6 +236,8 @@ def best_beta(topics: Topics, words: Words, limits: tuple[float, float]) -> floa
 
 def _root(slope: Callable[[float], float], limits: tuple[float, float]) -> float:
     """Return where a decreasing slope is zero, or the limit towards which it points."""
+    from scipy.optimize import brentq  # slow to import
+
     low, high = (math.log(limit) for limit in limits)
     if slope(math.exp(low)) <= 0.0:
         return limits[0]
