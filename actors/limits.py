@@ -17,6 +17,9 @@ MAX_DIMENSIONS = 8
 MAX_MESSAGE_BYTES = 2**32 - 1
 """Size of a message's arrays together: what one value of msgpack can hold."""
 
+INLINED_BYTES = 1 << 19
+"""Size up to which an object of a run goes with the calls themselves, on a cluster that the run has started."""
+
 MAX_NAME_CHARACTERS = 100
 """Characters of the name of a run, module, source, port, metric, output or array of a message."""
 

@@ -97,7 +97,7 @@ def ray_cluster():
 
     from actors.backends.ray.lean_start import lean_start
     from actors.backends.ray.temporary import ray_directory
-    from runner.cluster.connection import worker_environment
+    from runner.cluster.connection import OWN_CLUSTER, worker_environment
 
     os.environ.update(worker_environment())
     with lean_start():
@@ -109,6 +109,7 @@ def ray_cluster():
             logging_level="ERROR",
             object_store_memory=1 << 30,
             _temp_dir=ray_directory(),
+            _system_config=OWN_CLUSTER,
         )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

@@ -29,7 +29,7 @@ from actors.backends.ray.temporary import ray_directory
 from actors.coordination.placement import Node
 from actors.errors import BackendError
 from actors.kernels.path_safety import why_unsafe
-from actors.limits import SHUTDOWN_SECONDS, TOKEN_PROBE_SECONDS
+from actors.limits import INLINED_BYTES, SHUTDOWN_SECONDS, TOKEN_PROBE_SECONDS
 from actors.variables import check_variables, heaps, ray_address, trusts_clusters
 from runner.cluster.auth import describe_credential, ensure_private_token, token_required
 from runner.cluster.code_paths import directories_of_code
@@ -56,6 +56,14 @@ _WORKER_ENVIRONMENT = {
     # Beside another busy process, spinning OpenMP threads were measured to be 3 to 30 times slower than sleeping ones.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+
+OWN_CLUSTER = {"max_direct_call_object_size": INLINED_BYTES}
+"""Settings of Ray for a cluster that is started here.
+
+An answer of up to this size comes with the reply of its call, and goes on with the next one. Ray's default is 100 KB;
+what is larger lies in shared memory, where every object takes about a millisecond of its daemon to be made, found and
+released.
+"""
 
 HEAPS = 2
 """Heaps of glibc in a process, unless the user has set a number.
@@ -157,7 +165,13 @@ def _start_or_join(address: str | None, code: Sequence[str], expected: ExpectedR
     quiet["job_config"]._py_driver_sys_path = directories_of_code()  # the constructor takes no empty list
     if address is None:
         with _without_stop_signals(), lean_start():
-            ray.init(address="local", include_dashboard=False, _temp_dir=ray_directory(), **quiet)
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _temp_dir=ray_directory(),
+                _system_config=OWN_CLUSTER,
+                **quiet,
+            )
         return
     _check_token_mode(address)
     # Fails at once if the cluster rejects this process; `ray.init` would retry, and log, for 20 seconds.
