@@ -92,7 +92,8 @@ class InProcessBackend:
                 slot: MessageRef(pack_header(message.header), Ref(copied(message)))
                 for slot, message in values.messages.items()
             }
-            return ModuleResult(Ref(values.state), Ref(values.outputs), messages, values.metrics, values.seconds)
+            state, outputs = Ref(values.state), Ref(values.outputs)
+            return ModuleResult(state, outputs, messages, values.metrics, values.seconds, ended=values.ended)
 
         return _run(result, module)
 

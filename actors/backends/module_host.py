@@ -120,8 +120,9 @@ class ModuleHost:
         started = time.perf_counter()
         with self.computing(DOING[call.mode]):
             answer = getattr(self.module, call.mode)(inbox, context)
-        seconds = time.perf_counter() - started
-        return self._accept(answer if call.mode == "generate" else self._sampled(answer), call, context, seconds)
+        seconds, ended = time.perf_counter() - started, time.monotonic()
+        accepted = self._accept(answer if call.mode == "generate" else self._sampled(answer), call, context, seconds)
+        return replace(accepted, ended=ended)
 
     @contextmanager
     def computing(self, doing: str) -> Iterator[None]:

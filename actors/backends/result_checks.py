@@ -57,6 +57,7 @@ _UPDATE_FIELDS = (
     "metrics",
     "worker_rows",
     "worker_seconds",
+    "waited_seconds",
 )
 EVENT_FIELDS = frozenset((*_LINE_FIELDS, *_UPDATE_FIELDS, "total_seconds"))
 """Fields of a line of ``events.jsonl`` that an update may have; metrics are written beside them."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 from actors.backends.module_host import DOING, Arrays, HostResult, ModuleHost
@@ -143,13 +143,14 @@ class ShardHost(ModuleHost):
         """Return state, metrics and seconds of an update; the messages and outputs are with the workers."""
         context, where = self._shard.context, self._shard.context.where
         if self._opened.mode != "update":
-            return ModuleResult(seconds=perf_counter() - self._started)
+            return ModuleResult(seconds=perf_counter() - self._started, ended=monotonic())
         with bounded_exceptions():
             kept = check_state(where, learnt)
             check_arrays(where, "state", kept)
             self.shared_module.load_state(kept)
             state, checked = self._kept_state(context, where), check_metrics(where, metrics)
-        return ModuleResult(state=state, metrics=checked, seconds=perf_counter() - self._started)
+        seconds = perf_counter() - self._started
+        return ModuleResult(state=state, metrics=checked, seconds=seconds, ended=monotonic())
 
     def close_shard(self) -> None:
         """Release the rows."""
@@ -205,7 +206,8 @@ def call_group(hosts: Sequence[ShardHost], call: ModuleCall, arrays: Sequence[Ar
         )
         messages[slot] = MessageRef(pack_header(header), Ref(joined))
     shards = shard_times(extents, [part.seconds for part in parts])
-    return ModuleResult(Ref(result.state), Ref(outputs), messages, result.metrics, result.seconds, shards)
+    state = Ref(result.state)
+    return ModuleResult(state, Ref(outputs), messages, result.metrics, result.seconds, shards, result.ended)
 
 
 def shard_times(extents: Sequence[Extent], seconds: Sequence[float]) -> tuple[ShardTime, ...]:

@@ -71,6 +71,8 @@ class ModuleResult(Generic[Value, MessageType]):
         Spent inside the module.
     shards : tuple of ShardTime
         Of each worker, where workers share the rows.
+    ended : float
+        When the module ended, by ``time.monotonic`` on its machine.
     """
 
     state: Value | None = None
@@ -79,6 +81,7 @@ class ModuleResult(Generic[Value, MessageType]):
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     shards: tuple[ShardTime, ...] = ()
+    ended: float = 0.0
 
 
 ResultRef: TypeAlias = ModuleResult[Ref, MessageRef]

@@ -7,14 +7,15 @@ Independent of the modules' types: a module reports ``evidence``, and may propos
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
 
 from actors.coordination.backend import Backend, ChainCall, MessageRef, ModuleResult, Ref, ResultRef, Task
-from actors.coordination.events import ChainFinished, ChainSelected, Emit, ModuleDied, ignore
-from actors.coordination.router import Router
+from actors.coordination.events import ChainFinished, ChainSelected, Emit, ModuleDied, ModuleProposed, ignore
+from actors.coordination.router import Router, seconds_waited
 from actors.coordination.schedule_runner import OnStep, ScheduleRunner, evidence_of, score_of
 from actors.errors import GraphError, ModuleDiedError, ModuleFailedError
 from actors.graph.schedule import Block, Position, Step
@@ -62,6 +63,7 @@ class PendingChain:
     call: ChainCall
     objects: Sequence[Ref | None]
     task: Task[Mapping[str, ResultRef]]
+    submitted: float
 
 
 class ChainRunner(ScheduleRunner):
@@ -73,7 +75,7 @@ class ChainRunner(ScheduleRunner):
     backend : Backend
         Runs the chains.
     emit : callable, optional
-        Receives ChainFinished, ChainSelected, ModuleDied, and what a schedule runner emits.
+        Receives ChainFinished, ModuleProposed, ChainSelected, ModuleDied, and what a schedule runner emits.
     on_step : callable, optional
     """
 
@@ -123,7 +125,7 @@ class ChainRunner(ScheduleRunner):
         own = replace(single, anneal=(block.anneal[1], block.anneal[1])) if has_incumbent else single
         super().run_block(own, _numbered(position, block, 0))
         own_results = {name: self.router.results[name] for name in block.modules}
-        results = [self._chain_result(block, position, n, origin, self._collect(chain)) for n, origin, chain in pending]
+        results = [self._collected(block, position, n, origin, chain) for n, origin, chain in pending]
         own_result = self._chain_result(block, position, 0, "continued" if has_incumbent else "afresh", own_results)
         results.insert(int(has_incumbent), own_result)
         best = _best_of(results)
@@ -186,9 +188,7 @@ class ChainRunner(ScheduleRunner):
         for start in starts:
             at = replace(_numbered(position, block, start.chain), learn=start.learn)
             pending.append((start.chain, start.origin, self._submit(start.block, at, start.results, sample)))
-        return _best_of(
-            [self._chain_result(block, position, n, origin, self._collect(chain)) for n, origin, chain in pending]
-        )
+        return _best_of([self._collected(block, position, n, origin, chain) for n, origin, chain in pending])
 
     def _learn_from(self, chosen: ChainResult, block: Block, position: Position) -> None:
         """Let the modules learn from all rows, from the states that were learnt on the sample."""
@@ -206,7 +206,7 @@ class ChainRunner(ScheduleRunner):
             (each.chain, each.origin, self._submit(each.block, _numbered(position, block, each.chain), each.results))
             for each in starts
         ]
-        return [self._chain_result(block, position, n, origin, self._collect(chain)) for n, origin, chain in pending]
+        return [self._collected(block, position, n, origin, chain) for n, origin, chain in pending]
 
     def _proposed_starts(
         self, block: Block, position: Position, results: Mapping[str, ResultRef], move: int
@@ -234,21 +234,39 @@ class ChainRunner(ScheduleRunner):
         for module in proposers:
             calls = [self.router.submit("propose", Step(module), position, proposal=n) for n in range(left)]
             for call in calls:
-                messages = self.router.collect(call).messages
-                if messages:
+                result = self.router.collect(call)
+                waited = seconds_waited(result.ended, result.seconds, call.submitted)
+                self._emit(ModuleProposed(position.round, position.first, module, result.seconds, waited))
+                if messages := result.messages:
                     left -= 1
                     yield module, dict(messages)
 
-    def _chain_result(
-        self, block: Block, position: Position, chain: int, origin: str, results: Mapping[str, ResultRef]
+    def _collected(
+        self, block: Block, position: Position, number: int, origin: str, chain: PendingChain
     ) -> ChainResult:
+        """Wait for a chain and return its result."""
+        results = self._collect(chain)
+        seconds, ended = sum(each.seconds for each in results.values()), max(each.ended for each in results.values())
+        waited = seconds_waited(ended, seconds, chain.submitted)
+        return self._chain_result(block, position, number, origin, results, (seconds, waited))
+
+    def _chain_result(
+        self,
+        block: Block,
+        position: Position,
+        chain: int,
+        origin: str,
+        results: Mapping[str, ResultRef],
+        times: tuple[float, float] = (0.0, 0.0),
+    ) -> ChainResult:
+        """Return a chain's result, and report it with the seconds for which it computed, and has waited since."""
         evidence = evidence_of(block, results)
         if math.isnan(evidence):
             raise GraphError(
                 f"step {position.first} is a block with chains or moves, which are chosen by evidence, "
                 f"but none of its modules ({', '.join(block.modules)}) reports one"
             )
-        self._emit(ChainFinished(position.round, position.first, chain, origin, evidence))
+        self._emit(ChainFinished(position.round, position.first, chain, origin, evidence, *times))
         score = score_of(results[name] for name in self.router.graph.modules if name in results)
         return ChainResult(chain, origin, results, evidence, score)
 
@@ -266,7 +284,8 @@ class ChainRunner(ScheduleRunner):
         call = ChainCall(router.graph, block, position, router.run, router.seed, router.sequence, sent, sample)
         states = [start[name].state for name in block.modules]
         objects = [*states, *(message.arrays for message in messages.values())]
-        return PendingChain(call, objects, self._backend.submit_chain(call, objects))
+        submitted = time.monotonic()
+        return PendingChain(call, objects, self._backend.submit_chain(call, objects), submitted)
 
     def _collect(self, pending: PendingChain) -> Mapping[str, ResultRef]:
         """Wait for a chain; where its process dies, run it again."""

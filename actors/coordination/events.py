@@ -177,6 +177,8 @@ class UpdateFinished(UpdateEvent):
     message_bytes : int
         Size of the messages that it sent.
     metrics : mapping of str to float
+    waited_seconds : float
+        Between the end of the module's computing and this event: on the way, and until other answers had come.
     worker_rows, worker_seconds : mapping of str to float
         The rows of each worker, and the seconds for which it was busy with them, by its name; empty for a module in one
         process.
@@ -188,6 +190,7 @@ class UpdateFinished(UpdateEvent):
     metrics: Mapping[str, float] = field(default_factory=dict)
     worker_rows: Mapping[str, float] = field(default_factory=dict)
     worker_seconds: Mapping[str, float] = field(default_factory=dict)
+    waited_seconds: float = 0.0
 
     def fields(self) -> dict[str, Any]:
         """Return the fields, with one entry for each metric."""
@@ -226,7 +229,11 @@ class BlockFinished(Event):
 
 @dataclass(frozen=True)
 class ChainFinished(Event):
-    """A chain of a block has ended with this evidence; ``origin`` is how it was started."""
+    """A chain of a block has ended with this evidence; ``origin`` is how it was started.
+
+    For ``seconds`` its copies of the modules computed, in turn, until ``waited_seconds`` before this event; 0 for the
+    chain of the modules themselves, whose updates have events of their own.
+    """
 
     event = "chain"
     round: int
@@ -234,6 +241,20 @@ class ChainFinished(Event):
     chain: int
     origin: str
     evidence: float
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModuleProposed(Event):
+    """A module was asked for a proposal; it computed for ``seconds``, until ``waited_seconds`` before this event."""
+
+    event = "proposed"
+    round: int
+    step: int
+    module: str
+    seconds: float
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -359,6 +380,7 @@ EVENTS: Mapping[str, type[Event]] = {
         UpdateFinished,
         BlockFinished,
         ChainFinished,
+        ModuleProposed,
         ChainSelected,
         Converged,
         Committed,

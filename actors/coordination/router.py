@@ -6,6 +6,7 @@ run; each chain of a block has its own, for copies of the block's modules.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ class PendingCall:
     call: ModuleCall
     arrays: Sequence[Ref]
     task: Task[ResultRef]
+    submitted: float
 
     @property
     def doing(self) -> str:
@@ -39,6 +41,24 @@ class PendingCall:
             return call.mode
         exchange = f", exchange {call.exchange}" if call.exchange else ""
         return f"update (round {call.round}, step {call.step}{exchange})"
+
+
+def seconds_waited(ended: float, seconds: float, submitted: float) -> float:
+    """Return how long ago an answer was computed; 0 where that is not known, of a module on another machine.
+
+    Parameters
+    ----------
+    ended : float
+        By ``time.monotonic`` on the module's machine. All processes of a machine have the same monotonic clock; that of
+        another machine gives an end that does not lie between the call and now.
+    seconds : float
+        For which the module computed.
+    submitted : float
+        When it was called, by ``time.monotonic`` here.
+    """
+    now = time.monotonic()
+    waited = now - ended
+    return waited if 0.0 <= waited <= now - submitted - seconds else 0.0
 
 
 class Router:
@@ -165,8 +185,8 @@ class Router:
             ports=tuple(port for port, _ in inbox),
             **details,
         )
-        arrays = [message.arrays for _, message in inbox]
-        return PendingCall(step.module, call, arrays, self._backend.submit(step.module, call, arrays))
+        arrays, submitted = [message.arrays for _, message in inbox], time.monotonic()
+        return PendingCall(step.module, call, arrays, self._backend.submit(step.module, call, arrays), submitted)
 
     def collect(self, pending: PendingCall) -> ResultRef:
         """Wait for the answer of a call and return it.

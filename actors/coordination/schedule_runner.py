@@ -9,7 +9,7 @@ from dataclasses import replace
 from actors.coordination.backend import ResultRef
 from actors.coordination.events import BlockFinished, Emit, UpdateFinished, UpdateStarted, ignore
 from actors.coordination.placement import worker_name
-from actors.coordination.router import Router
+from actors.coordination.router import Router, seconds_waited
 from actors.graph.schedule import Block, Item, Position, Step, leaves
 
 OnStep = Callable[[int, Step, Position], None]
@@ -91,6 +91,7 @@ class ScheduleRunner:
                         seconds=result.seconds,
                         message_bytes=sum(message.header.nbytes for message in result.messages.values()),
                         metrics=result.metrics,
+                        waited_seconds=seconds_waited(result.ended, result.seconds, call.submitted),
                         worker_rows={name: float(each.rows) for name, each in shards.items()},
                         worker_seconds={name: each.seconds for name, each in shards.items()},
                     )

@@ -191,7 +191,7 @@ def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
         monitor.progress.log(f"not all plots could be drawn: {error}")
     clock.mark("pictures")
     result = build_result(monitor.scores, directory.name, time.time() - clock.started, monitor.module_seconds)
-    result["overhead_share"] = monitor.overhead_share(directory.graph.sources)
+    result["overhead_share"] = monitor.overhead_share()
     result["phases"] = clock.marks
     ignore_signals()  # with this file, the run is complete
     directory.write_json("result.json", result)

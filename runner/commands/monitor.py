@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from actors.coordination.events import (
+    ChainFinished,
     Committed,
     Emit,
     Event,
     ModuleDied,
+    ModuleProposed,
     ModuleRecovered,
     RoundReplayed,
     RunResumed,
@@ -26,6 +28,7 @@ from runner.report.progress import Progress
 from runner.runs.directory import RunDirectory
 from runner.runs.event_log import LogPosition
 from runner.runs.records import RoundScores
+from runner.runs.timing import ComputingTime
 
 if TYPE_CHECKING:
     from runner.runs.coordinator_client import EventStream
@@ -88,13 +91,11 @@ class RunMonitor:
         self.scores = RoundScores(0, None, None)
         self.module_seconds: dict[str, float] = {}
         self.first_update: float | None = None
-        self.last_commit: float | None = None
         self.commits = 0
         self.resumed = False
         self._last_recorded: float | None = None  # the last round in metrics.csv, None if it is not known
         self._started: dict[str, float] = {}  # start of the current update of each module
-        self._spans: list[tuple[float, float]] = []  # start and end of each update since no module was learning
-        self._overlap = 0.0
+        self._computing = ComputingTime()
         self._explained: set[str] = set()  # sentences that were shown
 
     def follow(self, stream: EventStream, until: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -151,15 +152,14 @@ class RunMonitor:
         if message := event_message(event):
             self.progress.log(message)
         match event:
-            case UpdateFinished(module=module) if module in self._started:
-                started = self._started.pop(module)
-                self._spans.append((started, started + min(max(event.seconds, 0.0), max(when - started, 0.0))))
-                if not self._started:  # later updates cannot overlap these
-                    self._overlap += _overlap(self._spans)
-                    self._spans.clear()
+            case UpdateFinished() if event.round > 0:
+                # It did not compute before it was called; the clocks of nodes differ, and older runs do not say when.
+                self._add_interval(event, when, self._started.pop(event.module, self.first_update))
+            case ChainFinished() | ModuleProposed():
+                self._add_interval(event, when, self.first_update)
             case UpdateStarted() if event.round > 0:
                 self._started[event.module] = when
-                self.first_update = self.first_update or when
+                self.first_update = when if self.first_update is None else self.first_update
             case RunResumed():
                 self.resumed = True
                 self.directory.metrics_file.rewind(event.round - (event.step is not None))
@@ -168,7 +168,7 @@ class RunMonitor:
                     self.scores = self.directory.scores(event.name)
                 self.catch_up(event.round)  # newer ones are damaged, or their events are yet to be received
             case Committed():
-                self.last_commit, self.commits = when, self.commits + 1
+                self.commits += 1
                 # It may have been recorded before its event was received, by this or an earlier process.
                 new = self.single or (event.whole and event.round > self._last_round())
                 if event.round > 0 and new:
@@ -209,23 +209,19 @@ class RunMonitor:
             self._last_recorded = self.directory.metrics_file.last_round()
         return self._last_recorded
 
-    def overhead_share(self, sources: Iterable[str]) -> float | None:
-        """Return the fraction of the time from the first update to the last commit in which no module was learning.
+    def _add_interval(
+        self, event: UpdateFinished | ChainFinished | ModuleProposed, when: float, since: float | None
+    ) -> None:
+        """Add the time in which a module or a chain computed, by the coordinator's clock, not before `since`."""
+        if since is not None:
+            ended = max(when - max(event.waited_seconds, 0.0), since)
+            self._computing.add(max(ended - max(event.seconds, 0.0), since), ended)
 
-        Negative if chains learned in parallel, as their seconds count as those of the modules. None for a resumed run.
+    def overhead_share(self) -> float | None:
+        """Return the share of the time, from the first update to the end of the last, in which no module computed.
+
+        Modules and chains that compute at the same time count once. None for a resumed run.
         """
-        if self.resumed:
+        if self.resumed or self.first_update is None:
             return None
-        if self.first_update is None or self.last_commit is None or self.last_commit <= self.first_update:
-            return None
-        inside = sum(seconds for name, seconds in self.module_seconds.items() if name not in set(sources))
-        return 1.0 - (inside - self._overlap - _overlap(self._spans)) / (self.last_commit - self.first_update)
-
-
-def _overlap(spans: Iterable[tuple[float, float]]) -> float:
-    """Return the total time by which intervals (start, end) overlap earlier ones, in seconds."""
-    overlap, until = 0.0, -math.inf
-    for started, ended in sorted(spans):
-        overlap += max(min(ended, until) - started, 0.0)
-        until = max(until, ended)
-    return overlap
+        return self._computing.idle_share(self.first_update)

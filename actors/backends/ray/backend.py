@@ -729,7 +729,7 @@ def _result(summary: ModuleResult[None, bytes], objects: Sequence[Any], slots: S
     state, outputs, *arrays = objects
     bodies = dict(zip(slots, arrays, strict=True))
     messages = {slot: MessageRef(header, bodies[slot]) for slot, header in summary.messages.items()}
-    return ModuleResult(state, outputs, messages, summary.metrics, summary.seconds)
+    return ModuleResult(state, outputs, messages, summary.metrics, summary.seconds, ended=summary.ended)
 
 
 def _count(number: int, noun: str) -> str:

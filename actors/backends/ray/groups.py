@@ -131,7 +131,7 @@ class RayGroup:
         given = tuple(answer.outputs for answer in answers)
         outputs = ShardedOutputs(given, tuple(starts), tuple(continued), names, extents[0].rows)
         shards = shard_times(extents, [each.seconds for each in summaries])
-        return ModuleResult(state, Ref(outputs), messages, result.metrics, result.seconds, shards)
+        return ModuleResult(state, Ref(outputs), messages, result.metrics, result.seconds, shards, result.ended)
 
 
 class _Workers:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -135,7 +135,7 @@ class ModuleActor:
         self._begin(incarnation)
         result = self._shard_host.conclude_call(*self._exchange.receive([learnt, metrics]))
         names = self._shard_host.output_names
-        return (ModuleResult[None, bytes](metrics=result.metrics, seconds=result.seconds), result.state, names)
+        return (_summary(result, {}), result.state, names)
 
     def close_shard(self) -> None:
         """Release this worker's rows."""
@@ -153,9 +153,9 @@ class ModuleActor:
 
     def _returned(self, result: HostResult) -> tuple[Any, ...]:
         headers = {slot: pack_header(message.header) for slot, message in result.messages.items()}
-        summary = ModuleResult[None, bytes](messages=headers, metrics=result.metrics, seconds=result.seconds)
         sent = (result.messages.get(slot.name) for slot in self._host.slots)
-        return (summary, result.state, result.outputs, *(message and message.arrays for message in sent))
+        arrays = (message and message.arrays for message in sent)
+        return (_summary(result, headers), result.state, result.outputs, *arrays)
 
     def load_state(self, incarnation: str, state: Any) -> None:
         """Load a state into the module; None resets it."""
@@ -186,6 +186,11 @@ class ModuleActor:
     def _check(self, incarnation: str) -> None:
         if incarnation != self._incarnation:
             raise StaleIncarnationError(f"the process of {self._host.spec.name} was restarted")
+
+
+def _summary(result: ModuleResult[Any, Any], headers: Mapping[str, bytes]) -> ModuleResult[None, bytes]:
+    """Return what the coordinator fetches of a result: all but the state, the outputs and the messages' arrays."""
+    return ModuleResult(messages=headers, metrics=result.metrics, seconds=result.seconds, ended=result.ended)
 
 
 def _ignore_blocked_signals() -> set[signal.Signals]:
@@ -219,7 +224,7 @@ def run_chain_task(
     summaries, returned = {}, list[Any]()
     for name, result in results.items():
         headers = {slot: message.packed_header for slot, message in result.messages.items()}
-        summaries[name] = ModuleResult[None, bytes](messages=headers, metrics=result.metrics, seconds=result.seconds)
+        summaries[name] = _summary(result, headers)
         sent = (result.messages.get(slot.name) for slot in call.graph.slots(name))
         outputs: Any = result.outputs
         returned += [result.state, dict(outputs) if isinstance(outputs, ShardedOutputs) else outputs]

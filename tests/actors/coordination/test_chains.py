@@ -1,5 +1,7 @@
 """Tests of chains and moves: parallel chains, selection by evidence, and proposals of modules."""
 
+import itertools
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,6 +10,7 @@ import pytest
 
 from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
+from actors.coordination.router import seconds_waited
 from actors.errors import GraphError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
@@ -245,3 +248,33 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
 def test_chains_without_evidence_are_rejected():
     with pytest.raises(GraphError, match=r"none of its modules \(walker, judge\) reports one"):
         learn(model(block(chains=2), reports=False))
+
+
+def test_the_event_of_a_chain_says_for_how_long_and_until_when_it_computed():
+    events = []
+    coordinator = Coordinator(
+        model(block(repeat=3, chains=3, moves=1), proposals=1),
+        InProcessBackend(),
+        emit=lambda event: events.append((time.monotonic(), event)),
+    )
+    coordinator.start({"data": {"values": ROWS}})
+    began = time.monotonic()
+    coordinator.run_rounds()
+    chains = [(at, event) for at, event in events if event.event == "chain"]
+    spans = sorted(
+        (at - event.waited_seconds - event.seconds, at - event.waited_seconds) for at, event in chains if event.seconds
+    )
+    own = [event for _, event in chains if not event.seconds]
+    assert [(event.chain, event.origin) for event in own] == [(0, "afresh")]  # its updates have events of their own
+    assert spans[0][0] > began
+    # In this process one chain follows another; each computed before the next one began.
+    assert all(ended <= started + 1e-3 for (_, ended), (started, _) in itertools.pairwise(spans))
+    assert any(event.event == "proposed" and event.seconds > 0 for _, event in events)
+
+
+def test_an_end_by_the_clock_of_another_machine_says_nothing():
+    now = time.monotonic()
+    assert seconds_waited(now - 1.0, 2.0, now - 4.0) == pytest.approx(1.0, abs=0.5)
+    assert seconds_waited(now + 1e6, 2.0, now - 4.0) == 0.0
+    assert seconds_waited(now - 1e6, 2.0, now - 4.0) == 0.0
+    assert seconds_waited(0.0, 0.0, now) == 0.0  # a result that does not say it

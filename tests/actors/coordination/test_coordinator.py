@@ -1,5 +1,7 @@
 """Tests of the coordinator with the in-process backend."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,22 @@ def test_status_has_the_round_and_the_seconds_of_each_module():
     status = coordinator.status()
     assert (status["round"], status["rounds"], status["active"]) == (2, 2, {})
     assert status["module_seconds"]["encoder"] >= 0.02
+
+
+def test_events_say_when_each_module_computed_although_an_answer_is_taken_late():
+    sources = [ModuleSpec(name, f"{TOYS}:Source") for name in ("data", "other")]
+    encoders = [ModuleSpec(name, f"{TOYS}:Encoder", {"seconds": 0.15}) for name in ("one", "two")]
+    graph = Graph(
+        [*sources, *encoders],
+        [Connection("data", "one"), Connection("other", "two")],
+        Schedule(1, (Step("one"), Step("two"))),
+    )
+    events = []
+    coordinator = Coordinator(graph, InProcessBackend(), emit=lambda event: events.append((time.monotonic(), event)))
+    coordinator.start({name: {"values": ROWS} for name in ("data", "other")})
+    coordinator.run_rounds()
+    updated = {event.module: (at, event) for at, event in events if event.event == "updated" and event.round}
+    ends = {name: at - event.waited_seconds for name, (at, event) in updated.items()}
+    # In process they computed one after the other, and both answers were taken in the end.
+    assert updated["one"][1].waited_seconds >= 0.15
+    assert ends["two"] - updated["two"][1].seconds >= ends["one"] - 1e-3

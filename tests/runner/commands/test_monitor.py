@@ -260,22 +260,70 @@ def test_an_interrupt_of_a_run_says_how_to_continue_it(directory):
         raise KeyboardInterrupt
 
 
-def test_updates_in_parallel_are_counted_once_in_the_overhead(directory, monitor):
-    def update(module, started, ended, seconds):
-        place = {"module": module, "round": 1, "step": 0}
-        return timed("update", started, **place), timed("updated", ended, seconds=seconds, **place)
+def update(module, started, ended, seconds, waited=0.0, round=1):
+    place = {"module": module, "round": round, "step": 0}
+    return [timed("update", started, **place), timed("updated", ended, seconds=seconds, waited_seconds=waited, **place)]
 
-    one, other = update("encoder", 10.0, 14.0, 4.0), update("mirror", 10.0, 14.1, 3.0)
-    events = sorted([*one, *other, commit(1, 15.0)], key=lambda event: event.time)
-    for batch, status in stream(events):
-        monitor.follow([(batch, {**status, "module_seconds": {"encoder": 4.0, "mirror": 3.0}})])
-    assert monitor.overhead_share(()) == pytest.approx(1.0 / 5.0)
+
+def chain(number, ended, seconds, waited=0.0):
+    place = {"round": 1, "step": 0, "origin": "afresh", "evidence": 0.0}
+    return timed("chain", ended, chain=number, seconds=seconds, waited_seconds=waited, **place)
+
+
+def overhead(monitor, *events):
+    monitor.follow(stream(sorted(events, key=lambda event: event.time)))
+    return monitor.overhead_share()
+
+
+def test_the_overhead_is_the_time_without_a_computing_module_from_the_first_update_to_the_end_of_the_last(monitor):
+    # Computed from 11 to 14 and from 16 to 19; neither round 0 nor what follows the last update counts.
+    updates = [*update("data", 1.0, 5.0, 4.0, round=0), *update("encoder", 10.0, 14.0, 3.0)]
+    assert overhead(monitor, *updates, *update("mirror", 15.0, 19.0, 3.0), commit(1, 25.0)) == pytest.approx(3 / 9)
+
+
+def test_updates_in_parallel_are_counted_once_in_the_overhead(monitor):
+    # From 10.5 to 14, and from 10.6 to 12.6: its answer was taken after the other's.
+    one, other = update("encoder", 10.0, 14.2, 3.5, waited=0.2), update("mirror", 10.0, 14.3, 2.0, waited=1.7)
+    assert overhead(monitor, *one, *other) == pytest.approx(0.5 / 4.0)
+
+
+def test_an_update_that_ended_while_another_had_not_begun_is_counted_where_it_was(monitor):
+    # From 10 to 11 and from 13 to 14. Both answers were taken at the end, the first one after three seconds.
+    one, other = update("encoder", 10.0, 14.0, 1.0, waited=3.0), update("mirror", 10.0, 14.0, 1.0)
+    assert overhead(monitor, *one, *other) == pytest.approx(0.5)
+
+
+def test_chains_in_parallel_leave_an_overhead_that_is_not_negative(monitor):
+    # The modules compute from 10 to 11 and from 12 to 13; chains from 10.5 to 12.5, from 11 to 13 and from 13.5 to 14.
+    updates = [*update("encoder", 10.0, 11.0, 1.0), *update("mirror", 11.0, 13.0, 1.0)]
+    chains = [chain(1, 13.0, 2.0, waited=0.5), chain(2, 13.0, 2.0), chain(3, 14.0, 0.5)]
+    assert overhead(monitor, *updates, *chains) == pytest.approx(0.5 / 4.0)
+
+
+def test_a_proposal_counts_as_computing(monitor):
+    asked = timed("proposed", 13.0, round=1, step=0, module="encoder", seconds=1.0, waited_seconds=1.0)
+    updates = [*update("encoder", 10.0, 11.0, 1.0), *update("encoder", 13.0, 14.0, 1.0)]
+    assert overhead(monitor, *updates, asked) == pytest.approx(1.0 / 4.0)
+
+
+def test_no_more_seconds_count_than_have_passed(monitor):
+    # Clocks that disagree: more seconds inside of the module than since it was called.
+    assert overhead(monitor, *update("encoder", 10.0, 11.0, 50.0), chain(1, 11.0, 70.0)) == 0.0
+
+
+def test_events_of_an_older_run_place_the_seconds_at_the_end_of_each_update(monitor):
+    place = {"module": "encoder", "round": 1, "step": 0}
+    events = [timed("update", 10.0, **place), timed("updated", 14.0, seconds=3.0, **place)]
+    assert overhead(monitor, *events) == pytest.approx(0.25)
+
+
+def test_the_overhead_of_a_run_without_updates_is_not_known(monitor):
+    assert overhead(monitor, commit(0, 1.0)) is None
 
 
 @pytest.mark.parametrize("hour", [-3600.0, 3600.0])
-def test_the_overhead_does_not_depend_on_a_clock_that_is_set_during_a_round(directory, monitor, hour):
-    place = {"module": "encoder", "round": 1, "step": 0}
-    events = [timed("update", 10.0, **place), timed("updated", 14.0, seconds=4.0, **place), commit(1, 15.0)]
+def test_the_overhead_does_not_depend_on_a_clock_that_is_set_during_a_round(monitor, hour):
+    events = [*update("encoder", 10.0, 14.0, 4.0), *update("encoder", 14.5, 15.0, 0.5)]
     shifted = [replace(each, time=each.time + (each.time > 12) * hour, elapsed=each.time) for each in events]
-    monitor.follow([(shifted, {"module_seconds": {"encoder": 4.0}, "ended": ""})])
-    assert monitor.overhead_share(()) == pytest.approx(1.0 / 5.0)
+    monitor.follow([(shifted, {"module_seconds": {"encoder": 4.5}, "ended": ""})])
+    assert monitor.overhead_share() == pytest.approx(0.5 / 5.0)
