@@ -8,6 +8,7 @@ from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
+from actors.limits import STRETCH_ROWS
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.test_shared_modules import X, graph
 from tests.conftest import wait_until
@@ -46,7 +47,7 @@ def test_two_workers_may_die_at_once(tmp_path):
 
 
 def test_workers_that_die_while_they_write_their_parts_of_a_commit_write_them_again(tmp_path):
-    rows = np.random.default_rng(0).normal(size=(270_000, 3)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(STRETCH_ROWS + 270_000, 3)).astype(np.float32)
     pca = ModuleSpec("pca", "pca", {"latent_dim": 2}, sharing=Sharing(2, 32_768))
     steps = Schedule(2, (Step("pca"),))
     model = Graph([ModuleSpec("data", "observation"), pca], [Connection("data", "pca")], steps)
