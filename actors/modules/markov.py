@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import softmax
 
 from actors.errors import ModuleError
 from actors.kernels.markov.inference import (
     ForwardBackwardResult,
     compile_kernels,
+    expected_by_model,
     expected_counts,
     forward_backward,
+    known_evidence,
     one_step_message,
+    prepare,
     sampled_counts,
     transition_probabilities,
     viterbi,
@@ -27,6 +29,7 @@ from actors.modules.class_posteriors import (
     CombinedPosteriors,
     add_floor,
     combine_posteriors,
+    normalise_with_norms,
     sender_likelihoods,
     temper,
 )
@@ -103,8 +106,9 @@ class MarkovModel(SharedMarkovModel):
         smoothed = parameters.rule == "smoothed"
         learn = self._learn_smoothed if smoothed else self._learn_tutorial
         try:
-            log_message = learn(tempered, combined, parameters, context)
-            fit = self._infer(combined.log_prob, combined)
+            log_message, fit = learn(tempered, combined, parameters, context)
+            if fit is None or tempered is not combined.log_prob:
+                fit = self._infer(combined.log_prob, combined)
             self._class_counts = present(fit.posterior, combined.mask).sum(axis=0)
             log_likelihood = self._test_order(fit, combined, parameters) if smoothed else fit.log_likelihood
             path, _ = viterbi(combined.log_prob, *self._transition_model, combined.lengths, combined.mask)
@@ -142,8 +146,8 @@ class MarkovModel(SharedMarkovModel):
             rows = len(combined.log_prob)
             log_message = unordered_message(rows, self._transitions, self._class_counts, self._frequencies)
             messages = compose_messages(log_message, combined, context, extrinsic=True)
-            posterior = softmax(combined.log_prob + log_message, axis=1)
-            by_row = np.logaddexp.reduce(combined.log_prob + log_message, axis=1)
+            log_posterior, by_row = normalise_with_norms(combined.log_prob + log_message)
+            posterior = np.exp(log_posterior)
             outputs = {"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
             evidence = log_evidence_of_sequences(by_row, combined)
             return Outbox(
@@ -247,28 +251,29 @@ class MarkovModel(SharedMarkovModel):
 
     def _learn_smoothed(
         self, tempered: FloatArray, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
-    ) -> FloatArray:
-        """Re-estimate the transitions by forward-backward; return the cavity message."""
+    ) -> tuple[FloatArray, ForwardBackwardResult]:
+        """Re-estimate the transitions by forward-backward; return the cavity message, and what it follows from."""
         K = tempered.shape[1]
         if self._trans_prob is None:
             self._transitions = expected_counts(np.exp(tempered), combined.lengths)
             self._trans_prob = parameters.transition_estimate(self._transitions)
         if self._initial is None or parameters.initial == "uniform":
             self._initial = np.full(K, 1.0 / K)
+        rows = prepare(*known_evidence(tempered, combined.lengths, combined.mask))
         for done in range(parameters.inner_iterations if context.learn else 0):
-            fit = self._infer(tempered, combined)
-            self._trans_prob = parameters.transition_estimate(fit.transitions)
+            expected = expected_by_model(rows, *self._transition_model)
+            self._trans_prob = parameters.transition_estimate(expected.transitions)
             if parameters.initial == "learnt":
-                self._initial = transition_probabilities(fit.initial, parameters.pseudo_count)
-            context.report(done + 1, parameters.inner_iterations, log_likelihood=fit.log_likelihood)
+                self._initial = transition_probabilities(expected.initial, parameters.pseudo_count)
+            context.report(done + 1, parameters.inner_iterations, log_likelihood=expected.log_likelihood)
         fit = self._infer(tempered, combined)
         self._transitions = fit.transitions
         self._initial_counts = fit.initial if parameters.initial == "learnt" else None
-        return add_floor(fit.log_cavity)
+        return add_floor(fit.log_cavity), fit
 
     def _learn_tutorial(
         self, tempered: FloatArray, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
-    ) -> FloatArray:
+    ) -> tuple[FloatArray, None]:
         """Count sampled transitions; return the one-step prediction times the previous message."""
         P, previous = np.exp(tempered), self._log_message
         if previous is not None and previous.shape != P.shape:
@@ -285,7 +290,7 @@ class MarkovModel(SharedMarkovModel):
         message = one_step_message(P, self._trans_prob, previous, combined.lengths)
         # Messages multiply from update to update, so that a zero would exclude its class for good.
         self._log_message = np.maximum(message, np.log(np.finfo(np.float64).tiny))
-        return self._log_message
+        return self._log_message, None
 
     # --- helpers --------------------------------------------------------------------------------------------------
 

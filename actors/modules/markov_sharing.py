@@ -488,9 +488,7 @@ def _no_result(rows: int, classes: int) -> ForwardBackwardResult:
     """Return the result of forward-backward without any information."""
     uniform = np.full((rows, classes), 1.0 / classes)
     return ForwardBackwardResult(
-        prediction=uniform,
         filtered=uniform,
-        backward=uniform,
         posterior=uniform,
         log_cavity=np.log(uniform),
         transitions=np.zeros((classes, classes)),

@@ -9,20 +9,19 @@ Source: L. R. Rabiner, "A tutorial on hidden Markov models and selected applicat
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.kernels.jit import as_input
+from actors.kernels.lanes import rows_with_room
 from actors.kernels.markov.recursions import (
     ForwardBackwardBuffers,
     best_path,
-    largest_of_rows,
     log_passes,
+    relative_rows,
     scaled_passes,
 )
 from actors.kernels.sequences import boundaries, rows_with_successor
@@ -38,16 +37,12 @@ class ForwardBackwardResult:
 
     Attributes
     ----------
-    prediction : ndarray of float64, shape (N, K)
-        P(z_t | rows before t of the same sequence).
     filtered : ndarray of float64, shape (N, K)
         P(z_t | rows up to t).
-    backward : ndarray of float64, shape (N, K)
-        p(rows after t | z_t), normalised as if it were a distribution over z_t.
     posterior : ndarray of float64, shape (N, K)
         P(z_t | all rows), gamma.
     log_cavity : ndarray of float64, shape (N, K)
-        log P(z_t | all rows but t), the cavity message: prediction times backward message, normalised.
+        log P(z_t | all rows but t), the cavity message: P(z_t | rows before t) p(rows after t | z_t), normalised.
     transitions : ndarray of float64, shape (K, K)
         Expected number of transitions from i to j, xi summed over t.
     initial : ndarray of float64, shape (K,)
@@ -58,25 +53,13 @@ class ForwardBackwardResult:
         Log density of all rows.
     """
 
-    prediction: FloatArray
     filtered: FloatArray
-    backward: FloatArray
     posterior: FloatArray
     log_cavity: FloatArray
     transitions: FloatArray
     initial: FloatArray
     row_log_likelihood: FloatArray
     log_likelihood: float
-
-    @cached_property
-    def log_prediction(self) -> FloatArray:
-        """Return the logarithm of the prediction, shape (N, K)."""
-        return logarithm(self.prediction)
-
-    @cached_property
-    def log_backward(self) -> FloatArray:
-        """Return the logarithm of the backward message, shape (N, K)."""
-        return logarithm(self.backward)
 
 
 def _check_rows(P: ArrayLike, lengths: ArrayLike | None) -> tuple[FloatArray, IntArray]:
@@ -257,11 +240,50 @@ def forward_backward(
         If shapes don't fit, T or initial is not a distribution, evidence has NaN, +inf or a row of -inf, or a row is
         impossible given the rows before it (the message names the row).
     """
-    evidence, starts = check_evidence(log_evidence, lengths, mask)
-    K = evidence.shape[1]
-    matrix, first = check_transitions(T, K), check_initial(initial, K)
-    ends = SequenceEnds(first, np.full(K, 1.0 / K), logarithm(first), np.full(K, -math.log(K)))
-    return run_passes(evidence, starts, matrix, first, ends)
+    prepared = prepare(*known_evidence(log_evidence, lengths, mask))
+    matrix, first, ends = _model_of_whole_sequences(T, initial, prepared.evidence.shape[1])
+    return run_passes(prepared, matrix, first, ends)
+
+
+class ExpectedCounts(NamedTuple):
+    """What re-estimating the transitions needs; as in :class:`ForwardBackwardResult`."""
+
+    transitions: FloatArray
+    initial: FloatArray
+    log_likelihood: float
+
+
+def expected_by_model(prepared: PreparedRows, T: ArrayLike, initial: ArrayLike) -> ExpectedCounts:
+    """Return the sums of `forward_backward`, bit-identical, without what it computes for each row.
+
+    Parameters
+    ----------
+    prepared : PreparedRows
+        Of :func:`prepare`, the same for all models.
+    T, initial
+        As in `forward_backward`.
+
+    Raises
+    ------
+    ValueError
+        As `forward_backward`, for the model and for rows that are impossible under it.
+    """
+    matrix, first, ends = _model_of_whole_sequences(T, initial, prepared.evidence.shape[1])
+    fit = _scaled(prepared, matrix, first, ends, messages=False)
+    if fit is None:
+        result = _run_log_passes(prepared, matrix, first, ends, 0)
+        return ExpectedCounts(result.transitions, result.initial, result.log_likelihood)
+    out, row_log_likelihood = fit
+    return ExpectedCounts(out.transitions, out.initial, float(row_log_likelihood.sum()))
+
+
+def _model_of_whole_sequences(
+    T: ArrayLike, initial: ArrayLike, classes: int
+) -> tuple[FloatArray, FloatArray, SequenceEnds]:
+    """Return the validated model, and the ends of sequences without rows before or after them."""
+    matrix, first = check_transitions(T, classes), check_initial(initial, classes)
+    none = np.full(classes, 1.0 / classes)
+    return matrix, first, SequenceEnds(first, none, logarithm(first), np.log(none))
 
 
 class SequenceEnds(NamedTuple):
@@ -283,9 +305,37 @@ class SequenceEnds(NamedTuple):
     log_leaving: FloatArray
 
 
+class PreparedRows(NamedTuple):
+    """Rows whose part of the forward-backward algorithm that doesn't depend on transitions is done (:func:`prepare`).
+
+    Attributes
+    ----------
+    evidence : ndarray of float64, shape (N, K)
+        Log evidence.
+    likelihood : ndarray of float64, shape (N, K)
+        exp(log evidence - the largest of the row).
+    largest : ndarray of float64, shape (N,)
+        The largest log evidence of each row.
+    starts : ndarray of int64, shape (S + 1,)
+        Boundaries of the sequences.
+    """
+
+    evidence: FloatArray
+    likelihood: FloatArray
+    largest: FloatArray
+    starts: IntArray
+
+
+def prepare(evidence: FloatArray, starts: IntArray) -> PreparedRows:
+    """Return prepared rows of log evidence (N, K); raise ValueError if a row has no possible class."""
+    likelihood, largest = rows_with_room(*evidence.shape), np.empty(len(evidence))
+    if not relative_rows(evidence, likelihood, largest):
+        check_possible(evidence)
+    return PreparedRows(evidence, np.exp(likelihood, out=likelihood), largest, starts)
+
+
 def run_passes(
-    evidence: FloatArray,
-    starts: IntArray,
+    prepared: PreparedRows,
     T: FloatArray,
     initial: FloatArray,
     ends: SequenceEnds,
@@ -295,10 +345,8 @@ def run_passes(
 
     Parameters
     ----------
-    evidence : ndarray of float64, shape (N, K)
-        Log evidence.
-    starts : ndarray of int64, shape (S + 1,)
-        Boundaries of the sequences.
+    prepared : PreparedRows
+        The rows.
     T, initial : ndarray of float64, shapes (K, K), (K,)
         Transition matrix, and distribution of the first class of each sequence but the first.
     ends : SequenceEnds
@@ -315,31 +363,56 @@ def run_passes(
     ValueError
         If a row is impossible given the rows before it.
     """
-    N, K = evidence.shape
-    shift = largest_of_rows(evidence)
-    a, b, c, d, e = np.empty((5, N, K))
-    out = ForwardBackwardBuffers(a, b, c, d, e, np.empty(N), np.zeros((K, K)))
-    likelihood = np.exp(evidence - shift[:, None])
-    if scaled_passes(likelihood, shift, T, np.ascontiguousarray(T.T), initial, ends[:2], starts, out):
-        log_cavity = logarithm(out.cavity)
-    else:
-        out.transitions[:] = 0.0
-        row = log_passes(evidence, logarithm(T), logarithm(initial), ends[2:], starts, out)
-        if row >= 0:
-            raise impossible_row(row - rows_before, N - rows_before)
-        log_cavity = out.cavity.copy()
-        for logs in out[:4]:
-            np.exp(logs, out=logs)
+    fit = _scaled(prepared, T, initial, ends, messages=True)
+    if fit is None:
+        return _run_log_passes(prepared, T, initial, ends, rows_before)
+    out, row_log_likelihood = fit
     return ForwardBackwardResult(
-        prediction=out.prediction,
         filtered=out.filtered,
-        backward=out.backward,
         posterior=out.posterior,
-        log_cavity=log_cavity,
+        log_cavity=logarithm(out.cavity, out=out.cavity),
         transitions=out.transitions,
-        initial=out.posterior[starts[:-1]].sum(axis=0),
-        row_log_likelihood=out.log_scale,
-        log_likelihood=float(out.log_scale.sum()),
+        initial=out.initial,
+        row_log_likelihood=row_log_likelihood,
+        log_likelihood=float(row_log_likelihood.sum()),
+    )
+
+
+def _scaled(
+    prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds, *, messages: bool
+) -> tuple[ForwardBackwardBuffers, FloatArray] | None:
+    """Run the passes in the linear domain; return their buffers and log p(row t | rows before t), or None on underflow.
+
+    Without `messages` only the sums and `filtered` are computed.
+    """
+    N, K = prepared.likelihood.shape
+    posterior, cavity = (rows_with_room(N if messages else 0, K) for _ in range(2))
+    sums = np.empty(N), np.zeros((K, K)), np.zeros(K)
+    out = ForwardBackwardBuffers(rows_with_room(N, K), posterior, cavity, *sums)
+    if not scaled_passes(prepared.likelihood, T, initial, ends[:2], prepared.starts, messages, out):
+        return None
+    return out, np.log(out.scale) + prepared.largest
+
+
+def _run_log_passes(
+    prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds, rows_before: int
+) -> ForwardBackwardResult:
+    """Run the passes in the log domain; raise ValueError if a row is impossible given the rows before it."""
+    N, K = prepared.evidence.shape
+    out = ForwardBackwardBuffers(*np.empty((3, N, K)), np.empty(N), np.zeros((K, K)), np.zeros(K))
+    row = log_passes(prepared.evidence, logarithm(T), logarithm(initial), ends[2:], prepared.starts, out)
+    if row >= 0:
+        raise impossible_row(row - rows_before, N - rows_before)
+    for logs in (out.filtered, out.posterior):
+        np.exp(logs, out=logs)
+    return ForwardBackwardResult(
+        filtered=out.filtered,
+        posterior=out.posterior,
+        log_cavity=out.cavity,
+        transitions=out.transitions,
+        initial=out.posterior[prepared.starts[:-1]].sum(axis=0),
+        row_log_likelihood=out.scale,
+        log_likelihood=float(out.scale.sum()),
     )
 
 
@@ -419,10 +492,10 @@ def viterbi(
     return path, float(log_joint)
 
 
-def logarithm(values: FloatArray) -> FloatArray:
-    """Return the logarithm; -inf for 0, without a warning."""
+def logarithm(values: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """Return the logarithm, in `out` if given; -inf for 0, without a warning."""
     with np.errstate(divide="ignore"):
-        logs: FloatArray = np.log(values)
+        logs: FloatArray = np.log(values, out=out)
     return logs
 
 

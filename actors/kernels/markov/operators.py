@@ -37,6 +37,7 @@ from actors.kernels.markov.inference import (
     check_transitions,
     impossible_row,
     logarithm,
+    prepare,
     run_passes,
 )
 from actors.kernels.markov.operator_passes import (
@@ -50,7 +51,7 @@ from actors.kernels.markov.operator_passes import (
     normalise_rows,
     origins_of_best_paths,
 )
-from actors.kernels.markov.recursions import best_path, largest_of_rows
+from actors.kernels.markov.recursions import best_path, relative_rows
 from actors.kernels.types import FloatArray, IntArray
 
 WINDOWS = (64, 256)
@@ -86,7 +87,8 @@ class _Chunk(NamedTuple):
 
 def _shifted(evidence: FloatArray) -> FloatArray:
     """Return the log evidence relative to the largest of each row; common factors do not change an operator."""
-    shifted: FloatArray = evidence - largest_of_rows(evidence)[:, None]
+    shifted = np.empty_like(evidence)
+    relative_rows(evidence, shifted, np.empty(len(evidence)))
     return shifted
 
 
@@ -314,18 +316,16 @@ def forward_backward_chunk(
         raise impossible_row(rows, rows)
     if not continued:
         ends = SequenceEnds(chunk.initial, _linear(last), logarithm(chunk.initial), last)
-        return run_passes(chunk.evidence, chunk.starts, chunk.T, chunk.initial, ends)
+        return run_passes(prepare(chunk.evidence, chunk.starts), chunk.T, chunk.initial, ends)
     first = _entering(entering, K)
     # The row before the chunk is a row without evidence, whose class has the distribution that enters.
     evidence = np.concatenate([np.zeros((1, K)), chunk.evidence])
     starts = np.concatenate([[0], chunk.starts[1:] + 1])
     ends = SequenceEnds(_linear(first), _linear(last), first, last)
-    result = run_passes(evidence, starts, chunk.T, chunk.initial, ends, 1)
+    result = run_passes(prepare(evidence, starts), chunk.T, chunk.initial, ends, 1)
     return dataclasses.replace(
         result,
-        prediction=result.prediction[1:],
         filtered=result.filtered[1:],
-        backward=result.backward[1:],
         posterior=result.posterior[1:],
         log_cavity=result.log_cavity[1:],
         initial=result.posterior[starts[1:-1]].sum(axis=0),

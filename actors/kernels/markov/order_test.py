@@ -36,9 +36,11 @@ def fit_frequencies(log_evidence: FloatArray, start: FloatArray) -> tuple[FloatA
     """
     likelihood, largest = _likelihood(log_evidence)
     frequencies = start
+    transposed, rows = np.ascontiguousarray(likelihood.T), np.array([float(len(likelihood))])
     for _ in range(EM_STEPS):
-        frequencies = next_frequencies(frequencies, _sums(likelihood, largest, likelihood @ frequencies))
-    return frequencies, float(_sums(likelihood, largest, likelihood @ frequencies)["log_likelihood"][0])
+        ratios = transposed @ (1.0 / (frequencies @ transposed))
+        frequencies = next_frequencies(frequencies, {"ratios": ratios, "rows": rows})
+    return frequencies, float((np.log(frequencies @ transposed) + largest).sum())
 
 
 def frequency_sums(log_evidence: FloatArray, frequencies: FloatArray) -> dict[str, FloatArray]:

@@ -9,11 +9,12 @@ N is the number of rows, K that of classes, S that of sequences. Sequence s span
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from actors.kernels.jit import kernel
+from actors.kernels.lanes import LANES, load, load_first, spread, store, store_first, total
 from actors.kernels.types import FloatArray, IntArray
 
 MIN_SCALE = 1e-30
@@ -25,56 +26,66 @@ class ForwardBackwardBuffers(NamedTuple):
 
     Attributes
     ----------
-    prediction, filtered, backward : ndarray of float64, shape (N, K)
-        P(z_t | rows before t), P(z_t | rows up to t), and p(rows after t | z_t) normalised to sum to one.
-    posterior, cavity : ndarray of float64, shape (N, K)
-        P(z_t | all rows) and P(z_t | all rows but t).
-    log_scale : ndarray of float64, shape (N,)
-        log p(row t | rows before t).
+    filtered, posterior, cavity : ndarray of float64, shape (N, K)
+        P(z_t | rows up to t), P(z_t | all rows) and P(z_t | all rows but t). Between the passes `cavity` has the
+        predictions, P(z_t | rows before t).
+    scale : ndarray of float64, shape (N,)
+        p(row t | rows before t), relative to its best class.
     transitions : ndarray of float64, shape (K, K)
         Expected transitions, summed over t.
+    initial : ndarray of float64, shape (K,)
+        P(z_t | all rows), summed over the first rows of sequences.
     """
 
-    prediction: FloatArray
     filtered: FloatArray
-    backward: FloatArray
     posterior: FloatArray
     cavity: FloatArray
-    log_scale: FloatArray
+    scale: FloatArray
     transitions: FloatArray
+    initial: FloatArray
 
 
 @kernel
-def largest_of_rows(values: FloatArray) -> FloatArray:
-    """Return the largest value of each row, (N,); numpy takes ten times as long on short rows."""
-    largest = np.empty(values.shape[0])
-    for t in range(values.shape[0]):
-        top = values[t, 0]
-        for k in range(1, values.shape[1]):
-            top = values[t, k] if values[t, k] > top else top
+def relative_rows(evidence: FloatArray, relative: FloatArray, largest: FloatArray) -> bool:
+    """Fill in each row relative to its largest value, (N, K), and that value, (N,); return whether all are finite.
+
+    numpy takes ten times as long for the largest values of short rows.
+    """
+    N, K = evidence.shape
+    check = 0.0
+    for t in range(N):
+        top = evidence[t, 0]
+        for k in range(1, K):
+            top = evidence[t, k] if evidence[t, k] > top else top
         largest[t] = top
-    return largest
+        for k in range(K):
+            relative[t, k] = evidence[t, k] - top
+            check += evidence[t, k] - evidence[t, k]  # 0, or NaN for a value that is not finite
+    return check == 0.0
 
 
 @kernel
 def scaled_passes(
     likelihood: FloatArray,
-    shift: FloatArray,
     T: FloatArray,
-    transposed: FloatArray,
     initial: FloatArray,
     ends: tuple[FloatArray, FloatArray],
     starts: IntArray,
+    messages: bool,
     out: ForwardBackwardBuffers,
 ) -> bool:
     """Run the forward and the backward pass in the linear domain, scaled per row (Rabiner, section V.A).
 
+    A row is scaled after its product with the transition matrix, not before: the division is not on the way from row to
+    row. The products are computed for eight classes at once, and over every second class by itself.
+
     Parameters
     ----------
-    likelihood, shift : ndarray of float64, shapes (N, K), (N,)
-        exp(log evidence - shift), where shift is the largest log evidence of the row.
-    T, transposed : ndarray of float64, shape (K, K)
-        T[i, j] = P(z_t = j | z_t-1 = i), and its transpose in C order.
+    likelihood : ndarray of float64, shape (N, K)
+        exp(log evidence - the largest of the row), with room for more columns than K
+        (:func:`actors.kernels.lanes.rows_with_room`).
+    T : ndarray of float64, shape (K, K)
+        T[i, j] = P(z_t = j | z_t-1 = i).
     initial : ndarray of float64, shape (K,)
         Distribution of the first class of each sequence but the first.
     ends : tuple of two ndarrays of float64, shape (K,)
@@ -82,8 +93,10 @@ def scaled_passes(
         sequence, normalised: `initial` and 1 / K, if no rows lie before and after.
     starts : ndarray of int64, shape (S + 1,)
         Boundaries of the sequences.
+    messages : bool
+        Whether to fill in all of `out`; otherwise `filtered`, `scale` and the sums, and the others need no rows.
     out : ForwardBackwardBuffers
-        Receives the results; its transitions must be zeros.
+        Receives the results, with room for more columns than K; its initial must be zeros.
 
     Returns
     -------
@@ -91,108 +104,156 @@ def scaled_passes(
         False if a row is less likely than :data:`MIN_SCALE`, so that underflow may have falsified the results.
     """
     K = T.shape[0]
-    weighted = np.empty(K)
-    entering, leaving = ends
+    forward_groups, backward_groups = _in_groups(T, False), _in_groups(T, True)
+    width = LANES * len(forward_groups)
+    uniform, work, pairs = np.full(K, 1.0 / K), np.zeros(2 * width), np.zeros((K, width))
     for s in range(starts.shape[0] - 1):
         first, end = starts[s], starts[s + 1]
-        for t in range(first, end):
-            if not _forward(t, t == first, likelihood, shift, T, entering if s == 0 else initial, out):
-                return False
-        for i in range(K):
-            out.backward[end - 1, i] = leaving[i] if s == starts.shape[0] - 2 else 1.0 / K
-        if not _combine(end - 1, out) > MIN_SCALE:
+        entering = ends[0] if s == 0 else initial
+        leaving = ends[1] if s == starts.shape[0] - 2 else uniform
+        if not _forward(first, end, likelihood, forward_groups, entering, messages, work, out):
             return False
-        for t in range(end - 2, first - 1, -1):
-            if not _backward(t, likelihood, transposed, weighted, out):
-                return False
-            _combine(t, out)
+        if not _backward(first, end, likelihood, backward_groups, leaving, messages, work, pairs, out):
+            return False
     # Σ_t P(z_t-1 = i, z_t = j | all rows) = T_ij Σ_t filtered_i weighted_j / norm; the factor T_ij is outside the loop.
     for i in range(K):
         for j in range(K):
-            out.transitions[i, j] *= T[i, j]
+            out.transitions[i, j] = pairs[i, j] * T[i, j]
     return True
 
 
 @kernel
+def _in_groups(matrix: FloatArray, transposed: bool) -> FloatArray:
+    """Return the columns of a matrix (K, K), or of its transpose, in groups of eight of an even number of rows."""
+    K = matrix.shape[0]
+    groups = np.zeros(((K + LANES - 1) // LANES, (K + 1) // 2 * 2, LANES))
+    for i in range(K):
+        for j in range(K):
+            groups[j // LANES, i, j % LANES] = matrix[j, i] if transposed else matrix[i, j]
+    return groups
+
+
+@kernel
+def _product(work: FloatArray, at: int, groups: FloatArray, j: int) -> Any:
+    """Return entries j to j + 7 of the product of a vector, which begins at `at` in `work`, with a matrix."""
+    even, odd = spread(0.0), spread(0.0)
+    rows = groups.shape[1]
+    for i in range(0, rows, 2):
+        even = even + spread(work[at + i]) * load(groups, j * rows + LANES * i)
+        odd = odd + spread(work[at + i + 1]) * load(groups, j * rows + LANES * (i + 1))
+    return even + odd
+
+
+@kernel
 def _forward(
-    t: int,
-    first: bool,
+    first: int,
+    end: int,
     likelihood: FloatArray,
-    shift: FloatArray,
-    T: FloatArray,
-    initial: FloatArray,
+    groups: FloatArray,
+    entering: FloatArray,
+    messages: bool,
+    work: FloatArray,
     out: ForwardBackwardBuffers,
 ) -> bool:
-    """Compute prediction and filtered posterior of row t; return False if the row is too unlikely."""
-    K = T.shape[0]
-    prediction, filtered = out.prediction, out.filtered
-    if first:
-        for j in range(K):
-            prediction[t, j] = initial[j]
-    else:
-        for j in range(K):
-            prediction[t, j] = 0.0
-        for i in range(K):  # prediction_t(j) = Σ_i filtered_t-1(i) T_ij
-            weight = filtered[t - 1, i]
-            for j in range(K):
-                prediction[t, j] += weight * T[i, j]
-    total = 0.0
-    for j in range(K):
-        filtered[t, j] = prediction[t, j] * likelihood[t, j]
-        total += filtered[t, j]
-    if not total > MIN_SCALE:
-        return False
-    for j in range(K):
-        filtered[t, j] /= total
-    out.log_scale[t] = math.log(total) + shift[t]
+    """Compute predictions and filtered posteriors of a sequence; return False if a row is too unlikely.
+
+    In the last group of a row, what is beyond the K classes is that of the next row, and is multiplied by zero. It is
+    stored as zero, where the next row's follows.
+    """
+    K, half, inverse = likelihood.shape[1], work.shape[0] // 2, spread(1.0)
+    for t in range(first, end):
+        before = (t & 1) * half
+        joint, row, sums = half - before, t * K, spread(0.0)
+        for j in range(0, K, LANES):
+            if t == first:
+                prediction = load_first(entering, j, K - j)
+            else:  # prediction_t(j) = Σ_i filtered_t-1(i) T_ij
+                prediction = _product(work, before, groups, j) * inverse
+            if messages:
+                store(out.cavity, row + j, prediction)
+            prediction = prediction * load(likelihood, row + j)
+            store(work, joint + j, prediction)
+            sums = sums + prediction
+        scale = total(sums)
+        if not scale > MIN_SCALE:
+            return False
+        out.scale[t], inverse = scale, spread(1.0 / scale)
+        for j in range(0, K, LANES):
+            store(out.filtered, row + j, load(work, joint + j) * inverse)
     return True
 
 
 @kernel
 def _backward(
-    t: int, likelihood: FloatArray, transposed: FloatArray, weighted: FloatArray, out: ForwardBackwardBuffers
+    first: int,
+    end: int,
+    likelihood: FloatArray,
+    groups: FloatArray,
+    leaving: FloatArray,
+    messages: bool,
+    work: FloatArray,
+    pairs: FloatArray,
+    out: ForwardBackwardBuffers,
 ) -> bool:
-    """Compute the backward message of row t and add the expected transition t → t + 1; return False as `_forward`."""
-    K = weighted.shape[0]
-    backward, filtered, transitions = out.backward, out.filtered, out.transitions
-    for j in range(K):
-        weighted[j] = likelihood[t + 1, j] * backward[t + 1, j]
-        backward[t, j] = 0.0
-    for j in range(K):  # backward_t(i) = Σ_j T_ij likelihood_t+1(j) backward_t+1(j)
-        weight = weighted[j]
-        for i in range(K):
-            backward[t, i] += transposed[j, i] * weight
-    total, norm = 0.0, 0.0
-    for i in range(K):
-        total += backward[t, i]
-        norm += filtered[t, i] * backward[t, i]
-    if not norm > MIN_SCALE:
-        return False
-    for i in range(K):
-        weight = filtered[t, i] / norm
-        for j in range(K):
-            transitions[i, j] += weight * weighted[j]
-        backward[t, i] /= total
+    """Compute backward messages of a sequence and what follows from them; return False as `_forward`.
+
+    Here the next row is done before, so that nothing is stored beyond the classes.
+    """
+    K, weighted, message, inverse = likelihood.shape[1], 0, work.shape[0] // 2, 1.0  # two vectors in `work`
+    for t in range(end - 1, first - 1, -1):
+        row, norms, sums = t * K, spread(0.0), spread(0.0)
+        if t < end - 1:
+            for j in range(0, K, LANES):
+                values = load(likelihood, row + K + j) * load(work, message + j)
+                store(work, weighted + j, values)
+        for j in range(0, K, LANES):
+            if t == end - 1:
+                values = load_first(leaving, j, K - j)
+            else:  # backward_t(i) = Σ_j T_ij likelihood_t+1(j) backward_t+1(j)
+                values = _product(work, weighted, groups, j) * spread(inverse)
+            store(work, message + j, values)
+            sums, norms = sums + values, norms + values * load(out.filtered, row + j)
+        norm = total(norms)
+        if not norm > MIN_SCALE:
+            return False
+        if t < end - 1:
+            _add_transitions(t, out.filtered, weighted, inverse / norm, work, pairs)
+        inverse = 1.0 / total(sums)
+        if messages:
+            _combine(row, message, spread(1.0 / norm), work, out)
+        if t == first:
+            for j in range(K):
+                out.initial[j] += out.filtered[t, j] * work[message + j] / norm
     return True
 
 
 @kernel
-def _combine(t: int, out: ForwardBackwardBuffers) -> float:
-    """Combine forward and backward messages of row t into its posterior, and into its cavity without its evidence.
+def _add_transitions(
+    row: int, filtered: FloatArray, weighted: int, factor: float, work: FloatArray, pairs: FloatArray
+) -> None:
+    """Add the expected transition from a row to the next one, without the transition probabilities."""
+    K, width = pairs.shape
+    for j in range(0, width, LANES):
+        values = load(work, weighted + j) * spread(factor)
+        for i in range(K):
+            at = i * width + j
+            store(pairs, at, load(pairs, at) + spread(filtered[row, i]) * values)
 
-    Returns the sum of the products of filtered posterior and backward message.
+
+@kernel
+def _combine(row: int, message: int, norm: Any, work: FloatArray, out: ForwardBackwardBuffers) -> None:
+    """Combine forward and backward messages of a row into its posterior, and into its cavity without its evidence.
+
+    `norm` is the reciprocal of the sum of the products of the backward message with `filtered`.
     """
-    K = out.posterior.shape[1]
-    with_own, without = 0.0, 0.0
-    for k in range(K):
-        out.posterior[t, k] = out.filtered[t, k] * out.backward[t, k]
-        out.cavity[t, k] = out.prediction[t, k] * out.backward[t, k]
-        with_own += out.posterior[t, k]
-        without += out.cavity[t, k]
-    for k in range(K):
-        out.posterior[t, k] /= with_own
-        out.cavity[t, k] /= without
-    return with_own
+    K, sums = out.filtered.shape[1], spread(0.0)
+    for j in range(0, K, LANES):
+        values = load(work, message + j)
+        store_first(out.posterior, row + j, values * load(out.filtered, row + j) * norm, K - j)
+        sums = sums + values * load(out.cavity, row + j)
+    inverse = spread(1.0 / total(sums))
+    for j in range(0, K, LANES):
+        store_first(out.cavity, row + j, load(work, message + j) * load(out.cavity, row + j) * inverse, K - j)
 
 
 @kernel
@@ -211,8 +272,8 @@ def log_passes(
     evidence, log_T, log_initial : ndarray of float64, shapes (N, K), (K, K), (K,)
         Log evidence, log transition matrix, log initial distribution.
     log_ends, starts, out
-        As in `scaled_passes`, `log_ends` being logarithms of `ends`. `out` receives *logarithms* in all arrays of shape
-        (N, K).
+        As in `scaled_passes`, `log_ends` being logarithms of `ends`. `out` receives *logarithms* in
+        all arrays of shape (N, K), and log p(row t | rows before t) as `scale`; its initial is not filled in.
 
     Returns
     -------
@@ -220,58 +281,62 @@ def log_passes(
         -1, or the first row that has probability zero given the rows before it: N, if it lies after these rows.
     """
     K = log_T.shape[0]
-    work = np.empty(K)
+    work, backward = np.empty(K), np.empty(K)
     log_entering, log_leaving = log_ends
     for s in range(starts.shape[0] - 1):
         first, end = starts[s], starts[s + 1]
         for t in range(first, end):
             for j in range(K):
                 if t == first:
-                    out.prediction[t, j] = log_entering[j] if s == 0 else log_initial[j]
+                    out.cavity[t, j] = log_entering[j] if s == 0 else log_initial[j]
                 else:
                     for i in range(K):
                         work[i] = out.filtered[t - 1, i] + log_T[i, j]
-                    out.prediction[t, j] = log_sum(work)
-                out.filtered[t, j] = out.prediction[t, j] + evidence[t, j]
-            total = log_sum(out.filtered[t])
-            if total == -np.inf:
+                    out.cavity[t, j] = log_sum(work)
+                out.filtered[t, j] = out.cavity[t, j] + evidence[t, j]
+            scale = log_sum(out.filtered[t])
+            if scale == -np.inf:
                 return int(t)
-            out.filtered[t] -= total
-            out.log_scale[t] = total
+            out.filtered[t] -= scale
+            out.scale[t] = scale
         for i in range(K):
-            out.backward[end - 1, i] = log_leaving[i] if s == starts.shape[0] - 2 else -math.log(K)
-            work[i] = out.filtered[end - 1, i] + out.backward[end - 1, i]
+            backward[i] = log_leaving[i] if s == starts.shape[0] - 2 else -math.log(K)
+            work[i] = out.filtered[end - 1, i] + backward[i]
         if log_sum(work) == -np.inf:
             return int(end)
         for t in range(end - 1, first - 1, -1):
             if t < end - 1:
-                _log_backward(t, evidence, log_T, work, out)
-            out.posterior[t] = out.filtered[t] + out.backward[t]
+                _log_backward(t, evidence, log_T, work, backward, out)
+            out.posterior[t] = out.filtered[t] + backward
             out.posterior[t] -= log_sum(out.posterior[t])
-            out.cavity[t] = out.prediction[t] + out.backward[t]
+            out.cavity[t] += backward
             out.cavity[t] -= log_sum(out.cavity[t])
     return -1
 
 
 @kernel
 def _log_backward(
-    t: int, evidence: FloatArray, log_T: FloatArray, work: FloatArray, out: ForwardBackwardBuffers
+    t: int,
+    evidence: FloatArray,
+    log_T: FloatArray,
+    work: FloatArray,
+    backward: FloatArray,
+    out: ForwardBackwardBuffers,
 ) -> None:
-    """Compute the backward message of row t in the log domain, and add the expected transition t → t + 1."""
+    """Turn the backward message of row t + 1 into that of row t, and add the expected transition t → t + 1."""
     K = log_T.shape[0]
-    backward = out.backward
+    weighted = evidence[t + 1] + backward
     for i in range(K):
         for j in range(K):
-            work[j] = log_T[i, j] + evidence[t + 1, j] + backward[t + 1, j]
-        backward[t, i] = log_sum(work)
+            work[j] = log_T[i, j] + weighted[j]
+        backward[i] = log_sum(work)
     for i in range(K):
-        work[i] = out.filtered[t, i] + backward[t, i]
+        work[i] = out.filtered[t, i] + backward[i]
     norm = log_sum(work)
     for i in range(K):
         for j in range(K):
-            pair = out.filtered[t, i] + log_T[i, j] + evidence[t + 1, j] + backward[t + 1, j]
-            out.transitions[i, j] += math.exp(pair - norm)
-    backward[t] -= log_sum(backward[t])
+            out.transitions[i, j] += math.exp(out.filtered[t, i] + log_T[i, j] + weighted[j] - norm)
+    backward -= log_sum(backward)
 
 
 @kernel

@@ -9,6 +9,7 @@ from hmmlearn.hmm import CategoricalHMM, GaussianHMM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import logsumexp, softmax
 
 from actors.kernels.markov import inference as hmm
 
@@ -54,19 +55,19 @@ def normalised_paths(joint):
 
 
 def brute_force(evidence, T, initial, mask):
-    """Return posterior, filtered, prediction, cavity, transitions and log-likelihood of one sequence."""
+    """Return posterior, filtered, cavity, transitions and log-likelihood of one sequence."""
     N, K = evidence.shape
     evidence = np.where(mask[:, None], 0.0, evidence)
     paths, joint = enumerate_paths(evidence, T, initial)
     onehot = np.eye(K)[paths]
     weights, total = normalised_paths(joint)
-    per_row = [[], [], [], []]
+    per_row = [[], [], []]
     for t in range(N):
         rows = evidence.copy()
         rows[t] = 0.0
-        rows_before, rows_until = evidence.copy(), evidence.copy()
-        rows_before[t:], rows_until[t + 1 :] = 0.0, 0.0
-        for collected, used in zip(per_row, (evidence, rows_until, rows_before, rows), strict=True):
+        rows_until = evidence.copy()
+        rows_until[t + 1 :] = 0.0
+        for collected, used in zip(per_row, (evidence, rows_until, rows), strict=True):
             collected.append(normalised_paths(enumerate_paths(used, T, initial)[1])[0] @ onehot[:, t])
     transitions = np.einsum("p,pti,ptj->ij", weights, onehot[:, :-1], onehot[:, 1:])
     return (*(np.array(rows) for rows in per_row), transitions, total)
@@ -83,16 +84,56 @@ def test_forward_backward_agrees_with_enumerating_all_paths(chain):
             hmm.forward_backward(evidence, T, initial, lengths, mask)
         return
     result = hmm.forward_backward(evidence, T, initial, lengths, mask)
-    posterior, filtered, prediction, cavity = (np.concatenate([e[n] for e in expected]) for n in range(4))
+    posterior, filtered, cavity = (np.concatenate([e[n] for e in expected]) for n in range(3))
     assert_allclose(result.posterior, posterior, atol=1e-9)
     assert_allclose(result.filtered, filtered, atol=1e-9)
-    assert_allclose(result.prediction, prediction, atol=1e-9)
     assert_allclose(np.exp(result.log_cavity), cavity, atol=1e-9)
-    assert_allclose(result.transitions, sum(e[4] for e in expected), atol=1e-9)
+    assert_allclose(result.transitions, sum(e[3] for e in expected), atol=1e-9)
     assert_allclose(result.initial, sum(posterior[rows[0]] for rows in pieces), atol=1e-9)
-    assert_allclose(result.log_likelihood, sum(e[5] for e in expected), rtol=1e-10, atol=1e-9)
-    product = result.prediction * np.exp(result.log_backward)
-    assert_allclose(product / product.sum(axis=1, keepdims=True), np.exp(result.log_cavity), atol=1e-9)
+    assert_allclose(result.log_likelihood, sum(e[4] for e in expected), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("K", [1, 4, 7, 8, 9, 10, 16, 17, 33])
+def test_any_number_of_classes_gives_what_the_recursions_give_in_the_log_domain(K):
+    rng = np.random.default_rng(K)
+    lengths = [1, 2, 40, 1, 30]
+    evidence = rng.normal(size=(sum(lengths), K)) * 2.0
+    T, initial = distributions(rng, K, K, 0.2), distributions(rng, 1, K)[0]
+    fresh = [np.full(evidence.shape, np.nan) for _ in range(8)]  # memory that is used again has any content
+    del fresh
+    result = hmm.forward_backward(evidence, T, initial, lengths)
+    with np.errstate(divide="ignore"):
+        log_T, log_initial = np.log(T), np.log(initial)
+    transitions, total = np.zeros((K, K)), 0.0
+    for rows in np.split(np.arange(len(evidence)), np.cumsum(lengths)[:-1]):
+        forward, backward = np.empty((len(rows), K)), np.zeros((len(rows), K))
+        for n, row in enumerate(rows):
+            before = logsumexp(forward[n - 1][:, None] + log_T, axis=0) if n else log_initial
+            forward[n] = before + evidence[row]
+        for n in range(len(rows) - 2, -1, -1):
+            backward[n] = logsumexp(log_T + evidence[rows[n + 1]] + backward[n + 1], axis=1)
+        total += logsumexp(forward[-1])
+        assert_allclose(result.posterior[rows], softmax(forward + backward, axis=1), atol=1e-12)
+        assert_allclose(result.filtered[rows], softmax(forward, axis=1), atol=1e-12)
+        with np.errstate(invalid="ignore"):
+            cavity = softmax(forward - evidence[rows] + backward, axis=1)
+        assert_allclose(np.exp(result.log_cavity[rows]), cavity, atol=1e-12)
+        for n, row in enumerate(rows[1:]):
+            pairs = forward[n][:, None] + log_T + evidence[row] + backward[n + 1]
+            transitions += np.exp(pairs - logsumexp(forward[-1]))
+    assert_allclose(result.transitions, transitions, atol=1e-11)
+    assert_allclose(result.log_likelihood, total, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [2.0, 2000.0])  # with the larger one, linear probabilities underflow
+def test_the_sums_alone_have_the_bits_of_all_results(scale):
+    rng = np.random.default_rng(3)
+    evidence, T, initial = rng.normal(size=(70, 10)) * scale, distributions(rng, 10, 10), distributions(rng, 1, 10)[0]
+    whole = hmm.forward_backward(evidence, T, initial, [30, 40])
+    sums = hmm.expected_by_model(hmm.prepare(*hmm.known_evidence(evidence, [30, 40], None)), T, initial)
+    assert_array_equal(sums.transitions, whole.transitions)
+    assert_array_equal(sums.initial, whole.initial)
+    assert sums.log_likelihood == whole.log_likelihood
 
 
 @given(chains())

@@ -11,7 +11,7 @@ from actors.kernels.markov import operators as ops
 from actors.kernels.markov.inference import OtherChunkError, forward_backward, viterbi
 from actors.kernels.markov.order_test import EM_STEPS, fit_frequencies, frequency_sums, next_frequencies
 
-FIELDS = ("prediction", "filtered", "backward", "posterior", "row_log_likelihood")
+FIELDS = ("filtered", "posterior", "row_log_likelihood")
 
 
 def distributions(rng, rows, K, sparse=0.0):

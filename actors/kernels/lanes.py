@@ -1,0 +1,220 @@
+"""Eight float64 numbers that kernels load, add, multiply and store together, as vector instructions do.
+
+numba leaves it to LLVM to turn loops into vector instructions, which it does only in loops that run for long: not over
+ten classes. Kernels that use these functions say it themselves. They are the same IEEE operations in the same order on
+every processor: where registers are shorter, LLVM takes several.
+
+Arrays must be in C order. Positions are those of their flat memory and are not checked.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, overload, register_model
+
+from actors.kernels.types import FloatArray
+
+LANES = 8
+"""Numbers in a register of 512 bits, or in two of 256."""
+
+_VECTOR = ir.VectorType(ir.DoubleType(), LANES)
+_UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
+
+
+class _LanesType(types.Type):  # type: ignore[misc]
+    """The type of eight numbers in compiled code."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+_lanes = _LanesType()
+
+
+@register_model(_LanesType)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    """Eight numbers are an LLVM vector."""
+
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _VECTOR)
+
+
+def rows_with_room(rows: int, columns: int) -> FloatArray:
+    """Return an array (rows, columns), not initialized, with :data:`LANES` zeros after it in memory.
+
+    Groups of eight columns may be loaded and stored beyond the end of a row: those of other rows, or of these zeros.
+    """
+    memory = np.empty(rows * columns + LANES)
+    memory[rows * columns :] = 0.0
+    return memory[: rows * columns].reshape(rows, columns)
+
+
+# --- what kernels call; the functions run as they are where compilation is disabled -----------------------------------
+
+
+def load(values: FloatArray, at: int) -> Any:
+    """Return eight consecutive numbers of an array."""
+    return values.reshape(-1)[at : at + LANES].copy()
+
+
+def store(values: FloatArray, at: int, lanes: Any) -> None:
+    """Write eight numbers to consecutive places of an array."""
+    values.reshape(-1)[at : at + LANES] = lanes
+
+
+def load_first(values: FloatArray, at: int, count: int) -> Any:
+    """Return the first `count` of eight consecutive numbers of an array, and zeros for the others, if it is less."""
+    first = values.reshape(-1)[at : at + min(LANES, count)]
+    return np.concatenate([first, np.zeros(LANES - len(first))])
+
+
+def store_first(values: FloatArray, at: int, lanes: Any, count: int) -> None:
+    """Write the first `count` of eight numbers to consecutive places of an array, all if it is more."""
+    values.reshape(-1)[at : at + min(LANES, count)] = lanes[:count]
+
+
+def spread(value: float) -> Any:
+    """Return eight times the same number."""
+    return np.full(LANES, value)
+
+
+def total(lanes: Any) -> float:
+    """Return the sum of eight numbers."""
+    halves = lanes[:4] + lanes[4:]
+    return float((halves[0] + halves[2]) + (halves[1] + halves[3]))
+
+
+def larger(left: Any, right: Any) -> Any:
+    """Return the larger number of each pair, the right one if they are equal or one is NaN."""
+    return np.where(left > right, left, right)
+
+
+# --- their compiled forms ---------------------------------------------------------------------------------------------
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
+    """Return the address of eight numbers of an array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), _VECTOR.as_pointer())
+
+
+@intrinsic  # type: ignore[misc]
+def _load(_: Any, values: Any, at: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature.args[0], *args), align=8)
+
+    return _lanes(values, types.intp), generate
+
+
+@intrinsic  # type: ignore[misc]
+def _store(_: Any, values: Any, at: Any, lanes: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, signature.args[0], *args[:2]), align=8)
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp, lanes), generate
+
+
+def _first(builder: Any, count: Any) -> Any:
+    """Return the mask of the first `count` of eight numbers."""
+    wide = ir.VectorType(ir.IntType(64), LANES)
+    one = builder.insert_element(ir.Constant(wide, ir.Undefined), count, ir.Constant(ir.IntType(32), 0))
+    return builder.icmp_signed("<", ir.Constant(wide, [*range(LANES)]), _shuffled(builder, one, [0] * LANES))
+
+
+@intrinsic  # type: ignore[misc]
+def _load_first(_: Any, values: Any, at: Any, count: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place, mask = _pointer(context, builder, signature.args[0], *args[:2]), _first(builder, args[2])
+        given = [place, ir.Constant(ir.IntType(32), 8), mask, ir.Constant(_VECTOR, [0.0] * LANES)]
+        kind = ir.FunctionType(_VECTOR, [each.type for each in given])
+        return builder.call(builder.module.declare_intrinsic(f"llvm.masked.load.v{LANES}f64.p0", (), kind), given)
+
+    return _lanes(values, types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[misc]
+def _store_first(_: Any, values: Any, at: Any, lanes: Any, count: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place, mask = _pointer(context, builder, signature.args[0], *args[:2]), _first(builder, args[3])
+        given = [args[2], place, ir.Constant(ir.IntType(32), 8), mask]
+        kind = ir.FunctionType(ir.VoidType(), [each.type for each in given])
+        builder.call(builder.module.declare_intrinsic(f"llvm.masked.store.v{LANES}f64.p0", (), kind), given)
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp, lanes, types.intp), generate
+
+
+def _shuffled(builder: Any, vector: Any, order: list[int]) -> Any:
+    """Return the numbers of a vector in another order."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+
+@intrinsic  # type: ignore[misc]
+def _spread(_: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001 (numba's signature)
+        first = builder.insert_element(_UNDEFINED, args[0], ir.Constant(ir.IntType(32), 0))
+        return _shuffled(builder, first, [0] * LANES)
+
+    return _lanes(types.float64), generate
+
+
+@intrinsic  # type: ignore[misc]
+def _total(_: Any, lanes: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        left = args[0]
+        for half in (4, 2, 1):
+            low, high = (_shuffled(builder, left, [*range(first, first + half)]) for first in (0, half))
+            left = builder.fadd(low, high)
+        return builder.extract_element(left, ir.Constant(ir.IntType(32), 0))
+
+    return types.float64(lanes), generate
+
+
+@intrinsic  # type: ignore[misc]
+def _larger(_: Any, left: Any, right: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return _lanes(left, right), generate
+
+
+def _operation(name: str) -> Any:
+    """Return the intrinsic of an operation on two vectors, an instruction of LLVM."""
+
+    def operation(_: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+            return getattr(builder, name)(*args)
+
+        return _lanes(left, right), generate
+
+    return intrinsic(operation)
+
+
+_add, _subtract, _multiply = (_operation(name) for name in ("fadd", "fsub", "fmul"))
+
+
+def _both(left: Any, right: Any) -> bool:
+    """Return whether both types are those of eight numbers; operators on others are numba's own."""
+    return left is _lanes and right is _lanes
+
+
+# Lambdas, as numba compares argument names with annotations and all.
+overload(load)(lambda values, at: lambda values, at: _load(values, at))
+overload(store)(lambda values, at, lanes: lambda values, at, lanes: _store(values, at, lanes))
+overload(load_first)(lambda values, at, count: lambda values, at, count: _load_first(values, at, count))
+overload(store_first)(
+    lambda values, at, lanes, count: lambda values, at, lanes, count: _store_first(values, at, lanes, count)
+)
+overload(spread)(lambda value: lambda value: _spread(value))
+overload(total)(lambda lanes: lambda lanes: _total(lanes))
+overload(larger)(lambda left, right: lambda left, right: _larger(left, right))
+overload(operator.add)(lambda left, right: (lambda left, right: _add(left, right)) if _both(left, right) else None)
+overload(operator.sub)(lambda left, right: (lambda left, right: _subtract(left, right)) if _both(left, right) else None)
+overload(operator.mul)(lambda left, right: (lambda left, right: _multiply(left, right)) if _both(left, right) else None)
