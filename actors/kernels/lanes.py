@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001, ARG005 (numba reads the names of arguments)
 """Eight float64 numbers that kernels load, add, multiply and store together, as vector instructions do.
 
 numba leaves it to LLVM to turn loops into vector instructions, which it does only in loops that run for long: not over
@@ -24,9 +25,10 @@ LANES = 8
 
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 _UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
+_intrinsic: Any = intrinsic  # the result has other arguments than the function
 
 
-class _LanesType(types.Type):  # type: ignore[misc]
+class _LanesType(types.Type):
     """The type of eight numbers in compiled code."""
 
     def __init__(self) -> None:
@@ -37,11 +39,11 @@ _lanes = _LanesType()
 
 
 @register_model(_LanesType)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     """Eight numbers are an LLVM vector."""
 
     def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _VECTOR)
+        super().__init__(dmm, fe_type, _VECTOR)  # type: ignore[no-untyped-call]
 
 
 def rows_with_room(rows: int, columns: int) -> FloatArray:
@@ -103,7 +105,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -
     return builder.bitcast(builder.gep(data, [at]), _VECTOR.as_pointer())
 
 
-@intrinsic  # type: ignore[misc]
+@_intrinsic
 def _load(_: Any, values: Any, at: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_pointer(context, builder, signature.args[0], *args), align=8)
@@ -111,7 +113,7 @@ def _load(_: Any, values: Any, at: Any) -> Any:
     return _lanes(values, types.intp), generate
 
 
-@intrinsic  # type: ignore[misc]
+@_intrinsic
 def _store(_: Any, values: Any, at: Any, lanes: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(context, builder, signature.args[0], *args[:2]), align=8)
@@ -127,7 +129,7 @@ def _first(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(wide, [*range(LANES)]), _shuffled(builder, one, [0] * LANES))
 
 
-@intrinsic  # type: ignore[misc]
+@_intrinsic
 def _load_first(_: Any, values: Any, at: Any, count: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place, mask = _pointer(context, builder, signature.args[0], *args[:2]), _first(builder, args[2])
@@ -138,7 +140,7 @@ def _load_first(_: Any, values: Any, at: Any, count: Any) -> Any:
     return _lanes(values, types.intp, types.intp), generate
 
 
-@intrinsic  # type: ignore[misc]
+@_intrinsic
 def _store_first(_: Any, values: Any, at: Any, lanes: Any, count: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place, mask = _pointer(context, builder, signature.args[0], *args[:2]), _first(builder, args[3])
@@ -156,18 +158,18 @@ def _shuffled(builder: Any, vector: Any, order: list[int]) -> Any:
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
-@intrinsic  # type: ignore[misc]
+@_intrinsic
 def _spread(_: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001 (numba's signature)
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         first = builder.insert_element(_UNDEFINED, args[0], ir.Constant(ir.IntType(32), 0))
         return _shuffled(builder, first, [0] * LANES)
 
     return _lanes(types.float64), generate
 
 
-@intrinsic  # type: ignore[misc]
+@_intrinsic
 def _total(_: Any, lanes: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         left = args[0]
         for half in (4, 2, 1):
             low, high = (_shuffled(builder, left, [*range(first, first + half)]) for first in (0, half))
@@ -177,9 +179,9 @@ def _total(_: Any, lanes: Any) -> Any:
     return types.float64(lanes), generate
 
 
-@intrinsic  # type: ignore[misc]
+@_intrinsic
 def _larger(_: Any, left: Any, right: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *args), *args)
 
     return _lanes(left, right), generate
@@ -189,12 +191,12 @@ def _operation(name: str) -> Any:
     """Return the intrinsic of an operation on two vectors, an instruction of LLVM."""
 
     def operation(_: Any, left: Any, right: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return getattr(builder, name)(*args)
 
         return _lanes(left, right), generate
 
-    return intrinsic(operation)
+    return _intrinsic(operation)
 
 
 _add, _subtract, _multiply = (_operation(name) for name in ("fadd", "fsub", "fmul"))
@@ -205,7 +207,7 @@ def _both(left: Any, right: Any) -> bool:
     return left is _lanes and right is _lanes
 
 
-# Lambdas, as numba compares argument names with annotations and all.
+# Lambdas: numba compares arguments with their annotations.
 overload(load)(lambda values, at: lambda values, at: _load(values, at))
 overload(store)(lambda values, at, lanes: lambda values, at, lanes: _store(values, at, lanes))
 overload(load_first)(lambda values, at, count: lambda values, at, count: _load_first(values, at, count))

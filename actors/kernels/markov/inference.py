@@ -399,7 +399,8 @@ def _run_log_passes(
 ) -> ForwardBackwardResult:
     """Run the passes in the log domain; raise ValueError if a row is impossible given the rows before it."""
     N, K = prepared.evidence.shape
-    out = ForwardBackwardBuffers(*np.empty((3, N, K)), np.empty(N), np.zeros((K, K)), np.zeros(K))
+    filtered, posterior, cavity = np.empty((3, N, K))
+    out = ForwardBackwardBuffers(filtered, posterior, cavity, np.empty(N), np.zeros((K, K)), np.zeros(K))
     row = log_passes(prepared.evidence, logarithm(T), logarithm(initial), ends[2:], prepared.starts, out)
     if row >= 0:
         raise impossible_row(row - rows_before, N - rows_before)

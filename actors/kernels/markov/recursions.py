@@ -165,10 +165,8 @@ def _forward(
         before = (t & 1) * half
         joint, row, sums = half - before, t * K, spread(0.0)
         for j in range(0, K, LANES):
-            if t == first:
-                prediction = load_first(entering, j, K - j)
-            else:  # prediction_t(j) = Σ_i filtered_t-1(i) T_ij
-                prediction = _product(work, before, groups, j) * inverse
+            # prediction_t(j) = Σ_i filtered_t-1(i) T_ij
+            prediction = load_first(entering, j, K - j) if t == first else _product(work, before, groups, j) * inverse
             if messages:
                 store(out.cavity, row + j, prediction)
             prediction = prediction * load(likelihood, row + j)

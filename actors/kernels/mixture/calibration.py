@@ -83,7 +83,7 @@ def calibrate(log_likelihood: FloatArray, weights: FloatArray, log_cavity: Float
     return best_of_grid(scores)
 
 
-# --- parts, which workers that share the rows use as well ---------------------------------------------------------------
+# --- parts, which workers that share the rows use as well -------------------------------------------------------------
 
 
 def sharp_posteriors(log_likelihood: FloatArray, weights: FloatArray) -> Iterator[FloatArray]:
@@ -121,7 +121,7 @@ def relative_cavity(log_cavity: FloatArray) -> tuple[FloatArray, FloatArray]:
 def evidence_of_lapses(
     sharp: FloatArray, weights: FloatArray, cavity: FloatArray, largest: FloatArray, means: FloatArray
 ) -> FloatArray:
-    """Return the evidence Σ_t log Σ_k cavity_t(k) P_t(k) / P̄(k) of rows for one temperature and each of the lapse rates.
+    """Return the evidence Σ_t log Σ_k cavity_t(k) P_t(k) / P̄(k) of rows for one temperature and each lapse rate.
 
     Inside the logarithm it is linear in P = (1 - ε) P_sharp + ε w, so that it takes two products of matrices for all
     lapse rates. A class that the relative cavity rounds to zero contributes less than 1e-300 / P̄(k).
