@@ -201,18 +201,14 @@ def _invert_diagonal(chol: FloatArray, inverse: FloatArray) -> None:
 @kernel
 def _solve_rows(X: FloatArray, size: int, posterior: NIWPosterior, block: _Block) -> None:
     """Fill in y and q for the block's rows and all classes; lanes from `size` on hold stale but finite rows."""
-    K, D, width = block.y.shape
+    K, D, _ = block.y.shape
     for j in range(size):
         row = block.rows[j]
         for d in range(D):
             block.columns[d, j] = X[row, d]
     for k in range(K):
-        y, q = block.y[k], block.q[k]
-        solve_block(posterior.chol[k], block.inverse_diagonal[k], posterior.mean[k], block.columns, y)
-        q[:] = 0.0
-        for d in range(D):
-            for j in range(width):
-                q[j] += y[d, j] * y[d, j]
+        inverse, mean = block.inverse_diagonal[k], posterior.mean[k]
+        solve_block(posterior.chol[k], inverse, mean, block.columns, block.y[k], block.q[k])
 
 
 @kernel
