@@ -55,7 +55,7 @@ from runner.spellings import RECOGNITION, Spellings
 from runner.user_networks import copy_networks, own_builders
 
 if TYPE_CHECKING:
-    from runner.runs.coordinator_client import CoordinatorClient
+    from runner.runs.client import RunClient
 
 Rows: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """Rows of one observation, or of several by name."""
@@ -582,9 +582,7 @@ class Model:
                 handles[name].number, cls._next_number = cls._next_number, cls._next_number + 1
         return {name: handle.number for name, handle in handles.items() if handle.number is not None}
 
-    def _start(
-        self, spec: RunSpec, progress: Progress, source: Observation
-    ) -> tuple[LocalClient | CoordinatorClient, Emit]:
+    def _start(self, spec: RunSpec, progress: Progress, source: Observation) -> tuple[RunClient, Emit]:
         """Start the coordinator, in this process or on a cluster; return its client and what observes its metrics."""
         self._stack.enter_context(self.directory.lock())
         if source.local:

@@ -56,6 +56,9 @@ RunAddress = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as the run continues on its own.")]
+Local = Annotated[
+    bool, typer.Option("--local", help="Run all modules in this process, without Ray; the results are the same.")
+]
 Runs = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 RunName = Annotated[str, typer.Argument(help="The directory of a run, or its name in the folder --runs.")]
@@ -82,9 +85,11 @@ Offset = Annotated[int, typer.Option(help="Number of rows to skip, of each class
 
 @app.command()
 def run(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(help="The model file.")],
     settings: Settings = None,
     address: Address = None,
+    local: Local = False,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the model file.")] = None,
     detach: Detach = False,
@@ -100,9 +105,12 @@ def run(
     with user_errors():
         from runner.config.run_config import load_config
 
+        address = _given_address(context, address, local=local)
+
         with _clock() as clock:
             loaded = load_config(config, settings or [])
         if dry_run:
+            _check_places_exist(local=local)
             _check_data(loaded, address)
             _dry_run(loaded, address, as_json)
             return
@@ -110,7 +118,14 @@ def run(
             from runner.commands.train import train
 
             directory, result = train(
-                loaded, clock=clock, progress=progress, runs=runs, name=name, address=address, detach=detach
+                loaded,
+                clock=clock,
+                progress=progress,
+                runs=runs,
+                name=name,
+                address=address,
+                detach=detach,
+                local=local,
             )
         with ignored_signals():  # the run is complete
             print_run_result(directory, result, as_json)
@@ -118,9 +133,11 @@ def run(
 
 @app.command()
 def resume(
+    context: typer.Context,
     run: RunName,
     settings: Settings = None,
     address: Address = None,
+    local: Local = False,
     runs: Runs = Path("runs"),
     detach: Detach = False,
     as_json: Json = False,
@@ -129,13 +146,16 @@ def resume(
     with user_errors():
         from runner.runs.directory import find_run, open_run
 
+        address = _given_address(context, address, local=local)
         path = find_run(run, runs)
         with _clock() as clock:
             opened = open_run(path, settings or [])
         with _progress(opened.directory.graph) as progress:
             from runner.commands.resume import resume as resume_run
 
-            directory, result = resume_run(opened, clock=clock, progress=progress, address=address, detach=detach)
+            directory, result = resume_run(
+                opened, clock=clock, progress=progress, address=address, detach=detach, local=local
+            )
         with ignored_signals():  # the run is complete
             print_run_result(directory, result, as_json)
 
@@ -436,6 +456,20 @@ def _check_data(config: RunConfig, address: str | None) -> None:
     for line in describe_data(data):
         say(line, err=True)
     check_modules(config.graph, data)
+
+
+def _given_address(context: typer.Context, address: str | None, *, local: bool) -> str | None:
+    """Return the address of a cluster; for a local run only one from the command line, which is refused later."""
+    source = context.get_parameter_source("address")
+    return None if local and source is not None and source.name == "ENVIRONMENT" else address
+
+
+def _check_places_exist(*, local: bool) -> None:
+    """Raise ClusterError if the places of a local run are asked for."""
+    from runner.cluster.errors import ClusterError
+
+    if local:
+        raise ClusterError("--dry-run says where Ray would place the modules: leave out --local, or --dry-run")
 
 
 def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:

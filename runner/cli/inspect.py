@@ -68,9 +68,8 @@ def _describe_actors(directory: RunDirectory, address: str | None) -> tuple[dict
     """Return the description of the run's actors by its coordinator, and why it is not available."""
     if not known_address(read_record(directory.path), address):
         return None, ""
-    from runner.cluster.connection import ClusterError  # imports Ray
+    from runner.cluster.errors import ClusterError, CoordinatorEndedError
     from runner.runs.connect import connect_to_run
-    from runner.runs.coordinator_client import CoordinatorEndedError
 
     try:
         with connect_to_run(directory, address=address) as model:

@@ -60,7 +60,7 @@ def user_errors() -> Iterator[None]:
 def _fail_unexpectedly(error: Exception) -> None:
     """Report an error that no bad input should cause; the traceback of an internal error is written to a file."""
     from actors.errors import BackendError, CheckpointError, MessageError, ModuleFailedError, StorageError
-    from runner.cluster.connection import ClusterError
+    from runner.cluster.errors import ClusterError
     from runner.commands.interrupts import StoppedError
 
     if isinstance(error, BackendError | StorageError | ClusterError):

@@ -33,6 +33,7 @@ from actors.limits import INLINED_BYTES, SHUTDOWN_SECONDS, TOKEN_PROBE_SECONDS
 from actors.variables import check_variables, heaps, ray_address, trusts_clusters
 from runner.cluster.auth import describe_credential, ensure_private_token, token_required
 from runner.cluster.code_paths import directories_of_code
+from runner.cluster.errors import ClusterError, UnprovenError
 from runner.cluster.listeners import is_own_address, why_foreign
 from runner.cluster.machine import describe_limits, machine_problem
 from runner.cluster.processes import (
@@ -71,14 +72,6 @@ HEAPS = 2
 A process of Ray has 30 threads. glibc gives them up to 8 heaps a core, and what one thread frees in its heap the others
 cannot use: over 4,000 rounds a coordinator grew by 8 MB, and by 4 MB with two heaps.
 """
-
-
-class ClusterError(RuntimeError):
-    """Raised when a cluster cannot be reached or does not have the requested resources."""
-
-
-class UnprovenError(ClusterError):
-    """Raised when a cluster does not prove that it is the one on which a run was started."""
 
 
 class ExpectedRun(NamedTuple):

@@ -9,6 +9,7 @@ from actors.backends.in_process import InProcessBackend
 from actors.backends.ray.metrics import PrometheusMetrics
 from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleFailedError
+from runner.cluster.errors import CoordinatorEndedError
 from runner.cluster.signals import ignored_signals
 from runner.commands.driver import finish, watched, write_generated
 from runner.commands.interrupts import Interrupts, StoppedError
@@ -18,7 +19,7 @@ from runner.commands.trained_run import outputs_of
 from runner.config.run_config import RunConfig
 from runner.report.progress import Progress
 from runner.runs.connect import connect_to_run, no_record_hint
-from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
+from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.records import is_done
 from runner.runs.state import note_storage, remove_record

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from actors.backends.ray.metrics import PrometheusMetrics
+from actors.coordination.events import Emit, ignore
 from actors.coordination.session import Instrumentation, RunSpec
 from actors.types import Array
 from actors.variables import injected_faults
-from runner.cluster.connection import ClusterError, make_watchdog
+from runner.cluster.errors import ClusterError, CoordinatorEndedError
 from runner.cluster.signals import ignore_signals
 from runner.cluster.watchdog import watch
 from runner.commands.interrupts import Interrupts, StoppedError
@@ -22,7 +22,7 @@ from runner.data.datasets import Dataset
 from runner.data.sources import source_states
 from runner.report.progress import Progress
 from runner.runs import artifacts
-from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError, EventStream
+from runner.runs.client import EventStream, RunClient
 from runner.runs.directory import RunDirectory
 from runner.runs.records import build_result
 from runner.runs.timing import Clock
@@ -76,6 +76,8 @@ def watched(directory: RunDirectory, progress: Progress, *, own: bool, remedy: s
     def describe(reason: str) -> str:
         return f"serket: {directory.path}: {reason}; all commits are complete, {remedy}"
 
+    from runner.cluster.connection import make_watchdog  # imports Ray
+
     watchdog = make_watchdog(own=own)
     try:
         with watch(watchdog, describe, progress.close):
@@ -103,13 +105,14 @@ def check_detachable(address: str | None) -> None:
 
 
 def start_and_follow(
-    client: CoordinatorClient,
+    client: RunClient,
     data: Mapping[str, Dataset],
     directory: RunDirectory,
     *,
     clock: Clock,
     progress: Progress,
     detach: bool,
+    observe: Emit = ignore,
 ) -> dict[str, Any] | None:
     """Start a run, or resume it from its commits, and follow it to its end or until it can be detached.
 
@@ -118,7 +121,7 @@ def start_and_follow(
     dict
         The contents of ``result.json``; None for a detached run.
     """
-    monitor = RunMonitor(directory, progress, observe=PrometheusMetrics(directory.name).observe)
+    monitor = RunMonitor(directory, progress, observe=observe)
     stream = client.begin(source_states(directory.graph, data))
     if not detach:
         return follow_to_end(client, stream, monitor, clock)
@@ -126,7 +129,7 @@ def start_and_follow(
     return None
 
 
-def _detach(client: CoordinatorClient, stream: EventStream, monitor: RunMonitor) -> None:
+def _detach(client: RunClient, stream: EventStream, monitor: RunMonitor) -> None:
     """Follow a run until it has a commit; if it fails or is interrupted before, end it."""
     try:
         monitor.follow(stream, until=lambda: monitor.commits > 0 or monitor.resumed)
@@ -135,7 +138,7 @@ def _detach(client: CoordinatorClient, stream: EventStream, monitor: RunMonitor)
         raise
 
 
-def follow_to_end(client: CoordinatorClient, stream: EventStream, monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
+def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
     """Follow a run to its end, stop it after an interrupt, and write its result.
 
     Raises

@@ -31,7 +31,7 @@ from runner.runs.records import RoundScores
 from runner.runs.timing import ComputingTime
 
 if TYPE_CHECKING:
-    from runner.runs.coordinator_client import EventStream
+    from runner.runs.client import EventStream
 
 
 def event_message(event: Event) -> str:

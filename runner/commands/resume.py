@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
+from actors.coordination.events import Emit, ignore
 from actors.storage.manifest import Manifest
-from runner.cluster.connection import UnprovenError, await_nodes, cluster
+from runner.cluster.errors import UnprovenError
 from runner.cluster.signals import before_exit, ignored_signals
 from runner.commands.driver import build_run_spec, check_detachable, start_and_follow, watched
 from runner.commands.interrupts import interruptible
+from runner.commands.local import check_local, local_run
 from runner.config.run_config import RunConfig, shares_rows
 from runner.config.user_code import collect_code
 from runner.data.sources import (
@@ -23,8 +25,7 @@ from runner.data.sources import (
     describe_data,
 )
 from runner.report.progress import Progress
-from runner.runs.connect import await_end_of_cluster, connect_to_run
-from runner.runs.coordinator_client import CoordinatorClient
+from runner.runs.client import RunClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.records import is_done
 from runner.runs.state import (
@@ -52,6 +53,7 @@ def resume(
     progress: Progress,
     address: str | None,
     detach: bool = False,
+    local: bool = False,
 ) -> tuple[RunDirectory, dict[str, Any] | None]:
     """Continue a run from its last commit, on this cluster or another one.
 
@@ -66,6 +68,8 @@ def resume(
         Address of a Ray cluster; by default, one is started on this machine.
     detach : bool
         Whether to return after the run has resumed.
+    local : bool
+        Whether all modules live in this process, without Ray.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def resume(
     ------
     ClusterError
         If the cluster cannot be joined, if it has too few nodes, or if the run is to be detached from a cluster that
-        ends with this process.
+        ends with this process, or if it cannot be a local one.
     RunDirectoryError
         If the config differs from that of the run, if all rounds are done, or if the run is still running.
     CheckpointError
@@ -84,9 +88,11 @@ def resume(
     StoppedError
         If the run was stopped.
     """
-    if detach:
-        check_detachable(address)
     config, directory = run
+    if local:
+        check_local(config, address=address, detach=detach)
+    elif detach:
+        check_detachable(address)
     prepare_state_directory()
     note_storage(directory.commits_location)
     with directory.lock():
@@ -112,26 +118,54 @@ def resume(
         directory.categories = config.categories(data)
         clock.mark("data")
         with ExitStack() as stack:
-            joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
-            await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
-            clock.mark("ray")
-            record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
-            client = CoordinatorClient.launch(
-                build_run_spec(config, directory, detached=detach, secret=record.secret), patience=FORMER_RUN_SECONDS
-            )
-            stack.enter_context(recorded(directory.path, record))
-            stack.enter_context(before_exit(lambda: remove_record(directory.path)))
-            stack.enter_context(interruptible(directory))
-            stack.enter_context(watched(directory, progress, own=address is None))
-            directory.write_config(config)
-            changed = directory.write_environment(joined, detached=detach, own=address is None)
-            if changed:
-                progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
+            client, observe = _start(stack, run, progress, clock, address, detach=detach, local=local)
             (directory.path / "result.json").unlink(missing_ok=True)  # outdated; it is written again
-            result = start_and_follow(client, data, directory, clock=clock, progress=progress, detach=detach)
+            result = start_and_follow(
+                client, data, directory, clock=clock, progress=progress, detach=detach, observe=observe
+            )
             with ignored_signals():  # the run is complete; only the cluster is to end
                 stack.close()
             return directory, result
+
+
+def _start(
+    stack: ExitStack,
+    run: OpenedRun,
+    progress: Progress,
+    clock: Clock,
+    address: str | None,
+    *,
+    detach: bool,
+    local: bool,
+) -> tuple[RunClient, Emit]:
+    """Start the coordinator of a run again; return its client, and what observes the metrics of its commits."""
+    config, directory = run
+
+    def describe(joined: str = "") -> None:
+        directory.write_config(config)
+        changed = directory.write_environment(joined, detached=detach, own=address is None)
+        if changed:
+            progress.log(f"the bits may differ from those of an uninterrupted run: {'; '.join(changed)}")
+
+    if local:
+        return stack.enter_context(local_run(config, directory, progress, describe)), ignore
+    from actors.backends.ray.metrics import PrometheusMetrics
+    from runner.cluster.connection import await_nodes, cluster
+    from runner.runs.coordinator_client import CoordinatorClient
+
+    joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
+    await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
+    clock.mark("ray")
+    record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
+    client = CoordinatorClient.launch(
+        build_run_spec(config, directory, detached=detach, secret=record.secret), patience=FORMER_RUN_SECONDS
+    )
+    stack.enter_context(recorded(directory.path, record))
+    stack.enter_context(before_exit(lambda: remove_record(directory.path)))
+    stack.enter_context(interruptible(directory))
+    stack.enter_context(watched(directory, progress, own=address is None))
+    describe(joined)
+    return client, PrometheusMetrics(directory.name).observe
 
 
 def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:
@@ -184,8 +218,10 @@ def _end_former_run(directory: RunDirectory, address: str | None) -> None:
     which the user's state has no record counts as not running.
     """
     record = read_record(directory.path)
-    if record is None:
+    if record is None or not record.address:  # it ran in its driver's process, which does not hold the lock any more
         return
+    from runner.runs.connect import await_end_of_cluster, connect_to_run  # import Ray
+
     if record.detached:
         named = address if address == record.address else None
         # A cluster without the proof has taken the place of the run's own.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+from runner.cluster.errors import CoordinatorEndedError
 from runner.config.run_config import RunConfig
 from runner.runs.connect import connect_to_run, no_record_hint
-from runner.runs.coordinator_client import CoordinatorClient, CoordinatorEndedError
+from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.records import is_done
 from runner.runs.state import read_record, remove_record
@@ -33,6 +34,11 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None], address: str 
     """
     config, directory = run
     record = read_record(directory.path)
+    if record and not record.address and directory.is_locked():
+        raise RunDirectoryError(
+            f"{directory.path}: the run learns in process {record.pid}, without Ray: press Ctrl-C there, or use "
+            f"kill -INT {record.pid}"
+        )
     detached = record.detached if record else not directory.is_locked()
     with connect_to_run(directory, address=address) as client:
         if client is None:

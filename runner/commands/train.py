@@ -6,15 +6,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from runner.cluster.connection import ClusterError, await_nodes, cluster
+from actors.coordination.events import Emit, ignore
+from runner.cluster.errors import ClusterError
 from runner.cluster.signals import before_exit, ignored_signals
 from runner.commands.driver import build_run_spec, check_detachable, start_and_follow, watched
 from runner.commands.interrupts import interruptible
+from runner.commands.local import check_local, local_run
 from runner.config.run_config import RunConfig
 from runner.config.user_code import collect_code
 from runner.data.sources import check_modules, describe_data
 from runner.report.progress import Progress
-from runner.runs.coordinator_client import CoordinatorClient
+from runner.runs.client import RunClient
 from runner.runs.directory import RunDirectory
 from runner.runs.state import (
     RunRecord,
@@ -37,8 +39,9 @@ def train(
     name: str | None = None,
     address: str | None = None,
     detach: bool = False,
+    local: bool = False,
 ) -> tuple[RunDirectory, dict[str, Any] | None]:
-    """Train the model of `config` on a cluster.
+    """Train the model of `config` on a cluster, or in this process.
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ def train(
         Address of a Ray cluster; by default, one is started on this machine.
     detach : bool
         Whether to return after the first commit, while the run continues.
+    local : bool
+        Whether all modules live in this process, without Ray.
 
     Returns
     -------
@@ -62,11 +67,14 @@ def train(
     Raises
     ------
     ClusterError
-        If the cluster cannot be joined, or if the run is to be detached from one that ends with this process.
+        If the cluster cannot be joined, if the run is to be detached from one that ends with this process, or if it
+        cannot be a local one.
     StoppedError
         If the run was stopped.
     """
-    if detach:
+    if local:
+        check_local(config, address=address, detach=detach)
+    elif detach:
         check_detachable(address)
     prepare_state_directory()
     graph = config.graph
@@ -85,23 +93,52 @@ def train(
     with ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())
-            with before_exit(directory.delete_unstarted):
-                joined = stack.enter_context(cluster(address, collect_code(graph)))
-            await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
-            clock.mark("ray")
-            directory.write_config(config)
-            directory.write_environment(joined, detached=detach, own=address is None)
-            record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
-            spec = build_run_spec(config, directory, detached=detach, secret=record.secret)
-            client = CoordinatorClient.launch(spec)
-            stack.enter_context(recorded(directory.path, record))
+            client, observe = _start(stack, config, directory, progress, clock, address, detach=detach, local=local)
         except (ClusterError, StateError, OSError, KeyboardInterrupt):
             directory.delete_unstarted()
             raise
-        stack.enter_context(before_exit(lambda: remove_record(directory.path)))
-        stack.enter_context(interruptible(directory))
-        stack.enter_context(watched(directory, progress, own=address is None))
-        result = start_and_follow(client, data, directory, clock=clock, progress=progress, detach=detach)
+        if not local:
+            stack.enter_context(before_exit(lambda: remove_record(directory.path)))
+            stack.enter_context(interruptible(directory))
+            stack.enter_context(watched(directory, progress, own=address is None))
+        result = start_and_follow(
+            client, data, directory, clock=clock, progress=progress, detach=detach, observe=observe
+        )
         with ignored_signals():  # the run is complete; only the cluster is to end
             stack.close()
         return directory, result
+
+
+def _start(
+    stack: ExitStack,
+    config: RunConfig,
+    directory: RunDirectory,
+    progress: Progress,
+    clock: Clock,
+    address: str | None,
+    *,
+    detach: bool,
+    local: bool,
+) -> tuple[RunClient, Emit]:
+    """Start the coordinator of a new run; return its client, and what observes the metrics of its commits."""
+    if local:
+
+        def describe() -> None:
+            directory.write_config(config)
+            directory.write_environment("", own=True)
+
+        return stack.enter_context(local_run(config, directory, progress, describe)), ignore
+    from actors.backends.ray.metrics import PrometheusMetrics
+    from runner.cluster.connection import await_nodes, cluster
+    from runner.runs.coordinator_client import CoordinatorClient
+
+    with before_exit(directory.delete_unstarted):
+        joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
+    await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
+    clock.mark("ray")
+    directory.write_config(config)
+    directory.write_environment(joined, detached=detach, own=address is None)
+    record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
+    client = CoordinatorClient.launch(build_run_spec(config, directory, detached=detach, secret=record.secret))
+    stack.enter_context(recorded(directory.path, record))
+    return client, PrometheusMetrics(directory.name).observe

@@ -11,12 +11,11 @@ from contextlib import ExitStack, contextmanager
 
 from runner.cluster.connection import (
     POLL_SECONDS,
-    ClusterError,
     ExpectedRun,
-    UnprovenError,
     cluster,
     is_listening,
 )
+from runner.cluster.errors import ClusterError, UnprovenError
 from runner.cluster.listeners import why_foreign
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import RunDirectory

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import ray
 from ray.exceptions import (
@@ -27,20 +27,14 @@ from actors.coordination.session import RunSpec, update_job
 from actors.errors import BackendError, CheckpointError, GraphError, ModuleFailedError, StorageError
 from actors.limits import COORDINATOR_SECONDS, STOP_REQUEST_SECONDS
 from actors.types import State
-from runner.cluster.connection import POLL_SECONDS, ClusterError
+from runner.cluster.connection import POLL_SECONDS
+from runner.cluster.errors import ClusterError, CoordinatorEndedError
+from runner.runs.client import EventStream
 
 T = TypeVar("T")
 
-EventStream: TypeAlias = Iterator[tuple[list[TimedEvent], dict[str, Any]]]
-"""Yields the new events and the status of a run, several times per second."""
-
-
 REPORT_SECONDS = 5.0
 """Time that a request may take before the reason is looked for."""
-
-
-class CoordinatorEndedError(ModuleFailedError):
-    """The coordinator of a run was ended, and will not be restarted."""
 
 
 class CoordinatorSilentError(ModuleFailedError):
