@@ -155,7 +155,7 @@ def test_a_run_that_is_done_is_resumed_only_with_more_rounds(run):
 
 
 def test_a_resumed_run_waits_for_its_nodes(run, monkeypatch):
-    monkeypatch.setattr("runner.commands.resume.cluster", lambda *_: nullcontext("here"))
+    monkeypatch.setattr("runner.cluster.connection.cluster", lambda *_: nullcontext("here"))
     monkeypatch.setattr("runner.cluster.connection.alive_nodes", dict)
     with pytest.raises(
         ClusterError, match=r"cluster.nodes asks for 2, and after 0.1 s \(recovery.wait\) .* has 0: start"

@@ -334,7 +334,7 @@ def test_an_old_run_is_claimed_when_it_is_resumed_and_a_strangers_is_not(tmp_pat
 @pytest.mark.parametrize("url", ["memory://runs", "zip://runs::/nowhere/a.zip", "http://127.0.0.1:9/runs", "data://x"])
 def test_storage_that_loses_commits_is_refused_before_ray_starts(tmp_path, url, monkeypatch):
     (tmp_path / "model.yaml").write_text(f"{MODEL}checkpoints: {{storage: '{url}'}}\n")
-    monkeypatch.setattr("runner.commands.train.cluster", lambda *_, **__: pytest.fail("Ray was started"))
+    monkeypatch.setattr("runner.cluster.connection.cluster", lambda *_, **__: pytest.fail("Ray was started"))
     result = CliRunner().invoke(app, ["run", str(tmp_path / "model.yaml"), "--runs", str(tmp_path / "runs")])
     assert result.exit_code == 2, (result.output, result.exception)
     assert len(result.output.strip().splitlines()) == 1

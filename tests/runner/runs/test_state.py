@@ -240,7 +240,7 @@ class TestRunDirectoryOfAStranger:
             reached.append(address)
             raise ClusterError("started")
 
-        monkeypatch.setattr("runner.commands.resume.cluster", start)
+        monkeypatch.setattr("runner.cluster.connection.cluster", start)
         opened = open_run(path)
         progress = Progress(opened.directory.graph)
         with pytest.raises(ClusterError, match=r"^started$"):
