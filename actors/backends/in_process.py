@@ -14,6 +14,7 @@ from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
 from actors.errors import ModuleFailedError
 from actors.graph.graph import Graph
+from actors.graph.schedule import Block
 from actors.messaging.codec import pack_header
 from actors.storage.manifest import FileRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
@@ -96,6 +97,9 @@ class InProcessBackend:
             return ModuleResult(state, outputs, messages, values.metrics, values.seconds, ended=values.ended)
 
         return _run(result, module)
+
+    def prepare_chains(self, block: Block, chains: int) -> None:
+        """Do nothing: chains run in this process."""
 
     def submit_chain(self, call: ChainCall, objects: Sequence[Ref | None]) -> Task[Mapping[str, ResultRef]]:
         """Run the chain now, with its own copies of the modules."""

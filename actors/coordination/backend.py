@@ -189,6 +189,9 @@ class Backend(Protocol):
     def submit(self, module: str, call: ModuleCall, arrays: Sequence[Ref]) -> Task[ResultRef]:
         """Submit a call of `module`: an update, a recognition, a generation or a proposal."""
 
+    def prepare_chains(self, block: Block, chains: int) -> None:
+        """Begin to start processes for chains of a block, beside what the modules do now; it need not succeed."""
+
     def submit_chain(self, call: ChainCall, objects: Sequence[Ref | None]) -> Task[Mapping[str, ResultRef]]:
         """Submit a chain, which runs in parallel; its answer is the last result of each of the block's modules."""
 

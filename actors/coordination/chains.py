@@ -18,7 +18,7 @@ from actors.coordination.events import ChainFinished, ChainSelected, Emit, Modul
 from actors.coordination.router import Router, seconds_waited
 from actors.coordination.schedule_runner import OnStep, ScheduleRunner, evidence_of, score_of
 from actors.errors import GraphError, ModuleDiedError, ModuleFailedError
-from actors.graph.schedule import Block, Position, Step
+from actors.graph.schedule import Block, Item, Position, Step
 from actors.graph.spec import Sharing
 from actors.sharing.chunks import row_count_of
 
@@ -82,6 +82,26 @@ class ChainRunner(ScheduleRunner):
     def __init__(self, router: Router, backend: Backend, *, emit: Emit = ignore, on_step: OnStep | None = None) -> None:
         super().__init__(router, emit=emit, on_step=on_step)
         self._backend = backend
+        self._chains_prepared = False
+
+    def run_batch(self, batch: Sequence[tuple[int, Item]], position: Position) -> None:
+        """Run neighbouring steps, or a block; while the first steps learn, let processes for chains be started."""
+        if not self._chains_prepared:
+            self._chains_prepared = True
+            self._prepare_chains([item.module for _, item in batch if isinstance(item, Step)])
+        super().run_batch(batch, position)
+
+    def _prepare_chains(self, modules: Sequence[str]) -> None:
+        """Prepare for the chains of the first block that has any, once the modules that learn before are prepared."""
+        schedule = self.router.graph.schedule
+        block = next((item for item in schedule.steps if isinstance(item, Block) and item.competes), None)
+        if block is None or not modules:
+            return
+        for module in modules:
+            self.router.supervisor.await_prepared(module)
+        # In the first round the modules themselves run one of the chains; in later ones the incumbent is another.
+        chains = block.chains + 1 if schedule.rounds > 1 else block.chains - 1
+        self._backend.prepare_chains(block, max(chains, PROPOSALS if block.moves else 0))
 
     def run_block(self, block: Block, position: Position) -> None:
         """Run the block's steps; if it has chains or moves, keep the best chain."""

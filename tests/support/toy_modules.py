@@ -180,7 +180,8 @@ class Mirror(Module):
 class Guest(Module):
     """Learns only while `expected` chains are in their updates at the same time.
 
-    Each chain writes a file with its process id into the directory `place` and waits for those of the other chains.
+    Each chain writes a file with its process id into the directory `place` and waits for those of the other chains. A
+    process in which it is prepared leaves a file with its id in the directory ``<place>-prepared``, if there is one.
     """
 
     ports = (Port("observations", "in", "forward", "observations"),)
@@ -189,6 +190,11 @@ class Guest(Module):
     class Parameters:
         place: str = ""
         expected: int = 2
+
+    def prepare(self, device, threads):
+        prepared = Path(f"{self.parameters.place}-prepared")
+        if prepared.is_dir():
+            (prepared / str(os.getpid())).touch()
 
     def update(self, inbox, context):
         place = Path(self.parameters.place)

@@ -41,6 +41,7 @@ from actors.backends.ray.module_actor import (
     RemoteModule,
     crash_report_task,
     kill_process,
+    prepare_chain_task,
     run_chain_task,
 )
 from actors.backends.ray.placement_groups import ModulePlacementGroup, actor_options, nodes
@@ -73,6 +74,7 @@ from actors.errors import (
     shorten_text,
 )
 from actors.graph.graph import Graph
+from actors.graph.schedule import Block
 from actors.graph.spec import ModuleSpec
 from actors.limits import JOIN_SECONDS, KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
 from actors.messaging.message import SCHEMA
@@ -363,6 +365,15 @@ class RayBackend:
 
         return RayTask(wait)
 
+    def prepare_chains(self, block: Block, chains: int) -> None:
+        """Have processes started on free cores, and the block's modules imported and prepared in them.
+
+        Ray starts a process where a task finds none, and keeps as many idle ones as there are free cores. A chain would
+        wait for it for a second or more.
+        """
+        for _ in range(min(chains, self._free_cores())):
+            prepare_chain_task.options(num_cpus=1.0, scheduling_strategy="SPREAD").remote(self._graph, block)
+
     def submit_chain(self, call: ChainCall, objects: Sequence[Ref | None]) -> Task[Mapping[str, ResultRef]]:
         """Run a chain on the next free core of the cluster.
 
@@ -545,7 +556,11 @@ class RayBackend:
         return now.incarnation != place.incarnation
 
     def _has_free_core(self) -> bool:
-        """Return whether a node has a core that no module reserves; without one, a chain would wait forever.
+        """Return whether a node has a core that no module reserves; without one, a chain would wait forever."""
+        return self._free_cores() > 0
+
+    def _free_cores(self) -> int:
+        """Return the number of cores that no module reserves.
 
         The cores of a module whose node has died are counted on every node, as Ray may restart it on any of them.
         """
@@ -555,10 +570,11 @@ class RayBackend:
             for name, spec in list(self._specs.items())  # a copy: another thread may add workers
             if name in self._places
         ]
-        return any(
-            resources.get("CPU", 0.0) - sum(cpus for home, cpus in reserved if home == node or home not in alive) >= 1.0
+        free = (
+            resources.get("CPU", 0.0) - sum(cpus for home, cpus in reserved if home == node or home not in alive)
             for node, resources in alive.items()
         )
+        return sum(int(max(cores, 0.0)) for cores in free)
 
     def _end_former_actors(self, module: str) -> None:
         """End the actors of an earlier coordinator's workers of a module, however many there are."""

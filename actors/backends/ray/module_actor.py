@@ -24,6 +24,8 @@ from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
 from actors.errors import StaleIncarnationError
+from actors.graph.graph import Graph
+from actors.graph.schedule import Block
 from actors.graph.spec import ModuleSpec, Slot
 from actors.messaging.codec import pack_header
 from actors.messaging.kinds import Kind, register_kind
@@ -210,6 +212,15 @@ def _ignore_blocked_signals() -> set[signal.Signals]:
 
 # Without Ray's own record of each task, which its control service keeps for 100,000 of them: 18 KB a round.
 RemoteModule: Any = ray.remote(concurrency_groups={"status": 1}, enable_task_events=False)(ModuleActor)
+
+
+@ray.remote(enable_task_events=False, max_retries=0)
+def prepare_chain_task(graph: Graph, block: Block) -> None:
+    """Import and prepare the modules of a block in this process, where chains of it will run."""
+    backend = InProcessBackend(block.modules, workers=1)
+    backend.start(graph)
+    for module in block.modules:
+        backend.await_prepared(module)
 
 
 @ray.remote(enable_task_events=False)

@@ -278,3 +278,31 @@ def test_an_end_by_the_clock_of_another_machine_says_nothing():
     assert seconds_waited(now + 1e6, 2.0, now - 4.0) == 0.0
     assert seconds_waited(now - 1e6, 2.0, now - 4.0) == 0.0
     assert seconds_waited(0.0, 0.0, now) == 0.0  # a result that does not say it
+
+
+@pytest.mark.parametrize(("rounds", "moves", "expected"), [(1, 0, 2), (3, 0, 4), (1, 1, 4)])
+def test_chains_are_prepared_for_once_before_the_first_update(rounds, moves, expected):
+    prepared, events = [], []
+
+    class Recording(InProcessBackend):
+        def prepare_chains(self, block, chains):
+            prepared.append((block, chains, [name for name, _ in events]))
+
+    chosen = block(repeat=2, chains=3, moves=moves)
+    coordinator = Coordinator(model(Step("walker"), chosen, rounds=rounds), Recording(), emit=recorder(events))
+    coordinator.start({"data": {"values": ROWS}})
+    coordinator.run_rounds()
+    [(asked, chains, before)] = prepared
+    assert (asked, chains) == (chosen, expected)
+    assert before.count("update") == 1  # only that of the source
+    assert before[-1] == "prepared"
+
+
+def test_a_schedule_that_begins_with_chains_has_nothing_to_prepare_them_beside():
+    class Refusing(InProcessBackend):
+        def prepare_chains(self, block, chains):
+            raise AssertionError
+
+    coordinator = Coordinator(model(block(repeat=2, chains=3), rounds=2), Refusing())
+    coordinator.start({"data": {"values": ROWS}})
+    coordinator.run_rounds()

@@ -73,6 +73,30 @@ def test_chains_run_in_parallel_each_in_its_own_process(tmp_path):
     assert next(fields["chain"] for name, _, fields in events if name == "selected") == 2
 
 
+def test_processes_for_chains_are_started_while_the_modules_before_them_learn(tmp_path):
+    place, prepared, gates = (tmp_path / name for name in ("place", "place-prepared", "gates"))
+    for each in (place, prepared, gates):
+        each.mkdir()
+    (gates / "1-0").touch()  # the encoder learns until it is gone
+    known = meeting(place, chains=2, expected=2).modules["guest"]
+    encoder = ModuleSpec("encoder", f"{TOYS}:Encoder", {"gates": str(gates)})
+    graph = Graph(
+        [ModuleSpec("data", f"{TOYS}:Source"), encoder, known],
+        [Connection("data", "encoder"), Connection("data", "guest")],
+        Schedule(1, (Step("encoder"), Block((Step("guest"),), chains=2))),
+    )
+    running = launch(graph, "early")
+    try:
+        following = running.begin({"data": {"values": ROWS}})
+        for _ in following:
+            if len(list(prepared.iterdir())) == 2:  # the module's own and one for a chain
+                (gates / "1-0").unlink(missing_ok=True)
+    finally:
+        running.stop()
+    chains = {int(file.read_text()) for file in place.iterdir()}
+    assert chains <= {int(file.name) for file in prepared.iterdir()}
+
+
 def test_an_exception_in_a_chain_is_raised_with_its_traceback(tmp_path):
     (tmp_path / "1").mkdir()  # where chain 1 would write a file
     with pytest.raises(ModuleFailedError, match=r"(?s)a chain raised.*IsADirectoryError") as failure:
