@@ -12,7 +12,7 @@ import re
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -49,6 +49,9 @@ class Storage(Protocol):
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file atomically, replacing an existing one; creates its directory."""
+
+    def write_all(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write files, each with its path, as :meth:`write` does; they are durable when all are written."""
 
     def write_new(self, path: str, data: bytes) -> None:
         """Write a file that does not exist yet; FileExistsError if it does."""
@@ -140,10 +143,25 @@ class LocalStorage:
         OSError
             If it cannot be written, for example because the disk is full; has the errno and the file's final name.
         """
-        with self._named(path) as (parents, name), self._new_directory(parents) as directory:
-            with _replacing(directory, name) as part:
-                _write_durably(directory, part, data)
-            os.fsync(directory)  # otherwise the new name may not survive a power cut
+        self.write_all([(path, data)])
+
+    def write_all(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write files, each atomically, and sync the names in a directory once.
+
+        Raises
+        ------
+        OSError
+            As :meth:`write`; those before may be written.
+        """
+        last: dict[tuple[str, ...], str] = {}
+        for path, data in files:
+            with self._named(path) as (parents, name), self._new_directory(parents) as directory:
+                with _replacing(directory, name) as part:
+                    _write_durably(directory, part, data)
+                last[parents] = path
+        for parents, path in last.items():
+            with self._error_of(path), self._directory(parents) as directory:
+                os.fsync(directory)  # otherwise the new names may not survive a power cut
 
     def write_new(self, path: str, data: bytes) -> None:
         """Write a file durably that does not exist yet.
@@ -424,6 +442,11 @@ class ObjectStorage:
     def write(self, path: str, data: bytes) -> None:
         """Write a file in a single put."""
         self._put(path, data)
+
+    def write_all(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write files, each in a single put."""
+        for path, data in files:
+            self._put(path, data)
 
     def write_new(self, path: str, data: bytes) -> None:
         """Write a file that does not exist yet.

@@ -120,14 +120,18 @@ def save_module_files(
     OSError
         If a file cannot be written; names it.
     """
-    storage, records = storage or storage_at(request.root), {}
-    for label, name, pack in _files(request, objects):
-        data = pack()
-        if len(data) > MAX_COMMIT_FILE_BYTES:
-            reason = f"it would have {len(data)} bytes, at most {MAX_COMMIT_FILE_BYTES} are read back"
-            raise OSError(errno.EFBIG, reason, storage.location(f"{request.directory}/{name}"))
-        records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
-        storage.write(records[label].path, data)
+    storage, records = storage or storage_at(request.root), dict[str, FileRecord]()
+
+    def packed() -> Iterator[tuple[str, bytes]]:
+        for label, name, pack in _files(request, objects):
+            data = pack()
+            if len(data) > MAX_COMMIT_FILE_BYTES:
+                reason = f"it would have {len(data)} bytes, at most {MAX_COMMIT_FILE_BYTES} are read back"
+                raise OSError(errno.EFBIG, reason, storage.location(f"{request.directory}/{name}"))
+            records[label] = FileRecord(f"{request.directory}/{name}", len(data), hashlib.sha256(data).hexdigest())
+            yield records[label].path, data
+
+    storage.write_all(packed())
     return records
 
 
