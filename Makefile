@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-slow test-faults test-soak test-fuzz test-plugins test-multinode check format bench clean
+.PHONY: install mnist digits test test-slow test-faults test-soak test-fuzz test-plugins test-multinode check format bench bench-guard clean
 
 install: $(VENV)/.installed
 
@@ -75,8 +75,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install
-	$(BIN)/python -m tests.benchmarks.kernels
+# Ratios to other code, measured in turn; bench-guard holds the few with limits to these.
+BENCH_JSON ?= bench.json
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.benchmarks --json $(BENCH_JSON)
+
+bench-guard: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.benchmarks --guard --seconds 1 --clock processor
 
 clean:
 	rm -rf $(VENV) .ci-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
