@@ -18,6 +18,7 @@ from actors.coordination.backend import ModuleCall, ModuleResult
 from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec
+from actors.kernels.log_rows import softmax_of_rows
 from actors.kernels.markov import inference
 from actors.kernels.mixture import gibbs, gibbs_sweep, niw, variational
 from actors.kernels.mixture.calibration import LAPSES, TEMPERATURES, calibrate
@@ -137,7 +138,7 @@ def mixture_cases(rows: int) -> list[Case]:
     def vb() -> None:
         posterior = variational.posterior_from_responsibilities(X, start, prior)
         scores = variational.expected_log_weights(posterior.counts, 1.0)
-        variational._softmax(scores + variational.expected_log_density(X, posterior, prior))
+        softmax_of_rows(scores + variational.expected_log_density(X, posterior, prior))
 
     def sweep() -> None:
         gibbs_sweep.sweep(X, bias, labels, generator.random(rows), mask, factors, tables)

@@ -34,6 +34,7 @@ from actors.kernels.mixture.calibration import (
 )
 from actors.kernels.mixture.input_checks import as_bias, as_labels, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments
+from actors.kernels.mixture.scatter import weighted_scatter
 from actors.kernels.mixture.variational import as_responsibilities, evidence_lower_bound, expected_log_density
 from actors.kernels.types import BoolArray, FloatArray
 
@@ -68,15 +69,11 @@ def class_sums(X: ArrayLike, responsibilities: FloatArray, reference: FloatArray
         If the rows' shape doesn't fit.
     """
     rows = as_rows(X, reference.shape[1])
-    K, D = reference.shape
-    weights = np.ascontiguousarray(responsibilities.T)
-    first, second, centred = np.empty((K, D)), np.empty((K, D, D)), np.empty_like(rows)
-    for k in range(K):
+    weights, first, centred = np.ascontiguousarray(responsibilities.T), np.empty_like(reference), np.empty_like(rows)
+    for k in range(len(reference)):
         np.subtract(rows, reference[k], out=centred)
         first[k] = weights[k] @ centred
-        centred *= np.sqrt(weights[k])[:, None]
-        second[k] = centred.T @ centred
-    return {"counts": weights.sum(axis=1), "first": first, "second": second}
+    return {"counts": weights.sum(axis=1), "first": first, "second": weighted_scatter(rows, weights, reference)}
 
 
 def class_sums_of_labels(X: ArrayLike, z: ArrayLike, reference: FloatArray) -> dict[str, FloatArray]:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.special import digamma, entr, gammaln
 
 from actors.kernels.jit import as_input
+from actors.kernels.log_rows import softmax_of_rows
 from actors.kernels.mixture.input_checks import as_bias, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import (
     MIN_DOWNDATE,
@@ -30,6 +31,7 @@ from actors.kernels.mixture.niw import (
     posterior_from_moments,
     squared_mahalanobis,
 )
+from actors.kernels.mixture.scatter import weighted_scatter
 from actors.kernels.types import FloatArray, IntArray
 
 MIN_RISE = 1e-9
@@ -98,9 +100,7 @@ def posterior_from_responsibilities(X: ArrayLike, responsibilities: FloatArray, 
     # m = m0 + Σ_t r_tk (x_t - m0) / r;  S = S0 + Σ_t r_tk (x_t - m)(x_t - m)ᵀ + r0 (m - m0)(m - m0)ᵀ
     shift = responsibilities.T @ offsets / r[:, None]
     scale = prior.scale + prior.r0 * shift[:, :, None] * shift[:, None, :]
-    for k, weights in enumerate(responsibilities.T):
-        centred = np.sqrt(weights)[:, None] * (offsets - shift[k])
-        scale[k] += centred.T @ centred
+    scale += weighted_scatter(offsets, np.ascontiguousarray(responsibilities.T), shift)
     return posterior_from_moments(counts, prior.mean + shift, scale)
 
 
@@ -272,7 +272,7 @@ def variational_bayes(
     posterior, before = posterior_from_responsibilities(seen, r, prior), -math.inf
     for done in range(1, iterations + 1):
         class_scores = expected_log_weights(posterior.counts, alpha) if log_prior is None else log_prior
-        r = _softmax(class_scores + temperature * expected_log_density(seen, posterior, prior))
+        r = softmax_of_rows(class_scores + temperature * expected_log_density(seen, posterior, prior))
         posterior = posterior_from_responsibilities(seen, r, prior)
         objective = evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior, temperature=temperature)
         if on_iteration is not None:
@@ -282,10 +282,3 @@ def variational_bayes(
         before = objective
     out[missing], out[~missing] = 0.0, r
     return out, posterior, evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior)
-
-
-def _softmax(scores: FloatArray) -> FloatArray:
-    """Return exp(scores) (N, K), normalised so that rows sum to one (10.46, 10.49)."""
-    r = np.exp(scores - scores.max(axis=1, keepdims=True))
-    normalised: FloatArray = r / r.sum(axis=1, keepdims=True)
-    return normalised

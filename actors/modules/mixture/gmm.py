@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field
 from actors.errors import ModuleError
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.pooling import sums_of_posterior
+from actors.kernels.mixture.scatter import compile_kernels as compile_scatter
 from actors.module import Context
 from actors.modules.mixture.class_states import unpack
 from actors.modules.mixture.engines import (
@@ -119,6 +120,12 @@ class GMM(SharedMixture[GMMParameters]):
     learning_parameters = ("iterations", "burn_in", "start")
     fixed_parameters = ("classes",)
     display_name = "GMM"
+
+    def prepare(self, device: str, threads: int) -> None:
+        """Compile the kernels, or load them from their cache."""
+        super().prepare(device, threads)
+        if self.parameters.engine == "vb":
+            compile_scatter()
 
     @property
     def classes(self) -> int:
