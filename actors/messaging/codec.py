@@ -130,7 +130,7 @@ def _packed(array: Array | StoredRows) -> tuple[bytes | memoryview, ...]:
     """Return the parts of a document for an array: of its bytes, type code, length and memory."""
     if isinstance(array, StoredRows):
         return (msgpack.packb(array.to_text()),)
-    blob = memoryview(as_wire(array).reshape(-1).view(np.uint8))
+    blob = as_wire(array).reshape(-1).view(np.uint8).data
     code, width = next((code, width) for code, width in _LENGTH_BYTES.items() if blob.nbytes < 256**width)
     return bytes([code]) + blob.nbytes.to_bytes(width, "big"), blob
 

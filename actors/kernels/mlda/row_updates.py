@@ -20,7 +20,11 @@ from actors.kernels.jit import kernel
 from actors.kernels.types import FloatArray, Int32Array, IntArray
 
 FACTORS_PER_LOG = 32
-"""Factors multiplied per logarithm; with factors of 1e-6 to 1e9 the product stays within float64's range."""
+"""Factors multiplied per logarithm; with factors of 1e-6 to 1e9 the product stays within float64's range. Of ratios of
+two factors there are half as many."""
+
+SUMMED = 8
+"""Topics whose weights are summed apart from those before them, so that the sums do not wait for each other."""
 
 BOUND_STEPS = 20
 """Fixed-point iterations of :func:`lower_bounds`."""
@@ -84,70 +88,70 @@ class Workspace(NamedTuple):
     ----------
     n : ndarray (K,)
         The row's number of tokens in each topic.
-    scores, gains : ndarray (K,)
-        Weights of the topics.
-    block_scores : ndarray (K, K)
-        See :func:`fill_block_scores`.
-    product : ndarray (K, K)
-        Products of factors whose logarithm is not yet taken.
+    scores, gains, product : ndarray (K,)
+        Weights of the topics, and products of factors whose logarithm is not yet taken.
+    block : ndarray (K,)
+        Log-probability of the words of one block if its topic were another (:func:`score_block`).
+    own, first, second : ndarray (K,)
+        Log-probability of the words of each block in its own topic and in two others (:func:`score_blocks`).
     block_sizes : ndarray (M, K)
         Tokens of each block by modality.
-    pending, seen : ndarray (K,)
-        Number of factors in each block's product; β + occurrences of the current word in each block.
+    pending, seen, word_of : ndarray (K,)
+        Number of factors in each block's product; β + occurrences of the current word in each block, and where the
+        first of them is, as far as it was counted.
     """
 
     n: FloatArray
     scores: FloatArray
     gains: FloatArray
-    block_scores: FloatArray
     product: FloatArray
+    block: FloatArray
+    own: FloatArray
+    first: FloatArray
+    second: FloatArray
     block_sizes: FloatArray
     pending: FloatArray
     seen: FloatArray
+    word_of: IntArray
 
 
 @kernel
 def make_workspace(modalities: int, topics: int) -> Workspace:
     """Allocate the scratch arrays."""
-    K = topics
-    square, other = np.zeros((K, K)), np.zeros((K, K))
-    block_sizes = np.zeros((modalities, K))
-    return Workspace(np.zeros(K), np.zeros(K), np.zeros(K), square, other, block_sizes, np.zeros(K), np.zeros(K))
+    a = np.zeros((10, topics))
+    sizes, word_of = np.zeros((modalities, topics)), np.zeros(topics, dtype=np.int64)
+    return Workspace(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], sizes, a[8], a[9], word_of)
 
 
 @kernel
-def sample_index(scores: FloatArray, uniform: float) -> int:
-    """Return an index drawn with probability proportional to `scores` (K,), by inversion of `uniform`."""
+def sample_index(scores: FloatArray, sums: FloatArray, uniform: float) -> int:
+    """Return an index drawn with probability proportional to `scores` (K,), by inversion of `uniform`.
+
+    `sums` (K,) is overwritten.
+    """
+    K = scores.shape[0]
+    whole = K // SUMMED
+    for block in range(whole):
+        k = block * SUMMED
+        low = (scores[k] + scores[k + 1]) + (scores[k + 2] + scores[k + 3])
+        sums[block] = low + ((scores[k + 4] + scores[k + 5]) + (scores[k + 6] + scores[k + 7]))
     total = 0.0
-    for k in range(scores.shape[0]):
+    for block in range(whole):
+        total += sums[block]
+    for k in range(whole * SUMMED, K):
         total += scores[k]
-    threshold, reached, last = total * uniform, 0.0, 0
-    for k in range(scores.shape[0]):
+    threshold, reached, block, last = total * uniform, 0.0, 0, 0
+    while block < whole and reached + sums[block] <= threshold:
+        reached += sums[block]
+        block += 1
+    for k in range(block * SUMMED, K):
         reached += scores[k]
         if threshold < reached:
             return k
+    for k in range(K):  # reached only by rounding, where the threshold is about the total
         if scores[k] > 0.0:
             last = k
-    return last  # reached only by rounding, where the threshold equals the total
-
-
-@kernel
-def sample_log_index(log_scores: FloatArray, scores: FloatArray, uniform: float) -> int:
-    """Return an index drawn with probability proportional to exp(`log_scores`); `scores` is overwritten."""
-    norm = log_sum(log_scores)
-    for k in range(scores.shape[0]):
-        scores[k] = math.exp(log_scores[k] - norm)
-    return sample_index(scores, uniform)
-
-
-@kernel
-def log_sum(values: FloatArray) -> float:
-    """Return log Σ exp(values)."""
-    top, total = values.max(), 0.0
-    for k in range(values.shape[0]):
-        total += math.exp(values[k] - top)
-    result: float = top + math.log(total)
-    return result
+    return last
 
 
 @kernel
@@ -199,101 +203,104 @@ def sample_topics(
     where all counts exclude the token.
     """
     alpha, beta, n, scores = settings.alpha, settings.beta, work.n, work.scores
+    # Not rows of these: making a view of an array takes longer than sampling a token.
+    of_word, totals, inverse = counts.words, counts.totals, counts.inverse
     S, changed = count_topics(topics, prior, alpha, n), 0
-    powers, powered, last = work.gains, -1, 0
+    powers, powered, last = work.product, -1, 0
     for i in range(words.shape[0]):
         old = topics[i]
         if only_new and old >= 0:
             continue
         m = corpus.modality[words[i]]
-        of_word, totals, inverse = counts.words[words[i]], counts.totals[m], counts.inverse[m]
-        base = corpus.sizes[m] * beta
+        w, base = words[i], corpus.sizes[m] * beta
+        # Counts without the token differ in its old topic alone; they are written only if the topic changes.
+        n_old, of_old, inverse_old, S_other = 0.0, 0.0, 0.0, S
         if old >= 0:
-            n[old] -= 1.0
-            S -= prior[old]
-            of_word[old] -= 1.0
-            totals[old] -= 1.0
-            inverse[old] = 1.0 / (totals[old] + base)
+            n_old, of_old, S_other = n[old] - 1.0, of_word[w, old] - 1.0, S - prior[old]
+            inverse_old = 1.0 / (totals[m, old] - 1.0 + base)
         exponent = settings.temperature * corpus.exponents[m]
         if exponent == 1.0:
             for k in range(scores.shape[0]):
-                scores[k] = (of_word[k] + beta) * inverse[k]
-        elif words[i] != powered:
-            for k in range(scores.shape[0]):
-                powers[k] = ((of_word[k] + beta) * inverse[k]) ** exponent
-            scores[:], powered = powers, words[i]
-        else:  # since the last token of this word, only the counts of two topics have changed; powers are slow
-            powers[last] = ((of_word[last] + beta) * inverse[last]) ** exponent
+                scores[k] = (of_word[w, k] + beta) * inverse[m, k] * (n[k] + alpha) * (S_other + prior[k])
             if old >= 0:
-                powers[old] = ((of_word[old] + beta) * inverse[old]) ** exponent
-            scores[:] = powers
-        total = 0.0
-        for k in range(scores.shape[0]):
-            total += scores[k] * (n[k] + alpha) * (S + prior[k])
-            scores[k] = total
-        threshold, new = total * generator.random(), 0
-        while new < scores.shape[0] - 1 and scores[new] <= threshold:
-            new += 1
+                scores[old] = (of_old + beta) * inverse_old * (n_old + alpha) * (S_other + prior[old])
+        else:
+            if w != powered:
+                for k in range(scores.shape[0]):
+                    powers[k] = ((of_word[w, k] + beta) * inverse[m, k]) ** exponent
+                powered = w
+            else:  # since the last token of this word, only the counts of two topics have changed; powers are slow
+                powers[last] = ((of_word[w, last] + beta) * inverse[m, last]) ** exponent
+            if old >= 0:
+                powers[old] = ((of_old + beta) * inverse_old) ** exponent
+            for k in range(scores.shape[0]):
+                scores[k] = powers[k] * (n[k] + alpha) * (S_other + prior[k])
+            if old >= 0:
+                scores[old] = powers[old] * (n_old + alpha) * (S_other + prior[old])
+        new = sample_index(scores, work.gains, generator.random())
+        last = new
+        if new == old:
+            continue
+        if old >= 0:
+            n[old], of_word[w, old], inverse[m, old] = n_old, of_old, inverse_old
+            totals[m, old] -= 1.0
         n[new] += 1.0
-        S += prior[new]
-        of_word[new] += 1.0
-        totals[new] += 1.0
-        inverse[new] = 1.0 / (totals[new] + base)
-        topics[i] = last = new
-        changed += new != old
+        S = S_other + prior[new]
+        of_word[w, new] += 1.0
+        totals[m, new] += 1.0
+        inverse[m, new] = 1.0 / (totals[m, new] + base)
+        topics[i] = new
+        changed += 1
     return changed
 
 
 @kernel
-def fill_block_scores(
-    words: Int32Array, topics: Int32Array, corpus: Corpus, counts: Counts, settings: Settings, work: Workspace
+def score_block(
+    words: Int32Array, topics: Int32Array, a: int, corpus: Corpus, counts: Counts, settings: Settings, work: Workspace
 ) -> None:
-    """Fill in ``work.block_scores[a, b]``: the log-probability of the words of block a if its topic were b.
+    """Fill in ``work.block[b]``: the log-probability of the words of block a if its topic were b, for each b.
 
     The counts must exclude the row. With c_w tokens of word w and c_m tokens of modality m in block a, it is the
     temperature times the sum over modalities m, each multiplied by its exponent, of
 
         Σ_w log (N_bw + β)_(c_w) - log (N_mb + V_m β)_(c_m),    (x)_(c) = x (x + 1) … (x + c - 1).
     """
-    block_scores, product, block_sizes, pending, seen = (
-        work.block_scores,
-        work.product,
-        work.block_sizes,
-        work.pending,
-        work.seen,
-    )
-    block_scores[:], product[:], block_sizes[:], pending[:] = 0.0, 1.0, 0.0, 0.0
-    K, before, exponent = block_scores.shape[0], -1, 1.0
+    scores, product, sizes = work.block, work.product, work.block_sizes[:, a]
+    scores[:], product[:], sizes[:] = 0.0, 1.0, 0.0
+    K, before, exponent, seen, pending = scores.shape[0], -1, 1.0, settings.beta, 0
     for i in range(words.shape[0]):
-        w, a = words[i], topics[i]
+        if topics[i] != a:
+            continue
+        w = words[i]
         if w != before:
             of_modality = corpus.exponents[corpus.modality[w]]
-            if before < 0:
-                exponent = of_modality
-            elif of_modality != exponent:
-                flush_pending(work, exponent)
-                exponent = of_modality
-            seen[:] = settings.beta
-            before = w
-        of_word, factors, offset = counts.words[w], product[a], seen[a]
+            if pending > 0 and of_modality != exponent:
+                flush_products(product, scores, exponent)
+                pending = 0
+            exponent, seen, before = of_modality, settings.beta, w
+        of_word = counts.words[w]
         for b in range(K):
-            factors[b] *= of_word[b] + offset
-        seen[a] += 1.0
-        block_sizes[corpus.modality[w], a] += 1.0
-        pending[a] += 1.0
-        if pending[a] == FACTORS_PER_LOG:
-            flush_products(product[a], block_scores[a], exponent)
-            pending[a] = 0.0
-    flush_pending(work, exponent)
-    for m in range(block_sizes.shape[0]):
-        for a in range(K):
-            if block_sizes[m, a] > 0.0:
+            product[b] *= of_word[b] + seen
+        seen += 1.0
+        sizes[corpus.modality[w]] += 1.0
+        pending += 1
+        if pending == FACTORS_PER_LOG:
+            flush_products(product, scores, exponent)
+            pending = 0
+    if pending > 0:
+        flush_products(product, scores, exponent)
+    for m in range(sizes.shape[0]):
+        base, totals, exponent = corpus.sizes[m] * settings.beta, counts.totals[m], corpus.exponents[m]
+        if sizes[m] > FACTORS_PER_LOG:
+            for b in range(K):
+                scores[b] -= exponent * (math.lgamma(totals[b] + base + sizes[m]) - math.lgamma(totals[b] + base))
+        elif sizes[m] > 0.0:
+            for i in range(int(sizes[m])):
                 for b in range(K):
-                    base = counts.totals[m, b] + corpus.sizes[m] * settings.beta
-                    norm = math.lgamma(base + block_sizes[m, a]) - math.lgamma(base)
-                    block_scores[a, b] -= corpus.exponents[m] * norm
+                    product[b] *= totals[b] + (base + i)
+            flush_products(product, scores, -exponent)
     if settings.temperature != 1.0:
-        block_scores *= settings.temperature
+        scores *= settings.temperature
 
 
 @kernel
@@ -305,12 +312,54 @@ def flush_products(product: FloatArray, sums: FloatArray, exponent: float) -> No
 
 
 @kernel
-def flush_pending(work: Workspace, exponent: float) -> None:
-    """Flush the products of all blocks that have factors."""
+def score_blocks(
+    words: Int32Array,
+    topics: Int32Array,
+    topic: int,
+    corpus: Corpus,
+    counts: Counts,
+    settings: Settings,
+    work: Workspace,
+    scores: FloatArray,
+) -> None:
+    """Fill in `scores` (K,): the log-probability of the words of each block if its topic were `topic`.
+
+    For topic -1 it is that in its own topic. It is as in :func:`score_block`, and zero for a block without tokens.
+    """
+    product, sizes, pending, seen, word_of = work.product, work.block_sizes, work.pending, work.seen, work.word_of
+    scores[:], product[:], sizes[:], pending[:], word_of[:] = 0.0, 1.0, 0.0, 0.0, -1
+    before, first, exponent = -1, 0, 1.0
+    for i in range(words.shape[0]):
+        w, a = words[i], topics[i]
+        m = corpus.modality[w]
+        if w != before:
+            if before >= 0 and corpus.exponents[m] != exponent:
+                flush_pending(work, scores, exponent)
+            exponent, before, first = corpus.exponents[m], w, i
+        if word_of[a] != first:
+            seen[a], word_of[a] = settings.beta, first
+        b = topic if topic >= 0 else a
+        product[a] *= (counts.words[w, b] + seen[a]) / (
+            counts.totals[m, b] + corpus.sizes[m] * settings.beta + sizes[m, a]
+        )
+        seen[a] += 1.0
+        sizes[m, a] += 1.0
+        pending[a] += 1.0
+        if pending[a] == FACTORS_PER_LOG // 2:
+            scores[a] += exponent * math.log(product[a])
+            product[a], pending[a] = 1.0, 0.0
+    flush_pending(work, scores, exponent)
+    if settings.temperature != 1.0:
+        scores *= settings.temperature
+
+
+@kernel
+def flush_pending(work: Workspace, scores: FloatArray, exponent: float) -> None:
+    """Add the logarithms of the products of all blocks that have factors to their scores."""
     for a in range(work.pending.shape[0]):
         if work.pending[a] > 0.0:
-            flush_products(work.product[a], work.block_scores[a], exponent)
-            work.pending[a] = 0.0
+            scores[a] += exponent * math.log(work.product[a])
+            work.product[a], work.pending[a] = 1.0, 0.0
 
 
 @kernel
@@ -334,23 +383,27 @@ def propose_topic_swap(
     """
     if words.shape[0] == 0:
         return False
-    n, block_scores, gains = work.n, work.block_scores, work.gains
+    n, gains, block, own, column = work.n, work.gains, work.block, work.own, work.first
     update_counts(words, topics, -1.0, corpus, counts, settings)
-    fill_block_scores(words, topics, corpus, counts, settings, work)
     S = count_topics(topics, prior, settings.alpha, n)
     k = topics[int(generator.random() * topics.shape[0])]
     choice, chance = generator.random(), generator.random()
-    fill_swap_gains(k, prior, S, n, block_scores, gains)
-    l = sample_log_index(gains, work.scores, choice)  # noqa: E741 (k and l)
+    score_block(words, topics, k, corpus, counts, settings, work)
+    score_blocks(words, topics, -1, corpus, counts, settings, work, own)
+    score_blocks(words, topics, k, corpus, counts, settings, work, column)
+    before, _ = fill_swap_gains(k, prior, S, n, block, column, own, gains)
+    l = sample_index(gains, work.scores, choice)  # noqa: E741 (k and l)
     accepted = False
     if l != k:
-        before, gain = log_sum(gains), gains[l]
+        ratio = before / gains[l]
         S += (prior[k] - prior[l]) * (n[l] - n[k])
         n[k], n[l] = n[l], n[k]
-        for j in range(n.shape[0]):
-            block_scores[k, j], block_scores[l, j] = block_scores[l, j], block_scores[k, j]
-        fill_swap_gains(l, prior, S, n, block_scores, gains)
-        accepted = math.log(chance) < before - log_sum(gains) - gain if chance > 0.0 else True
+        # After the swap the block of topic l is the one that was that of k, and the other way round.
+        score_blocks(words, topics, l, corpus, counts, settings, work, work.second)
+        swapped = work.second
+        swapped[k], own[k], own[l] = own[l], column[l], block[l]
+        after, scale = fill_swap_gains(l, prior, S, n, block, swapped, own, gains)
+        accepted = math.log(chance) < math.log(ratio) - math.log(after) - scale if chance > 0.0 else True
         if accepted:
             for i in range(topics.shape[0]):
                 if topics[i] == k:
@@ -363,13 +416,29 @@ def propose_topic_swap(
 
 @kernel
 def fill_swap_gains(
-    k: int, prior: FloatArray, S: float, n: FloatArray, block_scores: FloatArray, gains: FloatArray
-) -> None:
-    """Fill in `gains` (K,): the change of the log-posterior if topics k and l are swapped in the row, for each l."""
+    k: int,
+    prior: FloatArray,
+    S: float,
+    n: FloatArray,
+    block: FloatArray,
+    column: FloatArray,
+    own: FloatArray,
+    gains: FloatArray,
+) -> tuple[float, float]:
+    """Fill in `gains` (K,): the factor of the posterior if topics k and l are swapped in the row, for each l.
+
+    With b_kl the log-probability of the words of block k in topic l, `block` is b_kl, `column` is b_lk, and `own` is
+    b_ll. All gains are divided by the same number; return their sum, and the logarithm of that number.
+    """
     for l in range(gains.shape[0]):  # noqa: E741
-        words = block_scores[k, l] + block_scores[l, k] - block_scores[k, k] - block_scores[l, l]
-        gains[l] = words + math.log1p((prior[k] - prior[l]) * (n[l] - n[k]) / S)
+        gains[l] = block[l] + column[l] - own[k] - own[l]
     gains[k] = 0.0
+    scale, total = gains.max(), 0.0
+    for l in range(gains.shape[0]):  # noqa: E741
+        factor = 1.0 + (prior[k] - prior[l]) * (n[l] - n[k]) / S
+        gains[l] = math.exp(gains[l] - scale) * max(factor, 0.0)
+        total += gains[l]
+    return total, scale
 
 
 @kernel
@@ -385,10 +454,11 @@ def initialise_row(
 ) -> None:
     """Sample one topic for all tokens of a row given all other rows, and add the row to the counts."""
     topics[:] = 0
-    fill_block_scores(words, topics, corpus, counts, settings, work)
+    score_block(words, topics, 0, corpus, counts, settings, work)
+    top = work.block.max()
     for k in range(work.gains.shape[0]):
-        work.gains[k] = work.block_scores[0, k] + math.log(words.shape[0] * prior[k] + settings.alpha)
-    topics[:] = sample_log_index(work.gains, work.scores, generator.random())
+        work.gains[k] = math.exp(work.block[k] - top) * (words.shape[0] * prior[k] + settings.alpha)
+    topics[:] = sample_index(work.gains, work.scores, generator.random())
     update_counts(words, topics, 1.0, corpus, counts, settings)
 
 
@@ -426,8 +496,8 @@ def class_scores(corpus: Corpus, topics: Int32Array, counts: Counts, settings: S
             m, end = corpus.modality[words[first]], first
             while end < words.shape[0] and corpus.modality[words[end]] == m:
                 end += 1
-            fill_block_scores(words[first:end], np.zeros(end - first, dtype=np.int32), bare, counts, plain, work)
-            scores[m, d] = work.block_scores[0]
+            score_block(words[first:end], np.zeros(end - first, dtype=np.int32), 0, bare, counts, plain, work)
+            scores[m, d] = work.block
             first = end
         update_counts(words, own, 1.0, corpus, counts, settings)
     return scores
