@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from runner.commands.monitor import RunMonitor
 from runner.config.run_config import RunConfig
 from runner.data.datasets import Dataset
 from runner.data.sources import source_states
+from runner.report.plots import prepare_drawing
 from runner.report.progress import Progress
 from runner.runs import artifacts
 from runner.runs.client import EventStream, RunClient
@@ -150,6 +152,8 @@ def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, c
     """
     directory, interrupts = monitor.directory, Interrupts()
     halted: set[str] = set()
+    latents = any(spec.type in ("vae", "pca") for spec in directory.graph.modules.values())
+    drawing = threading.Thread(target=prepare_drawing, args=(latents,), daemon=True)
 
     def on_status() -> bool:
         if interrupts.requested and not client.incarnation:  # the coordinator has not started, and may never
@@ -160,6 +164,8 @@ def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, c
             client.halt("step")
         if (monitor.commits or monitor.resumed) and "actors" not in clock.marks:
             clock.mark("actors")
+        if monitor.learnt and drawing.ident is None:
+            drawing.start()
         return False
 
     how = f"continue with serket resume {directory.cli_name}"
@@ -180,6 +186,8 @@ def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, c
     finally:
         client.stop()
     clock.mark("stop")
+    if drawing.ident is not None:
+        drawing.join()
     return finish(monitor, clock)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from actors.coordination.events import (
+    BlockFinished,
     ChainFinished,
     Committed,
     Emit,
@@ -72,6 +73,8 @@ class RunMonitor:
         Number of received commit events.
     resumed : bool
         Whether the run was resumed, so that earlier durations are unknown.
+    learnt : bool
+        Whether a step of a round has ended.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class RunMonitor:
         self.first_update: float | None = None
         self.commits = 0
         self.resumed = False
+        self.learnt = False
         self._last_recorded: float | None = None  # the last round in metrics.csv, None if it is not known
         self._started: dict[str, float] = {}  # start of the current update of each module
         self._computing = ComputingTime()
@@ -151,6 +155,8 @@ class RunMonitor:
         self.progress.event(event)
         if message := event_message(event):
             self.progress.log(message)
+        if isinstance(event, BlockFinished) or (isinstance(event, UpdateFinished) and event.exchange is None):
+            self.learnt |= event.round > 0
         match event:
             case UpdateFinished() if event.round > 0:
                 # It did not compute before it was called; the clocks of nodes differ, and older runs do not say when.

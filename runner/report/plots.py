@@ -4,8 +4,11 @@ matplotlib is imported only inside the functions, and used without pyplot, so th
 display is required.
 """
 
+import importlib
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +26,16 @@ MARKERS = "os^Dv"  # one shape for each ten classes
 MAX_SIZE_WITH_NUMBERS = 12
 MAX_LABELLED_GROUPS = 50
 MAX_IMAGES = 256
+
+
+def prepare_drawing(latents: bool) -> None:
+    """Import what plots need, with `latents` those of latent vectors too, and draw one, as the first is the slowest."""
+    with suppress(Exception):  # the plot itself says what is wrong
+        if latents:
+            importlib.import_module("sklearn.decomposition")
+        figure, axes = _heat_map(np.eye(2), np.full((2, 2), "1"), None, None, "share")
+        axes.set(xlabel="class", ylabel="category", title="title")
+        _save_figure(figure, BytesIO())
 
 
 def draw_progress(

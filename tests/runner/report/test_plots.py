@@ -223,3 +223,22 @@ def test_matplotlib_is_imported_only_when_drawing_and_pyplot_never(tmp_path: Pat
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_preparing_to_draw_imports_all_that_the_plots_of_a_run_import():
+    code = """
+import io, sys
+import numpy as np
+from runner.report import plots
+plots.prepare_drawing(True)
+before = set(sys.modules)
+points, file = np.random.default_rng(0).normal(size=(20, 3)), io.BytesIO()
+plots.draw_progress([1], [1.0], [2.0], file)
+plots.draw_confusion(np.eye(2), None, None, file)
+plots.draw_transitions(np.eye(2), file)
+plots.draw_latents(points, points, None, file, names=("before", "after"))
+plots.draw_images(np.zeros((2, 3, 3)), file)
+print(len(set(sys.modules) - before), sorted(set(sys.modules) - before)[:5])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout.split()[0]) < 10, result.stdout
