@@ -203,6 +203,8 @@ def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
     clock.mark("pictures")
     result = build_result(monitor.scores, directory.name, time.time() - clock.started, monitor.module_seconds)
     result["overhead_share"] = monitor.overhead_share()
+    if monitor.first_output is not None:
+        result["first_output"] = round(monitor.first_output - clock.started, 3)
     result["phases"] = clock.marks
     ignore_signals()  # with this file, the run is complete
     directory.write_json("result.json", result)

@@ -75,6 +75,8 @@ class RunMonitor:
         Whether the run was resumed, so that earlier durations are unknown.
     learnt : bool
         Whether a step of a round has ended.
+    first_output : float or None
+        When it was first known that a module has learnt something (Unix time): it reported progress, or was updated.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class RunMonitor:
         self.commits = 0
         self.resumed = False
         self.learnt = False
+        self.first_output: float | None = None
         self._last_recorded: float | None = None  # the last round in metrics.csv, None if it is not known
         self._started: dict[str, float] = {}  # start of the current update of each module
         self._computing = ComputingTime()
@@ -112,6 +115,8 @@ class RunMonitor:
             if status:  # the coordinator has answered
                 self.module_seconds = dict(status["module_seconds"])
                 self.progress.status(status)
+                if any(activity.get("done") for activity in status.get("active", {}).values()):
+                    self.first_output = self.first_output or time.time()
             if until():
                 break
         return status
@@ -157,6 +162,8 @@ class RunMonitor:
             self.progress.log(message)
         if isinstance(event, BlockFinished) or (isinstance(event, UpdateFinished) and event.exchange is None):
             self.learnt |= event.round > 0
+        if isinstance(event, UpdateFinished) and event.round > 0:
+            self.first_output = self.first_output or time.time()
         match event:
             case UpdateFinished() if event.round > 0:
                 # It did not compute before it was called; the clocks of nodes differ, and older runs do not say when.

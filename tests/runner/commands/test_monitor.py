@@ -327,3 +327,18 @@ def test_the_overhead_does_not_depend_on_a_clock_that_is_set_during_a_round(moni
     shifted = [replace(each, time=each.time + (each.time > 12) * hour, elapsed=each.time) for each in events]
     monitor.follow([(shifted, {"module_seconds": {"encoder": 4.5}, "ended": ""})])
     assert monitor.overhead_share() == pytest.approx(0.5 / 5.0)
+
+
+def test_the_first_output_is_the_first_progress_of_a_module_or_else_its_first_update(directory, monitor):
+    def follow(*events, doing=None):
+        monitor.follow([(events, {"module_seconds": {}, "active": {"encoder": doing or {}}, "ended": ""})])
+        return monitor.first_output
+
+    assert follow(timed("updated", 1.0, module="data", round=0, step=0, seconds=0.0)) is None  # a source
+    assert follow(timed("update", 2.0, module="encoder", round=1, step=0), doing={"done": 0, "total": 5}) is None
+    before = time.time()
+    first = follow(doing={"done": 1, "total": 5})
+    assert before <= first <= time.time()
+    assert not monitor.learnt
+    assert follow(timed("updated", 3.0, module="encoder", round=1, step=0, seconds=1.0)) == first
+    assert monitor.learnt
