@@ -63,7 +63,7 @@ def test_actors_never_import_runner(path):
 
 @each_file
 def test_kernels_import_numerics_the_standard_library_and_each_other_alone(path):
-    allowed = {"numpy", "scipy", "torch", "numba", "actors.kernels", *sys.stdlib_module_names}
+    allowed = {"numpy", "scipy", "torch", "numba", "llvmlite", "actors.kernels", *sys.stdlib_module_names}
     if path.is_relative_to(ROOT / "actors" / "kernels"):
         assert not [name for name in imported(path) if not within(name, allowed) and name != "actors"]
 
