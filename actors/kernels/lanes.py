@@ -18,13 +18,22 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
+from actors.kernels.jit import kernel
 from actors.kernels.types import FloatArray
 
 LANES = 8
 """Numbers in a register of 512 bits, or in two of 256."""
 
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
+_INTEGERS = ir.VectorType(ir.IntType(64), LANES)
 _UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
+
+_ROOT_OF_HALF, _ROOT_OF_HALF_BITS = float.fromhex("0x1.6a09e667f3bcdp-1"), 0x3FE6A09E667F3BCD
+_LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
+_LOG_1, _LOG_2, _LOG_3 = 6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01
+_LOG_4, _LOG_5, _LOG_6 = 2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01
+_LOG_7 = 1.479819860511658591e-01
+
 _intrinsic: Any = intrinsic  # the result has other arguments than the function
 
 
@@ -96,6 +105,36 @@ def larger(left: Any, right: Any) -> Any:
     return np.where(left > right, left, right)
 
 
+def mantissa(lanes: Any) -> Any:
+    """Return m of x = m 2^e, with m from √½ to √2, for positive normal numbers x."""
+    half, exponents = np.frexp(lanes)
+    del exponents
+    return np.where(half < _ROOT_OF_HALF, 2.0 * half, half)
+
+
+def exponent(lanes: Any) -> Any:
+    """Return e of x = m 2^e, as :func:`mantissa`."""
+    half, exponents = np.frexp(lanes)
+    return np.where(half < _ROOT_OF_HALF, exponents - 1.0, exponents)
+
+
+@kernel
+def logarithm(lanes: Any) -> Any:
+    """Return the logarithm of positive normal numbers, to one unit in the last place.
+
+    log(m 2^e) = e log 2 + log(1 + f), m = 1 + f; with s = f / (2 + f), log(1 + f) = f - f²/2 + s (f²/2 + R(s²)). R is
+    the minimax polynomial of fdlibm's e_log.c (Sun Microsystems, 1993), whose order of operations this is.
+    """
+    f, e = mantissa(lanes) - spread(1.0), exponent(lanes)
+    s = f / (spread(2.0) + f)
+    z = s * s
+    w, half_square = z * z, spread(0.5) * f * f
+    even = w * (spread(_LOG_2) + w * (spread(_LOG_4) + w * spread(_LOG_6)))
+    odd = z * (spread(_LOG_1) + w * (spread(_LOG_3) + w * (spread(_LOG_5) + w * spread(_LOG_7))))
+    low = s * (half_square + (odd + even)) + e * spread(_LN2_LOW)
+    return e * spread(_LN2_HIGH) - ((half_square - low) - f)
+
+
 # --- their compiled forms ---------------------------------------------------------------------------------------------
 
 
@@ -124,9 +163,8 @@ def _store(_: Any, values: Any, at: Any, lanes: Any) -> Any:
 
 def _first(builder: Any, count: Any) -> Any:
     """Return the mask of the first `count` of eight numbers."""
-    wide = ir.VectorType(ir.IntType(64), LANES)
-    one = builder.insert_element(ir.Constant(wide, ir.Undefined), count, ir.Constant(ir.IntType(32), 0))
-    return builder.icmp_signed("<", ir.Constant(wide, [*range(LANES)]), _shuffled(builder, one, [0] * LANES))
+    one = builder.insert_element(ir.Constant(_INTEGERS, ir.Undefined), count, ir.Constant(ir.IntType(32), 0))
+    return builder.icmp_signed("<", ir.Constant(_INTEGERS, [*range(LANES)]), _shuffled(builder, one, [0] * LANES))
 
 
 @_intrinsic
@@ -199,7 +237,38 @@ def _operation(name: str) -> Any:
     return _intrinsic(operation)
 
 
-_add, _subtract, _multiply = (_operation(name) for name in ("fadd", "fsub", "fmul"))
+_add, _subtract, _multiply, _divide = (_operation(name) for name in ("fadd", "fsub", "fmul", "fdiv"))
+
+
+def _integers(value: int) -> Any:
+    """Return a vector of eight equal integers."""
+    return ir.Constant(_INTEGERS, [value] * LANES)
+
+
+def _split(builder: Any, lanes: Any) -> tuple[Any, Any]:
+    """Return the bits of x = m 2^e and e, as integers."""
+    bits = builder.bitcast(lanes, _INTEGERS)
+    return bits, builder.ashr(builder.sub(bits, _integers(_ROOT_OF_HALF_BITS)), _integers(52))
+
+
+@_intrinsic
+def _mantissa(_: Any, lanes: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits, power = _split(builder, args[0])
+        return builder.bitcast(builder.sub(bits, builder.shl(power, _integers(52))), _VECTOR)
+
+    return _lanes(lanes), generate
+
+
+@_intrinsic
+def _exponent(_: Any, lanes: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, power = _split(builder, args[0])
+        # The last bits of 2^52 + 2^51 are its units: adding there turns an integer into a float without conversion.
+        shifted = builder.bitcast(builder.add(power, _integers(0x4338000000000000)), _VECTOR)
+        return builder.fsub(shifted, ir.Constant(_VECTOR, [2.0**52 + 2.0**51] * LANES))
+
+    return _lanes(lanes), generate
 
 
 def _both(left: Any, right: Any) -> bool:
@@ -216,7 +285,12 @@ overload(store_first)(
 )
 overload(spread)(lambda value: lambda value: _spread(value))
 overload(total)(lambda lanes: lambda lanes: _total(lanes))
+overload(mantissa)(lambda lanes: lambda lanes: _mantissa(lanes))
+overload(exponent)(lambda lanes: lambda lanes: _exponent(lanes))
 overload(larger)(lambda left, right: lambda left, right: _larger(left, right))
 overload(operator.add)(lambda left, right: (lambda left, right: _add(left, right)) if _both(left, right) else None)
 overload(operator.sub)(lambda left, right: (lambda left, right: _subtract(left, right)) if _both(left, right) else None)
 overload(operator.mul)(lambda left, right: (lambda left, right: _multiply(left, right)) if _both(left, right) else None)
+overload(operator.truediv)(
+    lambda left, right: (lambda left, right: _divide(left, right)) if _both(left, right) else None
+)

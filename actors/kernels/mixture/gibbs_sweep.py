@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.kernels.jit import kernel
+from actors.kernels.lanes import LANES, larger, load, logarithm, spread, store
 from actors.kernels.mixture.cholesky import factorize, rank_one_update
 from actors.kernels.mixture.niw import (
     BLOCK_SIZE,
@@ -68,6 +69,7 @@ class _Block(NamedTuple):
     columns: FloatArray  # (D, B) the rows, transposed
     y: FloatArray  # (K, D, B) L⁻¹(x - m) with the posterior at the block's start
     q: FloatArray  # (K, B) squared distances, kept up to date
+    log_t: FloatArray  # (K, B) log predictive densities, kept up to date
     inverse_diagonal: FloatArray  # (K, D)
     changes: IntArray  # (K,) number of changes of the class within the block
     inner: FloatArray  # (K, B, B) per change: inner products of all rows with the one that moved
@@ -153,6 +155,8 @@ def sweep(
                 size += 1
             i += 1
         _solve_rows(X, size, posterior, block)
+        for k in range(K):
+            _update_densities(k, posterior, tables, block)
         for j in range(size):
             row = block.rows[j]
             old = z[row]
@@ -180,6 +184,7 @@ def _new_block(K: int, D: int) -> _Block:
         np.zeros(BLOCK_SIZE, dtype=np.int64),
         np.zeros((D, BLOCK_SIZE)),
         np.empty((K, D, BLOCK_SIZE)),
+        np.empty((K, BLOCK_SIZE)),
         np.empty((K, BLOCK_SIZE)),
         np.empty((K, D)),
         np.zeros(K, dtype=np.int64),
@@ -212,6 +217,20 @@ def _solve_rows(X: FloatArray, size: int, posterior: NIWPosterior, block: _Block
 
 
 @kernel
+def _update_densities(k: int, posterior: NIWPosterior, tables: Tables, block: _Block) -> None:
+    """Fill in the log predictive densities of the block's rows in class k.
+
+    log t = constants(n) - 1/2 log|S| - (nu+1)/2 log(1 + r/(r+1) q)                                       (Murphy 258)
+    """
+    n = posterior.counts[k]
+    r = tables.r0 + n
+    ratio, constant, log_det = spread(r / (r + 1.0)), spread(tables.constants[n]), spread(posterior.log_det[k])
+    for j in range(k * BLOCK_SIZE, (k + 1) * BLOCK_SIZE, LANES):
+        logs = spread(tables.nu0 + n + 1.0) * logarithm(spread(1.0) + ratio * load(block.q, j))
+        store(block.log_t, j, constant - spread(0.5) * (log_det + logs))
+
+
+@kernel
 def _divide_shared_alpha(own: int, counts: IntArray | FloatArray, tables: Tables) -> None:
     """Divide the shared alpha among the classes that are empty once a row is left out of its own."""
     empty = 0
@@ -226,17 +245,15 @@ def _divide_shared_alpha(own: int, counts: IntArray | FloatArray, tables: Tables
 def _score_row(j: int, own: int, bias: FloatArray, posterior: NIWPosterior, tables: Tables, block: _Block) -> None:
     """Score the block's row j for every class, left out of its own."""
     for k in range(bias.shape[0]):
-        n = posterior.counts[k]
-        r, q, log_det = tables.r0 + n, block.q[k, j], posterior.log_det[k]
+        n, log_t = posterior.counts[k], block.log_t[k, j]
         if k == own:
-            # Without the row: q' = c² q / (1 - c q), |S'| = |S| (1 - c q), c = r / (r - 1)
+            # Without the row: q' = c² q / (1 - c q), |S'| = |S| (1 - c q), c = r / (r - 1); then as `_update_densities`
+            r, q = tables.r0 + n, block.q[k, j]
             c = r / (r - 1.0)
             left = max(1.0 - c * q, MIN_DOWNDATE)
-            q, log_det = c * c * q / left, log_det + math.log(left)
+            q, log_det, r = c * c * q / left, posterior.log_det[k] + math.log(left), r - 1.0
             n -= 1
-            r -= 1.0
-        # log t = constants(n) - 1/2 log|S| - (nu+1)/2 log(1 + r/(r+1) q)                         (Murphy 258)
-        log_t = tables.constants[n] - 0.5 * (log_det + (tables.nu0 + n + 1.0) * math.log(1.0 + r / (r + 1.0) * q))
+            log_t = tables.constants[n] - 0.5 * (log_det + (tables.nu0 + n + 1.0) * math.log(1.0 + r / (r + 1.0) * q))
         block.scores[k] = tables.temperature * log_t + bias[k] + tables.log_weight[n]
 
 
@@ -272,34 +289,49 @@ def _move_row(k: int, j: int, sign: float, posterior: NIWPosterior, tables: Tabl
     with g_l = G_lj, q = G_jj, h = 1 + sign c q, the inner products become
     G'_il = G_il - A g_i g_l - B (g_i + g_l) + C,  A = sign c / h,  B = t / h,  C = t² q / h.
     """
-    _, D, width = block.y.shape
+    width = block.y.shape[2]
     change = block.changes[k]
     block.changes[k] = change + 1
     y, inner, effect, q = block.y[k], block.inner[k], block.effect[k], block.q[k]
-    g = inner[change]
-    g[:] = 0.0
-    for d in range(D):
-        own = y[d, j]
-        for i in range(width):
-            g[i] += own * y[d, i]
-    for e in range(change):  # the effect of earlier changes within the block on G
-        A, B, C, own = effect[e, 0], effect[e, 1], effect[e, 2], inner[e, j]
-        for i in range(width):
-            g[i] += C - A * own * inner[e, i] - B * (own + inner[e, i])
+    _inner_products(j, change, y, inner, effect)
+    own = inner[change, j]
     r = tables.r0 + posterior.counts[k]
     c, t = r / (r + sign), sign / (r + sign)
-    h = max(1.0 + sign * c * g[j], MIN_DOWNDATE)
-    A, B, C = sign * c / h, t / h, t * t * g[j] / h
+    h = max(1.0 + sign * c * own, MIN_DOWNDATE)
+    A, B, C = sign * c / h, t / h, t * t * own / h
     effect[change, 0], effect[change, 1], effect[change, 2] = A, B, C
-    for i in range(width):
-        q[i] += C - A * g[i] * g[i] - 2.0 * B * g[i]
-        q[i] = max(q[i], 0.0)
+    for i in range(0, width, LANES):
+        g = load(inner, change * width + i)
+        distance = load(q, i) + (spread(C) - spread(A) * g * g - spread(2.0 * B) * g)
+        store(q, i, larger(distance, spread(0.0)))
     # The last slot of `pending` is scratch: it is only written when S will be factorised from scratch anyway.
     slot = min(change, block.pending.shape[1] - 1)
     block.signs[k, slot] = sign
     _update_moments(posterior.mean[k], posterior.scale[k], block.columns[:, j], sign * c, t, block.pending[k, slot])
     posterior.counts[k] += 1 if sign > 0.0 else -1
     posterior.log_det[k] += math.log(h)  # |S'| = |S| (1 + sign c q)
+    _update_densities(k, posterior, tables, block)
+
+
+@kernel
+def _inner_products(j: int, change: int, y: FloatArray, inner: FloatArray, effect: FloatArray) -> None:
+    """Fill in the inner products of all rows of the block with row j, after the changes before this one."""
+    D, width = y.shape
+    g0 = g1 = g2 = g3 = spread(0.0)
+    for d in range(D):
+        own, row = spread(y[d, j]), d * width
+        g0, g1 = g0 + own * load(y, row), g1 + own * load(y, row + LANES)
+        g2, g3 = g2 + own * load(y, row + 2 * LANES), g3 + own * load(y, row + 3 * LANES)
+    at = change * width
+    store(inner, at, g0)
+    store(inner, at + LANES, g1)
+    store(inner, at + 2 * LANES, g2)
+    store(inner, at + 3 * LANES, g3)
+    for e in range(change):
+        own, A, B, C = spread(inner[e, j]), spread(effect[e, 0]), spread(effect[e, 1]), spread(effect[e, 2])
+        for i in range(0, width, LANES):
+            before = load(inner, e * width + i)
+            store(inner, at + i, load(inner, at + i) + (C - A * own * before - B * (own + before)))
 
 
 @kernel

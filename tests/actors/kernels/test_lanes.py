@@ -67,3 +67,29 @@ def test_rows_with_room_are_followed_by_zeros():
     assert rows.flags.c_contiguous
     assert (rows.base[15:] == 0.0).all()
     assert len(rows.base) == 15 + LANES
+
+
+def logarithms(values, function):
+    """Return the logarithms of numbers in groups of eight."""
+    out = np.empty_like(values)
+    for at in range(0, len(values), LANES):
+        function(values, out, at)
+    return out
+
+
+COMPILED, PLAIN = (
+    forms(lambda values, out, at: store(out, at, lanes.logarithm(load(values, at))))[0],
+    lambda values, out, at: store(out, at, lanes.logarithm.py_func(load(values, at))),
+)
+
+
+def test_logarithms_are_exact_to_one_unit_in_the_last_place():
+    rng = np.random.default_rng(4)
+    near = 1.0 + rng.normal(size=4000) * 10.0 ** rng.uniform(-15, -1, 4000)
+    values = np.concatenate(
+        [near, 2.0 ** rng.uniform(-1022, 1024, 4000), 2.0 ** np.arange(-1022.0, 1024.0), [1.0, 0.5]]
+    )
+    found, exact = logarithms(values, COMPILED), np.log(values.astype(np.longdouble))
+    assert len(values) % LANES == 0
+    assert (np.abs(found - exact) <= np.spacing(np.abs(exact.astype(np.float64)))).all()
+    np.testing.assert_array_equal(logarithms(values, PLAIN), found)
