@@ -13,7 +13,7 @@ from actors.kernels.neural.vae_training import TrainingOptions, make_optimiser, 
 from tests.benchmarks.harness import Case
 
 N, P, HIDDEN, L, BATCH = 3000, 784, 128, 18, 500
-EPOCHS = 5
+EPOCHS = 10
 """Epochs of a call, of an update in which arrays are made once."""
 
 

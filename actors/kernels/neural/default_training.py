@@ -22,7 +22,7 @@ from actors.kernels.neural.adam import DECAYS, EPSILON, MOMENTS, Adam
 from actors.kernels.neural.default_gradient import is_written_out
 from actors.kernels.neural.vae_networks import Likelihood
 from actors.kernels.neural.weight_block import WeightBlock
-from actors.kernels.types import Float32Array
+from actors.kernels.types import Float32Array, IntArray
 
 PARTS = 4
 """Parts of the rows of a step whose reconstruction losses are added; a constant, as the bits depend on it."""
@@ -101,11 +101,12 @@ class DefaultTraining:
         """
         own, given = self._arrays_of(len(chosen)), (noise.numpy(), prior_mean.numpy())
         first, heads, second, out = (self._layers[layer] for layer in _LAYERS)
-        torch.index_select(rows, 0, chosen, out=own.rows)
+        self._gather(rows.numpy(), chosen.numpy(), own.np_rows)
         torch.mm(own.rows, first.transposed, out=own.hidden)
         kernels.rectify(own.np_hidden, first.bias)
-        torch.addmm(heads.bias_tensor, own.hidden, heads.transposed, out=own.heads)
-        torch.mul(own.log_variances, 0.5, out=own.deviation).exp_()
+        torch.mm(own.hidden, heads.transposed, out=own.heads)
+        kernels.halve_log_variances(own.np_heads, heads.bias, own.np_deviation)
+        own.deviation.exp_()
         divergence = kernels.sample(own.np_heads, own.np_deviation, *given, own.np_latents)
         torch.mm(own.latents, second.transposed, out=own.decoded)
         kernels.rectify(own.np_decoded, second.bias)
@@ -138,6 +139,14 @@ class DefaultTraining:
         if rows not in self._shorter:
             self._shorter[rows] = self._arrays.head(rows)
         return self._shorter[rows]
+
+    def _gather(self, rows: Float32Array, chosen: IntArray, into: Float32Array) -> None:
+        """Copy the chosen rows."""
+
+        def compute(first: int, end: int) -> None:
+            kernels.gather(rows, chosen, into, first, end)
+
+        self._share(compute, len(chosen), into.size)
 
     def _by_logits(self, own: _Arrays, out: _Layer) -> float:
         """Replace the logits by their gradient, and compute that by their bias; return the reconstruction loss."""
@@ -181,8 +190,7 @@ class _Layer:
     def __init__(self, name: str, weights: WeightBlock, gradient: WeightBlock) -> None:
         self.weight = weights.views[f"{name}.weight"]
         self.transposed = self.weight.t()
-        self.bias_tensor = weights.views[f"{name}.bias"]
-        self.bias: Float32Array = self.bias_tensor.numpy()
+        self.bias: Float32Array = weights.views[f"{name}.bias"].numpy()
         self.by_weight = gradient.views[f"{name}.weight"]
         self.by_bias: Float32Array = gradient.views[f"{name}.bias"].numpy()
 
@@ -212,7 +220,6 @@ class _Arrays:
         self.rows, self.logits, self.deviation = held["rows"], held["logits"], held["deviation"]
         self.hidden, self.heads, self.latents, self.decoded = (held[name] for name in sizes)
         self.by_hidden, self.by_heads, self.by_latents, self.by_decoded = (held[f"by_{name}"] for name in sizes)
-        self.log_variances = self.heads[:, heads // 2 :]
         self.logits_transposed = self.logits.t()
         self.by_hidden_transposed, self.by_heads_transposed = self.by_hidden.t(), self.by_heads.t()
         self.by_decoded_transposed = self.by_decoded.t()

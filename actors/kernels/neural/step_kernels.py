@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from actors.kernels.jit import kernel
-from actors.kernels.types import Float32Array, FloatArray
+from actors.kernels.types import Float32Array, FloatArray, IntArray
 
 FLUSH = 64
 """Rows after which the products and sums of a column are added in float64. A product of as many factors, each between 1
@@ -164,6 +164,15 @@ def gaussian(
 
 
 @kernel
+def gather(rows: Float32Array, chosen: IntArray, into: Float32Array, first: int, end: int) -> None:
+    """Copy the chosen rows number `first` to `end` of `rows`, each to its place in `into` (N, P)."""
+    for n in range(first, end):
+        row = chosen[n]
+        for p in range(into.shape[1]):
+            into[n, p] = rows[row, p]
+
+
+@kernel
 def rectify(outputs: Float32Array, bias: Float32Array) -> None:
     """Replace the outputs (N, H) of a layer by max(output + bias, 0)."""
     for n in range(len(outputs)):
@@ -184,6 +193,17 @@ def rectify_backward(gradient: Float32Array, activation: Float32Array, by_bias: 
             value = _ZERO if active[h] <= _ZERO else row[h]
             row[h] = value
             by_bias[h] += value
+
+
+@kernel
+def halve_log_variances(heads: Float32Array, bias: Float32Array, into: Float32Array) -> None:
+    """Add the bias (2 L,) to the heads (N, 2 L), which are m and log σ²; write log σ to `into` (N, L)."""
+    half, L = np.float32(0.5), into.shape[1]
+    for n in range(len(heads)):
+        for k in range(2 * L):
+            heads[n, k] += bias[k]
+        for k in range(L):
+            into[n, k] = half * heads[n, L + k]
 
 
 @kernel
@@ -282,9 +302,11 @@ def compile_kernels(likelihood: str) -> None:
     small, column, parts = np.zeros((2, 2), np.float32), np.zeros(2, np.float32), np.zeros((1, 2), np.float32)
     reconstruct = bernoulli if likelihood == "bce" else gaussian
     reconstruct(small.copy(), column, small, parts, np.zeros(1), 0, 1)
+    gather(small, np.zeros(1, np.int64), small.copy(), 0, 1)
     rectify(small, column)
     rectify_backward(small, small, column)
     one = small[:, :1].copy()
+    halve_log_variances(small.copy(), column, one.copy())
     sample(small, one, one, one, one.copy())
     sample_backward(one, small, one, one, one, np.float32(1.0), small.copy(), column)
     adam(column, column.copy(), column.copy(), column, np.ones(6, np.float32), 0, 2)
