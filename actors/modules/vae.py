@@ -186,7 +186,7 @@ class VAE(SharedVAE):
 
         parameters, message = self.at(context), inbox.require("observations")
         values, present = self._read_rows(message, parameters)
-        prior_mean = prior_mean_of(inbox, len(values), parameters.latent_dim)
+        prior_mean = prior_mean_of(inbox, len(present), parameters.latent_dim)
         if not present.any():
             raise ModuleError("every row of the observations is missing: there is nothing to learn from")
         if self._networks is None or parameters.restart_weights:
@@ -194,7 +194,7 @@ class VAE(SharedVAE):
             self._shape, self._loss = message["values"].shape[1:], []
         networks = self._networks
         assert networks is not None
-        rows, means = place_rows(values[present], torch.device(self.device)), self._tensor(prior_mean[present])
+        rows, means = place_rows(values, torch.device(self.device)), self._tensor(prior_mean[present])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
         epochs = self._train(rows, means, generator, parameters, context) if context.learn else 0
         with named_failures(context.where):
@@ -224,9 +224,9 @@ class VAE(SharedVAE):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         parameters, message = self.at(context), inbox.require("observations")
         values, present = self._read_rows(message, parameters)
-        prior_mean = prior_mean_of(inbox, len(values), parameters.latent_dim)
+        prior_mean = prior_mean_of(inbox, len(present), parameters.latent_dim)
         with named_failures(f"module {context.module!r}"):
-            encoded = kernels.encode(self._networks, self._tensor(values[present]))
+            encoded = kernels.encode(self._networks, self._tensor(values))
             losses = np.array(self._loss, dtype=np.float64)
             return self._outbox(self._networks, message, prior_mean, present, encoded, None, parameters, losses, {})
 
@@ -359,14 +359,15 @@ class VAE(SharedVAE):
         return len(losses)
 
     def _read_rows(self, message: Message, parameters: VAEParameters) -> tuple[Float32Array, BoolArray]:
-        """Return the observations as rows (N, P) float32, and which of them are present, (N,) bool."""
+        """Return the present observations as rows (n, P) float32, and which are present, (N,) bool."""
         values = message["values"]
         self._check_shape(parameters, values.shape[1:], self._shape)
         present = np.ones(len(values), dtype=np.bool_) if message.mask is None else ~message.mask
-        flat = np.where(present[:, None], values.reshape(len(values), -1), 0)
-        as_float32(f"observations of {message.header.sender!r}", flat[present])
-        rows = np.array(flat, dtype=np.float32)
-        if parameters.likelihood == "bce" and present.any():
-            check_unit_interval(rows[present], "observations", "likelihood 'bce'")
-            rows[present] = rows[present].clip(0, 1)
+        flat = values.reshape(len(values), -1)
+        rows: Float32Array = as_float32(
+            f"observations of {message.header.sender!r}", flat if present.all() else flat[present]
+        )
+        if parameters.likelihood == "bce" and len(rows):
+            check_unit_interval(rows, "observations", "likelihood 'bce'")
+            rows.clip(0, 1, out=rows)
         return rows, present
