@@ -33,7 +33,7 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
     -------
     dict
         ``run``, ``commits``, ``rounds``; ``result`` if it is done; ``actors`` (node, pid, device and activity of each)
-        while it is running; ``unknown``, why the cluster cannot be queried; ``failure`` if it failed; ``next``,
+        while it is running; ``unknown``, why there is no cluster to query; ``failure`` if it failed; ``next``,
         the command that continues it; ``storage`` alone, why nothing is read at a URL.
     """
     outline = read_outline(path)
@@ -66,7 +66,10 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
 
 def _describe_actors(directory: RunDirectory, address: str | None) -> tuple[dict[str, Any] | None, str]:
     """Return the description of the run's actors by its coordinator, and why it is not available."""
-    if not known_address(read_record(directory.path), address):
+    record = read_record(directory.path)
+    if record and not record.address and directory.is_locked():
+        return None, f"the run learns in process {record.pid}, without Ray"
+    if not known_address(record, address):
         return None, ""
     from runner.cluster.errors import ClusterError, CoordinatorEndedError
     from runner.runs.connect import connect_to_run

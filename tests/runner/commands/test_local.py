@@ -13,11 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from runner.cli.app import app
+from runner.cli.inspect import inspect_run
 from runner.commands.resume import resume
+from runner.commands.stop import stop
 from runner.commands.train import train
 from runner.config.run_config import load_config
 from runner.report.progress import Progress
-from runner.runs.directory import open_run
+from runner.runs.directory import RunDirectoryError, open_run
 from runner.runs.timing import Clock
 
 ROOT = Path(__file__).parents[3]
@@ -139,11 +141,9 @@ def test_ctrl_c_stops_a_local_run_after_a_step_and_resume_goes_on_without_ray(mo
     process = command("run", path, "--local", "--runs", tmp_path, "--set", "schedule.rounds=400")
     while "round 2/400  committed" not in process.stderr.readline():
         assert process.poll() is None
-    stopping = subprocess.run(  # while it runs; other commands find it by its record
-        [sys.executable, "-m", "runner.cli", "stop", str(tmp_path / "small")], capture_output=True, text=True, cwd=ROOT
-    )
-    assert stopping.returncode == 2
-    assert f"learns in process {process.pid}, without Ray: press Ctrl-C there" in stopping.stderr
+    assert inspect_run(tmp_path / "small")["unknown"] == f"the run learns in process {process.pid}, without Ray"
+    with pytest.raises(RunDirectoryError, match=f"learns in process {process.pid}, without Ray: press Ctrl-C there"):
+        stop(open_run(tmp_path / "small"), now=False, log=print)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
