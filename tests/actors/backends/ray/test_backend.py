@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import ray
+from ray.experimental.locations import get_local_object_locations
 
 from actors.coordination.recovery import RecoveryPolicy
 from actors.coordination.session import RunSpec
@@ -13,6 +14,7 @@ from actors.errors import BackendError, ModuleFailedError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Resources
+from actors.limits import INLINED_BYTES
 from actors.storage.checkpoints import Checkpoints
 from runner.cluster.connection import ClusterError
 from runner.runs.coordinator_client import CoordinatorClient
@@ -102,6 +104,15 @@ def test_an_exception_in_a_chain_is_raised_with_its_traceback(tmp_path):
     with pytest.raises(ModuleFailedError, match=r"(?s)a chain raised.*IsADirectoryError") as failure:
         run_on_actors(meeting(tmp_path, chains=2, expected=2), "astray")
     assert "toy_modules.py" in str(failure.value)
+
+
+def test_only_objects_beyond_half_a_megabyte_lie_in_shared_memory():
+    make = ray.remote(num_cpus=0)(lambda size: np.zeros(size, np.uint8))
+    sizes = (240_000, INLINED_BYTES - 10_000, INLINED_BYTES + 10_000)
+    references = [make.remote(size) for size in sizes]
+    assert [array.size for array in ray.get(references)] == list(sizes)
+    found = get_local_object_locations(references)
+    assert [bool(found[reference]["node_ids"]) for reference in references] == [False, False, True]
 
 
 @pytest.mark.slow
