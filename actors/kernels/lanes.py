@@ -14,8 +14,8 @@ import operator
 from typing import Any
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 from actors.kernels.jit import kernel
@@ -23,8 +23,6 @@ from actors.kernels.types import FloatArray
 
 LANES = 8
 """Numbers in a register of 512 bits, or in two of 256."""
-
-ir: Any = cgutils.ir  # what numba builds LLVM's code with
 
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 _INTEGERS = ir.VectorType(ir.IntType(64), LANES)

@@ -237,8 +237,7 @@ def sample_topics(
                 scores[k] = powers[k] * (n[k] + alpha) * (S_other + prior[k])
             if old >= 0:
                 scores[old] = powers[old] * (n_old + alpha) * (S_other + prior[old])
-        new = sample_index(scores, work.gains, generator.random())
-        last = new
+        last = new = sample_index(scores, work.gains, generator.random())
         if new == old:
             continue
         if old >= 0:
