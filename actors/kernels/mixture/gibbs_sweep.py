@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.kernels.jit import kernel
-from actors.kernels.lanes import LANES, larger, load, logarithm, spread, store
+from actors.kernels.lanes import LANES, load, logarithm, spread, store
 from actors.kernels.mixture.cholesky import factorize, rank_one_update
 from actors.kernels.mixture.niw import (
     BLOCK_SIZE,
@@ -289,21 +289,28 @@ def _move_row(k: int, j: int, sign: float, posterior: NIWPosterior, tables: Tabl
     with g_l = G_lj, q = G_jj, h = 1 + sign c q, the inner products become
     G'_il = G_il - A g_i g_l - B (g_i + g_l) + C,  A = sign c / h,  B = t / h,  C = t² q / h.
     """
-    width = block.y.shape[2]
+    _, D, width = block.y.shape
     change = block.changes[k]
     block.changes[k] = change + 1
     y, inner, effect, q = block.y[k], block.inner[k], block.effect[k], block.q[k]
-    _inner_products(j, change, y, inner, effect)
-    own = inner[change, j]
+    g = inner[change]
+    g[:] = 0.0
+    for d in range(D):
+        own = y[d, j]
+        for i in range(width):
+            g[i] += own * y[d, i]
+    for e in range(change):  # the effect of earlier changes within the block on G
+        A, B, C, own = effect[e, 0], effect[e, 1], effect[e, 2], inner[e, j]
+        for i in range(width):
+            g[i] += C - A * own * inner[e, i] - B * (own + inner[e, i])
     r = tables.r0 + posterior.counts[k]
     c, t = r / (r + sign), sign / (r + sign)
-    h = max(1.0 + sign * c * own, MIN_DOWNDATE)
-    A, B, C = sign * c / h, t / h, t * t * own / h
+    h = max(1.0 + sign * c * g[j], MIN_DOWNDATE)
+    A, B, C = sign * c / h, t / h, t * t * g[j] / h
     effect[change, 0], effect[change, 1], effect[change, 2] = A, B, C
-    for i in range(0, width, LANES):
-        g = load(inner, change * width + i)
-        distance = load(q, i) + (spread(C) - spread(A) * g * g - spread(2.0 * B) * g)
-        store(q, i, larger(distance, spread(0.0)))
+    for i in range(width):
+        q[i] += C - A * g[i] * g[i] - 2.0 * B * g[i]
+        q[i] = max(q[i], 0.0)
     # The last slot of `pending` is scratch: it is only written when S will be factorised from scratch anyway.
     slot = min(change, block.pending.shape[1] - 1)
     block.signs[k, slot] = sign
@@ -311,27 +318,6 @@ def _move_row(k: int, j: int, sign: float, posterior: NIWPosterior, tables: Tabl
     posterior.counts[k] += 1 if sign > 0.0 else -1
     posterior.log_det[k] += math.log(h)  # |S'| = |S| (1 + sign c q)
     _update_densities(k, posterior, tables, block)
-
-
-@kernel
-def _inner_products(j: int, change: int, y: FloatArray, inner: FloatArray, effect: FloatArray) -> None:
-    """Fill in the inner products of all rows of the block with row j, after the changes before this one."""
-    D, width = y.shape
-    g0 = g1 = g2 = g3 = spread(0.0)
-    for d in range(D):
-        own, row = spread(y[d, j]), d * width
-        g0, g1 = g0 + own * load(y, row), g1 + own * load(y, row + LANES)
-        g2, g3 = g2 + own * load(y, row + 2 * LANES), g3 + own * load(y, row + 3 * LANES)
-    at = change * width
-    store(inner, at, g0)
-    store(inner, at + LANES, g1)
-    store(inner, at + 2 * LANES, g2)
-    store(inner, at + 3 * LANES, g3)
-    for e in range(change):
-        own, A, B, C = spread(inner[e, j]), spread(effect[e, 0]), spread(effect[e, 1]), spread(effect[e, 2])
-        for i in range(0, width, LANES):
-            before = load(inner, e * width + i)
-            store(inner, at + i, load(inner, at + i) + (C - A * own * before - B * (own + before)))
 
 
 @kernel
