@@ -153,7 +153,8 @@ def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, c
     directory, interrupts = monitor.directory, Interrupts()
     halted: set[str] = set()
     latents = any(spec.type in ("vae", "pca") for spec in directory.graph.modules.values())
-    drawing = threading.Thread(target=prepare_drawing, args=(latents,), daemon=True)
+    # Python waits for it at its end: a daemon thread that ends within matplotlib's C++ code would abort the process.
+    drawing = threading.Thread(target=prepare_drawing, args=(latents,))
 
     def on_status() -> bool:
         if interrupts.requested and not client.incarnation:  # the coordinator has not started, and may never
