@@ -138,7 +138,7 @@ class Calls:
         printed, before = io.StringIO(), (Path.cwd(), sys.path[:])
         caches = [Path(os.environ[name]) for name in ("SERKET_STATE_DIR", "SERKET_CACHE_DIR") if name in os.environ]
         with ExitStack() as stack:
-            for name in ("commands.train", "commands.resume", "runs.connect"):
+            for name in ("runs.connect",):
                 stack.enter_context(patch(f"runner.{name}.cluster", _no_cluster))
             stack.enter_context(patch("runner.cluster.connection.cluster", _no_cluster))
             stack.enter_context(patch("runner.cli.doctor.run_checks", lambda: True))
