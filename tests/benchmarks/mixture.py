@@ -6,11 +6,13 @@ in-process run does, and calls them in turn with each other's messages.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp, softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from actors.backends.module_host import ModuleHost
@@ -129,7 +131,9 @@ def mixture_cases(rows: int) -> list[Case]:
     factors, tables = niw.posterior_from_labels(X, labels, K, prior), gibbs_sweep.make_tables(prior, rows)
     bias, mask, generator = np.zeros((rows, K)), np.zeros(rows, np.bool_), np.random.default_rng(0)
     learner = GaussianMixture(K, max_iter=1, means_init=np.array([X[labels == k].mean(axis=0) for k in range(K)]))
-    learner.fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is only to have parameters
+        learner.fit(X)
 
     def em() -> None:
         _, log_responsibilities = learner._e_step(X)
