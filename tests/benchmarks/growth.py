@@ -69,7 +69,7 @@ def mixtures_of(count: int, rounds: int) -> Graph:
     """Return a model of `count` modules: observations, mixtures, and a product that joins these."""
     names = [f"gmm{number}" for number in range(count - 2)]
     specs = [ModuleSpec("data", "observation"), *(ModuleSpec(name, "gmm", {**GMM, "engine": "vb"}) for name in names)]
-    specs.append(ModuleSpec("product", "product", {"classes": 10}))
+    specs.append(ModuleSpec("product", "product"))
     edges = [Connection("data", name) for name in names] + [Connection(name, "product") for name in names]
     return Graph(specs, edges, Schedule(rounds, (*(Step(name) for name in names), Step("product"))))
 
