@@ -490,8 +490,8 @@ class RayBackend:
         A module that has not answered yet is not asked again, and not waited for again.
         """
         timeout = 0.0 if module in self._status_requests else STATUS_SECONDS
-        request = self._status_requests.pop(module, None) or self._actors[module].status.remote()
         try:
+            request = self._status_requests.pop(module, None) or self._actors[module].status.remote()
             status: dict[str, Any] = ray.get(request, timeout=timeout)
         except GetTimeoutError as error:
             self._status_requests[module] = request

@@ -113,3 +113,7 @@ def test_auto_starts_its_first_worker_again_where_all_are_gone(monkeypatch):
     cluster.lose("b")
     assert cluster.workers == ["kmeans", "kmeans#1"]
     assert cluster.backend._places["kmeans"].node_id == "a"
+
+
+def test_a_module_whose_actor_was_ended_says_so_in_its_status():
+    assert ray_backend.RayBackend("test").status("mm") == {"doing": "has ended"}
