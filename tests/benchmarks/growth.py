@@ -83,7 +83,7 @@ def seconds_at(growth: Growth, size: int) -> float:
         return round_seconds(mixtures_of(size, rounds), values, None)
     gmm = {**GMM, "classes": sizes["classes"], "engine": sizes.get("engine", "vb")}
     modules: dict[str, tuple[str, dict[str, Any]]] = {"gmm": ("gmm", gmm)}
-    if "vae" in growth.name.lower():
+    if sizes.get("vae"):
         given = {"latent_dim": 10, "epochs": 1, "batch_size": 500, "hidden": 128, "likelihood": "mse"}
         modules = {"vae": ("vae", given)}
     elif sizes.get("above"):
@@ -101,13 +101,13 @@ TABLE = [
     Growth("rows: GMM (vb), a worker", (*ROWS, 10_000_000), "1", {"shared": True}),
     Growth("rows: GMM (vb) and MM, a worker", (*ROWS, 10_000_000), "1", {"shared": True, "above": True}),
     Growth("rows: GMM (gibbs)", ROWS, "1", {"engine": "gibbs"}),
-    Growth("rows: VAE, one epoch", ROWS[:3], "1"),
+    Growth("rows: VAE, one epoch", ROWS[:3], "1", {"vae": True}),
     Growth("classes: GMM (vb)", CLASSES, "1", vary="classes"),
     Growth("classes: GMM (gibbs)", CLASSES, "1", {"engine": "gibbs"}, "classes"),
     Growth("classes: GMM (vb) and MM", CLASSES, "1 to 2 (K² in the MM)", {"above": True}, "classes"),
     Growth("dimensions: GMM (vb)", DIMENSIONS, "2 (D² a row and class)", vary="dimensions"),
     Growth("dimensions: GMM (gibbs)", DIMENSIONS, "2 (D² a row and class)", {"engine": "gibbs"}, "dimensions"),
-    Growth("dimensions: VAE, one epoch", DIMENSIONS, "1", vary="dimensions"),
+    Growth("dimensions: VAE, one epoch", DIMENSIONS, "1", {"vae": True}, "dimensions"),
     Growth("modules: mixtures under a product", (3, 10, 25, 50), "1", {"rows": 1_000}, "modules"),
     Growth("workers: GMM (vb) and MM, 10^5 rows", (1, 2, 4, 8), "0", {"rows": 100_000, "above": True}, "workers"),
 ]

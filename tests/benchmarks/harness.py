@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 """Clocks by name: ``wall``, or ``processor`` time of all threads, which suffers less from other processes."""
 
@@ -78,7 +80,7 @@ def measure(case: Case, *, seconds: float = 5.0, repeats: tuple[int, int] = (5, 
             pair[side] = now() - started
         pairs.append(pair)
     ratios = [ours / other for ours, other in pairs]
-    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, ratio, high = (float(each) for each in np.quantile(ratios, [0.25, 0.5, 0.75]))
     ours, other = (statistics.median(column) for column in zip(*pairs, strict=True))
     return Measured(case.name, case.note, ours, other, ratio, low, high, len(pairs))
 
@@ -86,7 +88,6 @@ def measure(case: Case, *, seconds: float = 5.0, repeats: tuple[int, int] = (5, 
 def machine() -> dict[str, Any]:
     """Return what the figures depend on: processor, cores, load, versions."""
     import numba
-    import numpy
     import torch
 
     models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -96,7 +97,7 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "versions": {
             "python": platform.python_version(),
-            **{each.__name__: each.__version__ for each in (numba, numpy, torch)},
+            **{each.__name__: each.__version__ for each in (numba, np, torch)},
         },
     }
 

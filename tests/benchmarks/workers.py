@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from time import process_time
 
 import numpy as np
 
@@ -37,6 +36,7 @@ from actors.module import Context, Inbox
 from actors.sharing.chunks import Extent
 from actors.sharing.driver import learn, open_group, respond, start_on_sample
 from actors.storage.checkpoints import Checkpoints
+from tests.benchmarks.harness import Case, measure
 
 WORKERS = (1, 2, 3, 5, 8)
 GMM = {"classes": 10, "iterations": 5, "prior_scale": "data", "start": "kmeans"}
@@ -330,17 +330,9 @@ def print_costs(repeats: int) -> None:
         "MM, one sequence": updates("markov", {}, made_posteriors(rows, None), rows, 4096),
         "MM, sequences of 100": updates("markov", {}, made_posteriors(rows, lengths), rows, 4096),
     }
-    for name, pair in cases.items():
-        seconds = []
-        for _ in range(repeats + 1):  # the first ones compile
-            times = [process_time()]
-            for update in pair:
-                update()
-                times.append(process_time())
-            seconds.append(np.diff(times))
-        ratios = [shared / alone for alone, shared in seconds[1:]]
-        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-        print(f"| {name} | {median:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+    for name, (alone, shared) in cases.items():
+        measured = measure(Case(name, shared, alone), repeats=(repeats, repeats), clock="processor")
+        print(f"| {name} | {measured.ratio:.2f} ({measured.low:.2f} to {measured.high:.2f}) |", flush=True)
     print("load:", *(f"{load:.1f}" for load in os.getloadavg()))
 
 

@@ -138,8 +138,7 @@ class Calls:
         printed, before = io.StringIO(), (Path.cwd(), sys.path[:])
         caches = [Path(os.environ[name]) for name in ("SERKET_STATE_DIR", "SERKET_CACHE_DIR") if name in os.environ]
         with ExitStack() as stack:
-            for name in ("runs.connect",):
-                stack.enter_context(patch(f"runner.{name}.cluster", _no_cluster))
+            stack.enter_context(patch("runner.runs.connect.cluster", _no_cluster))
             stack.enter_context(patch("runner.cluster.connection.cluster", _no_cluster))
             stack.enter_context(patch("runner.cli.doctor.run_checks", lambda: True))
             stack.enter_context(patch("runner.cli.check_module.run_checks", lambda _checks: True))

@@ -18,8 +18,8 @@ class PrometheusMetrics:
 
     ``serket_update_seconds`` (histogram), ``serket_message_bytes`` (counter), ``serket_evidence`` and
     ``serket_deaths`` by run and module; ``serket_worker_seconds`` (counter) and ``serket_worker_rows`` by run, module
-    and worker; ``serket_round`` and ``serket_accuracy`` by run. Those of
-    updates are recorded by a thread, as Ray takes a third of a millisecond for each, in which the next one can start.
+    and worker; ``serket_round`` and ``serket_accuracy`` by run. Those of updates are recorded by a thread, as Ray takes
+    a third of a millisecond for each, in which the next one can start.
 
     Parameters
     ----------
