@@ -6,7 +6,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from actors.coordination.events import Emit, ignore
@@ -27,6 +27,7 @@ from runner.runs import artifacts
 from runner.runs.client import EventStream, RunClient
 from runner.runs.directory import RunDirectory
 from runner.runs.records import build_result
+from runner.runs.state import RunRecord, new_secret, recorded
 from runner.runs.timing import Clock
 
 FAULT_INJECTION = "actors.backends.fault_injection"
@@ -57,6 +58,47 @@ def _instrumentation(root: str) -> Instrumentation:
         return Instrumentation()
     instrumentation: Instrumentation = importlib.import_module(FAULT_INJECTION).instrumentation(faults, root)
     return instrumentation
+
+
+def launch(
+    stack: ExitStack,
+    config: RunConfig,
+    directory: RunDirectory,
+    joined: str,
+    *,
+    own: bool,
+    detached: bool,
+    patience: float = 0.0,
+) -> tuple[RunClient, Emit]:
+    """Launch the coordinator of a run on the cluster that this process has joined, and record it in the user's state.
+
+    Parameters
+    ----------
+    stack : ExitStack
+        Removes the record at its end.
+    config : RunConfig
+    directory : RunDirectory
+    joined : str
+        The cluster's address.
+    own : bool
+        Whether this process has started the cluster.
+    detached : bool
+    patience : float
+        Seconds to wait for a former coordinator of the run to end.
+
+    Returns
+    -------
+    RunClient, callable
+        The run's client, and what observes its metrics.
+    """
+    from actors.backends.ray.metrics import PrometheusMetrics  # imports Ray
+    from runner.runs.coordinator_client import CoordinatorClient
+
+    record = RunRecord(joined, own=own, detached=detached, secret=new_secret())
+    spec = build_run_spec(config, directory, detached=detached, secret=record.secret)
+    client = CoordinatorClient.launch(spec, patience=patience)
+    stack.enter_context(recorded(directory.path, record))
+    return client, PrometheusMetrics(directory.name).observe
 
 
 @contextmanager

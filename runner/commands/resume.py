@@ -12,7 +12,7 @@ from actors.coordination.events import Emit, ignore
 from actors.storage.manifest import Manifest
 from runner.cluster.errors import UnprovenError
 from runner.cluster.signals import before_exit, ignored_signals
-from runner.commands.driver import build_run_spec, check_detachable, start_and_follow, watched
+from runner.commands.driver import check_detachable, launch, start_and_follow, watched
 from runner.commands.interrupts import interruptible
 from runner.commands.local import check_local, local_run
 from runner.config.run_config import RunConfig, shares_rows
@@ -29,12 +29,9 @@ from runner.runs.client import RunClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.records import is_done
 from runner.runs.state import (
-    RunRecord,
-    new_secret,
     note_storage,
     prepare_state_directory,
     read_record,
-    recorded,
     remove_record,
 )
 from runner.runs.timing import Clock
@@ -149,23 +146,18 @@ def _start(
 
     if local:
         return stack.enter_context(local_run(config, directory, progress, describe)), ignore
-    from actors.backends.ray.metrics import PrometheusMetrics
-    from runner.cluster.connection import await_nodes, cluster
-    from runner.runs.coordinator_client import CoordinatorClient
+    from runner.cluster.connection import await_nodes, cluster  # imports Ray
 
     joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
     await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
     clock.mark("ray")
-    record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
-    client = CoordinatorClient.launch(
-        build_run_spec(config, directory, detached=detach, secret=record.secret), patience=FORMER_RUN_SECONDS
-    )
-    stack.enter_context(recorded(directory.path, record))
+    own = address is None
+    client, observe = launch(stack, config, directory, joined, own=own, detached=detach, patience=FORMER_RUN_SECONDS)
     stack.enter_context(before_exit(lambda: remove_record(directory.path)))
     stack.enter_context(interruptible(directory))
-    stack.enter_context(watched(directory, progress, own=address is None))
+    stack.enter_context(watched(directory, progress, own=own))
     describe(joined)
-    return client, PrometheusMetrics(directory.name).observe
+    return client, observe
 
 
 def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:

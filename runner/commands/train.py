@@ -9,7 +9,7 @@ from typing import Any
 from actors.coordination.events import Emit, ignore
 from runner.cluster.errors import ClusterError
 from runner.cluster.signals import before_exit, ignored_signals
-from runner.commands.driver import build_run_spec, check_detachable, start_and_follow, watched
+from runner.commands.driver import check_detachable, launch, start_and_follow, watched
 from runner.commands.interrupts import interruptible
 from runner.commands.local import check_local, local_run
 from runner.config.run_config import RunConfig
@@ -19,12 +19,9 @@ from runner.report.progress import Progress
 from runner.runs.client import RunClient
 from runner.runs.directory import RunDirectory
 from runner.runs.state import (
-    RunRecord,
     StateError,
-    new_secret,
     note_storage,
     prepare_state_directory,
-    recorded,
     remove_record,
 )
 from runner.runs.timing import Clock
@@ -128,9 +125,7 @@ def _start(
             directory.write_environment("", own=True)
 
         return stack.enter_context(local_run(config, directory, progress, describe)), ignore
-    from actors.backends.ray.metrics import PrometheusMetrics
-    from runner.cluster.connection import await_nodes, cluster
-    from runner.runs.coordinator_client import CoordinatorClient
+    from runner.cluster.connection import await_nodes, cluster  # imports Ray
 
     with before_exit(directory.delete_unstarted):
         joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
@@ -138,7 +133,4 @@ def _start(
     clock.mark("ray")
     directory.write_config(config)
     directory.write_environment(joined, detached=detach, own=address is None)
-    record = RunRecord(joined, own=address is None, detached=detach, secret=new_secret())
-    client = CoordinatorClient.launch(build_run_spec(config, directory, detached=detach, secret=record.secret))
-    stack.enter_context(recorded(directory.path, record))
-    return client, PrometheusMetrics(directory.name).observe
+    return launch(stack, config, directory, joined, own=address is None, detached=detach)
