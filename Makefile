@@ -29,10 +29,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Those that need Ray wait for processes most of the time, so they run beside the others.
+# Those that need Ray wait for processes most of the time, so they run beside the others, which share two processes.
 test: check
 	@log=$$(mktemp); $(BIN)/python -m pytest -m ray > $$log 2>&1 & beside=$$!; \
-	$(BIN)/python -m pytest -m "not ray"; here=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not ray"; here=$$?; \
 	wait $$beside; beside=$$?; cat $$log; rm -f $$log; test $$here -eq 0 && test $$beside -eq 0
 
 # Fault injection: kill modules, coordinators, drivers, nodes and network links, and print what was observed. Most of the
