@@ -142,6 +142,7 @@ class Session:
         self._events: deque[TimedEvent] = deque()
         self._next_number = 0
         self._confirmed = 0  # events with lower numbers were received by a driver
+        self._saved = 0  # events with lower numbers were written beside the commits
         self._saving = threading.Lock()
         self._observe = observe
         self._changed = threading.Condition()
@@ -211,14 +212,15 @@ class Session:
             ``<module>:<round>:<step>``), and ``ended``: empty while it runs, else ``idle`` (no job was started yet),
             ``done``, ``stopped``, ``closed`` (:meth:`close`) or ``failed`` (:meth:`outcome` raises the reason).
         """
-        self._last_poll = time.monotonic()
         since = since if incarnation == self.incarnation else 0
         with self._changed:
+            self._last_poll = time.monotonic()
             self._confirmed = max(self._confirmed, min(since, self._next_number))
             while self._events and self._events[0].number < self._confirmed - MAX_KEPT_EVENTS:
                 self._events.popleft()
             self._changed.wait_for(lambda: bool(self._ended), timeout=wait)
-            ended, events = self._ended, [each for each in self._events if each.number >= since]
+            ended = "closed" if self._ended and self._closing else self._ended
+            events = [each for each in self._events if each.number >= since]
         return self.incarnation, events, {**self.coordinator.status(), "job": self._job, "ended": ended}
 
     @property
@@ -236,17 +238,32 @@ class Session:
         return {name: {**place.fields(), **self._backend.status(name)} for name, place in list(self._places.items())}
 
     def save_events(self) -> None:
-        """Write the events of a detached run beside its commits, for a driver that connects after this session."""
-        with self._changed:
-            events = [_packed(each) for each in self._events]
-        if self.spec.detached and self._checkpoints is not None and events:
-            with suppress(OSError):
-                self._checkpoints.status_files.write_events(events)
+        """Write the events of a detached run beside its commits, for a driver that connects after this session.
+
+        When called again, it writes only the events since.
+        """
+        with self._saving:
+            with self._changed:
+                events = [each for each in self._events if each.number >= self._saved]
+            if self.spec.detached and self._checkpoints is not None and events:
+                with suppress(OSError):
+                    self._checkpoints.status_files.append_events([_packed(each) for each in events])
+                    self._saved = events[-1].number + 1
 
     def idle_for(self, seconds: float) -> bool:
         """Return whether nothing polled for `seconds` after the run ended, or ten times as long before it started."""
         silence = time.monotonic() - self._last_poll
         return bool(self._ended) and silence > (10 * seconds if self._ended == "idle" else seconds)
+
+    def close_if_idle(self, seconds: float) -> bool:
+        """Close the session (:meth:`close`) if it is idle for so long (:meth:`idle_for`); return whether it was.
+
+        A driver that polls from now on is told that the run was closed, one that has polled before prevents it.
+        """
+        with self._changed:
+            if self.idle_for(seconds):
+                self._closing = True
+            return self._closing
 
     def emit(self, event: Event) -> None:
         """Store an event until the driver fetches it."""

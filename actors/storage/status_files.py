@@ -15,10 +15,11 @@ from actors.storage.safe_files import parse_json
 
 _FAILURE = "failure/reason.txt"
 _EVENTS = "unread_events/events.json"
+"""The events file of runs before version 0.3."""
 _OLD_EVENTS = "unheard/events.json"
 """The events file of runs before version 0.2.0."""
 _PARTS = "unread_events/events-"
-"""Files of events that did not fit into the memory of a coordinator without a driver."""
+"""Files of events: what did not fit into the memory of a coordinator without a driver, and what it had at its end."""
 
 SavedEvent: TypeAlias = tuple[str, float, Mapping[str, Any]] | tuple[str, float, Mapping[str, Any], int, str]
 """An event's name, Unix time in seconds and fields, and its number and incarnation, which old runs lack."""
@@ -36,7 +37,7 @@ class StatusFiles:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._next_part: int | None = None
-        self._read_parts: list[str] = []
+        self._read: list[str] = []
 
     def write_failure(self, reason: str) -> None:
         """Write the reason why the run failed; of a long one, the beginning."""
@@ -54,22 +55,20 @@ class StatusFiles:
         if self.read_failure() is not None:
             self._storage.delete([_FAILURE])
 
-    def write_events(self, events: Sequence[SavedEvent]) -> None:
-        """Write events that no client may have read: their names, Unix times in seconds and fields.
-
-        Their numbers and incarnations may follow. Of more events than the file may have, the newest half, quarter, …
-        is written.
-        """
-        kept = events
-        while (data := json.dumps(kept).encode()) and len(data) > MAX_STATUS_FILE_BYTES:
-            kept = kept[len(kept) // 2 + 1 :]
-        self._storage.write(_EVENTS, data)
-
     def append_events(self, events: Sequence[SavedEvent]) -> None:
-        """Write further events of a run that continues, into a file of their own."""
+        """Write events that no client may have read, into a file of their own: their names, Unix times and fields.
+
+        Their numbers and incarnations may follow. A file replaces no other one, so that none is lost that a client has
+        not read yet. Events that are too large for one file are distributed over several.
+        """
+        data = json.dumps(events).encode()
+        if len(data) > MAX_STATUS_FILE_BYTES and len(events) > 1:
+            self.append_events(events[: len(events) // 2])
+            self.append_events(events[len(events) // 2 :])
+            return
         if self._next_part is None:
             self._next_part = max((int(path[-11:-5]) for path in self._parts()), default=0) + 1
-        self._storage.write(f"{_PARTS}{self._next_part:06d}.json", json.dumps(events).encode())
+        self._storage.write(f"{_PARTS}{self._next_part:06d}.json", data)
         self._next_part += 1
 
     def read_events(self) -> list[SavedEvent]:
@@ -77,12 +76,19 @@ class StatusFiles:
 
         Each has the shape in which it was written: runs before version 0.3 have no numbers.
         """
-        self._read_parts = self._parts()
-        return [event for path in (*self._read_parts, None) for event in self._read_events_file(path)]
+        self._read = []
+        found = [event for path in self._parts() for event in self._read_events_file(path)]
+        # Version 0.2 wrote the last events of a coordinator into one file, which could replace that of another one.
+        return found + (self._read_events_file(_EVENTS) or self._read_events_file(_OLD_EVENTS))
 
     def clear_events(self) -> None:
-        """Delete the events that were read last, old and new, because they are in the event log now."""
-        self._storage.delete([_EVENTS, _OLD_EVENTS, *self._read_parts])
+        """Delete the files from which events were read last, because these are in the event log now.
+
+        Files that were written since, and those that could not be read, are kept.
+        """
+        if self._read:
+            self._storage.delete(self._read)
+            self._read = []
 
     def _parts(self) -> list[str]:
         """Return the files of :meth:`append_events`, oldest first."""
@@ -90,16 +96,14 @@ class StatusFiles:
             return sorted(path for path in self._storage.files() if re.fullmatch(rf"{_PARTS}[0-9]{{6}}\.json", path))
         return []
 
-    def _read_events_file(self, part: str | None) -> list[SavedEvent]:
-        """Return the events in a file; with None, those of :meth:`write_events`."""
-        try:
-            try:
-                data = self._storage.read(part or _EVENTS, MAX_STATUS_FILE_BYTES)
-            except FileNotFoundError:
-                data = self._storage.read(_OLD_EVENTS, MAX_STATUS_FILE_BYTES)
-            return [_unpack_event(*event) for event in parse_json(data, MAX_STATUS_VALUES)]
-        except (OSError, ValueError, TypeError):
-            return []
+    def _read_events_file(self, path: str) -> list[SavedEvent]:
+        """Return the events in a file; none if it cannot be read."""
+        with suppress(OSError, ValueError, TypeError):
+            data = self._storage.read(path, MAX_STATUS_FILE_BYTES)
+            events = [_unpack_event(*event) for event in parse_json(data, MAX_STATUS_VALUES)]
+            self._read.append(path)
+            return events
+        return []
 
 
 def _unpack_event(name: Any, when: Any, fields: Any, number: Any = None, incarnation: Any = None) -> SavedEvent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from actors.backends.in_process import InProcessBackend
@@ -109,7 +109,7 @@ def _watch(client: CoordinatorClient, monitor: RunMonitor) -> str:
         with interrupts.catch_signals(lambda _sentence: None):
             monitor.progress.log(f"watching {directory.name}; Ctrl-C leaves it running")
             status = monitor.follow(client.follow(), until=lambda: interrupts.requested)
-        ended = bool(status["ended"])
+        ended = bool(status.get("ended"))  # there is no status before the coordinator has answered
         if not ended:
             return "left"
         if status["ended"] == "idle":
@@ -121,6 +121,8 @@ def _watch(client: CoordinatorClient, monitor: RunMonitor) -> str:
             raise StoppedError(f"stopped in round {status['round']}; continue with serket resume {directory.cli_name}")
         write_generated(directory, client.generate)
     except CoordinatorEndedError:
+        if not ended:
+            client.stop()  # when it returns, the coordinator has saved its events, or is gone
         return "ended"
     except KeyboardInterrupt:
         if ended:
@@ -130,7 +132,8 @@ def _watch(client: CoordinatorClient, monitor: RunMonitor) -> str:
         if ended:
             client.stop()
             remove_record(directory.path)
-            directory.checkpoints.status_files.clear_events()  # this process has received them
+            with suppress(OSError, RunDirectoryError):  # they stay where they are, for the next command
+                directory.import_saved_events()  # those after the last poll
     return "done"
 
 
@@ -145,6 +148,7 @@ def _finish_ended_run(config: RunConfig, monitor: RunMonitor, unknown: str) -> N
         If the run is not done.
     """
     directory = monitor.directory
+    monitor.receive_saved()  # by a coordinator that ended after this command had looked for them
     monitor.catch_up()
     manifest = directory.checkpoints.newest_whole(monitor.progress.log)
     if manifest is None or not is_done(manifest, config):

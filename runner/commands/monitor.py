@@ -110,7 +110,7 @@ class RunMonitor:
         status: dict[str, Any] = {}
         for events, status in stream:
             if events and not self.since.is_next(events[0]):
-                self._receive_saved()
+                self.receive_saved()
             self._receive_all(events)
             if status:  # the coordinator has answered
                 self.module_seconds = dict(status["module_seconds"])
@@ -137,12 +137,10 @@ class RunMonitor:
         for commit in self.directory.unrecorded_commits(until):
             self._record(commit)
 
-    def _receive_saved(self) -> None:
-        """Receive the events that the coordinator has saved because no driver fetched them."""
-        before = self.directory.log.position()
-        self.directory.import_saved_events()
-        for each in list(self.directory.log):
-            if each.incarnation and before.is_new(each):
+    def receive_saved(self) -> None:
+        """Receive the events that a coordinator has saved because no driver fetched them."""
+        for each in self.directory.import_saved_events():
+            if each.incarnation:
                 self.since.advance(each)
                 self.resumed = True  # how long these took is known only by clocks that may have been set
                 self._receive(each)

@@ -65,7 +65,7 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None], address: str 
 def _await_halt(client: CoordinatorClient) -> None:
     """Wait until a run has stopped; repeat the request if the coordinator is restarted."""
     notified = ""
-    for _events, status in client.follow():
+    for _events, status in client.follow(confirm=False):  # this command may not be the one that writes the log
         if status["ended"]:
             return
         if client.incarnation != notified:

@@ -33,6 +33,9 @@ from runner.runs.client import EventStream
 
 T = TypeVar("T")
 
+STATUS_POLL_SECONDS = 2.0
+"""Time between answers to a command that only waits for the end of a run, which comes with all kept events."""
+
 REPORT_SECONDS = 5.0
 """Time that a request may take before the reason is looked for."""
 
@@ -124,9 +127,16 @@ class CoordinatorClient:
         job = "rounds" if scheduled else "start"
         yield from self._follow(job, lambda: self.coordinator.begin.remote(references))
 
-    def follow(self) -> EventStream:
-        """Follow a run that is running."""
-        yield from self._follow("rounds")
+    def follow(self, *, confirm: bool = True) -> EventStream:
+        """Follow a run that is running.
+
+        Parameters
+        ----------
+        confirm : bool
+            Whether the yielded events count as received, so that the coordinator may drop them. A command that does not
+            write them to the run's log leaves them to the process that does.
+        """
+        yield from self._follow("rounds", confirm=confirm)
 
     def update(self, module: str, round: int, step: int) -> EventStream:
         """Update one module, and follow the run until the update is committed."""
@@ -216,7 +226,13 @@ class CoordinatorClient:
         self._place = None
         return True
 
-    def _follow(self, job: str, request: Callable[[], Any] | None = None) -> EventStream:
+    def _poll(self, *, confirm: bool) -> Any:
+        """Ask for the events and the status; without `confirm`, all events that are kept come each time."""
+        if confirm:
+            return self.coordinator.poll.remote(self._next_event, self.incarnation, POLL_SECONDS)
+        return self.coordinator.poll.remote(0, "", STATUS_POLL_SECONDS)
+
+    def _follow(self, job: str, request: Callable[[], Any] | None = None, *, confirm: bool = True) -> EventStream:
         """Follow `job` to its end; `request` starts it, and is repeated if a restarted coordinator has lost it.
 
         Raises
@@ -231,7 +247,7 @@ class CoordinatorClient:
             yield from self._send(request)
         while True:
             try:
-                poll = self.coordinator.poll.remote(self._next_event, self.incarnation, POLL_SECONDS)
+                poll = self._poll(confirm=confirm)
                 incarnation, events, status = ray.get(poll, timeout=min(self.wait, self.answer))
             except (ActorUnavailableError, GetTimeoutError) as error:
                 if isinstance(error, GetTimeoutError) and self._kill_unresponsive():

@@ -368,13 +368,28 @@ class RunDirectory:
         self.log.repair()
         self.metrics_file.rewind()
 
-    def import_saved_events(self) -> None:
-        """Append to the log the events that an ended coordinator saved beside its commits for the next driver."""
-        files = self.checkpoints.status_files
+    def import_saved_events(self) -> list[TimedEvent]:
+        """Append to the log the events that a coordinator saved beside its commits, and that the log lacks.
+
+        The directory must be locked by this process.
+
+        Returns
+        -------
+        list of TimedEvent
+            The appended events.
+        """
+        files, new = self.checkpoints.status_files, []
         if saved := files.read_events():
-            known = self.log.position()
-            self.log.append([each for event in saved if (each := _timed_event(*event)) and known.is_new(each)])
-            files.clear_events()
+            self.log.repair()  # a driver that was killed may have left an incomplete line
+            known, imported = self.log.position(), set()
+            for each in filter(None, (_timed_event(*event) for event in saved)):
+                identity = (each.incarnation, each.number)
+                if known.is_new(each) and not (each.incarnation and identity in imported):
+                    imported.add(identity)
+                    new.append(each)
+            self.log.append(new)
+        files.clear_events()
+        return new
 
     def unrecorded_commits(self, until: float = math.inf) -> list[str]:
         """Return the commits of complete rounds up to `until` without a line in ``metrics.csv``, oldest first."""

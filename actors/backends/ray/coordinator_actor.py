@@ -93,6 +93,7 @@ class CoordinatorActor:
     def stop(self) -> None:
         """End the modules' actors, also during an update."""
         self._session.close()
+        self._session.save_events()  # first: who asks for the end may kill this process before the modules have ended
         self._backend.stop()
         self._session.save_events()
 
@@ -118,8 +119,9 @@ class CoordinatorActor:
     def _end_when_idle(self) -> None:
         """End a detached run's actors after the run has ended and no driver polls it any more."""
         myself = ray.get_runtime_context().current_actor
-        while not self._session.idle_for(self._linger):
+        while not self._session.close_if_idle(self._linger):
             time.sleep(1.0)
+        self._session.save_events()
         self._backend.stop()
         self._session.save_events()
         ray.kill(myself)

@@ -26,8 +26,8 @@ def test_a_failure_is_read_back_until_it_is_cleared(files, tmp_path):
 
 def test_events_are_read_back_until_they_are_cleared(files, tmp_path):
     assert files.read_events() == []
-    files.write_events(EVENTS)
-    assert (tmp_path / "unread_events" / "events.json").read_bytes() == PACKED
+    files.append_events(EVENTS)
+    assert (tmp_path / "unread_events" / "events-000001.json").read_bytes() == PACKED
     assert files.read_events() == EVENTS
     files.clear_events()
     files.clear_events()
@@ -44,14 +44,34 @@ def test_the_events_of_an_old_run_are_read_and_cleared(files, tmp_path):
     assert not old.exists()
 
 
-def test_the_new_events_file_takes_precedence_and_both_are_cleared(files, tmp_path):
-    old = tmp_path / "unheard" / "events.json"
-    old.parent.mkdir()
+def test_the_events_file_of_version_0_2_comes_after_the_files_of_appended_events(files, tmp_path):
+    files.append_events(EVENTS[:1])
+    old = tmp_path / "unread_events" / "events.json"
     old.write_bytes(PACKED)
-    files.write_events(EVENTS[:1])
-    assert files.read_events() == EVENTS[:1]
+    assert files.read_events() == [EVENTS[0], *EVENTS]
     files.clear_events()
     assert files.read_events() == []
+    assert not old.exists()
+
+
+def test_only_the_events_that_were_read_are_cleared(files, tmp_path):
+    files.append_events(EVENTS[:1])
+    damaged = tmp_path / "unread_events" / "events.json"
+    damaged.write_bytes(b"[")
+    reader = StatusFiles(LocalStorage(tmp_path))
+    assert reader.read_events() == EVENTS[:1]
+    files.append_events(EVENTS[1:])  # a coordinator that ends between the reading and the clearing
+    reader.clear_events()
+    assert reader.read_events() == EVENTS[1:]
+    assert damaged.exists(), "what could not be read may be read by another version"
+
+
+def test_events_that_are_too_large_for_a_file_are_written_into_several(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("actors.storage.status_files.MAX_STATUS_FILE_BYTES", 200)
+    events = [("update", float(number), {"module": "vae"}, number, "first") for number in range(20)]
+    files.append_events(events)
+    assert len(list((tmp_path / "unread_events").iterdir())) > 4
+    assert files.read_events() == events
 
 
 @pytest.mark.parametrize("directory", ["unread_events", "unheard"])
@@ -68,9 +88,8 @@ def test_events_of_a_run_that_continues_are_appended_in_files_of_their_own(files
         files.append_events(part)
     restarted = StatusFiles(LocalStorage(tmp_path))  # by a coordinator that was started again
     restarted.append_events(parts[11])
-    files.write_events(EVENTS)
     reader = StatusFiles(LocalStorage(tmp_path))
-    assert reader.read_events() == [*(part[0] for part in parts), *EVENTS]
+    assert reader.read_events() == [part[0] for part in parts]
     restarted.append_events([("update", 99.0, {"module": "vae"}, 99, "first")])
     reader.clear_events()
     assert [event[3] for event in reader.read_events()] == [99], "what was written after the reading is kept"

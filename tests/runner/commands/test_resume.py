@@ -207,7 +207,7 @@ def test_saved_events_are_imported_once(run):
     place = {"round": 1, "step": 0}
     directory.log.append([timed("update", 1.0, module="vae", **place), timed("scores", 9.0, round=1)])
     saved = [("update", 1.0, {"module": "vae", **place}), ("update", 2.0, {"module": "gmm", **place})]
-    directory.checkpoints.status_files.write_events(saved)
+    directory.checkpoints.status_files.append_events(saved)
     for _ in range(2):
         directory.import_saved_events()
         assert [(each.event.event, getattr(each.event, "module", None)) for each in directory.log] == [
