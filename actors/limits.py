@@ -312,6 +312,9 @@ storage starts it again, and for which the GCS or the raylet of any cluster may 
 MAX_KEPT_EVENTS = 1_000
 """Events that a coordinator keeps after its driver has fetched them, for those who follow the run later."""
 
+MAX_COMMIT_EVENT_BYTES = 256 << 10
+"""Events in a manifest, as JSON; more that no driver has fetched are written into a file of their own."""
+
 MAX_UNREAD_EVENTS = 5_000
 """Events that a coordinator keeps in memory until a driver fetches them, about 5 MB; then they are written beside the
 commits."""

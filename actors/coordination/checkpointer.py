@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from actors.errors import CheckpointError
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import FileRecord, Manifest, ModuleRecord
 from actors.storage.module_files import LoadRequest, SaveRequest
+from actors.storage.status_files import SavedEvent
 
 
 @dataclass
@@ -64,8 +66,18 @@ class Checkpointer:
         objects = [result.state, result.outputs, *(message.arrays for message in result.messages.values())]
         progress.saving = self._backend.submit_save(module, request, objects)
 
-    def write(self, manifest: Manifest) -> Manifest:
+    def write(
+        self, manifest: Manifest, events_of: Callable[[Manifest], AbstractContextManager[tuple[SavedEvent, ...]]]
+    ) -> Manifest:
         """Write the results that changed since the last commit, then the manifest with the modules' records.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            Without records.
+        events_of : callable
+            Returns the events that are written with the manifest, given the latter with records; a context, in which it
+            is written.
 
         Returns
         -------
@@ -91,7 +103,8 @@ class Checkpointer:
                     progress.saving = None
             records = {module: progress.record for module, progress in self._progress.items() if progress.record.files}
             written = replace(manifest, modules=records)
-            self._checkpoints.commit(written)
+            with events_of(written) as events:
+                self._checkpoints.commit(replace(written, events=events))
             return written
         except OSError as error:
             raise CheckpointError(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 
 from actors.coordination.backend import Backend, Ref
@@ -36,9 +37,13 @@ from actors.graph.schedule import Position, Step, leaves
 from actors.module import Mode
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import Manifest
+from actors.storage.status_files import SavedEvent
 
 Halt: TypeAlias = Literal["step", "round"]
 """When a halted run stops: after the current step or the current round."""
+
+EventsOfCommit: TypeAlias = Callable[[Committed], AbstractContextManager[tuple[SavedEvent, ...]]]
+"""Returns the events that are stored in a commit, given its own event."""
 
 
 class Coordinator:
@@ -61,6 +66,9 @@ class Coordinator:
         Stored in every manifest, for the driver of the run.
     recognizing : collection of str
         Modules that :meth:`update` asks to recognize instead of to learn, with the states that they start from.
+    events_of_commit : callable, optional
+        Given the event of a commit that is about to be written, returns the events that are stored in it: a context in
+        which it is written.
 
     Attributes
     ----------
@@ -84,8 +92,10 @@ class Coordinator:
         recovery: RecoveryPolicy | None = None,
         config: Mapping[str, Any] | None = None,
         recognizing: Collection[str] = (),
+        events_of_commit: EventsOfCommit = lambda _committed: nullcontext(()),
     ) -> None:
         self.graph = graph
+        self._events_of_commit = events_of_commit
         self.run = run
         self.seed = seed
         self.round = 0
@@ -123,8 +133,13 @@ class Coordinator:
             except ObjectsLostError as error:
                 self._count_replay(error)
 
-    def resume(self) -> None:
+    def resume(self, on_commit: Callable[[Manifest], None] = lambda _manifest: None) -> None:
         """Start the modules with the states of the newest complete commit, and continue from it.
+
+        Parameters
+        ----------
+        on_commit : callable
+            Receives the commit, before the event which says that the run continues from it.
 
         Raises
         ------
@@ -133,6 +148,7 @@ class Coordinator:
         """
         self._start_modules()
         manifest = self._restore()
+        on_commit(manifest)
         self._emit(RunResumed(self.round, self._step, manifest.name))
 
     def _start_modules(self) -> None:
@@ -365,7 +381,11 @@ class Coordinator:
             seconds=self._seconds + time.monotonic() - self._began,
             config=self._config,
         )
-        written = self._checkpointer.write(manifest)
+
+        def event_of(written: Manifest) -> Committed:
+            seconds, evidence = time.perf_counter() - started, written.evidence(self.graph.modules)
+            return Committed(self.round, name, self._step is None, seconds, manifest.score, evidence)
+
+        written = self._checkpointer.write(manifest, lambda written: self._events_of_commit(event_of(written)))
         self.committed, self._replays = name, 0
-        seconds, evidence = time.perf_counter() - started, written.evidence(self.graph.modules)
-        self._emit(Committed(self.round, name, self._step is None, seconds, manifest.score, evidence))
+        self._emit(event_of(written))

@@ -10,24 +10,27 @@ ones, of which the session keeps :data:`actors.limits.MAX_KEPT_EVENTS`. If more 
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.coordination.backend import Backend, Ref
 from actors.coordination.coordinator import Coordinator, Halt
-from actors.coordination.events import CoordinatorRestarted, Emit, Event, ModulePlaced, TimedEvent, ignore
+from actors.coordination.events import Committed, CoordinatorRestarted, Emit, Event, ModulePlaced, TimedEvent, ignore
 from actors.coordination.placement import Placement
 from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.graph import Graph
-from actors.limits import MAX_KEPT_EVENTS, MAX_UNREAD_EVENTS
+from actors.limits import MAX_COMMIT_EVENT_BYTES, MAX_KEPT_EVENTS, MAX_UNREAD_EVENTS
 from actors.messaging.message import SCHEMA
 from actors.storage.checkpoints import Checkpoints
+from actors.storage.manifest import Manifest
+from actors.storage.status_files import NumberedEvent, SavedEvent
 
 
 def update_job(module: str, round: int, step: int) -> str:
@@ -143,6 +146,7 @@ class Session:
         self._next_number = 0
         self._confirmed = 0  # events with lower numbers were received by a driver
         self._saved = 0  # events with lower numbers were written beside the commits
+        self._reserved: int | None = None  # the number of the event of the commit that is being written
         self._saving = threading.Lock()
         self._observe = observe
         self._changed = threading.Condition()
@@ -161,6 +165,7 @@ class Session:
             recovery=spec.recovery,
             config=spec.config,
             recognizing=spec.recognizing,
+            events_of_commit=self._events_of_commit,
         )
         self._checkpoints = checkpoints
         self._started = False
@@ -220,7 +225,7 @@ class Session:
                 self._events.popleft()
             self._changed.wait_for(lambda: bool(self._ended), timeout=wait)
             ended = "closed" if self._ended and self._closing else self._ended
-            events = [each for each in self._events if each.number >= since]
+            events = self._events_since(since)
         return self.incarnation, events, {**self.coordinator.status(), "job": self._job, "ended": ended}
 
     @property
@@ -244,7 +249,7 @@ class Session:
         """
         with self._saving:
             with self._changed:
-                events = [each for each in self._events if each.number >= self._saved]
+                events = self._events_since(self._saved)
             if self.spec.detached and self._checkpoints is not None and events:
                 with suppress(OSError):
                     self._checkpoints.status_files.append_events([_packed(each) for each in events])
@@ -271,19 +276,55 @@ class Session:
         if isinstance(event, ModulePlaced):
             self._places[event.module] = event
         with self._changed:
-            elapsed = time.monotonic() - self._began
-            self._events.append(TimedEvent(self._clock(), event, self._next_number, self.incarnation, elapsed))
-            self._next_number += 1
+            timed, later = self._timed(event), []
+            while self._events and self._events[-1].number > timed.number:  # emitted while the commit was written
+                later.append(self._events.pop())
+            self._events += [timed, *reversed(later)]
             many = self._next_number - max(self._confirmed, self._events[0].number) > MAX_UNREAD_EVENTS
         if many:
             self._save_unread_events()
+
+    def _timed(self, event: Event) -> TimedEvent:
+        """Return an event with its time and number: the reserved one for that of a commit, else the next one."""
+        number, self._next_number = self._next_number, self._next_number + 1
+        if isinstance(event, Committed) and self._reserved is not None:
+            number, self._reserved, self._next_number = self._reserved, None, number
+        return TimedEvent(self._clock(), event, number, self.incarnation, time.monotonic() - self._began)
+
+    def _events_since(self, first: int) -> list[TimedEvent]:
+        """Return the events from a number on, up to that of a commit which is being written."""
+        end = self._next_number if self._reserved is None else self._reserved
+        return [each for each in self._events if first <= each.number < end]
+
+    @contextmanager
+    def _events_of_commit(self, committed: Committed) -> Iterator[tuple[SavedEvent, ...]]:
+        """Yield the events that a commit stores: those that no driver has fetched for certain, and its own.
+
+        Its own gets its number before the commit is written, so that it is the same event for a driver that reads it in
+        the commit, after this process has died.
+        """
+        with self._saving:
+            with self._changed:
+                unread = [_packed(each) for each in self._events_since(max(self._confirmed, self._saved))]
+            if self._checkpoints is not None and len(json.dumps(unread)) > MAX_COMMIT_EVENT_BYTES:
+                self._checkpoints.status_files.append_events(unread)
+                self._saved, unread = unread[-1][3] + 1, []
+        with self._changed:
+            since = unread[-1][3] + 1 if unread else max(self._confirmed, self._saved)
+            unread += [_packed(each) for each in self._events_since(since)]  # emitted meanwhile
+            self._reserved, self._next_number = self._next_number, self._next_number + 1
+            own = TimedEvent(self._clock(), committed, self._reserved, self.incarnation)
+        try:
+            yield (*unread, _packed(own))
+        except BaseException:
+            self._reserved = None  # there is no such commit
+            raise
 
     def _save_unread_events(self) -> None:
         """Write the events that no driver has fetched beside the commits, and drop them."""
         with self._saving:
             with self._changed:
-                first = max(self._confirmed, self._events[0].number)
-                unread = [each for each in self._events if each.number >= first]
+                unread = self._events_since(max(self._confirmed, self._events[0].number))
             if len(unread) <= MAX_UNREAD_EVENTS:  # another thread has written them
                 return
             if self._checkpoints is not None:
@@ -322,9 +363,14 @@ class Session:
         return self._run_rounds()
 
     def _resume(self) -> str:
-        self.coordinator.resume()
+        self.coordinator.resume(self._save_events_of_former)
         self._started = True
         return self._run_rounds()
+
+    def _save_events_of_former(self, manifest: Manifest) -> None:
+        """Write the events in the commit from which the run resumes beside the commits, as it may be pruned."""
+        if manifest.events and self._checkpoints is not None:
+            self._checkpoints.status_files.append_events(manifest.events)
 
     def _run_rounds(self) -> str:
         if not self.spec.scheduled:
@@ -334,12 +380,12 @@ class Session:
 
     def _update(self, module: str, round: int, step: int) -> str:
         if not self._started:
-            self.coordinator.resume()
+            self.coordinator.resume(self._save_events_of_former)
             self._started = True
         self.coordinator.update(module, round, step)
         return "done"
 
 
-def _packed(timed: TimedEvent) -> tuple[str, float, dict[str, Any], int, str]:
+def _packed(timed: TimedEvent) -> NumberedEvent:
     """Return an event as status files hold it."""
     return timed.event.event, timed.time, timed.event.fields(), timed.number, timed.incarnation

@@ -23,6 +23,7 @@ from actors.limits import (
 )
 from actors.storage.field_checks import check_flag, check_integer, check_mapping, check_number, check_text, printable
 from actors.storage.safe_files import is_safe_name, parse_json
+from actors.storage.status_files import SavedEvent, unpack_event
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -105,6 +106,9 @@ class Manifest:
         Duration of the run so far, without interruptions.
     config : mapping
         Data of the run's driver; stored and returned without interpretation.
+    events : tuple of SavedEvent
+        The events up to this commit, its own included, that no driver had fetched for certain; so none is lost with the
+        coordinator. Left out of the JSON document if there are none.
     """
 
     name: str
@@ -120,6 +124,7 @@ class Manifest:
     seconds: float = 0.0
     config: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+    events: tuple[SavedEvent, ...] = ()
 
     def evidence(self, modules: Iterable[str]) -> float | None:
         """Return the evidence that the last of `modules` with one reports: in order of connection, the most abstract.
@@ -140,6 +145,8 @@ _CONVERGED_KEY = "settled"
 def pack_manifest(manifest: Manifest) -> bytes:
     """Return a manifest as a JSON document that ends with the SHA-256 digest of the rest of it."""
     fields = {_CONVERGED_KEY if name == "converged" else name: value for name, value in asdict(manifest).items()}
+    if not manifest.events:
+        del fields["events"]
     content = json.loads(json.dumps(fields))  # as the parser will see it: tuples as lists, keys as text
     return _to_json({**content, "digest": hashlib.sha256(_to_json(content)).hexdigest()})
 
@@ -171,7 +178,8 @@ def unpack_manifest(data: bytes, location: str) -> Manifest:
             raise CheckpointError(f"{location}: damaged, the contents do not match the digest")
         _check_fields(content)
         modules = {module: _unpack_record(record, module) for module, record in content.pop("modules").items()}
-        manifest = Manifest(modules=modules, converged=content.pop(_CONVERGED_KEY, False), **content)
+        events = tuple(unpack_event(*event) for event in content.pop("events", ()))
+        manifest = Manifest(modules=modules, converged=content.pop(_CONVERGED_KEY, False), **content, events=events)
         order = (manifest.round, math.inf if manifest.step is None else manifest.step - 1)  # a name counts from 0
         if commit_order(manifest.name) != order:
             raise ValueError(f"round {manifest.round} and step {manifest.step} are not those of {manifest.name}")

@@ -21,7 +21,8 @@ _OLD_EVENTS = "unheard/events.json"
 _PARTS = "unread_events/events-"
 """Files of events: what did not fit into the memory of a coordinator without a driver, and what it had at its end."""
 
-SavedEvent: TypeAlias = tuple[str, float, Mapping[str, Any]] | tuple[str, float, Mapping[str, Any], int, str]
+NumberedEvent: TypeAlias = tuple[str, float, Mapping[str, Any], int, str]
+SavedEvent: TypeAlias = tuple[str, float, Mapping[str, Any]] | NumberedEvent
 """An event's name, Unix time in seconds and fields, and its number and incarnation, which old runs lack."""
 
 
@@ -100,13 +101,20 @@ class StatusFiles:
         """Return the events in a file; none if it cannot be read."""
         with suppress(OSError, ValueError, TypeError):
             data = self._storage.read(path, MAX_STATUS_FILE_BYTES)
-            events = [_unpack_event(*event) for event in parse_json(data, MAX_STATUS_VALUES)]
+            events = [unpack_event(*event) for event in parse_json(data, MAX_STATUS_VALUES)]
             self._read.append(path)
             return events
         return []
 
 
-def _unpack_event(name: Any, when: Any, fields: Any, number: Any = None, incarnation: Any = None) -> SavedEvent:
+def unpack_event(name: Any, when: Any, fields: Any, number: Any = None, incarnation: Any = None) -> SavedEvent:
+    """Return an event that was written as JSON.
+
+    Raises
+    ------
+    ValueError
+        If a value has another type.
+    """
     if not isinstance(fields, dict):
         raise ValueError("the fields of an event are no map")
     event = (check_text(name, "name"), check_number(when, "time"), fields)

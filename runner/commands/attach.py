@@ -133,7 +133,7 @@ def _watch(client: CoordinatorClient, monitor: RunMonitor) -> str:
             client.stop()
             remove_record(directory.path)
             with suppress(OSError, RunDirectoryError):  # they stay where they are, for the next command
-                directory.import_saved_events()  # those after the last poll
+                directory.import_saved_events(monitor.since)  # those after the last poll
     return "done"
 
 

@@ -109,7 +109,9 @@ class RunMonitor:
         """Follow a stream of events and statuses to its end, or until `until` returns True; return the last status."""
         status: dict[str, Any] = {}
         for events, status in stream:
-            if events and not self.since.is_next(events[0]):
+            resumed = any(isinstance(each.event, RunResumed) and self.since.is_new(each) for each in events)
+            # A restarted coordinator has saved those of the former one with which it goes on.
+            if resumed or (events and not self.since.is_next(events[0])):
                 self.receive_saved()
             self._receive_all(events)
             if status:  # the coordinator has answered
@@ -124,8 +126,9 @@ class RunMonitor:
     def settle(self) -> None:
         """Let the commits decide on the result: record those without a metrics line, and use the metrics of the newest.
 
-        Events may have been lost with a coordinator; a commit is not.
+        The accuracies of a commit whose event could not be read are in it, too.
         """
+        self.receive_saved()
         self.catch_up()
         newest = self.directory.checkpoints.latest()
         if newest is not None and newest.round > 0 and newest.step is None and newest.round != self.scores.round:
@@ -139,7 +142,7 @@ class RunMonitor:
 
     def receive_saved(self) -> None:
         """Receive the events that a coordinator has saved because no driver fetched them."""
-        for each in self.directory.import_saved_events():
+        for each in self.directory.import_saved_events(self.since):
             if each.incarnation:
                 self.since.advance(each)
                 self.resumed = True  # how long these took is known only by clocks that may have been set

@@ -31,13 +31,14 @@ from actors.storage.checkpoints import Checkpoints
 from actors.storage.claims import ClaimedError, claim_storage, is_claimed, probe_storage, release_storage
 from actors.storage.manifest import Manifest
 from actors.storage.safe_files import open_file, open_root
+from actors.storage.status_files import SavedEvent
 from actors.types import Array
 from runner.config.cross_checks import RUN_NAME, run_name_problem
 from runner.config.run_config import RunConfig, load_config
 from runner.report.clustering_metrics import Scores, matched_classes, score
 from runner.report.printable import printable_line
 from runner.runs.environment import current_environment, describe_changes
-from runner.runs.event_log import EventLog, parse_checked_event
+from runner.runs.event_log import EventLog, LogPosition, parse_checked_event
 from runner.runs.outputs import read_array, write_arrays
 from runner.runs.records import MetricsFile, RoundScores
 from runner.runs.run_files import RunDirectoryError, RunFiles
@@ -368,21 +369,32 @@ class RunDirectory:
         self.log.repair()
         self.metrics_file.rewind()
 
-    def import_saved_events(self) -> list[TimedEvent]:
-        """Append to the log the events that a coordinator saved beside its commits, and that the log lacks.
+    def import_saved_events(self, received: LogPosition | None = None) -> list[TimedEvent]:
+        """Append to the log the events that a coordinator saved beside and in its commits, and that the log lacks.
 
         The directory must be locked by this process.
+
+        Parameters
+        ----------
+        received : LogPosition, optional
+            Up to which events are known to be in the log, which is read only if some are not.
 
         Returns
         -------
         list of TimedEvent
             The appended events.
         """
+        in_commit: Sequence[SavedEvent] = ()
+        with suppress(CheckpointError):  # a damaged commit is reported by those who need it
+            # It is read before the files, as it lacks what the coordinator has written into them before.
+            newest = self.checkpoints.latest()
+            in_commit = newest.events if newest else ()
         files, new = self.checkpoints.status_files, []
-        if saved := files.read_events():
+        saved = [each for event in (*files.read_events(), *in_commit) if (each := _timed_event(*event))]
+        if not all(received and each.incarnation and not received.is_new(each) for each in saved):
             self.log.repair()  # a driver that was killed may have left an incomplete line
             known, imported = self.log.position(), set()
-            for each in filter(None, (_timed_event(*event) for event in saved)):
+            for each in saved:
                 identity = (each.incarnation, each.number)
                 if known.is_new(each) and not (each.incarnation and identity in imported):
                     imported.add(identity)

@@ -750,7 +750,13 @@ STATE = state_codec.pack_state({"a": np.arange(4.0), "b": 2, "c": "x", "d": 1.5,
 MANIFEST = json.loads(
     pack_manifest(
         Manifest(
-            "round-001", "fuzzed", 3, 1, 2, {"gmm": ModuleRecord(1, {"state": FileRecord("round-001/x", 3, "0" * 64)})}
+            "round-001",
+            "fuzzed",
+            3,
+            1,
+            2,
+            {"gmm": ModuleRecord(1, {"state": FileRecord("round-001/x", 3, "0" * 64)})},
+            events=(("round", 1.5, {"round": 1}, 3, "ab"),),
         )
     )
 )

@@ -181,6 +181,17 @@ def test_a_manifest_is_unpacked_as_it_was():
     assert unpacked.config == {**config, "names": ["a", "ü"], "classes": {"10": "ten", "9": "nine"}}
 
 
+def test_a_manifest_holds_the_events_that_no_driver_has_fetched():
+    events = (("round", 1.5, {"round": 1}, 3, "first"), ("updated", 2.0, {"evidence": float("-inf")}, 4, "first"))
+    data = pack_manifest(Manifest("round-001", "run", 0, 1, 1, {}, events=events))
+    assert unpack_manifest(data, "file").events == events
+    assert b"events" not in pack_manifest(Manifest("round-001", "run", 0, 1, 1, {}))
+    for wrong in ({"a": 1}, [1], [["round", "soon", {}, 3, "first"]], [["round", 1.5, {}, -1.5, "first"]], None):
+        content = {key: value for key, value in json.loads(data).items() if key != "digest"}
+        with pytest.raises(CheckpointError, match="file: the manifest is not readable"):
+            unpack_manifest(with_digest({**content, "events": wrong}), "file")
+
+
 def test_a_manifest_of_equal_values_in_other_bytes_is_refused(small):
     text = (small.root / "round-001" / "manifest.json").read_text()
     for other in (f"{text}\n", text.replace(": ", ":  ", 1), text.replace('"run"', '"r\\u0075n"', 1)):

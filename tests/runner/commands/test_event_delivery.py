@@ -13,10 +13,11 @@ from ray.exceptions import ActorDiedError
 
 from actors.backends.in_process import InProcessBackend
 from actors.backends.ray.coordinator_actor import CoordinatorActor
-from actors.coordination.events import LogMessage
+from actors.coordination.events import Committed, LogMessage
 from actors.coordination.session import RunSpec, Session
 from actors.storage.filesystem import LocalStorage
 from runner.commands.attach import attach
+from runner.commands.monitor import RunMonitor
 from runner.commands.stop import stop
 from runner.config.run_config import load_config
 from runner.data.sources import source_states
@@ -50,7 +51,7 @@ class Actor:
         self.alive = self.driven = True
         self.points = self.polls_before_end = 0
         self.kill_driver_at = self.end_at = None
-        self.emitted = []
+        self.emitted, self.incarnations, self.committed = [], [], {}
         self.start()
 
     def start(self):
@@ -60,12 +61,18 @@ class Actor:
         self.actor = object.__new__(CoordinatorActor)
         self.actor._backend = InProcessBackend()
         self.actor._node_id, self.actor._linger = "node", 0.0
-        self.session = Session(spec, self.actor._backend, spec.checkpoints(), self.observe)
+        self.session = Session(spec, self.actor._backend, spec.checkpoints(), lambda event: self.observe(event))
         self.actor._session = self.session
+        self.incarnations.append(self.session.incarnation)
         self.alive = True
 
     def observe(self, event):
-        self.emitted.append((self.session.incarnation, self.session._next_number, event))
+        number = self.session._next_number
+        if isinstance(event, Committed) and self.session._reserved is not None:
+            number = self.session._reserved
+        self.emitted.append((self.session.incarnation, number))
+        if isinstance(event, Committed):
+            self.committed.setdefault(self.session.incarnation, []).append(number)
 
     def run(self):
         """Run all rounds; the events wait for a driver."""
@@ -178,7 +185,8 @@ def logged(path):
 
 
 def emitted(actor):
-    return [(incarnation, number) for incarnation, number, _ in actor.emitted]
+    """Return the incarnation and the number of each event that the coordinators have emitted."""
+    return sorted(actor.emitted, key=lambda each: (actor.incarnations.index(each[0]), each[1]))
 
 
 def commits(path):
@@ -238,6 +246,72 @@ def test_a_driver_that_is_killed_at_any_point_leaves_every_event_to_the_next_one
         attach_to(path)
 
     every_point(tmp_path, monkeypatch, step, kill_driver)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("driver", ["absent", "following"])
+def test_a_coordinator_that_is_killed_at_any_event_loses_none_up_to_the_commit_that_the_run_resumes_from(
+    tmp_path, monkeypatch, step, driver
+):
+    at, ended = 0, False
+    while not ended:
+        with monkeypatch.context() as patch:
+            path = tmp_path / str(at) / "toy"
+            path.mkdir(parents=True)
+            (path / "config.yaml").write_text(MODEL)
+            actor = connected(path, patch)
+            batches, ended = killed_and_restarted(path, actor, patch, at)
+            if driver == "following":
+                directory = open_run(path).directory
+                with directory.lock():
+                    RunMonitor(directory, Progress(directory.graph)).follow(batches)
+            attach_to(path)
+            numbers = logged(path)
+            assert len(set(numbers)) == len(numbers), at
+            assert commits(path) == ALL_COMMITS, at
+            assert set(emitted(actor)) - set(numbers) <= lost_with_the_round(actor), at
+            at += step
+
+
+def killed_and_restarted(path, actor, patch, at):
+    """Run until a coordinator is killed before its event number `at` leaves it, then let another one continue.
+
+    Returns
+    -------
+    batches : iterator
+        What a driver receives that has polled the first coordinator once, half-way, and then the second one.
+    ended : bool
+        Whether the run has ended before so many events.
+    """
+    received, observe = [], actor.observe
+
+    def die(event):
+        observe(event)
+        if len(actor.emitted) == at // 2:
+            received.append(actor.session.poll(0, "")[1:])
+        if len(actor.emitted) == at:
+            raise KilledError
+
+    patch.setattr(actor, "observe", die)
+    actor.start()
+    actor.incarnations.pop(0)
+    actor.run()
+    ended = len(actor.emitted) < at or at == 0
+    patch.setattr(actor, "observe", observe)
+    actor.start()
+    actor.session.resume_if_committed()
+    actor.wait()
+    if actor.session.ended == "idle":  # nothing was committed
+        actor.run()
+    return iter([*received, actor.session.poll(0, "")[1:]]), ended and at > 0
+
+
+def lost_with_the_round(actor):
+    """Return the events of the first coordinator after its last commit: what they tell of is done again."""
+    first = actor.incarnations[0]
+    numbers = [number for incarnation, number in actor.emitted if incarnation == first]
+    last = max(actor.committed.get(first, [-1]))
+    return {(first, number) for number in numbers if number > last}
 
 
 def test_a_driver_that_arrives_while_its_coordinator_ends_itself_gets_the_result_from_the_commits(path, actor):
