@@ -155,6 +155,7 @@ class Session:
         self._job, self._ended = "", "idle"
         self._failure: BaseException | None = None
         self._last_poll = time.monotonic()
+        self._answering = 0  # requests that are being answered
         self.coordinator = Coordinator(
             spec.graph,
             backend,
@@ -256,9 +257,26 @@ class Session:
                     self._saved = events[-1].number + 1
 
     def idle_for(self, seconds: float) -> bool:
-        """Return whether nothing polled for `seconds` after the run ended, or ten times as long before it started."""
+        """Return whether nothing polled for `seconds` after the run ended, or ten times as long before it started.
+
+        It is not idle while it answers a request that takes long (:meth:`answering`).
+        """
+        if self._answering:
+            return False
         silence = time.monotonic() - self._last_poll
         return bool(self._ended) and silence > (10 * seconds if self._ended == "idle" else seconds)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Answer a driver's request in this context, which counts as a sign of life from its beginning to its end."""
+        with self._changed:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._answering -= 1
+                self._last_poll = time.monotonic()
 
     def close_if_idle(self, seconds: float) -> bool:
         """Close the session (:meth:`close`) if it is idle for so long (:meth:`idle_for`); return whether it was.

@@ -96,8 +96,9 @@ def launch(
 
     record = RunRecord(joined, own=own, detached=detached, secret=new_secret())
     spec = build_run_spec(config, directory, detached=detached, secret=record.secret)
-    client = CoordinatorClient.launch(spec, patience=patience)
+    # Recorded first: were this process killed between the two, no command would find a coordinator that lives on.
     stack.enter_context(recorded(directory.path, record))
+    client = CoordinatorClient.launch(spec, patience=patience)
     return client, PrometheusMetrics(directory.name).observe
 
 

@@ -76,8 +76,8 @@ class CoordinatorActor:
 
     def generate(self, module: str) -> list[Any]:
         """Call ``generate`` of `module`; return the reference to its outputs in a list, so that it is not resolved."""
-        self._session.poll(0, "")  # counts as a sign of life of the driver
-        return [self._session.coordinator.generate(module)]
+        with self._session.answering():
+            return [self._session.coordinator.generate(module)]
 
     @ray.method(concurrency_group="status")
     def halt(self, when: Halt) -> None:

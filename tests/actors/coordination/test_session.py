@@ -225,6 +225,18 @@ def test_a_session_is_idle_only_after_its_run_has_ended_and_without_polls():
     assert one.idle_for(0.005)
 
 
+def test_a_session_is_not_idle_while_it_answers_a_request_of_a_driver():
+    one = session()
+    one.begin(STATES)
+    wait_until_ended(one)
+    with one.answering():
+        time.sleep(0.02)
+        assert not one.close_if_idle(0.01)
+    assert not one.close_if_idle(10.0)
+    time.sleep(0.02)
+    assert one.close_if_idle(0.01)
+
+
 def test_the_events_of_a_detached_run_are_saved_beside_its_commits(tmp_path):
     one = session(tmp_path, detached=True)
     one.save_events()

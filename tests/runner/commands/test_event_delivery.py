@@ -5,7 +5,7 @@ The coordinator's actor is the real one in this process; the calls that reach it
 
 import json
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +17,7 @@ from actors.coordination.events import Committed, LogMessage
 from actors.coordination.session import RunSpec, Session
 from actors.storage.filesystem import LocalStorage
 from runner.commands.attach import attach
+from runner.commands.driver import launch
 from runner.commands.monitor import RunMonitor
 from runner.commands.stop import stop
 from runner.config.run_config import load_config
@@ -25,7 +26,7 @@ from runner.report.progress import Progress
 from runner.runs import coordinator_client
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import open_run
-from runner.runs.state import RunRecord
+from runner.runs.state import RunRecord, read_record
 from runner.runs.timing import Clock
 from tests.runner.commands.test_resume import MODEL
 
@@ -384,3 +385,22 @@ def test_a_driver_that_is_interrupted_before_the_coordinator_has_answered_leaves
     ))  # fmt: skip
     monkeypatch.setattr(CoordinatorClient, "follow", lambda _client, **_more: iter([([], {})]))
     assert attach_to(path)[1] is None
+
+
+def test_a_run_is_recorded_before_its_coordinator_starts_so_that_commands_find_it_if_the_driver_dies(
+    path, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SERKET_STATE_DIR", str(tmp_path / "state"))
+    found = []
+
+    def killed(spec, **_more):
+        found.append((read_record(path), spec.secret))
+        raise KilledError
+
+    monkeypatch.setattr(CoordinatorClient, "launch", killed)
+    config, directory = open_run(path)
+    with pytest.raises(KilledError), ExitStack() as stack:
+        launch(stack, config, directory, "127.0.0.1:1", own=False, detached=True)
+    ((record, secret),) = found
+    assert (record.address, record.detached, record.secret) == ("127.0.0.1:1", True, secret)
+    assert read_record(path) is None, "a coordinator that could not be started leaves no record"
