@@ -54,7 +54,8 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None], address: str 
                     _await_halt(client)
             if detached or now:
                 client.stop()
-                remove_record(directory.path)
+                if read_record(directory.path) == record:  # else the run was resumed by another process
+                    remove_record(directory.path)
     with suppress(RunDirectoryError), directory.lock():  # a driver that follows the run logs its events itself
         directory.import_saved_events()
     if not detached:  # its cluster may end with its driver; wait for the driver's end by its lock

@@ -186,11 +186,18 @@ class CoordinatorClient:
         ray.kill(self.coordinator)
         if not answered and self._place is not None:
             kill_process(self._place[0], COORDINATOR_TITLE, self._place[1])
-        if not answered and self.namespace:
+        if not answered and self.namespace and not self._is_succeeded():
             for actor in ray.util.list_named_actors(all_namespaces=True):
                 if actor["namespace"] == self.namespace and actor["name"] != COORDINATOR:
                     with suppress(ValueError):
                         ray.kill(ray.get_actor(actor["name"], self.namespace))
+
+    def _is_succeeded(self) -> bool:
+        """Return whether the run has another coordinator, to which the modules' actors belong: it was resumed."""
+        try:
+            return bool(ray.get_actor(COORDINATOR, self.namespace) != self.coordinator)
+        except ValueError:
+            return False
 
     def _ask(self, request: Callable[[], T]) -> T:
         """Return what `request` returns; repeat it while the coordinator is being restarted, for at most `wait` s."""

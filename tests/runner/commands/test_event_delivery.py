@@ -26,7 +26,7 @@ from runner.report.progress import Progress
 from runner.runs import coordinator_client
 from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import open_run
-from runner.runs.state import RunRecord, read_record
+from runner.runs.state import RunRecord, read_record, write_record
 from runner.runs.timing import Clock
 from tests.runner.commands.test_resume import MODEL
 
@@ -404,3 +404,19 @@ def test_a_run_is_recorded_before_its_coordinator_starts_so_that_commands_find_i
     ((record, secret),) = found
     assert (record.address, record.detached, record.secret) == ("127.0.0.1:1", True, secret)
     assert read_record(path) is None, "a coordinator that could not be started leaves no record"
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_stopping_a_run_does_not_remove_the_record_of_one_that_was_resumed_meanwhile(
+    path, actor, tmp_path, monkeypatch, resumed
+):
+    monkeypatch.setenv("SERKET_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr("runner.commands.stop.read_record", read_record)
+    old, new = (RunRecord("127.0.0.1:1", detached=True, secret=secret) for secret in ("old", "new"))
+    write_record(path, old)
+    if resumed:
+        monkeypatch.setattr(coordinator_client.ray, "kill", lambda _actor: write_record(path, new))
+    actor.batch = 1000
+    actor.run()
+    stop(open_run(path), now=False, log=lambda _sentence: None)
+    assert read_record(path) == (new if resumed else None)

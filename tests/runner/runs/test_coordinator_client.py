@@ -80,3 +80,16 @@ def test_a_run_whose_coordinator_restarts_at_its_end_is_followed_until_its_end(a
     stream = CoordinatorClient(FakeCoordinator(), wait=5.0).follow()
     assert [seen["ended"] for _, seen in stream] == ["done", "", "done"]
     assert not answers
+
+
+@pytest.mark.parametrize(("resumed", "killed"), [(False, ["coordinator", "gmm"]), (True, ["coordinator"])])
+def test_who_ends_a_run_late_does_not_end_the_modules_of_one_that_was_resumed(answers, monkeypatch, resumed, killed):
+    old, new, ended = FakeCoordinator(), FakeCoordinator(), []
+    actors = {"coordinator": new if resumed else old, "gmm": object()}
+    listed = [{"namespace": "serket:toy", "name": name} for name in actors]
+    monkeypatch.setattr(coordinator_client.ray, "kill", lambda actor: ended.append(actor))
+    monkeypatch.setattr(coordinator_client.ray, "get_actor", lambda name, _namespace: actors[name])
+    monkeypatch.setattr(coordinator_client.ray.util, "list_named_actors", lambda **_all: listed)
+    answers.append(ActorDiedError())
+    CoordinatorClient(old, namespace="serket:toy").stop()
+    assert ended == [{"coordinator": old, "gmm": actors["gmm"]}[name] for name in killed]
