@@ -307,6 +307,18 @@ def killed_and_restarted(path, actor, patch, at):
     return iter([*received, actor.session.poll(0, "")[1:]]), ended and at > 0
 
 
+def test_more_events_than_fit_into_a_manifest_are_written_beside_the_commits_before_it(path, actor, monkeypatch):
+    monkeypatch.setattr("actors.coordination.session.MAX_COMMIT_EVENT_BYTES", 300)
+    actor.run()
+    stored = open_run(path).directory.checkpoints.latest().events
+    assert [event[0] for event in stored] == ["commit"]
+    actor.alive = False  # killed after its last commit
+    attach_to(path)
+    assert logged(path) == emitted(actor)
+    assert commits(path) == ALL_COMMITS
+    assert not list((path / "checkpoints").glob("unread_events/*"))
+
+
 def lost_with_the_round(actor):
     """Return the events of the first coordinator after its last commit: what they tell of is done again."""
     first = actor.incarnations[0]
