@@ -22,7 +22,14 @@ from actors.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_STATE_TEXT_BYTES
 from actors.messaging.kinds import KINDS
 from actors.messaging.message import SCHEMA, ArrayHeader, Header, Message
 from actors.messaging.stored_rows import StoredRows
-from actors.messaging.validation import HEADER_FIELDS, validate, validate_header
+from actors.messaging.validation import (
+    HEADER_FIELDS,
+    STRETCHWISE,
+    is_valid_stretch,
+    stretches,
+    validate,
+    validate_header,
+)
 from actors.types import Array
 
 
@@ -156,18 +163,21 @@ def decode(data: bytes) -> Message:
         raise MessageError(f"{header.route}: expected 'arrays' with a list of {count} arrays after the header")
     at += 8
     arrays: dict[str, Array | StoredRows] = {}
+    valid: list[str] = []
     for described in header.arrays:
         if at < len(view) and view[at] in _TEXT_LENGTH_BYTES:
             arrays[described.name], at = _read_stored(view, at, header, described)
             continue
         blob, at = _read_blob(view, at, header, described)
-        if described.dtype == "|b1" and blob.translate(None, b"\0\1"):
+        if described.dtype == "|b1" and bytes(blob).translate(None, b"\0\1"):
             raise MessageError(f"{header.route}: {described.name} contains bytes other than 0 and 1")
-        arrays[described.name] = np.frombuffer(blob, dtype=described.dtype).reshape(described.shape)
+        arrays[described.name], is_valid = _copied(blob, header, described)
+        if is_valid:
+            valid.append(described.name)
     if at != len(view):
         raise MessageError(f"{header.route}: {len(view) - at} unexpected bytes after the message")
     message = Message(header, arrays)
-    validate(message)
+    validate(message, valid)
     return message
 
 
@@ -194,8 +204,8 @@ def _read_stored(view: memoryview, at: int, header: Header, described: ArrayHead
         raise MessageError(f"{where}: {error}") from None
 
 
-def _read_blob(view: memoryview, at: int, header: Header, described: ArrayHeader) -> tuple[bytes, int]:
-    """Return the bytes of an array, copied so that they are aligned, and the offset after them."""
+def _read_blob(view: memoryview, at: int, header: Header, described: ArrayHeader) -> tuple[memoryview, int]:
+    """Return the bytes of an array in the document, and the offset after them."""
     where = f"{header.route}: {described.name}"
     width = _LENGTH_BYTES.get(view[at]) if at < len(view) else None
     if width is None:
@@ -209,7 +219,24 @@ def _read_blob(view: memoryview, at: int, header: Header, described: ArrayHeader
             f"{where} has shape {described.shape} and needs {described.nbytes} bytes, "
             f"but {length} are declared and {available} are present"
         )
-    return bytes(view[start : start + length]), start + length
+    return view[start : start + length], start + length
+
+
+def _copied(blob: memoryview, header: Header, described: ArrayHeader) -> tuple[Array, bool]:
+    """Return an array of some bytes, copied so that they are aligned, and whether its values are known to be valid.
+
+    Each stretch is checked while the processor's cache still holds it.
+    """
+    array: Array = np.empty(described.shape, described.dtype)
+    spec = KINDS[header.kind].spec(described.name)
+    source, at, is_valid = np.frombuffer(blob, np.uint8), 0, spec is not None and spec.semantics in STRETCHWISE
+    for rows in stretches(array):
+        memory = rows.reshape(-1).view(np.uint8)
+        memory[:] = source[at : at + memory.size]
+        at += memory.size
+        is_valid = is_valid and spec is not None and is_valid_stretch(spec, rows)
+    array.flags.writeable = False
+    return array, is_valid
 
 
 def _read_header(view: memoryview, at: int) -> tuple[Header, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -92,11 +92,17 @@ def _check_array_header(where: str, kind: Kind, array: ArrayHeader, sizes: dict[
             )
 
 
-def validate(message: Message) -> None:
+def validate(message: Message, valid: Collection[str] = ()) -> None:
     """Check a message against its kind: first the header, then the values of the arrays.
 
     Values on disk are checked as they are read. A message that workers share may be larger than one that is in one
     process.
+
+    Parameters
+    ----------
+    message : Message
+    valid : collection of str
+        Arrays whose values have been checked (:func:`is_valid_stretch`).
 
     Raises
     ------
@@ -129,7 +135,7 @@ def validate(message: Message) -> None:
             )
         spec = kind.spec(name)
         assert spec is not None  # checked by validate_header
-        if isinstance(array, StoredRows):
+        if isinstance(array, StoredRows) or name in valid:
             continue
         problem = lengths_error(array, rows) if spec.semantics == "lengths" else array_error(spec, array)
         if problem:
@@ -153,7 +159,7 @@ def _field_error(name: str, value: object) -> str | None:
 @np.errstate(all="ignore")
 def array_error(spec: ArraySpec, array: Array) -> str | None:
     """Return why the values of `array`, whose dtype and dimensions match `spec`, are not valid, or None."""
-    if spec.semantics == "mask" or all(_is_valid(spec.semantics, rows) for rows in _stretches(array)):
+    if spec.semantics == "mask" or all(_is_valid(spec.semantics, rows) for rows in stretches(array)):
         return None
     if spec.semantics in ("real", "log", "counts"):
         if problem := _first_bad_row(~np.isfinite(array), "is not finite"):
@@ -175,7 +181,17 @@ def array_error(spec: ArraySpec, array: Array) -> str | None:
     return _first_bad_row(~(np.abs(sums - 1.0) <= tolerance), "does not sum to one")
 
 
-def _stretches(array: Array) -> Iterator[Array]:
+STRETCHWISE = frozenset({"real", "counts", "log", "distribution", "log_distribution"})
+"""The semantics of arrays whose values are valid if those of each stretch are."""
+
+
+@np.errstate(all="ignore")
+def is_valid_stretch(spec: ArraySpec, rows: Array) -> bool:
+    """Return whether the values of some rows of an array, whose dtype and dimensions match `spec`, are valid."""
+    return _is_valid(spec.semantics, rows)
+
+
+def stretches(array: Array) -> Iterator[Array]:
     """Yield an array in stretches of rows that fit into a processor's cache."""
     rows = max(1, STRETCH * len(array) // max(1, array.size))
     return (array[first : first + rows] for first in range(0, len(array), rows))

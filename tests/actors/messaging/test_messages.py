@@ -362,3 +362,18 @@ def test_the_row_at_fault_is_found_whatever_the_stretches_that_are_checked(monke
         with pytest.raises(MessageError, match=r"in row 37 \(1 such rows\)"):
             make_message(header(kind), arrays)
         make_message(header(kind), arrays_of(kind, n=50))
+
+
+@pytest.mark.parametrize("stretch", [1, 7, 10**6])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 700.0])
+def test_a_decoded_document_is_checked_in_every_row_whatever_the_stretches(monkeypatch, stretch, value):
+    monkeypatch.setattr(validation, "STRETCH", stretch)
+    for name, kind in ("log_prob", "class_posteriors"), ("responsibilities", "class_means"):
+        sent = make_message(header(kind), arrays_of(kind, n=50))
+        document, array = encode(sent), np.asarray(sent.arrays[name])
+        assert decode(document)[name].tobytes() == array.tobytes()
+        damaged = with_row(array, (37, 1), value)
+        changed = document.replace(array.tobytes(), damaged.tobytes())
+        assert changed != document
+        with pytest.raises(MessageError, match=rf"{name} .* in row 37 \(1 such rows\)"):
+            decode(changed)
