@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actors.kernels.jit import as_input
 from actors.kernels.neural.adam import MOMENTS
-from actors.kernels.neural.default_gradient import default_gradient, is_written_out
+from actors.kernels.neural.default_gradient import DefaultGradient, is_written_out
+from actors.kernels.neural.default_training import take_step
 from actors.kernels.neural.vae_networks import Likelihood, UserNetworkError
 from actors.kernels.neural.vae_training import loss_terms, make_optimiser
 from actors.kernels.neural.weight_block import WeightBlock, copy_of
@@ -129,26 +131,27 @@ class SharedNetworks:
     ----------
     device : torch.device
     weights : int
-        P, without weights that are not trained.
+        P, without weights that are not trained, and with the gaps between them in one block of memory.
     """
 
     def __init__(self, networks: nn.ModuleDict) -> None:
         self.networks = networks
         self.device = next(networks.parameters()).device
         self._trainable = {name: weight for name, weight in networks.named_parameters() if weight.requires_grad}
-        self.weights = sum(weight.numel() for weight in self._trainable.values())
-        self._is_default = is_written_out(networks)
         # One block of memory for all weights, one for each moment: a step copies three blocks, not as many as weights.
         self._blocks = {name: WeightBlock(self._trainable, self.device) for name in ("weights", *MOMENTS)}
         for name, weight in self._trainable.items():
             weight.data = self._blocks["weights"].views[name].copy_(weight.data)
-        self._steps = {name: torch.zeros((), device=self.device) for name in self._trainable}
-        self._mean = torch.empty(self.weights, device=self.device)
-        self._means = self._split(self._mean)
+        shapes = {name: torch.empty(weight.shape, device="meta") for name, weight in self._trainable.items()}
+        gradient = WeightBlock(shapes, self.device)
+        self._gradients, self._gradient = gradient.views, gradient.memory.get(torch.float32, torch.empty(0))
+        self.weights = len(self._gradient)
+        self._steps = torch.zeros(len(self._trainable), device=self.device)
+        self._written_out = DefaultGradient(self._blocks["weights"]) if is_written_out(networks) else None
         self._optimiser = make_optimiser(networks)
-        for name, weight in self._trainable.items():
+        for (name, weight), step in zip(self._trainable.items(), self._steps, strict=True):
             moments = {moment: self._blocks[moment].views[name] for moment in MOMENTS}
-            self._optimiser.state[weight] = {"step": self._steps[name], **moments}
+            self._optimiser.state[weight] = {"step": step, **moments}
         # These share the memory of the weights and buffers.
         self._tensors = {f"weights.{name}": value for name, value in networks.state_dict().items()}
         names = {weight.data_ptr(): name for name, weight in self._trainable.items()}
@@ -200,20 +203,15 @@ class SharedNetworks:
         UserNetworkError
             If learning changes more than the weights, such as running means, which are not sums over rows.
         """
-        if self._is_default and not mixed_precision:
-            flat = torch.empty(self.weights, device=self.device)
-            into = dict(zip(self._trainable, self._split(flat), strict=True))
-            terms = default_gradient(self.networks, rows, prior_mean, noise, beta, likelihood, into)
+        if self._written_out is not None and not mixed_precision:
+            self._written_out.threads.use(torch.get_num_threads())
+            terms = np.array(self._written_out.compute(rows, prior_mean, noise, beta, likelihood))
+            gradient = self._written_out.memory
         else:
-            terms = self._differentiate(rows, prior_mean, noise, beta, likelihood, mixed_precision)
-            weights = self._trainable.values()
-            gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-            flat = torch.cat([torch.empty(0, device=self.device), *(each.reshape(-1).float() for each in gradients)])
-        sums = torch.stack(terms).cpu().numpy().astype(np.float64)
-        if not np.isfinite(sums).all():
-            return np.full(self.weights, np.nan, np.float32), sums  # infinities of opposite sign would be added
-        gradient: Float32Array = flat.cpu().numpy()
-        return gradient, sums
+            gradient, terms = self._differentiate(rows, prior_mean, noise, beta, likelihood, mixed_precision)
+        if not np.isfinite(terms).all():
+            return np.full(self.weights, np.nan, np.float32), terms  # infinities of opposite sign would be added
+        return np.array(gradient), terms
 
     def _differentiate(
         self,
@@ -223,8 +221,8 @@ class SharedNetworks:
         beta: float,
         likelihood: Likelihood,
         mixed_precision: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute the gradients of the weights automatically; return the terms of the loss."""
+    ) -> tuple[Float32Array, FloatArray]:
+        """Return the gradient (P,), computed automatically, and the terms of the loss."""
         if not self.networks.training:
             self.networks.train()
         for weight in self._trainable.values():
@@ -242,13 +240,11 @@ class SharedNetworks:
                 "use LayerNorm or GroupNorm, or leave out workers"
             )
         torch.autograd.backward(reconstruction + beta * kl)
-        return reconstruction.detach(), kl.detach()
-
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        """Return the parts of a vector (P,) that belong to the trained weights, in their shapes."""
-        weights = self._trainable.values()
-        parts = torch.split(flat, [weight.numel() for weight in weights])
-        return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+        for name, weight in self._trainable.items():
+            into = self._gradients[name]
+            into.zero_() if weight.grad is None else into.copy_(weight.grad)
+        terms = torch.stack((reconstruction.detach(), kl.detach())).cpu().numpy().astype(np.float64)
+        return self._gradient.cpu().numpy(), terms
 
     def step(
         self, state: Mapping[str, Any], gradient: Float32Array, rows: float, learning_rate: float
@@ -268,27 +264,35 @@ class SharedNetworks:
         self.load(state)
         if not _holds(self._moments, state):
             self._load_moments(state)
-        self._optimiser.learning_rate = learning_rate
-        if self.device.type == "cpu":
-            np.divide(gradient, rows, out=self._mean.numpy())
-        else:
-            self._mean.copy_(torch.from_numpy(gradient / np.float32(rows)))
-        for weight, mean in zip(self._trainable.values(), self._means, strict=True):
-            weight.grad = mean.to(weight.dtype)
         self._weights, self._moments = {}, {}  # those of no state until the step is done
-        self._optimiser.step()
-        weights, *moments = (self._blocks[name].copy() for name in ("weights", *MOMENTS))
+        if self._written_out is not None and bool((self._steps == self._steps[0]).all()):
+            self._steps += 1.0
+            weights, moment1, moment2 = (block.memory[torch.float32].numpy() for block in self._blocks.values())
+            gradient, count = as_input(gradient, np.float32), int(self._steps[0])
+            take_step(weights, moment1, moment2, gradient, rows, count, learning_rate, self._written_out.threads)
+        else:
+            self._step_by_torch(gradient, rows, learning_rate)
+        copied, *moments = (self._blocks[name].copy() for name in ("weights", *MOMENTS))
         # What is not trained stays the same.
-        self._weights = {key: state[key] if name is None else weights[name] for key, name in self._names.items()}
-        for name, step in self._steps.items():
-            self._moments[f"adam.step.{name}"] = copy_of(step)
+        self._weights = {key: state[key] if name is None else copied[name] for key, name in self._names.items()}
+        steps = copy_of(self._steps)
+        for number, name in enumerate(self._trainable):
+            self._moments[f"adam.step.{name}"] = steps[number : number + 1].reshape(())
             for moment, values in zip(MOMENTS, moments, strict=True):
                 self._moments[f"adam.{moment}.{name}"] = values[name]
         return {**self._weights, **self._moments}
 
+    def _step_by_torch(self, gradient: Float32Array, rows: float, learning_rate: float) -> None:
+        """Take a step of Adam on the weights as they are loaded."""
+        self._optimiser.learning_rate = learning_rate
+        self._gradient.copy_(torch.from_numpy(gradient / np.float32(rows)))
+        for name, weight in self._trainable.items():
+            weight.grad = self._gradients[name].to(weight.dtype)
+        self._optimiser.step()
+
     def _load_moments(self, state: Mapping[str, Any]) -> None:
         """Load Adam's moments and step counts, zeros if the state has none."""
-        for name, step in self._steps.items():
+        for name, step in zip(self._trainable, self._steps, strict=True):
             known = f"adam.step.{name}" in state
             for key, into in (("step", step), *((moment, self._blocks[moment].views[name]) for moment in MOMENTS)):
                 if known:

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
 from torch import Tensor, nn
 
-from actors.kernels.neural import default_training, step_kernels
+from actors.kernels.neural import default_gradient, step_kernels
 from actors.kernels.neural.default_training import applies_to
 from actors.kernels.neural.vae_networks import Likelihood, build
 from actors.kernels.neural.vae_training import TrainingOptions, make_optimiser, restore, save, train
@@ -85,7 +85,7 @@ def test_training_that_goes_on_from_a_saved_state_has_the_bits_of_one_without_a_
 def test_threads_do_not_change_the_kernels_bits(monkeypatch: pytest.MonkeyPatch):
     results = []
     for fewest in (0, 10**9):
-        monkeypatch.setattr(default_training, "FEWEST", fewest)
+        monkeypatch.setattr(default_gradient, "FEWEST", fewest)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
         networks = build(P, HIDDEN, L, seed=1)
         results.append((trained(networks, options(4)), [weight.detach().numpy() for weight in networks.parameters()]))
