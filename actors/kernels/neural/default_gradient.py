@@ -88,24 +88,31 @@ class DefaultGradient:
 
     Attributes
     ----------
-    memory : ndarray of float32
-        The gradient of the summed loss of the rows that were computed last, each weight's where `weights` has it.
     threads : KernelThreads
         One, until others are asked for.
     """
 
     def __init__(self, weights: WeightBlock) -> None:
-        gradient = WeightBlock(weights.views, torch.device("cpu"))
+        self._weights = weights
         # These views have no gradients themselves: torch records nothing of a step.
-        self._layers = {layer: _Layer(layer, weights, gradient) for layer in _LAYERS}
+        self._layers = {layer: _Layer(layer, weights) for layer in _LAYERS}
         self.threads = KernelThreads()
-        self.memory: Float32Array = gradient.memory[torch.float32].numpy()
         self._of_parts: Float32Array = np.empty((PARTS, len(self._layers["decoder.out"].bias)), np.float32)
         self._arrays = _Arrays(0, {name: len(layer.bias) for name, layer in self._layers.items()})
         self._shorter: dict[int, _Arrays] = {}
 
+    def new_memory(self) -> GradientMemory:
+        """Return memory for a gradient."""
+        return GradientMemory(self._weights)
+
     def compute(
-        self, rows: Tensor, prior_mean: Tensor, noise: Tensor, beta: float, likelihood: Likelihood
+        self,
+        rows: Tensor,
+        prior_mean: Tensor,
+        noise: Tensor,
+        beta: float,
+        likelihood: Likelihood,
+        into: GradientMemory,
     ) -> tuple[float, float]:
         """Compute the gradient of the summed loss of rows; return the summed reconstruction loss and KL divergence.
 
@@ -115,9 +122,12 @@ class DefaultGradient:
         beta : float
             β.
         likelihood : {"bce", "mse"}
+        into : GradientMemory
+            Receives the gradient.
         """
-        own, given = self._arrays_of(len(rows)), (noise.numpy(), prior_mean.numpy())
+        own, given = self._arrays_of(rows.shape[0]), (noise.numpy(), prior_mean.numpy())
         first, heads, second, out = (self._layers[layer] for layer in _LAYERS)
+        by_first, by_heads, by_second, by_out = (into.layers[layer] for layer in _LAYERS)
         torch.mm(rows, first.transposed, out=own.hidden)
         kernels.rectify(own.np_hidden, first.bias)
         torch.mm(own.hidden, heads.transposed, out=own.heads)
@@ -127,19 +137,19 @@ class DefaultGradient:
         torch.mm(own.latents, second.transposed, out=own.decoded)
         kernels.rectify(own.np_decoded, second.bias)
         torch.mm(own.decoded, out.transposed, out=own.logits)
-        reconstruction = self._by_logits(own, rows.numpy(), out, likelihood)
+        reconstruction = self._by_logits(own, rows.numpy(), out.bias, by_out.bias, likelihood)
 
-        torch.mm(own.logits_transposed, own.decoded, out=out.by_weight)
+        torch.mm(own.logits_transposed, own.decoded, out=by_out.weight)
         torch.mm(own.logits, out.weight, out=own.by_decoded)
-        kernels.rectify_backward(own.np_by_decoded, own.np_decoded, second.by_bias)
-        torch.mm(own.by_decoded_transposed, own.latents, out=second.by_weight)
+        kernels.rectify_backward(own.np_by_decoded, own.np_decoded, by_second.bias)
+        torch.mm(own.by_decoded_transposed, own.latents, out=by_second.weight)
         torch.mm(own.by_decoded, second.weight, out=own.by_latents)
         latent = own.np_by_latents, own.np_heads, own.np_deviation
-        kernels.sample_backward(*latent, *given, np.float32(beta), own.np_by_heads, heads.by_bias)
-        torch.mm(own.by_heads_transposed, own.hidden, out=heads.by_weight)
+        kernels.sample_backward(*latent, *given, np.float32(beta), own.np_by_heads, by_heads.bias)
+        torch.mm(own.by_heads_transposed, own.hidden, out=by_heads.weight)
         torch.mm(own.by_heads, heads.weight, out=own.by_hidden)
-        kernels.rectify_backward(own.np_by_hidden, own.np_hidden, first.by_bias)
-        torch.mm(own.by_hidden_transposed, rows, out=first.by_weight)
+        kernels.rectify_backward(own.np_by_hidden, own.np_hidden, by_first.bias)
+        torch.mm(own.by_hidden_transposed, rows, out=by_first.weight)
         return reconstruction, divergence
 
     def _arrays_of(self, rows: int) -> _Arrays:
@@ -153,27 +163,49 @@ class DefaultGradient:
             self._shorter[rows] = self._arrays.head(rows)
         return self._shorter[rows]
 
-    def _by_logits(self, own: _Arrays, rows: Float32Array, out: _Layer, likelihood: Likelihood) -> float:
+    def _by_logits(
+        self, own: _Arrays, rows: Float32Array, bias: Float32Array, by_bias: Float32Array, likelihood: Likelihood
+    ) -> float:
         """Replace the logits by their gradient, and compute that by their bias; return the reconstruction loss."""
         losses, reconstruct = np.empty(PARTS), kernels.bernoulli if likelihood == "bce" else kernels.gaussian
 
         def compute(first: int, end: int) -> None:
-            reconstruct(own.np_logits, out.bias, rows, self._of_parts, losses, first, end)
+            reconstruct(own.np_logits, bias, rows, self._of_parts, losses, first, end)
 
         self.threads.share(compute, PARTS, own.np_logits.size)
-        np.add.reduce(self._of_parts, axis=0, out=out.by_bias)
+        np.add.reduce(self._of_parts, axis=0, out=by_bias)
         return float(losses.sum())
 
 
-class _Layer:
-    """The weights of a layer and their gradient, as the arrays that a step uses."""
+class GradientMemory:
+    """Memory for the gradient of weights, each weight's where their block has it.
 
-    def __init__(self, name: str, weights: WeightBlock, gradient: WeightBlock) -> None:
+    Attributes
+    ----------
+    memory : ndarray of float32
+    layers : dict of str to _LayerGradient
+    """
+
+    def __init__(self, weights: WeightBlock) -> None:
+        self.memory: Float32Array = weights.empty_like()
+        views = weights.split(self.memory)
+        self.layers = {layer: _LayerGradient(views[f"{layer}.weight"], views[f"{layer}.bias"]) for layer in _LAYERS}
+
+
+class _LayerGradient:
+    """The gradient of a layer's weights, in the shapes that a step uses."""
+
+    def __init__(self, weight: Float32Array, bias: Float32Array) -> None:
+        self.weight, self.bias = torch.from_numpy(weight), bias
+
+
+class _Layer:
+    """The weights of a layer, as the arrays that a step uses."""
+
+    def __init__(self, name: str, weights: WeightBlock) -> None:
         self.weight = weights.views[f"{name}.weight"]
         self.transposed = self.weight.t()
         self.bias: Float32Array = weights.views[f"{name}.bias"].numpy()
-        self.by_weight = gradient.views[f"{name}.weight"]
-        self.by_bias: Float32Array = gradient.views[f"{name}.bias"].numpy()
 
 
 class _Arrays:

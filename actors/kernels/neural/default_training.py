@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from actors.kernels.neural import step_kernels as kernels
 from actors.kernels.neural.adam import DECAYS, EPSILON, MOMENTS, Adam
-from actors.kernels.neural.default_gradient import DefaultGradient, KernelThreads, is_written_out
+from actors.kernels.neural.default_gradient import DefaultGradient, is_written_out
 from actors.kernels.neural.vae_networks import Likelihood
 from actors.kernels.neural.weight_block import WeightBlock
 from actors.kernels.types import Float32Array, IntArray
@@ -56,6 +56,7 @@ class DefaultTraining:
             for moment, block in zip(MOMENTS, moments, strict=True):
                 optimiser.state[weight][moment] = block.views[name].copy_(optimiser.state[weight][moment])
         self._gradient = DefaultGradient(weights)
+        self._memory = self._gradient.new_memory()
         self._blocks = [block.memory[torch.float32].numpy() for block in (weights, *moments)]
         self._rows = torch.empty(size, weights.views["encoder.hidden.weight"].shape[1])
 
@@ -81,11 +82,15 @@ class DefaultTraining:
         """
         batch = self._rows[: len(chosen)]
         self._gather(rows.numpy(), chosen.numpy(), batch.numpy())
-        terms = self._gradient.compute(batch, prior_mean, noise, beta, self._likelihood)
+        terms = self._gradient.compute(batch, prior_mean, noise, beta, self._likelihood, self._memory)
         self._count += 1
-        own = self._gradient
         weights, moment1, moment2 = self._blocks
-        take_step(weights, moment1, moment2, own.memory, len(chosen), self._count, self._rate, own.threads)
+        numbers = adam_numbers(len(chosen), self._count, self._rate)
+
+        def compute(first: int, end: int) -> None:
+            kernels.adam(weights, moment1, moment2, self._memory.memory, numbers, first, end)
+
+        self._gradient.threads.share(compute, len(weights), len(weights))
         return terms
 
     def finish(self) -> None:
@@ -102,32 +107,16 @@ class DefaultTraining:
         self._gradient.threads.share(compute, len(chosen), into.size)
 
 
-def take_step(
-    weights: Float32Array,
-    moment1: Float32Array,
-    moment2: Float32Array,
-    gradient: Float32Array,
-    rows: float,
-    count: int,
-    learning_rate: float,
-    threads: KernelThreads,
-) -> None:
-    """Take step number `count` of Adam, in place, along the gradient of the mean loss of rows.
+def adam_numbers(rows: float, count: int, learning_rate: float) -> Float32Array:
+    """Return the numbers that :func:`actors.kernels.neural.step_kernels.adam` needs in step `count`.
 
     Parameters
     ----------
-    weights, moment1, moment2, gradient : ndarray of float32, shape (P,)
-        The memory of blocks of the same weights; the gradient is that of the summed loss.
     rows : float
-        Their number.
+        Number of rows over which the gradient was summed.
     count : int
+        From 1.
     learning_rate : float
-    threads : KernelThreads
     """
     rate, correction = learning_rate / (1.0 - DECAYS[0] ** count), 1.0 / math.sqrt(1.0 - DECAYS[1] ** count)
-    numbers: Float32Array = np.array([1.0 / rows, rate, correction, *DECAYS, EPSILON], np.float32)
-
-    def compute(first: int, end: int) -> None:
-        kernels.adam(weights, moment1, moment2, gradient, numbers, first, end)
-
-    threads.share(compute, len(weights), len(weights))
+    return np.array([1.0 / rows, rate, correction, *DECAYS, EPSILON], np.float32)

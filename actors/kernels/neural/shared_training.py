@@ -10,6 +10,7 @@ P is the number of weights, all networks together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from actors.kernels.jit import as_input
+from actors.kernels.neural import step_kernels as kernels
 from actors.kernels.neural.adam import MOMENTS
 from actors.kernels.neural.default_gradient import DefaultGradient, is_written_out
-from actors.kernels.neural.default_training import take_step
+from actors.kernels.neural.default_training import adam_numbers
 from actors.kernels.neural.vae_networks import Likelihood, UserNetworkError
 from actors.kernels.neural.vae_training import loss_terms, make_optimiser
 from actors.kernels.neural.weight_block import WeightBlock, copy_of
@@ -32,6 +34,10 @@ from actors.kernels.types import Array, Float32Array, FloatArray, IntArray
 PART_ROWS = 250
 """Fewest rows of a part of a full batch. Each part costs as much as about 35 rows, however large the networks are: its
 gradient is converted and added, and the weights are read again."""
+
+
+_KEPT = ("step", *MOMENTS)
+"""What a state has of the optimiser for each weight."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,9 @@ class SharedNetworks:
         names = {weight.data_ptr(): name for name, weight in self._trainable.items()}
         self._names = {name: names.get(value.data_ptr()) for name, value in self._tensors.items()}
         self._has_buffers = any(True for _ in networks.buffers())
+        self._count: int | None = None  # of steps by the compiled kernel
+        self._vector: Float32Array  # the block of the weights
+        self._last_moments: tuple[Float32Array, Float32Array]
         self._weights: dict[str, Any] = {}  # the arrays that were loaded last
         self._moments: dict[str, Any] = {}
 
@@ -205,13 +214,14 @@ class SharedNetworks:
         """
         if self._written_out is not None and not mixed_precision:
             self._written_out.threads.use(torch.get_num_threads())
-            terms = np.array(self._written_out.compute(rows, prior_mean, noise, beta, likelihood))
-            gradient = self._written_out.memory
+            into = self._written_out.new_memory()
+            terms = np.array(self._written_out.compute(rows, prior_mean, noise, beta, likelihood, into))
+            gradient = into.memory
         else:
             gradient, terms = self._differentiate(rows, prior_mean, noise, beta, likelihood, mixed_precision)
-        if not np.isfinite(terms).all():
-            return np.full(self.weights, np.nan, np.float32), terms  # infinities of opposite sign would be added
-        return np.array(gradient), terms
+        if not math.isfinite(terms.sum()):
+            gradient = np.full(self.weights, np.nan, np.float32)  # infinities of opposite sign would be added
+        return gradient, terms
 
     def _differentiate(
         self,
@@ -244,7 +254,7 @@ class SharedNetworks:
             into = self._gradients[name]
             into.zero_() if weight.grad is None else into.copy_(weight.grad)
         terms = torch.stack((reconstruction.detach(), kl.detach())).cpu().numpy().astype(np.float64)
-        return self._gradient.cpu().numpy(), terms
+        return copy_of(self._gradient), terms
 
     def step(
         self, state: Mapping[str, Any], gradient: Float32Array, rows: float, learning_rate: float
@@ -265,30 +275,46 @@ class SharedNetworks:
         if not _holds(self._moments, state):
             self._load_moments(state)
         self._weights, self._moments = {}, {}  # those of no state until the step is done
-        if self._written_out is not None and bool((self._steps == self._steps[0]).all()):
-            self._steps += 1.0
-            weights, moment1, moment2 = (block.memory[torch.float32].numpy() for block in self._blocks.values())
-            gradient, count = as_input(gradient, np.float32), int(self._steps[0])
-            take_step(weights, moment1, moment2, gradient, rows, count, learning_rate, self._written_out.threads)
+        if self._written_out is not None and self._count is not None:
+            made = self._step_written_out(self._written_out, gradient, rows, learning_rate)
         else:
-            self._step_by_torch(gradient, rows, learning_rate)
-        copied, *moments = (self._blocks[name].copy() for name in ("weights", *MOMENTS))
+            made = self._step_by_torch(gradient, rows, learning_rate)
         # What is not trained stays the same.
-        self._weights = {key: state[key] if name is None else copied[name] for key, name in self._names.items()}
-        steps = copy_of(self._steps)
-        for number, name in enumerate(self._trainable):
-            self._moments[f"adam.step.{name}"] = steps[number : number + 1].reshape(())
-            for moment, values in zip(MOMENTS, moments, strict=True):
-                self._moments[f"adam.{moment}.{name}"] = values[name]
+        self._weights = {key: state[key] if name is None else made[0][name] for key, name in self._names.items()}
+        self._moments = {
+            f"adam.{key}.{name}": each for key, of in zip(_KEPT, made[1:], strict=True) for name, each in of.items()
+        }
         return {**self._weights, **self._moments}
 
-    def _step_by_torch(self, gradient: Float32Array, rows: float, learning_rate: float) -> None:
-        """Take a step of Adam on the weights as they are loaded."""
+    def _step_written_out(
+        self, written_out: DefaultGradient, gradient: Float32Array, rows: float, learning_rate: float
+    ) -> list[Mapping[str, Array]]:
+        """Take a step by the compiled kernel; return weights, step counts and moments."""
+        assert self._count is not None
+        self._count += 1
+        numbers = adam_numbers(rows, self._count, learning_rate)
+        block, given = self._blocks["weights"], as_input(gradient, np.float32)
+        weights, (moment1, moment2) = self._vector, self._last_moments
+        into, (new1, new2) = block.empty_like(), (moments := (block.empty_like(), block.empty_like()))
+
+        def compute(first: int, end: int) -> None:
+            kernels.adam_apart(weights, moment1, moment2, given, numbers, into, new1, new2, first, end)
+
+        written_out.threads.share(compute, len(weights), len(weights))
+        self._last_moments = moments
+        steps = dict.fromkeys(self._trainable, np.array(self._count, np.float32))
+        return [block.split(into), steps, *map(block.split, moments)]
+
+    def _step_by_torch(self, gradient: Float32Array, rows: float, learning_rate: float) -> list[Mapping[str, Array]]:
+        """Take a step with torch; return weights, step counts and moments."""
         self._optimiser.learning_rate = learning_rate
         self._gradient.copy_(torch.from_numpy(gradient / np.float32(rows)))
         for name, weight in self._trainable.items():
             weight.grad = self._gradients[name].to(weight.dtype)
         self._optimiser.step()
+        steps = dict(zip(self._trainable, map(np.array, copy_of(self._steps)), strict=True))
+        made, *moments = (self._blocks[name].copy() for name in ("weights", *MOMENTS))
+        return [made, steps, *moments]
 
     def _load_moments(self, state: Mapping[str, Any]) -> None:
         """Load Adam's moments and step counts, zeros if the state has none."""
@@ -299,8 +325,16 @@ class SharedNetworks:
                     into.copy_(torch.from_numpy(np.array(state[f"adam.{key}.{name}"])))
                 else:
                     into.zero_()
+        if self._written_out is not None:
+            counts = set(self._steps.tolist())
+            self._count = int(counts.pop()) if len(counts) == 1 else None
+            self._vector, *moments = (block.memory[torch.float32].numpy() for block in self._blocks.values())
+            self._last_moments = moments[0], moments[1]
 
 
 def _holds(arrays: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
     """Return whether there are arrays and a state holds these very objects."""
-    return bool(arrays) and all(state.get(name) is value for name, value in arrays.items())
+    for name, value in arrays.items():
+        if state.get(name) is not value:
+            return False
+    return bool(arrays)

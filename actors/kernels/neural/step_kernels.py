@@ -262,6 +262,23 @@ def sample_backward(
 
 
 @kernel
+def _adam_of(
+    weight: np.float32, moment1: np.float32, moment2: np.float32, gradient: np.float32, numbers: tuple[np.float32, ...]
+) -> tuple[np.float32, np.float32, np.float32]:
+    """Return a weight and its moments after a step (Kingma and Ba 2015, algorithm 1)."""
+    scale, rate, correction, decay1, decay2, epsilon = numbers
+    slope = gradient * scale
+    mean = decay1 * moment1 + (_ONE - decay1) * slope
+    square = decay2 * moment2 + (_ONE - decay2) * slope * slope
+    return weight - rate * mean / (math.sqrt(square) * correction + epsilon), mean, square
+
+
+@kernel
+def _unpacked(numbers: Float32Array) -> tuple[np.float32, ...]:
+    return numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+
+
+@kernel
 def adam(
     weights: Float32Array,
     moment1: Float32Array,
@@ -271,7 +288,7 @@ def adam(
     first: int,
     end: int,
 ) -> None:
-    """Take a step of Adam (Kingma and Ba 2015, algorithm 1) on a vector of weights, in place.
+    """Take a step of Adam on a vector of weights, in place.
 
     Parameters
     ----------
@@ -284,17 +301,36 @@ def adam(
     first, end : int
         The stretch of the weights that is changed.
     """
-    scale, rate, correction = numbers[0], numbers[1], numbers[2]
-    decay1, decay2, epsilon = numbers[3], numbers[4], numbers[5]
-    rest1, rest2 = _ONE - decay1, _ONE - decay2
+    given = _unpacked(numbers)
     w, m1, m2, g = weights[first:end], moment1[first:end], moment2[first:end], gradient[first:end]
     for i in range(len(w)):
-        slope = g[i] * scale
-        mean = decay1 * m1[i] + rest1 * slope
-        square = decay2 * m2[i] + rest2 * slope * slope
-        m1[i] = mean
-        m2[i] = square
-        w[i] -= rate * mean / (math.sqrt(square) * correction + epsilon)
+        w[i], m1[i], m2[i] = _adam_of(w[i], m1[i], m2[i], g[i], given)
+
+
+@kernel
+def adam_apart(
+    weights: Float32Array,
+    moment1: Float32Array,
+    moment2: Float32Array,
+    gradient: Float32Array,
+    numbers: Float32Array,
+    into_weights: Float32Array,
+    into_moment1: Float32Array,
+    into_moment2: Float32Array,
+    first: int,
+    end: int,
+) -> None:
+    """Take a step of Adam, writing the results into other memory; the weights alone change in place, too.
+
+    Parameters are those of :func:`adam`.
+    """
+    given = _unpacked(numbers)
+    w, m1, m2, g = weights[first:end], moment1[first:end], moment2[first:end], gradient[first:end]
+    new_w, new_m1, new_m2 = into_weights[first:end], into_moment1[first:end], into_moment2[first:end]
+    for i in range(len(w)):
+        weight, new_m1[i], new_m2[i] = _adam_of(w[i], m1[i], m2[i], g[i], given)
+        w[i] = weight
+        new_w[i] = weight
 
 
 def compile_kernels(likelihood: str) -> None:
@@ -310,3 +346,5 @@ def compile_kernels(likelihood: str) -> None:
     sample(small, one, one, one, one.copy())
     sample_backward(one, small, one, one, one, np.float32(1.0), small.copy(), column)
     adam(column, column.copy(), column.copy(), column, np.ones(6, np.float32), 0, 2)
+    given = column.copy(), column.copy(), column.copy(), column
+    adam_apart(*given, np.ones(6, np.float32), column.copy(), column.copy(), column.copy(), 0, 2)

@@ -37,8 +37,22 @@ class WeightBlock:
             first = ends.get(weight.dtype, 0)
             self._places[name] = weight.dtype, slice(first, first + weight.numel()), weight.shape
             ends[weight.dtype] = first + -(-weight.numel() // ALIGNED) * ALIGNED
+        ends_of_parts = [(part.stop, -(-part.stop // ALIGNED) * ALIGNED) for _, part, _ in self._places.values()]
+        self._gaps = [slice(end, aligned) for end, aligned in ends_of_parts if end < aligned]
+        self._length = ends.get(torch.float32, 0)
         self.memory = {dtype: torch.zeros(end, dtype=dtype, device=device) for dtype, end in ends.items()}
         self.views = {name: self.memory[dtype][part].view(shape) for name, (dtype, part, shape) in self._places.items()}
+
+    def empty_like(self) -> Array:
+        """Return a new vector like the memory of weights that are all of float32; zero in the gaps alone."""
+        memory = np.empty(self._length, np.float32)
+        for gap in self._gaps:
+            memory[gap] = 0.0
+        return memory
+
+    def split(self, memory: Array) -> dict[str, Array]:
+        """Return the part of each weight in a vector of :meth:`empty_like`, in its shape."""
+        return {name: memory[part].reshape(shape) for name, (_, part, shape) in self._places.items()}
 
     def copy(self) -> dict[str, Array]:
         """Return a copy of all tensors in host memory."""

@@ -54,9 +54,12 @@ def test_it_is_that_of_automatic_differentiation_for_any_number_of_rows_in_turn(
     networks.double()
     for rows in (40, 1, 7, 150, 40):
         given = batch(rows)
-        gradient.memory[:] = np.nan
-        terms = gradient.compute(*given, beta, likelihood)
-        found.memory[torch.float32].copy_(torch.from_numpy(gradient.memory))
+        into = gradient.new_memory()
+        for layer in into.layers.values():
+            layer.weight.fill_(torch.nan)
+            layer.bias[:] = np.nan
+        terms = gradient.compute(*given, beta, likelihood, into)
+        found.memory[torch.float32].copy_(torch.from_numpy(into.memory))
         reconstruction, divergence = torch_terms(networks, likelihood, *(each.double() for each in given))
         networks.zero_grad()
         torch.autograd.backward(reconstruction + beta * divergence)

@@ -104,6 +104,19 @@ def test_networks_whose_weights_took_different_numbers_of_steps_are_trained_auto
     assert float(adam.state[networks["decoder"].out.bias]["step"]) == 7.0
 
 
+def test_a_step_of_adam_in_other_memory_has_the_bits_of_one_in_place():
+    rng, numbers = np.random.default_rng(0), np.array([0.01, 0.003, 1.2, 0.9, 0.999, 1e-8], np.float32)
+    weights, moment1, gradient = (rng.normal(size=100).astype(np.float32) for _ in range(3))
+    moment2, made = np.square(moment1), [np.full(100, np.nan, np.float32) for _ in range(3)]
+    own, before = [weights.copy(), moment1.copy(), moment2.copy()], (moment1.copy(), moment2.copy())
+    step_kernels.adam(*own, gradient, numbers, 5, 90)
+    step_kernels.adam_apart(weights, moment1, moment2, gradient, numbers, *made, 5, 90)
+    for array, expected in zip([weights, *made], [own[0], *own], strict=True):
+        assert_array_equal(array[5:90], expected[5:90])
+    assert_array_equal([moment1, moment2], before)
+    assert_array_equal([array[90:] for array in made], np.full((3, 10), np.nan))
+
+
 def reconstruction(logits: np.ndarray, rows: np.ndarray, parts: int = 3) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the gradients by logits and bias, and the loss, of the kernel."""
     by_logits, by_bias, losses = logits.copy(), np.empty((parts, logits.shape[1]), np.float32), np.empty(parts)

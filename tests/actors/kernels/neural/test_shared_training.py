@@ -163,6 +163,34 @@ def test_a_step_has_the_same_bits_from_any_copy_of_the_state_and_does_not_change
         state = after
 
 
+def test_weights_that_took_different_numbers_of_steps_go_on_from_their_own() -> None:
+    shared, theirs = networks_of(), build(P, 8, L, 0)
+    adam, state = torch.optim.Adam(theirs.parameters(), lr=1e-2), state_of(shared)
+    torch_loss(theirs, "bce", 1.0, *batch()).backward()
+    adam.step()
+    adam.state[theirs["decoder"].out.bias]["step"] += 5.0
+    state = save(theirs, adam)
+    for seed in (1, 2):
+        shared.load(state)
+        state = shared.step(state, shared.gradient(*batch(seed=seed), 1.0, "bce")[0], 40, 1e-2)
+        adam.zero_grad()
+        torch_loss(theirs, "bce", 1.0, *batch(seed=seed)).backward()
+        adam.step()
+    for name, value in save(theirs, adam).items():
+        np.testing.assert_allclose(state[name], value, rtol=2e-3, atol=2e-5 * max(np.abs(value).max(), 1e-3))
+
+
+def test_gradients_of_several_batches_do_not_share_memory_and_have_no_garbage_between_weights() -> None:
+    shared = networks_of()
+    first = shared.gradient(*batch(), 1.0, "bce")[0]
+    kept = first.copy()
+    second = shared.gradient(*batch(seed=1), 1.0, "bce")[0]
+    np.testing.assert_array_equal(first, kept)
+    assert not np.shares_memory(first, second)
+    count = sum(weight.numel() for weight in shared.networks.parameters())
+    assert np.count_nonzero(first) <= count < len(first)
+
+
 def test_the_gradient_of_a_loss_that_is_not_finite_is_nan() -> None:
     gradient, terms = networks_of().gradient(batch()[0] * 1e30, *batch()[1:], 1.0, "mse")
     assert not np.isfinite(terms).all()
