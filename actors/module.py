@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -139,6 +139,13 @@ class Inbox:
         return result
 
 
+@cache
+def _words_of(name: str) -> tuple[int, int]:
+    """Return two words of 32 bits that stand for the name of a module in seeds."""
+    digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return digest & 0xFFFFFFFF, digest >> 32
+
+
 @dataclass(frozen=True)
 class Context:
     """The arguments of a call besides its inbox: its position in the schedule, and the settings for this call.
@@ -206,17 +213,25 @@ class Context:
         """The only source of randomness; equal for every attempt at the same update, on any machine."""
         return np.random.default_rng(self._seed_sequence(0))
 
+    def within(self, *, sweep: int | None, chunk: int | None = None) -> Context:
+        """Return the context of a pass, or of a chunk in it; the copy takes a tenth of the time of a new one."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, sweep=sweep, chunk=chunk)
+        other.__dict__.pop("generator", None)
+        return other
+
     @property
     def torch_seed(self) -> int:
         """A seed for a torch generator, independent of the stream of :attr:`generator`."""
         return int(self._seed_sequence(1).generate_state(1, np.uint64)[0] >> 1)
 
     def _seed_sequence(self, stream: int) -> np.random.SeedSequence:
-        name = int.from_bytes(hashlib.blake2b(self.module.encode(), digest_size=8).digest(), "little")
         position = (self.chain, self.round, self.step, self.exchange)
-        key: tuple[int, ...] = (name & 0xFFFFFFFF, name >> 32, *position, stream)
+        key: tuple[int, ...] = (*_words_of(self.module), *position, stream)
         if self.sweep is not None:
             key = (*key, self.sweep, 0 if self.chunk is None else self.chunk + 1)
+        if max(key) < 1 << 32:  # numpy converts one array, not nine integers: the same words in half of the time
+            return np.random.SeedSequence(self.seed, spawn_key=(np.array(key, np.uint32),))  # type: ignore[arg-type]
         return np.random.SeedSequence(self.seed, spawn_key=key)
 
     @property

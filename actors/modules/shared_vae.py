@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +56,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         self._step: tuple[object, Mapping[int, Sequence[int]]] | None = None
         self._divided: Batches | None = None
         self._noise: torch.Generator | None = None
+        self._memory: Float32Array = np.empty((0, 0), np.float32)
 
     def start(self, inbox: Inbox, context: Context) -> State:
         """Return new weights."""
@@ -87,7 +87,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         shared = self._load(learnt, context)
         ends = np.array([float(((context.sweep or 0) + 1) % batches.steps == 0)])
         if len(rows):
-            values = self._tensor(_read(message, rows, parameters))
+            values = self._tensor(_read(message, rows, parameters, self._memory_of(message, len(rows))))
             means = self._tensor(prior_mean_of(chunk.inbox, len(chunk), parameters.latent_dim, rows))
             noise = torch.randn(means.shape, generator=self._torch_generator(context), device=self.device)
             beta = _options(parameters).beta(len(learnt["loss"]))
@@ -210,7 +210,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         """Return the rows of the chunk that this step uses; those of all steps of an epoch are kept."""
         epoch = (context.sweep or 0) // batches.steps
         if chunk.memo.get("epoch") != epoch:
-            generator = replace(context, sweep=epoch).generator
+            generator = context.within(sweep=epoch, chunk=context.chunk).generator
             present = np.flatnonzero(_present(message))
             chunk.memo["epoch"], chunk.memo["parts"] = epoch, batches.parts_of(chunk.index, present, generator)
         own, first = chunk.memo["parts"], chunk.index * batches.parts_of_chunk
@@ -224,7 +224,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
             return self._step[1]
         epoch, step = divmod(sweep, batches.steps)
         if self._epoch is None or self._epoch[0] != (position, epoch):
-            of_epoch = replace(context, sweep=epoch, chunk=None)
+            of_epoch = context.within(sweep=epoch)
             self._epoch = (position, epoch), batches.order(of_epoch.generator)
         chosen: dict[int, list[int]] = {}
         for part in sorted(self._epoch[1][step].tolist()):
@@ -268,14 +268,18 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         return self._restarted[1]
 
     def _new_state(self, shape: tuple[int, ...], context: Context) -> State:
+        from actors.kernels.neural.shared_training import SharedNetworks
         from actors.kernels.neural.vae_training import make_optimiser, save
 
         networks = self._new_networks(int(np.prod(shape, dtype=np.int64)), _update_seed(context))
-        return {
+        state = {
             **save(networks, make_optimiser(networks)),
             "loss": np.zeros(0),
             "shape": np.array(shape, dtype=np.int64),
         }
+        if self._shared is None:
+            self._shared = SharedNetworks(networks)
+        return state
 
     def _new_networks(self, pixels: int, seed: int) -> torch.nn.ModuleDict:
         """Return new networks, on the module's device."""
@@ -290,15 +294,20 @@ class SharedVAE(ShardedModule["VAEParameters"]):
 
     def _load(self, learnt: State, context: Context) -> SharedNetworks:
         """Return this worker's networks, with the learnt weights."""
-        from actors.kernels.neural.shared_training import SharedNetworks
-
-        if self._shared is None or self._shared.device.type != self.device:
-            pixels = int(np.prod(_shape_of(learnt), dtype=np.int64))
-            self._shared = SharedNetworks(self._new_networks(pixels, seed=0))
+        shared = self._networks_of(learnt)
         try:
-            self._shared.load(learnt)
+            shared.load(learnt)
         except ValueError as error:
             raise ModuleError(f"{context.where}: {error}") from error
+        return shared
+
+    def _networks_of(self, learnt: State) -> SharedNetworks:
+        """Return this worker's networks, with whatever weights."""
+        if self._shared is None or self._shared.device.type != self.device:
+            from actors.kernels.neural.shared_training import SharedNetworks
+
+            pixels = int(np.prod(_shape_of(learnt), dtype=np.int64))
+            self._shared = SharedNetworks(self._new_networks(pixels, seed=0))
         return self._shared
 
     @contextmanager
@@ -306,10 +315,12 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         """Name a user's network in its failures, and give it the draws of this chunk and pass."""
         from actors.kernels.neural.vae_networks import seeded
 
-        own = parameters.encoder is not None or parameters.decoder is not None
+        if parameters.encoder is None and parameters.decoder is None:
+            yield
+            return
         with (
             training_failures(context.where, parameters.encoder, parameters.decoder, parameters.likelihood),
-            seeded(context.torch_seed) if own else nullcontext(),
+            seeded(context.torch_seed),
         ):
             yield
 
@@ -317,7 +328,8 @@ class SharedVAE(ShardedModule["VAEParameters"]):
 
     def _check_shape(self, parameters: VAEParameters, shape: tuple[int, ...], trained: tuple[int, ...] | None) -> None:
         """Raise ModuleError if a step sets what defines the networks, or observations have another shape."""
-        if any(getattr(parameters, name) != getattr(self.parameters, name) for name in self.fixed_parameters):
+        own = self.parameters
+        if parameters is not own and any(getattr(parameters, n) != getattr(own, n) for n in self.fixed_parameters):
             fixed = ", ".join(self.fixed_parameters)
             raise ModuleError(f"{fixed} define the networks and cannot be set for a step")
         if trained is not None and shape != trained:
@@ -326,7 +338,15 @@ class SharedVAE(ShardedModule["VAEParameters"]):
     def _tensor(self, array: Float32Array) -> torch.Tensor:
         import torch
 
-        return torch.from_numpy(array).to(self.device)
+        tensor = torch.from_numpy(array)
+        return tensor if self.device == "cpu" else tensor.to(self.device)
+
+    def _memory_of(self, message: Message, count: int) -> Float32Array:
+        """Return memory for some observations, the same in every step, as far as it is large enough."""
+        width = math.prod(message.shape("values")[1:])
+        if self._memory.shape[1:] != (width,) or len(self._memory) < count:
+            self._memory = np.empty((count, width), np.float32)
+        return self._memory[:count]
 
     def _torch_generator(self, context: Context) -> torch.Generator:
         import torch
@@ -392,6 +412,8 @@ def prior_mean_of(inbox: Inbox, count: int, latent_dim: int, rows: IntArray | sl
         If the messages do not match.
     """
     chosen = len(range(count)[rows]) if isinstance(rows, slice) else len(rows)
+    if not inbox.all("class_means") and not inbox.all("latent_means"):
+        return np.zeros((chosen, latent_dim), dtype=np.float32)
     total, messages = np.zeros((chosen, latent_dim), dtype=np.float32), np.zeros((chosen, 1), dtype=np.float32)
     message = inbox.first("class_means")
     if message is not None:
@@ -424,7 +446,7 @@ def _present(message: Message) -> BoolArray:
 
 def _update_seed(context: Context) -> int:
     """Return the torch seed of the update, the same in all of its passes and chunks."""
-    return replace(context, sweep=None, chunk=None).torch_seed
+    return context.within(sweep=None).torch_seed
 
 
 def _shape_of(learnt: State) -> tuple[int, ...]:
@@ -432,12 +454,18 @@ def _shape_of(learnt: State) -> tuple[int, ...]:
     return tuple(int(length) for length in learnt["shape"])
 
 
-def _read(message: Message, rows: IntArray, parameters: VAEParameters) -> Float32Array:
-    """Return observations, none of them missing, as rows of float32.
+def _read(
+    message: Message, rows: IntArray, parameters: VAEParameters, memory: Float32Array | None = None
+) -> Float32Array:
+    """Return observations, none of them missing, as rows of float32, in the given memory if they are so already.
 
     Unlike in one process, a column of numbers that differ in no digit of float32 is no error: it may be so in a chunk.
     """
-    values = message.take("values", rows)
+    held = message.arrays["values"]
+    if memory is not None and isinstance(held, np.ndarray) and held.dtype == np.float32:
+        values = np.take(held, rows, axis=0, out=memory.reshape(len(rows), *held.shape[1:]), mode="clip")
+    else:
+        values = message.take("values", rows)
     values = values.reshape(len(rows), int(np.prod(values.shape[1:], dtype=np.int64)))
     with np.errstate(over="ignore", under="ignore"):
         read: Float32Array = values.astype(np.float32, copy=False)

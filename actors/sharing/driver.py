@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from actors.errors import ModuleError
@@ -162,7 +162,7 @@ class Worker:
 
     def begin_response(self, learnt: State, sweep: int) -> tuple[State, tuple[str, ...]]:
         """Return what the workers need of the parameters, and the scans before the response."""
-        context = replace(self._shard.context, sweep=sweep)
+        context = self._shard.context.within(sweep=sweep)
         return self._keep(learnt), self._shard.module.scans(learnt, responding=True, context=context)
 
     def summarise(self, scan: str, shared: State | None, sweep: int, before: Sequence[str], *brought: Any) -> Any:
@@ -198,7 +198,7 @@ class Worker:
 
     def _plan(self, passes: int) -> Plan:
         """Return what follows after a number of passes."""
-        module, context = self._shard.module, replace(self._shard.context, sweep=passes)
+        module, context = self._shard.module, self._shard.context.within(sweep=passes)
         if module.is_finished(self._learnt, passes, context):
             return Plan(finished=True, scans=())
         return Plan(finished=False, scans=module.scans(self._learnt, responding=False, context=context))

@@ -7,7 +7,6 @@ worker's chunks (:mod:`actors.kernels.chunk_tree`), at most 2 log₂ of the numb
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -103,7 +102,7 @@ class Shard:
                 name: np.asarray(value, np.float32 if name in single else np.float64) for name, value in given.items()
             }
 
-        context, own = replace(self.context, sweep=sweep), range(self.extent.first, self.extent.last)
+        context, own = self.context.within(sweep=sweep), range(self.extent.first, self.extent.last)
         selected = [self.module.selects(index, self.extent, learnt, context) for index in own]
         return self._combined(one, merging(self.module), sweep, selected=selected)
 
@@ -154,7 +153,7 @@ class Shard:
                     return cast("T", NOTHING)
             if node[0] > 0:
                 return None
-            context = replace(self.context, sweep=sweep, chunk=node[1])
+            context = self.context.within(sweep=sweep, chunk=node[1])
             entering = {scan: entered[node[1]] for scan, entered in self._entered.items()}
             return one(self.rows.chunk(node[1], entering, self._memos.setdefault(node[1], {})), context)
 
@@ -294,7 +293,7 @@ class Root:
 
     def maximise(self, learnt: State, sweep: int, parts: Sequence[Parts[Statistics]]) -> State:
         """Return the next parameters."""
-        return dict(self.module.maximise(self.total(parts), learnt, replace(self.context, sweep=sweep)))
+        return dict(self.module.maximise(self.total(parts), learnt, self.context.within(sweep=sweep)))
 
     def total(self, parts: Sequence[Parts[Statistics]]) -> Statistics:
         """Return the sums over all rows."""

@@ -3,6 +3,7 @@
 import doctest
 import sys
 from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
 from types import ModuleType
 
 import numpy as np
@@ -92,6 +93,18 @@ class TestRandomness:
         assert first != second
         fresh = replace(CONTEXT)
         assert fresh.generator.random(16).tolist() == first + second
+
+    @pytest.mark.parametrize("sweep", [None, 0, 3, 2**32 - 1, 2**32])
+    @pytest.mark.parametrize("chunk", [None, 0, 7])
+    def test_the_context_of_a_pass_draws_like_a_new_one_of_the_same_place(self, sweep, chunk):
+        assert draws(CONTEXT)  # its generator is not handed on
+        within, new = CONTEXT.within(sweep=sweep, chunk=chunk), replace(CONTEXT, sweep=sweep, chunk=chunk)
+        assert within == new
+        assert draws(within) == draws(new)
+        key = (*(int(word) for word in np.frombuffer(blake2b(b"gmm", digest_size=8).digest(), "<u4")), 4, 2, 1, 3, 1)
+        key += () if sweep is None else (sweep, 0 if chunk is None else chunk + 1)
+        words = np.random.SeedSequence(7, spawn_key=key).generate_state(1, np.uint64)
+        assert within.torch_seed == int(words[0] >> 1)
 
     def test_the_torch_seed_is_independent_of_the_generator(self):
         """Draws from the generator do not change it, and it does not seed the same stream in numpy."""

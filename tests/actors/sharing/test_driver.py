@@ -11,7 +11,7 @@ from actors.kernels.chunk_tree import covering_nodes
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header, Message
 from actors.module import Context, Inbox
-from actors.sharing.chunks import Extent, ShardRows, join_messages
+from actors.sharing.chunks import Extent, MessageParts, ShardRows, join_messages
 from actors.sharing.driver import extents_of, learn, open_group, respond, sample_inbox, start_on_sample
 from actors.sharing.shard import join_outputs
 from tests.support.sharded_modules import KMeans, Noise, Sums
@@ -164,6 +164,19 @@ def test_a_worker_may_hold_a_message_with_its_own_rows_only():
     assert chunk.inbox.require("latent_vectors").header.arrays[0].shape == (SIZE, D)
     with pytest.raises(MessageError, match="rows 192 to 384 came, 128 to 384 are needed"):
         ShardRows([(own, extent.start)], Extent(N, SIZE, 2, 6))
+
+
+def test_a_chunk_has_the_same_rows_in_each_pass_and_only_views_of_messages_stay():
+    first, second = vectors(X[:150]), vectors(X[150:])
+    rows = ShardRows([MessageParts([(first, 0), (second, 150)])], Extent(N, SIZE, 0, 16))
+    for index in (0, 2, 3):  # rows 128 to 191 lie in both parts
+        inboxes = [rows.chunk(index).inbox for _ in range(2)]
+        for inbox in inboxes:
+            values = inbox.require("latent_vectors")["mean"]
+            np.testing.assert_array_equal(values, X[index * SIZE : (index + 1) * SIZE])
+            assert np.shares_memory(values, first["mean"]) == (index == 0)
+            assert np.shares_memory(values, second["mean"]) == (index == 3)
+        assert (inboxes[0] is inboxes[1]) == (index != 2)
 
 
 def test_the_sample_has_whole_chunks_and_the_pieces_of_their_sequences():
