@@ -55,6 +55,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         self._epoch: tuple[object, IntArray] | None = None
         self._step: tuple[object, Mapping[int, Sequence[int]]] | None = None
         self._divided: Batches | None = None
+        self._options: tuple[VAEParameters, TrainingOptions] | None = None
         self._noise: torch.Generator | None = None
         self._memory: Float32Array = np.empty((0, 0), np.float32)
 
@@ -90,7 +91,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
             values = self._tensor(_read(message, rows, parameters, self._memory_of(message, len(rows))))
             means = self._tensor(prior_mean_of(chunk.inbox, len(chunk), parameters.latent_dim, rows))
             noise = torch.randn(means.shape, generator=self._torch_generator(context), device=self.device)
-            beta = _options(parameters).beta(len(learnt["loss"]))
+            beta = self._beta(parameters, learnt)
             with self._learning(parameters, context):
                 gradient, terms = shared.gradient(
                     values, means, noise, beta, parameters.likelihood, parameters.mixed_precision
@@ -113,8 +114,11 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         progress = np.array(learnt["progress"]) if context.sweep else np.zeros(4)
         count = float(statistics["rows"][0])
         if count:
-            shared, gradient = self._load(learnt, context), statistics["gradient"]
-            learnt.update(shared.step(learnt, gradient, count, parameters.learning_rate))
+            shared, gradient = self._networks_of(learnt), statistics["gradient"]
+            try:
+                learnt.update(shared.step(learnt, gradient, count, parameters.learning_rate))
+            except ValueError as error:
+                raise ModuleError(f"{context.where}: {error}") from error
         progress[1:] += [*statistics["terms"], count]
         if statistics["ends"][0]:
             learnt["loss"] = np.append(learnt["loss"], self._epoch_loss(progress, learnt, parameters, context))
@@ -134,7 +138,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
 
     def broadcast(self, learnt: State) -> State:
         """Return the parameters without the moments of Adam."""
-        return {name: value for name, value in learnt.items() if not name.startswith("adam.")}
+        return {name: value for name, value in learnt.items() if name[:5] != "adam."}
 
     def respond(self, chunk: Chunk, learnt: State, context: Context) -> Outbox:
         """Return latent vectors and reconstructions of a chunk, and the sums over its rows of the terms of the bound.
@@ -214,7 +218,8 @@ class SharedVAE(ShardedModule["VAEParameters"]):
             present = np.flatnonzero(_present(message))
             chunk.memo["epoch"], chunk.memo["parts"] = epoch, batches.parts_of(chunk.index, present, generator)
         own, first = chunk.memo["parts"], chunk.index * batches.parts_of_chunk
-        return np.concatenate([own[part - first] for part in self._chosen(batches, context)[chunk.index]])
+        chosen = self._chosen(batches, context)[chunk.index]
+        return own[chosen[0] - first] if len(chosen) == 1 else np.concatenate([own[part - first] for part in chosen])
 
     def _chosen(self, batches: Batches, context: Context) -> Mapping[int, Sequence[int]]:
         """Return the parts of this step, ascending, by chunk; those of one epoch and of one step are kept."""
@@ -233,13 +238,19 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         self._step = (position, sweep), chosen
         return chosen
 
+    def _beta(self, parameters: VAEParameters, learnt: State) -> float:
+        """Return β in the present epoch."""
+        if self._options is None or self._options[0] is not parameters:
+            self._options = parameters, _options(parameters)
+        return self._options[1].beta(len(learnt["loss"]))
+
     def _epoch_loss(self, progress: Array, learnt: State, parameters: VAEParameters, context: Context) -> float:
         """Return the loss of the epoch that ends, mean over rows."""
         _, reconstruction, kl, count = (float(value) for value in progress)
         if not count:
             raise ModuleError(_NOTHING_TO_LEARN)
         reconstruction, kl = reconstruction / count, kl / count
-        loss = reconstruction + _options(parameters).beta(len(learnt["loss"])) * kl
+        loss = reconstruction + self._beta(parameters, learnt) * kl
         if not math.isfinite(loss):
             with training_failures(context.where, None, None, parameters.likelihood):
                 raise FloatingPointError(
@@ -463,14 +474,15 @@ def _read(
     """
     held = message.arrays["values"]
     if memory is not None and isinstance(held, np.ndarray) and held.dtype == np.float32:
-        values = np.take(held, rows, axis=0, out=memory.reshape(len(rows), *held.shape[1:]), mode="clip")
+        held.take(rows, axis=0, out=memory.reshape(len(rows), *held.shape[1:]), mode="clip")
+        read = memory
     else:
         values = message.take("values", rows)
-    values = values.reshape(len(rows), int(np.prod(values.shape[1:], dtype=np.int64)))
-    with np.errstate(over="ignore", under="ignore"):
-        read: Float32Array = values.astype(np.float32, copy=False)
-    if read is not values and not np.isfinite(read).all():
-        as_float32(f"observations of {message.header.sender!r}", values)
+        values = values.reshape(len(rows), int(np.prod(values.shape[1:], dtype=np.int64)))
+        with np.errstate(over="ignore", under="ignore"):
+            read = values.astype(np.float32, copy=False)
+        if read is not values and not np.isfinite(read).all():
+            as_float32(f"observations of {message.header.sender!r}", values)
     if parameters.likelihood == "bce" and len(rows) and (read.min() < 0 or read.max() > 1):
         check_unit_interval(read, "observations", "likelihood 'bce'")
         np.clip(read, 0, 1, out=read)

@@ -37,6 +37,7 @@ FEWEST = 65536
 """Fewest numbers that are worth a second thread."""
 
 _LAYERS = ("encoder.hidden", "encoder.heads", "decoder.hidden", "decoder.out")
+_NAMES = [(f"{layer}.weight", f"{layer}.bias") for layer in _LAYERS]
 
 
 def is_written_out(networks: nn.ModuleDict) -> bool:
@@ -127,7 +128,7 @@ class DefaultGradient:
         """
         own, given = self._arrays_of(rows.shape[0]), (noise.numpy(), prior_mean.numpy())
         first, heads, second, out = (self._layers[layer] for layer in _LAYERS)
-        by_first, by_heads, by_second, by_out = (into.layers[layer] for layer in _LAYERS)
+        (by_w1, by_b1), (by_w2, by_b2), (by_w3, by_b3), (by_w4, by_b4) = into.layers
         torch.mm(rows, first.transposed, out=own.hidden)
         kernels.rectify(own.np_hidden, first.bias)
         torch.mm(own.hidden, heads.transposed, out=own.heads)
@@ -137,19 +138,19 @@ class DefaultGradient:
         torch.mm(own.latents, second.transposed, out=own.decoded)
         kernels.rectify(own.np_decoded, second.bias)
         torch.mm(own.decoded, out.transposed, out=own.logits)
-        reconstruction = self._by_logits(own, rows.numpy(), out.bias, by_out.bias, likelihood)
+        reconstruction = self._by_logits(own, rows.numpy(), out.bias, by_b4, likelihood)
 
-        torch.mm(own.logits_transposed, own.decoded, out=by_out.weight)
+        torch.mm(own.logits_transposed, own.decoded, out=by_w4)
         torch.mm(own.logits, out.weight, out=own.by_decoded)
-        kernels.rectify_backward(own.np_by_decoded, own.np_decoded, by_second.bias)
-        torch.mm(own.by_decoded_transposed, own.latents, out=by_second.weight)
+        kernels.rectify_backward(own.np_by_decoded, own.np_decoded, by_b3)
+        torch.mm(own.by_decoded_transposed, own.latents, out=by_w3)
         torch.mm(own.by_decoded, second.weight, out=own.by_latents)
         latent = own.np_by_latents, own.np_heads, own.np_deviation
-        kernels.sample_backward(*latent, *given, np.float32(beta), own.np_by_heads, by_heads.bias)
-        torch.mm(own.by_heads_transposed, own.hidden, out=by_heads.weight)
+        kernels.sample_backward(*latent, *given, np.float32(beta), own.np_by_heads, by_b2)
+        torch.mm(own.by_heads_transposed, own.hidden, out=by_w2)
         torch.mm(own.by_heads, heads.weight, out=own.by_hidden)
-        kernels.rectify_backward(own.np_by_hidden, own.np_hidden, by_first.bias)
-        torch.mm(own.by_hidden_transposed, rows, out=by_first.weight)
+        kernels.rectify_backward(own.np_by_hidden, own.np_hidden, by_b1)
+        torch.mm(own.by_hidden_transposed, rows, out=by_w1)
         return reconstruction, divergence
 
     def _arrays_of(self, rows: int) -> _Arrays:
@@ -183,20 +184,14 @@ class GradientMemory:
     Attributes
     ----------
     memory : ndarray of float32
-    layers : dict of str to _LayerGradient
+    layers : list of (Tensor, ndarray)
+        The gradients by the weight and the bias of each layer, in the order of the computation.
     """
 
     def __init__(self, weights: WeightBlock) -> None:
         self.memory: Float32Array = weights.empty_like()
         views = weights.split(self.memory)
-        self.layers = {layer: _LayerGradient(views[f"{layer}.weight"], views[f"{layer}.bias"]) for layer in _LAYERS}
-
-
-class _LayerGradient:
-    """The gradient of a layer's weights, in the shapes that a step uses."""
-
-    def __init__(self, weight: Float32Array, bias: Float32Array) -> None:
-        self.weight, self.bias = torch.from_numpy(weight), bias
+        self.layers = [(torch.from_numpy(views[weight]), views[bias]) for weight, bias in _NAMES]
 
 
 class _Layer:

@@ -52,7 +52,10 @@ class WeightBlock:
 
     def split(self, memory: Array) -> dict[str, Array]:
         """Return the part of each weight in a vector of :meth:`empty_like`, in its shape."""
-        return {name: memory[part].reshape(shape) for name, (_, part, shape) in self._places.items()}
+        return {
+            name: memory[part] if len(shape) == 1 else memory[part].reshape(shape)
+            for name, (_, part, shape) in self._places.items()
+        }
 
     def copy(self) -> dict[str, Array]:
         """Return a copy of all tensors in host memory."""

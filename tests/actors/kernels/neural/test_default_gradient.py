@@ -55,9 +55,9 @@ def test_it_is_that_of_automatic_differentiation_for_any_number_of_rows_in_turn(
     for rows in (40, 1, 7, 150, 40):
         given = batch(rows)
         into = gradient.new_memory()
-        for layer in into.layers.values():
-            layer.weight.fill_(torch.nan)
-            layer.bias[:] = np.nan
+        for by_weight, by_bias in into.layers:
+            by_weight.fill_(torch.nan)
+            by_bias[:] = np.nan
         terms = gradient.compute(*given, beta, likelihood, into)
         found.memory[torch.float32].copy_(torch.from_numpy(into.memory))
         reconstruction, divergence = torch_terms(networks, likelihood, *(each.double() for each in given))
