@@ -32,8 +32,8 @@ from actors.kernels.neural.weight_block import WeightBlock, copy_of
 from actors.kernels.types import Array, Float32Array, FloatArray, IntArray
 
 PART_ROWS = 250
-"""Fewest rows of a part of a full batch. Each part costs as much as about 35 rows, however large the networks are: its
-gradient is converted and added, and the weights are read again."""
+"""Fewest rows of a part of a full batch. Each part costs as much as about 60 rows, however large the networks are: its
+gradient is written and added, and the weights are read again."""
 
 
 _KEPT = ("step", *MOMENTS)
