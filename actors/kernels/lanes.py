@@ -105,6 +105,11 @@ def larger(left: Any, right: Any) -> Any:
     return np.where(left > right, left, right)
 
 
+def smaller(left: Any, right: Any) -> Any:
+    """Return the smaller number of each pair, the right one if they are equal or one is NaN."""
+    return np.where(left < right, left, right)
+
+
 def mantissa(lanes: Any) -> Any:
     """Return m of x = m 2^e, with m from √½ to √2, for positive normal numbers x."""
     half, exponents = np.frexp(lanes)
@@ -217,12 +222,19 @@ def _total(_: Any, lanes: Any) -> Any:
     return types.float64(lanes), generate
 
 
-@_intrinsic
-def _larger(_: Any, left: Any, right: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
+def _choice(comparison: str) -> Any:
+    """Return the intrinsic that takes the left number of each pair where a comparison of both is true."""
 
-    return _lanes(left, right), generate
+    def choice(_: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(comparison, *args), *args)
+
+        return _lanes(left, right), generate
+
+    return _intrinsic(choice)
+
+
+_larger, _smaller = _choice(">"), _choice("<")
 
 
 def _operation(name: str) -> Any:
@@ -288,6 +300,7 @@ overload(total)(lambda lanes: lambda lanes: _total(lanes))
 overload(mantissa)(lambda lanes: lambda lanes: _mantissa(lanes))
 overload(exponent)(lambda lanes: lambda lanes: _exponent(lanes))
 overload(larger)(lambda left, right: lambda left, right: _larger(left, right))
+overload(smaller)(lambda left, right: lambda left, right: _smaller(left, right))
 overload(operator.add)(lambda left, right: (lambda left, right: _add(left, right)) if _both(left, right) else None)
 overload(operator.sub)(lambda left, right: (lambda left, right: _subtract(left, right)) if _both(left, right) else None)
 overload(operator.mul)(lambda left, right: (lambda left, right: _multiply(left, right)) if _both(left, right) else None)

@@ -155,6 +155,15 @@ def add_floor(log_message: FloatArray) -> FloatArray:
     return normalise_rows(np.log(np.exp(log_message) + FLOOR))  # at most one: nothing overflows
 
 
+def message_with_floor(message: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return distributions (N, K) with :data:`FLOOR` added to every probability, normalised, and their logarithms.
+
+    As :func:`add_floor`, from probabilities instead of their logarithms: the sums of the rows are known.
+    """
+    floored: FloatArray = (message + FLOOR) / (1.0 + message.shape[1] * FLOOR)
+    return floored, np.log(floored)
+
+
 def normalise_rows(scores: FloatArray) -> FloatArray:
     """Return the rows of `scores` (N, K) as log-distributions."""
     return normalise_with_norms(scores)[0]

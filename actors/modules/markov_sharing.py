@@ -13,15 +13,15 @@ The response uses the scan of pass 2, and scans of its own for the most probable
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from actors.errors import ModuleError
 from actors.kernels.markov import operators
 from actors.kernels.markov.inference import (
-    ForwardBackwardResult,
+    ExpectedCounts,
+    LinearResult,
     OtherChunkError,
     RowError,
     expected_counts,
@@ -29,13 +29,14 @@ from actors.kernels.markov.inference import (
 )
 from actors.kernels.markov.order_test import EM_STEPS, frequency_sums, next_frequencies, order_penalty
 from actors.kernels.markov.transition_posterior import transition_bound_term
+from actors.kernels.sequences import boundaries
 from actors.module import Context, Inbox, Outbox, Port
 from actors.modules.class_posteriors import (
     PORT,
     CombinedPosteriors,
-    add_floor,
     combine_posteriors,
     log_normalisers,
+    message_with_floor,
     normalise_rows,
     normalise_with_norms,
     product_of,
@@ -65,8 +66,11 @@ IMPOSSIBLE = "impossible_chunks"
 """Sum over chunks: those that could not be computed, because rows of another chunk are impossible."""
 
 KEPT_NUMBERS = 10_000_000
-"""Most rows times classes, all workers together, for which rows and the results of the last pass are kept from pass to
-pass and for the response: three arrays of float64, 240 MB in all. They have the same bits where they are not."""
+"""Most rows times classes, all workers together, for which likelihoods of rows and the results of the last pass are
+kept from pass to pass and for the response: three arrays of float64, 240 MB in all, and one more for the product of
+several senders. They have the same bits where they are not."""
+
+R = TypeVar("R")
 
 OF_TEST = ("trial_frequencies", "chain_log_likelihood", "log_norm", "present_rows")
 """Entries of the learnt parameters while an order is tested."""
@@ -86,6 +90,10 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
     row_outputs: ClassVar[tuple[str, ...]] = ("msg", "Pdz", "viterbi", "filtered", "smoothed")
     sequence_outputs: ClassVar[tuple[str, ...]] = ("log_evidence",)
 
+    def __init__(self, parameters: MarkovParameters) -> None:
+        super().__init__(parameters)
+        self._chain: tuple[tuple[State, str, MarkovParameters], operators.ChainModel] | None = None
+
     @classmethod
     def unshared_setting(cls, parameters: MarkovParameters) -> str | None:
         """Return that rule ``tutorial`` needs all rows in one process."""
@@ -96,6 +104,17 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
     def prepare_sharing(self) -> None:
         """Compile the kernels of chunks, or load them from their cache."""
         operators.compile_kernels()
+
+    def chain(self, learnt: State, context: Context) -> operators.ChainModel:
+        """Return the transitions and the initial distribution, validated: once for all chunks."""
+        source = learnt, context.mode, self.at(context)
+        if self._chain is None or self._chain[0][0] is not learnt or self._chain[0][1:] != source[1:]:
+            try:
+                model = operators.chain_model(learnt["trans_prob"], _initial(learnt, source[2], context))
+            except ValueError as error:
+                raise ModuleError(f"module {context.module!r}: {error}") from error
+            self._chain = source, model
+        return self._chain[1]
 
     # --- passes ---------------------------------------------------------------------------------------------------
 
@@ -145,30 +164,31 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         final = self._learning_passes(context)
         rows = _Rows(self, chunk, learnt, context)
         if context.sweep > final:
-            log_prob = present(rows.log_prob, rows.mask)
+            log_prob = present(rows.given.log_prob(0, len(chunk)), rows.given.mask)
             return frequency_sums(log_prob, learnt["trial_frequencies"])
+        if context.sweep < final:
+            counts = rows.counts()
+            return {
+                "transitions": counts.transitions,
+                "initial": counts.initial,
+                "log_likelihood": np.array([counts.log_likelihood]),
+                IMPOSSIBLE: np.array([float(rows.impossible)]),
+            }
         fit = rows.infer(TEMPERED)
-        sums = {
+        own = rows.untempered(fit)
+        if rows.given.keeps and not rows.impossible:
+            chunk.memo["response"] = fit.cavity, own.posterior  # as under the same transitions
+        posterior, mask = own.posterior.sum(axis=0), rows.given.mask
+        return {
             "transitions": fit.transitions,
             "initial": fit.initial,
-            "log_likelihood": np.array([fit.log_likelihood]),
-            IMPOSSIBLE: np.array([float(rows.impossible)]),
-        }
-        if context.sweep < final:
-            return sums
-        own = rows.untempered(fit)
-        if chunk.total * fit.posterior.shape[1] <= KEPT_NUMBERS and not rows.impossible:
-            chunk.memo["response"] = fit.log_cavity, own.posterior  # as under the same transitions
-        class_counts = present(own.posterior, rows.mask)
-        return {
-            **sums,
             "log_likelihood": np.array([own.log_likelihood]),
             "untempered_transitions": own.transitions,
-            "class_counts": class_counts.sum(axis=0),
-            "present_rows": np.array([float(len(class_counts))]),
+            "class_counts": posterior if mask is None else own.posterior[~mask].sum(axis=0),
+            "present_rows": np.array([float(len(chunk) if mask is None else np.count_nonzero(~mask))]),
             "rows": np.array([float(len(chunk))]),
-            "posterior": own.posterior.sum(axis=0),
-            "log_norm": np.array([rows.combined.log_norm]),
+            "posterior": posterior,
+            "log_norm": np.array([rows.given.log_norm]),
             IMPOSSIBLE: np.array([float(rows.impossible)]),
         }
 
@@ -278,33 +298,34 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
             If a row is impossible.
         """
         rows = _Rows(self, chunk, learnt, context)
+        combined = rows.given.combined()
         if context.mode != "recognize":
-            log_cavity, posterior = chunk.memo.pop("response", None) or rows.response()
-            log_message, path = add_floor(log_cavity), rows.best_path(rows.log_prob)
-            outputs = {"msg": np.exp(log_message), "Pdz": posterior, "viterbi": path}
+            cavity, posterior = chunk.memo.pop("response", None) or rows.response()
+            message, log_message = message_with_floor(cavity)
+            outputs = {"msg": message, "Pdz": posterior, "viterbi": rows.best_path(rows.given.untempered)}
         elif context.ordered and "frequencies" not in learnt:
             fit = rows.infer(TEMPERED)
-            log_message = add_floor(fit.log_cavity)
+            message, log_message = message_with_floor(fit.cavity)
             outputs = {
-                "msg": np.exp(log_message),
+                "msg": message,
                 "filtered": fit.filtered,
                 "smoothed": fit.posterior,
-                "viterbi": rows.best_path(rows.tempered),
-                "log_evidence": log_evidence_of_sequences(fit.row_log_likelihood, rows.combined),
+                "viterbi": rows.best_path(rows.given.tempered),
+                "log_evidence": log_evidence_of_sequences(fit.row_log_likelihood, combined),
             }
         else:
             known = (learnt.get(name) for name in ("class_counts", "frequencies"))
             log_message = unordered_message(len(chunk), learnt["transitions"], *known)
-            posterior, by_row = normalise_with_norms(rows.log_prob + log_message)
+            posterior, by_row = normalise_with_norms(combined.log_prob + log_message)
             outputs = {
                 "msg": np.exp(log_message),
                 "filtered": np.exp(posterior),
                 "smoothed": np.exp(posterior),
-                "log_evidence": log_evidence_of_sequences(by_row, rows.combined),
+                "log_evidence": log_evidence_of_sequences(by_row, combined),
             }
         # Where the order test rejected an order, no message of an update goes downwards.
         sends = context.mode == "recognize" or "frequencies" not in learnt
-        messages = compose_messages(log_message, rows.combined, context, extrinsic=True) if sends else ()
+        messages = compose_messages(log_message, combined, context, extrinsic=True) if sends else ()
         return Outbox(
             messages, {IMPOSSIBLE: float(rows.impossible)}, {"trans_prob": learnt["trans_prob"].copy(), **outputs}
         )
@@ -324,9 +345,9 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         if scan == ORIGINS:
             return {"origins": rows.origins()}
         tempered = scan == TEMPERED or context.mode == "recognize"
-        model = rows.model(rows.tempered if tempered else rows.log_prob)
+        summarise = operators.summarise_scores if scan == SCORES else operators.summarise_chunk
         try:
-            return operators.summarise_scores(**model) if scan == SCORES else operators.summarise_chunk(**model)
+            return summarise(rows.given.tempered if tempered else rows.given.untempered, rows.model)
         except ValueError as error:
             raise rows.error(error) from error
 
@@ -351,115 +372,150 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         return (into_left, out_left), (into_right, out_right)
 
 
+class _GivenRows:
+    """The rows of a chunk, as they are whatever the transitions.
+
+    Attributes
+    ----------
+    mask : ndarray (N,) of bool, or None
+        True for rows that are missing for every sender.
+    log_norm : float
+        The sum of the normalisers of the class posteriors and of their product.
+    keeps : bool
+        Whether what takes one number for each row and class is kept from pass to pass.
+    tempered : ChunkRows
+        The log-distributions to the power of the temperature, normalised.
+    """
+
+    def __init__(self, chunk: Chunk, temperature: float) -> None:
+        self._messages, self._by_sender = chunk.inbox.all(PORT), sender_likelihoods(chunk.inbox)
+        self.mask, self._temperature = rows_missing_for_all(self._messages), temperature
+        self._product = product_of(self._by_sender)
+        self._starts, self._continued = boundaries(len(chunk), chunk.lengths), chunk.continued
+        memo = chunk.memo
+        if "norms" not in memo:  # they take as long as a pass
+            memo["norms"] = log_normalisers(self._product, self._by_sender, chunk.rows.start)
+            memo["log_norm"] = self.combined(memo["norms"]).log_norm
+            if temperature != 1.0:
+                powers = temperature * (self._product - memo["norms"][:, None])
+                memo["tempered norms"] = normalise_with_norms(powers)[1]
+        self._norms, self._tempered_norms = memo["norms"], memo.get("tempered norms")
+        self.log_norm: float = memo["log_norm"]
+        self.keeps = chunk.total * self.classes <= KEPT_NUMBERS
+        self.tempered = operators.ChunkRows(self._tempered, self._starts, self._continued)
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return int(self._product.shape[1])
+
+    @property
+    def untempered(self) -> operators.ChunkRows:
+        """The normalised product of the class posteriors from below."""
+        if self._temperature == 1.0:
+            return self.tempered
+        return operators.ChunkRows(self._untempered, self._starts, self._continued)
+
+    def log_prob(self, first: int, end: int) -> FloatArray:
+        """Return the normalised product (n, K) of the class posteriors of some rows."""
+        log_prob: FloatArray = self._product[first:end] - self._norms[first:end, None]
+        return log_prob
+
+    def _untempered(self, first: int, end: int) -> FloatArray:
+        return self._known(self.log_prob(first, end), first, end)
+
+    def _tempered(self, first: int, end: int) -> FloatArray:
+        log_prob = self.log_prob(first, end)
+        if self._tempered_norms is not None:
+            log_prob *= self._temperature
+            log_prob -= self._tempered_norms[first:end, None]
+        return self._known(log_prob, first, end)
+
+    def _known(self, log_prob: FloatArray, first: int, end: int) -> FloatArray:
+        """Return the log-distributions with zeros in missing rows."""
+        if self.mask is not None:
+            log_prob[self.mask[first:end]] = 0.0
+        return log_prob
+
+    def combined(self, norms: FloatArray | None = None) -> CombinedPosteriors:
+        """Return the class posteriors from below, with their normalisers."""
+        return combine_posteriors(self._messages, self._by_sender, self._norms if norms is None else norms)
+
+
 class _Rows:
     """The rows of a chunk as the present parameters see them.
 
     Attributes
     ----------
-    log_prob : ndarray (N, K) float64
-        The normalised product of the class posteriors from below.
-    mask : ndarray (N,) of bool, or None
-        True for rows that are missing for every sender.
-    tempered : ndarray (N, K) float64
-        The log-distributions to the power of the temperature.
+    given : _GivenRows
+    model : ChainModel
     impossible : bool
         Whether results are those of no information, because rows of another chunk are impossible. The chunk of such
         rows raises the error that names the first of them.
     """
 
     def __init__(self, module: SharedMarkovModel, chunk: Chunk, learnt: State, context: Context) -> None:
-        self._by_sender, self._messages = sender_likelihoods(chunk.inbox), chunk.inbox.all(PORT)
-        first = chunk.inbox.require(PORT)
-        classes, known = first["log_prob"].shape[1], len(learnt["trans_prob"])
+        self.given: _GivenRows = chunk.memo.get("rows") or _GivenRows(chunk, context.temperature)
+        classes, known = self.given.classes, len(learnt["trans_prob"])
         if classes != known:
-            raise ModuleError(f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {known}")
-        self._chunk = chunk
-        self.log_prob = self._log_prob()
-        self.mask = rows_missing_for_all(self._messages)
-        self.tempered = self.log_prob
-        if context.temperature != 1.0:
-            powers = context.temperature * self.log_prob
-            if "tempered norms" not in chunk.memo:
-                chunk.memo["tempered norms"] = normalise_with_norms(powers)[1]
-            self.tempered = powers - chunk.memo["tempered norms"][:, None]
+            route = chunk.inbox.require(PORT).header.route
+            raise ModuleError(f"{route}: {classes} classes came, {context.module!r} has learnt {known}")
+        if self.given.keeps:
+            chunk.memo["rows"] = self.given
+        self.model = module.chain(learnt, context)
         self.impossible = False
-        self._context = context
-        self._transitions = learnt["trans_prob"]
-        self._initial = _initial(learnt, module.at(context), context)
+        self._chunk, self._context = chunk, context
 
-    def _log_prob(self) -> FloatArray:
-        """Return the normalised product of the class posteriors from below."""
-        memo = self._chunk.memo
-        if "log_prob" in memo:
-            kept: FloatArray = memo["log_prob"]
-            return kept
-        product = product_of(self._by_sender)
-        if "norms" not in memo:  # they take as long as a pass
-            memo["norms"] = log_normalisers(product, self._by_sender, self._chunk.rows.start)
-        log_prob: FloatArray = product - memo["norms"][:, None]
-        if self._chunk.total * log_prob.shape[1] <= KEPT_NUMBERS:
-            memo["log_prob"] = log_prob
-        return log_prob
+    def counts(self) -> ExpectedCounts:
+        """Return the sums of forward-backward, with what a scan of operators brings."""
+        entering, leaving = self._chunk.entering[TEMPERED] or (None, None)
+        try:
+            return operators.expected_counts_chunk(self.given.tempered, self.model, entering, leaving)
+        except ValueError as error:
+            return self._without(error, ExpectedCounts(*_no_result(0, self.given.classes)[3:5], 0.0))
 
-    @cached_property
-    def combined(self) -> CombinedPosteriors:
-        """The class posteriors from below, with their normalisers."""
-        return combine_posteriors(self._messages, self._by_sender, self._chunk.memo["norms"])
-
-    def model(self, evidence: FloatArray) -> dict[str, Any]:
-        """Return the arguments of the functions of a chunk (:mod:`actors.kernels.markov.operators`)."""
-        return {
-            "log_evidence": evidence,
-            "T": self._transitions,
-            "initial": self._initial,
-            "lengths": self._chunk.lengths,
-            "continued": self._chunk.continued,
-            "mask": self.mask,
-        }
-
-    def infer(self, scan: str) -> ForwardBackwardResult:
+    def infer(self, scan: str) -> LinearResult:
         """Return the result of forward-backward, with what a scan of operators brings."""
-        evidence = self.tempered if scan == TEMPERED else self.log_prob
+        rows = self.given.tempered if scan == TEMPERED else self.given.untempered
         entering, leaving = self._chunk.entering[scan] or (None, None)
         try:
-            return operators.forward_backward_chunk(**self.model(evidence), entering=entering, leaving=leaving)
-        except OtherChunkError:
-            self.impossible = True
-            return _no_result(*evidence.shape)
+            return operators.forward_backward_chunk(rows, self.model, entering, leaving)
         except ValueError as error:
-            raise self.error(error) from error
+            return self._without(error, _no_result(len(rows), self.given.classes))
 
-    def untempered(self, fit: ForwardBackwardResult) -> ForwardBackwardResult:
+    def _without(self, error: ValueError, result: R) -> R:
+        """Return a result without any information, where rows of another chunk are impossible."""
+        if not isinstance(error, OtherChunkError):
+            raise self.error(error) from error
+        self.impossible = True
+        return result
+
+    def untempered(self, fit: LinearResult) -> LinearResult:
         """Return the result for the untempered rows; `fit` is that of the tempered ones."""
         return fit if self._context.temperature == 1.0 else self.infer(UNTEMPERED)
 
     def response(self) -> tuple[FloatArray, FloatArray]:
-        """Return the logarithm of the cavity message, and the posterior of the untempered rows."""
+        """Return the cavity message, and the posterior of the untempered rows."""
         fit = self.infer(TEMPERED)
-        return fit.log_cavity, self.untempered(fit).posterior
+        return fit.cavity, self.untempered(fit).posterior
 
     def origins(self) -> IntArray:
         """Return the class of the row before the chunk for each class of its last row."""
-        of_path = self.tempered if self._context.mode == "recognize" else self.log_prob
+        of_path = self.given.tempered if self._context.mode == "recognize" else self.given.untempered
         try:
-            return operators.trace_chunk(**self.model(of_path), entering=self._chunk.entering[SCORES])
+            return operators.trace_chunk(of_path, self.model, self._chunk.entering[SCORES])
         except ValueError:  # the response raises the error of the first row
-            return np.full(of_path.shape[1] + 1, -1)
+            return np.full(self.given.classes + 1, -1)
 
-    def best_path(self, evidence: FloatArray) -> IntArray:
+    def best_path(self, rows: operators.ChunkRows) -> IntArray:
         """Return the part of the most probable path in the chunk."""
         if self.impossible:
-            return np.zeros(len(evidence), np.int64)
-        last = self._chunk.entering[ORIGINS]
+            return np.zeros(len(rows), np.int64)
+        entering, last = self._chunk.entering[SCORES], self._chunk.entering[ORIGINS]
         try:
-            path, _ = operators.viterbi_chunk(
-                **self.model(evidence),
-                entering=self._chunk.entering[SCORES],
-                last_class=-1 if last is None else last,
-            )
+            return operators.viterbi_chunk(rows, self.model, entering, -1 if last is None else last)
         except ValueError as error:
             raise self.error(error) from error
-        return path
 
     def error(self, error: ValueError) -> ModuleError:
         """Return an error that names the row among all rows."""
@@ -484,18 +540,11 @@ def _no_summary(scan: str, classes: int) -> Mapping[str, Any]:
     return {"log_operator": np.tile(operators.no_message(classes), (classes, 1)), "log_weight": np.zeros(classes)}
 
 
-def _no_result(rows: int, classes: int) -> ForwardBackwardResult:
+def _no_result(rows: int, classes: int) -> LinearResult:
     """Return the result of forward-backward without any information."""
     uniform = np.full((rows, classes), 1.0 / classes)
-    return ForwardBackwardResult(
-        filtered=uniform,
-        posterior=uniform,
-        log_cavity=np.log(uniform),
-        transitions=np.zeros((classes, classes)),
-        initial=np.zeros(classes),
-        row_log_likelihood=np.zeros(rows),
-        log_likelihood=0.0,
-    )
+    none = np.zeros((classes, classes)), np.zeros(classes), np.zeros(rows)
+    return LinearResult(uniform, uniform, uniform, *none, 0.0)
 
 
 def _check_possible(impossible: float, context: Context) -> None:

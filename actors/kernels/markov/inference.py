@@ -269,12 +269,7 @@ def expected_by_model(prepared: PreparedRows, T: ArrayLike, initial: ArrayLike) 
         As `forward_backward`, for the model and for rows that are impossible under it.
     """
     matrix, first, ends = _model_of_whole_sequences(T, initial, prepared.evidence.shape[1])
-    fit = _scaled(prepared, matrix, first, ends, messages=False)
-    if fit is None:
-        result = _run_log_passes(prepared, matrix, first, ends, 0)
-        return ExpectedCounts(result.transitions, result.initial, result.log_likelihood)
-    out, row_log_likelihood = fit
-    return ExpectedCounts(out.transitions, out.initial, float(row_log_likelihood.sum()))
+    return expected_counts_of_passes(prepared, matrix, first, ends)
 
 
 def _model_of_whole_sequences(
@@ -312,35 +307,54 @@ class PreparedRows(NamedTuple):
     ----------
     evidence : ndarray of float64, shape (N, K)
         Log evidence.
-    likelihood : ndarray of float64, shape (N, K)
-        exp(log evidence - the largest of the row).
+    likelihood : ndarray of float64, shape (B + N, K)
+        exp(log evidence - the largest of the row); 1 in the row before these, if there is one.
     largest : ndarray of float64, shape (N,)
         The largest log evidence of each row.
     starts : ndarray of int64, shape (S + 1,)
-        Boundaries of the sequences.
+        Boundaries of the sequences, among B + N rows.
+    rows_before : int
+        B, 1 if a row without evidence stands for those before these: its class has the distribution that enters.
     """
 
     evidence: FloatArray
     likelihood: FloatArray
     largest: FloatArray
     starts: IntArray
+    rows_before: int = 0
 
 
-def prepare(evidence: FloatArray, starts: IntArray) -> PreparedRows:
-    """Return prepared rows of log evidence (N, K); raise ValueError if a row has no possible class."""
-    likelihood, largest = rows_with_room(*evidence.shape), np.empty(len(evidence))
-    if not relative_rows(evidence, likelihood, largest):
+def prepare(evidence: FloatArray, starts: IntArray, rows_before: int = 0) -> PreparedRows:
+    """Return prepared rows of log evidence (N, K); raise ValueError if a row has no possible class.
+
+    `starts` are the boundaries of the sequences among these rows; with a row before them, it belongs to the first one.
+    """
+    N, K = evidence.shape
+    likelihood, largest = rows_with_room(rows_before + N, K), np.empty(N)
+    own = likelihood[rows_before:]
+    if not relative_rows(evidence, own, largest):
         check_possible(evidence)
-    return PreparedRows(evidence, np.exp(likelihood, out=likelihood), largest, starts)
+    np.exp(own, out=own)
+    if rows_before:
+        likelihood[0] = 1.0
+        starts = starts + 1
+        starts[0] = 0
+    return PreparedRows(evidence, likelihood, largest, starts, rows_before)
 
 
-def run_passes(
-    prepared: PreparedRows,
-    T: FloatArray,
-    initial: FloatArray,
-    ends: SequenceEnds,
-    rows_before: int = 0,
-) -> ForwardBackwardResult:
+class LinearResult(NamedTuple):
+    """A :class:`ForwardBackwardResult` with the cavity messages as distributions (N, K), not as their logarithms."""
+
+    filtered: FloatArray
+    posterior: FloatArray
+    cavity: FloatArray
+    transitions: FloatArray
+    initial: FloatArray
+    row_log_likelihood: FloatArray
+    log_likelihood: float
+
+
+def run_passes(prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds) -> ForwardBackwardResult:
     """Run the forward and the backward pass over validated rows, in the log domain where probabilities underflow.
 
     Parameters
@@ -350,9 +364,7 @@ def run_passes(
     T, initial : ndarray of float64, shapes (K, K), (K,)
         Transition matrix, and distribution of the first class of each sequence but the first.
     ends : SequenceEnds
-        What rows before and after these say.
-    rows_before : int
-        Number of the row that errors name as row 0.
+        What rows before and after these say; with a row before these, its class has the distribution that enters.
 
     Returns
     -------
@@ -365,55 +377,69 @@ def run_passes(
     """
     fit = _scaled(prepared, T, initial, ends, messages=True)
     if fit is None:
-        return _run_log_passes(prepared, T, initial, ends, rows_before)
-    out, row_log_likelihood = fit
-    return ForwardBackwardResult(
-        filtered=out.filtered,
-        posterior=out.posterior,
-        log_cavity=logarithm(out.cavity, out=out.cavity),
-        transitions=out.transitions,
-        initial=out.initial,
-        row_log_likelihood=row_log_likelihood,
-        log_likelihood=float(row_log_likelihood.sum()),
-    )
+        return _run_log_passes(prepared, T, initial, ends)
+    return ForwardBackwardResult(*fit._replace(cavity=logarithm(fit.cavity, out=fit.cavity)))
+
+
+def run_linear_passes(prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds) -> LinearResult:
+    """Return what `run_passes` does, without logarithms of the cavity messages."""
+    fit = _scaled(prepared, T, initial, ends, messages=True)
+    if fit is None:
+        result = _run_log_passes(prepared, T, initial, ends)
+        cavity: FloatArray = np.exp(result.log_cavity)
+        sums = result.transitions, result.initial, result.row_log_likelihood, result.log_likelihood
+        return LinearResult(result.filtered, result.posterior, cavity, *sums)
+    return fit
+
+
+def expected_counts_of_passes(
+    prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds
+) -> ExpectedCounts:
+    """Return the sums of `run_passes`, bit-identical, without what it computes for each row."""
+    fit = _scaled(prepared, T, initial, ends, messages=False) or _run_log_passes(prepared, T, initial, ends)
+    return ExpectedCounts(fit.transitions, fit.initial, fit.log_likelihood)
 
 
 def _scaled(
     prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds, *, messages: bool
-) -> tuple[ForwardBackwardBuffers, FloatArray] | None:
-    """Run the passes in the linear domain; return their buffers and log p(row t | rows before t), or None on underflow.
+) -> LinearResult | None:
+    """Run the passes in the linear domain; return their results, or None on underflow.
 
-    Without `messages` only the sums and `filtered` are computed.
+    Without `messages`, `posterior` and `cavity` have no rows.
     """
-    N, K = prepared.likelihood.shape
-    posterior, cavity = (rows_with_room(N if messages else 0, K) for _ in range(2))
-    sums = np.empty(N), np.zeros((K, K)), np.zeros(K)
-    out = ForwardBackwardBuffers(rows_with_room(N, K), posterior, cavity, *sums)
-    if not scaled_passes(prepared.likelihood, T, initial, ends[:2], prepared.starts, messages, out):
+    (rows, K), before = prepared.likelihood.shape, prepared.rows_before
+    posterior, cavity = (rows_with_room(rows if messages else 0, K) for _ in range(2))
+    sums = np.empty(rows), np.zeros((K, K)), np.zeros(K)
+    out = ForwardBackwardBuffers(rows_with_room(rows, K), posterior, cavity, *sums)
+    if not scaled_passes(prepared.likelihood, T, initial, ends[:2], prepared.starts, before, messages, out):
         return None
-    return out, np.log(out.scale) + prepared.largest
+    row_log_likelihood: FloatArray = np.log(out.scale[before:]) + prepared.largest
+    total = float(row_log_likelihood.sum())
+    of_rows = (each[before:] for each in (out.filtered, out.posterior, out.cavity))
+    return LinearResult(*of_rows, out.transitions, out.initial, row_log_likelihood, total)
 
 
 def _run_log_passes(
-    prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds, rows_before: int
+    prepared: PreparedRows, T: FloatArray, initial: FloatArray, ends: SequenceEnds
 ) -> ForwardBackwardResult:
     """Run the passes in the log domain; raise ValueError if a row is impossible given the rows before it."""
-    N, K = prepared.evidence.shape
-    filtered, posterior, cavity = np.empty((3, N, K))
-    out = ForwardBackwardBuffers(filtered, posterior, cavity, np.empty(N), np.zeros((K, K)), np.zeros(K))
-    row = log_passes(prepared.evidence, logarithm(T), logarithm(initial), ends[2:], prepared.starts, out)
+    (rows, K), before = prepared.likelihood.shape, prepared.rows_before
+    evidence = np.concatenate([np.zeros((before, K)), prepared.evidence]) if before else prepared.evidence
+    filtered, posterior, cavity = np.empty((3, rows, K))
+    out = ForwardBackwardBuffers(filtered, posterior, cavity, np.empty(rows), np.zeros((K, K)), np.zeros(K))
+    row = log_passes(evidence, logarithm(T), logarithm(initial), ends[2:], prepared.starts, out)
     if row >= 0:
-        raise impossible_row(row - rows_before, N - rows_before)
+        raise impossible_row(row - before, rows - before)
     for logs in (out.filtered, out.posterior):
         np.exp(logs, out=logs)
     return ForwardBackwardResult(
-        filtered=out.filtered,
-        posterior=out.posterior,
-        log_cavity=out.cavity,
+        filtered=out.filtered[before:],
+        posterior=out.posterior[before:],
+        log_cavity=out.cavity[before:],
         transitions=out.transitions,
-        initial=out.posterior[prepared.starts[:-1]].sum(axis=0),
-        row_log_likelihood=out.scale,
-        log_likelihood=float(out.scale.sum()),
+        initial=out.posterior[prepared.starts[before:-1]].sum(axis=0),
+        row_log_likelihood=out.scale[before:],
+        log_likelihood=float(out.scale[before:].sum()),
     )
 
 
@@ -485,7 +511,7 @@ def viterbi(
     K = evidence.shape[1]
     path = np.empty(evidence.shape[0], dtype=np.int64)
     log_T, log_initial = logarithm(check_transitions(T, K)), logarithm(check_initial(initial, K))
-    log_joint, finite = best_path(evidence, log_T, log_initial, starts, path)
+    log_joint, finite = best_path(evidence, log_T, log_initial, (log_initial, -1), starts, path)
     if not finite:
         check_possible(evidence)
     if log_joint == -np.inf:

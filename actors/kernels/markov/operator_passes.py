@@ -13,7 +13,8 @@ import math
 import numpy as np
 
 from actors.kernels.jit import kernel
-from actors.kernels.markov.recursions import log_sum
+from actors.kernels.lanes import LANES, larger, load, load_first, smaller, spread, store
+from actors.kernels.markov.recursions import in_groups, log_sum, product_with
 from actors.kernels.types import FloatArray, IntArray
 
 SAFE = 1e-290
@@ -26,8 +27,6 @@ FORGOTTEN = 1e-14
 """The rows of an operator are the same if their distributions differ by no larger share of any probability."""
 FORGETS_EVERY = 16
 """Rows between two comparisons of the rows of an operator."""
-NARROW = 24
-"""Up to as many classes, products keep four sums in registers; beyond, they run along the rows of T."""
 
 
 @kernel
@@ -65,16 +64,15 @@ def linear_operator(
     """
     M, K = state.shape
     first, count, direction = rows
-    groups = (K + 3) // 4
-    columns = _columns_in_fours(T, groups, 0.0)
-    padded = np.zeros((M, 4 * groups))
+    groups = in_groups(T, False, 0.0)
+    padded = np.zeros((M, groups.shape[0] * LANES))
     padded[:, :K] = state
-    done = _multiply_rows(likelihood, shifted, T, columns, rows, padded, log_weight)
+    done = _multiply_rows(likelihood, shifted, T, groups, rows, padded, log_weight)
     if 0 <= done < count:
         source = _normalise_same(padded, log_weight)
         one, common = padded[source : source + 1].copy(), np.zeros(1)
         left = first + direction * done, count - done, direction
-        done = _multiply_rows(likelihood, shifted, T, columns, left, one, common)
+        done = _multiply_rows(likelihood, shifted, T, groups, left, one, common)
         for i in range(M):
             if log_weight[i] > -np.inf:
                 padded[i] = one[0]
@@ -89,35 +87,35 @@ def _multiply_rows(
     likelihood: FloatArray,
     shifted: FloatArray,
     T: FloatArray,
-    columns: FloatArray,
+    groups: FloatArray,
     rows: tuple[int, int, int],
     state: FloatArray,
     log_weight: FloatArray,
 ) -> int:
     """Multiply as `linear_operator`, until the rows of the product are the same distribution.
 
-    `columns` is `_columns_in_fours` of T, and `state` has as many. Return the number of rows that were multiplied, -1
-    if underflow may have falsified the product.
+    `groups` is `in_groups` of T, and `state` has as many columns, zero beyond K. Return the number of rows that were
+    multiplied, -1 if underflow may have falsified the product.
     """
-    M, K = state.shape[0], T.shape[0]
+    (M, width), K = state.shape, T.shape[0]
     first, count, direction = rows
-    current, weighted, following = state.copy(), np.zeros(state.shape), np.zeros(state.shape)
-    lowest, done = np.empty(K), count
+    current, following, weighted = state.copy(), np.zeros((M, width)), np.zeros(M * width)
+    beyond, least, done = np.zeros(width), np.empty(LANES), count
+    beyond[K:] = 1.0
     for n in range(count):
         t = first + direction * n
-        for i in range(M):
-            for k in range(K):
-                weighted[i, k] = current[i, k] * likelihood[t, k]
-        if K <= NARROW:
-            _narrow_product(weighted, columns, K, following)
-        else:
-            _wide_product(weighted, T, following)
-        for j in range(K):
-            lowest[j] = 1.0
-        for i in range(M):
-            for j in range(K):
-                lowest[j] = following[i, j] if following[i, j] < lowest[j] else lowest[j]
-        if lowest.min() < UNREMARKABLE and not _rescale(following, current, shifted[t], T, log_weight):
+        for j in range(0, width, LANES):
+            values = load_first(likelihood, t * K + j, K - j)
+            for at in range(j, M * width, width):
+                store(weighted, at, load(current, at) * values)
+        lowest = spread(1.0)
+        for j in range(0, width, LANES):
+            for at in range(0, M * width, width):
+                sums = product_with(weighted, at, groups, j)
+                store(following, at + j, sums)
+                lowest = smaller(sums + load(beyond, j), lowest)
+        store(least, 0, lowest)
+        if least.min() < UNREMARKABLE and not _rescale(following, current, shifted[t], T, log_weight):
             return -1
         current, following = following, current
         if M > 1 and n % FORGETS_EVERY == FORGETS_EVERY - 1 and _are_same(current, K, log_weight):
@@ -142,12 +140,6 @@ def _are_same(state: FloatArray, K: int, log_weight: FloatArray) -> bool:
             if not abs(state[i, j] - expected) <= FORGOTTEN * expected:
                 return False
     return source >= 0
-
-
-@kernel
-def is_forgotten(state: FloatArray, log_weight: FloatArray) -> bool:
-    """Return whether all rows of a product (M, K) are possible and the same distribution, each with its own factor."""
-    return log_weight.min() > -np.inf and _are_same(state, state.shape[1], log_weight)
 
 
 @kernel
@@ -178,46 +170,6 @@ def _normalise_same(state: FloatArray, log_weight: FloatArray) -> int:
             state[i] /= total
             log_weight[i] += math.log(total)
     return source
-
-
-@kernel
-def _columns_in_fours(T: FloatArray, groups: int, fill: float) -> FloatArray:
-    """Return the columns of a matrix in groups of four, (groups, K, 4), with columns of `fill` at the end."""
-    K = T.shape[0]
-    columns = np.full((groups, K, 4), fill)
-    for i in range(K):
-        for j in range(K):
-            columns[j // 4, i, j % 4] = T[i, j]
-    return columns
-
-
-@kernel
-def _narrow_product(weighted: FloatArray, columns: FloatArray, K: int, out: FloatArray) -> None:
-    """Compute weighted · T four columns at a time, whose sums stay in registers."""
-    for group in range(columns.shape[0]):
-        column, j = columns[group], 4 * group
-        for i in range(weighted.shape[0]):
-            sum0 = sum1 = sum2 = sum3 = 0.0
-            for k in range(K):
-                weight = weighted[i, k]
-                sum0 += weight * column[k, 0]
-                sum1 += weight * column[k, 1]
-                sum2 += weight * column[k, 2]
-                sum3 += weight * column[k, 3]
-            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = sum0, sum1, sum2, sum3
-
-
-@kernel
-def _wide_product(weighted: FloatArray, T: FloatArray, out: FloatArray) -> None:
-    """Compute weighted · T along the rows of T."""
-    K = T.shape[0]
-    for i in range(weighted.shape[0]):
-        for j in range(K):
-            out[i, j] = 0.0
-        for k in range(K):
-            weight = weighted[i, k]
-            for j in range(K):
-                out[i, j] += weight * T[k, j]
 
 
 @kernel
@@ -334,6 +286,77 @@ def normalise_rows(logs: FloatArray, log_weight: FloatArray) -> None:
 
 
 @kernel
+def composed(
+    left: FloatArray, log_weight: FloatArray, right: FloatArray, right_weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return operator and log weights of two neighbouring stretches together, from those of each."""
+    weighted = right_weight.reshape(-1, 1) + right
+    operator, weight = np.empty(left.shape), log_weight.copy()
+    log_product(left, weighted, np.exp(weighted), operator)
+    normalise_rows(operator, weight)
+    return operator, weight
+
+
+@kernel
+def divided(
+    ends: tuple[FloatArray, FloatArray],
+    left: FloatArray,
+    left_weight: FloatArray,
+    right: FloatArray,
+    right_weight: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Return what enters the right one of two neighbouring stretches, and what leaves the left one."""
+    zeros = np.zeros(left_weight.shape)
+    into_right = _passed_through(ends[0], left_weight.reshape(-1, 1) + left, zeros)
+    return into_right, _passed_through(ends[1], right.T.copy(), right_weight)
+
+
+@kernel
+def _passed_through(message: FloatArray, operator: FloatArray, log_weight: FloatArray) -> FloatArray:
+    """Return the log-distribution log(weight · exp(message) · exp(operator)), normalised."""
+    out = np.empty((1, message.shape[0]))
+    log_product(message.reshape(1, -1), operator, np.exp(operator), out)
+    out += log_weight
+    normalise_rows(out, np.zeros(1))
+    return out[0]
+
+
+@kernel
+def distribution_of(logs: FloatArray, out: FloatArray) -> float:
+    """Fill in the distribution (K,) of some logarithms, and return the largest of these; nothing if it is not finite.
+
+    Equal logarithms give 1 / K in all bits.
+    """
+    largest, total = -np.inf, 0.0
+    for k in range(logs.shape[0]):
+        if math.isnan(logs[k]):
+            return math.nan
+        largest = max(largest, logs[k])
+    if abs(largest) < np.inf:
+        for k in range(logs.shape[0]):
+            out[k] = math.exp(logs[k] - largest)
+            total += out[k]
+        for k in range(logs.shape[0]):
+            out[k] /= total
+    return largest
+
+
+@kernel
+def forgets(
+    likelihood: FloatArray,
+    shifted: FloatArray,
+    T: FloatArray,
+    rows: tuple[int, int, int],
+    state: FloatArray,
+    log_weight: FloatArray,
+) -> bool:
+    """Multiply as `linear_operator`; return whether all rows of the product are possible and the same distribution."""
+    if not linear_operator(likelihood, shifted, T, rows, state, log_weight):
+        return False
+    return log_weight.min() > -np.inf and _are_same(state, state.shape[1], log_weight)
+
+
+@kernel
 def subtract_largest(logs: FloatArray) -> None:
     """Subtract the largest of some logarithms from all of them, unless all are -inf."""
     largest = logs.max()
@@ -355,65 +378,49 @@ def best_operator(shifted: FloatArray, log_T: FloatArray, rows: tuple[int, int, 
     """
     M, K = state.shape
     first, count, direction = rows
-    width = (K + 3) // 4 * 4
-    columns = _columns_in_fours(log_T, width // 4, -np.inf)
-    weighted, following = np.empty((M, K)), np.empty((M, width))
-    following[:, :K] = state
+    groups = in_groups(log_T, False, -np.inf)
+    width = groups.shape[0] * LANES
+    scores, weighted = np.full((M, width), -np.inf), np.full(M * width, -np.inf)
+    scores[:, :K] = state
     for n in range(count):
         t = first + direction * n
-        for i in range(M):
-            for k in range(K):
-                weighted[i, k] = following[i, k] + shifted[t, k]
-        if K <= NARROW:
-            _narrow_best(weighted, columns, following)
-        else:
-            _wide_best(weighted, log_T, following)
-    state[:] = following[:, :K]
+        for j in range(0, width, LANES):
+            values = load_first(shifted, t * K + j, K - j)
+            for at in range(j, M * width, width):
+                store(weighted, at, load(scores, at) + values)
+        _best_of_each(weighted, groups, scores)
+    state[:] = scores[:, :K]
 
 
 @kernel
 def best_product(left: FloatArray, right: FloatArray) -> FloatArray:
     """Return max_k left[i, k] + right[k, j], relative to the largest of all."""
-    K = right.shape[0]
-    width = (K + 3) // 4 * 4
-    out = np.empty((left.shape[0], width))
-    _narrow_best(left, _columns_in_fours(right, width // 4, -np.inf), out)
+    M, K = left.shape
+    groups = in_groups(right, False, -np.inf)
+    padded = np.full((M, groups.shape[0] * LANES), -np.inf)
+    padded[:, :K] = left
+    out = np.empty(padded.shape)
+    _best_of_each(padded.reshape(-1), groups, out)
     best = out[:, :K].copy()
     largest = best.max()
     return best - largest if largest > -np.inf else best
 
 
 @kernel
-def _wide_best(weighted: FloatArray, log_T: FloatArray, out: FloatArray) -> None:
-    """Compute max_k weighted[i, k] + log_T[k, j] along the rows of log_T."""
-    K = log_T.shape[0]
-    for i in range(weighted.shape[0]):
-        for j in range(K):
-            out[i, j] = -np.inf
-        for k in range(K):
-            weight = weighted[i, k]
-            for j in range(K):
-                value = weight + log_T[k, j]
-                out[i, j] = value if value > out[i, j] else out[i, j]
+def _best_of_each(weighted: FloatArray, groups: FloatArray, out: FloatArray) -> None:
+    """Compute max_k weighted[i, k] + right[k, j] of the matrix in `groups`, eight columns at once.
 
-
-@kernel
-def _narrow_best(weighted: FloatArray, columns: FloatArray, out: FloatArray) -> None:
-    """Compute max_k weighted[i, k] + columns[k, j] four columns at a time, whose maxima stay in registers."""
-    for group in range(columns.shape[0]):
-        column, j = columns[group], 4 * group
-        for i in range(weighted.shape[0]):
-            top0 = top1 = top2 = top3 = -np.inf
-            for k in range(weighted.shape[1]):
-                weight = weighted[i, k]
-                value0, value1 = weight + column[k, 0], weight + column[k, 1]
-                value2, value3 = weight + column[k, 2], weight + column[k, 3]
-                # A conditional expression is one instruction; max() or if would be a branch or a call.
-                top0 = value0 if value0 > top0 else top0
-                top1 = value1 if value1 > top1 else top1
-                top2 = value2 if value2 > top2 else top2
-                top3 = value3 if value3 > top3 else top3
-            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = top0, top1, top2, top3
+    `weighted` is flat and -inf beyond the classes; even and odd classes do not wait for each other.
+    """
+    M, width = out.shape
+    rows = groups.shape[1]
+    for at in range(0, M * width, width):
+        for j in range(0, width, LANES):
+            even, odd, column = spread(-np.inf), spread(-np.inf), j * rows
+            for k in range(0, rows, 2):
+                even = larger(spread(weighted[at + k]) + load(groups, column + LANES * k), even)
+                odd = larger(spread(weighted[at + k + 1]) + load(groups, column + LANES * (k + 1)), odd)
+            store(out, at + j, larger(even, odd))
 
 
 @kernel

@@ -21,8 +21,9 @@ to discrete states (sums and maxima). Kept with each row of a product is its own
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -30,23 +31,30 @@ from numpy.typing import ArrayLike
 
 from actors.kernels.jit import as_input
 from actors.kernels.markov.inference import (
-    ForwardBackwardResult,
+    ExpectedCounts,
+    LinearResult,
+    PreparedRows,
+    RowError,
     SequenceEnds,
     check_evidence,
     check_initial,
+    check_possible,
     check_transitions,
+    expected_counts_of_passes,
     impossible_row,
     logarithm,
     prepare,
-    run_passes,
+    run_linear_passes,
 )
 from actors.kernels.markov.operator_passes import (
     best_operator,
     best_product,
+    composed,
+    distribution_of,
+    divided,
+    forgets,
     have_met,
-    is_forgotten,
     linear_operator,
-    log_product,
     logarithmic_operator,
     normalise_rows,
     origins_of_best_paths,
@@ -57,53 +65,101 @@ from actors.kernels.types import FloatArray, IntArray
 WINDOWS = (64, 256)
 """Numbers of rows at each end of a stretch from which its operator is computed, if its chain forgets that fast."""
 
+FIRST_ROWS = 256
+"""Rows through which the most probable paths are traced first; most chunks need no more."""
 
-class _Chunk(NamedTuple):
-    """The validated rows of a chunk and the model."""
 
-    evidence: FloatArray
-    starts: IntArray
+class ChainModel(NamedTuple):
+    """Transitions and initial distribution, validated, with what functions of chunks need of them (`chain_model`)."""
+
     T: FloatArray
     initial: FloatArray
-    continued: bool
+    log_T: FloatArray
+    log_initial: FloatArray
+    reverse: FloatArray
+    none: FloatArray
+    all_possible: bool
+
+
+def chain_model(T: ArrayLike, initial: ArrayLike) -> ChainModel:
+    """Return a model for functions of chunks; raise ValueError if it is none, as `forward_backward`."""
+    first = as_input(initial)
+    matrix = check_transitions(T, first.size)
+    first = check_initial(first, first.size)
+    reverse, none = np.ascontiguousarray(matrix.T), no_message(first.size)
+    return ChainModel(matrix, first, logarithm(matrix), logarithm(first), reverse, none, bool(matrix.min() > 0.0))
+
+
+class ChunkRows:
+    """The rows of a chunk, and what inference needs of them whatever the model is.
+
+    Parameters
+    ----------
+    evidence_of : callable
+        Returns the log evidence (n, K) of the rows from one to before another: contiguous, zeros in missing rows.
+    starts : ndarray of int64, shape (S + 1,)
+        Boundaries of the pieces of sequences.
+    continued : bool
+        Whether the first row continues a sequence of the chunk before.
+    """
+
+    def __init__(self, evidence_of: Callable[[int, int], FloatArray], starts: IntArray, continued: bool) -> None:
+        self.evidence_of = evidence_of
+        self.starts = starts
+        self.continued = continued
+
+    @cached_property
+    def prepared(self) -> PreparedRows:
+        """All rows, with a row before them for what enters, if they continue a sequence."""
+        return prepare(self.evidence_of(0, len(self)), self.starts, int(self.continued))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
 
     @property
     def opens(self) -> bool:
         """Return whether a sequence begins in the chunk."""
         return not self.continued or self.starts.size > 2
 
-    @property
-    def first_piece(self) -> tuple[FloatArray, tuple[int, int, int]]:
-        """Return the log evidence of the first piece of a sequence, and its rows from the last to the first."""
-        rows = int(self.starts[1])
-        return self.evidence[:rows], (rows - 1, rows, -1)
+    def relative(self, first: int, end: int) -> FloatArray:
+        """Return the log evidence of rows relative to the largest of each; common factors do not change an operator.
 
-    @property
-    def last_piece(self) -> tuple[FloatArray, tuple[int, int, int]]:
-        """Return the log evidence of the last piece of a sequence, and its rows but the last."""
-        first = int(self.starts[-2])
-        return self.evidence[first:], (0, int(self.starts[-1]) - first - 1, 1)
-
-
-def _shifted(evidence: FloatArray) -> FloatArray:
-    """Return the log evidence relative to the largest of each row; common factors do not change an operator."""
-    shifted = np.empty_like(evidence)
-    relative_rows(evidence, shifted, np.empty(len(evidence)))
-    return shifted
+        Raises
+        ------
+        ValueError
+            If a row has no possible class.
+        """
+        evidence = self.evidence_of(first, end)
+        shifted = np.empty_like(evidence)
+        if not relative_rows(evidence, shifted, np.empty(len(evidence))):
+            try:
+                check_possible(evidence)
+            except RowError as error:
+                raise error.after(first) from None
+        return shifted
 
 
-def _chunk(
-    log_evidence: ArrayLike,
-    T: ArrayLike,
-    initial: ArrayLike,
-    lengths: ArrayLike | None,
-    continued: bool,
-    mask: ArrayLike | None,
-) -> _Chunk:
-    """Return the validated arguments of a function of a chunk."""
+def chunk_rows(
+    log_evidence: ArrayLike, lengths: ArrayLike | None = None, continued: bool = False, mask: ArrayLike | None = None
+) -> ChunkRows:
+    """Return the rows of a chunk.
+
+    Parameters
+    ----------
+    log_evidence, mask
+        As in `forward_backward`, of the rows of the chunk.
+    lengths : array_like of int, shape (S,), optional
+        Lengths of the pieces of sequences inside the chunk; None is one piece.
+    continued : bool
+        Whether the first row continues a sequence of the chunk before.
+
+    Raises
+    ------
+    ValueError
+        As `forward_backward`, for what is wrong with the rows alone.
+    """
     evidence, starts = check_evidence(log_evidence, lengths, mask)
-    K = evidence.shape[1]
-    return _Chunk(evidence, starts, check_transitions(T, K), check_initial(initial, K), continued)
+    return ChunkRows(lambda first, end: evidence[first:end], starts, continued)
 
 
 def no_message(classes: int) -> FloatArray:
@@ -111,14 +167,7 @@ def no_message(classes: int) -> FloatArray:
     return np.full(classes, -math.log(classes))
 
 
-def summarise_chunk(
-    log_evidence: ArrayLike,
-    T: ArrayLike,
-    initial: ArrayLike,
-    lengths: ArrayLike | None = None,
-    continued: bool = False,
-    mask: ArrayLike | None = None,
-) -> dict[str, FloatArray]:
+def summarise_chunk(rows: ChunkRows, model: ChainModel) -> dict[str, FloatArray]:
     """Return a chunk as a map of the distribution of the class before it to that of its last row.
 
     With the class i of the row before the chunk, the map is the row i of `log_operator`, a log-distribution of the
@@ -128,15 +177,6 @@ def summarise_chunk(
     and the weights are the backward message; if its first row begins one, all weights are 0. A class i after which the
     rows are impossible has the weight -inf.
 
-    Parameters
-    ----------
-    log_evidence, T, initial, mask
-        As in `forward_backward`, of the rows of the chunk.
-    lengths : array_like of int, shape (S,), optional
-        Lengths of the pieces of sequences inside the chunk; None is one piece.
-    continued : bool
-        Whether the first row continues a sequence of the chunk before.
-
     Returns
     -------
     dict
@@ -145,47 +185,64 @@ def summarise_chunk(
     Raises
     ------
     ValueError
-        As `forward_backward`, but not for rows that are impossible given others.
+        If a row that it needs has no possible class; not for rows that are impossible given others.
     """
-    chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
-    K = chunk.T.shape[0]
-    evidence, last = chunk.last_piece
-    if not chunk.opens:
-        operator, weight = _run(evidence, chunk.T, last, chunk.T)
-        operator += _shifted(evidence[-1:])
+    K, end = model.initial.size, len(rows)
+    last_piece = int(rows.starts[-2]), end - 1, 1
+    if not rows.opens:
+        operator, weight = _run(rows, model.T, last_piece, model.T, model.all_possible)
+        operator += rows.relative(end - 1, end)
         normalise_rows(operator, weight)
         return {"log_operator": operator, "log_weight": weight}
-    forward, _ = _run(evidence, chunk.T, last, chunk.initial[None, :])
-    forward += _shifted(evidence[-1:])
+    forward, _ = _run(rows, model.T, last_piece, model.initial[None, :], model.all_possible)
+    forward += rows.relative(end - 1, end)
     normalise_rows(forward, np.zeros(1))
     weight = np.zeros((1, K))
-    if continued:
-        evidence, first = chunk.first_piece
-        weight, _ = _run(evidence, np.ascontiguousarray(chunk.T.T), first, np.ones((1, K)))
+    if rows.continued:
+        first_piece = 0, int(rows.starts[1]), -1
+        weight, _ = _run(rows, model.reverse, first_piece, np.ones((1, K)), model.all_possible)
         weight -= _largest(weight)
     return {"log_operator": np.repeat(forward, K, axis=0), "log_weight": weight[0]}
 
 
 def _run(
-    evidence: FloatArray, T: FloatArray, rows: tuple[int, int, int], start: FloatArray
+    rows: ChunkRows, T: FloatArray, stretch: tuple[int, int, int], start: FloatArray, all_possible: bool
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the logarithms of the product of `start` (M, K) with evidence and transitions of rows, and log weights."""
-    if T.min() > 0.0:  # so that nothing is impossible, and rows that are left out cannot change that
+    """Return the logarithms of the product of `start` (M, K) with evidence and transitions, and log weights.
+
+    `stretch` are the first row, the row after the last one, and 1 or -1, the direction in which rows are multiplied.
+    """
+    if all_possible:  # so that nothing is impossible, and rows that are left out cannot change that
         for window in WINDOWS:
-            found = _run_ends(evidence, T, rows, start, window)
+            found = _run_ends(rows, T, stretch, start, window)
             if found is not None:
                 return found
-    shifted = _shifted(evidence)
+    first, end, direction = stretch
+    if first == end:
+        return logarithm(start), np.zeros(len(start))
+    shifted, within = rows.relative(first, end), _within(end - first, direction)
     state, weight = start.copy(), np.zeros(start.shape[0])
-    if linear_operator(np.exp(shifted), shifted, T, rows, state, weight):
+    if linear_operator(np.exp(shifted), shifted, T, within, state, weight):
         return logarithm(state), weight
     logs, weight = logarithm(start), np.zeros(start.shape[0])
-    logarithmic_operator(shifted, logarithm(T), rows, logs, weight)
+    logarithmic_operator(shifted, logarithm(T), within, logs, weight)
     return logs, weight
 
 
+def _within(count: int, direction: int) -> tuple[int, int, int]:
+    """Return first row, number and direction for kernels that are given some rows alone."""
+    return 0 if direction > 0 else count - 1, count, direction
+
+
+def _ends_of(stretch: tuple[int, int, int], window: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Return the rows of a stretch that are multiplied first, and those that are multiplied last."""
+    first, end, direction = stretch
+    low, high = (first, first + window, direction), (end - window, end, direction)
+    return (low, high) if direction > 0 else (high, low)
+
+
 def _run_ends(
-    evidence: FloatArray, T: FloatArray, rows: tuple[int, int, int], start: FloatArray, window: int
+    rows: ChunkRows, T: FloatArray, stretch: tuple[int, int, int], start: FloatArray, window: int
 ) -> tuple[FloatArray, FloatArray] | None:
     """Return what `_run` returns from the first and the last rows alone; None if these are too few for it.
 
@@ -194,28 +251,26 @@ def _run_ends(
     the distribution before the last rows, the one after them is the same, if it is for each class alone.
     """
     M, K = start.shape
-    first, count, direction = rows
-    if count <= 2 * window * K:  # the product of all rows takes no longer, once its rows are the same
+    if stretch[1] - stretch[0] <= 2 * window * K:  # the product of all rows takes no longer, once its rows are the same
         return None
+    early, late = _ends_of(stretch, window)
     state, weight = start.copy(), np.zeros(M)
-    if M > 1 and not _forget(evidence, T, (first, window, direction), state, weight):
+    if M > 1 and not _forget(rows, T, early, state, weight):
         return None
-    last, unused = T.copy(), np.zeros(K)  # whatever the class of the row before them
-    if not _forget(evidence, T, (first + direction * (count - window), window, direction), last, unused):
+    last = T.copy()  # whatever the class of the row before them
+    if not _forget(rows, T, late, last, np.zeros(K)):
         return None
     weight += np.log(state.sum(axis=1))
     return np.repeat(np.log(last[:1]), M, axis=0), weight - weight.max()
 
 
 def _forget(
-    evidence: FloatArray, T: FloatArray, rows: tuple[int, int, int], state: FloatArray, weight: FloatArray
+    rows: ChunkRows, T: FloatArray, stretch: tuple[int, int, int], state: FloatArray, weight: FloatArray
 ) -> bool:
     """Multiply as :func:`linear_operator`; return whether the rows of the product are the same distribution."""
-    first, count, direction = rows
-    lowest = first if direction > 0 else first - count + 1
-    shifted = _shifted(evidence[lowest : lowest + count])
-    inside = first - lowest, count, direction
-    return bool(linear_operator(np.exp(shifted), shifted, T, inside, state, weight)) and is_forgotten(state, weight)
+    first, end, direction = stretch
+    shifted = rows.relative(first, end)
+    return bool(forgets(np.exp(shifted), shifted, T, _within(end - first, direction), state, weight))
 
 
 def combine(left: dict[str, FloatArray], right: dict[str, FloatArray]) -> dict[str, FloatArray]:
@@ -231,11 +286,12 @@ def combine(left: dict[str, FloatArray], right: dict[str, FloatArray]) -> dict[s
     dict
         As `summarise_chunk`.
     """
-    operator, weight = np.empty_like(left["log_operator"]), np.array(left["log_weight"])
-    weighted = right["log_weight"][:, None] + right["log_operator"]
-    log_product(as_input(left["log_operator"]), weighted, np.exp(weighted), operator)
-    normalise_rows(operator, weight)
+    operator, weight = composed(*_given(left), *_given(right))
     return {"log_operator": operator, "log_weight": weight}
+
+
+def _given(stretch: dict[str, FloatArray]) -> tuple[FloatArray, FloatArray]:
+    return as_input(stretch["log_operator"]), as_input(stretch["log_weight"])
 
 
 def descend(
@@ -255,33 +311,14 @@ def descend(
     entering_left, leaving_left, entering_right, leaving_right : ndarray of float64, shape (K,)
         Log-distributions; all -inf if rows of the other stretch are impossible.
     """
-    between = left["log_weight"][:, None] + left["log_operator"]
-    entering_right = _multiply(as_input(entering), between, np.zeros_like(entering))
-    backward = as_input(right["log_operator"].T)
-    leaving_left = _multiply(as_input(leaving), backward, right["log_weight"])
+    ends = as_input(entering), as_input(leaving)
+    entering_right, leaving_left = divided(ends, *_given(left), *_given(right))
     return entering, leaving_left, entering_right, leaving
 
 
-def _multiply(message: FloatArray, operator: FloatArray, log_weight: FloatArray) -> FloatArray:
-    """Return the log-distribution log(weight · exp(message) · exp(operator)), normalised."""
-    out = np.empty((1, message.size))
-    log_product(message[None, :], operator, np.exp(operator), out)
-    out += log_weight
-    normalise_rows(out, np.zeros(1))
-    message = out.reshape(-1)
-    return message
-
-
 def forward_backward_chunk(
-    log_evidence: ArrayLike,
-    T: ArrayLike,
-    initial: ArrayLike,
-    lengths: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    entering: ArrayLike | None = None,
-    leaving: ArrayLike | None = None,
-    continued: bool = False,
-) -> ForwardBackwardResult:
+    rows: ChunkRows, model: ChainModel, entering: ArrayLike | None = None, leaving: ArrayLike | None = None
+) -> LinearResult:
     """Return the results of `forward_backward` for the rows of a chunk, given all rows of their sequences.
 
     `transitions` includes the transition from the row before the chunk to its first row, not that from its last row;
@@ -289,76 +326,70 @@ def forward_backward_chunk(
 
     Parameters
     ----------
-    log_evidence, T, initial, lengths, continued, mask
-        As in `summarise_chunk`.
+    rows, model
+        The chunk, and the model.
     entering, leaving : array_like of float64, shape (K,), optional
-        Log-distributions of `descend`. What enters is needed, and not ignored, if `continued`. None is `no_message`.
+        Log-distributions of `descend`. What enters is needed, and not ignored, if the chunk is continued. None is
+        `no_message`.
 
     Returns
     -------
-    ForwardBackwardResult
+    LinearResult
         Bit-identical to `forward_backward` if no sequence crosses the ends of the chunk.
 
     Raises
     ------
     ValueError
-        As `forward_backward`; if `continued` and nothing enters; if what enters or leaves is no log-distribution. Rows
-        are numbered from the first of the chunk.
+        As `forward_backward`; if the first row continues a sequence and nothing enters; if what enters or leaves is no
+        log-distribution. Rows are numbered from the first of the chunk.
     OtherChunkError
         If the rows are possible, but rows before or after the chunk are not; the chunk of these raises ValueError.
     """
-    chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
-    rows, K = chunk.evidence.shape
-    last = _message("leaves", leaving, K)
-    if last.max() == -np.inf:
+    ends = _sequence_ends(rows, model, entering, leaving)
+    return run_linear_passes(rows.prepared, model.T, model.initial, ends)
+
+
+def expected_counts_chunk(
+    rows: ChunkRows, model: ChainModel, entering: ArrayLike | None = None, leaving: ArrayLike | None = None
+) -> ExpectedCounts:
+    """Return the sums of `forward_backward_chunk`, bit-identical, without what it computes for each row."""
+    ends = _sequence_ends(rows, model, entering, leaving)
+    return expected_counts_of_passes(rows.prepared, model.T, model.initial, ends)
+
+
+def _sequence_ends(
+    rows: ChunkRows, model: ChainModel, entering: ArrayLike | None, leaving: ArrayLike | None
+) -> SequenceEnds:
+    """Return what enters and what leaves, validated."""
+    last, log_last = _message("leaves", leaving, model)
+    if log_last.max() == -np.inf:
         # A row of this chunk may be impossible too; the first such row of a sequence is named.
-        forward_backward_chunk(log_evidence, T, initial, lengths, mask, entering, None, continued)
-        raise impossible_row(rows, rows)
-    if not continued:
-        ends = SequenceEnds(chunk.initial, _linear(last), logarithm(chunk.initial), last)
-        return run_passes(prepare(chunk.evidence, chunk.starts), chunk.T, chunk.initial, ends)
-    first = _entering(entering, K)
-    # The row before the chunk is a row without evidence, whose class has the distribution that enters.
-    evidence = np.concatenate([np.zeros((1, K)), chunk.evidence])
-    starts = np.concatenate([[0], chunk.starts[1:] + 1])
-    ends = SequenceEnds(_linear(first), _linear(last), first, last)
-    result = run_passes(prepare(evidence, starts), chunk.T, chunk.initial, ends, 1)
-    return dataclasses.replace(
-        result,
-        filtered=result.filtered[1:],
-        posterior=result.posterior[1:],
-        log_cavity=result.log_cavity[1:],
-        initial=result.posterior[starts[1:-1]].sum(axis=0),
-        row_log_likelihood=result.row_log_likelihood[1:],
-        log_likelihood=float(result.row_log_likelihood[1:].sum()),
-    )
+        expected_counts_chunk(rows, model, entering)
+        raise impossible_row(len(rows), len(rows))
+    if not rows.continued:
+        return SequenceEnds(model.initial, last, model.log_initial, log_last)
+    first, log_first = _message("enters", _entering(entering), model)
+    if log_first.max() == -np.inf:
+        raise impossible_row(-1, 0)
+    return SequenceEnds(first, last, log_first, log_last)
 
 
-def _message(name: str, message: ArrayLike | None, classes: int) -> FloatArray:
-    """Return a validated log-distribution, its largest entry possibly not 0 and all -inf if rows are impossible."""
-    if message is None:
-        return no_message(classes)
-    logs = as_input(message)
-    if logs.shape != (classes,) or not logs.max() < np.inf:
-        raise ValueError(f"what {name} must be logarithms of shape ({classes},), got {logs.tolist()}")
-    return logs
+def _message(name: str, message: ArrayLike | None, model: ChainModel) -> tuple[FloatArray, FloatArray]:
+    """Return a distribution and its validated logarithms, their largest possibly not 0, all -inf for impossible rows.
+
+    If they are all -inf, the distribution has no meaning.
+    """
+    logs, linear = model.none if message is None else as_input(message), np.empty(model.initial.size)
+    if logs.shape != linear.shape or not distribution_of(logs, linear) < np.inf:
+        raise ValueError(f"what {name} must be logarithms of shape {linear.shape}, got {logs.tolist()}")
+    return linear, logs
 
 
-def _entering(message: ArrayLike | None, classes: int) -> FloatArray:
+def _entering(message: ArrayLike | None) -> ArrayLike:
     """Return what enters a chunk whose first row continues a sequence."""
     if message is None:
         raise ValueError("the first row continues a sequence, so what enters must be given")
-    logs = _message("enters", message, classes)
-    if logs.max() == -np.inf:
-        raise impossible_row(-1, 0)
-    return logs
-
-
-def _linear(logs: FloatArray) -> FloatArray:
-    """Return a distribution from its logarithms; equal ones give 1 / K in all bits."""
-    values: FloatArray = np.exp(logs - logs.max())
-    values /= values.sum()
-    return values
+    return message
 
 
 def _largest(logs: FloatArray) -> float:
@@ -367,20 +398,8 @@ def _largest(logs: FloatArray) -> float:
     return largest if largest > -np.inf else 0.0
 
 
-def summarise_scores(
-    log_evidence: ArrayLike,
-    T: ArrayLike,
-    initial: ArrayLike,
-    lengths: ArrayLike | None = None,
-    continued: bool = False,
-    mask: ArrayLike | None = None,
-) -> dict[str, FloatArray]:
+def summarise_scores(rows: ChunkRows, model: ChainModel) -> dict[str, FloatArray]:
     """Return the log probabilities of the best paths through a chunk, from each class before it to each at its end.
-
-    Parameters
-    ----------
-    log_evidence, T, initial, lengths, continued, mask
-        As in `summarise_chunk`.
 
     Returns
     -------
@@ -393,45 +412,46 @@ def summarise_scores(
     ValueError
         As `summarise_chunk`.
     """
-    chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
-    log_T = logarithm(chunk.T)
-    evidence, last = chunk.last_piece
-    scores = _run_best(evidence, log_T, last, logarithm(chunk.initial)[None, :] if chunk.opens else log_T)
-    scores += _shifted(evidence[-1:])
-    if chunk.opens and continued:
-        evidence, first = chunk.first_piece
-        before = _run_best(evidence, np.ascontiguousarray(log_T.T), first, np.zeros((1, log_T.shape[0])))
+    log_T, end = model.log_T, len(rows)
+    last_piece, start = (int(rows.starts[-2]), end - 1, 1), model.log_initial[None, :] if rows.opens else log_T
+    scores = _run_best(rows, log_T, last_piece, start, model.all_possible)
+    scores += rows.relative(end - 1, end)
+    if rows.opens and rows.continued:
+        first_piece, zeros = (0, int(rows.starts[1]), -1), np.zeros((1, log_T.shape[0]))
+        before = _run_best(rows, logarithm(model.reverse), first_piece, zeros, model.all_possible)
         scores = before.T + scores
-    elif chunk.opens:
+    elif rows.opens:
         scores = np.repeat(scores, log_T.shape[0], axis=0)
     return {"log_scores": scores - _largest(scores)}
 
 
-def _run_best(evidence: FloatArray, log_T: FloatArray, rows: tuple[int, int, int], start: FloatArray) -> FloatArray:
+def _run_best(
+    rows: ChunkRows, log_T: FloatArray, stretch: tuple[int, int, int], start: FloatArray, all_possible: bool
+) -> FloatArray:
     """Return the product of `start` (M, K) with evidence and transitions of rows, with maxima in place of sums.
 
     As in `_run`, the first and the last rows are enough for it if the best paths through them have met: each row of the
     product is then the same, up to a number of its own.
     """
-    M = len(start)
-    first, count, direction = rows
-    windows = [window for window in WINDOWS if 2 * window < count] if log_T.min() > -np.inf else []
+    M, count = len(start), stretch[1] - stretch[0]
+    windows = [window for window in WINDOWS if 2 * window < count] if all_possible else []
     for window in windows:
         scores, last = start.copy(), log_T.copy()
-        _multiply_best(evidence, log_T, (first + direction * (count - window), window, direction), last)
+        early, late = _ends_of(stretch, window)
+        _multiply_best(rows, log_T, late, last)
         if M > 1:
-            _multiply_best(evidence, log_T, (first, window, direction), scores)
+            _multiply_best(rows, log_T, early, scores)
         if have_met(last) and (M == 1 or have_met(scores)):
             return last[:1] + scores.max(axis=1, keepdims=True) if M > 1 else last[:1].copy()
     scores = start.copy()
-    _multiply_best(evidence, log_T, rows, scores)
+    if count:
+        _multiply_best(rows, log_T, stretch, scores)
     return scores
 
 
-def _multiply_best(evidence: FloatArray, log_T: FloatArray, rows: tuple[int, int, int], state: FloatArray) -> None:
-    first, count, direction = rows
-    lowest = first if direction > 0 else first - count + 1
-    best_operator(_shifted(evidence[lowest : lowest + count]), log_T, (first - lowest, count, direction), state)
+def _multiply_best(rows: ChunkRows, log_T: FloatArray, stretch: tuple[int, int, int], state: FloatArray) -> None:
+    first, end, direction = stretch
+    best_operator(rows.relative(first, end), log_T, _within(end - first, direction), state)
 
 
 def combine_scores(left: dict[str, FloatArray], right: dict[str, FloatArray]) -> dict[str, FloatArray]:
@@ -457,23 +477,15 @@ def descend_scores(entering: FloatArray, left: dict[str, FloatArray]) -> tuple[F
     return entering, best_product(as_input(entering)[None, :], as_input(left["log_scores"]))[0]
 
 
-def trace_chunk(
-    log_evidence: ArrayLike,
-    T: ArrayLike,
-    initial: ArrayLike,
-    lengths: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    entering: ArrayLike | None = None,
-    continued: bool = False,
-) -> IntArray:
+def trace_chunk(rows: ChunkRows, model: ChainModel, entering: ArrayLike | None = None) -> IntArray:
     """Return the class of the row before a chunk for each class of its last row, on the most probable path.
 
     Parameters
     ----------
-    log_evidence, T, initial, lengths, mask, continued
-        As in `summarise_chunk`.
+    rows, model
+        The chunk, and the model.
     entering : array_like of float64, shape (K,), optional
-        Of `descend_scores`; needed if `continued`.
+        Of `descend_scores`; needed if the chunk is continued.
 
     Returns
     -------
@@ -487,18 +499,30 @@ def trace_chunk(
     ValueError
         As `forward_backward_chunk`.
     """
-    chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
-    K = chunk.T.shape[0]
+    K = model.initial.size
     origins = np.full(K + 1, -1)
-    if continued:
-        entered, log_T = _with_entering(chunk, entering), logarithm(chunk.T)
-        best = origins_of_best_paths(entered, log_T, origins[:K], bool(log_T.min() > -np.inf))
+    if not rows.continued:
+        return origins
+    before, piece, meets = _scores_before(entering, model), int(rows.starts[1]), model.all_possible
+    for end in sorted({min(FIRST_ROWS, piece), piece}) if meets else [piece]:
+        entered = np.concatenate([before[None, :], rows.evidence_of(0, end)])
+        best = origins_of_best_paths(entered, model.log_T, origins[:K], meets)
         if best < 0:
-            raise impossible_row(-best - 1, chunk.evidence.shape[0])
+            raise impossible_row(-best - 1, len(rows))
         origins[K] = origins[best]
-        if chunk.opens:
-            origins[:] = origins[K]
+        if (origins[:K] == origins[K]).all():
+            break
+    if rows.opens:
+        origins[:] = origins[K]
     return origins
+
+
+def _scores_before(entering: ArrayLike | None, model: ChainModel) -> FloatArray:
+    """Return the scores of the classes of the row before a chunk, validated."""
+    _, scores = _message("enters", _entering(entering), model)
+    if scores.max() == -np.inf:
+        raise impossible_row(-1, 0)
+    return scores
 
 
 def compose_origins(left: IntArray, right: IntArray) -> IntArray:
@@ -506,88 +530,51 @@ def compose_origins(left: IntArray, right: IntArray) -> IntArray:
 
     The class of the last row of `left`, or -1, is `right[c]`, where c is that of the last row of both, or -1.
     """
-    composed: IntArray = left[right]
-    return composed
+    composed_origins: IntArray = left[right]
+    return composed_origins
 
 
 def viterbi_chunk(
-    log_evidence: ArrayLike,
-    T: ArrayLike,
-    initial: ArrayLike,
-    lengths: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    entering: ArrayLike | None = None,
-    last_class: int = -1,
-    continued: bool = False,
-) -> tuple[IntArray, float]:
-    """Return the part of the most probable class sequence that lies in a chunk.
+    rows: ChunkRows, model: ChainModel, entering: ArrayLike | None = None, last_class: int = -1
+) -> IntArray:
+    """Return the part (N,) of the most probable class sequence that lies in a chunk.
 
     Parameters
     ----------
-    log_evidence, T, initial, lengths, mask, entering, continued
+    rows, model, entering
         As in `trace_chunk`.
     last_class : int
         The class of the last row by `compose_origins`; -1 if that row ends its sequence.
-
-    Returns
-    -------
-    path : ndarray of int64, shape (N,)
-        Class of each row.
-    log_joint : float
-        Log joint density of path and rows, including the transition into the first row; its sum over chunks is that of
-        all rows.
 
     Raises
     ------
     ValueError
         As `forward_backward_chunk`, or if the last class is impossible.
     """
-    chunk = _chunk(log_evidence, T, initial, lengths, continued, mask)
-    log_T, log_initial = logarithm(chunk.T), logarithm(chunk.initial)
-    evidence, end = chunk.evidence, int(chunk.starts[1])
-    if last_class >= 0:
-        evidence = evidence.copy()
-        evidence[-1, np.arange(evidence.shape[1]) != last_class] = -np.inf
-        chunk = chunk._replace(evidence=evidence)
-    if not continued:
-        path = _path(evidence, log_T, log_initial, chunk.starts, 0)
-        before, end = path[:0], 0
-    else:
-        first = _path(_with_entering(chunk, entering), log_T, np.zeros_like(log_initial), np.array([0, end + 1]), 1)
-        rest = first[:0]
-        if chunk.starts.size > 2:
-            rest = _path(evidence[end:], log_T, log_initial, chunk.starts[1:] - end, -end)
-        before, path = first[:1], np.concatenate([first[1:], rest])
-    classes = np.concatenate([before, path])
-    opening = chunk.starts[:-1] if not continued else chunk.starts[1:-1]
-    steps = np.delete(np.arange(path.size), opening) + before.size
-    log_joint = evidence[np.arange(path.size), path].sum() + log_initial[path[opening]].sum()
-    return path, float(log_joint + log_T[classes[steps - 1], classes[steps]].sum())
-
-
-def _with_entering(chunk: _Chunk, entering: ArrayLike | None) -> FloatArray:
-    """Return the log evidence of the first piece of a sequence, after the scores of the classes of the row before."""
-    return np.concatenate([_entering(entering, chunk.T.shape[0])[None, :], chunk.evidence[: chunk.starts[1]]])
-
-
-def _path(
-    evidence: FloatArray, log_T: FloatArray, log_initial: FloatArray, starts: IntArray, rows_before: int
-) -> IntArray:
-    """Return the most probable path through whole sequences; row 0 in errors is the row `rows_before`."""
-    path = np.empty(evidence.shape[0], dtype=np.int64)
-    log_joint, _ = best_path(evidence, log_T, log_initial, starts, path)
+    first = model.log_initial
+    if rows.continued:
+        scores = _scores_before(entering, model)
+        first = (scores[:, None] + model.log_T).max(axis=0)
+    path = np.empty(len(rows), dtype=np.int64)
+    evidence = rows.evidence_of(0, len(rows))
+    log_joint, _ = best_path(evidence, model.log_T, model.log_initial, (first, last_class), rows.starts, path)
     if log_joint == -np.inf:
-        raise impossible_row(int(path[0]) - rows_before, evidence.shape[0] - rows_before)
+        raise impossible_row(int(path[0]), len(rows))
     return path
 
 
 def compile_kernels() -> None:
     """Compile the kernels that this module calls, or load them from the cache."""
-    T, initial, ends = np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1.0, 0.0]), no_message(2)
+    model, ends = chain_model(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1.0, 0.0])), no_message(2)
     for evidence in (np.zeros((2, 2)), np.array([[-1000.0, 0.0], [0.0, 0.0]])):  # the second underflows
-        chunk = summarise_chunk(evidence, T, initial, None, True)
+        rows = chunk_rows(evidence, None, True)
+        chunk = summarise_chunk(rows, model)
         descend(ends, ends, chunk, combine(chunk, chunk))
-        forward_backward_chunk(evidence, T, initial, None, None, ends, ends, True)
-    scores = summarise_scores(np.zeros((2, 2)), T, initial)
-    trace_chunk(np.zeros((2, 2)), T, initial, None, None, descend_scores(ends, combine_scores(scores, scores))[1], True)
-    viterbi_chunk(np.zeros((2, 2)), T, initial)
+        forward_backward_chunk(rows, model, ends, ends)
+    forgets(np.ones((1, 2)), np.zeros((1, 2)), model.T, (0, 1, 1), model.T.copy(), np.zeros(2))
+    have_met(model.log_T)
+    rows = chunk_rows(np.zeros((2, 2)), None, True)
+    scores = summarise_scores(rows, model)
+    entering = descend_scores(ends, combine_scores(scores, scores))[1]
+    trace_chunk(rows, model, entering)
+    viterbi_chunk(rows, model, entering)

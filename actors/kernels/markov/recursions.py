@@ -71,6 +71,7 @@ def scaled_passes(
     initial: FloatArray,
     ends: tuple[FloatArray, FloatArray],
     starts: IntArray,
+    rows_before: int,
     messages: bool,
     out: ForwardBackwardBuffers,
 ) -> bool:
@@ -93,6 +94,8 @@ def scaled_passes(
         sequence, normalised: `initial` and 1 / K, if no rows lie before and after.
     starts : ndarray of int64, shape (S + 1,)
         Boundaries of the sequences.
+    rows_before : int
+        1 if the first row stands for those before all others: its class is not that of a first row. Otherwise 0.
     messages : bool
         Whether to fill in all of `out`; otherwise `filtered`, `scale` and the sums, and the others need no rows.
     out : ForwardBackwardBuffers
@@ -104,7 +107,7 @@ def scaled_passes(
         False if a row is less likely than :data:`MIN_SCALE`, so that underflow may have falsified the results.
     """
     K = T.shape[0]
-    forward_groups, backward_groups = _in_groups(T, False), _in_groups(T, True)
+    forward_groups, backward_groups = in_groups(T, False, 0.0), in_groups(T, True, 0.0)
     width = LANES * len(forward_groups)
     uniform, work, pairs = np.full(K, 1.0 / K), np.zeros(2 * width), np.zeros((K, width))
     for s in range(starts.shape[0] - 1):
@@ -115,6 +118,8 @@ def scaled_passes(
             return False
         if not _backward(first, end, likelihood, backward_groups, leaving, messages, work, pairs, out):
             return False
+        if s == 0 and rows_before:
+            out.initial[:] = 0.0
     # Σ_t P(z_t-1 = i, z_t = j | all rows) = T_ij Σ_t filtered_i weighted_j / norm; the factor T_ij is outside the loop.
     for i in range(K):
         for j in range(K):
@@ -123,10 +128,13 @@ def scaled_passes(
 
 
 @kernel
-def _in_groups(matrix: FloatArray, transposed: bool) -> FloatArray:
-    """Return the columns of a matrix (K, K), or of its transpose, in groups of eight of an even number of rows."""
+def in_groups(matrix: FloatArray, transposed: bool, fill: float) -> FloatArray:
+    """Return the columns of a matrix (K, K), or of its transpose, in groups of eight of an even number of rows.
+
+    Rows and columns beyond K are `fill`.
+    """
     K = matrix.shape[0]
-    groups = np.zeros(((K + LANES - 1) // LANES, (K + 1) // 2 * 2, LANES))
+    groups = np.full(((K + LANES - 1) // LANES, (K + 1) // 2 * 2, LANES), fill)
     for i in range(K):
         for j in range(K):
             groups[j // LANES, i, j % LANES] = matrix[j, i] if transposed else matrix[i, j]
@@ -134,7 +142,7 @@ def _in_groups(matrix: FloatArray, transposed: bool) -> FloatArray:
 
 
 @kernel
-def _product(work: FloatArray, at: int, groups: FloatArray, j: int) -> Any:
+def product_with(work: FloatArray, at: int, groups: FloatArray, j: int) -> Any:
     """Return entries j to j + 7 of the product of a vector, which begins at `at` in `work`, with a matrix."""
     even, odd = spread(0.0), spread(0.0)
     rows = groups.shape[1]
@@ -166,7 +174,7 @@ def _forward(
         joint, row, sums = half - before, t * K, spread(0.0)
         for j in range(0, K, LANES):
             # prediction_t(j) = Σ_i filtered_t-1(i) T_ij
-            prediction = load_first(entering, j, K - j) if t == first else _product(work, before, groups, j) * inverse
+            prediction = load_first(entering, j, K - j) if t == first else product_with(work, before, groups, j) * inverse
             if messages:
                 store(out.cavity, row + j, prediction)
             prediction = prediction * load(likelihood, row + j)
@@ -208,7 +216,7 @@ def _backward(
             if t == end - 1:
                 values = load_first(leaving, j, K - j)
             else:  # backward_t(i) = Σ_j T_ij likelihood_t+1(j) backward_t+1(j)
-                values = _product(work, weighted, groups, j) * spread(inverse)
+                values = product_with(work, weighted, groups, j) * spread(inverse)
             store(work, message + j, values)
             sums, norms = sums + values, norms + values * load(out.filtered, row + j)
         norm = total(norms)
@@ -353,7 +361,12 @@ def log_sum(values: FloatArray) -> float:
 
 @kernel
 def best_path(
-    evidence: FloatArray, log_T: FloatArray, log_initial: FloatArray, starts: IntArray, path: IntArray
+    evidence: FloatArray,
+    log_T: FloatArray,
+    log_initial: FloatArray,
+    ends: tuple[FloatArray, int],
+    starts: IntArray,
+    path: IntArray,
 ) -> tuple[float, bool]:
     """Compute the most probable path by the Viterbi algorithm (Rabiner 1989, eqs. 33 to 35).
 
@@ -363,6 +376,9 @@ def best_path(
     ----------
     evidence, log_T, log_initial, starts
         As in `log_passes`.
+    ends : tuple of ndarray of float64, shape (K,), and int
+        The log probability of the best path into each class of the first row, and the class of the last row, which rows
+        after it have determined: `log_initial` and -1, if no rows lie before and after.
     path : ndarray of int64, shape (N,)
         Receives the classes. Ties are resolved from the last row of a sequence to its first: the lowest of the equally
         probable classes of the last row, then in each row the lowest of the classes that explain the next one equally
@@ -386,7 +402,7 @@ def best_path(
     for s in range(starts.shape[0] - 1):
         first, end = starts[s], starts[s + 1]
         for j in range(K):
-            delta[first, j] = log_initial[j] + evidence[first, j]
+            delta[first, j] = (ends[0][j] if s == 0 else log_initial[j]) + evidence[first, j]
             check += evidence[first, j] - evidence[first, j]
         for t in range(first + 1, end):
             scores, out = delta[t - 1], delta[t]
@@ -409,8 +425,9 @@ def best_path(
                 out[j] += evidence[t, j]
                 check += evidence[t, j] - evidence[t, j]  # 0, or NaN for a value that is not finite
         top, following = -np.inf, 0
+        determined = ends[1] if s == starts.shape[0] - 2 else -1
         for j in range(K):
-            if delta[end - 1, j] > top:
+            if delta[end - 1, j] > top and determined in (-1, j):
                 top, following = delta[end - 1, j], j
         if top == -np.inf:
             path[0] = _first_impossible_row(delta[:, :K], first)
@@ -445,8 +462,8 @@ def _columns_of(log_T: FloatArray, groups: int, width: int) -> tuple[FloatArray,
 
 @kernel
 def _first_impossible_row(delta: FloatArray, first: int) -> int:
-    """Return the first row from `first` on in which no class is possible; there is one."""
+    """Return the first row from `first` on in which no class is possible, by default the last one."""
     t = first
-    while delta[t].max() > -np.inf:
+    while t < delta.shape[0] - 1 and delta[t].max() > -np.inf:
         t += 1
     return t

@@ -206,7 +206,7 @@ def test_equally_probable_paths_give_the_lowest_classes_from_the_last_row_on():
             rng.integers(-1, 1, (sum(lengths), K)).astype(float),
         )
         path = np.zeros(sum(lengths), dtype=np.int64)
-        hmm.best_path(evidence, log_T, np.zeros(K), np.cumsum([0, *lengths]), path)
+        hmm.best_path(evidence, log_T, np.zeros(K), (np.zeros(K), -1), np.cumsum([0, *lengths]), path)
         for rows in np.split(np.arange(sum(lengths)), lengths[:1]):
             paths = np.array(list(itertools.product(range(K), repeat=len(rows))))
             joint = log_T[paths[:, :-1], paths[:, 1:]].sum(axis=1) + evidence[rows, paths].sum(axis=1)

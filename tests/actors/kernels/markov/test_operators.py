@@ -35,10 +35,19 @@ def cut(lengths, cuts):
 def chunks_of(evidence, T, initial, lengths, cuts, mask=None):
     """Return the arguments of the functions of a chunk, for each chunk."""
     return [
-        {"log_evidence": evidence[rows], "T": T, "initial": initial, "lengths": pieces, "continued": continued}
-        | {"mask": None if mask is None else mask[rows]}
+        chunk_of(evidence[rows], T, initial, pieces, continued, None if mask is None else mask[rows])
         for rows, pieces, continued in cut(lengths, cuts)
     ]
+
+
+def chunk_of(evidence, T, initial, *given):
+    """Return the arguments of the functions of a chunk."""
+    return {"rows": ops.chunk_rows(evidence, *given), "model": ops.chain_model(T, initial)}
+
+
+def evidence_of(chunk):
+    """Return the log evidence of a chunk."""
+    return chunk["rows"].evidence_of(0, len(chunk["rows"]))
 
 
 def balanced(first, end):
@@ -108,7 +117,7 @@ class Tree:
 
 def infer(chunks, split=balanced):
     """Return the results of the chunks."""
-    K = len(chunks[0]["initial"])
+    K = chunks[0]["model"].initial.size
     tree = Tree([ops.summarise_chunk(**chunk) for chunk in chunks], ops.combine, split)
     ends = tree.down(ops.no_message(K), ops.no_message(K))
     return [
@@ -118,8 +127,8 @@ def infer(chunks, split=balanced):
 
 
 def best_path(chunks, split=balanced):
-    """Return the path and its log joint density from the chunks."""
-    K = len(chunks[0]["initial"])
+    """Return the path from the chunks."""
+    K = chunks[0]["model"].initial.size
     tree = Tree([ops.summarise_scores(**chunk) for chunk in chunks], ops.combine_scores, split)
     scores = tree.down_scores(ops.no_message(K))
     origins = [ops.trace_chunk(**chunk, entering=into) for chunk, into in zip(chunks, scores, strict=True)]
@@ -129,14 +138,14 @@ def best_path(chunks, split=balanced):
         parts.append(ops.viterbi_chunk(**chunks[number], entering=scores[number], last_class=last))
         last = int(origins[number][last])
     assert last == int(reduce(ops.compose_origins, origins)[-1]) == -1
-    return np.concatenate([path for path, _ in reversed(parts)]), sum(joint for _, joint in parts)
+    return np.concatenate(parts[::-1])
 
 
 def joined(results):
     """Return the arrays of rows of all chunks and the sums."""
     rows = {name: np.concatenate([getattr(r, name) for r in results]) for name in FIELDS}
     return rows | {
-        "cavity": np.exp(np.concatenate([r.log_cavity for r in results])),
+        "cavity": np.concatenate([r.cavity for r in results]),
         "transitions": sum(r.transitions for r in results),
         "initial": sum(r.initial for r in results),
         "log_likelihood": sum(r.log_likelihood for r in results),
@@ -197,11 +206,9 @@ def test_chunks_cut_anywhere_give_the_results_of_all_rows(case, seed):
     cuts = list(range(1, N)) if seed == 5 else random_cuts(rng, N, int(rng.integers(1, 12)))
     chunks = chunks_of(evidence, T, initial, lengths, cuts, mask)
     assert_agrees(infer(chunks), whole)
-    path, log_joint = viterbi(evidence, T, initial, lengths, mask)
+    path, _ = viterbi(evidence, T, initial, lengths, mask)
     for split in (balanced, from_the_left):
-        own, own_joint = best_path(chunks, split)
-        assert_array_equal(own, path)
-        assert_allclose(own_joint, log_joint, rtol=1e-12)
+        assert_array_equal(best_path(chunks, split), path)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -223,7 +230,7 @@ def test_one_long_sequence_is_the_same_in_chunks():
     whole = forward_backward(evidence, T, initial)
     chunks = chunks_of(evidence, T, initial, [N], list(range(1024, N, 1024)))
     assert_agrees(infer(chunks), whole)
-    assert_array_equal(best_path(chunks)[0], viterbi(evidence, T, initial)[0])
+    assert_array_equal(best_path(chunks), viterbi(evidence, T, initial)[0])
 
 
 def long_rows(rng, K, kind):
@@ -251,8 +258,7 @@ def test_the_first_and_the_last_rows_are_enough_for_the_operator_of_a_chain_that
     kind, lengths, continued, monkeypatch
 ):
     K, rng = 4, np.random.default_rng(2)
-    chunk = dict(zip(("log_evidence", "T", "initial"), long_rows(rng, K, kind), strict=True))
-    chunk |= {"lengths": lengths, "continued": continued}
+    chunk = chunk_of(*long_rows(rng, K, kind), lengths, continued)
     used = []
     monkeypatch.setattr(ops, "_forget", lambda *given, real=ops._forget: used.append(real(*given)) or used[-1])
     found = ops.summarise_chunk(**chunk) | ops.summarise_scores(**chunk)
@@ -267,7 +273,7 @@ def test_long_chunks_of_one_sequence_give_the_results_of_all_rows(kind):
     evidence, T, initial = long_rows(np.random.default_rng(1), 4, kind)
     chunks = chunks_of(evidence, T, initial, [6000], [1500, 3000, 4500])
     assert_agrees(infer(chunks), forward_backward(evidence, T, initial))
-    assert_array_equal(best_path(chunks)[0], viterbi(evidence, T, initial)[0])
+    assert_array_equal(best_path(chunks), viterbi(evidence, T, initial)[0])
 
 
 def paths_after(evidence, T, before):
@@ -286,7 +292,7 @@ def test_the_operator_of_a_chunk_is_the_sum_over_all_paths(K, scale, lengths, co
     rng = np.random.default_rng(K)
     T, initial = distributions(rng, K, K), distributions(rng, 1, K)[0]
     evidence = rng.normal(size=(5, K)) * scale
-    chunk = {"log_evidence": evidence, "T": T, "initial": initial, "lengths": lengths, "continued": continued}
+    chunk = chunk_of(evidence, T, initial, lengths, continued)
     operator = ops.summarise_chunk(**chunk)
     last = evidence[5 - lengths[-1] :]
     weights, scores = np.zeros(K), np.full((K, K), -np.inf)
@@ -313,7 +319,7 @@ def test_combining_is_associative(case):
     left, right = ops.combine(ops.combine(a, b), c), ops.combine(a, ops.combine(b, c))
     for name in left:
         assert_allclose(left[name], right[name], rtol=1e-11, atol=1e-11)
-    whole = ops.summarise_chunk(evidence, T, initial, lengths)
+    whole = ops.summarise_chunk(**chunk_of(evidence, T, initial, lengths))
     for name in left:
         assert_allclose(left[name], whole[name], rtol=1e-11, atol=1e-10)
 
@@ -326,11 +332,15 @@ def test_sequences_inside_chunks_give_the_same_bits_as_without_chunks(K, scale):
     T, initial = distributions(rng, K, K), distributions(rng, 1, K)[0]
     evidence = rng.normal(size=(26, K)) * scale
     chunks = chunks_of(evidence, T, initial, lengths, [13, 20])
-    for chunk, result in zip(chunks, infer(chunks), strict=True):
-        alone = forward_backward(chunk["log_evidence"], T, initial, chunk["lengths"])
-        for name in (*FIELDS, "log_cavity", "transitions", "initial", "log_likelihood"):
+    for chunk, result, (_, pieces, _) in zip(chunks, infer(chunks), cut(lengths, [13, 20]), strict=True):
+        alone = forward_backward(evidence_of(chunk), T, initial, pieces)
+        for name in (*FIELDS, "transitions", "initial", "log_likelihood"):
             assert_array_equal(getattr(result, name), getattr(alone, name), err_msg=name)
-    assert_array_equal(best_path(chunks)[0], viterbi(evidence, T, initial, lengths)[0])
+        assert_allclose(result.cavity, np.exp(alone.log_cavity), rtol=1e-12)
+        none = ops.no_message(K)
+        for name, sums in ops.expected_counts_chunk(**chunk, entering=none, leaving=none)._asdict().items():
+            assert_array_equal(sums, getattr(result, name), err_msg=name)
+    assert_array_equal(best_path(chunks), viterbi(evidence, T, initial, lengths)[0])
 
 
 @pytest.mark.parametrize("K", [2, 10, 30])
@@ -405,7 +415,7 @@ def test_a_class_that_underflows_in_one_chunk_is_kept_where_the_next_chunk_requi
 def test_impossible_rows_after_one_class_do_not_disturb_the_others():
     T = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.5, 0.5]])
     evidence = np.array([[-np.inf, 0.0, 1.0], [-np.inf, 2.0, 1.0]])
-    chunk = ops.summarise_chunk(evidence, T, np.full(3, 1 / 3), None, True)
+    chunk = ops.summarise_chunk(**chunk_of(evidence, T, np.full(3, 1 / 3), None, True))
     assert chunk["log_weight"].tolist() == [-np.inf, 0.0, 0.0]
     pair = ops.combine(chunk, chunk)
     assert pair["log_weight"].tolist() == [-np.inf, 0.0, 0.0]
@@ -428,7 +438,7 @@ def test_rows_that_are_impossible_given_those_of_another_chunk_are_named():
 
 
 def test_what_enters_must_be_given_and_be_logarithms():
-    chunk = {"log_evidence": np.zeros((2, 2)), "T": np.eye(2), "initial": [0.5, 0.5], "continued": True}
+    chunk = chunk_of(np.zeros((2, 2)), np.eye(2), [0.5, 0.5], None, True)
     with pytest.raises(ValueError, match="what enters must be given"):
         ops.forward_backward_chunk(**chunk)
     for bad in (np.zeros(3), np.array([np.nan, 0.0]), np.array([np.inf, 0.0])):
@@ -439,7 +449,7 @@ def test_what_enters_must_be_given_and_be_logarithms():
     with pytest.raises(ValueError, match="what enters must be given"):
         ops.trace_chunk(**chunk)
     with pytest.raises(ValueError, match="row 0 of the log evidence"):
-        ops.summarise_chunk(np.full((1, 2), np.nan), np.eye(2), [0.5, 0.5])
+        ops.chunk_rows(np.full((1, 2), np.nan))
 
 
 def test_equally_probable_paths_are_resolved_as_without_chunks():
@@ -450,7 +460,7 @@ def test_equally_probable_paths_are_resolved_as_without_chunks():
         evidence = rng.integers(-1, 1, (N, K)).astype(float)
         lengths = np.diff([0, *random_cuts(rng, N, 2), N])
         chunks = chunks_of(evidence, T, initial, lengths, random_cuts(rng, N, 4))
-        assert_array_equal(best_path(chunks)[0], viterbi(evidence, T, initial, lengths)[0])
+        assert_array_equal(best_path(chunks), viterbi(evidence, T, initial, lengths)[0])
 
 
 @pytest.mark.parametrize("K", [3, 10])
@@ -459,16 +469,17 @@ def test_results_are_the_same_bits_wherever_the_rows_lie_in_memory(K):
     evidence, T, initial, lengths = random_rows(rng, K, 101, 3.0, 0.0, 0.0)
     cuts = random_cuts(rng, 101, 4)
     chunks = chunks_of(evidence, T, initial, lengths, cuts)
-    copies = [chunk | {"log_evidence": np.asfortranarray(chunk["log_evidence"])} for chunk in chunks]
     file_bytes = np.zeros(evidence.nbytes + 4, np.uint8)[4:]  # rows that are not aligned to 8 bytes
     unaligned = file_bytes.view(np.float64).reshape(evidence.shape)
     unaligned[:] = evidence
-    for others in (copies, chunks_of(unaligned, T, initial, lengths, cuts)):
+    for memory in (np.asfortranarray(evidence), unaligned):
+        others = chunks_of(memory, T, initial, lengths, cuts)
         for one, other in zip(infer(chunks), infer(others), strict=True):
-            for name in (*FIELDS, "log_cavity", "transitions", "initial", "log_likelihood"):
+            for name in (*FIELDS, "cavity", "transitions", "initial", "log_likelihood"):
                 assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-        for name, sums in frequency_sums(chunks[0]["log_evidence"], initial).items():
-            assert_array_equal(frequency_sums(others[0]["log_evidence"], initial)[name], sums, err_msg=name)
+        for name, sums in frequency_sums(evidence[: cuts[0]], initial).items():
+            other = frequency_sums(memory[: cuts[0]], initial)
+            assert_array_equal(other[name], sums, err_msg=name)
 
 
 def test_messages_that_cannot_be_written_to_are_accepted():
@@ -514,5 +525,6 @@ def test_kernels_compile_once():
     chunks = chunks_of(evidence, T, [1, 0], [2, 4], [1, 3])
     infer(chunks)
     best_path(chunks)
-    compiled = (ops.linear_operator, ops.logarithmic_operator, ops.log_product, ops.normalise_rows, ops.best_operator)
-    assert [len(f.signatures) for f in (*compiled, ops.best_product, ops.origins_of_best_paths)] == [1] * 7
+    compiled = (ops.linear_operator, ops.logarithmic_operator, ops.forgets, ops.composed, ops.divided)
+    compiled += (ops.normalise_rows, ops.distribution_of, ops.have_met, ops.best_operator, ops.best_product)
+    assert [len(f.signatures) for f in (*compiled, ops.origins_of_best_paths)] == [1] * 11
