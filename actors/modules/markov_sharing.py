@@ -402,7 +402,7 @@ class _GivenRows:
         self._norms, self._tempered_norms = memo["norms"], memo.get("tempered norms")
         self.log_norm: float = memo["log_norm"]
         self.keeps = chunk.total * self.classes <= KEPT_NUMBERS
-        self.tempered = operators.ChunkRows(self._tempered, self._starts, self._continued)
+        self.tempered = operators.ChunkRows(self._tempered, self._starts, self._continued, self.keeps)
 
     @property
     def classes(self) -> int:
@@ -414,7 +414,7 @@ class _GivenRows:
         """The normalised product of the class posteriors from below."""
         if self._temperature == 1.0:
             return self.tempered
-        return operators.ChunkRows(self._untempered, self._starts, self._continued)
+        return operators.ChunkRows(self._untempered, self._starts, self._continued, keeps=False)
 
     def log_prob(self, first: int, end: int) -> FloatArray:
         """Return the normalised product (n, K) of the class posteriors of some rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -102,7 +103,8 @@ class Chunk:
     continues : bool
         Whether the chunk's last row is continued by the chunk after.
     entering : mapping of str to object
-        What each of the module's scans brings into the chunk (:meth:`actors.sharing.contract.ShardedModule.scans`).
+        What each of the module's scans has brought into the chunk by now
+        (:meth:`actors.sharing.contract.ShardedModule.scans`).
     memo : dict of str to object
         What the module wants to find again when it gets the chunk in a later pass of the same call, such as
         normalisers of the rows. It may be empty at any time, and it stays in memory, so keep it small.
@@ -149,8 +151,7 @@ class MessageParts:
 
     def cut(self, rows: slice, lengths: Array | None) -> Message:
         """Return the message with the given rows only, and the lengths of their sequences."""
-        at = int(np.searchsorted(self._firsts, rows.start, "right")) - 1
-        last = max(at + 1, int(np.searchsorted(self._firsts, rows.stop)))
+        at, last = self._parts_with(rows)
         chosen = self._parts[at:last]
         if len(chosen) == 1:
             return _cut(*chosen[0], rows, lengths)
@@ -160,6 +161,16 @@ class MessageParts:
             for (message, first), end in zip(chosen, ends, strict=True)
         ]
         return join_messages(within, lengths)
+
+    def has_whole(self, rows: slice) -> bool:
+        """Return whether rows are all in one part, so that they are not copied."""
+        at, last = self._parts_with(rows)
+        return last == at + 1
+
+    def _parts_with(self, rows: slice) -> tuple[int, int]:
+        """Return the first part with some of the rows, and the part after the last one."""
+        at = bisect_right(self._firsts, rows.start) - 1
+        return at, max(at + 1, bisect_left(self._firsts, rows.stop))
 
 
 class ShardRows:
@@ -215,7 +226,7 @@ class ShardRows:
             total=self.extent.rows,
             continued=not self._opens(rows.start),
             continues=not self._opens(rows.stop),
-            entering=entering or {},
+            entering={} if entering is None else entering,
             memo={} if memo is None else memo,
         )
 
@@ -233,6 +244,11 @@ class ShardRows:
         rows = self.extent.rows_of(index)
         lengths = self._pieces(rows)
         return [message.cut(rows, lengths) for message in self._messages]
+
+    def has_whole(self, index: int) -> bool:
+        """Return whether the rows of a chunk are parts of what came, and not copies."""
+        rows = self.extent.rows_of(index)
+        return all(message.has_whole(rows) for message in self._messages)
 
     def sample(self, chunks: Sequence[int]) -> list[Message]:
         """Return the messages with the rows of several chunks, in ascending order."""

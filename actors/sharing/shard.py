@@ -69,8 +69,9 @@ class Shard:
         self.context = context
         self._unsent = frozenset(unsent)
         self._summaries: dict[str, dict[Node, Mapping[str, Any]]] = {}
-        self._entered: dict[str, dict[int, Any]] = {}
+        self._entered: dict[int, dict[str, Any]] = {}
         self._memos: dict[int, dict[str, Any]] = {}
+        self._chunks: dict[int, Chunk] = {}
 
     @property
     def extent(self) -> Extent:
@@ -153,9 +154,7 @@ class Shard:
                     return cast("T", NOTHING)
             if node[0] > 0:
                 return None
-            context = self.context.within(sweep=sweep, chunk=node[1])
-            entering = {scan: entered[node[1]] for scan, entered in self._entered.items()}
-            return one(self.rows.chunk(node[1], entering, self._memos.setdefault(node[1], {})), context)
+            return one(self._chunk(node[1]), self.context.within(sweep=sweep, chunk=node[1]))
 
         nodes = covering_nodes(extent.first, extent.last, chunks)
         return {node: combine_below(node, chunks, value_of, combine, keep) for node in nodes}
@@ -163,11 +162,10 @@ class Shard:
     def _enter(self, entering: Entering) -> None:
         """Divide what the scans bring into this worker's nodes among its chunks."""
         for scan, parts in entering.items():
-            entered: dict[int, Any] = {}
 
-            def visit(node: Node, brought: Any, entered: dict[int, Any] = entered) -> bool:
+            def visit(node: Node, brought: Any, scan: str = scan) -> bool:
                 if node[0] == 0:
-                    entered[node[1]] = brought
+                    self._entered.setdefault(node[1], {})[scan] = brought
                 return True
 
             def descend(brought: Any, left: Any, right: Any, scan: str = scan) -> tuple[Any, Any]:
@@ -175,7 +173,16 @@ class Shard:
 
             for node, brought in parts.items():
                 descend_from(node, self.extent.chunks, brought, self._summaries.get(scan, {}), descend, visit)
-            self._entered[scan] = entered
+
+    def _chunk(self, index: int) -> Chunk:
+        """Return a chunk, with what scans have brought; the same one in every pass, unless its rows are copies."""
+        if index in self._chunks:
+            return self._chunks[index]
+        entered, memo = self._entered.setdefault(index, {}), self._memos.setdefault(index, {})
+        chunk = self.rows.chunk(index, entered, memo)
+        if self.rows.has_whole(index):
+            self._chunks[index] = chunk
+        return chunk
 
     def _kind_of(self, port: str) -> str:
         kind = next((each.kind for each in self.module.ports if each.name == port), None)

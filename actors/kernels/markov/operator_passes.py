@@ -47,7 +47,8 @@ def linear_operator(
     Parameters
     ----------
     likelihood, shifted : ndarray of float64, shape (N, K)
-        exp(shifted), and log evidence minus the largest of the row.
+        exp(shifted), and log evidence minus the largest of the row. With the likelihood in the place of `shifted`, a
+        likelihood of 0 is taken for one that may not be 0: more products count as falsified.
     T : ndarray of float64, shape (K, K)
         Transition matrix; its transpose for a backward message.
     rows : tuple of int
@@ -342,16 +343,54 @@ def distribution_of(logs: FloatArray, out: FloatArray) -> float:
 
 
 @kernel
-def forgets(
-    likelihood: FloatArray,
-    shifted: FloatArray,
+def product_of_ends(
+    early: tuple[FloatArray, FloatArray],
+    late: tuple[FloatArray, FloatArray],
+    T: FloatArray,
+    rows: tuple[int, int, int],
+    start: FloatArray,
+    log_weight: FloatArray,
+) -> tuple[bool, FloatArray]:
+    """Multiply `start` by the rows that come first, and the transitions by those that come last.
+
+    Parameters
+    ----------
+    early, late : tuple of two ndarrays of float64, shape (n, K)
+        `likelihood` and `shifted` of :func:`linear_operator`, of the first and of the last rows of the product.
+    T, rows
+        As in `linear_operator`, for both.
+    start : ndarray of float64, shape (M, K)
+        One row needs no early rows: its weight is 0.
+    log_weight : ndarray of float64, shape (M,)
+        Zeros; receives the weights that `start` has after the early rows.
+
+    Returns
+    -------
+    bool, ndarray of float64, shape (1, K)
+        Whether the rows of both products are possible and the same distribution each; and the logarithm of the latter,
+        up to a constant.
+    """
+    state, last = start.copy(), T.copy()
+    if start.shape[0] > 1 and not _forgets(early, T, rows, state, log_weight):
+        return False, last
+    if not _forgets(late, T, rows, last, np.zeros(T.shape[0])):
+        return False, last
+    for i in range(start.shape[0]):
+        log_weight[i] += math.log(state[i].sum())
+    subtract_largest(log_weight)
+    return True, np.log(last[:1])
+
+
+@kernel
+def _forgets(
+    given: tuple[FloatArray, FloatArray],
     T: FloatArray,
     rows: tuple[int, int, int],
     state: FloatArray,
     log_weight: FloatArray,
 ) -> bool:
     """Multiply as `linear_operator`; return whether all rows of the product are possible and the same distribution."""
-    if not linear_operator(likelihood, shifted, T, rows, state, log_weight):
+    if not linear_operator(given[0], given[1], T, rows, state, log_weight):
         return False
     return log_weight.min() > -np.inf and _are_same(state, state.shape[1], log_weight)
 

@@ -22,8 +22,7 @@ to discrete states (sums and maxima). Kept with each row of a product is its own
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -52,12 +51,12 @@ from actors.kernels.markov.operator_passes import (
     composed,
     distribution_of,
     divided,
-    forgets,
     have_met,
     linear_operator,
     logarithmic_operator,
     normalise_rows,
     origins_of_best_paths,
+    product_of_ends,
 )
 from actors.kernels.markov.recursions import best_path, relative_rows
 from actors.kernels.types import FloatArray, IntArray
@@ -101,17 +100,25 @@ class ChunkRows:
         Boundaries of the pieces of sequences.
     continued : bool
         Whether the first row continues a sequence of the chunk before.
+    keeps : bool
+        Whether the likelihood of all rows is kept, once it is known. It changes no result.
     """
 
-    def __init__(self, evidence_of: Callable[[int, int], FloatArray], starts: IntArray, continued: bool) -> None:
+    def __init__(
+        self, evidence_of: Callable[[int, int], FloatArray], starts: IntArray, continued: bool, keeps: bool = True
+    ) -> None:
         self.evidence_of = evidence_of
         self.starts = starts
         self.continued = continued
+        self._keeps = keeps
+        self._prepared: PreparedRows | None = None
 
-    @cached_property
+    @property
     def prepared(self) -> PreparedRows:
         """All rows, with a row before them for what enters, if they continue a sequence."""
-        return prepare(self.evidence_of(0, len(self)), self.starts, int(self.continued))
+        known = self._prepared or prepare(self.evidence_of(0, len(self)), self.starts, int(self.continued))
+        self._prepared = known if self._keeps else None
+        return known
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -137,6 +144,18 @@ class ChunkRows:
             except RowError as error:
                 raise error.after(first) from None
         return shifted
+
+    def likelihoods(self, first: int, end: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield `likelihood` and `shifted` of rows, for kernels of operators: the exact ones, last.
+
+        The one before, where likelihoods are kept, costs nothing, but may make a kernel refuse it.
+        """
+        if self._keeps:
+            before = int(self.continued)
+            likelihood = self.prepared.likelihood[before + first : before + end]
+            yield likelihood, likelihood
+        shifted = self.relative(first, end)
+        yield np.exp(shifted), shifted
 
 
 def chunk_rows(
@@ -192,25 +211,28 @@ def summarise_chunk(rows: ChunkRows, model: ChainModel) -> dict[str, FloatArray]
     if not rows.opens:
         operator, weight = _run(rows, model.T, last_piece, model.T, model.all_possible)
         operator += rows.relative(end - 1, end)
-        normalise_rows(operator, weight)
-        return {"log_operator": operator, "log_weight": weight}
-    forward, _ = _run(rows, model.T, last_piece, model.initial[None, :], model.all_possible)
-    forward += rows.relative(end - 1, end)
-    normalise_rows(forward, np.zeros(1))
-    weight = np.zeros((1, K))
-    if rows.continued:
-        first_piece = 0, int(rows.starts[1]), -1
-        weight, _ = _run(rows, model.reverse, first_piece, np.ones((1, K)), model.all_possible)
-        weight -= _largest(weight)
-    return {"log_operator": np.repeat(forward, K, axis=0), "log_weight": weight[0]}
+        if len(operator) == K:
+            normalise_rows(operator, weight)
+            return {"log_operator": operator, "log_weight": weight}
+    else:
+        operator, _ = _run(rows, model.T, last_piece, model.initial[None, :], model.all_possible)
+        operator += rows.relative(end - 1, end)
+        weight = np.zeros(K)
+        if rows.continued:
+            first_piece = 0, int(rows.starts[1]), -1
+            backward, _ = _run(rows, model.reverse, first_piece, np.ones((1, K)), model.all_possible)
+            weight = backward[0] - _largest(backward)
+    normalise_rows(operator, np.zeros(1))
+    return {"log_operator": np.repeat(operator, K, axis=0), "log_weight": weight}
 
 
 def _run(
     rows: ChunkRows, T: FloatArray, stretch: tuple[int, int, int], start: FloatArray, all_possible: bool
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the logarithms of the product of `start` (M, K) with evidence and transitions, and log weights.
+    """Return the logarithms of the product of `start` (M, K) with evidence and transitions, and log weights (M,).
 
-    `stretch` are the first row, the row after the last one, and 1 or -1, the direction in which rows are multiplied.
+    If all rows of the product are the same, it has one row. `stretch` are the first row, the row after the last one,
+    and 1 or -1, the direction in which rows are multiplied.
     """
     if all_possible:  # so that nothing is impossible, and rows that are left out cannot change that
         for window in WINDOWS:
@@ -220,11 +242,12 @@ def _run(
     first, end, direction = stretch
     if first == end:
         return logarithm(start), np.zeros(len(start))
-    shifted, within = rows.relative(first, end), _within(end - first, direction)
-    state, weight = start.copy(), np.zeros(start.shape[0])
-    if linear_operator(np.exp(shifted), shifted, T, within, state, weight):
-        return logarithm(state), weight
-    logs, weight = logarithm(start), np.zeros(start.shape[0])
+    within = _within(end - first, direction)
+    for likelihood, shifted in rows.likelihoods(first, end):
+        state, weight = start.copy(), np.zeros(len(start))
+        if linear_operator(likelihood, shifted, T, within, state, weight):
+            return logarithm(state), weight
+    logs, weight = logarithm(start), np.zeros(len(start))
     logarithmic_operator(shifted, logarithm(T), within, logs, weight)
     return logs, weight
 
@@ -253,24 +276,13 @@ def _run_ends(
     M, K = start.shape
     if stretch[1] - stretch[0] <= 2 * window * K:  # the product of all rows takes no longer, once its rows are the same
         return None
-    early, late = _ends_of(stretch, window)
-    state, weight = start.copy(), np.zeros(M)
-    if M > 1 and not _forget(rows, T, early, state, weight):
-        return None
-    last = T.copy()  # whatever the class of the row before them
-    if not _forget(rows, T, late, last, np.zeros(K)):
-        return None
-    weight += np.log(state.sum(axis=1))
-    return np.repeat(np.log(last[:1]), M, axis=0), weight - weight.max()
-
-
-def _forget(
-    rows: ChunkRows, T: FloatArray, stretch: tuple[int, int, int], state: FloatArray, weight: FloatArray
-) -> bool:
-    """Multiply as :func:`linear_operator`; return whether the rows of the product are the same distribution."""
-    first, end, direction = stretch
-    shifted = rows.relative(first, end)
-    return bool(forgets(np.exp(shifted), shifted, T, _within(end - first, direction), state, weight))
+    early, late = (rows.likelihoods(*each[:2]) for each in _ends_of(stretch, window))
+    for given in zip(early, late, strict=True):
+        weight = np.zeros(M)
+        same, logs = product_of_ends(*given, T, _within(window, stretch[2]), start, weight)
+        if same:
+            return logs, weight
+    return None
 
 
 def combine(left: dict[str, FloatArray], right: dict[str, FloatArray]) -> dict[str, FloatArray]:
@@ -571,7 +583,8 @@ def compile_kernels() -> None:
         chunk = summarise_chunk(rows, model)
         descend(ends, ends, chunk, combine(chunk, chunk))
         forward_backward_chunk(rows, model, ends, ends)
-    forgets(np.ones((1, 2)), np.zeros((1, 2)), model.T, (0, 1, 1), model.T.copy(), np.zeros(2))
+    given = np.ones((1, 2)), np.zeros((1, 2))
+    product_of_ends(given, given, model.T, (0, 1, 1), model.T, np.zeros(2))
     have_met(model.log_T)
     rows = chunk_rows(np.zeros((2, 2)), None, True)
     scores = summarise_scores(rows, model)

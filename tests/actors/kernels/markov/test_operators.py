@@ -260,9 +260,9 @@ def test_the_first_and_the_last_rows_are_enough_for_the_operator_of_a_chain_that
     K, rng = 4, np.random.default_rng(2)
     chunk = chunk_of(*long_rows(rng, K, kind), lengths, continued)
     used = []
-    monkeypatch.setattr(ops, "_forget", lambda *given, real=ops._forget: used.append(real(*given)) or used[-1])
+    monkeypatch.setattr(ops, "_run_ends", lambda *given, real=ops._run_ends: used.append(real(*given)) or used[-1])
     found = ops.summarise_chunk(**chunk) | ops.summarise_scores(**chunk)
-    assert any(used) == (kind not in ("never", "zeros"))
+    assert any(each is not None for each in used) == (kind not in ("never", "zeros"))
     monkeypatch.setattr(ops, "WINDOWS", ())
     for name, expected in (ops.summarise_chunk(**chunk) | ops.summarise_scores(**chunk)).items():
         assert_allclose(found[name], expected, rtol=1e-11, atol=1e-9 if kind == "far" else 1e-11, err_msg=name)
@@ -525,6 +525,6 @@ def test_kernels_compile_once():
     chunks = chunks_of(evidence, T, [1, 0], [2, 4], [1, 3])
     infer(chunks)
     best_path(chunks)
-    compiled = (ops.linear_operator, ops.logarithmic_operator, ops.forgets, ops.composed, ops.divided)
+    compiled = (ops.linear_operator, ops.logarithmic_operator, ops.product_of_ends, ops.composed, ops.divided)
     compiled += (ops.normalise_rows, ops.distribution_of, ops.have_met, ops.best_operator, ops.best_product)
     assert [len(f.signatures) for f in (*compiled, ops.origins_of_best_paths)] == [1] * 11
