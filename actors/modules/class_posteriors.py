@@ -105,12 +105,21 @@ def combine_posteriors(
     product = product_of(by_sender)
     norms = log_normalisers(product, messages) if norms is None else norms
     mask = rows_missing_for_all(messages)
-    present = norms if mask is None else norms[~mask]
     lengths = next((m.lengths for m in messages.values() if m.lengths is not None), None)
-    sent = [m["log_norm"] if m.mask is None else np.where(m.mask, 0.0, m["log_norm"]) for m in messages.values()]
-    log_norm = sum(float(of_rows.sum()) for of_rows in sent) + float(present.sum())
+    sent, log_norm = _sent_norms(messages), total_log_norm(messages, norms, mask)
     row_norms: FloatArray = np.asarray(np.sum([norms if mask is None else np.where(mask, 0.0, norms), *sent], axis=0))
     return CombinedPosteriors(product - norms[:, None], by_sender, row_norms, log_norm, lengths, mask)
+
+
+def total_log_norm(messages: Mapping[str, Message], norms: FloatArray, mask: Array | None) -> float:
+    """Return the sum of the normalisers that the senders removed, and of those (N,) of the product of their messages."""
+    present = norms if mask is None else norms[~mask]
+    return sum(float(of_rows.sum()) for of_rows in _sent_norms(messages)) + float(present.sum())
+
+
+def _sent_norms(messages: Mapping[str, Message]) -> list[FloatArray]:
+    """Return the log-normalisers (N,) that each sender removed from its rows, 0 for those that it missed."""
+    return [m["log_norm"] if m.mask is None else np.where(m.mask, 0.0, m["log_norm"]) for m in messages.values()]
 
 
 def rows_missing_for_all(messages: Mapping[str, Message]) -> Array | None:
@@ -160,7 +169,8 @@ def message_with_floor(message: FloatArray) -> tuple[FloatArray, FloatArray]:
 
     As :func:`add_floor`, from probabilities instead of their logarithms: the sums of the rows are known.
     """
-    floored: FloatArray = (message + FLOOR) / (1.0 + message.shape[1] * FLOOR)
+    floored: FloatArray = message + FLOOR
+    floored /= 1.0 + message.shape[1] * FLOOR
     return floored, np.log(floored)
 
 

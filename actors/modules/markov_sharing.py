@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from actors.errors import ModuleError
+from actors.kernels.log_rows import softmax_of_rows
 from actors.kernels.markov import operators
 from actors.kernels.markov.inference import (
     ExpectedCounts,
@@ -37,12 +38,11 @@ from actors.modules.class_posteriors import (
     combine_posteriors,
     log_normalisers,
     message_with_floor,
-    normalise_rows,
     normalise_with_norms,
     product_of,
     rows_missing_for_all,
     sender_likelihoods,
-    temper,
+    total_log_norm,
 )
 from actors.modules.markov_answers import (
     MarkovParameters,
@@ -151,10 +151,11 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
 
     def start(self, inbox: Inbox, context: Context) -> State:
         """Return transitions expected between neighbouring rows of the sample, if these are independent."""
-        product = product_of(sender_likelihoods(inbox)).copy()
-        product[~np.isfinite(product.max(axis=1))] = 0.0  # the first pass raises the error that names such a row
-        tempered, K = temper(normalise_rows(product), context.temperature), product.shape[1]
-        transitions = expected_counts(np.exp(tempered), inbox.require(PORT).lengths)
+        product = product_of(sender_likelihoods(inbox))
+        probabilities, K = softmax_of_rows(context.temperature * product), product.shape[1]
+        # The first pass raises the error that names a row without a possible class.
+        probabilities[~np.isfinite(probabilities[:, 0])] = 1.0 / K
+        transitions = expected_counts(probabilities, inbox.require(PORT).lengths)
         trans_prob = self.at(context).transition_estimate(transitions)
         return {"transitions": transitions, "trans_prob": trans_prob, "initial": np.full(K, 1.0 / K)}
 
@@ -394,10 +395,10 @@ class _GivenRows:
         self._starts, self._continued = boundaries(len(chunk), chunk.lengths), chunk.continued
         memo = chunk.memo
         if "norms" not in memo:  # they take as long as a pass
-            memo["norms"] = log_normalisers(self._product, self._by_sender, chunk.rows.start)
-            memo["log_norm"] = self.combined(memo["norms"]).log_norm
+            norms = memo["norms"] = log_normalisers(self._product, self._by_sender, chunk.rows.start)
+            memo["log_norm"] = total_log_norm(self._messages, norms, self.mask)
             if temperature != 1.0:
-                powers = temperature * (self._product - memo["norms"][:, None])
+                powers = temperature * (self._product - norms[:, None])
                 memo["tempered norms"] = normalise_with_norms(powers)[1]
         self._norms, self._tempered_norms = memo["norms"], memo.get("tempered norms")
         self.log_norm: float = memo["log_norm"]
@@ -417,7 +418,7 @@ class _GivenRows:
         return operators.ChunkRows(self._untempered, self._starts, self._continued, keeps=False)
 
     def log_prob(self, first: int, end: int) -> FloatArray:
-        """Return the normalised product (n, K) of the class posteriors of some rows."""
+        """Return a copy of the normalised product (n, K) of the class posteriors of some rows."""
         log_prob: FloatArray = self._product[first:end] - self._norms[first:end, None]
         return log_prob
 
@@ -437,9 +438,9 @@ class _GivenRows:
             log_prob[self.mask[first:end]] = 0.0
         return log_prob
 
-    def combined(self, norms: FloatArray | None = None) -> CombinedPosteriors:
+    def combined(self) -> CombinedPosteriors:
         """Return the class posteriors from below, with their normalisers."""
-        return combine_posteriors(self._messages, self._by_sender, self._norms if norms is None else norms)
+        return combine_posteriors(self._messages, self._by_sender, self._norms)
 
 
 class _Rows:

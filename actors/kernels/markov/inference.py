@@ -31,6 +31,9 @@ MAX_JOINT_ENTRIES = 1_000_000
 """Joint probabilities held in memory at once by `sampled_counts`."""
 
 
+_NO_ROWS = np.empty((0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class ForwardBackwardResult:
     """The result of `forward_backward`.
@@ -408,14 +411,14 @@ def _scaled(
     Without `messages`, `posterior` and `cavity` have no rows.
     """
     (rows, K), before = prepared.likelihood.shape, prepared.rows_before
-    posterior, cavity = (rows_with_room(rows if messages else 0, K) for _ in range(2))
+    posterior, cavity = (rows_with_room(rows, K), rows_with_room(rows, K)) if messages else (_NO_ROWS, _NO_ROWS)
     sums = np.empty(rows), np.zeros((K, K)), np.zeros(K)
     out = ForwardBackwardBuffers(rows_with_room(rows, K), posterior, cavity, *sums)
     if not scaled_passes(prepared.likelihood, T, initial, ends[:2], prepared.starts, before, messages, out):
         return None
     row_log_likelihood: FloatArray = np.log(out.scale[before:]) + prepared.largest
     total = float(row_log_likelihood.sum())
-    of_rows = (each[before:] for each in (out.filtered, out.posterior, out.cavity))
+    of_rows = out.filtered[before:], out.posterior[before:], out.cavity[before:]
     return LinearResult(*of_rows, out.transitions, out.initial, row_log_likelihood, total)
 
 
