@@ -54,8 +54,12 @@ class CombinedPosteriors(NamedTuple):
     @property
     def row_arrays(self) -> dict[str, Array]:
         """Lengths and mask, where present, as arrays of an outgoing message."""
-        arrays = {"lengths": self.lengths, "mask": self.mask}
-        return {name: array for name, array in arrays.items() if array is not None}
+        return present_arrays(lengths=self.lengths, mask=self.mask)
+
+
+def present_arrays(**arrays: Array | None) -> dict[str, Array]:
+    """Return those arrays that are not None."""
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def sender_likelihoods(inbox: Inbox) -> dict[str, FloatArray]:

@@ -114,7 +114,7 @@ class MarkovModel(SharedMarkovModel):
             path, _ = viterbi(combined.log_prob, *self._transition_model, combined.lengths, combined.mask)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        messages = compose_messages(log_message, combined, context, extrinsic=smoothed)
+        messages = compose_messages(log_message, combined.by_sender, combined.row_arrays, context, extrinsic=smoothed)
         return Outbox(
             messages=messages if self._frequencies is None else (),
             # Always of the untempered rows, so that updates at different temperatures compare.
@@ -145,7 +145,7 @@ class MarkovModel(SharedMarkovModel):
             assert self._transitions is not None
             rows = len(combined.log_prob)
             log_message = unordered_message(rows, self._transitions, self._class_counts, self._frequencies)
-            messages = compose_messages(log_message, combined, context, extrinsic=True)
+            messages = compose_messages(log_message, combined.by_sender, combined.row_arrays, context, extrinsic=True)
             log_posterior, by_row = normalise_with_norms(combined.log_prob + log_message)
             posterior = np.exp(log_posterior)
             outputs = {"trans_prob": self._trans_prob.copy(), "msg": np.exp(log_message)}
@@ -161,7 +161,7 @@ class MarkovModel(SharedMarkovModel):
             raise ModuleError(f"module {context.module!r}: {error}") from error
         log_message = add_floor(fit.log_cavity)
         return Outbox(
-            messages=compose_messages(log_message, combined, context, extrinsic=True),
+            messages=compose_messages(log_message, combined.by_sender, combined.row_arrays, context, extrinsic=True),
             outputs={
                 "trans_prob": self._trans_prob.copy(),
                 "msg": np.exp(log_message),

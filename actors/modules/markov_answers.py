@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -59,16 +60,24 @@ def one_hot_log_prob(classes: IntArray, K: int) -> FloatArray:
 
 
 def compose_messages(
-    log_message: FloatArray, combined: CombinedPosteriors, context: Context, *, extrinsic: bool
+    log_message: FloatArray,
+    by_sender: Mapping[str, FloatArray],
+    row_arrays: Mapping[str, Array],
+    context: Context,
+    *,
+    extrinsic: bool,
 ) -> list[OutgoingMessage]:
-    """Return a message per receiver: `log_message`, with `extrinsic` times the likelihoods of all other senders."""
+    """Return a message per receiver: `log_message`, with `extrinsic` times the likelihoods of all other senders.
+
+    `row_arrays` are sent with each: lengths and mask.
+    """
     messages = []
     for receiver in context.receivers.get("transition_prior", ()):
-        others = [log_prob for sender, log_prob in combined.by_sender.items() if sender != receiver]
+        others = [log_prob for sender, log_prob in by_sender.items() if sender != receiver]
         log_prob = log_message
         if extrinsic and others:
             log_prob = normalise_rows(np.sum([log_message, *others], axis=0))
-        messages.append(OutgoingMessage("transition_prior", {"log_prob": log_prob, **combined.row_arrays}, receiver))
+        messages.append(OutgoingMessage("transition_prior", {"log_prob": log_prob, **row_arrays}, receiver))
     return messages
 
 

@@ -25,7 +25,7 @@ from actors.kernels.markov.inference import (
     LinearResult,
     OtherChunkError,
     RowError,
-    expected_counts,
+    neighbour_counts,
     transition_probabilities,
 )
 from actors.kernels.markov.order_test import EM_STEPS, frequency_sums, next_frequencies, order_penalty
@@ -39,6 +39,7 @@ from actors.modules.class_posteriors import (
     log_normalisers,
     message_with_floor,
     normalise_with_norms,
+    present_arrays,
     product_of,
     rows_missing_for_all,
     sender_likelihoods,
@@ -155,7 +156,7 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         probabilities, K = softmax_of_rows(context.temperature * product), product.shape[1]
         # The first pass raises the error that names a row without a possible class.
         probabilities[~np.isfinite(probabilities[:, 0])] = 1.0 / K
-        transitions = expected_counts(probabilities, inbox.require(PORT).lengths)
+        transitions = neighbour_counts(probabilities, boundaries(len(product), inbox.require(PORT).lengths))
         trans_prob = self.at(context).transition_estimate(transitions)
         return {"transitions": transitions, "trans_prob": trans_prob, "initial": np.full(K, 1.0 / K)}
 
@@ -299,7 +300,6 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
             If a row is impossible.
         """
         rows = _Rows(self, chunk, learnt, context)
-        combined = rows.given.combined()
         if context.mode != "recognize":
             cavity, posterior = chunk.memo.pop("response", None) or rows.response()
             message, log_message = message_with_floor(cavity)
@@ -312,9 +312,10 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
                 "filtered": fit.filtered,
                 "smoothed": fit.posterior,
                 "viterbi": rows.best_path(rows.given.tempered),
-                "log_evidence": log_evidence_of_sequences(fit.row_log_likelihood, combined),
+                "log_evidence": log_evidence_of_sequences(fit.row_log_likelihood, rows.given.combined()),
             }
         else:
+            combined = rows.given.combined()
             known = (learnt.get(name) for name in ("class_counts", "frequencies"))
             log_message = unordered_message(len(chunk), learnt["transitions"], *known)
             posterior, by_row = normalise_with_norms(combined.log_prob + log_message)
@@ -326,7 +327,8 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
             }
         # Where the order test rejected an order, no message of an update goes downwards.
         sends = context.mode == "recognize" or "frequencies" not in learnt
-        messages = compose_messages(log_message, combined, context, extrinsic=True) if sends else ()
+        given = rows.given.by_sender, present_arrays(lengths=chunk.lengths, mask=rows.given.mask)
+        messages = compose_messages(log_message, *given, context, extrinsic=True) if sends else ()
         return Outbox(
             messages, {IMPOSSIBLE: float(rows.impossible)}, {"trans_prob": learnt["trans_prob"].copy(), **outputs}
         )
@@ -378,6 +380,8 @@ class _GivenRows:
 
     Attributes
     ----------
+    by_sender : dict of str to ndarray (N, K) float64
+        The likelihoods of each sender.
     mask : ndarray (N,) of bool, or None
         True for rows that are missing for every sender.
     log_norm : float
@@ -389,13 +393,13 @@ class _GivenRows:
     """
 
     def __init__(self, chunk: Chunk, temperature: float) -> None:
-        self._messages, self._by_sender = chunk.inbox.all(PORT), sender_likelihoods(chunk.inbox)
+        self._messages, self.by_sender = chunk.inbox.all(PORT), sender_likelihoods(chunk.inbox)
         self.mask, self._temperature = rows_missing_for_all(self._messages), temperature
-        self._product = product_of(self._by_sender)
+        self._product = product_of(self.by_sender)
         self._starts, self._continued = boundaries(len(chunk), chunk.lengths), chunk.continued
         memo = chunk.memo
         if "norms" not in memo:  # they take as long as a pass
-            norms = memo["norms"] = log_normalisers(self._product, self._by_sender, chunk.rows.start)
+            norms = memo["norms"] = log_normalisers(self._product, self.by_sender, chunk.rows.start)
             memo["log_norm"] = total_log_norm(self._messages, norms, self.mask)
             if temperature != 1.0:
                 powers = temperature * (self._product - norms[:, None])
@@ -440,7 +444,7 @@ class _GivenRows:
 
     def combined(self) -> CombinedPosteriors:
         """Return the class posteriors from below, with their normalisers."""
-        return combine_posteriors(self._messages, self._by_sender, self._norms)
+        return combine_posteriors(self._messages, self.by_sender, self._norms)
 
 
 class _Rows:

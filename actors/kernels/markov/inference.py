@@ -108,6 +108,14 @@ def expected_counts(P: ArrayLike, lengths: ArrayLike | None = None) -> FloatArra
     return counts
 
 
+def neighbour_counts(rows: FloatArray, starts: IntArray) -> FloatArray:
+    """Return `expected_counts` of distributions (N, K) that are known to be valid; `starts` bound the sequences."""
+    before: slice | IntArray = slice(0, -1) if starts.size == 2 else rows_with_successor(starts)
+    after = slice(1, None) if isinstance(before, slice) else before + 1
+    counts: FloatArray = rows[before].T @ rows[after]
+    return counts
+
+
 def sampled_counts(
     P: ArrayLike, num_samp: int, generator: np.random.Generator, lengths: ArrayLike | None = None
 ) -> IntArray:
