@@ -93,7 +93,7 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
 
     def __init__(self, parameters: MarkovParameters) -> None:
         super().__init__(parameters)
-        self._chain: tuple[tuple[State, str, MarkovParameters], operators.ChainModel] | None = None
+        self._chain: tuple[State, str, Mapping[str, Any], operators.ChainModel] | None = None
 
     @classmethod
     def unshared_setting(cls, parameters: MarkovParameters) -> str | None:
@@ -108,14 +108,14 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
 
     def chain(self, learnt: State, context: Context) -> operators.ChainModel:
         """Return the transitions and the initial distribution, validated: once for all chunks."""
-        source = learnt, context.mode, self.at(context)
-        if self._chain is None or self._chain[0][0] is not learnt or self._chain[0][1:] != source[1:]:
-            try:
-                model = operators.chain_model(learnt["trans_prob"], _initial(learnt, source[2], context))
-            except ValueError as error:
-                raise ModuleError(f"module {context.module!r}: {error}") from error
-            self._chain = source, model
-        return self._chain[1]
+        if self._chain is not None and self._chain[0] is learnt and self._chain[1:3] == (context.mode, context.overrides):
+            return self._chain[3]
+        try:
+            model = operators.chain_model(learnt["trans_prob"], _initial(learnt, self.at(context), context))
+        except ValueError as error:
+            raise ModuleError(f"module {context.module!r}: {error}") from error
+        self._chain = learnt, context.mode, context.overrides, model
+        return model
 
     # --- passes ---------------------------------------------------------------------------------------------------
 

@@ -251,6 +251,9 @@ def log_product(left: FloatArray, right: FloatArray, linear_right: FloatArray, o
     J = right.shape[1]
     sums, terms = np.empty(J), np.empty(K)
     for i in range(M):
+        if i > 0 and _are_equal(left[i], left[i - 1]):  # the rows of most operators are
+            out[i] = out[i - 1]
+            continue
         largest = left[i].max()
         sums[:] = 0.0
         if largest > -np.inf:
@@ -265,6 +268,15 @@ def log_product(left: FloatArray, right: FloatArray, linear_right: FloatArray, o
                 for k in range(K):
                     terms[k] = left[i, k] + right[k, j]
                 out[i, j] = log_sum(terms)
+
+
+@kernel
+def _are_equal(left: FloatArray, right: FloatArray) -> bool:
+    """Return whether two arrays have the same numbers."""
+    for k in range(left.shape[0]):
+        if left[k] != right[k]:
+            return False
+    return True
 
 
 @kernel

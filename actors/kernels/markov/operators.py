@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -128,6 +129,11 @@ class ChunkRows:
         """Return whether a sequence begins in the chunk."""
         return not self.continued or self.starts.size > 2
 
+    @cached_property
+    def last(self) -> FloatArray:
+        """The log evidence (1, K) of the last row relative to its largest."""
+        return self.relative(len(self) - 1, len(self))
+
     def relative(self, first: int, end: int) -> FloatArray:
         """Return the log evidence of rows relative to the largest of each; common factors do not change an operator.
 
@@ -210,13 +216,13 @@ def summarise_chunk(rows: ChunkRows, model: ChainModel) -> dict[str, FloatArray]
     last_piece = int(rows.starts[-2]), end - 1, 1
     if not rows.opens:
         operator, weight = _run(rows, model.T, last_piece, model.T, model.all_possible)
-        operator += rows.relative(end - 1, end)
+        operator += rows.last
         if len(operator) == K:
             normalise_rows(operator, weight)
             return {"log_operator": operator, "log_weight": weight}
     else:
         operator, _ = _run(rows, model.T, last_piece, model.initial[None, :], model.all_possible)
-        operator += rows.relative(end - 1, end)
+        operator += rows.last
         weight = np.zeros(K)
         if rows.continued:
             first_piece = 0, int(rows.starts[1]), -1
@@ -373,35 +379,37 @@ def _sequence_ends(
     rows: ChunkRows, model: ChainModel, entering: ArrayLike | None, leaving: ArrayLike | None
 ) -> SequenceEnds:
     """Return what enters and what leaves, validated."""
-    last, log_last = _message("leaves", leaving, model)
-    if log_last.max() == -np.inf:
+    last, log_last, largest = _message("leaves", leaving, model)
+    if largest == -math.inf:
         # A row of this chunk may be impossible too; the first such row of a sequence is named.
         expected_counts_chunk(rows, model, entering)
         raise impossible_row(len(rows), len(rows))
     if not rows.continued:
         return SequenceEnds(model.initial, last, model.log_initial, log_last)
-    first, log_first = _message("enters", _entering(entering), model)
-    if log_first.max() == -np.inf:
-        raise impossible_row(-1, 0)
+    first, log_first = _entering(entering, model)
     return SequenceEnds(first, last, log_first, log_last)
 
 
-def _message(name: str, message: ArrayLike | None, model: ChainModel) -> tuple[FloatArray, FloatArray]:
-    """Return a distribution and its validated logarithms, their largest possibly not 0, all -inf for impossible rows.
+def _message(name: str, message: ArrayLike | None, model: ChainModel) -> tuple[FloatArray, FloatArray, float]:
+    """Return a distribution, its validated logarithms and the largest of these, which may not be 0.
 
-    If they are all -inf, the distribution has no meaning.
+    It is -inf where rows are impossible; the distribution has no meaning then.
     """
     logs, linear = model.none if message is None else as_input(message), np.empty(model.initial.size)
-    if logs.shape != linear.shape or not distribution_of(logs, linear) < np.inf:
+    largest = distribution_of(logs, linear) if logs.shape == linear.shape else math.inf
+    if not largest < math.inf:
         raise ValueError(f"what {name} must be logarithms of shape {linear.shape}, got {logs.tolist()}")
-    return linear, logs
+    return linear, logs, largest
 
 
-def _entering(message: ArrayLike | None) -> ArrayLike:
-    """Return what enters a chunk whose first row continues a sequence."""
+def _entering(message: ArrayLike | None, model: ChainModel) -> tuple[FloatArray, FloatArray]:
+    """Return what enters a chunk whose first row continues a sequence: a distribution, and its logarithms."""
     if message is None:
         raise ValueError("the first row continues a sequence, so what enters must be given")
-    return message
+    linear, logs, largest = _message("enters", message, model)
+    if largest == -math.inf:
+        raise impossible_row(-1, 0)
+    return linear, logs
 
 
 def _largest(logs: FloatArray) -> float:
@@ -427,7 +435,7 @@ def summarise_scores(rows: ChunkRows, model: ChainModel) -> dict[str, FloatArray
     log_T, end = model.log_T, len(rows)
     last_piece, start = (int(rows.starts[-2]), end - 1, 1), model.log_initial[None, :] if rows.opens else log_T
     scores = _run_best(rows, log_T, last_piece, start, model.all_possible)
-    scores += rows.relative(end - 1, end)
+    scores += rows.last
     if rows.opens and rows.continued:
         first_piece, zeros = (0, int(rows.starts[1]), -1), np.zeros((1, log_T.shape[0]))
         before = _run_best(rows, logarithm(model.reverse), first_piece, zeros, model.all_possible)
@@ -515,7 +523,7 @@ def trace_chunk(rows: ChunkRows, model: ChainModel, entering: ArrayLike | None =
     origins = np.full(K + 1, -1)
     if not rows.continued:
         return origins
-    before, piece, meets = _scores_before(entering, model), int(rows.starts[1]), model.all_possible
+    before, piece, meets = _entering(entering, model)[1], int(rows.starts[1]), model.all_possible
     for end in sorted({min(FIRST_ROWS, piece), piece}) if meets else [piece]:
         entered = np.concatenate([before[None, :], rows.evidence_of(0, end)])
         best = origins_of_best_paths(entered, model.log_T, origins[:K], meets)
@@ -527,14 +535,6 @@ def trace_chunk(rows: ChunkRows, model: ChainModel, entering: ArrayLike | None =
     if rows.opens:
         origins[:] = origins[K]
     return origins
-
-
-def _scores_before(entering: ArrayLike | None, model: ChainModel) -> FloatArray:
-    """Return the scores of the classes of the row before a chunk, validated."""
-    _, scores = _message("enters", _entering(entering), model)
-    if scores.max() == -np.inf:
-        raise impossible_row(-1, 0)
-    return scores
 
 
 def compose_origins(left: IntArray, right: IntArray) -> IntArray:
@@ -565,7 +565,7 @@ def viterbi_chunk(
     """
     first = model.log_initial
     if rows.continued:
-        scores = _scores_before(entering, model)
+        scores = _entering(entering, model)[1]
         first = (scores[:, None] + model.log_T).max(axis=0)
     path = np.empty(len(rows), dtype=np.int64)
     evidence = rows.evidence_of(0, len(rows))
