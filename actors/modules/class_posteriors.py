@@ -116,7 +116,7 @@ def combine_posteriors(
 
 
 def total_log_norm(messages: Mapping[str, Message], norms: FloatArray, mask: Array | None) -> float:
-    """Return the sum of the normalisers that the senders removed, and of those (N,) of the product of their messages."""
+    """Return the sum of the normalisers that the senders removed, and of those (N,) of their product."""
     present = norms if mask is None else norms[~mask]
     return sum(float(of_rows.sum()) for of_rows in _sent_norms(messages)) + float(present.sum())
 

@@ -108,13 +108,14 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
 
     def chain(self, learnt: State, context: Context) -> operators.ChainModel:
         """Return the transitions and the initial distribution, validated: once for all chunks."""
-        if self._chain is not None and self._chain[0] is learnt and self._chain[1:3] == (context.mode, context.overrides):
-            return self._chain[3]
+        known, setting = self._chain, (context.mode, context.overrides)
+        if known is not None and known[0] is learnt and known[1:3] == setting:
+            return known[3]
         try:
             model = operators.chain_model(learnt["trans_prob"], _initial(learnt, self.at(context), context))
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
-        self._chain = learnt, context.mode, context.overrides, model
+        self._chain = learnt, *setting, model
         return model
 
     # --- passes ---------------------------------------------------------------------------------------------------

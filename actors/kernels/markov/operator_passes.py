@@ -273,10 +273,10 @@ def log_product(left: FloatArray, right: FloatArray, linear_right: FloatArray, o
 @kernel
 def _are_equal(left: FloatArray, right: FloatArray) -> bool:
     """Return whether two arrays have the same numbers."""
+    equal = True
     for k in range(left.shape[0]):
-        if left[k] != right[k]:
-            return False
-    return True
+        equal = equal and left[k] == right[k]
+    return equal
 
 
 @kernel
@@ -331,7 +331,7 @@ def _passed_through(message: FloatArray, operator: FloatArray, log_weight: Float
     log_product(message.reshape(1, -1), operator, np.exp(operator), out)
     out += log_weight
     normalise_rows(out, np.zeros(1))
-    return out[0]
+    return out.reshape(-1)
 
 
 @kernel

@@ -74,7 +74,7 @@ class ChainModel(NamedTuple):
 
     T: FloatArray
     initial: FloatArray
-    log_T: FloatArray
+    log_transitions: FloatArray
     log_initial: FloatArray
     reverse: FloatArray
     none: FloatArray
@@ -432,7 +432,7 @@ def summarise_scores(rows: ChunkRows, model: ChainModel) -> dict[str, FloatArray
     ValueError
         As `summarise_chunk`.
     """
-    log_T, end = model.log_T, len(rows)
+    log_T, end = model.log_transitions, len(rows)
     last_piece, start = (int(rows.starts[-2]), end - 1, 1), model.log_initial[None, :] if rows.opens else log_T
     scores = _run_best(rows, log_T, last_piece, start, model.all_possible)
     scores += rows.last
@@ -526,7 +526,7 @@ def trace_chunk(rows: ChunkRows, model: ChainModel, entering: ArrayLike | None =
     before, piece, meets = _entering(entering, model)[1], int(rows.starts[1]), model.all_possible
     for end in sorted({min(FIRST_ROWS, piece), piece}) if meets else [piece]:
         entered = np.concatenate([before[None, :], rows.evidence_of(0, end)])
-        best = origins_of_best_paths(entered, model.log_T, origins[:K], meets)
+        best = origins_of_best_paths(entered, model.log_transitions, origins[:K], meets)
         if best < 0:
             raise impossible_row(-best - 1, len(rows))
         origins[K] = origins[best]
@@ -566,10 +566,10 @@ def viterbi_chunk(
     first = model.log_initial
     if rows.continued:
         scores = _entering(entering, model)[1]
-        first = (scores[:, None] + model.log_T).max(axis=0)
+        first = (scores[:, None] + model.log_transitions).max(axis=0)
     path = np.empty(len(rows), dtype=np.int64)
     evidence = rows.evidence_of(0, len(rows))
-    log_joint, _ = best_path(evidence, model.log_T, model.log_initial, (first, last_class), rows.starts, path)
+    log_joint, _ = best_path(evidence, model.log_transitions, model.log_initial, (first, last_class), rows.starts, path)
     if log_joint == -np.inf:
         raise impossible_row(int(path[0]), len(rows))
     return path
@@ -585,7 +585,7 @@ def compile_kernels() -> None:
         forward_backward_chunk(rows, model, ends, ends)
     given = np.ones((1, 2)), np.zeros((1, 2))
     product_of_ends(given, given, model.T, (0, 1, 1), model.T, np.zeros(2))
-    have_met(model.log_T)
+    have_met(model.log_transitions)
     rows = chunk_rows(np.zeros((2, 2)), None, True)
     scores = summarise_scores(rows, model)
     entering = descend_scores(ends, combine_scores(scores, scores))[1]

@@ -174,7 +174,10 @@ def _forward(
         joint, row, sums = half - before, t * K, spread(0.0)
         for j in range(0, K, LANES):
             # prediction_t(j) = Σ_i filtered_t-1(i) T_ij
-            prediction = load_first(entering, j, K - j) if t == first else product_with(work, before, groups, j) * inverse
+            if t == first:
+                prediction = load_first(entering, j, K - j)
+            else:
+                prediction = product_with(work, before, groups, j) * inverse
             if messages:
                 store(out.cavity, row + j, prediction)
             prediction = prediction * load(likelihood, row + j)
@@ -424,16 +427,12 @@ def best_path(
             for j in range(K):
                 out[j] += evidence[t, j]
                 check += evidence[t, j] - evidence[t, j]  # 0, or NaN for a value that is not finite
-        top, following = -np.inf, 0
-        determined = ends[1] if s == starts.shape[0] - 2 else -1
-        for j in range(K):
-            if delta[end - 1, j] > top and determined in (-1, j):
-                top, following = delta[end - 1, j], j
+        following = _best_class(delta[end - 1, :K], ends[1] if s == starts.shape[0] - 2 else -1)
+        top = delta[end - 1, following]
         if top == -np.inf:
             path[0] = _first_impossible_row(delta[:, :K], first)
             return float(top), check == 0.0
-        log_joint += top
-        path[end - 1] = following
+        log_joint, path[end - 1] = log_joint + top, following
         for t in range(end - 2, first - 1, -1):
             # The first largest sum of each half of the classes: the halves do not wait for each other, and conditional
             # expressions do not guess which class it is. A call of a function would take as long as the loop.
@@ -458,6 +457,16 @@ def _columns_of(log_T: FloatArray, groups: int, width: int) -> tuple[FloatArray,
         for j in range(K):
             columns[j // 5, i, j % 5] = transposed[j, i] = log_T[i, j]
     return columns, transposed
+
+
+@kernel
+def _best_class(scores: FloatArray, determined: int) -> int:
+    """Return the first class of the best score (K,), or the class that is determined, if it is not -1."""
+    best = max(determined, 0)
+    for j in range(scores.shape[0]):
+        if determined < 0 and scores[j] > scores[best]:
+            best = j
+    return best
 
 
 @kernel
