@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks.workers hash`` prints the SHA-256 of all states of each model for 1, 2, 3, 5 and 8 workers,
 in this process and on Ray, with a worker killed, and resumed with fewer workers. ``speed`` prints the time of an update
 of GMM and MM with 1 and 2 workers on Ray, and without workers; ``vae`` that of a VAE with 1 and 2. ``cost`` prints the
-processor time of one worker in this process over that without workers, for the VAE and the MM, with one thread.
+processor time of one worker in this process over that without workers, with one thread.
 ``memory`` runs GMM (vb) and MM with 2 workers each, and a driver that writes the run directory, and prints the largest
 private memory of each process. Rows are made from a seed.
 """
@@ -317,7 +317,10 @@ def updates(kind: str, parameters: dict, message: Message, rows: int, chunk: int
 
 
 def print_costs(repeats: int) -> None:
-    """Print the processor time of updates by one worker over that without workers, interleaved."""
+    """Print the processor time of first updates by one worker over that without workers, interleaved.
+
+    The GMM's worker starts from 20,000 of the rows, the other from all.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -325,7 +328,12 @@ def print_costs(repeats: int) -> None:
     observed = make_message(Header("observations", "data", "observations", "it"), {"values": pictures})
     vae = {"latent_dim": 10, "epochs": 5, "batch_size": 500, "hidden": 128, "likelihood": "mse"}
     lengths = np.array([100] * (rows // 100) + [rows % 100])
+    observed_rows = make_message(Header("observations", "data", "observations", "it"), {"values": made_rows(rows)})
     cases = {
+        **{
+            f"GMM ({engine})": updates("gmm", {**GMM, "engine": engine, "calibrate": True}, observed_rows, rows, 4096)
+            for engine in ("vb", "blocked-gibbs")
+        },
         "VAE": updates("vae", vae, observed, 3000, 1500),
         "MM, one sequence": updates("markov", {}, made_posteriors(rows, None), rows, 4096),
         "MM, sequences of 100": updates("markov", {}, made_posteriors(rows, lengths), rows, 4096),

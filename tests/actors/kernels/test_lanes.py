@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.kernels import lanes
-from actors.kernels.lanes import LANES, larger, load, load_first, spread, store, store_first, total
+from actors.kernels.lanes import LANES, larger, load, load_first, smaller, spread, store, store_first, total
 
 
 def every_operation(values, out):
@@ -14,6 +14,7 @@ def every_operation(values, out):
     store(out, 8, first - second)
     store(out, 16, first * spread(values[2, 0]))
     store(out, 24, larger(first, second))
+    store(out, 32, smaller(first, second))
     return total(first)
 
 
@@ -35,17 +36,18 @@ def forms(function):
 @pytest.mark.parametrize("run", forms(every_operation))
 def test_operations_are_those_of_numpy(run):
     values = np.random.default_rng(0).normal(size=(3, LANES))
-    out = np.empty((4, LANES))
+    out = np.empty((5, LANES))
     assert run(values, out) == pytest.approx(values[0].sum(), rel=1e-14)
     np.testing.assert_array_equal(out[0], values[0] + values[1])
     np.testing.assert_array_equal(out[1], values[0] - values[1])
     np.testing.assert_array_equal(out[2], values[0] * values[2, 0])
     np.testing.assert_array_equal(out[3], np.maximum(values[0], values[1]))
+    np.testing.assert_array_equal(out[4], np.minimum(values[0], values[1]))
 
 
 def test_both_forms_have_the_same_bits():
     values = np.random.default_rng(1).normal(size=(3, LANES)) * 10.0 ** np.arange(LANES)
-    compiled, plain = (np.empty((4, LANES)) for _ in range(2))
+    compiled, plain = (np.empty((5, LANES)) for _ in range(2))
     run, itself = forms(every_operation)
     assert run(values, compiled) == itself(values, plain)
     np.testing.assert_array_equal(compiled, plain)

@@ -10,6 +10,7 @@ from actors.graph.registry import make_module
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
+from actors.modules.class_posteriors import FLOOR, add_floor, message_with_floor
 from actors.modules.markov import MarkovModel
 from actors.sharing.chunks import Extent
 from actors.sharing.contract import sharing_problem
@@ -271,3 +272,13 @@ def test_what_is_kept_for_the_response_changes_no_bit(given, monkeypatch):
     kept = shared(parameters, messages, [3], **given)
     monkeypatch.setattr("actors.modules.markov_sharing.KEPT_NUMBERS", 0)
     assert_same_bits(shared(parameters, messages, [3], **given), kept)
+
+
+def test_a_message_keeps_a_floor_under_every_probability():
+    message = np.random.default_rng(0).dirichlet(np.full(K, 0.05), 200)
+    message[:3] = np.eye(K)[:3]
+    floored, logs = message_with_floor(message)
+    np.testing.assert_allclose(floored, (message + FLOOR) / (message + FLOOR).sum(axis=1, keepdims=True), rtol=1e-14)
+    np.testing.assert_allclose(logs, np.log(floored), rtol=1e-14, atol=1e-15)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(logs, add_floor(np.log(message)), rtol=1e-12, atol=1e-15)

@@ -353,3 +353,13 @@ def test_kernels_compile_once():
     rng = np.random.default_rng(10)
     hmm.forward_backward(np.zeros((2, 6)).T.astype(np.float32), distributions(rng, 2, 2).T.copy().T, [1, 0], [2, 4])
     assert [len(f.signatures) for f in (hmm.scaled_passes, hmm.log_passes, hmm.best_path)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("lengths", [[40], [1, 9, 30], [1] * 40])
+def test_counts_of_valid_rows_are_the_expected_counts(lengths):
+    rows, starts = np.random.default_rng(0).dirichlet(np.ones(3), 40), np.cumsum([0, *lengths])
+    counts = sum(
+        (np.outer(rows[t], rows[t + 1]) for t in range(39) if t + 1 not in starts.tolist()), start=np.zeros((3, 3))
+    )
+    assert_allclose(hmm.neighbour_counts(rows, starts), counts, rtol=1e-13)
+    assert_allclose(hmm.expected_counts(rows, lengths), counts, rtol=1e-13)

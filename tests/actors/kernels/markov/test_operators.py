@@ -269,6 +269,34 @@ def test_the_first_and_the_last_rows_are_enough_for_the_operator_of_a_chain_that
 
 
 @pytest.mark.parametrize("kind", ["fast", "far", "slow", "zeros"])
+def test_summaries_have_the_same_bits_whether_or_not_likelihoods_are_kept(kind):
+    evidence, T, initial = long_rows(np.random.default_rng(3), 4, kind)
+    evidence[::7, 1] = -np.inf
+    model, starts = ops.chain_model(T, initial), np.array([0, 2000, 6000])
+    for bounds in (starts, starts[::2]):
+        kept, other = (
+            ops.ChunkRows(lambda first, end: evidence[first:end], bounds, continued=True, keeps=keeps)
+            for keeps in (True, False)
+        )
+        for name, array in (ops.summarise_chunk(kept, model) | ops.summarise_scores(kept, model)).items():
+            again = ops.summarise_chunk(other, model) | ops.summarise_scores(other, model)
+            assert_array_equal(again[name], array, err_msg=name)
+
+
+def test_a_path_ends_in_the_class_that_later_rows_have_determined():
+    rng = np.random.default_rng(2)
+    T, initial, evidence = distributions(rng, 3, 3), distributions(rng, 1, 3)[0], rng.normal(size=(4, 3))
+    evidence[3, 2] = -np.inf
+    paths, density = paths_after(evidence, T, initial)
+    rows, model = ops.chunk_rows(evidence), ops.chain_model(T, initial)
+    for last in (0, 1):
+        ending = paths[:, -1] == last
+        assert_array_equal(ops.viterbi_chunk(rows, model, None, last), paths[ending][density[ending].argmax()])
+    with pytest.raises(ValueError, match="row 3 has probability zero"):
+        ops.viterbi_chunk(rows, model, None, 2)
+
+
+@pytest.mark.parametrize("kind", ["fast", "far", "slow", "zeros"])
 def test_long_chunks_of_one_sequence_give_the_results_of_all_rows(kind):
     evidence, T, initial = long_rows(np.random.default_rng(1), 4, kind)
     chunks = chunks_of(evidence, T, initial, [6000], [1500, 3000, 4500])
