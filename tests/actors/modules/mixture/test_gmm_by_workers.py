@@ -155,6 +155,16 @@ def test_the_bits_do_not_depend_on_the_number_of_workers_or_the_cuts(engine, cut
 
 
 @pytest.mark.parametrize("engine", ["vb", "blocked-gibbs"])
+@pytest.mark.parametrize("given", [{}, {"overrides": {"iterations": 0}}])
+def test_what_is_kept_from_pass_to_pass_changes_no_bit(engine, given, monkeypatch):
+    make, messages = gmm(engine, calibrate=True, iterations=3), (vectors(mask=MASK), prior())
+    state = shared(make, *messages).state
+    kept = shared(make, *messages, state=state, round=1, temperature=0.8, **given)
+    monkeypatch.setattr("actors.modules.mixture.shared.KEPT_NUMBERS", 0)
+    assert same_answers(shared(make, *messages, state=state, round=1, temperature=0.8, **given), kept)
+
+
+@pytest.mark.parametrize("engine", ["vb", "blocked-gibbs"])
 def test_recognition_is_that_of_one_process_with_the_same_bits_for_any_cuts(engine):
     make = gmm(engine, calibrate=True)
     state = shared(make, vectors(), prior()).state
