@@ -144,11 +144,6 @@ class MessageParts:
         self.start = self._firsts[0]
         self.stop = self._firsts[-1] + row_count(self._parts[-1][0])
 
-    def is_view(self, rows: slice) -> bool:
-        """Return whether the given rows lie in one part, so that nothing is copied for them."""
-        at = int(np.searchsorted(self._firsts, rows.start, "right")) - 1
-        return at + 1 == len(self._parts) or rows.stop <= self._firsts[at + 1]
-
     def cut(self, rows: slice, lengths: Array | None) -> Message:
         """Return the message with the given rows only, and the lengths of their sequences."""
         at, last = self._parts_with(rows)
@@ -200,7 +195,6 @@ class ShardRows:
         self.extent = extent
         self._messages = [each if isinstance(each, MessageParts) else MessageParts([each]) for each in messages]
         self._starts = sequence_starts
-        self._inboxes: dict[int, Inbox] = {}
         for message in self._messages:
             if message.start > extent.start or message.stop < extent.stop:
                 raise MessageError(
@@ -220,7 +214,7 @@ class ShardRows:
         """Return a chunk of the worker."""
         rows = self.extent.rows_of(index)
         return Chunk(
-            inbox=self._inbox(index, rows),
+            inbox=Inbox(self.messages(index)),
             index=index,
             rows=rows,
             total=self.extent.rows,
@@ -229,15 +223,6 @@ class ShardRows:
             entering={} if entering is None else entering,
             memo={} if memo is None else memo,
         )
-
-    def _inbox(self, index: int, rows: slice) -> Inbox:
-        """Return the messages of a chunk, kept for the next pass if they are views of those of all rows."""
-        if (kept := self._inboxes.get(index)) is not None:
-            return kept
-        inbox = Inbox(self.messages(index))
-        if all(message.is_view(rows) for message in self._messages):
-            self._inboxes[index] = inbox
-        return inbox
 
     def messages(self, index: int) -> list[Message]:
         """Return the messages with the rows of a chunk."""

@@ -268,12 +268,3 @@ class TestDocumentation:
         verdicts = {outcome.name: (outcome.verdict, outcome.sentence) for outcome in iter_outcomes(Checks)}
         assert [(name, *verdict) for name, verdict in verdicts.items() if verdict[0] == "failed"] == []
         assert sum(verdict == "passed" for verdict, _ in verdicts.values()) > 10
-
-
-def test_the_context_of_a_chunk_is_the_same_but_for_its_own_generator():
-    context = Context("it", seed=3, round=2, temperature=0.5)
-    before = context.generator.random()
-    of_chunk = context.of_chunk(4, 7)
-    assert of_chunk == replace(context, sweep=4, chunk=7)
-    draw = of_chunk.generator.random()
-    assert draw == replace(context, sweep=4, chunk=7).generator.random() != before

@@ -176,7 +176,7 @@ def test_a_chunk_has_the_same_rows_in_each_pass_and_only_views_of_messages_stay(
             np.testing.assert_array_equal(values, X[index * SIZE : (index + 1) * SIZE])
             assert np.shares_memory(values, first["mean"]) == (index == 0)
             assert np.shares_memory(values, second["mean"]) == (index == 3)
-        assert (inboxes[0] is inboxes[1]) == (index != 2)
+        assert rows.has_whole(index) == (index != 2)
 
 
 def test_the_sample_has_whole_chunks_and_the_pieces_of_their_sequences():
