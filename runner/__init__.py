@@ -1,11 +1,13 @@
 """Run models: configs, data sets, command line, run directories and the script interface.
 
-``import runner as srk`` gives access to the handles of :mod:`runner.script`. They are loaded on first use, which keeps
-the command line fast to start.
+:class:`Model` is the interface for notebooks and programs (:mod:`runner.model`), :class:`SequenceClusterer` and
+:class:`ModelClusterer` are scikit-learn estimators (:mod:`runner.estimators`), and ``import runner as srk`` gives
+access to the handles of :mod:`runner.script`. All are loaded on first use: imports and the command line stay fast.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runner.estimators import ModelClusterer, SequenceClusterer
+    from runner.model import Generated, Model
     from runner.script import (
         DPGMM,
         GMM,
@@ -76,11 +80,15 @@ __all__ = [
     "MLDA",
     "PCA",
     "VAE",
+    "Generated",
     "MarkovModel",
+    "Model",
+    "ModelClusterer",
     "Module",
     "Network",
     "Observation",
     "Product",
+    "SequenceClusterer",
     "TorchNN",
     "TorchVAE",
     "dpgmm",
@@ -94,12 +102,18 @@ __all__ = [
     "vae",
 ]
 
+_HOMES = {
+    "Generated": "runner.model",
+    "Model": "runner.model",
+    "ModelClusterer": "runner.estimators",
+    "SequenceClusterer": "runner.estimators",
+}
+"""Where names are that are not of :mod:`runner.script`."""
+
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from runner import script
-
-        return getattr(script, name)
+        return getattr(importlib.import_module(_HOMES.get(name, "runner.script")), name)
     if not name.startswith("_"):
         from runner.spellings import absent_module
 

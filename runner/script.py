@@ -31,12 +31,12 @@ from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
 from actors.graph.registry import validated_parameters
 from actors.graph.spec import Connection, ModuleSpec, Resources, Sharing
-from actors.limits import MAX_NAME_CHARACTERS, MAX_PREDICTED_ROWS, MAX_WORKERS
+from actors.limits import MAX_NAME_CHARACTERS, MAX_WORKERS
 from actors.types import Array, IntArray
 from actors.variables import local_runs, ray_address
 from runner import spellings as spelling
 from runner.commands.monitor import RunMonitor
-from runner.commands.predict import predict_rows
+from runner.commands.predict import check_steps, predict_rows
 from runner.commands.trained_run import find_missing_lengths, load_last_commit, recognize_rows
 from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset, load
@@ -624,13 +624,9 @@ class Model:
 
     def predict(self, data: Rows, lengths: Lengths | None, steps: int) -> Array:
         """Return the class probabilities of the rows that follow new rows, computed in this process."""
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= MAX_PREDICTED_ROWS:
-            raise DataError(
-                f"steps is {brief(steps)}, the number of rows to predict; use an integer of at least 1 and at most "
-                f"{MAX_PREDICTED_ROWS:,}"
-            )
+        steps = check_steps(steps)
         rows = self._new_rows(data, lengths, ordered=True)
-        return predict_rows(load_last_commit(self.directory, self._seed), rows, int(steps)).probabilities
+        return predict_rows(load_last_commit(self.directory, self._seed), rows, steps).probabilities
 
     def _new_rows(self, data: Rows, lengths: Lengths | None, *, ordered: bool) -> dict[str, Dataset]:
         """Return new rows by source, checked; report rows in order without lengths if the model learnt sequences."""

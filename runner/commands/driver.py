@@ -45,7 +45,7 @@ def build_run_spec(config: RunConfig, directory: RunDirectory, *, detached: bool
         detached=detached,
         recovery=config.recovery.to_model(),
         placement=config.cluster.to_model(),
-        config=config.model_dump(mode="json"),
+        config=config.plain(directory.path),
         instrumentation=_instrumentation(root),
         secret=secret,
     )
@@ -158,8 +158,11 @@ def start_and_follow(
     progress: Progress,
     detach: bool,
     observe: Emit = ignore,
+    last: bool = True,
 ) -> dict[str, Any] | None:
     """Start a run, or resume it from its commits, and follow it to its end or until it can be detached.
+
+    With `last`, the run is the last thing that this process does (:func:`finish`).
 
     Returns
     -------
@@ -169,7 +172,7 @@ def start_and_follow(
     monitor = RunMonitor(directory, progress, observe=observe)
     stream = client.begin(source_states(directory.graph, data))
     if not detach:
-        return follow_to_end(client, stream, monitor, clock)
+        return follow_to_end(client, stream, monitor, clock, last=last)
     _detach(client, stream, monitor)
     return None
 
@@ -183,8 +186,12 @@ def _detach(client: RunClient, stream: EventStream, monitor: RunMonitor) -> None
         raise
 
 
-def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
+def follow_to_end(
+    client: RunClient, stream: EventStream, monitor: RunMonitor, clock: Clock, *, last: bool = True
+) -> dict[str, Any]:
     """Follow a run to its end, stop it after an interrupt, and write its result.
+
+    With `last`, the run is the last thing that this process does (:func:`finish`).
 
     Raises
     ------
@@ -208,7 +215,7 @@ def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, c
             client.halt("step")
         if (monitor.commits or monitor.resumed) and "actors" not in clock.marks:
             clock.mark("actors")
-        if monitor.learnt and drawing.ident is None:
+        if last and monitor.learnt and drawing.ident is None:
             drawing.start()
         return False
 
@@ -232,25 +239,31 @@ def follow_to_end(client: RunClient, stream: EventStream, monitor: RunMonitor, c
     clock.mark("stop")
     if drawing.ident is not None:
         drawing.join()
-    return finish(monitor, clock)
+    return finish(monitor, clock, last=last)
 
 
-def finish(monitor: RunMonitor, clock: Clock) -> dict[str, Any]:
-    """Write a run's models, plots and ``result.json``; return the contents of the latter."""
+def finish(monitor: RunMonitor, clock: Clock, *, last: bool = True) -> dict[str, Any]:
+    """Write a run's models, plots and ``result.json``; return the contents of the latter.
+
+    With `last`, this process has nothing to do after the run: signals are ignored from here on. Otherwise it goes on,
+    as a notebook does, and nothing is drawn.
+    """
     directory = monitor.directory
     monitor.settle()
     directory.write_models()
-    try:
-        artifacts.draw_plots(directory)
-    except (ValueError, OSError) as error:  # a failed plot must not fail a finished run
-        monitor.progress.log(f"not all plots could be drawn: {error}")
-    clock.mark("pictures")
+    if last:
+        try:
+            artifacts.draw_plots(directory)
+        except (ValueError, OSError) as error:  # a failed plot must not fail a finished run
+            monitor.progress.log(f"not all plots could be drawn: {error}")
+        clock.mark("pictures")
     result = build_result(monitor.scores, directory.name, time.time() - clock.started, monitor.module_seconds)
     result["overhead_share"] = monitor.overhead_share()
     if monitor.first_output is not None:
         result["first_output"] = round(monitor.first_output - clock.started, 3)
     result["phases"] = clock.marks
-    ignore_signals()  # with this file, the run is complete
+    if last:
+        ignore_signals()  # with this file, the run is complete
     directory.write_json("result.json", result)
     return result
 

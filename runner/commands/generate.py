@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from actors.types import Array
-from runner.commands.trained_run import load_trained_run, outputs_of
+from runner.commands.trained_run import TrainedRun, load_trained_run, outputs_of
 from runner.report.plots import draw_images
 from runner.runs.directory import OpenedRun
 
@@ -35,11 +35,16 @@ def generate(
     RunDirectoryError
         If the run has no commit yet.
     """
-    _, coordinator, states = load_trained_run(run, seed)
-    generated = coordinator.generate_rows(states, rows)
-    outputs = {name: dict(outputs_of(each)) for name, each in generated.items()}
+    outputs = generate_from(load_trained_run(run, seed), rows)
     decoded = next((own["x_hat"] for own in outputs.values() if "x_hat" in own), None)
     classes = next((own["class"] for own in outputs.values() if "class" in own), None)
     if picture is not None and decoded is not None and classes is not None:
         draw_images(decoded, picture, [f"class {k}" for k in classes])
     return outputs
+
+
+def generate_from(trained: TrainedRun, rows: int) -> dict[str, dict[str, Array]]:
+    """Generate rows, as :func:`generate` does, with a run that is loaded already."""
+    _, coordinator, states = trained
+    generated = coordinator.generate_rows(states, rows)
+    return {name: dict(outputs_of(each)) for name, each in generated.items()}

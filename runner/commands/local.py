@@ -16,11 +16,17 @@ from runner.runs.directory import RunDirectory
 from runner.runs.local_client import LocalClient
 from runner.runs.state import RunRecord, recorded, remove_record
 
-_ONLY_ON_RAY = "leave it out, or run the model on Ray, without --local"
 
-
-def check_local(config: RunConfig, *, address: str | None, detach: bool) -> None:
+def check_local(config: RunConfig, *, address: str | None, detach: bool, option: str = "--local") -> None:
     """Check that nothing is asked for that a run in this process cannot do.
+
+    Parameters
+    ----------
+    config : RunConfig
+    address : str, optional
+    detach : bool
+    option : str
+        What the user has given to run the model in this process.
 
     Raises
     ------
@@ -28,27 +34,33 @@ def check_local(config: RunConfig, *, address: str | None, detach: bool) -> None
         If there is an address, a run that is to be detached, a constraint on places, a GPU or an injected fault.
     """
     if detach:
-        raise ClusterError("--local ends with this command: leave out --detach, or run the model on Ray")
+        raise ClusterError(f"{option} ends with this command: leave out --detach, or run the model on Ray")
     if address:
-        raise ClusterError(f"--local runs every module in this process: leave out --address {address}, or --local")
+        raise ClusterError(f"{option} runs every module in this process: leave out --address {address}, or {option}")
     if injected_faults():
-        raise ClusterError("SERKET_FAULTS kills processes of modules, of which --local has none; unset it")
+        raise ClusterError(f"SERKET_FAULTS kills processes of modules, of which {option} has none; unset it")
     nowhere = ClusterConfig()
     for key in ("nodes", "strategy", "together"):
         if getattr(config.cluster, key) != getattr(nowhere, key):
-            raise ClusterError(f"cluster.{key}: there are no nodes with --local; {_ONLY_ON_RAY}")
+            raise ClusterError(f"cluster.{key}: there are no nodes with {option}; {_only_on_ray(option)}")
     for name, module in config.modules.items():
-        _check_resources(name, config.cluster.modules.get(name, module.resources))
+        _check_resources(name, config.cluster.modules.get(name, module.resources), option)
 
 
-def _check_resources(module: str, resources: ResourcesConfig) -> None:
+def _only_on_ray(option: str) -> str:
+    return f"leave it out, or run the model on Ray, without {option}"
+
+
+def _check_resources(module: str, resources: ResourcesConfig, option: str) -> None:
     """Check that a module asks for nothing that makes it different from others in this process."""
     for key in ("label_selector", "custom", "accelerator_type"):
         if getattr(resources, key):
-            raise ClusterError(f"modules.{module}.resources.{key}: there are no nodes with --local; {_ONLY_ON_RAY}")
+            raise ClusterError(
+                f"modules.{module}.resources.{key}: there are no nodes with {option}; {_only_on_ray(option)}"
+            )
     if resources.num_gpus not in (0, "auto"):
         raise ClusterError(
-            f"modules.{module}.resources.num_gpus: --local computes on the CPU, and {resources.num_gpus:g} is asked "
+            f"modules.{module}.resources.num_gpus: {option} computes on the CPU, and {resources.num_gpus:g} is asked "
             "for; use auto, or run the model on Ray"
         )
 

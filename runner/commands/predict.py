@@ -18,13 +18,16 @@ from rich.table import Table
 from actors.coordination.backend import Ref
 from actors.coordination.coordinator import Coordinator
 from actors.errors import GraphError
+from actors.limits import MAX_PREDICTED_ROWS
 from actors.messaging.stored_rows import read_array
 from actors.types import Array, FloatArray, State
 from runner.commands.trained_run import TrainedRun, load_trained_run, new_source_states, outputs_of
+from runner.data.errors import DataError
 from runner.data.sources import Data, common_categories, count_rows, values_of
 from runner.report.clustering_metrics import match
 from runner.report.console import SafeConsole
 from runner.report.plots import draw_images
+from runner.report.printable import brief
 from runner.runs.directory import OpenedRun
 
 MIN_SHOWN_PROBABILITY = 0.05
@@ -138,6 +141,22 @@ def predict_rows(trained: TrainedRun, data: Data, steps: int) -> Prediction:
     classes, labels = _find_output(outputs, "class"), common_categories(data)
     categories = {} if classes is None or labels is None else match(classes[:rows], labels)
     return Prediction(directory.name, rows, smoothed[rows:], _decode_class_means(coordinator), categories)
+
+
+def check_steps(given: Any, what: str = "steps") -> int:
+    """Return a number of rows that is asked for.
+
+    Raises
+    ------
+    DataError
+        If it is no integer of at least 1 and at most :data:`actors.limits.MAX_PREDICTED_ROWS`.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 1 <= given <= MAX_PREDICTED_ROWS:
+        raise DataError(
+            f"{what} is {brief(given)}, the number of rows to predict; use an integer of at least 1 and at most "
+            f"{MAX_PREDICTED_ROWS:,}"
+        )
+    return int(given)
 
 
 def _append_missing_rows(state: State, steps: int) -> State:

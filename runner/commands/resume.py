@@ -167,7 +167,7 @@ def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunCon
             f"{directory.path}: the run was merged from others and has no rows of {missing[0]!r} to learn from; train "
             "the runs that it was made of, and merge them again"
         )
-    changed = differences(manifest.config, config.model_dump(mode="json"))
+    changed = differences(manifest.config, config.plain(directory.path))
     if changed:
         raise RunDirectoryError(
             f"{directory.path}: the config is not the one that the run started with; restore it, or start another run:"

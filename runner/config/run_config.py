@@ -301,9 +301,20 @@ class RunConfig(Section):
         """Return the true categories of the rows of :meth:`load_data` by module, under ``""`` those of all modules."""
         return load_categories_by_module(self.sources, data, self.seed, self.graph)
 
-    def to_yaml(self) -> str:
-        """Return the resolved config as YAML; :func:`load_config` reads it back equal from any directory."""
-        return dump(self.model_dump(mode="json"))
+    def plain(self, within: Path | None = None) -> dict[str, Any]:
+        """Return the resolved config as plain data; paths below the directory `within` are relative to it."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        if within is not None:
+            start = os.path.abspath(within) + os.sep  # noqa: PTH100 (follows no links)
+            plain |= {key: _relative(plain[key], start) for key in ("data", "code")}
+        return plain
+
+    def to_yaml(self, within: Path | None = None) -> str:
+        """Return the resolved config as YAML; :func:`load_config` reads it back equal from any directory.
+
+        Paths below the directory `within` are relative to it: the file is to lie there.
+        """
+        return dump(self.plain(within))
 
     def _specs(self) -> list[ModuleSpec]:
         specs = [ModuleSpec(name, "observation") for name in self.sources]
@@ -316,6 +327,15 @@ class RunConfig(Section):
 
     def _connections(self) -> list[Connection]:
         return [Connection(*pair.split(" -> ")) for pair in self.connections]
+
+
+def _relative(plain: Any, start: str) -> Any:
+    """Return plain data in which the texts that begin with `start` are without it."""
+    if isinstance(plain, dict):
+        return {key: _relative(value, start) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_relative(value, start) for value in plain]
+    return plain.removeprefix(start) if isinstance(plain, str) else plain
 
 
 def _make_modules(given: dict[Any, Any], root: Path) -> tuple[dict[Any, Any], dict[Any, TypedParameters | None]]:
@@ -353,15 +373,20 @@ def _make_modules(given: dict[Any, Any], root: Path) -> tuple[dict[Any, Any], di
     return made, parameters
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> RunConfig:
+Override: TypeAlias = str | tuple[Sequence[str], Any]
+"""``key.path=value``, the value in YAML, or the keys and the value."""
+
+
+def load_config(path: Path, overrides: Sequence[Override] = (), *, text: str | None = None) -> RunConfig:
     """Read a model file and validate it as a whole.
 
     Parameters
     ----------
     path : Path
         Paths in the file are relative to its directory.
-    overrides : sequence of str
-        ``key.path=value``, the value in YAML; a number in the key path is an index into a list.
+    overrides : sequence of str or (sequence of str, object)
+        ``key.path=value``, the value in YAML, or the keys and the value; a number among the keys is an index into a
+        list.
     text : str, optional
         The contents of the file, if it was read already.
 
@@ -372,15 +397,35 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, text: str | None =
     """
     path = Path(path)
     raw = parse(read_config_text(path) if text is None else text, str(path))
+    return make_config(raw, Path(os.path.abspath(path.parent)), overrides)  # noqa: PTH100 (follows no links)
+
+
+def make_config(raw: Any, root: Path, overrides: Sequence[Override] = ()) -> RunConfig:
+    """Validate what a model file holds.
+
+    Parameters
+    ----------
+    raw : object
+        The parsed file.
+    root : Path
+        The directory of relative paths.
+    overrides : sequence of str or (sequence of str, object)
+        As for :func:`load_config`.
+
+    Raises
+    ------
+    ConfigError
+        Lists every problem that was found.
+    """
     problems: list[Problem] = []
     for override in overrides:
-        keys, value = split_override(override)
+        keys, value = split_override(override) if isinstance(override, str) else override
         try:
             raw = set_at(raw, keys, value)
         except ConfigErrors as error:
             problems += error.problems
     try:
-        config = RunConfig.model_validate(raw, context={"root": Path(os.path.abspath(path.parent))})  # noqa: PTH100
+        config = RunConfig.model_validate(raw, context={"root": root})
     except ValidationError as error:
         problems += describe_errors(error, {}, raw)
     if problems:

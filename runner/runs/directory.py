@@ -292,7 +292,7 @@ class RunDirectory:
 
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.yaml`` durably: the run cannot be resumed without it."""
-        self._write("config.yaml", config.to_yaml())
+        self._write("config.yaml", config.to_yaml(self.path))
 
     def _write(self, name: str, text: str) -> None:
         self._files.write(name, text.encode())

@@ -1,0 +1,218 @@
+"""Rows that Python gives to a model, and what is known of them: as data sets, and as files of a run's directory.
+
+The rows that a model learns from are written beside its run, and its config names these files. So the run can be
+resumed, repeated and reported by the command line like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.types import Array
+from runner.config.cross_checks import DATA
+from runner.config.sections import DataConfig
+from runner.data.datasets import Dataset
+from runner.data.errors import DataError
+from runner.data.intake import Rows, check_categories, check_lengths, check_observations
+from runner.data.sources import check_sources, load_new_rows
+from runner.report.printable import brief
+
+if TYPE_CHECKING:
+    from runner.config.run_config import RunConfig
+
+FOLDER = "data"
+"""The folder of a run's directory with the rows that a script gave."""
+
+_OF_ROWS = frozenset({"source", "count", "offset", "order", "observations", "categories", "lengths"})
+"""Keys of a source that say which rows it has; other rows have none of them."""
+
+_OF_FILES = frozenset({"header", "index", "columns", "image_size", "grey", "on_disk", "cache", "sequences"})
+"""Keys of a source that say how a file is read."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user gives to learn from: rows, lengths of sequences and categories, each of one source or by name."""
+
+    rows: Any
+    lengths: Any = None
+    categories: Any = None
+
+
+def store_rows(config: RunConfig, given: Given, directory: Path) -> RunConfig:
+    """Write the given rows below a run's directory, and return the config that names the files.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its sources say how rows are prepared.
+    given : Given
+    directory : Path
+
+    Raises
+    ------
+    DataError
+        If the rows, the lengths or the categories cannot be used.
+    """
+    folder = directory / FOLDER
+    folder.mkdir()
+    rows = _by_source(given.rows, config, "X")
+    if missing := [name for name in config.sources if name not in rows]:
+        raise DataError(f"X: has no rows of {missing[0]!r}; the observations are {', '.join(config.sources)}")
+    lengths = _lengths_by_source(given.lengths, rows)
+    sections = {name: _store_source(folder, name, config.sources[name], rows[name], lengths.get(name)) for name in rows}
+    if given.categories is not None:
+        first = next(iter(sections))
+        stored = _store_categories(folder, given.categories, config)
+        sections[first] = _changed(sections[first], categories=stored)
+    data: Any = sections if isinstance(config.data, dict) else next(iter(sections.values()))
+    return config.model_copy(update={"data": data})
+
+
+def read_rows(config: RunConfig, rows: Any, lengths: Any) -> dict[str, Dataset]:
+    """Return new rows for a trained model, by source; they are prepared as those that it learnt from.
+
+    Raises
+    ------
+    DataError
+        If the rows or the lengths cannot be used.
+    """
+    given = _by_source(rows, config, "X")
+    spans = _lengths_by_source(lengths, given)
+    data = {name: _read_source(config.sources[name], name, each, spans.get(name)) for name, each in given.items()}
+    return check_sources(data, config.graph)
+
+
+def _by_source(given: Any, config: RunConfig, what: str) -> dict[str, Any]:
+    """Return rows by the name of their source."""
+    names = list(config.sources)
+    if not isinstance(given, Mapping) or hasattr(given, "to_numpy"):
+        if len(names) > 1:
+            raise DataError(
+                f"{what}: this model has the observations {', '.join(names)}; give a map from their names to rows"
+            )
+        return {names[0]: given}
+    unknown = [name for name in given if name not in names]
+    if unknown or not given:
+        raise DataError(
+            f"{what}: has rows of {', '.join(map(brief, unknown)) or 'nothing'}; the observations are "
+            f"{', '.join(names)}"
+        )
+    return dict(given)
+
+
+def _lengths_by_source(given: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lengths by the name of their source; one array is that of the first, which others must match."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or hasattr(given, "to_numpy"):
+        return {next(iter(rows)): given}
+    if odd := [name for name in given if name not in rows]:
+        raise DataError(f"lengths: are given of {brief(odd[0])}, of which there are no rows")
+    return {name: each for name, each in given.items() if each is not None}
+
+
+def _is_file(given: Any) -> bool:
+    return isinstance(given, str | Path)
+
+
+def _are_sequences(given: Any) -> bool:
+    """Return whether rows are a list of arrays, tensors or frames that each have rows of their own."""
+    return isinstance(given, list | tuple) and bool(given) and all(getattr(part, "ndim", 0) >= 2 for part in given)
+
+
+def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -> Rows:
+    """Return checked rows of an array; `prepared` as their source says, such as divided by a number."""
+    where = "X" if name == DATA else f"X, {name}"
+    sequences = bool(section.sequences) or _are_sequences(given)
+    return check_observations(given, where, sequences=sequences, divide_by=section.divide_by if prepared else None)
+
+
+def _find_lengths(rows: Rows, lengths: Any) -> Array | None:
+    """Return the lengths of the sequences of rows, given beside them or as the lengths of a list of arrays."""
+    if lengths is None:
+        return rows.lengths
+    if rows.lengths is not None:
+        raise DataError("lengths: the sequences of a list have their own; leave out lengths")
+    return check_lengths(lengths, "lengths", len(rows.values))
+
+
+# --- rows to learn from -------------------------------------------------------------------------------------------
+
+
+def _store_source(folder: Path, name: str, section: DataConfig, given: Any, lengths: Any) -> DataConfig:
+    """Write the rows of one source; return its section, which names the files."""
+    kept = {key: value for key, value in section.model_dump().items() if value is not None and key not in _OF_ROWS}
+    if _is_file(given):
+        observations: Any = str(given)
+        spans = None if lengths is None else check_lengths(lengths, "lengths", _total(lengths))
+    else:
+        rows = _check_rows(section, name, given, prepared=False)
+        kept = {key: value for key, value in kept.items() if key not in _OF_FILES}
+        observations, spans = str(folder / f"{name}.npy"), _find_lengths(rows, lengths)
+        np.save(observations, _with_gaps(rows), allow_pickle=False)
+    plain = {**kept, "source": "files", "observations": observations}
+    if spans is not None:
+        plain["lengths"] = str(_save(folder / f"{name}.lengths.npy", spans))
+    return DataConfig.model_validate(plain)
+
+
+def _total(lengths: Any) -> int:
+    """Return the sum of lengths, whose rows are counted later; 0 if they are no numbers."""
+    try:
+        return int(np.sum(np.asarray(lengths)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _with_gaps(rows: Rows) -> Array:
+    """Return the values of rows with NaN where they are missing, row after row in memory."""
+    values = np.ascontiguousarray(rows.values)
+    if rows.mask is None:
+        return values
+    mask = rows.mask.reshape(rows.mask.shape + (1,) * (values.ndim - rows.mask.ndim))
+    return np.where(mask, values.dtype.type(np.nan), values)
+
+
+def _store_categories(folder: Path, given: Any, config: RunConfig) -> Any:
+    """Write categories, of all rows or by module; return the file or the files by module."""
+    if not isinstance(given, Mapping) or hasattr(given, "to_numpy"):
+        if _is_file(given):
+            return str(given)
+        return str(_save(folder / "categories.npy", check_categories(given, "categories")[0]))
+    if odd := [name for name in given if name not in config.modules]:
+        raise DataError(
+            f"categories: are given of {brief(odd[0])}, which is no module; there are {', '.join(config.modules)}"
+        )
+    checked = {name: check_categories(labels, f"categories, {name}")[0] for name, labels in given.items()}
+    return {name: str(_save(folder / f"categories.{name}.npy", labels)) for name, labels in checked.items()}
+
+
+def _save(path: Path, values: Array) -> Path:
+    np.save(path, values, allow_pickle=False)
+    return path
+
+
+def _changed(section: DataConfig, **changes: Any) -> DataConfig:
+    plain = {key: value for key, value in section.model_dump(mode="json").items() if value is not None}
+    return DataConfig.model_validate({**plain, **changes})
+
+
+# --- new rows -----------------------------------------------------------------------------------------------------
+
+
+def _read_source(section: DataConfig, name: str, given: Any, lengths: Any) -> Dataset:
+    if _is_file(given):
+        (loaded,) = load_new_rows({name: section}, [str(given)]).values()
+        return loaded if lengths is None else _with_lengths(loaded, lengths)
+    rows = _check_rows(section, name, given, prepared=True)
+    return Dataset(rows.values, None, _find_lengths(rows, lengths), "Python", rows.mask, rows.notes)
+
+
+def _with_lengths(data: Dataset, lengths: Any) -> Dataset:
+    return replace(data, lengths=check_lengths(lengths, "lengths", len(data.observations)))
