@@ -97,7 +97,7 @@ class Arrays(Mapping[str, Array]):
         else:
             array = self.only if name is None else self[name]
             made = pandas.DataFrame(array.reshape(len(array), -1))
-        made.index.name = self._index
+        made.index.name = self._index or None
         return made
 
 

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,12 +33,15 @@ from actors.graph.graph import Graph
 from actors.graph.registry import validated_parameters
 from actors.graph.spec import Connection, ModuleSpec, Resources, Sharing
 from actors.limits import MAX_NAME_CHARACTERS, MAX_WORKERS
+from actors.messaging.stored_rows import is_url
 from actors.types import Array, IntArray
 from actors.variables import local_runs, ray_address
 from runner import spellings as spelling
 from runner.commands.monitor import RunMonitor
 from runner.commands.predict import check_steps, predict_rows
 from runner.commands.trained_run import find_missing_lengths, load_last_commit, recognize_rows
+from runner.config.python_models import config_of_script
+from runner.config.run_config import ConfigError
 from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset, load
 from runner.data.errors import DataError
@@ -260,6 +264,7 @@ class Observation(Handle):
             raise ModuleError(f"run is {brief(run)}, expected the name of the run, a text")
         self.local = local_runs() if local is None else local
         self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences}
+        self.file = str(Path(data).absolute()) if isinstance(data, str | Path) and not is_url(str(data)) else ""
         rows = _read_rows(data, "data", **self.reading)
         if lengths is not None and sequences:
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
@@ -567,6 +572,7 @@ class Model:
         progress = make_progress(graph, terminal=False)
         for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
             progress.log(line)
+        self._write_config(handles, source, code, progress)
         self._client, observe = self._start(spec, progress, source)
         self._monitor = RunMonitor(self.directory, progress, single=True, observe=observe)
         self._monitor.follow(self._client.begin({**source_states(graph, data), **loaded}, scheduled=False))
@@ -602,6 +608,20 @@ class Model:
         left = f"what the modules have learnt is in {self.directory.path}/"
         self._stack.enter_context(watched(self.directory, progress, own=own, remedy=left))
         return client, PrometheusMetrics(self.directory.name).observe
+
+    def _write_config(self, handles: list[Handle], source: Observation, code: Path, progress: Progress) -> None:
+        """Write the config by which others can use what is learnt, with the networks that classes define."""
+        path = self.directory.path
+        copied = path.absolute() / "code"
+        if any(code.iterdir()):
+            shutil.copytree(code, copied)
+        try:
+            config = config_of_script(handles, self.directory.name, source.seed, copied, path.absolute())
+        except ConfigError as error:
+            reason = str(error).partition("\n")[0]
+            progress.log(f"{path}: only this script can use what is learnt, as there is no model file of it ({reason})")
+            return
+        self.directory.write_config(config)
 
     def update(self, handle: Handle) -> None:
         """Update one module; a second update of a module in the same round starts the next round."""

@@ -34,7 +34,8 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
     dict
         ``run``, ``commits``, ``rounds``; ``result`` if it is done; ``actors`` (node, pid, device and activity of each)
         while it is running; ``unknown``, why there is no cluster to query; ``failure`` if it failed; ``next``,
-        the command that continues it; ``storage`` alone, why nothing is read at a URL.
+        the command that continues it; ``script``, what to do with the run of a script; ``storage`` alone, why nothing
+        is read at a URL.
     """
     outline = read_outline(path)
     directory = outline.directory
@@ -58,6 +59,8 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
         status["unknown"] = reason
     elif latest is not None and outline.is_done(latest):
         status["next"] = f"serket attach {directory.cli_name}"
+    elif latest is not None and not latest.config:
+        status["script"] = "the run is one of a script: Model.load and serket recognize use what it has learnt"
     else:
         failure = directory.checkpoints.status_files.read_failure()
         status.update({"failure": failure} if failure else {}, next=f"serket resume {directory.cli_name}")
@@ -135,6 +138,8 @@ def _inactive_run_lines(status: dict[str, Any], hint: str) -> list[str]:
     """Return the lines for a run that is not on a cluster."""
     if "unknown" in status:
         return [status["unknown"]]
+    if "script" in status:
+        return [status["script"]]
     failed = [f"failed: {printable(status['failure']).rstrip()}"] if "failure" in status else []
     return [*failed, f"{hint}it is not running; continue with: {status['next']}"]
 

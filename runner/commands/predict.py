@@ -152,8 +152,9 @@ def check_steps(given: Any, what: str = "steps") -> int:
         If it is no integer of at least 1 and at most :data:`actors.limits.MAX_PREDICTED_ROWS`.
     """
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 1 <= given <= MAX_PREDICTED_ROWS:
+        purpose = "predict" if what == "steps" else "draw"
         raise DataError(
-            f"{what} is {brief(given)}, the number of rows to predict; use an integer of at least 1 and at most "
+            f"{what} is {brief(given)}, the number of rows to {purpose}; use an integer of at least 1 and at most "
             f"{MAX_PREDICTED_ROWS:,}"
         )
     return int(given)

@@ -167,6 +167,10 @@ def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunCon
             f"{directory.path}: the run was merged from others and has no rows of {missing[0]!r} to learn from; train "
             "the runs that it was made of, and merge them again"
         )
+    if not manifest.config:
+        raise RunDirectoryError(
+            f"{directory.path}: the run is one of a script, which alone knows what to update next; run the script again"
+        )
     changed = differences(manifest.config, config.plain(directory.path))
     if changed:
         raise RunDirectoryError(

@@ -25,8 +25,8 @@ from runner.report.printable import brief
 if TYPE_CHECKING:
     from runner.script import Handle
 
-ROWS = "given-to-fit.npy"
-"""Stands for the rows of a model that :meth:`runner.Model.fit` is yet to be given."""
+ROWS = "given-by-python.npy"
+"""Stands for rows that no file holds: those that :meth:`runner.Model.fit` is yet to be given, and those of a script."""
 
 _LATENT = ("vae", "pca")
 _MIXTURES = ("gmm", "dp_gmm")
@@ -86,6 +86,44 @@ def build_config(
     if schedule is None:
         config = make_config({**raw, "schedule": default_schedule(config.graph)}, Path.cwd())
     return config, has_networks
+
+
+def config_of_script(handles: Sequence[Handle], name: str, seed: int, code: Path, root: Path) -> RunConfig:
+    """Return the config of a run of a script, by which others can use what it has learnt.
+
+    Parameters
+    ----------
+    handles : sequence of Handle
+        All of the model, with their names.
+    name : str
+    seed : int
+    code : Path
+        The folder of networks that classes of handles define.
+    root : Path
+        The run's directory.
+
+    Raises
+    ------
+    ConfigError
+        If a module has a name that it cannot have in a model file.
+    """
+    sources = {handle.name: handle for handle in handles if handle.type == "observation"}
+    sections = {source: _section_of_observation(handle) for source, handle in sources.items()}
+    raw = {
+        "name": name,
+        "seed": seed,
+        "data": sections[DATA] if list(sections) == [DATA] else sections,
+        "modules": {handle.name: _section_of(handle) for handle in handles if handle.name not in sources},
+        "connections": [f"{lower.name} -> {handle.name}" for handle in handles for lower in handle.below],
+        "schedule": {"rounds": 1},
+        "code": [str(code)] if code.is_dir() and any(code.iterdir()) else [],
+    }
+    return make_config(raw, root)
+
+
+def _section_of_observation(handle: Any) -> dict[str, Any]:
+    reading = {key: value for key, value in handle.reading.items() if value}
+    return {"source": "files", "observations": handle.file or ROWS, **reading}
 
 
 def load_with_overrides(path: Path, overrides: Mapping[str, Any]) -> RunConfig:
@@ -221,7 +259,7 @@ def _section_of(module: Any) -> Any:
 def _make_connections(given: Any, modules: Mapping[str, Any], source: str) -> list[str]:
     """Return connections as texts; without any, those of handles or one chain."""
     if given is None:
-        return _connected_handles(modules, source) or [" -> ".join([source, *modules])]
+        return _connected_handles(modules, source) or _pairs_of([source, *modules])
     items = [given] if isinstance(given, str) else list(given)
     pairs: list[str] = []
     for item in items:
@@ -231,8 +269,12 @@ def _make_connections(given: Any, modules: Mapping[str, Any], source: str) -> li
         chain = [_name_of(part, modules) for part in parts]
         if len(chain) < 2:
             raise GraphError(f"connections: {brief(item)} names one module; give 'lower -> upper'")
-        pairs += [f"{lower} -> {upper}" for lower, upper in pairwise(chain)]
+        pairs += _pairs_of(chain)
     return pairs
+
+
+def _pairs_of(chain: Sequence[str]) -> list[str]:
+    return [f"{lower} -> {upper}" for lower, upper in pairwise(chain)]
 
 
 def _name_of(part: Any, modules: Mapping[str, Any]) -> str:
