@@ -15,14 +15,22 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from actors.errors import GraphError
+from actors.graph.registry import BUILT_IN
 from actors.types import Array, FloatArray, IntArray
 from runner.model import Model
 from runner.report.printable import brief
 
 _MAX_SEED = 2**31 - 1
+
+
+def _reports_evidence(estimator: ModelClusterer) -> bool:
+    """Return whether a module of an estimator's model may report the evidence of new rows."""
+    kinds = estimator._make_model(0).types()
+    return "markov" in kinds or not kinds <= set(BUILT_IN)
 
 
 class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -127,8 +135,12 @@ class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """Learn from rows and return their latent vectors, as :meth:`transform` does."""
         return self.fit(X, y, lengths).transform(X, lengths)
 
+    @available_if(_reports_evidence)  # type: ignore[untyped-decorator]
     def score(self, X: Any, y: Any = None, lengths: Any = None) -> float:  # noqa: ARG002 (as scikit-learn calls it)
-        """Return the log evidence of rows in nats per row (:meth:`runner.Model.score`); higher is better."""
+        """Return the log evidence of rows in nats per row (:meth:`runner.Model.score`); higher is better.
+
+        Only models with a Markov model, or with a module of an own type, have it.
+        """
         return self._trained().score(self._validated(X), lengths)
 
     def sample(self, n_samples: int = 1) -> tuple[Array | None, IntArray]:
@@ -190,7 +202,8 @@ class SequenceClusterer(ModelClusterer):
 
     The classes have the shapes of Gaussians and follow each other by learnt probabilities, so that the order of the
     rows helps where shapes overlap: a hidden Markov model, with full covariances and a prior that is set from the
-    units of the data. Several starts compete by evidence.
+    units of the data. Several starts compete by evidence. Transitions are used only if they explain more of the rows
+    than they cost; for rows without an order it is a Gaussian mixture.
 
     Parameters
     ----------
@@ -206,7 +219,7 @@ class SequenceClusterer(ModelClusterer):
         An exchange that changes the score by less than this, in nats, is the last.
     calibrate : bool
         Whether the mixture's likelihood is weighted by its agreement with the neighbouring rows, which helps where the
-        classes are no Gaussians.
+        classes are no Gaussians. ``score`` is then no log-density, and cannot be compared between models.
     random_state, ray, address, verbose
         As for :class:`ModelClusterer`.
 
@@ -242,7 +255,7 @@ class SequenceClusterer(ModelClusterer):
         chains: int = 4,
         max_iter: int = 20,
         tol: float = 0.01,
-        calibrate: bool = True,
+        calibrate: bool = False,
         random_state: Any = None,
         ray: bool = False,
         address: str | None = None,
@@ -270,10 +283,9 @@ class SequenceClusterer(ModelClusterer):
             "classes": self.n_clusters,
             "iterations": 2,
             "prior_scale": "data",
-            "start": "sequence",
             "calibrate": self.calibrate,
         }
-        modules["markov"] = {"type": "markov", "rule": "smoothed", "estimate": "variational"}
+        modules["markov"] = {"type": "markov", "estimate": "variational", "test_order": True}
         block = {"steps": ["mixture", "markov"], "repeat": self.max_iter, "tolerance": self.tol, "chains": self.chains}
         last = {"module": "mixture", "set": {"iterations": 0}}
         first = [name for name in modules if name == "pca"]

@@ -447,6 +447,10 @@ class Model:
         """Whether the model has learnt from rows."""
         return self._run is not None
 
+    def types(self) -> set[str]:
+        """Return the types of the model's modules."""
+        return {module.type for module in self._config.modules.values()}
+
     def to_yaml(self) -> str:
         """Return the equal model file, with all defaults."""
         return self._config.to_yaml()

@@ -21,7 +21,8 @@ from runner.report.printable import printable_line
 if TYPE_CHECKING:
     from runner.results import RunResults
 
-_WIDTH, _HEIGHT, _GAP, _RISE = 190, 108, 26, 40  # of a box, and the space between boxes and between layers, in pixels
+_WIDTH, _GAP, _RISE = 190, 26, 40  # of a box, and the space between boxes and between layers, in pixels
+_TEXT, _PICTURE = 62, 46  # heights of the lines of a box and of its picture
 _MARGIN = 14
 _COLOUR = "#3f90da"
 _MAX_CLASSES = 40
@@ -35,10 +36,11 @@ _COUNTS = {"classes": "classes", "topics": "topics", "latent_dim": "latent dimen
 
 
 class _Box(NamedTuple):
-    """A module's place in the drawing: the left and the upper edge."""
+    """A module's place in the drawing: the left and the upper edge, and the height."""
 
     x: float
     y: float
+    height: float
 
 
 def describe_model(graph: Graph, results: RunResults | None) -> str:
@@ -64,12 +66,13 @@ def draw_model(name: str, graph: Graph, results: RunResults | None) -> str:
     results : RunResults, optional
         What it has learnt.
     """
-    boxes = _place(graph)
-    width = max(box.x for box in boxes.values()) + _WIDTH + _MARGIN
-    height = max(box.y for box in boxes.values()) + _HEIGHT + _MARGIN
     learnt = {} if results is None else results.outputs
+    pictures = {module: _picture(learnt.get(module, {})) for module in graph.modules}
+    boxes = _place(graph, {module: _TEXT + _PICTURE * bool(picture) for module, (_, picture) in pictures.items()})
+    width = max(box.x for box in boxes.values()) + _WIDTH + _MARGIN
+    height = max(box.y + box.height for box in boxes.values()) + _MARGIN
     parts = [_draw_arrow(boxes[each.lower], boxes[each.upper]) for each in graph.connections]
-    parts += [_draw_box(graph, module, boxes[module], learnt.get(module, {})) for module in boxes]
+    parts += [_draw_box(graph, module, boxes[module], *pictures[module]) for module in boxes]
     title = escape(f"{printable_line(name, 100)}: {_describe_training(results)}")
     return (
         f'<div><div style="font-weight:600;margin-bottom:4px">{title}</div>'
@@ -106,8 +109,8 @@ def _size(parameters: Mapping[str, Any]) -> str:
 # --- places ---------------------------------------------------------------------------------------------------------
 
 
-def _place(graph: Graph) -> dict[str, _Box]:
-    """Return the place of each module: layer above layer, the observations at the bottom."""
+def _place(graph: Graph, heights: Mapping[str, float]) -> dict[str, _Box]:
+    """Return the place of each module of this height: layer above layer, the observations at the bottom."""
     depth: dict[str, int] = {}
     for name in graph.modules:  # a module comes after all below it
         depth[name] = 1 + max((depth[each.lower] for each in graph.connections if each.upper == name), default=-1)
@@ -116,16 +119,18 @@ def _place(graph: Graph) -> dict[str, _Box]:
         layers[layer].append(name)
     widest = max(map(len, layers)) * (_WIDTH + _GAP) - _GAP
     boxes: dict[str, _Box] = {}
-    for layer, names in enumerate(reversed(layers)):
+    top = float(_MARGIN)
+    for names in reversed(layers):
         left = _MARGIN + (widest - len(names) * (_WIDTH + _GAP) + _GAP) / 2
         for column, name in enumerate(names):
-            boxes[name] = _Box(left + column * (_WIDTH + _GAP), _MARGIN + layer * (_HEIGHT + _RISE))
+            boxes[name] = _Box(left + column * (_WIDTH + _GAP), top, heights[name])
+        top += max(heights[name] for name in names) + _RISE
     return boxes
 
 
 def _draw_arrow(lower: _Box, upper: _Box) -> str:
     """Return a line between two modules with a head at both ends: messages go up and down."""
-    x1, y1, x2, y2 = lower.x + _WIDTH / 2, lower.y, upper.x + _WIDTH / 2, upper.y + _HEIGHT
+    x1, y1, x2, y2 = lower.x + _WIDTH / 2, lower.y, upper.x + _WIDTH / 2, upper.y + upper.height
     line = f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="currentColor" stroke-opacity="0.6"/>'
     angle = math.atan2(y2 - y1, x2 - x1)
     return line + _draw_head(x2, y2, angle) + _draw_head(x1, y1, angle + math.pi)
@@ -140,15 +145,14 @@ def _draw_head(x: float, y: float, angle: float) -> str:
 # --- boxes ------------------------------------------------------------------------------------------------------------
 
 
-def _draw_box(graph: Graph, name: str, box: _Box, learnt: Mapping[str, Array]) -> str:
-    """Return a module's box: its name, its type and size, and a small picture of what it has learnt."""
+def _draw_box(graph: Graph, name: str, box: _Box, caption: str, picture: str) -> str:
+    """Return a module's box: its name, its type and size, and a caption and a small picture of what it has learnt."""
     spec = graph.modules[name]
     kind = "observations" if name in graph.sources else spec.type.rpartition(":")[2]
     size = _size(spec.parameters)
-    caption, picture = _picture(learnt)
     x, y = box.x + 10, box.y
     parts = [
-        f'<rect x="{box.x:g}" y="{y:g}" width="{_WIDTH}" height="{_HEIGHT}" rx="8" fill="{_COLOUR}" '
+        f'<rect x="{box.x:g}" y="{y:g}" width="{_WIDTH}" height="{box.height:g}" rx="8" fill="{_COLOUR}" '
         'fill-opacity="0.10" stroke="currentColor" stroke-opacity="0.5"/>',
         f'<text x="{x:g}" y="{y + 19:g}" font-weight="600" font-size="13">{_fit(name, 24)}</text>',
         f'<text x="{x:g}" y="{y + 35:g}" fill-opacity="0.75">{_fit(", ".join(filter(None, [kind, size])), 30)}</text>',
