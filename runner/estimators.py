@@ -143,7 +143,7 @@ class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """
         return self._trained().score(self._validated(X), lengths)
 
-    def sample(self, n_samples: int = 1) -> tuple[Array | None, IntArray]:
+    def sample(self, n_samples: int = 1) -> tuple[Any, IntArray]:
         """Return generated rows and their classes (:meth:`runner.Model.generate`)."""
         rows, classes = self._trained().generate(n_samples)
         return rows, classes

@@ -29,12 +29,12 @@ class Generated(NamedTuple):
 
     Parameters
     ----------
-    rows : ndarray (N, …), or None
-        In the units of the observations; None if no module of the model decodes classes to rows.
+    rows : ndarray (N, …), None, or dict of str to these
+        In the units that the modules get; None if no module decodes classes to rows. Of several observations, by name.
     classes : ndarray of int64, shape (N,)
     """
 
-    rows: Array | None
+    rows: Any
     classes: IntArray
 
 
@@ -285,7 +285,7 @@ class Model:
         outputs = self._recognize(X, lengths, ordered=ordered)
         name = self._class_module(outputs, module)
         own = outputs[name]
-        classes = own.get("class", own.get("viterbi"))
+        classes = _find(own, "class", "viterbi")
         found: IntArray = _posterior(own).argmax(axis=1) if classes is None else classes
         return found
 
@@ -373,18 +373,20 @@ class Model:
         Returns
         -------
         Generated
-            ``rows`` (n, …) and ``classes`` (n,); rows are those of the module above the observations that decodes (a
-            VAE or PCA), else the means of the drawn classes.
+            ``rows`` (n, …) and ``classes`` (n,). A VAE or PCA decodes the mean of each class to a row, without noise; a
+            mixture right above the observations draws rows from its classes.
         """
         from runner.commands.generate import generate_from
         from runner.commands.predict import check_steps
 
         outputs = generate_from(self._trained(seed), check_steps(n, "n"))
         classes = next(own["class"] for own in outputs.values() if "class" in own)
-        rows = next((own["x_hat"] for own in reversed(list(outputs.values())) if "x_hat" in own), None)
-        if rows is None:
-            rows = self._drawn_means(classes)
-        return Generated(rows, classes)
+        graph = self._opened().directory.graph
+        rows: dict[str, Array | None] = dict.fromkeys(graph.sources)
+        for each in graph.connections:
+            if each.lower in rows and (drawn := _find(outputs.get(each.upper, {}), "x_hat", "x")) is not None:
+                rows[each.lower] = drawn
+        return Generated(rows if len(rows) > 1 else rows[graph.sources[0]], classes)
 
     def save(self, path: str | Path) -> Path:
         """Copy the run to `path`, a new directory that :meth:`load` and the command ``serket`` open.
@@ -565,12 +567,10 @@ class Model:
             raise GraphError(f"{asked}; those that have some are {', '.join(known) or '–'}")
         return module
 
-    def _drawn_means(self, classes: IntArray) -> Array | None:
-        """Return the means of classes where the module that has them is right above the observations."""
-        graph = self._opened().directory.graph
-        above = [each.upper for each in graph.connections if each.lower in graph.sources]
-        means = self.run.means
-        return next((means[name][classes] for name in above if name in means), None)
+
+def _find(outputs: Mapping[str, Array], *names: str) -> Array | None:
+    """Return the first of several outputs that a module has."""
+    return next((outputs[name] for name in names if name in outputs), None)
 
 
 def _posterior(outputs: Mapping[str, Array]) -> FloatArray:

@@ -299,6 +299,7 @@ def test_several_observations_go_by_name(cycle):
     assert sorted(made.run.posteriors) == ["both", "left", "right"]
     assert made.predict(rows, module="right").shape == (100,)
     assert made.predict({"a": rows["a"]}, module="left").shape == (100,)
+    assert {name: drawn.shape for name, drawn in made.generate(7).rows.items()} == {"a": (7, 1), "b": (7, 1)}
     np.testing.assert_allclose(sorted(made.run.means["right"].ravel())[0], rows["b"].min() / 2, atol=1.5)
 
 
@@ -354,6 +355,11 @@ def test_what_follows_is_predicted_and_generated_by_the_transitions(trained, cyc
     assert (likely[classes[:-1]] == classes[1:]).mean() > 0.8
     np.testing.assert_array_equal(classes, trained.generate(40).classes)
     assert not np.array_equal(classes, trained.generate(40, seed=5).classes)
+    drawn = trained.generate(4000)
+    means, found = trained.run.means["gmm"], trained.run.classes["gmm"]
+    assert (trained.predict(drawn.rows) == drawn.classes).mean() > 0.95
+    spread = (cycle.observations - means[found]).std(axis=0)
+    np.testing.assert_allclose((drawn.rows - means[drawn.classes]).std(axis=0), spread, rtol=0.25)
 
 
 def test_results_are_arrays_and_frames(trained, cycle):

@@ -226,6 +226,37 @@ def log_predictive(X: ArrayLike, posterior: NIWPosterior, prior: NIWPrior) -> Fl
     return log_student_t(q, posterior.counts, posterior.log_det, prior)
 
 
+def sample_predictive(
+    classes: IntArray, posterior: NIWPosterior, prior: NIWPrior, generator: np.random.Generator
+) -> FloatArray:
+    """Draw a row for each of N classes from the classes' predictive densities (:func:`log_student_t`).
+
+    With L Lᵀ = S, z standard normal (D,) and w chi-squared with nu - D + 1 degrees of freedom,
+    m + sqrt((r+1)/r) L z / sqrt(w) has the Student-t distribution of Murphy 258.
+
+    Parameters
+    ----------
+    classes : ndarray of int64, shape (N,)
+    posterior : NIWPosterior
+    prior : NIWPrior
+        The prior of this posterior.
+    generator : Generator
+
+    Returns
+    -------
+    ndarray of float64, shape (N, D)
+    """
+    D = prior.mean.size
+    r, nu = prior.r0 + posterior.counts[classes], prior.nu0 + posterior.counts[classes]
+    normal = generator.standard_normal((len(classes), D))
+    scale = np.sqrt((r + 1.0) / (r * generator.chisquare(nu - D + 1.0)))
+    rows = np.empty((len(classes), D))
+    for k in np.unique(classes):
+        own = classes == k
+        rows[own] = posterior.mean[k] + scale[own, None] * (normal[own] @ posterior.chol[k].T)
+    return rows
+
+
 def log_predictive_loo(X: ArrayLike, z: ArrayLike, posterior: NIWPosterior, prior: NIWPrior) -> FloatArray:
     """Return the leave-one-out log predictive density: each row is left out of its own class.
 

@@ -18,7 +18,7 @@ from actors.errors import ModuleError, NonFiniteError
 from actors.kernels.mixture.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.mixture.columns import Columns, choose_columns
 from actors.kernels.mixture.gibbs import compile_kernels
-from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive, sample_predictive
 from actors.kernels.mixture.sums import responsibilities_given
 from actors.kernels.mixture.variational import expected_log_weights, most_probable_labels
 from actors.limits import MAX_LISTED_NAMES
@@ -219,12 +219,14 @@ class Mixture(Module[P]):
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send class means for classes from the prior, or drawn by the weights without one; output ``class`` (N,).
 
+        Where no module below decodes class means, the output ``x`` (N, D) has a row drawn from each class.
+
         Raises
         ------
         ModuleError
             If nothing was learnt yet.
         """
-        if self._factors is None:
+        if self._factors is None or self._prior is None or self._columns is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
         if not context.rows:
             return Outbox()
@@ -236,7 +238,11 @@ class Mixture(Module[P]):
         else:
             responsibilities = np.exp(log_prior)
         arrays = {"means": self._class_means(), "responsibilities": responsibilities}
-        return Outbox([OutgoingMessage("class_means", arrays)], outputs={"class": responsibilities.argmax(axis=1)})
+        outputs: dict[str, Array] = {"class": responsibilities.argmax(axis=1)}
+        if not context.receivers.get("class_means"):
+            rows = sample_predictive(outputs["class"], self._factors, self._prior, context.generator)
+            outputs["x"] = self._columns.external(rows)
+        return Outbox([OutgoingMessage("class_means", arrays)], outputs=outputs)
 
     def state(self) -> State:
         """Return copies of the labels (and responsibilities), the factors, their prior and the calibration.

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from scipy.stats import multivariate_t
+from scipy.stats import f as f_distribution
+from scipy.stats import kstest, multivariate_t
 
 from actors.kernels.mixture import niw
 from actors.kernels.mixture.cholesky import factorize, rank_one_update
@@ -124,3 +125,22 @@ def test_rows_and_labels_of_wrong_shape_or_range_are_refused(problem):
         niw.posterior_from_labels(X, z[:5], K, prior)
     with pytest.raises(ValueError, match=r"labels must lie in -1\.\.0"):
         niw.posterior_from_labels(X, z, 1, prior)
+
+
+def test_drawn_rows_have_the_predictive_density():
+    """Of D dimensions and f degrees of freedom, squared distances over D have the F distribution of D and f."""
+    X = np.random.default_rng(0).normal(size=(40, 3)) @ np.array([[2.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.1]])
+    z = np.repeat([0, 1], [8, 32])
+    prior = niw.NIWPrior(mean=np.zeros(3), scale=np.eye(3), r0=1.0, nu0=5.0)
+    posterior = niw.posterior_from_labels(X, z, 2, prior)
+    classes = np.tile([1, 0], 10_000)
+    rows = niw.sample_predictive(classes, posterior, prior, np.random.default_rng(1))
+    for k in (0, 1):
+        r, nu = prior.r0 + posterior.counts[k], prior.nu0 + posterior.counts[k]
+        freedom = nu - 3 + 1
+        shape = posterior.scale[k] * (r + 1) / (r * freedom)
+        shape = np.tril(shape) + np.tril(shape, -1).T
+        away = rows[classes == k] - posterior.mean[k]
+        distances = np.einsum("nd,dn->n", away, np.linalg.solve(shape, away.T))
+        assert kstest(distances / 3, f_distribution(3, freedom).cdf).pvalue > 1e-3
+        assert_allclose(np.cov(away.T), shape * freedom / (freedom - 2), rtol=0.1, atol=0.02)
