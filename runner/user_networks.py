@@ -100,7 +100,7 @@ def copy_networks(
 def definitions(source: str) -> str:
     """Return a script without its top-level lines that do something, if any of them connects modules.
 
-    Kept are imports, functions, classes, and assignments without calls. A script that connects only in functions or
+    Kept are imports, functions, classes, and assignments without calls. A script that does so only in functions or
     below ``if __name__ == "__main__"`` is returned as it is.
     """
     tree = ast.parse(source)
@@ -116,13 +116,15 @@ def definitions(source: str) -> str:
 
 
 def _connects(node: ast.stmt) -> bool:
-    """Return whether a top-level statement calls a method ``connect`` when the file is imported."""
+    """Return whether a top-level statement connects modules, or makes or trains a model, when the file is imported."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return False
     if isinstance(node, ast.If) and "__name__" in {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}:
         return False
-    calls = (n.func for n in ast.walk(node) if isinstance(n, ast.Call))
-    return any(isinstance(function, ast.Attribute) and function.attr == "connect" for function in calls)
+    calls = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    names = {function.attr for function in calls if isinstance(function, ast.Attribute)}
+    names |= {function.id for function in calls if isinstance(function, ast.Name)} & {"Model"}
+    return bool(names & {"connect", "fit", "Model"})
 
 
 def encoder_builder(cls: type) -> Callable[[int, int], torch.nn.Module]:

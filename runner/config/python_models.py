@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,12 +72,12 @@ def build_config(
     sources = _make_sources(data)
     names = list(sources) if _are_several(data) else [DATA]
     pairs = _make_connections(connections, given, names[0])
-    _complete_handles(given, pairs, networks)
+    modules_section = _make_sections(given, pairs, networks)
     has_networks = any(networks.iterdir())
     raw: dict[str, Any] = {
         **{key: _plain(value) for key, value in sections.items()},
         "data": sources if _are_several(data) else sources[DATA],
-        "modules": {name: _section_of(each) for name, each in given.items()},
+        "modules": modules_section,
         "connections": pairs,
         "schedule": {"rounds": 1} if schedule is None else _schedule_of(schedule),
     }
@@ -223,8 +224,8 @@ def _is_handle(given: Any) -> bool:
     return any(cls.__module__ == "runner.script" and cls.__name__ == "Handle" for cls in type(given).__mro__)
 
 
-def _complete_handles(given: Mapping[str, Any], pairs: Sequence[str], networks: Path) -> None:
-    """Complete the parameters of handles that depend on the connections, and copy the networks that they define."""
+def _make_sections(given: Mapping[str, Any], pairs: Sequence[str], networks: Path) -> dict[str, Any]:
+    """Return the sections of all modules, and copy the networks that classes of handles define."""
     handles = {name: handle for name, handle in given.items() if _is_handle(handle)}
     for name, handle in handles.items():
         if handle.type == "observation":
@@ -233,11 +234,20 @@ def _complete_handles(given: Mapping[str, Any], pairs: Sequence[str], networks: 
             )
         if handle.load_dir is not None:
             raise GraphError(f"{name!r}: load_dir is for modules that a script updates; use Model.load(run)")
-        handle.name = handle.name or name
-        lower = [each for pair in pairs for each, above in [pair.split(" -> ")] if above == name]
-        if not handle.below:
-            handle.below = [handles[each] for each in lower if each in handles]
-        handle.complete(networks)
+    sections = {name: module if name in handles else _section_of(module) for name, module in given.items()}
+    before = {handle: dict(vars(handle)) for handle in handles.values()}
+    try:
+        for name, handle in handles.items():
+            handle.name = name
+            lower = [pair.split(" -> ")[0] for pair in pairs if pair.split(" -> ")[1] == name]
+            handle.below = [handles.get(each, SimpleNamespace(name=each)) for each in lower]
+        for name, handle in handles.items():
+            handle.complete(networks)
+            sections[name] = _section_of(handle)
+    finally:  # the same handles may be given to another model
+        for handle, values in before.items():
+            vars(handle).update(values)
+    return sections
 
 
 def _section_of(module: Any) -> Any:

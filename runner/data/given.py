@@ -68,8 +68,9 @@ def store_rows(config: RunConfig, given: Given, directory: Path) -> RunConfig:
     sections = {name: _store_source(folder, name, config.sources[name], rows[name], lengths.get(name)) for name in rows}
     if given.categories is not None:
         first = next(iter(sections))
-        stored = _store_categories(folder, given.categories, config)
-        sections[first] = _changed(sections[first], categories=stored)
+        file = folder / f"{first}.npy"
+        count = len(np.load(file, mmap_mode="r")) if file.exists() else None
+        sections[first] = _changed(sections[first], categories=_store_categories(folder, given, config, count))
     data: Any = sections if isinstance(config.data, dict) else next(iter(sections.values()))
     return config.model_copy(update={"data": data})
 
@@ -129,6 +130,10 @@ def _are_sequences(given: Any) -> bool:
 def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -> Rows:
     """Return checked rows of an array; `prepared` as their source says, such as divided by a number."""
     where = "X" if name == DATA else f"X, {name}"
+    if type(given).__name__.endswith("GroupBy"):
+        raise DataError(
+            f"{where}: is of type {type(given).__name__}; give [part for _, part in X], a list of sequences"
+        )
     sequences = bool(section.sequences) or _are_sequences(given)
     return check_observations(given, where, sequences=sequences, divide_by=section.divide_by if prepared else None)
 
@@ -179,18 +184,27 @@ def _with_gaps(rows: Rows) -> Array:
     return np.where(mask, values.dtype.type(np.nan), values)
 
 
-def _store_categories(folder: Path, given: Any, config: RunConfig) -> Any:
+def _store_categories(folder: Path, given: Given, config: RunConfig, rows: int | None) -> Any:
     """Write categories, of all rows or by module; return the file or the files by module."""
-    if not isinstance(given, Mapping) or hasattr(given, "to_numpy"):
-        if _is_file(given):
-            return str(given)
-        return str(_save(folder / "categories.npy", check_categories(given, "categories")[0]))
-    if odd := [name for name in given if name not in config.modules]:
+    labels = given.categories
+    if not isinstance(labels, Mapping) or hasattr(labels, "to_numpy"):
+        if _is_file(labels):
+            return str(labels)
+        return str(_save(folder / "categories.npy", check_categories(_joined(labels), "categories", rows=rows)[0]))
+    if odd := [name for name in labels if name not in config.modules]:
         raise DataError(
             f"categories: are given of {brief(odd[0])}, which is no module; there are {', '.join(config.modules)}"
         )
-    checked = {name: check_categories(labels, f"categories, {name}")[0] for name, labels in given.items()}
+    checked = {name: check_categories(_joined(own), f"categories, {name}")[0] for name, own in labels.items()}
     return {name: str(_save(folder / f"categories.{name}.npy", labels)) for name, labels in checked.items()}
+
+
+def _joined(labels: Any) -> Any:
+    """Return categories that are given as a list, one array for each sequence, as one array."""
+    parts = labels if isinstance(labels, list | tuple) else []
+    if not parts or not all(getattr(part, "ndim", 0) == 1 for part in parts):
+        return labels
+    return np.concatenate([part.to_numpy() if hasattr(part, "to_numpy") else np.asarray(part) for part in parts])
 
 
 def _save(path: Path, values: Array) -> Path:

@@ -159,6 +159,66 @@ def connected_handles():
     return [gmm, mm]
 
 
+def test_handles_may_be_given_to_several_models():
+    gmm, mm = handles()
+    first, second = Model([gmm, mm], schedule=SCHEDULE), Model({"mixture": gmm, "chain": mm}, schedule={"rounds": 1})
+    assert first.to_yaml() == model().to_yaml()
+    assert repr(second) == "<Model 'model': data -> mixture (4 classes) -> chain; not trained>"
+    assert (gmm.name, gmm.below, mm.below) == ("", [], [])
+
+
+def test_weights_of_modalities_are_those_in_the_order_of_connection():
+    made = Model(
+        {"sight": GMM(3), "topics": runner.MLDA(3, [100, None, 50])},
+        ["a -> sight -> topics", "b -> topics", "c -> topics"],
+        data={"a": {}, "b": {}, "c": {}},
+    )
+    assert yaml.safe_load(made.to_yaml())["modules"]["topics"]["weights"] == {"sight": 100, "c": 50}
+
+
+NETWORKS = """
+import sys
+import numpy as np
+import torch
+from runner import GMM, VAE, Model
+
+class Linear(VAE):
+    def build_encoder(self, input_dim, latent_dim):
+        class Encoder(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.mean = torch.nn.Linear(input_dim[0], latent_dim)
+                self.log_variance = torch.nn.Linear(input_dim[0], latent_dim)
+
+            def forward(self, rows):
+                return self.mean(rows), self.log_variance(rows)
+        return Encoder()
+
+    def build_decoder(self, input_dim, latent_dim):
+        return torch.nn.Sequential(torch.nn.Linear(latent_dim, input_dim[0]), torch.nn.Sigmoid())
+
+rows = np.random.default_rng(0).random((40, 6))
+np.save("rows.npy", rows)
+model = Model([Linear(2, epochs=2), GMM(2)], schedule={"rounds": 1})
+print(*model.copy().fit(rows).predict(rows))
+model.fit(rows).save("saved")
+"""
+
+
+@pytest.mark.slow
+def test_networks_that_a_class_defines_go_with_the_model(tmp_path):
+    (tmp_path / "mine.py").write_text(NETWORKS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = {"capture_output": True, "text": True, "env": environment, "timeout": 120}
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, **options)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "mine.py").unlink()
+    other = (tmp_path / "saved").rename(tmp_path / "moved")
+    again = subprocess.run([sys.executable, "-c", PREDICT, str(other), "rows.npy"], cwd=tmp_path, **options)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+
+
 def test_numpy_values_and_tuples_are_those_of_a_model_file():
     given = {"type": "gmm", "classes": np.int64(4), "alpha": np.float64(0.5)}
     assert (
@@ -266,6 +326,9 @@ def test_a_list_of_arrays_has_a_sequence_in_each(cycle):
     by_lengths = model().fit(cycle.observations, lengths=[40, 30, 30], progress=False)
     assert states_of(by_list.run.path) == states_of(by_lengths.run.path)
     np.testing.assert_array_equal(by_list.predict(parts), by_list.predict(cycle.observations, lengths=[40, 30, 30]))
+    labels = np.split(np.array(["a", "b", "c", "d"])[cycle.categories], [40, 70])
+    labelled = model().fit(parts, categories=labels, progress=False)
+    np.testing.assert_array_equal(labelled.run.categories, cycle.categories)
     frames = model().fit([pd.DataFrame(part) for part in parts], progress=False)
     assert states_of(frames.run.path) == states_of(by_lengths.run.path)
 
@@ -548,6 +611,7 @@ REFUSED_ROWS = {
     "sequences of different rows": ([np.zeros((3, 2)), np.zeros((3, 4))], "X: sequence 2 has rows of shape (4,)"),
     "a text column": (pd.DataFrame({"a": ["x"], "b": [1]}), "X: column 'a' holds texts"),
     "an unknown observation": ({"other": ROWS}, "X: has rows of 'other'; the observations are data"),
+    "groups of a frame": (pd.DataFrame({"a": [1]}).groupby("a"), "give [part for _, part in X], a list of sequences"),
     "a generator": ((row for row in ROWS), "X: is of type generator"),
     "no such file": ("absent.csv", "absent.csv: there is no such file"),
 }  # fmt: skip
@@ -566,7 +630,7 @@ REFUSED_BESIDE = {
     "lengths of other rows": ({"lengths": [3, 3]}, "lengths: the lengths do not add up to the 4 rows"),
     "a negative length": ({"lengths": [5, -1]}, "lengths: has a length that is no positive integer"),
     "lengths of another source": ({"lengths": {"b": [4]}}, "lengths: are given of 'b'"),
-    "few categories": ({"categories": [0, 1]}, "holds 2 categories for 4 observations"),
+    "few categories": ({"categories": [0, 1]}, "categories: holds 2 categories for 4 observations"),
     "no category": ({"categories": [0, 1, None, 1]}, "categories, row 3: has no category"),
     "categories of no module": ({"categories": {"mm": [0] * 4}}, "categories: are given of 'mm', which is no module"),
     "an odd progress": ({"progress": "yes"}, "progress is 'yes', expected True, False or a function"),
