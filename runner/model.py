@@ -211,7 +211,8 @@ class Model:
             Whether the modules are actors on a Ray cluster; otherwise they live in this process. The results have the
             same bits.
         address : str, optional
-            Address of a Ray cluster, which implies `ray`; by default, one is started on this machine.
+            Address of a Ray cluster, which implies `ray`; by default that of RAY_ADDRESS, else one is started on this
+            machine and ends with the fit.
         progress : bool or callable
             Whether to show a line on stderr, in a terminal or a notebook; or a function that is called with each event
             of the run, a dict with ``event`` and its fields.
@@ -229,6 +230,7 @@ class Model:
         KeyboardInterrupt
             If the training was interrupted.
         """
+        from actors.variables import ray_address
         from runner.commands import fit as fitting
         from runner.commands.interrupts import StoppedError
         from runner.data.given import Given
@@ -238,6 +240,8 @@ class Model:
         place = self._new_directory() / config.name if path is None else Path(path)
         given = Given(X, lengths, categories)
         shown = progress_of(progress, config.graph)
+        if ray and address is None:
+            address = ray_address() or None
         try:
             run = fitting.fit(
                 config,

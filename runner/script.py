@@ -47,7 +47,6 @@ from runner.data.datasets import Dataset, load
 from runner.data.errors import DataError
 from runner.data.intake import check_categories, check_lengths, check_observations
 from runner.data.rows import check_category_counts
-from runner.data.sound import SpectrumOptions, sound_histograms
 from runner.data.sources import check_modules, check_sources, describe_data, source_states
 from runner.report.printable import brief
 from runner.report.progress import Progress, make_progress
@@ -320,6 +319,8 @@ class HACFeatureExtractor(Observation):
         seed: int = 0,
         **options: Any,
     ) -> None:
+        from runner.data.sound import SpectrumOptions, sound_histograms  # imports scipy.cluster
+
         spectrum = SpectrumOptions(**{key: options.pop(key) for key in SpectrumOptions._fields if key in options})
         super().__init__(sound_histograms(filenames, ks, lags, spectrum, seed), seed=seed, **options)
 

@@ -82,6 +82,13 @@ def by_command(cycle, tmp_path_factory):
         "schedule": SCHEDULE,
     }
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runner.commands.driver.prepare_drawing", lambda _: None)
+        patch.setattr("runner.runs.artifacts.draw_plots", lambda _: [])  # pictures take longest
+        return train_as_command(tmp_path)
+
+
+def train_as_command(tmp_path):
     config = load_config(tmp_path / "model.yaml")
     clock, progress = Clock(time.time()), Progress(config.graph)
     return train(config, clock=clock, progress=progress, runs=tmp_path / "runs", local=True)[0].path

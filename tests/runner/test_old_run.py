@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from runner import Model
 from runner.cli.app import app
 from runner.data.datasets import load
+from runner.report.clustering_metrics import score
 from runner.runs.directory import open_run
 
 OLD = Path(__file__).parents[1] / "data" / "old_run"
@@ -83,3 +85,12 @@ def test_it_is_resumed_for_a_further_round_with_the_events_that_were_saved(run):
     messages = [json.loads(line).get("message") for line in (run / "events.jsonl").read_text().splitlines()]
     assert messages.count("written by a coordinator nobody watched") == 1
     assert not (run / "checkpoints" / "unheard" / "events.json").exists()
+
+
+def test_it_is_loaded_in_python(run, data):
+    model, rows = Model.load(run), np.load(data[0])
+    classes = model.predict(rows)
+    assert score(classes, np.load(data[1])).accuracy == 1.0
+    np.testing.assert_array_equal(model.predict_next(rows, 4).argmax(axis=1), classes[:4])
+    assert model.run.metrics["round"].tolist() == [1, 2]
+    assert "trained in 2 rounds" in model._repr_html_()
