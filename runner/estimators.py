@@ -30,7 +30,7 @@ _MAX_SEED = 2**31 - 1
 def _reports_evidence(estimator: ModelClusterer) -> bool:
     """Return whether a module of an estimator's model may report the evidence of new rows."""
     kinds = estimator._make_model(0).types()
-    return "markov" in kinds or not kinds <= set(BUILT_IN)
+    return bool(kinds & {"markov", "gmm", "dp_gmm"}) or not kinds <= set(BUILT_IN)
 
 
 class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -139,7 +139,7 @@ class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def score(self, X: Any, y: Any = None, lengths: Any = None) -> float:  # noqa: ARG002 (as scikit-learn calls it)
         """Return the log evidence of rows in nats per row (:meth:`runner.Model.score`); higher is better.
 
-        Only models with a Markov model, or with a module of an own type, have it.
+        Only models with a Markov model, a mixture or a module of an own type have it.
         """
         return self._trained().score(self._validated(X), lengths)
 

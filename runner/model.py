@@ -304,9 +304,10 @@ class Model:
         """Return the log evidence of rows under what was learnt, in nats per row; higher is better.
 
         It is the log-density of all sequences by the most abstract module that reports one (the output
-        ``log_evidence`` of a Markov model), divided by the number of rows, as scikit-learn's mixtures do. It compares
-        rows under one model. Between models it can be compared only if they explain the same values: not where a VAE
-        is below, which has latent vectors of its own, nor with ``calibrate``, which weights the likelihood.
+        ``log_evidence`` of a Markov model, or of a mixture that is the top), divided by the number of rows, as in
+        scikit-learn's mixtures. It compares rows under one model, and models only if they explain
+        the same values: not where a VAE is below, which has latent vectors of its own, nor with ``calibrate``, which
+        weights the likelihood.
 
         Raises
         ------
@@ -319,7 +320,8 @@ class Model:
         found = [own for own in outputs.values() if "log_evidence" in own]
         if not found:
             raise GraphError(
-                f"no module of {', '.join(outputs)} reports the evidence of new rows; a markov module above does"
+                f"no module of {', '.join(outputs)} reports the evidence of new rows; a markov module, or a mixture at "
+                "the top without calibrate, does"
             )
         rows = max(len(_posterior(found[-1])), 1)
         return float(found[-1]["log_evidence"].sum() / rows)

@@ -720,11 +720,28 @@ def test_uses_that_make_no_sense_are_refused_in_one_sentence(trained, tmp_path, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_score_needs_a_module_that_reports_evidence(plain):
+def test_a_score_needs_a_module_that_reports_evidence():
+    topics = Model(mlda={"type": "mlda", "classes": 2, "iterations": 1}, schedule={"rounds": 1})
+    topics.fit(np.arange(12).reshape(4, 3), progress=False)
     with pytest.raises(
-        GraphError, match="no module of gmm reports the evidence of new rows; a markov module above does"
+        GraphError, match="no module of mlda reports the evidence of new rows; a markov module, or a mix"
     ):
-        plain.score(WHOLE)
+        topics.score(np.arange(12).reshape(4, 3))
+
+
+def test_the_score_of_a_mixture_is_the_density_of_a_row():
+    """With many rows in each class it is that of Gaussians with the samples' parameters, weighted by their shares."""
+    from scipy.stats import multivariate_normal
+
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(3000, 2)), 8.0 + 2.0 * rng.normal(size=(1000, 2))]
+    rows = 1e-6 * np.concatenate(parts)
+    both = [multivariate_normal((1e-6 * part).mean(axis=0), np.cov(1e-6 * part.T)) for part in parts]
+    exact = np.log(0.75 * both[0].pdf(rows) + 0.25 * both[1].pdf(rows))
+    two = mixture(prior_scale="data").fit(rows, progress=False)
+    assert two.score(rows) == pytest.approx(exact.mean(), abs=5e-3)
+    gaps = np.concatenate([rows[:10], np.full((5, 2), np.nan)])
+    assert 15 * two.score(gaps) == pytest.approx(exact[:10].sum(), abs=0.1)
 
 
 def test_frames_need_pandas_and_say_so(trained, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from actors.kernels.mixture.gibbs import compile_kernels
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive, sample_predictive
 from actors.kernels.mixture.sums import responsibilities_given
 from actors.kernels.mixture.variational import expected_log_weights, most_probable_labels
+from actors.kernels.sequences import boundaries
 from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
@@ -189,6 +190,9 @@ class Mixture(Module[P]):
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Classify new rows by the learnt factors.
 
+        Where no module above combines the classes, the output ``log_evidence`` (S,) is the log-density of each sequence
+        by the weights of the classes; of a calibrated mixture, whose likelihood is no density, there is none.
+
         Raises
         ------
         ModuleError
@@ -199,10 +203,22 @@ class Mixture(Module[P]):
         rows, missing = rows_and_mask(data_message(inbox))
         X = self._internal_rows(rows, missing, context)
         self._log_differing(self._columns.differing(rows[~missing]), context)
-        return self._recognized(inbox, X, missing, context)
+        likelihood, log_volume = self._new_likelihood(X, missing, context)
+        outbox = self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
+        if context.receivers.get("class_posteriors") or self._calibration is not None:
+            return outbox
+        by_row = normalise_with_norms(likelihood + self._log_weights(self._factors, self._step_parameters(context)))[1]
+        by_row = np.where(missing, 0.0, by_row - log_volume)
+        starts = boundaries(len(by_row), rows_of(data_message(inbox)).get("lengths"))
+        return replace(outbox, outputs={**outbox.outputs, "log_evidence": np.add.reduceat(by_row, starts[:-1])})
 
     def _recognized(self, inbox: Inbox, X: FloatArray, missing: BoolArray, context: Context) -> Outbox:
         """Return the answer for new internal rows."""
+        likelihood, log_volume = self._new_likelihood(X, missing, context)
+        return self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
+
+    def _new_likelihood(self, X: FloatArray, missing: BoolArray, context: Context) -> tuple[FloatArray, float]:
+        """Return log p(row | class) of new internal rows, (N, K), and what converts it to the units of the rows."""
         assert self._factors is not None
         assert self._prior is not None
         assert self._columns is not None
@@ -213,8 +229,7 @@ class Mixture(Module[P]):
         if self._calibration is not None:
             likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
         likelihood[missing] = 0.0
-        log_volume = self._columns.log_volume if self._calibration is None else 0.0
-        return self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
+        return likelihood, self._columns.log_volume if self._calibration is None else 0.0
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send class means for classes from the prior, or drawn by the weights without one; output ``class`` (N,).
