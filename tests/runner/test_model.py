@@ -593,6 +593,20 @@ def test_the_drawing_is_one_svg_with_what_each_module_learnt(trained):
     assert "transitions, most likely" in trained._repr_html_()
 
 
+def test_boxes_of_the_drawing_do_not_overlap_and_an_observation_is_right_below_what_reads_it():
+    page = Model.from_file(ROOT / "configs" / "vae_gmm_mlda_mm.yaml")._repr_html_()
+    name = "{http://www.w3.org/2000/svg}"
+    boxes = {}
+    for group in ET.fromstring(page).iter(f"{name}g"):
+        rect, text = group.find(f"{name}rect"), group.find(f"{name}text")
+        boxes[text.text] = tuple(float(rect.get(key)) for key in ("x", "y", "width", "height"))
+    assert sorted(boxes) == ["gmm", "mlda", "mm", "pictures", "vae", "words"]
+    assert boxes["words"][1] == boxes["gmm"][1] > boxes["mlda"][1]
+    for a, (x, y, width, height) in boxes.items():
+        for b, (left, top, _, _) in boxes.items():
+            assert a == b or abs(x - left) >= width or abs(y - top) >= height
+
+
 def test_texts_of_the_drawing_are_escaped(trained):
     page = draw_model("<b>&\"'</b>", trained._config.graph, None)
     assert "<b>" not in page
