@@ -411,7 +411,7 @@ class Model:
                 "load the run from where it is"
             )
         try:
-            shutil.copytree(run.directory.path, target, ignore=shutil.ignore_patterns(".lock"))
+            shutil.copytree(run.directory.path, target, ignore=shutil.ignore_patterns(".lock", "__pycache__"))
         except FileExistsError as error:
             raise RunDirectoryError(f"{target}: exists already; give another path, or delete it") from error
         except OSError as error:
@@ -594,5 +594,5 @@ def _read_files(folder: Path | None) -> dict[str, bytes]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != ".lock":
+        if file.is_file() and file.name != ".lock" and file.parent.name != "__pycache__":
             yield file

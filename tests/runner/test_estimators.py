@@ -9,6 +9,7 @@ import pytest
 import sklearn
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
@@ -163,6 +164,11 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(use, sentence):
     with pytest.raises((ValueError, GraphError, NotFittedError)) as caught:
         use()
     assert sentence in str(caught.value)
+
+
+def test_cross_validation_by_the_score_finds_the_number_of_classes():
+    search = GridSearchCV(clusterer(chains=1), {"n_clusters": [3, 4, 5]}, cv=KFold(2), refit=False).fit(ROWS)
+    assert search.best_params_ == {"n_clusters": 4}
 
 
 @pytest.mark.slow
