@@ -32,7 +32,7 @@ ROWS = CENTRES[CLASSES] + np.random.default_rng(0).normal(size=(200, 2))
 
 
 def clusterer(**changes):
-    return SequenceClusterer(**{"n_clusters": 4, "chains": 2, "random_state": 0, **changes})
+    return SequenceClusterer(**{"n_clusters": 4, "chains": 2, "max_iter": 6, "random_state": 0, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +89,17 @@ def test_the_same_model_as_that_of_the_model_class(fitted):
 
 def test_random_state_is_the_seed(fitted):
     assert clone(fitted).fit(ROWS).score(ROWS) == fitted.score(ROWS)
-    drawn = [clusterer(random_state=np.random.RandomState(3)).fit(ROWS).model_._config.seed for _ in range(2)]
+    quick = {"chains": 0, "max_iter": 1}
+    drawn = [clusterer(random_state=np.random.RandomState(3), **quick).fit(ROWS).model_._config.seed for _ in range(2)]
     assert drawn[0] == drawn[1]
-    assert clusterer(random_state=None).fit(ROWS).model_._config.seed != 0
+    assert clusterer(random_state=None, **quick).fit(ROWS).model_._config.seed != 0
 
 
 def test_parameters_are_got_set_and_cloned():
     estimator = clusterer(tol=0.5)
     assert clone(estimator).get_params() == estimator.get_params()
     assert estimator.set_params(n_clusters=3).n_clusters == 3
-    assert repr(estimator) == "SequenceClusterer(chains=2, n_clusters=3, random_state=0, tol=0.5)"
+    assert repr(estimator) == "SequenceClusterer(chains=2, max_iter=6, n_clusters=3, random_state=0, tol=0.5)"
 
 
 def test_it_works_in_a_pipeline_with_frames_and_names_of_columns():
@@ -166,6 +167,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(use, sentence):
     assert sentence in str(caught.value)
 
 
+@pytest.mark.slow
 def test_cross_validation_by_the_score_finds_the_number_of_classes():
     search = GridSearchCV(clusterer(chains=1), {"n_clusters": [3, 4, 5]}, cv=KFold(2), refit=False).fit(ROWS)
     assert search.best_params_ == {"n_clusters": 4}
