@@ -215,6 +215,15 @@ MAX_WHOLE_ROWS = 100_000
 SAMPLED_OUTPUT_ROWS = 1_000
 """Rows of a sampled output of more rows."""
 
+MAX_SHOWN_FAULTS = 20
+"""Deaths and recoveries that a live display shows, the last ones."""
+
+MAX_WATCHERS = 16
+"""Requests to the page of a run that are answered at the same time."""
+
+MAX_REPORT_READ_BYTES = 1 << 28
+"""A message of a commit that is larger is not read for a run's report."""
+
 MAX_PLOTTED_ROWS = 20_000
 """Points of a plot of rows."""
 

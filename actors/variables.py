@@ -32,6 +32,11 @@ def local_runs() -> bool:
     return read_flag("SERKET_LOCAL")
 
 
+def writes_reports() -> bool:
+    """Return whether runs end with a report (``SERKET_REPORT``, which is 1 by default)."""
+    return read_choice("SERKET_REPORT", ("1", "0")) == "1"
+
+
 def trusts_clusters() -> bool:
     """Return whether clusters are joined whose directories others can write (``SERKET_TRUST_CLUSTER``)."""
     return read_flag("SERKET_TRUST_CLUSTER")
@@ -102,6 +107,7 @@ def heaps(default: int) -> int:
 READERS: dict[str, Callable[[], object]] = {
     "SERKET_LINGER_SECONDS": linger_seconds,
     "SERKET_LOCAL": local_runs,
+    "SERKET_REPORT": writes_reports,
     "SERKET_TRUST_CLUSTER": trusts_clusters,
     "SERKET_CACHE_DIR": cache_path,
     "SERKET_STATE_DIR": state_path,

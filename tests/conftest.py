@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+os.environ["SERKET_REPORT"] = "0"  # some tests of many runs would wait for theirs; those of the report ask for it
 os.environ["SERKET_STATE_DIR"] = tempfile.mkdtemp(prefix="serket-state-")
 atexit.register(shutil.rmtree, os.environ["SERKET_STATE_DIR"], ignore_errors=True)
 

@@ -331,6 +331,74 @@ def inspect(
 
 
 @app.command()
+def report(
+    runs_given: Annotated[list[str], typer.Argument(metavar="RUN...", help="Directories of runs, or their names.")],
+    out: Annotated[Path, typer.Option(help="The page for several runs.")] = Path("comparison.html"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write report.html into the directory of a run; of several runs, a page that compares them.
+
+    Example: serket report mnist
+    """
+    with user_errors():
+        from runner.commands.report import report_run, write_comparison
+        from runner.runs.directory import find_run
+
+        paths = [find_run(each, runs) for each in runs_given]
+        if len(paths) == 1:
+            out = report_run(paths[0])
+        else:
+            write_comparison(paths, out)
+        say(f"report in {out}")
+
+
+@app.command()
+def compare(
+    runs_given: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Directories of runs, or their names.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the comparison as a page, too.")] = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Print the measures of several runs side by side, and what their configs differ in.
+
+    Example: serket compare mnist mnist-2 --html comparison.html
+    """
+    with user_errors():
+        from runner.cli.inspect import print_comparison
+        from runner.commands.report import write_page
+        from runner.runs.comparison import compare_runs
+        from runner.runs.directory import find_run
+
+        comparison = compare_runs([find_run(each, runs) for each in runs_given])
+        if html is not None:
+            write_page(comparison.render(), html)
+        print_comparison(comparison)
+        if html is not None:
+            say(f"page in {html}")
+        if as_json:
+            typer.echo(json.dumps(comparison.as_dict()))
+
+
+@app.command()
+def watch(
+    run: RunName,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; by default a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
+    address: RunAddress = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Follow a run on a web page of this machine, until Ctrl-C; the run is not touched.
+
+    Example: serket watch mnist
+    """
+    with user_errors():
+        from runner.commands.watch import watch as watch_run
+        from runner.runs.directory import find_run
+
+        watch_run(find_run(run, runs), port=port, address=address, browser=browser, log=say)
+
+
+@app.command()
 def modules(
     name: Annotated[
         str | None, typer.Argument(help="A module type or package.module:Class; by default all types.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,9 @@ from runner.report.printable import printable
 from runner.runs.directory import RunDirectory
 from runner.runs.outline import read_outline
 from runner.runs.state import NO_RECORD, is_known_storage, known_address, read_record
+
+if TYPE_CHECKING:
+    from runner.runs.comparison import Comparison
 
 
 def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
@@ -142,6 +145,31 @@ def _inactive_run_lines(status: dict[str, Any], hint: str) -> list[str]:
         return [status["script"]]
     failed = [f"failed: {printable(status['failure']).rstrip()}"] if "failure" in status else []
     return [*failed, f"{hint}it is not running; continue with: {status['next']}"]
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the measures of several runs, and the differences of their configs, as tables."""
+    from runner.runs.comparison import format_measure  # slow to import, and only for this
+
+    console = console or SafeConsole()
+    names = [run.name for run in comparison.runs]
+    table = Table("measure")
+    for name in names:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for name, values in comparison.measures.items():
+        table.add_row(name.replace("_", " "), *(format_measure(name, value) for value in values))
+    console.print(table)
+    differences = comparison.differences
+    if not differences:
+        console.print("the configurations are the same")
+        return
+    table = Table()
+    table.add_column("setting", overflow="fold")
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for key, found in differences.items():
+        table.add_row(Text(key), *(Text("–" if value is None else value) for value in found))
+    console.print(table)
 
 
 def print_module_types(

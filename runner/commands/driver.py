@@ -11,8 +11,9 @@ from typing import Any
 
 from actors.coordination.events import Emit, ignore
 from actors.coordination.session import Instrumentation, RunSpec
+from actors.errors import CheckpointError
 from actors.types import Array
-from actors.variables import injected_faults
+from actors.variables import injected_faults, writes_reports
 from runner.cluster.errors import ClusterError, CoordinatorEndedError
 from runner.cluster.signals import ignore_signals
 from runner.cluster.watchdog import watch
@@ -263,9 +264,22 @@ def finish(monitor: RunMonitor, clock: Clock, *, last: bool = True) -> dict[str,
         result["first_output"] = round(monitor.first_output - clock.started, 3)
     result["phases"] = clock.marks
     if last:
+        if directory.reports and writes_reports():
+            _write_report(monitor, result)
+            clock.mark("report")
         ignore_signals()  # with this file, the run is complete
     directory.write_json("result.json", result)
     return result
+
+
+def _write_report(monitor: RunMonitor, result: Mapping[str, Any]) -> None:
+    """Write the report of a run whose result is known; if it cannot be written, say so."""
+    from runner.runs.run_report import write_report  # with its templates, only for runs that have a report
+
+    try:
+        write_report(monitor.directory, result)
+    except (ValueError, OSError, CheckpointError) as error:
+        monitor.progress.log(f"the report could not be written: {error}")
 
 
 def write_generated(directory: RunDirectory, generate: Callable[[str], Mapping[str, Array]]) -> None:

@@ -28,6 +28,7 @@ from actors.errors import CheckpointError
 from runner.report.progress import Progress
 from runner.runs.directory import RunDirectory
 from runner.runs.event_log import LogPosition
+from runner.runs.live import LiveFile
 from runner.runs.records import RoundScores
 from runner.runs.timing import ComputingTime
 
@@ -104,6 +105,7 @@ class RunMonitor:
         self._started: dict[str, float] = {}  # start of the current update of each module
         self._computing = ComputingTime()
         self._explained: set[str] = set()  # sentences that were shown
+        self._live = LiveFile(directory)
 
     def follow(self, stream: EventStream, until: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Follow a stream of events and statuses to its end, or until `until` returns True; return the last status."""
@@ -117,6 +119,7 @@ class RunMonitor:
             if status:  # the coordinator has answered
                 self.module_seconds = dict(status["module_seconds"])
                 self.progress.status(status)
+                self._live.write(status)
                 if any(activity.get("done") for activity in status.get("active", {}).values()):
                     self.first_output = self.first_output or time.time()
             if until():
@@ -129,6 +132,7 @@ class RunMonitor:
         The accuracies of a commit whose event could not be read are in it, too.
         """
         self.receive_saved()
+        self._live.remove()
         self.catch_up()
         newest = self.directory.checkpoints.latest()
         if newest is not None and newest.round > 0 and newest.step is None and newest.round != self.scores.round:

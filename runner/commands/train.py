@@ -82,7 +82,13 @@ def train(
     categories = config.categories(data)
     storage = config.checkpoints.storage
     directory = RunDirectory.create(
-        runs, name or config.name, graph, exact=name is not None, categories=categories, storage=storage
+        runs,
+        name or config.name,
+        graph,
+        exact=name is not None,
+        categories=categories,
+        storage=storage,
+        reports=config.report,
     )
     note_storage(directory.commits_location)
     for line in describe_data(data):

@@ -219,6 +219,12 @@ class RunConfig(Section):
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     code: list[Path] = Field(default_factory=list)
+    report: bool = True
+
+    @model_serializer(mode="wrap")
+    def _leave_out_default_report(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if key != "report" or not value}
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:

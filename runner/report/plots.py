@@ -22,6 +22,9 @@ from runner.report.printable import printable_line
 PALETTE = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
+INK = "#111111"
+"""Of texts on a light ground; a picture on a page gives texts that are black the colour of the page's text."""
+
 MARKERS = "os^Dv"  # one shape for each ten classes
 MAX_SIZE_WITH_NUMBERS = 12
 MAX_LABELLED_GROUPS = 50
@@ -201,7 +204,7 @@ def draw_latents(
     if labelled:
         styles = [(PALETTE[index % 10], MARKERS[index // 10 % len(MARKERS)]) for index in range(len(labels))]
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in styles]
-        texts = [_label_text(label) for label in labels]
+        texts = [label_text(label) for label in labels]
         figure.legend(handles, texts, loc="outside right center", ncols=math.ceil(len(labels) / 20))
     _save_figure(figure, path)
 
@@ -268,7 +271,7 @@ def _save_figure(figure: Any, path: str | Path | BinaryIO) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def _label_text(label: Any) -> str:
+def label_text(label: Any) -> str:
     """Return a label for texts of matplotlib that would read a part between two dollar signs as a formula."""
     return printable_line(label).replace("$", r"\$")
 
@@ -319,21 +322,34 @@ def _heat_map(
 
 def _plot_points(axes: Any, points: FloatArray, groups: IntArray, labels: Sequence[Any] | NDArray[Any]) -> None:
     """Plot points in two dimensions, coloured by group index, with the groups' labels, if any, at their medians."""
-    plane, axis_labels = _project(points)
+    plane, axis_labels = project(points)
+    draw_points(axes, plane, groups, labels)
+    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+
+
+def draw_points(
+    axes: Any, plane: FloatArray, groups: IntArray, labels: Sequence[Any] | NDArray[Any], *, rasterized: bool = False
+) -> None:
+    """Plot points of the plane (N, 2), coloured by group index, with the groups' labels, if any, at their medians."""
+    from matplotlib.colors import to_rgba_array
+
     size = float(np.clip(25000 / len(plane), 6, 50))
     for number, marker in enumerate(MARKERS):  # points in the order of the rows, so that no group hides the others
         selected = groups // 10 % len(MARKERS) == number
-        colours = [PALETTE[index % 10] for index in groups[selected]]
-        axes.scatter(*plane[selected].T, s=size, c=colours, marker=marker, alpha=0.7, linewidths=0)
+        if rasterized and not selected.any():
+            continue
+        colours = to_rgba_array(PALETTE)[groups[selected] % 10]
+        options: dict[str, Any] = {"alpha": 0.7, "linewidths": 0, "rasterized": rasterized}
+        axes.scatter(*plane[selected].T, s=size, c=colours, marker=marker, **options)
     for index, label in enumerate(labels):
         median = np.median(plane[groups == index], axis=0)
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.9, "edgecolor": PALETTE[index % 10]}
-        axes.annotate(_label_text(label), median, ha="center", va="center", fontsize=10, weight="bold", bbox=box)
-    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+        text = {"fontsize": 10, "weight": "bold", "color": INK}
+        axes.annotate(label_text(label), median, ha="center", va="center", bbox=box, **text)
     axes.grid(alpha=0.2)
 
 
-def _project(points: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
+def project(points: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
     """Return the first two principal components, or row index and latent dimension, with the labels of the axes."""
     from sklearn.decomposition import PCA
 

@@ -67,6 +67,8 @@ class RunDirectory:
         The number of each module in the names of the output directories; by default that of the graph.
     recognizing : frozenset of str
         Modules that recognize at each update: their outputs are written as those of recognition.
+    reports : bool
+        Whether a report is written at the end of the run.
 
     Attributes
     ----------
@@ -83,6 +85,7 @@ class RunDirectory:
     storage: str | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
     recognizing: frozenset[str] = frozenset()
+    reports: bool = True
     rows_without_categories: set[str] = field(default_factory=set, init=False)
     said: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     _directories: dict[Path, RunFiles] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -319,6 +322,10 @@ class RunDirectory:
         self.write_json("environment.json", now)
         return describe_changes(before, now)
 
+    def config_text(self) -> str:
+        """Return the text of ``config.yaml``; empty if there is none."""
+        return self._files.read_config() if self._files.exists("config.yaml") else ""
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file into the run's directory, atomically and durably."""
         self._write(name, json.dumps(content, indent=1, allow_nan=True) + "\n")
@@ -510,6 +517,11 @@ class RunDirectory:
         with self._files.create(name) as file:
             yield file
 
+    def delete_file(self, name: str) -> None:
+        """Delete a file of this directory, if it is there and can be deleted."""
+        with suppress(OSError):
+            self._files.delete([name])
+
 
 def _compare(module: str, classes: Array, categories: Array) -> Scores:
     """Return the agreement of a module's classes and the categories.
@@ -543,7 +555,8 @@ class OpenedRun(NamedTuple):
 def open_run(path: Path, settings: Sequence[str] = ()) -> OpenedRun:
     """Read the config of the run in `path`, overridden by `settings`; the directory has no categories yet."""
     config = load_config(path / "config.yaml", settings, text=RunFiles(path).read_config())
-    return OpenedRun(config, RunDirectory(path, config.graph, storage=config.checkpoints.storage))
+    directory = RunDirectory(path, config.graph, storage=config.checkpoints.storage, reports=config.report)
+    return OpenedRun(config, directory)
 
 
 def find_run(run: str, runs: Path) -> Path:

@@ -86,13 +86,44 @@ class EventLog:
         """
         totals: dict[str, float] = {}
         for line in self._lines():
-            with suppress(ValueError):
-                record = parse_json(line, MAX_EVENT_VALUES)
-                if isinstance(record, dict):
-                    when = check_number(record.get("time"), "time")
-                    event = parse_checked_event(record.get("event"), _with_update_seconds(record, totals))
-                    if event is not None:
-                        yield TimedEvent(when, event, *_number_of(record))
+            yield from self._parse(line, totals)
+
+    def read_from(self, offset: int) -> tuple[list[TimedEvent], int]:
+        """Return the events of the complete lines from a position of the file on, and the position after them.
+
+        From a position beyond the file's end, as after a run was started anew, it is read from its beginning.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the file is too large or not a regular one.
+        """
+        size = self._files.size(self.path.name) or 0
+        if size == offset:
+            return [], offset
+        found: list[TimedEvent] = []
+        try:
+            with self._files.reader(self.path.name, MAX_EVENT_LOG_BYTES) as file:
+                position = file.seek(offset if offset <= size else 0)
+                while line := file.readline(MAX_EVENT_BYTES):
+                    if not line.endswith(b"\n") and len(line) < MAX_EVENT_BYTES:
+                        break
+                    position += len(line)
+                    found += self._parse(line, {})
+        except OSError as error:
+            raise self._files.unreadable(self.path.name, error.strerror) from error
+        return found, position
+
+    def _parse(self, line: bytes, totals: dict[str, float]) -> list[TimedEvent]:
+        """Return the event of a line; none if it is not valid."""
+        with suppress(ValueError):
+            record = parse_json(line, MAX_EVENT_VALUES)
+            if isinstance(record, dict):
+                when = check_number(record.get("time"), "time")
+                event = parse_checked_event(record.get("event"), _with_update_seconds(record, totals))
+                if event is not None:
+                    return [TimedEvent(when, event, *_number_of(record))]
+        return []
 
     def _lines(self) -> Iterator[bytes]:
         """Yield the lines of the file that are not too long; none if there is no file."""

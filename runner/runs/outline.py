@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +29,27 @@ class RunOutline(NamedTuple):
     rounds : int
     modules : list of str
         Sources and modules, in order of connection.
+    content : mapping
+        The config as it is written.
     """
 
     directory: RunDirectory
     rounds: int
     modules: list[str]
+    content: Mapping[str, Any] = {}
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The type of each module, in order of connection."""
+        given = as_map(self.content.get("modules"))
+        return {name: str(as_map(given.get(name)).get("type", "observation")) for name in self.modules}
+
+    @property
+    def connections(self) -> list[tuple[str, str]]:
+        """The connected modules, the lower one first."""
+        given = self.content.get("connections")
+        pairs = [str(pair).partition(" -> ") for pair in given] if isinstance(given, list) else []
+        return [(lower, upper) for lower, arrow, upper in pairs if arrow]
 
     def is_done(self, manifest: Manifest) -> bool:
         """Return whether a commit is the last one of the run."""
@@ -58,7 +75,7 @@ def read_outline(run: Path) -> RunOutline:
         ).storage
     except ValidationError:
         raise ConfigError(f"{path}: checkpoints: expected the storage and the number of kept commits") from None
-    return RunOutline(RunDirectory(run, Graph([], []), storage=storage), rounds, _module_names(content))
+    return RunOutline(RunDirectory(run, Graph([], []), storage=storage), rounds, _module_names(content), content)
 
 
 def _module_names(content: dict[Any, Any]) -> list[str]:

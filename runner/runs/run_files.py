@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.limits import MAX_CONFIG_BYTES, MAX_MANIFEST_ENTRIES, MAX_RUN_FILE_BYTES
+from actors.limits import MAX_CONFIG_BYTES, MAX_EVENT_BYTES, MAX_MANIFEST_ENTRIES, MAX_RUN_FILE_BYTES
 from actors.storage.field_checks import check_flag, check_integer, check_mapping, check_number, check_text, printable
 from actors.storage.filesystem import LocalStorage
 from actors.storage.safe_files import parse_json, split_path
@@ -125,6 +125,11 @@ _CHECKS: Mapping[str, Mapping[str, _Check]] = {
         "phases": _seconds_by_name,
         "modules": _scores_by_module,
         **dict.fromkeys(("seconds", "evidence", "score", "accuracy", "ari", "nmi", "overhead_share"), _optional_number),
+    },
+    "live.json": {
+        "time": check_number,
+        "round": check_integer,
+        "active": lambda value, where: check_text(value, where, MAX_EVENT_BYTES),
     },
     "merged.json": {"runs": _texts_by_name},
     "claim.json": {"token": check_text, "storage": lambda value, where: check_text(value, where, 4096)},

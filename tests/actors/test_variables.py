@@ -30,6 +30,7 @@ WRONG = [
     ("SERKET_LINGER_SECONDS", ".", "expected a number"),
     ("SERKET_LOCAL", "yes", "'yes', expected 0 or 1"),
     ("SERKET_TRUST_CLUSTER", "true", "expected 0 or 1"),
+    ("SERKET_REPORT", "no", "expected 1 or 0"),
     ("SERKET_CACHE_DIR", "a" * 300, "expected a path"),
     ("SERKET_STATE_DIR", "/x" * 3000, "expected a path"),
     ("SERKET_STATE_DIR", "/tmp/\x1b[31m", "without control characters"),

@@ -1,0 +1,480 @@
+"""The report of a run: what it learnt and how it went, as one HTML page that needs nothing else.
+
+It is made from the run's directory alone, when the run is done or later. What the run does not keep is named as not
+recorded; no value is made up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from actors.errors import CheckpointError, ModuleError
+from actors.graph.graph import Graph
+from actors.kernels.row_sample import spread_rows
+from actors.limits import MAX_REPORT_READ_BYTES
+from actors.messaging.message import Message
+from actors.messaging.stored_rows import StoredRows
+from actors.storage.manifest import Manifest, ModuleRecord
+from actors.types import Array, FloatArray
+from runner.report import figures
+from runner.report.clustering_metrics import accuracy, confusion, match
+from runner.report.model_layout import Drawing, Sent, draw_model, format_bytes
+from runner.report.pages import Panel, Picture, Section, Table, render_page
+from runner.report.plots import project
+from runner.report.printable import printable_line
+from runner.report.progress import format_duration
+from runner.runs.artifacts import CommitOutputs, class_order, read_commit
+from runner.runs.directory import RunDirectory
+from runner.runs.history import RunHistory
+from runner.runs.run_files import RunDirectoryError
+
+REPORT = "report.html"
+UNCERTAIN_ROWS = 8
+COMPARED_ROWS = 12
+MAX_TABLE_COLUMNS = 12
+_PROBLEMS = (ValueError, OSError, CheckpointError, ModuleError)
+
+
+def write_report(directory: RunDirectory, result: Mapping[str, Any] | None = None, *, no_labels: str = "") -> int:
+    """Write ``report.html`` into a run's directory; return its size in bytes.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    result : mapping, optional
+        The contents of ``result.json``, if that is not written yet.
+    no_labels : str
+        Why the labels of the rows are not known, where that is not because there are none.
+    """
+    page = RunReport(directory, result, no_labels).render().encode()
+    with directory.new_file(REPORT) as file:
+        file.write(page)
+    return len(page)
+
+
+class RunReport:
+    """The report of one run.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    result : mapping, optional
+    no_labels : str
+    """
+
+    def __init__(self, directory: RunDirectory, result: Mapping[str, Any] | None = None, no_labels: str = "") -> None:
+        self.directory = directory
+        self.graph: Graph = directory.graph
+        self.no_labels = no_labels or "the data has no labels"
+        self.history = RunHistory.read(directory.log)
+        written = (directory.path / "result.json").exists()
+        self.result: Mapping[str, Any] = result or (directory.read_json("result.json") if written else {})
+        self.rounds = directory.metrics_file.rows() if (directory.path / "metrics.csv").exists() else []
+        names = [name for name in directory.checkpoints.names() if name != "round-000"]
+        self.manifest: Manifest | None = directory.checkpoints.manifest(names[-1]) if names else None
+        self.commit = read_commit(directory, names[-1]) if names else CommitOutputs({})
+
+    def render(self) -> str:
+        """Return the report as HTML."""
+        sections = [
+            Section("model", "Model", [self._model(), self._times()]),
+            Section("measures", "Measures by round", list(self._measures())),
+            Section("classes", "Classes", list(self._classes())),
+            Section("transitions", "Transitions", list(self._transitions())),
+            Section("latents", "Latent space and decoded classes", list(self._latents())),
+            Section("uncertain", "Least certain rows", list(self._uncertain())),
+            Section("run", "How the run went", list(self._run())),
+            Section("setup", "Configuration and machine", list(self._setup())),
+        ]
+        name = printable_line(self.directory.name, 200)
+        done = "done" if self.result else "not done yet"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.history.first or time.time()))
+        return render_page(name, f"Run of {when}, {done}", sections, self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        source: Mapping[str, Any] = self.result or (self.rounds[-1] if self.rounds else {})
+        facts = {}
+        for key, label in (("accuracy", "Accuracy"), ("ari", "ARI"), ("nmi", "NMI"), ("evidence", "Evidence (nats)")):
+            facts[label] = _number(source.get(key), 4 if key != "evidence" else 1) or "not measured"
+        facts["Rounds"] = f"{len(self.rounds)} of {self.graph.schedule.rounds}"
+        seconds = self.result.get("seconds")
+        facts["Time"] = format_duration(seconds) if isinstance(seconds, int | float) else "not measured"
+        return facts
+
+    # --- the model ------------------------------------------------------------------------------------------------
+
+    def _model(self) -> Panel:
+        sizes = "Sizes are those of the messages in the last commit." if self.manifest else ""
+        return Panel("Modules and messages", drawing=self.drawing(), sentences=[sizes] if sizes else [])
+
+    def drawing(self) -> Drawing:
+        """Return the drawing of the model, with the sizes of the messages in the last commit."""
+        seconds = self.result.get("module_seconds", {})
+        notes = {
+            name: f"computed for {format_duration(value)}" if name not in self.graph.sources else ""
+            for name, value in seconds.items()
+            if isinstance(value, int | float)
+        }
+        sent = []
+        for route in self.graph.routes:
+            size = self._message_bytes(route.sender, route.out_port, route.receiver)
+            sent.append(
+                Sent(route.sender, route.receiver, (route.out_port, format_bytes(size) if size else "not sent"))
+            )
+        merged: dict[tuple[str, str], list[str]] = {}
+        for each in sent:
+            merged.setdefault((each.sender, each.receiver), []).extend(each.lines)
+        pairs = [(each.lower, each.upper) for each in self.graph.connections]
+        messages = [Sent(*ends, tuple(lines)) for ends, lines in merged.items()]
+        return draw_model({name: spec.type for name, spec in self.graph.modules.items()}, pairs, messages, notes)
+
+    def _message_bytes(self, sender: str, port: str, receiver: str) -> int:
+        record = self.manifest.modules.get(sender) if self.manifest else None
+        slots = (f"message:{port}", f"message:{port}.{receiver}")
+        files = record.files if record else {}
+        return sum(file.size for label, file in files.items() if label.partition("#")[0] in slots)
+
+    def _times(self) -> Panel:
+        rows = [
+            (
+                name,
+                spec.type,
+                _seconds(self.result.get("module_seconds", {}).get(name)),
+                self.history.places.get(name, "–"),
+            )
+            for name, spec in self.graph.modules.items()
+        ]
+        return Panel("Modules", tables=[Table(("module", "type", "computed", "where"), rows)])
+
+    # --- measures -------------------------------------------------------------------------------------------------
+
+    def _measures(self) -> Iterator[Panel]:
+        x = [row["round"] or 0.0 for row in self.rounds]
+
+        def lines(*names: str) -> dict[str, Any]:
+            values = {name: [row.get(name) for row in self.rounds] for name in names}
+            return {name: (x, y) for name, y in values.items() if any(each is not None for each in y)}
+
+        own = [name for name in (self.rounds[0] if self.rounds else {}) if name.startswith("accuracy_")]
+        yield _panel(
+            "Accuracy, ARI and NMI",
+            lambda: self._curve(lines("accuracy", "ari", "nmi", *own), "agreement", 1.0),
+            f"Not measured: {self.no_labels}.",
+        )
+        yield _panel(
+            "Evidence",
+            lambda: self._curve(lines("evidence"), "evidence"),
+            "Not measured: no module reports an evidence.",
+        )
+        bounds = {}
+        for module, metrics in self.history.metrics.items():
+            for name in ("bound", "elbo", "loss"):
+                if name in metrics:
+                    rounds, values = zip(*metrics[name], strict=True)
+                    bounds[f"{name} of {module}"] = (rounds, values)
+                    break
+        yield _panel("Bound", lambda: self._curve(bounds, "bound"), "Not measured: no module reports a bound.")
+
+    def _curve(self, lines: Mapping[str, Any], label: str, top: float | None = None) -> list[Picture]:
+        shows = f"{', '.join(lines)} over {len(self.rounds)} rounds"
+        return [Picture(figures.curves(lines, label, top), shows)] if lines else []
+
+    # --- classes --------------------------------------------------------------------------------------------------
+
+    def _classes(self) -> Iterator[Panel]:
+        classes, labels = self.commit.classes, self.commit.categories
+        if classes is None:
+            yield Panel("Confusion matrix", missing="Not measured: no module names classes.")
+            return
+        if labels is None:
+            yield Panel("Confusion matrix", missing=f"Not measured: {self.no_labels}.")
+        else:
+            table = confusion(classes, labels)
+            right = np.trace(table.matrix[: min(table.matrix.shape), : min(table.matrix.shape)])
+            said = f"{int(right):,} of {len(labels):,} rows lie in the class that is matched to their label."
+            yield _panel(
+                "Confusion matrix",
+                lambda: [Picture(figures.confusion(table.matrix, list(table.categories), list(table.classes)), said)],
+                said=said,
+            )
+        numbers, sizes = np.unique(classes, return_counts=True)
+        matched = match(classes, labels) if labels is not None else {}
+        rows = [(int(k), int(n), matched.get(int(k), "–")) for k, n in zip(numbers[:50], sizes[:50], strict=True)]
+        more = [f"The first 50 of {len(numbers)} classes."] if len(numbers) > 50 else []
+        yield Panel("Sizes of the classes", tables=[Table(("class", "rows", "label"), rows)], sentences=more)
+
+    def _transitions(self) -> Iterator[Panel]:
+        values = self.commit.find("trans_prob")
+        if values is None or values.ndim != 2 or len(values) < 2:
+            yield Panel("Transition probabilities", missing="Not measured: the model has no Markov model.")
+            return
+        order = class_order(values, self.commit)
+        yield _panel("Transition probabilities", lambda: [Picture(figures.transitions(values, order), "transitions")])
+        cycles = figures.most_probable_cycles(values)
+        names = self._class_names()
+        rows = []
+        for cycle in cycles[:20]:
+            steps = [float(values[k, cycle[(place + 1) % len(cycle)]]) for place, k in enumerate(cycle)]
+            mean = math.exp(float(np.mean(np.log(np.maximum(steps, 1e-300)))))
+            shown = " → ".join(names.get(k, str(k)) for k in [*cycle, cycle[0]][:41])
+            rows.append((shown + (" → …" if len(cycle) > 40 else ""), len(cycle), f"{mean:.3f}"))
+        table = Table(("cycle along the most probable next class", "classes", "mean probability of a step"), rows)
+        if len(values) <= 40:
+            yield _panel(
+                "Graph of the transitions and its cycles",
+                lambda: [
+                    Picture(
+                        figures.transition_graph(values, order, names),
+                        "classes on a circle, with arrows to those that follow",
+                    )
+                ],
+                said="Each class has arrows to the next classes that make up 90 % of the probability, blue to the most "
+                "probable other one; its ring is as wide as it is probable that it stays.",
+                tables=[table],
+            )
+        else:
+            yield Panel("Cycles", tables=[table], missing=f"{len(values)} classes are too many for a drawn graph.")
+
+    def _class_names(self) -> dict[int, str]:
+        if self.commit.classes is None or self.commit.categories is None:
+            return {}
+        return {k: f"{k} = {name}" for k, name in match(self.commit.classes, self.commit.categories).items()}
+
+    # --- latent space ---------------------------------------------------------------------------------------------
+
+    def _latents(self) -> Iterator[Panel]:
+        yield _panel(
+            "Latent space", self._latent_pictures, "Not recorded: no module has latent vectors (output z).", wide=True
+        )
+        yield _panel("Class means, decoded", self._mean_pictures, "Not recorded: no module decodes class means.")
+        means = self.commit.find("mu")
+        if means is not None and means.ndim == 2 and means.shape[1] <= MAX_TABLE_COLUMNS and len(means) <= 50:
+            rows = [(k, *(f"{value:.4g}" for value in row)) for k, row in enumerate(means)]
+            columns = ("class", *(f"column {d}" for d in range(means.shape[1])))
+            yield Panel("Class means", tables=[Table(columns, rows)])
+        yield from self._reconstructions()
+
+    def _latent_pictures(self) -> list[Picture]:
+        found = self.commit.points("z")
+        if found is None:
+            return []
+        points, rows, total = found
+        plane, names = project(np.asarray(points, dtype=np.float64))
+        some = f"{len(rows):,} of {total:,} rows, " if len(rows) < total else ""
+        pictures = []
+        for groups, what in ((self.commit.classes, "class"), (self.commit.categories, "label")):
+            if groups is not None and len(groups) == total:
+                title = f"{some}coloured by {what}"
+                pictures.append(Picture(figures.latents(plane, names, groups[rows], title), f"latent vectors, {title}"))
+        return pictures or [Picture(figures.latents(plane, names, None, f"{some}latent vectors"), "latent vectors")]
+
+    def _mean_pictures(self) -> list[Picture]:
+        pictures = []
+        names = self._class_names()
+        for module in self.graph.modules:
+            decoded = self.directory.read_output(module, "mu_hat", "learn")
+            if decoded is not None and len(decoded):
+                shown = decoded[:100]
+                titles = [names.get(k, f"class {k}") for k in range(len(shown))]
+                pictures.append(Picture(figures.images(shown, titles), f"class means decoded by {module}"))
+        return pictures
+
+    def _reconstructions(self) -> Iterator[Panel]:
+        found = False
+        for module, outputs in self.commit.outputs.items():
+            if "x_hat" not in outputs:
+                continue
+            found = True
+            title = f"Originals and reconstructions by {module}"
+            yield _panel(
+                title,
+                partial(self._pair_pictures, module, outputs),
+                said="Each row above its reconstruction; curves: the row in blue, its reconstruction in orange.",
+            )
+        if not found:
+            yield Panel("Originals and reconstructions", missing="Not recorded: no module reconstructs rows (x_hat).")
+
+    def _pair_pictures(self, module: str, outputs: Mapping[str, Array]) -> list[Picture]:
+        sources = [each.lower for each in self.graph.connections if each.upper == module]
+        source = next((name for name in sources if name in self.graph.sources), None)
+        if source is None or self.manifest is None:
+            raise ValueError("its rows come from another module, whose messages are not shown")
+        record = self.manifest.modules[source]
+        message = self._message(record, "observations")
+        values = message["values"]
+        decoded = np.asarray(outputs["x_hat"])
+        numbers = np.asarray(outputs["x_hat_rows"]) if "x_hat_rows" in outputs else np.arange(len(decoded))
+        chosen = spread_rows(len(decoded), COMPARED_ROWS)
+        rows = numbers[chosen].astype(np.int64)
+        originals = values.take(rows) if isinstance(values, StoredRows) else np.asarray(values)[rows]
+        labels = self.commit.categories
+        titles = [f"{n}" if labels is None or n >= len(labels) else f"{n}, label {labels[n]}" for n in rows]
+        one, other = (each.reshape(len(rows), -1) for each in (originals, decoded[chosen]))
+        return [Picture(figures.pairs(one, other, titles), f"{len(rows)} rows and their reconstructions")]
+
+    def _message(self, record: ModuleRecord, slot: str) -> Message:
+        """Return a message of the last commit.
+
+        Raises
+        ------
+        ValueError
+            If it is too large to be read for a report.
+        """
+        size = sum(file.size for label, file in record.files.items() if label.partition("#")[0] == f"message:{slot}")
+        if size > MAX_REPORT_READ_BYTES:
+            raise ValueError(f"the message {slot} has {format_bytes(size)}, too much to be read for a report")
+        return self.directory.checkpoints.message(record, slot)
+
+    # --- least certain rows ---------------------------------------------------------------------------------------
+
+    def _uncertain(self) -> Iterator[Panel]:
+        found = False
+        for module, outputs in self.commit.outputs.items():
+            record = self.manifest.modules[module] if self.manifest else None
+            slots = [slot for slot in record.slots if slot.startswith("class_posteriors.")] if record else []
+            if "Pdz" in outputs and record is not None and slots:
+                found = True
+                yield _panel_of(f"Posterior of {module}", partial(self._parents_panel, module, outputs, record, slots))
+        if not found:
+            yield Panel(
+                "Posterior with and without the parent",
+                missing="Not recorded: no module has a parent that sends a prior of its classes.",
+            )
+
+    def _parents_panel(
+        self, module: str, outputs: Mapping[str, Array], record: ModuleRecord, slots: Sequence[str]
+    ) -> Panel:
+        """Return what the parents' messages changed in a module's posterior.
+
+        The message to a parent is the posterior without that parent's own prior, of the same update.
+        """
+        posterior = np.asarray(outputs["Pdz"], dtype=np.float64)
+        messages = {slot.partition(".")[2]: self._message(record, slot) for slot in slots}
+        without = {name: np.exp(np.asarray(m["log_prob"], np.float64)) for name, m in messages.items()}
+        without = {name: values for name, values in without.items() if values.shape == posterior.shape}
+        missing = next((m.mask for m in messages.values() if m.mask is not None), None)
+        entropy = -np.sum(posterior * np.log(np.maximum(posterior, 1e-300)), axis=1)
+        if missing is not None:
+            entropy = np.where(missing, -np.inf, entropy)
+        rows = np.argsort(-entropy, kind="stable")[:UNCERTAIN_ROWS]
+        rows = rows[np.isfinite(entropy[rows])]
+        labels = self.directory.categories_of(module, len(posterior))
+        with_parents = f"with {' and '.join(without)}"
+        sentences = [_change(posterior, values, name, labels) for name, values in without.items()]
+        tables = {with_parents: posterior[rows], **{f"without {name}": v[rows] for name, v in without.items()}}
+        columns = ("row", "label", "class", *(f"without {name}" for name in without), "entropy (nats)")
+        lines = [
+            (
+                int(n),
+                "–" if labels is None else int(labels[n]),
+                int(posterior[n].argmax()),
+                *(int(values[n].argmax()) for values in without.values()),
+                f"{abs(entropy[n]):.3g}",
+            )
+            for n in rows
+        ]
+        picture = Picture(figures.posteriors(tables, [int(n) for n in rows]), f"posteriors of the {len(rows)} rows")
+        return Panel(
+            f"Posterior of {module}, {with_parents} and without",
+            [picture],
+            [Table(columns, lines)],
+            sentences,
+            wide=True,
+        )
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> Iterator[Panel]:
+        modules = [name for name in self.graph.modules if self.history.spans.get(name)]
+        marks = [each.time - self.history.first for each in self.history.incidents if each.what == "died"]
+        tracks = {name: self.history.spans[name] for name in modules}
+        yield _panel(
+            "Who worked when",
+            lambda: [Picture(figures.timeline(tracks, marks), "spans of time by module")] if tracks else [],
+            "Not recorded: there are no events.",
+            said="Red lines are deaths." if marks else "",
+        )
+        rows = [
+            (time.strftime("%H:%M:%S", time.localtime(each.time)), each.what, each.module, each.details)
+            for each in self.history.incidents
+        ]
+        said = [f"{self.history.omitted} earlier ones are in events.jsonl."] if self.history.omitted else []
+        yield Panel(
+            "Deaths and recoveries",
+            tables=[Table(("time", "what", "who", "details"), rows)] if rows else [],
+            sentences=said if rows else ["None: no process died, and nothing was repeated or resumed."],
+        )
+        phases = self.result.get("phases", {})
+        times = [(name, _seconds(value)) for name, value in phases.items()] if isinstance(phases, Mapping) else []
+        share, first = self.result.get("overhead_share"), self.result.get("first_output")
+        times.append(("first output after", _seconds(first)))
+        times.append(("time in which nothing computed", f"{share:.1%}" if isinstance(share, float) else "not measured"))
+        yield Panel("Phases", tables=[Table(("phase", "seconds"), times)])
+
+    def _setup(self) -> Iterator[Panel]:
+        config = self.directory.config_text()
+        yield Panel("config.yaml", code=config, missing="" if config else "Not recorded: there is no config.yaml.")
+        environment = self.directory.environment()
+        packages = environment.get("packages", {})
+        names: tuple[str, ...] = ("python", "machine", "processor", "cores")
+        rows = [(name, str(environment[name])) for name in names if name in environment]
+        if self.manifest is not None:
+            rows.insert(0, ("seed", str(self.manifest.seed)))
+        rows += [(str(name), str(value)) for name, value in packages.items()]
+        yield Panel(
+            "Seed, versions and machine",
+            tables=[Table(("what", "value"), rows, numbers=False)],
+            missing="" if environment else "Not recorded: there is no environment.json.",
+        )
+
+
+def _panel(
+    title: str,
+    draw: Callable[[], list[Picture]],
+    missing: str = "",
+    *,
+    said: str = "",
+    tables: Sequence[Table] = (),
+    wide: bool = False,
+) -> Panel:
+    """Return a panel with pictures; if they cannot be drawn, with the reason."""
+    try:
+        pictures = draw()
+    except _PROBLEMS as error:
+        return Panel(title, missing=f"Not shown: {error}", tables=tables)
+    return Panel(title, pictures, tables, [said] if said and pictures else (), "" if pictures else missing, wide=wide)
+
+
+def _panel_of(title: str, make: Callable[[], Panel]) -> Panel:
+    try:
+        return make()
+    except _PROBLEMS as error:
+        return Panel(title, missing=f"Not shown: {error}")
+
+
+def _change(posterior: FloatArray, without: FloatArray, parent: str, labels: Array | None) -> str:
+    """Return a sentence about what a parent's message changed."""
+    before, after = without.argmax(axis=1), posterior.argmax(axis=1)
+    changed = int(np.count_nonzero(before != after))
+    sentence = f"The message of {parent} changed the class of {changed:,} of {len(after):,} rows"
+    if labels is None:
+        return f"{sentence}."
+    return f"{sentence}: accuracy {accuracy(before, labels):.4f} without it, {accuracy(after, labels):.4f} with it."
+
+
+def _number(value: Any, digits: int) -> str:
+    valid = isinstance(value, int | float) and math.isfinite(value)
+    return f"{value:,.{digits}f}" if valid else ""
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.2f} s" if isinstance(value, int | float) else "–"
+
+
+__all__ = ["REPORT", "RunDirectoryError", "RunReport", "write_report"]

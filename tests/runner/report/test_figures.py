@@ -1,0 +1,93 @@
+"""Figures of reports: SVG that is part of a page, and the cycles of a transition matrix."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from runner.report import figures
+from runner.report.model_layout import Sent, draw_model, format_bytes
+
+HOSTILE = '</text></svg><script>alert("1")</script>'
+
+
+def cyclic(order, stay=0.0):
+    size = len(order)
+    values = np.full((size, size), 0.0)
+    for place, k in enumerate(order):
+        values[k, order[(place + 1) % size]] = 1 - stay
+        values[k, k] = stay
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "cycles"),
+    [
+        (cyclic([0, 1, 2, 3]), [[0, 1, 2, 3]]),
+        (cyclic([2, 0, 3, 1], stay=0.9), [[0, 3, 1, 2]]),  # a class that mostly follows itself is in its cycle, too
+        (np.kron(np.eye(2), [[0.1, 0.9], [0.8, 0.2]]), [[0, 1], [2, 3]]),
+        (np.array([[0.0, 1, 0], [0, 0.2, 0.8], [0, 0.6, 0.4]]), [[1, 2]]),  # class 0 only leads into it
+    ],
+)
+def test_cycles_follow_the_most_probable_other_class(values, cycles):
+    assert figures.most_probable_cycles(values) == cycles
+
+
+DRAWN = {
+    "curves": lambda: figures.curves({HOSTILE: ([1, 2], [0.5, None]), "b": ([1], [0.25])}, "agreement", 1.0),
+    "confusion": lambda: figures.confusion([[3, 1], [0, 2]], [HOSTILE, "$x$"], ["a", "b"]),
+    "transitions": lambda: figures.transitions(cyclic([0, 1, 2], 0.25), [2, 0, 1]),
+    "graph": lambda: figures.transition_graph(cyclic([0, 1, 2], 0.25), [2, 0, 1], {1: HOSTILE}),
+    "latents": lambda: figures.latents(np.eye(4)[:, :2], ("x", HOSTILE), np.array([0, 0, 1, 1]), "by class"),
+    "images": lambda: figures.images(np.ones((3, 16)), ["a", HOSTILE, "c"]),
+    "curved images": lambda: figures.images(np.ones((3, 5)), ["a", HOSTILE, "c"]),
+    "pairs": lambda: figures.pairs(np.ones((7, 16)), np.zeros((7, 16)), [HOSTILE] * 7),
+    "curved pairs": lambda: figures.pairs(np.ones((2, 5)), np.zeros((2, 5)), [HOSTILE] * 2),
+    "posteriors": lambda: figures.posteriors({"with": np.eye(3)[:2], HOSTILE: np.eye(3)[1:]}, [7, 9]),
+    "timeline": lambda: figures.timeline({"a": [(0.0, 1.0)], HOSTILE: [(1.0, 2.0)] * 500}, [1.5]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_is_well_formed_and_its_texts_are_texts(name):
+    drawn = DRAWN[name]()
+    root = ElementTree.fromstring(drawn)
+    assert root.tag.endswith("svg")
+    assert not [each for each in root.iter() if each.tag.endswith(("script", "style", "metadata"))]
+    assert [each for each in root.iter() if each.tag.endswith("text")]
+    assert "#000000" not in drawn, "black follows the colour of the page's text"
+    targets = [value for each in root.iter() for key, value in each.attrib.items() if key.endswith("href")]
+    assert not [target for target in targets if not target.startswith(("#", "data:image/png;base64,"))]
+
+
+def test_two_figures_of_a_page_share_no_name():
+    named = [set(re.findall(r'\bid="([^"]+)"', DRAWN["curves"]())) for _ in range(2)]
+    assert named[0]
+    assert named[1]
+    assert not named[0] & named[1]
+
+
+def test_a_module_lies_above_all_that_send_to_it():
+    drawing = draw_model(
+        {"a": "observation", "b": "vae", "c": "gmm", "d": "markov"},
+        [("a", "b"), ("b", "c"), ("a", "c"), ("c", "d")],
+        [Sent("c", "d", ("up",)), Sent("d", "c", ("down",))],
+    )
+    height = {box.module: -box.y for box in drawing.boxes}
+    assert height["a"] < height["b"] < height["c"] < height["d"]
+    up, down = drawing.arrows
+    assert (up.y2 < up.y1, down.y2 > down.y1, up.ends, down.ends) == (True, True, False, True)
+    assert all(0 <= box.x <= drawing.width - 190 for box in drawing.boxes)
+
+
+def test_modules_of_one_level_lie_beside_each_other():
+    drawing = draw_model({"a": "x", "b": "x", "c": "y"}, [("a", "c"), ("b", "c")])
+    a, b, c = drawing.boxes
+    assert (a.y == b.y, abs(a.x - b.x) >= 190) == (True, True)
+    assert c.x == (a.x + b.x) / 2
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (9 << 20, "9.0 MiB")])
+def test_sizes_are_written_with_a_unit(size, text):
+    assert format_bytes(size) == text
