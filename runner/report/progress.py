@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -22,7 +22,9 @@ from actors.coordination.events import (
     Converged,
     Event,
     LogMessage,
+    ModuleDied,
     ModulePlaced,
+    ModuleRecovered,
     RoundStarted,
     Scored,
     UpdateFinished,
@@ -35,6 +37,11 @@ from runner.report.printable import printable, printable_line
 
 HEARTBEAT_SECONDS = 30.0
 """Seconds without output after which the progress of a long update is written."""
+
+MAX_SPARKS = 30
+"""Rounds whose evidence is shown as bars."""
+
+_BARS = "▁▂▃▄▅▆▇█"
 
 _STATUS_FIELDS = frozenset({"doing", "done", "total"})
 """The fields of a module's status that are not metrics."""
@@ -132,7 +139,7 @@ class PlainProgress(Progress):
 
 
 class RichProgress(Progress):
-    """Shows rounds, active modules and scores in a display that is updated in place.
+    """Shows rounds, the model as a tree with what each module does, and scores, in a display that is updated in place.
 
     Parameters
     ----------
@@ -155,6 +162,10 @@ class RichProgress(Progress):
         self._active: dict[str, Mapping[str, Any]] = {}
         self._finished: dict[str, tuple[float, Mapping[str, Any]]] = {}
         self._scores: Scored | None = None
+        self._evidence: list[float] = []  # of the last rounds
+        self._lost: set[str] = set()  # modules that died and are not back yet
+        self._deaths = 0
+        self._tree = _tree_of(graph)
         # stdout is not redirected: a run's result is printed there.
         self._live = Live(get_renderable=self.render, console=console, redirect_stdout=False) if live else None
         if self._live:
@@ -171,10 +182,17 @@ class RichProgress(Progress):
                 self._steps_done += event.exchange is None
             case UpdateStarted():
                 self._active.setdefault(event.module, {})
+            case ModuleDied():
+                self._lost.add(event.module)
+                self._deaths += 1
+            case ModuleRecovered():
+                self._lost.discard(event.module)
             case BlockFinished():
                 self._steps_done += 1
             case Scored():
                 self._scores = event
+                if event.evidence is not None:
+                    self._evidence = [*self._evidence, event.evidence][-MAX_SPARKS:]
                 self._round_seconds.append(self.clock() - self._round_started)
             case LogMessage():
                 self._console.print(Text(printable(event.message)))
@@ -194,40 +212,49 @@ class RichProgress(Progress):
         """Return the display."""
         table = Table.grid(padding=(0, 2), expand=True)
         # Fixed widths, so that only the metrics in the last column are truncated.
-        name_width = max(len(name) + 2 for name in (*self.graph.modules, self._round_label(self._round_number)))
-        for width in (min(name_width, 24), self._bar_width, 11):
+        names = [f"{indent}{name}" for name, indent in self._tree.items()]
+        name_width = max(len(name) + 2 for name in (*names, self._round_label(self._round_number)))
+        for width in (min(name_width, 30), self._bar_width, 11):
             table.add_column(min_width=width, max_width=width, no_wrap=True)
         table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
         rounds = self.graph.schedule.rounds
         name = Text(self._round_label(self._round_number) if self._round_number else "starting", "bold")
         table.add_row(name, ProgressBar(rounds, self._completed(), self._bar_width), self._elapsed(), self._remaining())
-        for module in self.graph.modules:
-            if module in self.graph.sources:
-                continue
-            if module in self._active:
-                table.add_row(*self._active_row(module, self._active[module]))
-            elif module in self._finished:
-                seconds, metrics = self._finished[module]
-                table.add_row(
-                    Text(f"  {module}"), "", format_duration(seconds), Text("  ".join(format_metrics(metrics)), "dim")
-                )
-            else:
-                table.add_row(Text(f"  {module}", "dim"), "", "", "")
-        if self._scores is None:
-            return Group(table)
-        shown = format_metrics({"evidence": self._scores.evidence, "accuracy": self._scores.accuracy})
-        scores = "  ".join([*shown, *format_accuracies(self._scores)])
-        return Group(table, Text.assemble("after ", self._round_label(self._scores.round), "  ", (scores, "bold")))
+        for module, indent in self._tree.items():
+            table.add_row(*self._module_row(module, indent))
+        lines: list[RenderableType] = [table]
+        if self._scores is not None:
+            shown = format_metrics({"evidence": self._scores.evidence, "accuracy": self._scores.accuracy})
+            scores = "  ".join([*shown, *format_accuracies(self._scores)])
+            label = self._round_label(self._scores.round)
+            spark = f"  {sparkline(self._evidence)}" if len(self._evidence) > 1 else ""
+            lines.append(Text.assemble("after ", label, "  ", (scores, "bold"), (spark, "cyan")))
+        if self._deaths:
+            away = f", {', '.join(sorted(self._lost))} not back yet" if self._lost else ", all are back"
+            lines.append(Text(f"{self._deaths} {'death' if self._deaths == 1 else 'deaths'}{away}", "red"))
+        return Group(*lines)
+
+    def _module_row(self, module: str, indent: str) -> list[Any]:
+        """Return the name, the bar, the count or the seconds, and the metrics of a module."""
+        if module in self._lost:
+            return [Text(f"✗ {indent}{module}", "bold red"), "", Text("died", "red"), "is restarted"]
+        if module in self._active:
+            return self._active_row(f"▸ {indent}{module}", self._active[module])
+        if module in self._finished:
+            seconds, metrics = self._finished[module]
+            shown = Text("  ".join(format_metrics(metrics)), "dim")
+            return [Text(f"  {indent}{module}"), "", format_duration(seconds), shown]
+        return [Text(f"  {indent}{module}", "dim"), "", "", ""]
 
     @property
     def _bar_width(self) -> int:
         return 24 if self._console.width >= 80 else 10
 
-    def _active_row(self, module: str, activity: Mapping[str, Any]) -> list[Any]:
+    def _active_row(self, name: str, activity: Mapping[str, Any]) -> list[Any]:
         done, total = _counts(activity)
         bar = ProgressBar(total or None, done, self._bar_width, pulse=not total)
         count = f"{done:g}/{total:g}" if total else printable_line(activity.get("doing", "learning"))
-        return [Text(f"▸ {module}", "bold cyan"), bar, Text(count), Text("  ".join(format_metrics(activity)))]
+        return [Text(name, "bold cyan"), bar, Text(count), Text("  ".join(format_metrics(activity)))]
 
     def _completed(self) -> float:
         """Return the number of completed rounds, including the completed fraction of the current one."""
@@ -250,6 +277,36 @@ class RichProgress(Progress):
         scored = 0 if self._scores is None else self._scores.round
         running = self.clock() - self._round_started if self._round_number > scored else 0.0
         return f"about {format_duration(max(left * sum(self._round_seconds) / finished - running, 0.0))} left"
+
+
+def _tree_of(graph: Graph) -> dict[str, str]:
+    """Return each module that learns, the most abstract first, with what is written before its name in a tree.
+
+    A module is drawn below the first of those that it sends to.
+    """
+    below: dict[str, list[str]] = {}
+    for connection in graph.connections:
+        below.setdefault(connection.upper, []).append(connection.lower)
+    uppers = {connection.lower for connection in graph.connections}
+    tree: dict[str, str] = {}
+
+    def add(module: str, depth: int) -> None:
+        if module not in tree and module not in graph.sources:
+            tree[module] = f"{'  ' * (depth - 1)}└ " if depth else ""
+            for lower in below.get(module, ()):
+                add(lower, depth + 1)
+
+    for module in reversed(list(graph.modules)):
+        if module not in uppers:
+            add(module, 0)
+    return tree
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return values as a line of bars, the least the lowest; those that are not finite are left out."""
+    known = [value / 2 for value in values if math.isfinite(value)]  # their differences are finite, too
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    return "".join(_BARS[min(int(8 * (value - low) / span) if span else 3, 7)] for value in known)
 
 
 def make_progress(graph: Graph, terminal: bool | None = None) -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,14 @@ from rich.console import Console
 from actors.coordination.events import Event, parse_event
 from actors.graph.graph import Graph
 from runner.report import progress
-from runner.report.progress import PlainProgress, RichProgress, format_duration, format_metrics, make_progress
+from runner.report.progress import (
+    PlainProgress,
+    RichProgress,
+    format_duration,
+    format_metrics,
+    make_progress,
+    sparkline,
+)
 
 
 class Clock:
@@ -29,7 +37,9 @@ def graph(rounds: int = 5) -> Graph:
     """Return an object with the attributes of a graph that the displays use."""
     modules = dict.fromkeys(["data", "vae", "gmm", "mm"])
     schedule = SimpleNamespace(rounds=rounds, steps=(1, 2, 3))
-    return cast("Graph", SimpleNamespace(modules=modules, sources=("data",), schedule=schedule))
+    connections = [SimpleNamespace(lower=lower, upper=upper) for lower, upper in pairwise(modules)]
+    drawn = SimpleNamespace(modules=modules, sources=("data",), schedule=schedule, connections=connections)
+    return cast("Graph", drawn)
 
 
 def event(name: str, fields: Mapping[str, Any]) -> Event:
@@ -135,10 +145,11 @@ class TestRich:
         rich.status({"round": 2, "rounds": 5, "active": {"vae": doing}})
         lines = self.show(rich)
         assert lines[0].split() == ["round", "2/5", "━" * 5 + "╸", "25.0", "s", "about", "1", "min", "15", "s", "left"]
-        assert lines[1].startswith("▸ vae")
-        assert lines[1].split()[-2:] == ["120/200", "loss=101.0"]
+        assert lines[1] == "  mm"
+        assert lines[2].startswith("  └ gmm ")
         assert "evidence=-123456.8" in lines[2]
-        assert lines[3] == "  mm"
+        assert lines[3].startswith("▸   └ vae ")
+        assert lines[3].split()[-2:] == ["120/200", "loss=101.0"]
         assert lines[4] == "after round 1/5  evidence=-123456.8  accuracy=0.832"
         assert len(lines) == 5
 
@@ -151,8 +162,8 @@ class TestRich:
         lines = self.show(rich)
         assert len(lines) == 4
         assert lines[0].startswith("round 1/5")
-        assert "100/200" in lines[1]
-        assert lines[1].endswith("…")
+        assert "100/200" in lines[3]
+        assert lines[3].endswith("…")
         assert "1 min 15 s" in lines[2]
 
     def test_at_the_end_the_bar_is_full_and_no_remaining_time_is_shown(self, clock: Clock) -> None:
@@ -163,6 +174,23 @@ class TestRich:
         rich.event(event("scores", {"round": 1, "accuracy": 1.0, "evidence": -1.5}))
         assert rich._completed() == 1.0
         assert not any("left" in line for line in self.show(rich))
+
+    def test_evidence_is_a_line_of_bars(self, clock: Clock) -> None:
+        rich = self.quiet(clock)
+        for number, evidence in enumerate([0.0, 7.0, 3.0], start=1):
+            rich.event(event("scores", {"round": number, "evidence": evidence}))
+        assert self.show(rich)[-1] == "after round 3/5  evidence=3  ▁█▄"
+
+    def test_deaths_are_counted_and_a_module_that_died_is_marked_until_it_is_back(self, clock: Clock) -> None:
+        rich = self.quiet(clock)
+        rich.event(event("lost", {"module": "gmm", "doing": "update", "times": 1, "reason": "killed"}))
+        lines = self.show(rich)
+        assert lines[2].split() == ["✗", "└", "gmm", "died", "is", "restarted"]
+        assert lines[-1] == "1 death, gmm not back yet"
+        rich.event(event("recovered", {"module": "gmm", "seconds": 1.0}))
+        lines = self.show(rich)
+        assert lines[2] == "  └ gmm"
+        assert lines[-1] == "1 death, all are back"
 
     def test_live_display_leaves_stdout_unchanged_and_restores_the_cursor(
         self, capsys: pytest.CaptureFixture[str]
@@ -199,6 +227,28 @@ def test_the_display_depends_on_the_terminal(
 )
 def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([], ""),
+        ([2.0], "▄"),
+        ([1.0, 1.0], "▄▄"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], "▁▂▃▄▅▆▇█"),
+        ([-1.7e308, float("nan"), 1.7e308], "▁█"),
+    ],
+)
+def test_the_least_value_has_the_lowest_bar(values: list[float], bars: str) -> None:
+    assert sparkline(values) == bars
+
+
+def test_a_module_with_two_above_it_is_drawn_once() -> None:
+    pairs = [("data", "gmm"), ("gmm", "mlda"), ("words", "mlda"), ("gmm", "mm")]
+    connections = [SimpleNamespace(lower=lower, upper=upper) for lower, upper in pairs]
+    modules = dict.fromkeys(["data", "words", "gmm", "mlda", "mm"])
+    drawn = SimpleNamespace(modules=modules, sources=("data", "words"), connections=connections)
+    assert progress._tree_of(cast("Graph", drawn)) == {"mm": "", "gmm": "└ ", "mlda": ""}
 
 
 def test_only_numeric_metrics_are_formatted() -> None:
