@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-slow test-faults test-soak test-fuzz test-plugins test-multinode check format bench bench-guard clean
+.PHONY: install mnist digits test test-slow test-faults test-soak test-fuzz test-plugins test-multinode test-browser check format bench bench-guard clean
 
 install: $(VENV)/.installed
 
@@ -62,6 +62,13 @@ test-fuzz: $(VENV)/.installed-dev
 # Slow tests, which add little to the fast ones.
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --slow --faults -m slow
+
+# Reports and the live page in a headless chromium: Debian's, or the one that CHROMIUM names.
+CHROMIUM ?= /usr/bin/chromium
+
+test-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -e ".[browser]"
+	$(BIN)/python -m pytest --browser --chromium $(CHROMIUM) -m browser
 
 # Run the guide, and the package written by `serket new-module` in a fresh virtual environment.
 test-plugins: $(VENV)/.installed-dev

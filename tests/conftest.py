@@ -23,6 +23,8 @@ atexit.register(shutil.rmtree, os.environ["SERKET_STATE_DIR"], ignore_errors=Tru
 
 
 def pytest_addoption(parser):
+    parser.addoption("--browser", action="store_true", help="run the pages in a headless chromium")
+    parser.addoption("--chromium", default="/usr/bin/chromium", help="the browser of these tests")
     parser.addoption("--faults", action="store_true", help="also run the fault-injection tests")
     parser.addoption("--fuzz", action="store_true", help="run the fuzz tests with --fuzz-examples examples")
     parser.addoption("--fuzz-examples", type=int, default=1_000_000, help="number of examples over all readers")
@@ -34,7 +36,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    names = ("faults", "fuzz", "guide", "multinode", "slow", "soak")
+    names = ("browser", "faults", "fuzz", "guide", "multinode", "slow", "soak")
     excluded = [name for name in names if not config.getoption(f"--{name}")]
     deselected = [item for item in items if any(item.get_closest_marker(name) for name in excluded)]
     config.hook.pytest_deselected(items=deselected)

@@ -208,6 +208,8 @@ def print_run_result(directory: RunDirectory, result: dict[str, Any] | None, as_
         print_result(result, as_json)
         if not as_json:
             say(f"results in {directory.path}/")
+            if (report := directory.path / "report.html").exists():
+                say(f"report in {report}")
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:

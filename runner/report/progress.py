@@ -38,6 +38,9 @@ from runner.report.printable import printable, printable_line
 HEARTBEAT_SECONDS = 30.0
 """Seconds without output after which the progress of a long update is written."""
 
+REFRESHES_PER_SECOND = 2.5
+"""Of the display, each of which takes about 2 ms."""
+
 MAX_SPARKS = 30
 """Rounds whose evidence is shown as bars."""
 
@@ -167,7 +170,8 @@ class RichProgress(Progress):
         self._deaths = 0
         self._tree = _tree_of(graph)
         # stdout is not redirected: a run's result is printed there.
-        self._live = Live(get_renderable=self.render, console=console, redirect_stdout=False) if live else None
+        options: dict[str, Any] = {"redirect_stdout": False, "refresh_per_second": REFRESHES_PER_SECOND}
+        self._live = Live(get_renderable=self.render, console=console, **options) if live else None
         if self._live:
             self._live.start()
 
@@ -306,7 +310,7 @@ def sparkline(values: Sequence[float]) -> str:
     """Return values as a line of bars, the least the lowest; those that are not finite are left out."""
     known = [value / 2 for value in values if math.isfinite(value)]  # their differences are finite, too
     low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
-    return "".join(_BARS[min(int(8 * (value - low) / span) if span else 3, 7)] for value in known)
+    return "".join(_BARS[min(int(8 * ((value - low) / span)) if span else 3, 7)] for value in known)
 
 
 def make_progress(graph: Graph, terminal: bool | None = None) -> Progress:
