@@ -38,6 +38,8 @@ REPORT = "report.html"
 UNCERTAIN_ROWS = 8
 COMPARED_ROWS = 12
 MAX_TABLE_COLUMNS = 12
+MAX_CONFUSIONS = 4
+"""Modules whose classes are compared with labels."""
 _PROBLEMS = (ValueError, OSError, CheckpointError, ModuleError)
 
 
@@ -188,26 +190,16 @@ class RunReport:
     # --- classes --------------------------------------------------------------------------------------------------
 
     def _classes(self) -> Iterator[Panel]:
-        classes, labels = self.commit.classes, self.commit.categories
-        if classes is None:
+        named = {module: outputs["class"] for module, outputs in self.commit.outputs.items() if "class" in outputs}
+        if not named:
             yield Panel("Confusion matrix", missing="Not measured: no module names classes.")
-            return
-        if labels is None:
-            yield Panel("Confusion matrix", missing=f"Not measured: {self.no_labels}.")
-        else:
-            table = confusion(classes, labels)
-            right = np.trace(table.matrix[: min(table.matrix.shape), : min(table.matrix.shape)])
-            said = f"{int(right):,} of {len(labels):,} rows lie in the class that is matched to their label."
-            yield _panel(
-                "Confusion matrix",
-                lambda: [Picture(figures.confusion(table.matrix, list(table.categories), list(table.classes)), said)],
-                said=said,
-            )
-        numbers, sizes = np.unique(classes, return_counts=True)
-        matched = match(classes, labels) if labels is not None else {}
-        rows = [(int(k), int(n), matched.get(int(k), "–")) for k, n in zip(numbers[:50], sizes[:50], strict=True)]
-        more = [f"The first 50 of {len(numbers)} classes."] if len(numbers) > 50 else []
-        yield Panel("Sizes of the classes", tables=[Table(("class", "rows", "label"), rows)], sentences=more)
+        for module, classes in list(named.items())[:MAX_CONFUSIONS]:
+            labels = self.directory.categories_of(module, len(classes))
+            if labels is None:
+                yield Panel(f"Confusion matrix of {module}", missing=f"Not measured: {self.no_labels}.")
+            else:
+                yield _panel(f"Confusion matrix of {module}", partial(_confusion_pictures, classes, labels))
+            yield _class_sizes(module, classes, labels)
 
     def _transitions(self) -> Iterator[Panel]:
         values = self.commit.find("trans_prob")
@@ -432,6 +424,25 @@ class RunReport:
             tables=[Table(("what", "value"), rows, numbers=False)],
             missing="" if environment else "Not recorded: there is no environment.json.",
         )
+
+
+def _confusion_pictures(classes: Array, labels: Array) -> list[Picture]:
+    table = confusion(classes, labels)
+    drawn = figures.confusion(table.matrix, list(table.categories), list(table.classes))
+    return [Picture(drawn, "rows of each label in each class")]
+
+
+def _class_sizes(module: str, classes: Array, labels: Array | None) -> Panel:
+    numbers, sizes = np.unique(classes, return_counts=True)
+    matched = match(classes, labels) if labels is not None else {}
+    rows = [(int(k), f"{n:,}", matched.get(int(k), "–")) for k, n in zip(numbers[:50], sizes[:50], strict=True)]
+    sentences = [f"The first 50 of {len(numbers)} classes."] if len(numbers) > 50 else []
+    if labels is not None:
+        right = accuracy(classes, labels)
+        sentences.append(
+            f"{right * len(labels):,.0f} of {len(labels):,} rows lie in the class that is matched to their label."
+        )
+    return Panel(f"Classes of {module}", tables=[Table(("class", "rows", "label"), rows)], sentences=sentences)
 
 
 def _panel(

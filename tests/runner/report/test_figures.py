@@ -68,6 +68,12 @@ def test_two_figures_of_a_page_share_no_name():
     assert not named[0] & named[1]
 
 
+def ends_of(arrow):
+    """Return the heights at which a path begins and ends."""
+    numbers = re.findall(r"-?[\d.]+", arrow.path)
+    return float(numbers[1]), float(numbers[-1])
+
+
 def test_a_module_lies_above_all_that_send_to_it():
     drawing = draw_model(
         {"a": "observation", "b": "vae", "c": "gmm", "d": "markov"},
@@ -77,7 +83,9 @@ def test_a_module_lies_above_all_that_send_to_it():
     height = {box.module: -box.y for box in drawing.boxes}
     assert height["a"] < height["b"] < height["c"] < height["d"]
     up, down = drawing.arrows
-    assert (up.y2 < up.y1, down.y2 > down.y1, up.ends, down.ends) == (True, True, False, True)
+    assert (up.lines, up.ends, down.lines, down.ends) == (("up",), False, ("down",), True)
+    assert ends_of(up)[1] < ends_of(up)[0] == ends_of(down)[1]
+    assert up.at_y > down.at_y
     assert all(0 <= box.x <= drawing.width - 190 for box in drawing.boxes)
 
 
@@ -86,6 +94,24 @@ def test_modules_of_one_level_lie_beside_each_other():
     a, b, c = drawing.boxes
     assert (a.y == b.y, abs(a.x - b.x) >= 190) == (True, True)
     assert c.x == (a.x + b.x) / 2
+
+
+def test_a_source_lies_below_the_module_that_reads_it_and_no_line_crosses():
+    kinds = dict.fromkeys(["pictures", "words", "vae", "gmm", "mlda", "mm"], "x")
+    pairs = [("pictures", "vae"), ("vae", "gmm"), ("gmm", "mlda"), ("words", "mlda"), ("gmm", "mm")]
+    boxes = {box.module: box for box in draw_model(kinds, pairs).boxes}
+    assert boxes["words"].y == boxes["gmm"].y
+    assert boxes["mm"].y == boxes["mlda"].y
+    assert boxes["gmm"].x < boxes["words"].x
+    assert boxes["mm"].x < boxes["mlda"].x
+
+
+def test_a_line_that_passes_a_box_bends_around_it():
+    drawing = draw_model(dict.fromkeys("abc", "x"), [("a", "b"), ("b", "c"), ("a", "c")])
+    straight, _, bent = (arrow.path for arrow in drawing.arrows)
+    assert ("C" in straight, "C" in bent) == (False, True)
+    right = max(box.x for box in drawing.boxes) + 190
+    assert right < max(float(x) for x in re.findall(r"([\d.]+) [\d.]+", bent)) <= drawing.width + 40
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (9 << 20, "9.0 MiB")])
