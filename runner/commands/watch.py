@@ -203,8 +203,11 @@ def watch(
         Receives the address of the page.
     """
     with ExitStack() as stack:
-        server = make_server(path, port, _Coordinator(stack, path, address))
+        coordinator = _Coordinator(stack, path, address)
+        server = make_server(path, port, coordinator)
         stack.callback(server.server_close)
+        if not read_outline(path).directory.is_locked():
+            coordinator()  # joins the cluster from this thread, which receives the signals
         log(f"{server.url}  (Ctrl-C ends the page; the run goes on)")
         if browser:
             import webbrowser
@@ -227,14 +230,17 @@ class _Coordinator:
         self._answer: Mapping[str, Any] | None = None
 
     def __call__(self) -> Mapping[str, Any] | None:
-        """Return the last description of the actors, None if the run is on no cluster that is known."""
+        """Return the last description of the actors, None if the run is on no cluster that is known.
+
+        If that cannot be known, ``unknown`` says why.
+        """
         if time.monotonic() - self._asked < ASK_SECONDS:
             return self._answer
         self._asked = time.monotonic()
         record = read_record(self._directory.path)
         if not known_address(record, self._address) and not (record and record.address):
             return None
-        from runner.cluster.errors import ClusterError  # only now: joining a cluster imports Ray
+        from runner.cluster.errors import ClusterError, CoordinatorEndedError  # only now: joining a cluster imports Ray
         from runner.runs.connect import connect_to_run
 
         try:
@@ -242,6 +248,8 @@ class _Coordinator:
                 self._tried = True
                 self._client = self._stack.enter_context(connect_to_run(self._directory, address=self._address))
             self._answer = self._client.describe() if self._client is not None else None
-        except ClusterError:
-            self._answer = None
+        except CoordinatorEndedError:
+            self._answer, self._client = None, None
+        except ClusterError as error:
+            self._answer = {"unknown": str(error)}
         return self._answer

@@ -109,7 +109,8 @@ class LiveRun:
     ----------
     outline : RunOutline
     ask : callable, optional
-        Returns the description of the run's actors by its coordinator, or None; for a run that no driver follows.
+        Returns the description of the actors by their coordinator, None if the run is on no cluster, or ``unknown``,
+        why that cannot be known; for a run that no driver follows.
     """
 
     def __init__(self, outline: RunOutline, ask: Callable[[], Mapping[str, Any] | None] = lambda: None) -> None:
@@ -130,6 +131,7 @@ class LiveRun:
         self._known_commits: set[str] = set()
         self._driven = True
         self._looked = -math.inf
+        self._described: Mapping[str, Any] | None = None
         self._noted: set[str] = set()  # modules that learn according to their activity alone
 
     def poll(self) -> dict[str, Any]:
@@ -139,11 +141,10 @@ class LiveRun:
             self._add(each)
         now, result = time.time(), self._result()
         active = {} if result else self._read_activity(now)
-        ended = "done" if result else self._failure()
-        if not ended:
-            self._set_active(active)
-            if not self._driven:
-                self._read_commits()
+        if not result and not self._driven:
+            self._read_commits()
+        ended = "done" if result else self._why_not_running()
+        self._set_active({} if ended else active)
         state = {
             "run": self.directory.name,
             "round": self.round,
@@ -237,11 +238,11 @@ class LiveRun:
             return {}
         if now - self._looked > LOCK_SECONDS:  # to look takes the lock for a moment
             self._driven, self._looked = self.directory.is_locked(), now
-        described = None if self._driven else self.ask()
-        if described is None:
+        self._described = described = None if self._driven else self.ask()
+        if not described or "unknown" in described:
             return {}
         self.round = int(described["coordinator"]["round"])
-        return {name: each for name, each in described["modules"].items() if each.get("doing") not in ("", "idle")}
+        return as_map(described["coordinator"].get("active"))
 
     def _set_active(self, active: Mapping[str, Any]) -> None:
         """Note what modules are doing; those of which only such a note said that they learn may have stopped."""
@@ -275,14 +276,23 @@ class LiveRun:
                 return {} if self.round > int(result.get("rounds", 0)) else result
         return {}
 
-    def _failure(self) -> str:
-        """Return why the run has failed, or is not running; empty for a run that is."""
+    def _why_not_running(self) -> str:
+        """Return why a run that has no result is not running, and what to do; empty for a run that is."""
         if self._driven:
             return ""
-        failure = ""
+        command, described = self.directory.cli_name, self._described
+        if described is not None and "unknown" in described:
+            return f"it is not known whether it runs: {printable_line(described['unknown'], 300)}"
+        if described is not None:
+            over = described["coordinator"].get("ended")
+            return f"it has ended ({over}); write its results with serket attach {command}" if over else ""
         with suppress(CheckpointError, OSError):
-            failure = self.directory.checkpoints.status_files.read_failure() or ""
-        return f"failed: {printable_line(failure, 500)}" if failure else ""
+            if failure := self.directory.checkpoints.status_files.read_failure():
+                return f"failed: {printable_line(failure, 500)}"
+            latest = self.directory.checkpoints.latest()
+            if latest is not None and self.outline.is_done(latest):
+                return f"it has ended; write its results with serket attach {command}"
+        return f"it is not running, as far as is known here; continue with serket resume {command}"
 
     def _share(self) -> float:
         finished = max(self.round - 1, 0)

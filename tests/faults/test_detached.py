@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from urllib.request import urlopen
 
 import pytest
 
@@ -46,6 +47,28 @@ def test_a_detached_run_continues_and_can_be_followed(detached, gates, expected)
     assert json.loads((detached / "result.json").read_text())["rounds"] == 3
     assert (detached / "progress.png").stat().st_size > 0
     assert "actors" not in inspect(detached)
+
+
+def test_a_detached_run_is_watched_whether_a_driver_follows_it_or_not(detached, gates, expected):
+    watching = Command("watch", detached)
+    watching.wait_for_output("http://")
+    url = watching.output.splitlines()[-1].split()[0]
+
+    def state():
+        with urlopen(f"{url}state", timeout=60) as answer:
+            return json.loads(answer.read())
+
+    before = wait_until(lambda: (found := state()) and found["round"] == 2 and found)
+    assert before["ended"] == ""
+    assert before["modules"]["encoder"]["state"] == "learning", "as its coordinator says"
+    gates.open()
+    wait_until(lambda: state()["ended"].startswith("it has ended"))
+    serket("attach", detached)
+    after = state()
+    assert (after["ended"], after["round"], len(after["evidence"])) == ("done", 3, 3)
+    assert digests(detached) == expected
+    watching.send(signal.SIGINT)
+    watching.wait()
 
 
 def test_an_attached_driver_can_leave_or_die_without_an_effect_on_the_run(detached, gates, expected):

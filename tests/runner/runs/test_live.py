@@ -145,12 +145,24 @@ def test_an_old_or_odd_live_file_tells_nothing(driven):
 
 def test_a_run_that_nobody_drives_is_asked_for(outline):
     described = {
-        "coordinator": {"round": 3},
-        "modules": {"gmm": {"doing": "learning", "done": 1, "total": 4}, "mm": {"doing": "idle"}},
+        "coordinator": {"round": 3, "ended": "", "active": {"gmm": {"doing": "learning", "done": 1, "total": 4}}},
+        "modules": {"gmm": {"node": "10.0.0.1"}, "mm": {"node": "10.0.0.1"}},
     }
     state = LiveRun(outline, ask=lambda: described).poll()
-    assert (state["round"], state["modules"]["gmm"]["note"]) == (3, "1 of 4")
+    assert (state["round"], state["modules"]["gmm"]["note"], state["ended"]) == (3, "1 of 4", "")
     assert state["modules"]["mm"]["state"] == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("described", "sentence"),
+    [
+        (None, "it is not running, as far as is known here; continue with serket resume "),
+        ({"unknown": "no answer"}, "it is not known whether it runs: no answer"),
+        ({"coordinator": {"round": 4, "ended": "done"}}, "it has ended (done); write its results with serket attach "),
+    ],
+)
+def test_a_run_that_does_not_run_says_what_to_do(outline, described, sentence):
+    assert LiveRun(outline, ask=lambda: described).poll()["ended"].startswith(sentence)
 
 
 def test_the_end_of_a_run_is_its_result(outline):
