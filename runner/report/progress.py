@@ -130,7 +130,7 @@ class PlainProgress(Progress):
             return
         label = self._round_label(status["round"])
         for module, activity in status["active"].items():
-            count, total = _counts(activity)
+            count, total = counts_of(activity)
             done = f"{count:g}/{total:g}" if total else ""
             line = [label, module, str(activity.get("doing", "")), done, *format_metrics(activity)]
             self._write([part for part in line if part])
@@ -255,7 +255,7 @@ class RichProgress(Progress):
         return 24 if self._console.width >= 80 else 10
 
     def _active_row(self, name: str, activity: Mapping[str, Any]) -> list[Any]:
-        done, total = _counts(activity)
+        done, total = counts_of(activity)
         bar = ProgressBar(total or None, done, self._bar_width, pulse=not total)
         count = f"{done:g}/{total:g}" if total else printable_line(activity.get("doing", "learning"))
         return [Text(name, "bold cyan"), bar, Text(count), Text("  ".join(format_metrics(activity)))]
@@ -264,7 +264,7 @@ class RichProgress(Progress):
         """Return the number of completed rounds, including the completed fraction of the current one."""
         if not self._round_number:
             return 0.0
-        counts = map(_counts, self._active.values())
+        counts = map(counts_of, self._active.values())
         fractions = [min(done / total, 1.0) for done, total in counts if total]
         fraction = (self._steps_done + sum(fractions)) / max(len(self.graph.schedule.steps), 1)
         return float(self._round_number - 1 + min(fraction, 1.0))
@@ -353,7 +353,7 @@ def format_accuracies(event: Scored) -> list[str]:
     ]
 
 
-def _counts(activity: Mapping[str, Any]) -> tuple[float, float]:
+def counts_of(activity: Mapping[str, Any]) -> tuple[float, float]:
     """Return how much of its work a module has done, and of how much; zeros if it did not report two numbers."""
     done, total = activity.get("done", 0), activity.get("total", 0)
     valid = all(isinstance(value, int | float) and 0 <= value < math.inf for value in (done, total))

@@ -88,10 +88,11 @@ class EventLog:
         for line in self._lines():
             yield from self._parse(line, totals)
 
-    def read_from(self, offset: int) -> tuple[list[TimedEvent], int]:
+    def read_from(self, offset: int, totals: dict[str, float] | None = None) -> tuple[list[TimedEvent], int]:
         """Return the events of the complete lines from a position of the file on, and the position after them.
 
-        From a position beyond the file's end, as after a run was started anew, it is read from its beginning.
+        From a position beyond the file's end, as after a run was started anew, it is read from its beginning. `totals`
+        holds what was read of the running totals of seconds, which version 0.1 logged.
 
         Raises
         ------
@@ -109,7 +110,7 @@ class EventLog:
                     if not line.endswith(b"\n") and len(line) < MAX_EVENT_BYTES:
                         break
                     position += len(line)
-                    found += self._parse(line, {})
+                    found += self._parse(line, {} if totals is None else totals)
         except OSError as error:
             raise self._files.unreadable(self.path.name, error.strerror) from error
         return found, position

@@ -31,10 +31,11 @@ from actors.coordination.events import (
     UpdateStarted,
 )
 from actors.errors import CheckpointError
-from actors.limits import MAX_LISTED_NAMES, MAX_SHOWN_FAULTS
+from actors.limits import MAX_EVENT_VALUES, MAX_LISTED_NAMES, MAX_SHOWN_FAULTS
+from actors.storage.safe_files import parse_json
 from runner.config.cross_checks import as_map, find_sources
 from runner.report.printable import printable_line
-from runner.report.progress import format_duration, format_metrics
+from runner.report.progress import counts_of, format_duration, format_metrics
 from runner.runs.directory import RunDirectory
 from runner.runs.outline import RunOutline
 from runner.runs.run_files import RunDirectoryError
@@ -93,12 +94,11 @@ class ModuleView:
 
     def note(self, now: float) -> str:
         """Return a line about it."""
-        done, total = self.activity.get("done"), self.activity.get("total")
-        counted = isinstance(done, int | float) and isinstance(total, int | float) and total > 0
+        done, total = counts_of(self.activity)
         if self.state == "lost":
             return "died, is restarted"
         if self.state == "learning":
-            return f"{done:g} of {total:g}" if counted else f"learns, {format_duration(max(now - self.since, 0.0))}"
+            return f"{done:g} of {total:g}" if total else f"learns, {format_duration(max(now - self.since, 0.0))}"
         return f"learnt for {format_duration(self.seconds)}" if self.seconds else ""
 
 
@@ -125,6 +125,7 @@ class LiveRun:
         self.accuracy: dict[int, float] = {}
         self.faults: list[dict[str, Any]] = []
         self._offset = 0
+        self._totals: dict[str, float] = {}
         self._round_started = 0.0
         self._round_seconds: dict[int, float] = {}
         self._converged = False
@@ -136,7 +137,7 @@ class LiveRun:
 
     def poll(self) -> dict[str, Any]:
         """Read what is new, and return the state of the run as plain values."""
-        events, self._offset = self.directory.log.read_from(self._offset)
+        events, self._offset = self.directory.log.read_from(self._offset, self._totals)
         for each in events:
             self._add(each)
         now, result = time.time(), self._result()
@@ -234,7 +235,7 @@ class LiveRun:
         if live and now - live.get("time", 0.0) < STALE_SECONDS:
             self._driven = True
             with suppress(ValueError):
-                return as_map(json.loads(live.get("active", "")))
+                return as_map(parse_json(live.get("active", "").encode(), MAX_EVENT_VALUES))
             return {}
         if now - self._looked > LOCK_SECONDS:  # to look takes the lock for a moment
             self._driven, self._looked = self.directory.is_locked(), now

@@ -61,6 +61,7 @@ from runner.runs.directory import RunDirectory, _timed_event, open_run
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog
 from runner.runs.learnt import check_learnt, read_learnt
+from runner.runs.live import LiveRun
 from runner.runs.outline import read_outline
 from runner.runs.outputs import read_array, write_arrays
 from runner.runs.records import MetricsFile
@@ -311,10 +312,39 @@ def read_events(folder: Path, content: Any) -> bool:
     """Read an event log."""
     text = content if isinstance(content, bytes) else "".join(f"{json.dumps(each)}\n" for each in content).encode()
     (folder / "events.jsonl").write_bytes(text)
+    log = EventLog(folder / "events.jsonl", "fuzzed")
     try:
-        return bool(list(EventLog(folder / "events.jsonl", "fuzzed")))
+        found = list(log)
+        later, position = log.read_from(0)
     except RunDirectoryError:
         return False
+    assert position <= len(text)
+    assert len(later) <= len(found)
+    return bool(found)
+
+
+LIVE = {
+    "time": 4e9,
+    "round": 1,
+    "active": json.dumps({"gmm": {"doing": "learning", "done": 3, "total": 8, "loss": 0.5}}),
+}
+
+
+def read_live(folder: Path, content: Any) -> bool:
+    """Read what ``serket watch`` shows: the driver's ``live.json``, and the event log."""
+    (folder / "config.yaml").write_text(
+        "name: fuzzed\ndata: {source: cycle}\nmodules: {gmm: {type: gmm}}\n"
+        "connections: [data -> gmm]\nschedule: {rounds: 3}\n"
+    )
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    for name in ("live.json", "events.jsonl"):
+        (folder / name).write_bytes(text + b"\n")
+    try:
+        state = LiveRun(read_outline(folder)).poll()
+    except RunDirectoryError:
+        return False
+    json.dumps(state, allow_nan=False)
+    return bool(state["modules"]["gmm"]["metrics"])
 
 
 def read_result(folder: Path, content: Any) -> bool:
@@ -830,6 +860,7 @@ TARGETS = [
     ),
     Target("states", damaged(STATE) | st.binary(max_size=60), read_state),
     Target("manifests", changed(MANIFEST) | damaged(json.dumps(MANIFEST).encode()) | json_value, read_manifest),
+    Target("live", changed(LIVE) | changed(EVENT) | damaged(json.dumps(LIVE).encode()), read_live),
     Target("events", st.lists(changed(EVENT), max_size=3) | damaged(json.dumps(EVENT).encode() + b"\n"), read_events),
     Target("results", changed(RESULT) | damaged(json.dumps(RESULT).encode()) | damaged(METRICS), read_result),
     Target("records of runs", changed(RECORD) | damaged(json.dumps(RECORD).encode()), read_state_record),

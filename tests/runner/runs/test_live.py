@@ -17,6 +17,7 @@ from actors.coordination.events import (
     UpdateFinished,
     UpdateStarted,
 )
+from runner.report.progress import format_duration
 from runner.runs.live import LIVE, STALE_SECONDS, LiveFile, LiveRun
 from runner.runs.outline import read_outline
 
@@ -178,6 +179,18 @@ def test_the_result_of_fewer_rounds_is_not_the_end_of_a_run_that_goes_on(driven)
     emit(driven, RoundStarted(5))
     (driven.directory.path / "result.json").write_text(json.dumps({"run": "small", "rounds": 4}))
     assert LiveRun(driven).poll()["ended"] == ""
+
+
+def test_a_run_of_version_0_1_shows_the_seconds_of_its_modules():
+    """Its log has running totals: the last one is the seconds of all updates."""
+    old = Path(__file__).parents[2] / "data" / "old_run"
+    totals = {}
+    for line in (old / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "updated":
+            totals[event["module"]] = event["total_seconds"]
+    state = LiveRun(read_outline(old)).poll()
+    assert state["modules"]["gmm"]["note"] == f"learnt for {format_duration(totals['gmm'])}"
 
 
 def test_watching_changes_no_file(driven):
