@@ -298,6 +298,7 @@ class RunReport:
         if source is None or self.manifest is None:
             raise ValueError("its rows come from another module, whose messages are not shown")
         record = self.manifest.modules[source]
+        _check_size(self.manifest.modules[module], "outputs")
         message = self._message(record, "observations")
         values = message["values"]
         decoded = np.asarray(outputs["x_hat"])
@@ -318,9 +319,7 @@ class RunReport:
         ValueError
             If it is too large to be read for a report.
         """
-        size = sum(file.size for label, file in record.files.items() if label.partition("#")[0] == f"message:{slot}")
-        if size > MAX_REPORT_READ_BYTES:
-            raise ValueError(f"the message {slot} has {format_bytes(size)}, too much to be read for a report")
+        _check_size(record, f"message:{slot}")
         return self.directory.checkpoints.message(record, slot)
 
     # --- least certain rows ---------------------------------------------------------------------------------------
@@ -346,6 +345,7 @@ class RunReport:
 
         The message to a parent is the posterior without that parent's own prior, of the same update.
         """
+        _check_size(record, "outputs")
         posterior = np.asarray(outputs["Pdz"], dtype=np.float64)
         messages = {slot.partition(".")[2]: self._message(record, slot) for slot in slots}
         without = {name: np.exp(np.asarray(m["log_prob"], np.float64)) for name, m in messages.items()}
@@ -424,6 +424,13 @@ class RunReport:
             tables=[Table(("what", "value"), rows, numbers=False)],
             missing="" if environment else "Not recorded: there is no environment.json.",
         )
+
+
+def _check_size(record: ModuleRecord, label: str) -> None:
+    """Raise ValueError if a module's file, or the sum of its parts, is too large to be read for a report."""
+    size = sum(file.size for name, file in record.files.items() if name.partition("#")[0] == label)
+    if size > MAX_REPORT_READ_BYTES:
+        raise ValueError(f"{label} has {format_bytes(size)}, too much to be read for a report")
 
 
 def _confusion_pictures(classes: Array, labels: Array) -> list[Picture]:

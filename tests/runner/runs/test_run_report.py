@@ -172,6 +172,13 @@ def test_a_run_without_its_data_has_a_report_that_says_why_labels_are_missing(ru
     assert "Not measured: the labels cannot be read" in page.text
 
 
+def test_what_is_too_large_to_be_read_is_not_read(run, monkeypatch):
+    monkeypatch.setattr("runner.runs.run_report.MAX_REPORT_READ_BYTES", 1000)
+    serket("report", run)
+    text = check_self_contained((run / "report.html").read_text()).text
+    assert text.count("too much to be read for a report") == 2
+
+
 def test_a_run_of_version_0_1_has_a_report(tmp_path):
     old = Path(shutil.copytree(OLD, tmp_path / "old_run"))
     serket("report", old)
