@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from actors.coordination.events import (
+    ChainFinished,
     CoordinatorRestarted,
     Event,
     ModuleDied,
@@ -51,6 +52,8 @@ class RunHistory:
         Where each module runs, as of the last process.
     message_bytes : dict of str to int
         The size of the messages of each module's last update.
+    chains : list of (start, seconds)
+        When the copies of modules in chains computed.
     """
 
     first: float = 0.0
@@ -60,6 +63,7 @@ class RunHistory:
     omitted: int = 0
     places: dict[str, str] = field(default_factory=dict)
     message_bytes: dict[str, int] = field(default_factory=dict)
+    chains: list[tuple[float, float]] = field(default_factory=list)
     _started: dict[str, float] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -81,6 +85,9 @@ class RunHistory:
                 self._started[event.module] = when
             case UpdateFinished():
                 self._add_update(event, when)
+            case ChainFinished(seconds=seconds) if seconds > 0:  # that of the modules themselves is in their updates
+                begun = when - max(event.waited_seconds, 0.0) - seconds
+                self.chains.append((max(begun - self.first, 0.0), seconds))
         incident = _incident_of(when, event)
         if incident is not None:
             self.incidents.append(incident)

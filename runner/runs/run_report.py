@@ -385,7 +385,8 @@ class RunReport:
     def _run(self) -> Iterator[Panel]:
         modules = [name for name in self.graph.modules if self.history.spans.get(name)]
         marks = [each.time - self.history.first for each in self.history.incidents if each.what == "died"]
-        tracks = {name: self.history.spans[name] for name in modules}
+        tracks: dict[str, Sequence[tuple[float, float]]] = {name: self.history.spans[name] for name in modules}
+        tracks |= {"copies in chains": self.history.chains} if self.history.chains else {}
         yield _panel(
             "Who worked when",
             lambda: [Picture(figures.timeline(tracks, marks), "spans of time by module")] if tracks else [],
