@@ -110,21 +110,27 @@ class RunMonitor:
     def follow(self, stream: EventStream, until: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Follow a stream of events and statuses to its end, or until `until` returns True; return the last status."""
         status: dict[str, Any] = {}
-        for events, status in stream:
-            resumed = any(isinstance(each.event, RunResumed) and self.since.is_new(each) for each in events)
-            # A restarted coordinator has saved those of the former one with which it goes on.
-            if resumed or (events and not self.since.is_next(events[0])):
-                self.receive_saved()
-            self._receive_all(events)
-            if status:  # the coordinator has answered
-                self.module_seconds = dict(status["module_seconds"])
-                self.progress.status(status)
-                self._live.write(status)
-                if any(activity.get("done") for activity in status.get("active", {}).values()):
-                    self.first_output = self.first_output or time.time()
-            if until():
-                break
+        try:
+            for events, status in stream:
+                resumed = any(isinstance(each.event, RunResumed) and self.since.is_new(each) for each in events)
+                # A restarted coordinator has saved those of the former one with which it goes on.
+                if resumed or (events and not self.since.is_next(events[0])):
+                    self.receive_saved()
+                self._receive_all(events)
+                if status:  # the coordinator has answered
+                    self._receive_status(status)
+                if until():
+                    break
+        finally:
+            self._live.remove()
         return status
+
+    def _receive_status(self, status: dict[str, Any]) -> None:
+        self.module_seconds = dict(status["module_seconds"])
+        self.progress.status(status)
+        self._live.write(status)
+        if any(activity.get("done") for activity in status.get("active", {}).values()):
+            self.first_output = self.first_output or time.time()
 
     def settle(self) -> None:
         """Let the commits decide on the result: record those without a metrics line, and use the metrics of the newest.
@@ -132,7 +138,6 @@ class RunMonitor:
         The accuracies of a commit whose event could not be read are in it, too.
         """
         self.receive_saved()
-        self._live.remove()
         self.catch_up()
         newest = self.directory.checkpoints.latest()
         if newest is not None and newest.round > 0 and newest.step is None and newest.round != self.scores.round:

@@ -63,12 +63,13 @@ class LiveFile:
     directory: RunDirectory
     clock: Callable[[], float] = time.monotonic
     _written: float = field(default=-math.inf, init=False)
+    _is_there: bool = field(default=False, init=False)
 
     def write(self, status: Mapping[str, Any]) -> None:
         """Write a status (:meth:`actors.coordination.coordinator.Coordinator.status`), unless one was just now."""
         if self.clock() - self._written < WRITE_SECONDS:
             return
-        self._written = self.clock()
+        self._written, self._is_there = self.clock(), True
         active = {
             str(name): {key: value for key, value in activity.items() if isinstance(value, int | float | str)}
             for name, activity in status.get("active", {}).items()
@@ -78,8 +79,10 @@ class LiveFile:
             file.write(json.dumps(content).encode())
 
     def remove(self) -> None:
-        """Delete the file, as the run has ended."""
-        self.directory.delete_file(LIVE)
+        """Delete the file, as this process follows the run no longer."""
+        if self._is_there:
+            self._is_there = False
+            self.directory.delete_file(LIVE)
 
 
 @dataclass

@@ -36,7 +36,7 @@ def chromium(request):
 def runs(tmp_path_factory):
     """Two runs with reports, one of which has hostile texts and deaths, and their comparison."""
     folder = tmp_path_factory.mktemp("browser")
-    first = learn(folder, name="small").path
+    first = learn(folder).path
     second = Path(shutil.copytree(first, folder / "runs" / "hostile"))
     log = open_run(second).directory.log
     log.append([TimedEvent(time.time(), ModuleDied("gmm", "update", 1, HOSTILE))])

@@ -15,6 +15,7 @@ from runner.cli.app import app
 from runner.commands.train import train
 from runner.config.run_config import load_config
 from runner.report.progress import Progress
+from runner.runs import artifacts
 from runner.runs.comparison import compare_runs
 from runner.runs.directory import open_run
 from runner.runs.run_files import RunDirectoryError
@@ -35,22 +36,22 @@ schedule: {rounds: 2, steps: [pca, gmm, mm, gmm]}
 """
 
 
-def learn(folder, *settings, name="small"):
-    model = folder / "model.yaml"
-    model.write_text(MODEL)
-    config = load_config(model, settings)
-    directory, _ = train(
-        config, clock=Clock(time.time()), progress=Progress(config.graph), runs=folder / "runs", name=name, local=True
-    )
-    return directory
+def learn(folder, *settings, name="small", model=MODEL, report=False):
+    """Train a model, without the pictures in its directory, which have tests of their own."""
+    path = folder / "model.yaml"
+    path.write_text(model)
+    config = load_config(path, settings)
+    clock, progress = Clock(time.time()), Progress(config.graph)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "draw_plots", lambda _directory: [])
+        patch.setenv("SERKET_REPORT", "1" if report else "0")
+        return train(config, clock=clock, progress=progress, runs=folder / "runs", name=name, local=True)[0]
 
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     """A run of PCA, GMM and MM on a few digits, with its report."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SERKET_REPORT", "1")
-        return learn(tmp_path_factory.mktemp("learnt"))
+    return learn(tmp_path_factory.mktemp("learnt"), report=True)
 
 
 @pytest.fixture(scope="module")
@@ -136,17 +137,16 @@ def test_texts_from_outside_are_shown_as_texts(run):
 def test_what_is_not_measured_says_so(tmp_path):
     rows = np.random.default_rng(0).normal(size=(40, 3))
     np.save(tmp_path / "rows.npy", rows)
-    (tmp_path / "model.yaml").write_text(
-        "name: plain\ndata: {source: files, observations: rows.npy}\n"
+    directory = learn(
+        tmp_path,
+        name="plain",
+        model="name: plain\ndata: {source: files, observations: rows.npy}\n"
         "modules: {gmm: {type: gmm, classes: 2, iterations: 2}}\n"
-        "connections: [data -> gmm]\nschedule: {rounds: 1}\n"
+        "connections: [data -> gmm]\nschedule: {rounds: 1}\n",
     )
-    config = load_config(tmp_path / "model.yaml")
-    runs = tmp_path / "runs"
-    train(config, clock=Clock(time.time()), progress=Progress(config.graph), runs=runs, local=True)
-    assert not (runs / "plain" / "report.html").exists(), "SERKET_REPORT is 0 in tests"
-    serket("report", runs / "plain")
-    page = check_self_contained((runs / "plain" / "report.html").read_text())
+    assert not (directory.path / "report.html").exists(), "SERKET_REPORT is 0"
+    serket("report", directory.path)
+    page = check_self_contained((directory.path / "report.html").read_text())
     for sentence in (
         "Not measured: the data has no labels.",
         "Not measured: the model has no Markov model.",
@@ -194,9 +194,8 @@ def test_a_run_that_has_learnt_nothing_has_none(run):
 @pytest.fixture(scope="module")
 def pair(learnt, tmp_path_factory):
     """The run, and another one whose config leaves the report out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SERKET_REPORT", "1")
-        other = learn(tmp_path_factory.mktemp("other"), "seed=3", "modules.gmm.iterations=1", "report=false", name="b")
+    settings = ("seed=3", "modules.gmm.iterations=1", "report=false")
+    other = learn(tmp_path_factory.mktemp("other"), *settings, name="b", report=True)
     return [learnt.path, other.path]
 
 
