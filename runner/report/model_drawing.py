@@ -16,6 +16,7 @@ import numpy as np
 
 from actors.graph.graph import Graph
 from actors.types import Array
+from runner.report.model_layout import layers_of
 from runner.report.printable import printable_line
 
 if TYPE_CHECKING:
@@ -111,14 +112,7 @@ def _size(parameters: Mapping[str, Any]) -> str:
 
 def _place(graph: Graph, heights: Mapping[str, float]) -> dict[str, _Box]:
     """Return the place of each module of this height: layer above layer, each observation below what reads it."""
-    depth: dict[str, int] = {}
-    for name in graph.modules:  # a module comes after all below it
-        depth[name] = 1 + max((depth[each.lower] for each in graph.connections if each.upper == name), default=-1)
-    for name in graph.sources:
-        depth[name] = min((depth[each.upper] for each in graph.connections if each.lower == name), default=1) - 1
-    layers: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
-    for name, layer in depth.items():
-        layers[layer].append(name)
+    layers = layers_of(graph.modules, [(each.lower, each.upper) for each in graph.connections])
     widest = max(map(len, layers)) * (_WIDTH + _GAP) - _GAP
     boxes: dict[str, _Box] = {}
     top = float(_MARGIN)

@@ -80,8 +80,8 @@ def draw_model(
         The third line in a module's box.
     """
     pairs = [(lower, upper) for lower, upper in connections if lower in modules and upper in modules]
-    levels = _levels(modules, pairs)
-    rows = _ordered_rows(levels, pairs)
+    rows = layers_of(modules, pairs)
+    levels = {name: level for level, names in enumerate(rows) for name in names}
     skips = any(levels[upper] - levels[lower] > 1 for lower, upper in pairs)
     columns, top = max(map(len, rows), default=1), len(rows) - 1
     width = columns * PITCH + 2 * MARGIN + (110 if columns == 1 else 0) + (2 * ASIDE if skips else 0)
@@ -102,6 +102,19 @@ def draw_model(
         if pair in ends:
             arrows.append(_arrow(*ends[pair], up=up, lines=sent.lines, bend=levels[pair[1]] - levels[pair[0]] > 1))
     return Drawing(width, 2 * MARGIN + (top + 1) * BOX_HEIGHT + max(top, 0) * GAP, boxes, tuple(arrows))
+
+
+def layers_of(modules: Iterable[str], pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Return the layers of a model, the lowest first, each from left to right.
+
+    Parameters
+    ----------
+    modules : iterable of str
+        In order of connection.
+    pairs : sequence of (lower, upper)
+        The connections.
+    """
+    return _ordered_rows(_levels(modules, pairs), pairs)
 
 
 def _levels(modules: Iterable[str], pairs: Sequence[tuple[str, str]]) -> dict[str, int]:
