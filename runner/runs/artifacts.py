@@ -31,9 +31,13 @@ class CommitOutputs:
         """Return the output `output` of the first module that has it, None if there is none."""
         return next((own[output] for own in self.outputs.values() if output in own), None)
 
-    def points(self, output: str) -> tuple[Array, IntArray, int] | None:
-        """Return rows of an output for a plot, at most MAX_PLOTTED_ROWS, their numbers, and that of all rows."""
-        own = next((own for own in self.outputs.values() if output in own), None)
+    def points(self, output: str, module: str = "") -> tuple[Array, IntArray, int] | None:
+        """Return rows of an output for a plot, at most MAX_PLOTTED_ROWS, their numbers, and that of all rows.
+
+        They are those of `module`, by default of the first one that has the output.
+        """
+        of = [self.outputs[module]] if module else self.outputs.values()
+        own = next((own for own in of if output in own), None)
         if own is None:
             return None
         if not isinstance(own, CommittedOutputs):

@@ -39,7 +39,7 @@ UNCERTAIN_ROWS = 8
 COMPARED_ROWS = 12
 MAX_TABLE_COLUMNS = 12
 MAX_CONFUSIONS = 4
-"""Modules whose classes are compared with labels."""
+"""Modules whose classes are compared with labels, and whose latent vectors are drawn."""
 _PROBLEMS = (ValueError, OSError, CheckpointError, ModuleError)
 
 
@@ -233,17 +233,29 @@ class RunReport:
         else:
             yield Panel("Cycles", tables=[table], missing=f"{len(values)} classes are too many for a drawn graph.")
 
-    def _class_names(self) -> dict[int, str]:
-        if self.commit.classes is None or self.commit.categories is None:
+    def _classifier_above(self, module: str) -> str:
+        """Return the module right above `module` that names classes; empty if there is none."""
+        above = [each.upper for each in self.graph.connections if each.lower == module]
+        return next((name for name in above if "class" in self.commit.outputs.get(name, {})), "")
+
+    def _class_names(self, module: str = "") -> dict[int, str]:
+        """Return the names of the classes of `module`, by default of the first that names some, with their labels."""
+        classes, labels = self.commit.classes, self.commit.categories
+        if module:
+            classes = self.commit.outputs[module]["class"]
+            labels = self.directory.categories_of(module, len(classes))
+        if classes is None or labels is None:
             return {}
-        return {k: f"{k} = {name}" for k, name in match(self.commit.classes, self.commit.categories).items()}
+        return {k: f"{k} = {name}" for k, name in match(classes, labels).items()}
 
     # --- latent space ---------------------------------------------------------------------------------------------
 
     def _latents(self) -> Iterator[Panel]:
-        yield _panel(
-            "Latent space", self._latent_pictures, "Not recorded: no module has latent vectors (output z).", wide=True
-        )
+        modules = [module for module, outputs in self.commit.outputs.items() if "z" in outputs]
+        for module in modules[:MAX_CONFUSIONS]:
+            yield _panel(f"Latent space of {module}", partial(self._latent_pictures, module), wide=True)
+        if not modules:
+            yield Panel("Latent space", missing="Not recorded: no module has latent vectors (output z).")
         yield _panel("Class means, decoded", self._mean_pictures, "Not recorded: no module decodes class means.")
         means = self.commit.find("mu")
         if means is not None and means.ndim == 2 and means.shape[1] <= MAX_TABLE_COLUMNS and len(means) <= 50:
@@ -252,15 +264,18 @@ class RunReport:
             yield Panel("Class means", tables=[Table(columns, rows)])
         yield from self._reconstructions()
 
-    def _latent_pictures(self) -> list[Picture]:
-        found = self.commit.points("z")
+    def _latent_pictures(self, module: str) -> list[Picture]:
+        found = self.commit.points("z", module)
         if found is None:
             return []
         points, rows, total = found
         plane, names = project(np.asarray(points, dtype=np.float64))
         some = f"{len(rows):,} of {total:,} rows, " if len(rows) < total else ""
         pictures = []
-        for groups, what in ((self.commit.classes, "class"), (self.commit.categories, "label")):
+        named = self._classifier_above(module)
+        classes = self.commit.outputs[named]["class"] if named else self.commit.classes
+        labels = self.directory.categories_of(named or module, total)
+        for groups, what in ((classes, "class"), (labels, "label")):
             if groups is not None and len(groups) == total:
                 title = f"{some}coloured by {what}"
                 pictures.append(Picture(figures.latents(plane, names, groups[rows], title), f"latent vectors, {title}"))
@@ -268,10 +283,10 @@ class RunReport:
 
     def _mean_pictures(self) -> list[Picture]:
         pictures = []
-        names = self._class_names()
         for module in self.graph.modules:
             decoded = self.directory.read_output(module, "mu_hat", "learn")
             if decoded is not None and len(decoded):
+                names = self._class_names(self._classifier_above(module))
                 shown = decoded[:100]
                 titles = [names.get(k, f"class {k}") for k in range(len(shown))]
                 pictures.append(Picture(figures.images(shown, titles), f"class means decoded by {module}"))
