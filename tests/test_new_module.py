@@ -48,7 +48,7 @@ def environment(tmp_path_factory):
     """Return an environment with serket-actors installed from a wheel, without files outside the wheel."""
     path = tmp_path_factory.mktemp("fresh")
     source = path / "source"
-    for name in ("actors", "runner"):
+    for name in ("actors", "runner", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -63,6 +63,19 @@ def package(environment, tmp_path_factory):
     environment.run("serket", "new-module", "night-sounds", cwd=path)
     environment.install(path / "night-sounds", "-e")
     return path / "night-sounds"
+
+
+def test_an_included_model_runs_in_an_empty_directory_by_its_name(environment, tmp_path):
+    """The wheel holds the model files: nothing of the repository is there."""
+    names = [
+        entry["name"] for entry in json.loads(environment.run("serket", "models", "--json", cwd=tmp_path))["models"]
+    ]
+    assert names == sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+    result = json.loads(environment.run("serket", "run", "hmm", "--local", "--json", cwd=tmp_path).splitlines()[-1])
+    assert (result["run"], result["accuracy"]) == ("hmm", 1.0)
+    digits = ["run", "digits", *SMALL, "--json"]
+    assert json.loads(environment.run("serket", *digits, cwd=tmp_path).splitlines()[-1])["rounds"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
 def test_the_package_passes_its_own_tests(environment, package):

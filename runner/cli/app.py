@@ -12,12 +12,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
 
+from runner.cli import completion
 from runner.cli.output import PrintableGroup, print_result, print_run_result, run_app, say, user_errors
 from runner.cli.streams import protect_streams
 from runner.cluster.signals import ignored_signals, stop_signals
@@ -35,8 +37,8 @@ _STARTED = psutil.Process().create_time()
 app = typer.Typer(
     name="serket",
     cls=PrintableGroup,
-    help="Train models of probabilistic modules that run as actors and learn jointly.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -57,14 +59,24 @@ RunAddress = Annotated[
         help="Address of the run's cluster, if it was not started from this account or its directory was moved.",
     ),
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Set a value of the model file, such as schedule.rounds=3; repeatable."
+    ),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as the run continues on its own.")]
 Local = Annotated[
     bool, typer.Option("--local", help="Run all modules in this process, without Ray; the results are the same.")
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-RunName = Annotated[str, typer.Argument(help="The directory of a run, or its name in the folder --runs.")]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        help="The directory of a run, or its name in the folder --runs.", autocompletion=completion.complete_run
+    ),
+]
 Data = Annotated[
     list[str],
     typer.Argument(
@@ -86,10 +98,36 @@ Index = Annotated[
 Offset = Annotated[int, typer.Option(help="Number of rows to skip, of each class (mnist, digits) or of the file.")]
 
 
+def _print_version(asked: bool) -> None:
+    """Print the version of the package and leave, if it is asked for."""
+    if asked:
+        say(f"serket-actors {version('serket-actors')}")
+        raise typer.Exit
+
+
+@app.callback()
+def serket(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train models of probabilistic modules that run as actors and learn jointly.
+
+    Example: serket run mnist
+    """
+
+
 @app.command()
 def run(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(help="The model file.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model file or, if there is no file of this path, the name of an included model (serket models).",
+            autocompletion=completion.complete_model,
+        ),
+    ],
     settings: Settings = None,
     address: Address = None,
     local: Local = False,
@@ -104,14 +142,20 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the model of a model file."""
+    """Train the model of a model file.
+
+    Example: serket run mnist --set modules.vae.epochs=20 --name short
+    """
     with user_errors():
-        from runner.config.run_config import load_config
+        from runner.config.model_files import find_model
 
         address = _given_address(context, address, local=local)
 
         with _clock() as clock:
-            loaded = load_config(config, settings or [])
+            model = find_model(config)
+            loaded = model.load(settings or [])
+        if model.note:
+            say(f"serket: {model.note}", err=True)
         if dry_run:
             _check_places_exist(local=local)
             _check_data(loaded, address)
@@ -145,7 +189,10 @@ def resume(
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
-    """Continue a run that was interrupted, or train for more rounds with --set schedule.rounds=N."""
+    """Continue a run that was interrupted, or train for more rounds with --set schedule.rounds=N.
+
+    Example: serket resume mnist --set schedule.rounds=8
+    """
     with user_errors():
         from runner.runs.directory import find_run, open_run
 
@@ -165,7 +212,10 @@ def resume(
 
 @app.command()
 def attach(run: RunName, address: RunAddress = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Follow a detached run; Ctrl-C stops following and lets the run continue."""
+    """Follow a detached run; Ctrl-C stops following and lets the run continue.
+
+    Example: serket attach mnist
+    """
     with user_errors():
         from runner.runs.directory import find_run, open_run
 
@@ -187,7 +237,10 @@ def stop(
     address: RunAddress = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Stop a run after its current round, with a commit."""
+    """Stop a run after its current round, with a commit.
+
+    Example: serket stop mnist
+    """
     with user_errors():
         from runner.commands.stop import stop as stop_run
         from runner.runs.directory import find_run, open_run
@@ -211,7 +264,10 @@ def recognize(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Compute the outputs of a trained run for new data, without learning."""
+    """Compute the outputs of a trained run for new data, without learning.
+
+    Example: serket recognize mnist mnist --offset 300
+    """
     with user_errors():
         from runner.commands.recognize import recognize as recognize_rows
         from runner.runs.directory import find_run, open_run
@@ -242,7 +298,10 @@ def predict(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Predict what follows a sequence of rows: the next classes, decoded to pictures."""
+    """Predict what follows a sequence of rows: the next classes, decoded to pictures.
+
+    Example: serket predict mnist mnist --offset 300 --count 53 --steps 3
+    """
     with user_errors():
         from runner.commands.predict import predict as predict_rows
         from runner.runs.directory import find_run, open_run
@@ -266,7 +325,10 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Seed of the random draws; by default that of the run.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Generate a sequence from a trained run: classes drawn from the learnt transitions, decoded to pictures."""
+    """Generate a sequence from a trained run: classes drawn from the learnt transitions, decoded to pictures.
+
+    Example: serket generate mnist --length 20 --out digits.png
+    """
     with user_errors():
         from runner.commands.generate import generate as generate_rows
         from runner.runs.directory import find_run, open_run
@@ -283,14 +345,19 @@ def merge(
     runs_given: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN...", help="Complete runs of one model, each from other rows: directories or names."
+            metavar="RUN RUN...",
+            help="Complete runs of one model, each from other rows: directories or names.",
+            autocompletion=completion.complete_run,
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the new run.")],
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Make one run of several: its parameters are those of the rows of all, none of which is read or copied."""
+    """Make one run of several: its parameters are those of the rows of all, none of which is read or copied.
+
+    Example: serket merge siteA/runs/hmm siteB/runs/hmm --name all
+    """
     with user_errors():
         from runner.commands.merge import merge as merge_runs
         from runner.runs.directory import find_run
@@ -310,7 +377,10 @@ def inspect(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Show the state of a run; while it is running, also the node and the activity of each actor."""
+    """Show the state of a run; while it is running, also the node and the activity of each actor.
+
+    Example: serket inspect mnist
+    """
     with user_errors():
         from runner.cli.inspect import inspect_run, print_run, unknown_hint
         from runner.runs.directory import find_run
@@ -401,11 +471,18 @@ def watch(
 @app.command()
 def modules(
     name: Annotated[
-        str | None, typer.Argument(help="A module type or package.module:Class; by default all types.")
+        str | None,
+        typer.Argument(
+            help="A module type or package.module:Class; by default all types.",
+            autocompletion=completion.complete_module_type,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the module types, including those of plug-ins, with their ports and parameters."""
+    """List the module types, including those of plug-ins, with their ports and parameters.
+
+    Example: serket modules gmm
+    """
     with user_errors():
         from runner.cli.catalogue import describe_module_type, describe_module_types
         from runner.cli.inspect import print_module_types
@@ -422,7 +499,10 @@ def new_module(
     name: Annotated[str, typer.Argument(help="Name of the package, and of the module type in model files.")],
     directory: Annotated[Path, typer.Option(help="Folder in which the directory of the package is created.")] = Path(),
 ) -> None:
-    """Write an installable package with an example module, its tests and a model that uses it."""
+    """Write an installable package with an example module, its tests and a model that uses it.
+
+    Example: serket new-module night-sounds
+    """
     with user_errors():
         from runner.cli.new_module import write_package
 
@@ -433,7 +513,10 @@ def new_module(
 @app.command()
 def check(
     module: Annotated[str, typer.Argument(help="A module type, or package.module:Class.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAMETER=VALUE", help="Set a parameter of the module; repeatable."),
+    ] = None,
     sizes: Annotated[
         list[str] | None,
         typer.Option("--size", metavar="K=4", help="Size of a dimension of the messages; N is the number of rows."),
@@ -442,7 +525,10 @@ def check(
         bool, typer.Option("--ray/--no-ray", help="Whether to kill its process on a local Ray cluster.")
     ] = True,
 ) -> None:
-    """Check that a module keeps the contract: state, masks, shapes, recovery from a dead process, and more."""
+    """Check that a module keeps the contract: state, masks, shapes, recovery from a dead process, and more.
+
+    Example: serket check counting:Counting --size K=4
+    """
     with user_errors():
         from runner.cli.check_module import build_checks, run_checks
 
@@ -452,11 +538,49 @@ def check(
 
 @app.command()
 def doctor() -> None:
-    """Report versions, cores, memory and GPUs, and whether everything that a run needs works."""
+    """Report versions, cores, memory and GPUs, and whether everything that a run needs works.
+
+    Example: serket doctor
+    """
     from runner.cli.doctor import run_checks
 
     passed = run_checks()
     raise typer.Exit(0 if passed else 1)
+
+
+@app.command("models")
+def models_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Print the file of this model, to begin one of your own with it.",
+            autocompletion=completion.complete_model,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the included models, with the data and the modules of each.
+
+    Example: serket models hmm > mine.yaml
+    """
+    with user_errors():
+        from runner.cli.model_list import print_model, print_models
+
+        if name is None:
+            print_models(as_json)
+        else:
+            print_model(name, as_json)
+
+
+@app.command("completion")
+def completion_command(
+    shell: Annotated[completion.Shell, typer.Argument(help="The shell.")],
+) -> None:
+    """Print the code by which a shell completes commands, options, models and runs.
+
+    Example: source <(serket completion bash)
+    """
+    typer.echo(completion.script(shell))
 
 
 @contextmanager
@@ -553,6 +677,9 @@ def _dry_run(config: RunConfig, address: str | None, as_json: bool) -> None:
         typer.echo(dry_run.report_as_json(report))
     if report.missing:
         raise typer.Exit(2)
+
+
+completion.prepare(app)
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ def say(text: object, *, err: bool = False) -> None:
 
 
 class PrintableGroup(TyperGroup):
-    """Commands whose errors of usage repeat the arguments with control characters as escapes, and shortened."""
+    """Commands whose errors of usage are one sentence, with control characters as escapes, and shortened."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Parse the arguments before the command's name."""
@@ -165,8 +165,11 @@ def _printable_usage_errors() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        error.message = printable_line(error.message)
-        raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # no command was given; its text is the help
+            raise
+        path = "serket" if error.ctx is None else error.ctx.command_path
+        sentence = printable_line(error.format_message()).rstrip(".").replace("Value error, ", "")
+        _fail(f"{sentence[:1].lower()}{sentence[1:]}; {path} --help shows how to call it", 2)
 
 
 _TYPER_INTERRUPTED = 130
@@ -176,7 +179,7 @@ _TYPER_INTERRUPTED = 130
 def run_app(app: typer.Typer) -> None:
     """Run a command line; errors outside its commands are reported as those within."""
     try:
-        app()
+        app(prog_name="serket")
     except SystemExit as end:
         if end.code != _TYPER_INTERRUPTED:
             raise

@@ -171,7 +171,7 @@ def test_an_error_of_usage_repeats_no_control_character_of_the_arguments(argumen
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert not {"\x1b", "\x07", "\u202e"} & set(done.output)
-    assert "Error" in done.output
+    assert done.output.startswith("serket: ")
 
 
 def test_an_error_of_usage_is_short() -> None:

@@ -1,0 +1,145 @@
+"""Which model file ``serket run NAME`` means, and what the included ones are (:mod:`runner.config.model_names`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.config.cross_checks import as_map, find_sources
+from runner.config.error_messages import ConfigError, suggest
+from runner.config.model_names import included_models
+from runner.config.run_config import RunConfig, load_config
+from runner.config.yaml_io import parse, read_config_text
+from runner.report.printable import printable_line
+
+_SUFFIXES = (".yaml", ".yml")
+
+_SHAPES = {"mnist": (3000, 784), "digits": (1740, 64), "words": (3000, 55), "cycle": (100, 2)}
+"""Rows that are used by default, those of digits in cyclic order, and columns, of each built-in data set."""
+
+_SIZES = ("classes", "topics", "most", "latent_dim")
+"""Parameters that say how large a module is."""
+
+
+class ModelFile(NamedTuple):
+    """Which model file a command was asked for.
+
+    Parameters
+    ----------
+    path : Path
+    included : bool
+        Whether it is one of the package.
+    note : str
+        What else the name could have meant; empty if nothing.
+    """
+
+    path: Path
+    included: bool
+    note: str = ""
+
+    def load(self, settings: Sequence[str] = ()) -> RunConfig:
+        """Read and validate the file; relative paths start from its directory or, if included, from the current one.
+
+        Raises
+        ------
+        ConfigError
+            As :func:`runner.config.run_config.load_config` does.
+        """
+        if not self.included:
+            return load_config(self.path, settings)
+        return load_config(Path(self.path.name), settings, text=read_config_text(self.path))
+
+
+def find_model(given: str) -> ModelFile:
+    """Return the model file that `given` means: a file of that path or, if there is none, an included model.
+
+    What has a separator of folders or ends in ``.yaml`` or ``.yml`` is always a path.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither.
+    """
+    path = Path(given)
+    included = included_models()
+    is_path = path.name != given or path.suffix.lower() in _SUFFIXES
+    if is_path or (path.exists() and not path.is_dir()):
+        both = not is_path and given in included
+        note = f"the file {given} of this directory is taken, not the included model {given}" if both else ""
+        return ModelFile(path, included=False, note=note)
+    if given in included:
+        return ModelFile(included[given], included=True)
+    beside = next((name for suffix in _SUFFIXES if Path(name := f"{given}{suffix}").is_file()), "")
+    shown = printable_line(given, 60)
+    if beside:
+        raise ConfigError(f"{shown}: there is no such file and no included model of this name; give {beside}")
+    hint = suggest(given, included) or "; serket models lists the included ones"
+    raise ConfigError(f"{shown}: there is no such file and no included model of this name{hint}")
+
+
+def describe_models() -> list[dict[str, Any]]:
+    """Describe each included model as :func:`describe_model` does."""
+    return [describe_model(name, path) for name, path in included_models().items()]
+
+
+def describe_model(name: str, path: Path) -> dict[str, Any]:
+    """Describe a model file from its text alone: no code that it names is imported.
+
+    Returns
+    -------
+    dict
+        ``name``, ``path``; ``summary``, the first sentence of its first comment; ``data``, for each source ``name``,
+        ``source``, ``rows`` and ``columns``; ``modules``, for each ``name``, ``type`` and ``size`` (such as
+        ``10 classes``); ``rounds``.
+    """
+    text = read_config_text(path)
+    content = as_map(parse(text, str(path)))
+    sources = {source: as_map(values) for source, (_, values) in find_sources(content.get("data")).items()}
+    modules = {str(key): as_map(module) for key, module in as_map(content.get("modules")).items()}
+    return {
+        "name": name,
+        "path": str(path),
+        "summary": _summary(text),
+        "data": [_describe_source(source, values) for source, values in sources.items()],
+        "modules": [_describe_module(key, module) for key, module in modules.items()],
+        "rounds": as_map(content.get("schedule")).get("rounds"),
+    }
+
+
+def _summary(text: str) -> str:
+    """Return the first sentence of the comment with which a model file begins."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    sentence, stop, _ = " ".join(lines).partition(". ")
+    return sentence + stop.rstrip()
+
+
+def _describe_source(name: str, values: dict[Any, Any]) -> dict[str, Any]:
+    rows, columns = _SHAPES.get(str(values.get("source")), (None, None))
+    return {"name": name, "source": values.get("source"), "rows": values.get("count") or rows, "columns": columns}
+
+
+def _describe_module(name: str, module: dict[Any, Any]) -> dict[str, Any]:
+    size = next(((key, module[key]) for key in _SIZES if isinstance(module.get(key), int)), None)
+    words = {"latent_dim": "{} latent dimensions", "most": "at most {} classes"}
+    shown = "" if size is None else words.get(size[0], f"{{}} {size[0]}").format(size[1])
+    return {"name": name, "type": module.get("type"), "size": shown}
+
+
+def model_lines(entry: dict[str, Any]) -> list[str]:
+    """Return the lines that describe a model to people."""
+    data = ", ".join(
+        f"{each['source']} ({each['rows']:,} rows × {each['columns']} columns, included)" for each in entry["data"]
+    )
+    modules = ", ".join(
+        f"{each['name']} ({each['size']})" if each["size"] else str(each["name"]) for each in entry["modules"]
+    )
+    return [
+        f"{entry['name']}: {entry['summary']}",
+        f"  data: {data}",
+        f"  modules: {modules}; {entry['rounds']} rounds",
+    ]
