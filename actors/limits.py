@@ -203,6 +203,15 @@ STALE_CONVERSION_SECONDS = 86_400.0
 MAX_SOUND_BYTES = 256 << 20
 """Size of a sound file, over an hour of speech."""
 
+MAX_LISTED_RUNS = 10_000
+"""Runs that ``serket list`` shows."""
+
+MAX_LISTED_DEPTH = 4
+"""Levels of directories below the given one in which ``serket list`` looks for runs."""
+
+MAX_LISTED_ENTRIES = 20_000
+"""Files of one run whose sizes ``serket list`` adds up."""
+
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 

@@ -572,6 +572,23 @@ def models_command(
             print_model(name, as_json)
 
 
+@app.command("list")
+def list_command(
+    directory: Annotated[Path, typer.Argument(metavar="[DIRECTORY]", help="Where to look, four levels deep.")] = Path(
+        "runs"
+    ),
+    as_json: Json = False,
+) -> None:
+    """List the runs below a directory: their state, round, accuracy and evidence, when they were changed, and size.
+
+    Example: serket list
+    """
+    with user_errors():
+        from runner.cli.run_list import print_runs
+
+        print_runs(directory, as_json)
+
+
 @app.command("completion")
 def completion_command(
     shell: Annotated[completion.Shell, typer.Argument(help="The shell.")],
