@@ -212,6 +212,15 @@ MAX_LISTED_DEPTH = 4
 MAX_LISTED_ENTRIES = 20_000
 """Files of one run whose sizes ``serket list`` adds up."""
 
+MAX_EXPORT_FILES = 5_000
+"""Files of an exported run."""
+
+MAX_EXPORT_INDEX_BYTES = 1 << 20
+"""Size of the list of files in an exported run, about 5,000 files."""
+
+MAX_EXPORT_BYTES = 64 << 30
+"""Size of an exported run."""
+
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 

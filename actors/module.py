@@ -483,6 +483,14 @@ class Module(ABC, Generic[P]):
         first epoch, but not NaN (:mod:`actors.messaging.validation`).
         """
 
+    def state_without_rows(self) -> State:
+        """Return the state without what it holds of single rows; by default, the whole state.
+
+        With it, a model is handed to others who have not the rows that it learnt from (``serket export``): after
+        :meth:`load_state`, recognition and generation have the same results; updates are not asked for.
+        """
+        return self.state()
+
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load a state that :meth:`state` returned; its arrays may be read-only, so copy those that are modified."""

@@ -239,6 +239,10 @@ class MarkovModel(SharedMarkovModel):
         }
         return {name: array.copy() for name, array in arrays.items() if array is not None}
 
+    def state_without_rows(self) -> State:
+        """Return the state without the last message of ``rule: tutorial``, which has a value for each row."""
+        return {name: value for name, value in self.state().items() if name != "log_message"}
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state; an empty one is that of a model that has learnt nothing."""
         arrays = {name: np.array(array, dtype=np.float64) for name, array in state.items()}

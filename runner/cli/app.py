@@ -589,6 +589,60 @@ def list_command(
         print_runs(directory, as_json)
 
 
+@app.command("export")
+def export_command(
+    run: RunName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, which must not exist yet.")],
+    with_rows: Annotated[
+        bool,
+        typer.Option(
+            "--with-rows", help="Also carry the rows that the run learnt from, so that the receiver can resume it."
+        ),
+    ] = False,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Write what a run has learnt into one file, for somebody else: neither its rows nor paths of this machine.
+
+    Example: serket export mnist mnist.serket
+    """
+    with user_errors():
+        from runner.commands.export import export
+        from runner.runs.directory import find_run, open_run
+        from runner.runs.listing import show_size
+
+        exported = export(open_run(find_run(run, runs)), file, with_rows=with_rows)
+        if as_json:
+            typer.echo(json.dumps(exported.result()))
+        else:
+            say(f"{file}: {show_size(exported.size)}; {exported.sentence}")
+
+
+@app.command("import")
+def import_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that serket export wrote.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new run; by default the one that it had.")] = None,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(help="Directory with the code of a module type package.module:Class; it is imported. Repeatable."),
+    ] = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Make a run of a file that somebody has exported; every file in it is checked, and nothing in it is run.
+
+    Example: serket import mnist.serket --name theirs
+    """
+    with user_errors():
+        from runner.commands.import_run import describe, import_run
+
+        directory, result = import_run(file, name=name, runs=runs, code=code or [])
+        if as_json:
+            typer.echo(json.dumps(result))
+        else:
+            say(describe(directory, result))
+
+
 @app.command("completion")
 def completion_command(
     shell: Annotated[completion.Shell, typer.Argument(help="The shell.")],

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from runner.cli.output import say
 from runner.report.console import SafeConsole
-from runner.runs.listing import ListedRun, list_runs
+from runner.runs.listing import ListedRun, list_runs, show_size
 
 _COLUMNS = ("run", "model", "state", "round", "accuracy", "evidence", "changed", "size")
 DEFAULT = Path("runs")
@@ -72,12 +72,3 @@ def _cells(run: ListedRun) -> list[str]:
 
 def _figure(value: float | None, form: str) -> str:
     return "–" if value is None or not math.isfinite(value) else format(value, form)
-
-
-def show_size(size: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -163,10 +163,7 @@ def _start(
 def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunConfig) -> None:
     """Raise an error if the run has no rows, if the config differs from the run's own, or if all rounds are done."""
     if missing := [name for name in directory.graph.sources if name not in manifest.modules]:
-        raise RunDirectoryError(
-            f"{directory.path}: the run was merged from others and has no rows of {missing[0]!r} to learn from; train "
-            "the runs that it was made of, and merge them again"
-        )
+        raise RunDirectoryError(f"{directory.path}: the run was {_origin(directory, missing[0])}")
     if not manifest.config:
         raise RunDirectoryError(
             f"{directory.path}: the run is one of a script, which alone knows what to update next; run the script again"
@@ -185,6 +182,16 @@ def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunCon
         raise RunDirectoryError(
             f"{directory.path}: all {manifest.round} rounds are done; to run more, use --set schedule.rounds=N"
         )
+
+
+def _origin(directory: RunDirectory, source: str) -> str:
+    """Return why a run has no rows of a source, and what to do."""
+    if directory.imported():
+        return f"imported without the rows of {source!r} to learn from; ask for an export --with-rows"
+    return (
+        f"merged from others and has no rows of {source!r} to learn from; train the runs that it was made of, and "
+        "merge them again"
+    )
 
 
 _WORKERS = re.compile(r"modules\.[^.]+\.workers")

@@ -74,8 +74,8 @@ def new_source_states(trained: TrainedRun, data: Data) -> dict[str, State]:
     committed = directory.checkpoints.latest() if missing else None
     if unknown := [name for name in missing if committed and name not in committed.modules]:
         raise DataError(
-            f"{directory.path}: the run was merged from others and has no rows of its own, so that the form of missing "
-            f"ones is not known: give rows of source {unknown[0]}, too"
+            f"{directory.path}: the run was {'imported' if directory.imported() else 'merged from others'} and has no "
+            f"rows of its own, so that the form of missing ones is not known: give rows of source {unknown[0]}, too"
         )
     learnt = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
     shapes = {name: values_of(state).shape[1:] for name, state in learnt.items()}
@@ -105,7 +105,8 @@ def find_missing_lengths(directory: RunDirectory, data: Data, remedy: str) -> st
 
 
 def _count_sequences(directory: RunDirectory, manifest: Manifest) -> Iterator[int]:
-    """Yield the number of sequences of each source of a commit that has lengths."""
+    """Yield the number of sequences of each source of a commit that has lengths, or of an imported run."""
+    yield int(directory.imported().get("sequences", 0))
     for name in directory.graph.sources:
         lengths = directory.checkpoints.state(manifest, name).get("lengths") if name in manifest.modules else None
         if lengths is not None:

@@ -45,6 +45,9 @@ from runner.runs.run_files import RunDirectoryError, RunFiles
 
 __all__ = ["OpenedRun", "RunDirectory", "RunDirectoryError", "find_run", "open_run"]
 
+IMPORTED = "imported.json"
+"""The file of an imported run: its name where it was exported, whether it has the rows, and how many sequences."""
+
 _CLAIM = "claim.json"
 _log = logging.getLogger(__name__)
 
@@ -333,6 +336,10 @@ class RunDirectory:
     def environment(self) -> dict[str, Any]:
         """Read ``environment.json``; empty if the run ended before it was written."""
         return self.read_json("environment.json") if self._files.exists("environment.json") else {}
+
+    def imported(self) -> dict[str, Any]:
+        """Read ``imported.json``: where an imported run is from, and what of it is here; empty if it is no such run."""
+        return self.read_json(IMPORTED) if self._files.exists(IMPORTED) else {}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run's directory.

@@ -132,6 +132,7 @@ _CHECKS: Mapping[str, Mapping[str, _Check]] = {
         "active": lambda value, where: check_text(value, where, MAX_EVENT_BYTES),
     },
     "merged.json": {"runs": _texts_by_name},
+    "imported.json": {"run": check_text, "rows": check_flag, "sequences": check_integer},
     "claim.json": {"token": check_text, "storage": lambda value, where: check_text(value, where, 4096)},
 }
 """The checks of known fields by file; other fields are texts, numbers, or maps of numbers by name."""

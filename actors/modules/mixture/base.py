@@ -281,6 +281,10 @@ class Mixture(Module[P]):
             **pack(Classes(self._factors, self._prior, self._columns)),
         }
 
+    def state_without_rows(self) -> State:
+        """Return the state without the labels and responsibilities of rows; the factors are sums over rows."""
+        return {name: value for name, value in self.state().items() if name not in Assignment._fields}
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state; an empty one is that of a mixture that has learnt nothing.
 

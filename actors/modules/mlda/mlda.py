@@ -324,6 +324,18 @@ class MLDA(SharedMLDA):
             state["topic_shares"] = self._topic_shares.copy()
         return state | self._estimated | {f"exponent.{name}": value for name, value in self._exponents.items()}
 
+    def state_without_rows(self) -> State:
+        """Return the state without the tokens of each row, their words and topics, but with the mean topic shares.
+
+        One row without tokens stands for all, as a modality without any is one that engine ``vb`` learnt.
+        """
+        state = self.state()
+        for name, modality in self._states.items():
+            if modality.has_tokens:
+                state |= {f"tokens.{name}": np.zeros(1, np.int64)}
+                state |= {f"{each}.{name}": np.empty(0, np.int32) for each in ("words", "topics")}
+        return {**state, "topic_shares": self._mean_topic_shares(self.parameters)} if state else {}
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state; the empty state is that of an untrained MLDA.
 
