@@ -121,6 +121,9 @@ MAX_LINE_BYTES = 4 << 20
 MAX_COLUMNS = 500_000
 """Columns of a text table; wider rows are stored as .npy."""
 
+MAX_SPLIT_TABLE_BYTES = 256 << 20
+"""Size of a table of which ``serket new-model`` takes columns apart; all of its cells are held in memory as texts."""
+
 MAX_PREDICTED_ROWS = 10_000
 """Rows that a script may predict at once; each is held in memory as wide as the rows before it."""
 

@@ -510,6 +510,48 @@ def new_module(
         say(f'{path}: install and test it with: cd {path} && pip install -e ".[test]" && pytest')
 
 
+@app.command("new-model")
+def new_model(
+    data: Annotated[
+        str,
+        typer.Argument(metavar="[DATA]", help="A file of rows, or a built-in data set (mnist, digits, words, cycle)."),
+    ] = "",
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K", help="Number of classes, or auto to find it; by default as many as there are labels."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Columns of a table to learn from; by default all others.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="The labels: a column of the table, or a file.")] = "",
+    lengths: Annotated[
+        str, typer.Option(help="The sequences: a column of the table that tells them apart, or a file of lengths.")
+    ] = "",
+    unordered: Annotated[bool, typer.Option("--unordered", help="The rows are not in temporal order.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The model file; by default called like the data, in this folder."),
+    ] = None,
+    ask: Annotated[
+        bool | None,
+        typer.Option("--ask/--no-ask", help="Whether to ask for what is not given; by default on a terminal."),
+    ] = None,
+) -> None:
+    """Write a commented model file for data of your own; on a terminal, ask for what is not given.
+
+    Example: serket new-model arm.csv --labels activity --lengths trial --classes 4
+    """
+    with user_errors():
+        from runner.cli.new_model import can_ask, make_model
+        from runner.commands.new_model import Request
+
+        chosen = tuple(each.strip() for each in columns.split(",")) if columns else ()
+        request = Request(data, classes, chosen, labels, lengths, ordered=not unordered)
+        make_model(request, output, ask=can_ask() if ask is None else ask)
+
+
 @app.command()
 def check(
     module: Annotated[str, typer.Argument(help="A module type, or package.module:Class.")],
