@@ -293,9 +293,10 @@ def _import_class(target: str, label: str) -> type[Module[Any]]:
     except (Exception, SystemExit) as error:  # the import of a user's file may raise anything
         reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
         reason = shorten_text(reason, MAX_FIELD_CHARACTERS)
-        raise ModuleError(f"{label} cannot be loaded: {reason}") from error
+        remedy = "; correct the name, or install its package" if isinstance(error, ModuleNotFoundError) else ""
+        raise ModuleError(f"{label} cannot be loaded: {reason}{remedy}") from error
     if not (isinstance(cls, type) and issubclass(cls, Module)):
-        raise ModuleError(f"{label} is no subclass of actors.Module")
+        raise ModuleError(f"{label} is no subclass of actors.Module; name a class that is one")
     if cls.__abstractmethods__:
         raise ModuleError(f"{label} does not define {', '.join(sorted(cls.__abstractmethods__))}")
     if not is_dataclass(getattr(cls, "Parameters", None)):

@@ -20,7 +20,7 @@ import psutil
 import typer
 
 from runner.cli import completion
-from runner.cli.output import PrintableGroup, print_result, print_run_result, run_app, say, user_errors
+from runner.cli.output import PrintableGroup, check_picture, print_result, print_run_result, run_app, say, user_errors
 from runner.cli.streams import protect_streams
 from runner.cluster.signals import ignored_signals, stop_signals
 
@@ -88,14 +88,16 @@ Lengths = Annotated[
     Path | None,
     typer.Option(help="File with the lengths of the sequences, which add up to the rows; by default one sequence."),
 ]
-Count = Annotated[int | None, typer.Option(help="Number of rows; by default all.")]
+Count = Annotated[int | None, typer.Option(min=1, help="Number of rows; by default all.")]
 Header = Annotated[
     bool | None, typer.Option("--header/--no-header", help="Whether the first line of a table names the columns.")
 ]
 Index = Annotated[
     bool | None, typer.Option("--index/--no-index", help="Whether the first column of a table names the rows.")
 ]
-Offset = Annotated[int, typer.Option(help="Number of rows to skip, of each class (mnist, digits) or of the file.")]
+Offset = Annotated[
+    int, typer.Option(min=0, help="Number of rows to skip, of each class (mnist, digits) or of the file.")
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -307,6 +309,7 @@ def predict(
         from runner.runs.directory import find_run, open_run
 
         opened = open_run(find_run(run, runs))
+        check_picture(out)
         rows = _load_rows(opened, data, categories, lengths, count, offset, ordered=True, header=header, index=index)
         prediction = predict_rows(opened, rows, steps)
         drawn = prediction.draw(out)
@@ -322,7 +325,9 @@ def generate(
     run: RunName,
     length: Annotated[int, typer.Option(min=1, max=256, help="Number of rows.")] = 20,
     out: Annotated[Path, typer.Option(help="Image with one picture for each row (PNG).")] = Path("generated.png"),
-    seed: Annotated[int | None, typer.Option(help="Seed of the random draws; by default that of the run.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the random draws; by default that of the run.")
+    ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Generate a sequence from a trained run: classes drawn from the learnt transitions, decoded to pictures.
@@ -333,7 +338,9 @@ def generate(
         from runner.commands.generate import generate as generate_rows
         from runner.runs.directory import find_run, open_run
 
-        outputs = generate_rows(open_run(find_run(run, runs)), length, out, seed)
+        opened = open_run(find_run(run, runs))
+        check_picture(out)
+        outputs = generate_rows(opened, length, out, seed)
         classes = next((arrays["class"] for arrays in outputs.values() if "class" in arrays), None)
         if classes is not None:
             say("classes " + " ".join(map(str, classes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,8 @@ from actors.conformance import ModuleChecks, Outcome, iter_outcomes
 from actors.conformance.sample_messages import Size
 from actors.graph.registry import add_code_directories, find, make_module
 from actors.limits import MAX_CHECK_SIZE, MAX_DIMENSIONS
-from runner.config.error_messages import ConfigError, ConfigErrors, format_text, get_aliases, get_fields
+from actors.messaging.kinds import KINDS
+from runner.config.error_messages import ConfigError, ConfigErrors, format_text, get_aliases, get_fields, unknown_name
 from runner.config.yaml_io import set_at, split_override
 from runner.report.console import SafeConsole
 from runner.report.printable import printable, printable_line
@@ -27,6 +29,9 @@ MAX_SENTENCE = 4_000
 """Characters of a check's sentence that are printed."""
 
 _MAX_DIGITS = 9
+
+_DIMENSION = re.compile(r"\b[A-Za-z]\b|\.\.\.")
+"""A dimension in the notation of a message kind's arrays."""
 
 _STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 
@@ -62,9 +67,18 @@ def build_checks(
             given = set_at(given, keys, value)
         except ConfigErrors as error:
             raise ConfigError(str(error)) from None
+    known = get_fields(cls.Parameters)
+    if unknown := [name for name in given if name not in (*known, *get_aliases(known))]:
+        raise ConfigError(f"--set {format_text(unknown[0])}: {unknown_name('parameter', unknown[0], known)}")
     parameters = {**_short_training_parameters(cls.Parameters, given), **given}
     make_module(type_name, parameters)
     lengths = dict(_parse_size(text) for text in sizes)
+    letters = {letter for port in cls.ports for letter in _DIMENSION.findall(str(KINDS[port.kind]))}
+    if other := [letter for letter in lengths if letter not in letters | {"N"}]:
+        raise ConfigError(
+            f"--size {format_text(other[0])}: no message of {type_name} has such a dimension; they have "
+            f"{', '.join(sorted(letters | {'N'}))}"
+        )
     rows = lengths.pop("N", ModuleChecks.rows)
     attributes = {"module": type_name, "parameters": parameters, "rows": rows, "sizes": lengths, "under_ray": under_ray}
     return type("Checks", (ModuleChecks,), attributes)

@@ -199,6 +199,19 @@ def _fail(reason: object, status: int) -> None:
     raise typer.Exit(status)
 
 
+def check_picture(path: Path) -> None:
+    """Raise DataError if a picture cannot be written as PNG to `path`, before it is computed."""
+    from runner.data.errors import DataError
+
+    reason = ""
+    if path.is_dir():
+        reason = "is a folder; give the name of a file, such as classes.png"
+    elif not path.parent.is_dir():
+        reason = f"there is no folder {path.parent}; create it, or give another place"
+    if reason:
+        raise DataError(f"--out {printable_line(path)}: {reason}")
+
+
 def print_run_result(directory: RunDirectory, result: dict[str, Any] | None, as_json: bool) -> None:
     """Print the result of a run; if the run continues (`result` is None), the commands to follow and stop it."""
     handle = directory.cli_name

@@ -135,7 +135,7 @@ def _merge_into(
 
 def _check_given(paths: Sequence[Path]) -> None:
     if len(paths) < 2:
-        raise RunDirectoryError(f"merging needs two runs or more, {len(paths)} was given")
+        raise RunDirectoryError(f"merging needs two runs or more, {len(paths)} was given; name another one")
     seen: dict[str, Path] = {}
     for path in paths:
         place = os.path.realpath(path)

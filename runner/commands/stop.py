@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from runner.cluster.errors import CoordinatorEndedError
 from runner.config.run_config import RunConfig
-from runner.runs.connect import connect_to_run, no_record_hint
-from runner.runs.coordinator_client import CoordinatorClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.records import is_done
-from runner.runs.state import read_record, remove_record
+from runner.runs.state import NO_RECORD, known_address, read_record, remove_record
+
+if TYPE_CHECKING:
+    from runner.runs.coordinator_client import CoordinatorClient
 
 
 def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None], address: str | None = None) -> str:
@@ -39,13 +41,15 @@ def stop(run: OpenedRun, *, now: bool, log: Callable[[str], None], address: str 
             f"{directory.path}: the run learns in process {record.pid}, without Ray: press Ctrl-C there, or use "
             f"kill -INT {record.pid}"
         )
+    not_running = f"the run is not running; {describe_progress(directory, config)}"
+    if not known_address(record, address):
+        raise RunDirectoryError(f"{directory.path}: {NO_RECORD}, {not_running}")
+    from runner.runs.connect import connect_to_run  # imports Ray
+
     detached = record.detached if record else not directory.is_locked()
     with connect_to_run(directory, address=address) as client:
         if client is None:
-            unknown = no_record_hint(directory, address)
-            raise RunDirectoryError(
-                f"{directory.path}: {unknown}the run is not running; {describe_progress(directory, config)}"
-            )
+            raise RunDirectoryError(f"{directory.path}: {not_running}")
         with suppress(CoordinatorEndedError):  # another process has ended it
             if not now:
                 client.halt("round")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,9 +47,13 @@ class ModelFile(NamedTuple):
         ConfigError
             As :func:`runner.config.run_config.load_config` does.
         """
-        if not self.included:
-            return load_config(self.path, settings)
-        return load_config(Path(self.path.name), settings, text=read_config_text(self.path))
+        path = Path(self.path.name) if self.included else self.path
+        text = read_config_text(self.path)
+        try:
+            return load_config(path, settings, text=text)
+        except ConfigError as error:  # which file it is, the key paths do not say
+            named = str(error).startswith((str(path), "--set"))
+            raise error if named else ConfigError(f"{path}: {error}") from None
 
 
 def find_model(given: str) -> ModelFile:
@@ -64,13 +69,16 @@ def find_model(given: str) -> ModelFile:
     path = Path(given)
     included = included_models()
     is_path = path.name != given or path.suffix.lower() in _SUFFIXES
-    if is_path or (path.exists() and not path.is_dir()):
+    is_folder = os.path.isdir(path)  # noqa: PTH112 (False for any name that no file can have)
+    if is_path or (os.path.exists(path) and not is_folder):  # noqa: PTH110
         both = not is_path and given in included
         note = f"the file {given} of this directory is taken, not the included model {given}" if both else ""
         return ModelFile(path, included=False, note=note)
     if given in included:
         return ModelFile(included[given], included=True)
-    beside = next((name for suffix in _SUFFIXES if Path(name := f"{given}{suffix}").is_file()), "")
+    if is_folder:
+        raise ConfigError(f"{printable_line(given, 60)}: is a folder, and no included model; give a model file in it")
+    beside = next((name for suffix in _SUFFIXES if os.path.isfile(name := f"{given}{suffix}")), "")  # noqa: PTH113
     shown = printable_line(given, 60)
     if beside:
         raise ConfigError(f"{shown}: there is no such file and no included model of this name; give {beside}")

@@ -202,7 +202,7 @@ def read_config_text(path: Path) -> str:
             raise ConfigError(f"{path}: is larger than {MAX_CONFIG_BYTES:,} bytes; is it a model file?")
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
+        raise ConfigError(f"{path}: there is no such file; correct the path") from None
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
@@ -311,7 +311,7 @@ def set_at(node: Any, keys: Sequence[str], value: Any, done: tuple[str, ...] = (
     changed: Any
     if isinstance(node, list):
         if not key.isdecimal() or len(key) > MAX_NUMBER_CHARACTERS or int(key) >= len(node):
-            raise ConfigErrors([(here, f"--set: there is no such place in a list of {len(node)}")])
+            raise ConfigErrors([(here, f"--set: there is no such place in a list of {len(node)}; count from 0")])
         changed, key = list(node), int(key)
     elif isinstance(node, dict):
         changed = dict(node)

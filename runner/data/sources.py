@@ -361,6 +361,11 @@ def load_new_rows(
     for text in given:
         name, equals, origin = text.partition("=")
         if not (equals and name in names):
+            if equals and "/" not in name and not Path(text).exists():
+                raise DataError(
+                    f"{printable_line(text, 80)}: the run has no source {printable_line(name, 60)}; its sources are "
+                    f"{', '.join(names)}"
+                )
             name, origin = names[0], text
             if len(names) > 1:
                 raise DataError(f"{text!r}: this run has the sources {', '.join(names)}; name one, as in {name}={text}")

@@ -383,7 +383,8 @@ class Mixture(Module[P]):
         columns = self._columns
         if rows.shape[1] != columns.kept.size:
             raise ModuleError(
-                f"module {context.module!r}: rows must have the shape (N, {columns.kept.size}), but have {rows.shape}"
+                f"module {context.module!r}: rows must have the shape (N, {columns.kept.size}), but have {rows.shape}; "
+                "give rows like those that were learnt from"
             )
         X = columns.internal(rows)
         check_range(context.where, "observations or latent vectors", X[~missing])

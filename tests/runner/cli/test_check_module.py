@@ -70,7 +70,8 @@ def test_the_process_of_the_module_is_killed_on_ray(monkeypatch):
     [
         (["nothing"], "unknown module type 'nothing'"),
         (["no_such_file:Class"], "No module named 'no_such_file'"),
-        (["gmm", "--set", "clases=3"], "clases: Unexpected keyword argument"),
+        (["gmm", "--set", "clases=3"], "--set clases: unknown parameter"),
+        (["gmm", "--size", "Q=3"], "no message of gmm has such a dimension; they have ..., D, K, N"),
         (["gmm", "--set", "classes"], "expected key.path=value"),
         (["gmm", "--size", "K"], "expected LETTER=NUMBER"),
         (["gmm", "--size", "K=0"], "expected LETTER=NUMBER"),
