@@ -30,7 +30,7 @@ def serket(*arguments, code=0):
 
 LISTED = """
 import json, setuptools
-dist = setuptools.Distribution()
+dist = setuptools.Distribution({"script_name": "none"})
 dist.parse_config_files()
 build = dist.get_command_obj("build_py")
 build.ensure_finalized()
