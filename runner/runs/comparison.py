@@ -129,7 +129,8 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
         If they are fewer than two, or if one of their files cannot be read.
     """
     if not 2 <= len(paths) <= MAX_COMPARED_RUNS:
-        raise RunDirectoryError(f"{len(paths)} runs were named; name between 2 and {MAX_COMPARED_RUNS} to compare them")
+        named = "one run was" if len(paths) == 1 else f"{len(paths)} runs were"
+        raise RunDirectoryError(f"{named} named; name 2 to {MAX_COMPARED_RUNS} to compare them")
     names = [path.name for path in paths]
     shown = [path.name if names.count(path.name) == 1 else str(path) for path in paths]
     if len(set(shown)) < len(shown):

@@ -169,6 +169,16 @@ TABLE = [
     ("import nope.serket", "nope.serket: there is no such file; give one that serket export wrote"),
     ("import rows.csv", r"rows.csv: is no file that serket export wrote \(.*\); ask for another one"),
     ("import folder", r"folder: cannot be opened \(.*\); give a file that serket export wrote"),
+    # serket report, compare, watch
+    ("report nope", f"nope: no such run; {RUNS}"),
+    ("report fresh", "runs/fresh: nothing is learnt yet, so there is nothing to report; follow it with serket watch"),
+    ("report broken", "runs/broken/config.yaml, line 1: is not valid YAML: .*"),
+    ("compare", "missing argument 'RUN RUN...'; serket compare --help shows how to call it"),
+    ("compare arm", "one run was named; name 2 to 100 to compare them"),
+    ("compare arm nope", f"nope: no such run; {RUNS}"),
+    ("compare arm arm", "runs/arm: the run was named twice; name different runs"),
+    ("watch nope", f"nope: no such run; {RUNS}"),
+    ("watch arm --port 99999", "invalid value for '--port': Input should be less than or equal to 65535; serket watch --help shows how to call it"),
     # serket models, modules, check, new-module, new-model, completion
     ("models hm", r"hm: there is no included model of this name; did you mean 'hmm'\?"),
     ("modules gnn", f"unknown module type 'gnn': {MODULE_TYPES}"),
