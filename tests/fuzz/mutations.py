@@ -533,6 +533,22 @@ def learnt_model(rng: Random) -> bytes:
     return len(text).to_bytes(8, "little") + text + (damaged(rng, body) if rng.random() < 0.3 else body)
 
 
+def exported(rng: Random) -> bytes:
+    """Return an exported run: one with other bytes, or with another member under a digest that fits."""
+    if rng.random() < 0.3:
+        return damaged(rng, targets.EXPORTED)
+    name = rng.choice(targets.EXPORTED_NAMES)
+
+    def change(content: bytes) -> bytes:
+        if name.endswith(".json") and rng.random() < 0.7:
+            return json.dumps(changed(rng, json.loads(content))).encode()
+        if name.endswith(".yaml") and rng.random() < 0.7:
+            return damaged_text(rng, content.decode()).encode(errors="surrogatepass")
+        return damaged(rng, content)
+
+    return targets.resealed(targets.EXPORTED, name, change)
+
+
 def _make_npz() -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, observations=targets.ROWS, categories=np.arange(6))
@@ -562,5 +578,6 @@ MAKERS: dict[str, tuple[Callable[[Random], Any], int]] = {
     "learnt models": (learnt_model, 4),
     "commits": (commit, 8),
     "runs": (run_file, 1),
+    "exported runs": (exported, 1),
 }
 """Functions that make inputs, and their shares, by the reader's name; the slow readers get fewer."""

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,6 +50,8 @@ from actors.storage.module_files import LoadRequest, load_module_files
 from actors.variables import READERS, VariableError, check_variables
 from runner.cli.inspect import inspect_run, print_run
 from runner.cluster.auth import token_path
+from runner.commands.export import export
+from runner.commands.import_run import import_run
 from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.config.yaml_io import dump, parse
 from runner.data.datasets import DataError, load
@@ -57,6 +60,7 @@ from runner.data.shards import ShardOptions
 from runner.report.console import SafeConsole
 from runner.report.timeline import write_timeline
 from runner.runs import state
+from runner.runs.archive import CONTENTS
 from runner.runs.directory import RunDirectory, _timed_event, open_run
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog
@@ -575,6 +579,44 @@ def read_model(folder: Path, content: bytes) -> bool:
     return True
 
 
+def read_export(folder: Path, content: bytes) -> bool:
+    """Import a run of a file; nothing is left where it is refused."""
+    file, runs = folder / "file", folder / "imported"
+    file.write_bytes(content)
+    try:
+        import_run(file, name="run", runs=runs)
+    except (RunDirectoryError, ConfigError) as error:
+        assert not CONTROL.search(str(error)), repr(str(error))
+        assert not runs.exists()
+        return False
+    shutil.rmtree(runs)
+    return True
+
+
+def exported_run() -> bytes:
+    """Return the file of an exported run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        export(open_run(OLD_RUN), path)
+        return path.read_bytes()
+
+
+def resealed(content: bytes, name: str, change: Callable[[bytes], bytes]) -> bytes:
+    """Return an exported file of which one member was changed, and the list of digests with it."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        held = {each: archive.read(each) for each in archive.namelist()}
+    held[name] = change(held[name])
+    if name != CONTENTS:
+        listed = json.loads(held[CONTENTS])
+        listed["files"][name] = {"size": len(held[name]), "digest": hashlib.sha256(held[name]).hexdigest()}
+        held[CONTENTS] = json.dumps(listed).encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for each, data in held.items():
+            archive.writestr(each, data)
+    return stream.getvalue()
+
+
 def copy_run(folder: Path) -> None:
     """Copy a run whose files are changed one at a time."""
     shutil.copytree(OLD_RUN, folder / "run", dirs_exist_ok=True)
@@ -847,6 +889,11 @@ scripts_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(_as_array), max_leaves=10,
 )  # fmt: skip
 
+EXPORTED = exported_run()
+with zipfile.ZipFile(io.BytesIO(EXPORTED)) as _exported:
+    EXPORTED_FILES = {name: _exported.read(name) for name in _exported.namelist()}
+EXPORTED_NAMES = sorted(EXPORTED_FILES)
+
 TARGETS = [
     Target(
         "model files",
@@ -891,4 +938,13 @@ TARGETS = [
         prepare=copy_run,
     ),
     Target("learnt models", damaged(LEARNT) | damaged(STATE), read_model),
+    Target(
+        "exported runs",
+        damaged(EXPORTED)
+        | st.sampled_from(EXPORTED_NAMES).flatmap(
+            lambda name: damaged(EXPORTED_FILES[name]).map(lambda data: resealed(EXPORTED, name, lambda _: data))
+        ),
+        read_export,
+        slow=True,
+    ),
 ]
