@@ -84,9 +84,9 @@ def place(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["serket", "rec"], ["recognize"]),
+        pytest.param(["serket", "rec"], ["recognize"], marks=pytest.mark.slow),
         (["serket", "run", "m"], ["mnist", "mine.yaml"]),
-        (["serket", "inspect", "ro"], ["robot", "robot-2"]),
+        pytest.param(["serket", "inspect", "ro"], ["robot", "robot-2"], marks=pytest.mark.slow),
     ],
 )
 def test_commands_models_and_runs_are_completed(place, words, expected):
@@ -100,6 +100,7 @@ def test_a_run_elsewhere_is_completed_by_its_path(place, monkeypatch):
         params = {"runs": None}
 
     monkeypatch.chdir(place)
+    assert complete_run(Context(), "ro") == ["robot", "robot-2"]
     assert complete_run(Context(), "other/a") == ["other/arm"]
     assert complete_run(Context(), "oth") == ["other/"]
     Context.params = {"runs": place / "missing"}
@@ -117,6 +118,7 @@ def test_the_code_of_each_shell_is_valid_where_the_shell_is_there(shell):
         assert subprocess.run([program, "-n"], input=code, text=True, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_bash_completes_a_line_by_the_printed_code(place):
     bash = shutil.which("bash")
     if bash is None:

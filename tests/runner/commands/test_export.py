@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from actors.storage.checkpoints import Checkpoints
+from runner.cli.app import app
 from runner.commands.export import export
 from runner.commands.generate import generate
 from runner.commands.trained_run import load_trained_run, recognize_rows
@@ -275,7 +277,7 @@ def test_links_and_compressed_or_doubled_members_are_refused(file, tmp_path):
 def test_a_bomb_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "bomb"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(CONTENTS, b"{}" + b" " * (1 << 26))
+        archive.writestr(CONTENTS, b"{}" + b" " * (1 << 24))
     assert path.stat().st_size < 1 << 17
     refused(path, "no file that serket export wrote")
 
@@ -285,13 +287,18 @@ def test_too_many_members_are_refused(tmp_path, file, monkeypatch):
     refused(file, "more than 3 files")
 
 
-@pytest.mark.parametrize("place", range(0, 34_000, 1701))
-def test_a_changed_byte_is_found(file, place):
+@pytest.mark.parametrize("place", range(0, 9_000, 701))
+def test_a_changed_byte_is_found_unless_it_is_one_of_the_archive_that_says_nothing(file, place):
+    """Such as the time of a member, which nothing reads."""
     data = bytearray(file.read_bytes())
     data[place % len(data)] ^= 0x41
     forged = file.with_name("forged")
     forged.write_bytes(data)
-    done = serket("import", forged, "--runs", file.parent / "theirs", code=2)
+    done = CliRunner().invoke(app, ["import", str(forged), "--runs", str(file.parent / "theirs")])
+    if done.exit_code == 0:
+        assert contents(forged) == contents(file)
+        return
+    assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert not (file.parent / "theirs").exists()
 

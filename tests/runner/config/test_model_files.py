@@ -16,6 +16,7 @@ from runner.config.error_messages import ConfigError
 from runner.config.model_files import describe_models, find_model
 from runner.config.model_names import included_models
 
+SLOW = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 
@@ -128,7 +129,7 @@ def test_every_included_model_is_described_by_a_sentence_its_data_and_its_sizes(
     assert entries["mnist"]["modules"][1] == {"name": "gmm", "type": "gmm", "size": "10 classes"}
 
 
-@pytest.mark.parametrize("name", ["digits", "hmm", "vae_gmm_mlda"])
+@pytest.mark.parametrize("name", ["hmm", *(pytest.param(each, marks=SLOW) for each in ("digits", "vae_gmm_mlda"))])
 def test_rows_and_columns_are_those_of_the_data(name):
     entry = next(each for each in describe_models() if each["name"] == name)
     data = find_model(name).load().load_data()
@@ -146,6 +147,7 @@ def test_models_lists_names_and_prints_a_file(place):
     assert "did you mean 'hmm'?" in serket("models", "hm", code=2).stderr
 
 
+@pytest.mark.slow
 def test_a_model_runs_by_name_in_an_empty_directory(place):
     short = ["--set", "schedule.rounds=1", "--set", "schedule.steps=[gmm, mm]"]
     result = json.loads(serket("run", "hmm", "--local", "--json", *short).stdout.splitlines()[-1])

@@ -169,12 +169,12 @@ def test_anchors_are_not_expanded(tmp_path):
     assert only(tmp_path).model == "robot"
 
 
-def test_three_hundred_runs_are_listed_at_once(tmp_path):
-    for number in range(300):
+def test_a_hundred_runs_are_listed_at_once(tmp_path):
+    for number in range(100):
         make_run(tmp_path / f"run-{number}", "round-003", "round-004", result=RESULT)
     began = time.process_time()
-    assert len(list_runs(tmp_path)) == 300
-    assert time.process_time() - began < 2.0
+    assert len(list_runs(tmp_path)) == 100
+    assert time.process_time() - began < 1.0
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
