@@ -165,7 +165,7 @@ def connected(path, monkeypatch):
     monkeypatch.setattr(coordinator_client, "ray", fake_ray)
     monkeypatch.setattr(coordinator_client, "kill_process", lambda *_place: None)
     monkeypatch.setattr("runner.commands.attach.connect_to_run", connect)
-    monkeypatch.setattr("runner.commands.stop.connect_to_run", connect)
+    monkeypatch.setattr("runner.runs.connect.connect_to_run", connect)
     monkeypatch.setattr("runner.commands.stop.read_record", lambda _path: RunRecord("here", detached=True))
     monkeypatch.setattr("runner.commands.attach.watched", lambda *_given, **_more: nullcontext())
     monkeypatch.setattr("runner.runs.artifacts.draw_plots", lambda _directory: None)

@@ -238,7 +238,7 @@ class TestComparison:
         copy = Path(shutil.copytree(pair[0], tmp_path / "small"))
         assert [run.name for run in compare_runs([pair[0], copy]).runs] == [str(pair[0]), str(copy)]
 
-    @pytest.mark.parametrize(("chosen", "reason"), [([0], "1 runs were named"), ([0, 1, 0], "named twice")])
+    @pytest.mark.parametrize(("chosen", "reason"), [([0], "one run was named"), ([0, 1, 0], "named twice")])
     def test_it_needs_different_runs(self, pair, chosen, reason):
         with pytest.raises(RunDirectoryError, match=reason):
             compare_runs([pair[number] for number in chosen])
