@@ -124,6 +124,9 @@ MAX_COLUMNS = 500_000
 MAX_SPLIT_TABLE_BYTES = 256 << 20
 """Size of a table of which ``serket new-model`` takes columns apart; all of its cells are held in memory as texts."""
 
+MAX_SCALED_COLUMNS = 100_000
+"""Columns whose scale is learnt; of rows on disk it is a part of their description, which is a text of a state."""
+
 MAX_PREDICTED_ROWS = 10_000
 """Rows that a script may predict at once; each is held in memory as wide as the rows before it."""
 

@@ -153,8 +153,12 @@ class RunResults:
 
     @property
     def means(self) -> Arrays:
-        """The mean of each class, (K, D), by module, in the units of what the module below sends it."""
-        return self._outputs("mu", "class")
+        """The mean of each class, (K, D), by module: in the units of the rows, or of what the module below sends."""
+        from runner.commands.trained_run import scalings_above
+
+        means, scales = dict(self._outputs("mu", "class")), scalings_above(self._run.directory)
+        plain = {name: scales[name].undo(mean) if name in scales else mean for name, mean in means.items()}
+        return Arrays(plain, _WHAT["mu"], "class")
 
     @property
     def transitions(self) -> Arrays:

@@ -47,6 +47,7 @@ from runner.data.datasets import Dataset, load
 from runner.data.errors import DataError
 from runner.data.intake import check_categories, check_lengths, check_observations
 from runner.data.rows import check_category_counts
+from runner.data.scaling import is_scaled, scale_rows
 from runner.data.sources import check_modules, check_sources, describe_data, source_states
 from runner.report.printable import brief
 from runner.report.progress import Progress, make_progress
@@ -226,6 +227,9 @@ class Observation(Handle):
         the first axis numbers rows.
     divide_by : float, optional
         What all values are divided by, such as 255 for pixels.
+    scale : {"standard", "unit", "none"} or mapping, optional
+        How columns are scaled, by these rows: to mean 0 and deviation 1, to 0 … 1, or not; or a map from names or
+        numbers (from 1) of columns to these. New rows are scaled as these were.
     seed : int
         Seed of all random draws of the model.
     address : str, optional
@@ -249,6 +253,7 @@ class Observation(Handle):
         lengths: npt.ArrayLike | None = None,
         sequences: bool = False,
         divide_by: float | None = None,
+        scale: str | Mapping[str | int, str] | None = None,
         seed: int = 0,
         address: str | None = None,
         run: str | None = None,
@@ -262,9 +267,10 @@ class Observation(Handle):
         if run is not None and not isinstance(run, str):
             raise ModuleError(f"run is {brief(run)}, expected the name of the run, a text")
         self.local = local_runs() if local is None else local
-        self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences}
+        self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences, "scale": scale}
         self.file = str(Path(data).absolute()) if isinstance(data, str | Path) and not is_url(str(data)) else ""
-        rows = _read_rows(data, "data", **self.reading)
+        self.parameters = {"scaled": True} if is_scaled(scale) else {}
+        rows = scale_rows(_read_rows(data, "data", **self.reading), scale, "data")
         if lengths is not None and sequences:
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
         self.data = _with_lengths(rows, lengths)
@@ -278,10 +284,11 @@ class Observation(Handle):
 
 def _read_rows(given: npt.ArrayLike | str | Path, where: str, **reading: Any) -> Dataset:
     """Return rows that a script gives, or the file that it names, checked."""
+    reading = {key: value for key, value in reading.items() if key != "scale"}
     if isinstance(given, str | Path):
         return load("files", observations=given, **reading)
     rows = check_observations(given, where, **reading)
-    return Dataset(rows.values, None, rows.lengths, "the script", rows.mask, rows.notes)
+    return Dataset(rows.values, None, rows.lengths, "the script", rows.mask, rows.notes, rows.columns)
 
 
 def _with_lengths(rows: Dataset, lengths: npt.ArrayLike | None) -> Dataset:

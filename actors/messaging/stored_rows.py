@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from actors.errors import ModuleError, escape_controls
 from actors.limits import MAX_DIMENSIONS, MAX_INTEGER, MAX_PATH_CHARACTERS, MAX_STATE_TEXT_BYTES
-from actors.types import Array, IntArray
+from actors.types import Array, BoolArray, IntArray
 
 STORED_DTYPES = (
     "|b1",
@@ -32,6 +32,10 @@ STORED_DTYPES = (
     *(f"{order}{code}" for order in "<>" for code in ("i2", "u2", "i4", "u4", "f2", "f4", "f8")),
 )
 """The dtypes of rows on disk. They become float32 if that holds their values exactly, or else float64."""
+
+
+_SCALE = {"center", "width"}
+"""The fields that only rows with a scale have."""
 
 
 def is_url(location: str) -> bool:
@@ -79,6 +83,8 @@ class StoredRows:
         What all values are divided by.
     start, stop : int
         Which of the files' rows these are.
+    center, width : tuple of float, optional
+        What is then subtracted from each column of a row, and what the column is divided by, computed as float64.
     """
 
     files: tuple[RowFile, ...]
@@ -87,6 +93,8 @@ class StoredRows:
     divide_by: float | None
     start: int
     stop: int
+    center: tuple[float, ...] | None = None
+    width: tuple[float, ...] | None = None
 
     # --- as an array ----------------------------------------------------------------------------------------------
 
@@ -177,14 +185,31 @@ class StoredRows:
     def _converted(self, raw: Array) -> Array:
         """Return the values of rows as they are stored."""
         values: Array = raw.astype(self.dtype)
+        missing: BoolArray = np.zeros(len(values), np.bool_)
         if raw.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
-            missing = np.isnan(values).reshape(len(values), -1).all(axis=1)
+            missing = np.asarray(np.isnan(values).reshape(len(values), -1).all(axis=1))
             values[missing] = 0
             if not (finite.reshape(len(values), -1).all(axis=1) | missing).all():
                 raise ModuleError(f"{self.files[0].location}: holds NaN or an infinity, which it did not before")
         if self.divide_by is not None:
             values /= values.dtype.type(self.divide_by)
+        if self.center is not None:
+            values = self._scaled(values)
+            values[missing] = 0
         return values
+
+    def _scaled(self, values: Array) -> Array:
+        """Return values with their columns shifted and scaled."""
+        flat = values.reshape(len(values), -1).astype(np.float64)
+        with np.errstate(over="ignore"):
+            scaled: Array = ((flat - np.array(self.center)) / np.array(self.width)).astype(values.dtype)
+        if not np.isfinite(scaled).all():
+            column = int(np.argwhere(~np.isfinite(scaled))[0, 1])
+            raise ModuleError(
+                f"{self.files[0].location}: column {column + 1} has a value that is too far from the rows that the "
+                f"scale was learnt from for {values.dtype}; give it the unit of those rows"
+            )
+        return scaled.reshape(values.shape)
 
     def check_unchanged(self) -> None:
         """Raise ModuleError if a file is missing or has changed."""
@@ -196,7 +221,9 @@ class StoredRows:
 
     def to_text(self) -> str:
         """Return a text for :meth:`from_text`."""
-        return json.dumps({**asdict(self), "files": [list(asdict(file).values()) for file in self.files]})
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain["files"] = [list(asdict(file).values()) for file in self.files]
+        return json.dumps({name: value for name, value in plain.items() if value is not None or name == "divide_by"})
 
     @classmethod
     def from_text(cls, text: object) -> StoredRows:
@@ -211,11 +238,13 @@ class StoredRows:
             if not isinstance(text, str) or len(text) > MAX_STATE_TEXT_BYTES:
                 raise ValueError("expected a text")
             given = json.loads(text)
-            if not isinstance(given, dict) or set(given) != {each.name for each in fields(cls)}:
+            names = {each.name for each in fields(cls)}
+            if not isinstance(given, dict) or set(given) not in (names, names - _SCALE):
                 raise ValueError("expected a map")
             files = tuple(RowFile(*file) for file in given["files"])
-            rows = cls(files, *(given[each.name] for each in fields(cls)[1:]))
-            rows = replace(rows, row_shape=tuple(rows.row_shape))
+            rows = cls(**{**given, "files": files, "row_shape": tuple(given["row_shape"])})
+            if rows.center is not None and rows.width is not None:
+                rows = replace(rows, center=tuple(rows.center), width=tuple(rows.width))
             rows._check()
         except (ValueError, TypeError, RecursionError, OverflowError) as error:
             raise ModuleError(
@@ -240,11 +269,24 @@ class StoredRows:
             type(self.divide_by) in (int, float) and 0 < self.divide_by <= float(np.finfo(self.dtype).max)
         ):
             raise ValueError("expected a number above 0")
+        if (self.center, self.width) != (None, None):
+            self._check_scale()
         width = np.dtype(self.stored).itemsize * math.prod(self.row_shape)
         if any(file.offset + file.rows * width > file.size or not file.rows for file in self.files):
             raise ValueError("expected files that hold the rows")
         if not self.start < self.stop <= sum(file.rows for file in self.files):
             raise ValueError("expected rows of the files")
+
+    def _check_scale(self) -> None:
+        """Raise ValueError if the scale has not a number for each column, or a width is not above 0."""
+        columns = math.prod(self.row_shape)
+        for numbers in (self.center, self.width):
+            if not isinstance(numbers, tuple) or len(numbers) != columns:
+                raise ValueError("expected a number for each column")
+            if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+                raise ValueError("expected finite numbers")
+        if self.width is None or min(self.width) <= 0:
+            raise ValueError("expected widths above 0")
 
 
 def file_version(location: str) -> tuple[int, str]:

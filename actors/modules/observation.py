@@ -14,11 +14,20 @@ from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.types import Array, State
 
 _OPTIONAL = {"lengths": np.int64, "mask": np.bool_}
+_SCALE = ("center", "width")
 
 
 @dataclass(frozen=True)
 class ObservationParameters:
-    """No parameters: the data are passed to :meth:`Observation.load_state`."""
+    """The data are passed to :meth:`Observation.load_state`.
+
+    Parameters
+    ----------
+    scaled : bool
+        Whether the columns of the data are scaled, and the state says how new rows are.
+    """
+
+    scaled: bool = False
 
 
 class Observation(Module[ObservationParameters]):
@@ -29,7 +38,7 @@ class Observation(Module[ObservationParameters]):
     Parameters
     ----------
     parameters : ObservationParameters
-        Empty.
+        Whether the data are scaled.
     """
 
     Parameters: ClassVar[type[Any]] = ObservationParameters
@@ -41,6 +50,7 @@ class Observation(Module[ObservationParameters]):
     def __init__(self, parameters: ObservationParameters) -> None:
         super().__init__(parameters)
         self._data: dict[str, Array | StoredRows] = {}
+        self._scale: dict[str, Array] = {}
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:  # noqa: ARG002 (signature of the contract)
         """Send the data.
@@ -62,12 +72,13 @@ class Observation(Module[ObservationParameters]):
 
     def state(self) -> State:
         """Return copies of the data; of values on disk, the text that describes their files."""
-        return {
+        data: State = {
             "stored" if isinstance(array, StoredRows) else name: array.to_text()
             if isinstance(array, StoredRows)
             else array.copy()
             for name, array in self._data.items()
         }
+        return {**data, **{name: array.copy() for name, array in self._scale.items()}}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Replace the data.
@@ -77,7 +88,8 @@ class Observation(Module[ObservationParameters]):
         state : mapping
             ``values``, array (N, …) of numbers, or ``stored``, the text of
             :meth:`actors.messaging.stored_rows.StoredRows.to_text`; ``lengths``, array (S,) of int, and ``mask``, array
-            (N,) of bool, may be absent or None. An empty mapping removes the data.
+            (N,) of bool, may be absent or None; as may ``center`` and ``width``, arrays (D,) that say how the columns
+            of the values were scaled, and new ones are to be. An empty mapping removes the data.
 
         Raises
         ------
@@ -97,3 +109,4 @@ class Observation(Module[ObservationParameters]):
         if data:
             data.update({k: np.array(state[k], dtype=t) for k, t in _OPTIONAL.items() if state.get(k) is not None})
         self._data = data
+        self._scale = {name: np.array(state[name], np.float64) for name in _SCALE if state.get(name) is not None}

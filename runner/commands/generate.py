@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from actors.types import Array
-from runner.commands.trained_run import TrainedRun, load_trained_run, outputs_of
+from runner.commands.trained_run import TrainedRun, load_trained_run, outputs_of, scalings_above
 from runner.report.plots import draw_images
 from runner.runs.directory import OpenedRun
 
@@ -28,7 +28,7 @@ def generate(
     Returns
     -------
     dict of str to dict of str to ndarray
-        By module: ``class`` (N,), ``x_hat`` (N, …).
+        By module: ``class`` (N,), ``x_hat`` (N, …), in the units that the rows had before they were scaled.
 
     Raises
     ------
@@ -45,6 +45,10 @@ def generate(
 
 def generate_from(trained: TrainedRun, rows: int) -> dict[str, dict[str, Array]]:
     """Generate rows, as :func:`generate` does, with a run that is loaded already."""
-    _, coordinator, states = trained
+    directory, coordinator, states = trained
     generated = coordinator.generate_rows(states, rows)
-    return {name: dict(outputs_of(each)) for name, each in generated.items()}
+    outputs = {name: dict(outputs_of(each)) for name, each in generated.items()}
+    for name, scaling in scalings_above(directory).items():
+        own = outputs.get(name, {})
+        own.update({output: scaling.undo(own[output]) for output in ("x_hat", "x") if output in own})
+    return outputs

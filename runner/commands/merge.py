@@ -33,6 +33,7 @@ from runner.config.cross_checks import as_map
 from runner.config.error_messages import ConfigErrors, describe_errors
 from runner.config.run_config import ConfigError, RunConfig
 from runner.config.yaml_io import parse
+from runner.data.scaling import is_scaled
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError, open_run
 from runner.runs.records import RoundScores, build_result, is_done
 from runner.runs.run_files import RunFiles
@@ -272,6 +273,12 @@ def _check_same_model(first: _Learnt, other: _Learnt) -> None:
     Parameters that only control how a module learns may differ, as may seed, data, workers, chunks and schedule.
     """
     left, right = first.run.config.graph, other.run.config.graph
+    for each in (first, other):
+        if name := next((name for name, source in each.run.config.sources.items() if is_scaled(source.scale)), None):
+            raise RunDirectoryError(
+                f"{each.name}: {name} is scaled by its own rows, so that its units are not those of other runs; "
+                "train runs to be merged with the same divide_by, or on rows that are scaled before"
+            )
     pairs: list[tuple[str, Any, Any]] = [
         ("data: the sources are", list(left.sources), list(right.sources)),
         ("connections are", sorted(map(str, left.connections)), sorted(map(str, right.connections))),

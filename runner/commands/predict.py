@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.coordination.backend import Ref
-from actors.coordination.coordinator import Coordinator
 from actors.errors import GraphError
 from actors.limits import MAX_PREDICTED_ROWS
 from actors.messaging.stored_rows import read_array
 from actors.types import Array, FloatArray, State
-from runner.commands.trained_run import TrainedRun, load_trained_run, new_source_states, outputs_of
+from runner.commands.trained_run import TrainedRun, load_trained_run, new_source_states, outputs_of, scalings_above
 from runner.data.errors import DataError
 from runner.data.sources import Data, common_categories, count_rows, values_of
 from runner.report.clustering_metrics import match
@@ -140,7 +139,7 @@ def predict_rows(trained: TrainedRun, data: Data, steps: int) -> Prediction:
     rows = count_rows(data)
     classes, labels = _find_output(outputs, "class"), common_categories(data)
     categories = {} if classes is None or labels is None else match(classes[:rows], labels)
-    return Prediction(directory.name, rows, smoothed[rows:], _decode_class_means(coordinator), categories)
+    return Prediction(directory.name, rows, smoothed[rows:], _decode_class_means(trained), categories)
 
 
 def check_steps(given: Any, what: str = "steps") -> int:
@@ -179,8 +178,12 @@ def _find_output(outputs: Mapping[str, Mapping[str, Array]], name: str) -> Array
     return next((own[name] for own in reversed(list(outputs.values())) if name in own), None)
 
 
-def _decode_class_means(coordinator: Coordinator) -> Array | None:
-    """Return the class means (K, …) as decoded by the first module that can; None if there is none."""
-    graph = coordinator.graph
-    generated = (outputs_of(coordinator.generate(name)) for name in graph.modules if name not in graph.sources)
-    return next((own["mu_hat"] for own in generated if "mu_hat" in own), None)
+def _decode_class_means(trained: TrainedRun) -> Array | None:
+    """Return the class means (K, …) as decoded by the first module that can, in the units of the rows, or None."""
+    coordinator, graph = trained.coordinator, trained.coordinator.graph
+    for name in graph.modules:
+        own = outputs_of(coordinator.generate(name)) if name not in graph.sources else {}
+        if "mu_hat" in own:
+            scaling = scalings_above(trained.directory).get(name)
+            return own["mu_hat"] if scaling is None else scaling.undo(own["mu_hat"])
+    return None

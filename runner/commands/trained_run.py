@@ -11,7 +11,16 @@ from actors.coordination.coordinator import Coordinator
 from actors.storage.manifest import Manifest
 from actors.types import Array, State
 from runner.data.errors import DataError
-from runner.data.sources import Data, check_new_rows, common_lengths, count_rows, source_states, values_of
+from runner.data.scaling import Scaling, scaling_in
+from runner.data.sources import (
+    Data,
+    check_new_rows,
+    common_lengths,
+    count_rows,
+    scale_as_learnt,
+    source_states,
+    values_of,
+)
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 
 
@@ -69,6 +78,7 @@ def new_source_states(trained: TrainedRun, data: Data) -> dict[str, State]:
         If a source without data is one of a merged run.
     """
     directory = trained.directory
+    data = scale_as_learnt(data, scaled_states(directory))
     check_new_rows(directory.graph, data, cast("Mapping[str, State]", trained.states))
     missing = [name for name in directory.graph.sources if name not in data]
     committed = directory.checkpoints.latest() if missing else None
@@ -80,6 +90,24 @@ def new_source_states(trained: TrainedRun, data: Data) -> dict[str, State]:
     learnt = {name: directory.checkpoints.state(committed, name) for name in missing if committed}
     shapes = {name: values_of(state).shape[1:] for name, state in learnt.items()}
     return source_states(directory.graph, data, shapes)
+
+
+def scaled_states(directory: RunDirectory) -> dict[str, State]:
+    """Return the states of those sources of a run whose columns are scaled, by name."""
+    graph = directory.graph
+    names = [name for name in graph.sources if graph.modules[name].parameters.get("scaled")]
+    manifest = directory.checkpoints.latest() if names else None
+    return {name: directory.checkpoints.state(manifest, name) for name in names if manifest is not None}
+
+
+def scalings_above(directory: RunDirectory) -> dict[str, Scaling]:
+    """Return how the rows were scaled by each module right above a single source, and above nothing else."""
+    scales = {name: scaling_in(state) for name, state in scaled_states(directory).items()}
+    below: dict[str, list[str]] = {}
+    for each in directory.graph.connections if scales else []:
+        below.setdefault(each.upper, []).append(each.lower)
+    found = {name: scales.get(lower[0]) for name, lower in below.items() if len(lower) == 1}
+    return {name: scaling for name, scaling in found.items() if scaling is not None}
 
 
 def recognize_rows(trained: TrainedRun, data: Data, *, ordered: bool) -> dict[str, dict[str, Array]]:

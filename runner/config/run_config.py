@@ -69,6 +69,7 @@ from runner.config.sections import (
 from runner.config.user_code import find_code_directories
 from runner.config.yaml_io import check_size, dump, parse, read_config_text, set_at, split_override
 from runner.data.datasets import Dataset
+from runner.data.scaling import is_scaled
 from runner.data.shards import Converter
 from runner.data.sources import Data, convert_sources, load_categories_by_module, load_sources
 
@@ -323,7 +324,8 @@ class RunConfig(Section):
         return dump(self.plain(within))
 
     def _specs(self) -> list[ModuleSpec]:
-        specs = [ModuleSpec(name, "observation") for name in self.sources]
+        scaled = {name for name, source in self.sources.items() if is_scaled(source.scale)}
+        specs = [ModuleSpec(name, "observation", {"scaled": True} if name in scaled else {}) for name in self.sources]
         for name, module in self.modules.items():
             resources = self.cluster.modules.get(name, module.resources).to_model()
             code = tuple(map(str, self.code))

@@ -89,6 +89,10 @@ class Section(BaseModel):
 _Side = Annotated[int, Field(ge=1, le=MAX_IMAGE_SIDE)]
 
 
+_Column = Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=1)]
+ScaleKind = Literal["standard", "unit", "none"]
+
+
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
@@ -102,6 +106,7 @@ class DataConfig(Section):
     header: bool | None = None
     index: bool | None = None
     divide_by: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    scale: ScaleKind | Annotated[dict[_Column, ScaleKind], Field(min_length=1)] | None = None
     sequences: bool | None = None
     on_disk: bool | None = None
     columns: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None

@@ -14,6 +14,7 @@ from runner.data.builtin import LABELLED, make_cycle
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, content_rows, describe_rows
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
+from runner.data.scaling import Scaling
 from runner.data.shards import Converter, ShardOptions, Shards, find_shards
 from runner.data.stored import Stored, check_stored, find_stored, in_memory
 from runner.data.tables import TableOptions
@@ -43,6 +44,10 @@ class Dataset:
         The missing rows; None if there are none.
     notes : tuple of str
         What was done with the data on their way in.
+    columns : tuple of str
+        Names of the columns; empty if they have none.
+    scaling : Scaling or None
+        How the columns were scaled; None if they are as they came.
     """
 
     observations: Array | StoredRows
@@ -51,6 +56,8 @@ class Dataset:
     name: str
     mask: BoolArray | None = None
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    scaling: Scaling | None = None
 
     def describe(self) -> str:
         """Return one line: rows, columns, sequences, where they are from, and what was done with them."""
@@ -130,6 +137,7 @@ def load(
     _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
     labels, spans, name, mask = None, None, source, None
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     rows: Array | StoredRows
     if observations is None:
         rows, labels = make_cycle(seed) if source == "cycle" else LABELLED[source]()
@@ -139,6 +147,7 @@ def load(
         made = find_shards(observations, root, shards, converter)
         read = _read_rows(observations, root, options, made, divide_by=divide_by, sequences=sequences, on_disk=stay)
         rows, mask, notes, spans, name = read.values, read.mask, read.notes, read.lengths, _name_of(observations)
+        columns = read.columns if isinstance(read, Rows) else ()
         if order != "given" and isinstance(rows, StoredRows):
             raise DataError("data.on_disk: rows on disk are read in the given order; use order 'given'")
         if categories is not None:
@@ -158,7 +167,7 @@ def load(
     if mask is not None and mask.all():
         raise DataError(f"{observations}: all rows that are chosen are missing; choose rows with values")
     taken = rows[int(chosen[0]) : int(chosen[-1]) + 1] if isinstance(rows, StoredRows) else rows[chosen]
-    return Dataset(taken, None if labels is None else labels[chosen], spans, name, mask, notes)
+    return Dataset(taken, None if labels is None else labels[chosen], spans, name, mask, notes, columns)
 
 
 def _name_of(observations: str | Path | Sequence[str | Path]) -> str:

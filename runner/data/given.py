@@ -19,6 +19,7 @@ from runner.config.sections import DataConfig
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
+from runner.data.scaling import OTHERS, column_places
 from runner.data.sources import check_sources, load_new_rows
 from runner.report.printable import brief
 
@@ -160,11 +161,21 @@ def _store_source(folder: Path, name: str, section: DataConfig, given: Any, leng
         rows = _check_rows(section, name, given, prepared=False)
         kept = {key: value for key, value in kept.items() if key not in _OF_FILES}
         observations, spans = str(folder / f"{name}.npy"), _find_lengths(rows, lengths)
+        kept |= {"scale": _numbered(section, rows)} if isinstance(section.scale, dict) else {}
         np.save(observations, _with_gaps(rows), allow_pickle=False)
     plain = {**kept, "source": "files", "observations": observations}
     if spans is not None:
         plain["lengths"] = str(_save(folder / f"{name}.lengths.npy", spans))
     return DataConfig.model_validate(plain)
+
+
+def _numbered(section: DataConfig, rows: Rows) -> dict[str | int, str]:
+    """Return the kinds of scaling by the numbers of columns, as the file that is written has no names."""
+    scale: dict[str | int, str] = dict(section.scale) if isinstance(section.scale, dict) else {}
+    others: dict[str | int, str] = {OTHERS: scale.pop(OTHERS)} if OTHERS in scale else {}
+    columns = int(np.prod(rows.values.shape[1:]))
+    places = column_places(scale, rows.columns, columns, "X: scale")
+    return others | {place + 1: scale[column] for place, column in places.items()}
 
 
 def _total(lengths: Any) -> int:
@@ -225,7 +236,7 @@ def _read_source(section: DataConfig, name: str, given: Any, lengths: Any) -> Da
         (loaded,) = load_new_rows({name: section}, [str(given)]).values()
         return loaded if lengths is None else _with_lengths(loaded, lengths)
     rows = _check_rows(section, name, given, prepared=True)
-    return Dataset(rows.values, None, _find_lengths(rows, lengths), "Python", rows.mask, rows.notes)
+    return Dataset(rows.values, None, _find_lengths(rows, lengths), "Python", rows.mask, rows.notes, rows.columns)
 
 
 def _with_lengths(data: Dataset, lengths: Any) -> Dataset:

@@ -12,7 +12,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,15 @@ class Rows:
         What was done with what was given.
     lengths : ndarray of int64, shape (S,), or None
         Lengths of the sequences, where the first axis numbered them.
+    columns : tuple of str
+        Names of the columns; empty if they have none.
     """
 
     values: Array
     mask: BoolArray | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
     lengths: IntArray | None = None
+    columns: tuple[str, ...] = ()
 
 
 def _number_row(row: int) -> str:
@@ -120,7 +123,7 @@ def check_observations(
                 else f" (for {len(values)} sequences of {values.shape[1]} rows: sequences)"
             )
         )
-    return Rows(values, mask, tuple(notes), lengths)
+    return Rows(values, mask, tuple(notes), lengths, tuple(columns))
 
 
 def _count(number: int, what: str) -> str:
@@ -543,4 +546,4 @@ def describe_rows(values: Array | StoredRows, lengths: IntArray | None, origin: 
 def content_rows(content: Content, where: str, **options: Any) -> Rows:
     """Check what a file holds, as :func:`check_observations` does; its notes come first."""
     rows = check_observations(content.values, where, columns=content.columns, narrow=True, **options)
-    return Rows(rows.values, rows.mask, (*content.notes, *rows.notes), rows.lengths)
+    return replace(rows, notes=(*content.notes, *rows.notes))

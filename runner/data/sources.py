@@ -22,6 +22,7 @@ from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.rows import known_rows
+from runner.data.scaling import scale_new_rows, scale_rows, scaling_in
 from runner.data.shards import Converter, digest_of, find_shards, kind_of
 from runner.data.stored import blocks_to_check
 from runner.data.tables import is_table
@@ -39,7 +40,24 @@ def load_sources(given: Mapping[str, DataConfig], seed: int, graph: Graph) -> di
     DataError
         If files or the choice of rows are not valid, or sources that are joined do not describe the same rows.
     """
-    return check_sources({name: _load(source, seed, source.categories) for name, source in given.items()}, graph)
+    data = check_sources({name: _load(source, seed, source.categories) for name, source in given.items()}, graph)
+    return {name: scale_rows(each, given[name].scale, _label(name)) for name, each in data.items()}
+
+
+def scale_as_learnt(data: Data, states: Mapping[str, State]) -> dict[str, Dataset]:
+    """Return new rows with their columns scaled as those that a run learnt from, by the states of its sources.
+
+    Raises
+    ------
+    DataError
+        If they do not have the columns that were learnt from, or are too far from them.
+    """
+    scales = {name: scaling_in(state) for name, state in states.items()}
+    return {name: scale_new_rows(each, scales.get(name), _label(name)) for name, each in data.items()}
+
+
+def _label(name: str) -> str:
+    return "data" if name == "data" else f"data.{name}"
 
 
 def convert_sources(given: Iterable[DataConfig], converter: Converter) -> None:
@@ -239,6 +257,8 @@ def source_states(graph: Graph, data: Data, shapes: Mapping[str, tuple[int, ...]
             states[name] = _state_of(data[name].observations)
             if data[name].mask is not None:
                 states[name]["mask"] = data[name].mask
+            if (scaling := data[name].scaling) is not None:
+                states[name].update(scaling.entries())
         elif shapes is not None and name in shapes:
             missing = np.zeros((rows, *shapes[name]), np.float32)
             states[name] = {"values": missing, "mask": np.ones(rows, np.bool_)}
@@ -298,17 +318,16 @@ def check_same_files(states: Mapping[str, State], data: Data) -> None:
 
 
 def _other_files(name: str) -> ModuleError:
-    where = "data" if name == "data" else f"data.{name}"
     return ModuleError(
-        f"{where}.observations: are not the files that the run began with, some were added, removed or changed; put "
-        "them back as they were, or start another run"
+        f"{_label(name)}.observations: are not the files that the run began with, some were added, removed or changed; "
+        "put them back as they were, or start another run"
     )
 
 
 def _identity(rows: StoredRows) -> object:
     """Return what tells rows on disk apart, wherever the cache is."""
     files = [(Path(file.location).parts[-2:], file.rows, file.size, file.version) for file in rows.files]
-    return files, rows.stored, rows.row_shape, rows.divide_by, rows.start, rows.stop
+    return files, rows.stored, rows.row_shape, rows.divide_by, rows.start, rows.stop, rows.center, rows.width
 
 
 def load_new_rows(
