@@ -39,6 +39,7 @@ from runner.config.error_messages import (
 )
 from runner.data.images import ImageOptions
 from runner.data.shards import IMAGES, PARQUET, ShardOptions
+from runner.data.tables import TableOptions, is_table
 
 
 class Section(BaseModel):
@@ -109,7 +110,10 @@ class DataConfig(Section):
     scale: ScaleKind | Annotated[dict[_Column, ScaleKind], Field(min_length=1)] | None = None
     sequences: bool | None = None
     on_disk: bool | None = None
-    columns: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    columns: Annotated[list[_Column], Field(min_length=1)] | None = None
+    exclude: Annotated[list[_Column], Field(min_length=1)] | None = None
+    sequence_column: _Column | None = None
+    category_column: _Column | None = None
     image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     grey: bool | None = None
     cache: Path | str | None = None
@@ -134,25 +138,48 @@ class DataConfig(Section):
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
         keys = ["observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk"]
-        keys += ["columns", "image_size", "grey", "cache"]
+        keys += ["columns", "exclude", "sequence_column", "category_column", "image_size", "grey", "cache"]
         files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
             return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
         if self.observations is None:
             problems.append((("observations",), "is missing: source 'files' needs the path of a file of observations"))
-        if self.order == "cyclic" and not isinstance(self.categories, Path):
+        if self.exclude is not None and self.columns is not None:
+            problems.append((("exclude",), "goes without columns, which name all that are used; leave out one of them"))
+        if self.category_column is not None and self.categories is not None:
+            problems.append((("category_column",), "goes without categories, a file of them; leave out one of them"))
+        if self.order == "cyclic" and not isinstance(self.categories, Path) and self.category_column is None:
             problems.append((("order",), "'cyclic' needs categories: give one file of categories, or order 'given'"))
-        if self.sequences and (self.lengths is not None or self.order != "given"):
+        if self.sequence_column is not None and (self.lengths is not None or self.sequences or self.order != "given"):
+            text = "gives the lengths itself, in order 'given'; leave out lengths, sequences or order"
+            problems.append((("sequence_column",), text))
+        elif self.sequences and (self.lengths is not None or self.order != "given"):
             problems.append((("sequences",), "gives the lengths itself, in order 'given'; leave out lengths or order"))
         elif self.lengths is not None and self.order != "given":
             problems.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
         return problems
 
+    def _is_table(self) -> bool:
+        """Return whether the observations are a text table."""
+        return isinstance(self.observations, str | Path) and is_table(Path(self.observations))
+
+    def table_options(self) -> TableOptions:
+        """Return how rows are made of a text table."""
+        return TableOptions(
+            self.header,
+            self.index,
+            None if self.columns is None or not self._is_table() else tuple(self.columns),
+            tuple(self.exclude or ()),
+            self.sequence_column,
+            self.category_column,
+        )
+
     def shard_options(self, kind: str = "") -> ShardOptions:
         """Return how rows are made of Parquet files and pictures: of one `kind`, or of what the section names."""
         size = None if self.image_size is None else (self.image_size[0], self.image_size[1])
+        columns = self.columns if not self._is_table() else None
         return ShardOptions(
-            None if self.columns is None or kind == IMAGES else tuple(self.columns),
+            None if columns is None or kind == IMAGES else tuple(map(str, columns)),
             ImageOptions() if kind == PARQUET else ImageOptions(size, bool(self.grey)),
             None if self.cache is None else str(self.cache),
         )

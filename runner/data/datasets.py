@@ -22,6 +22,7 @@ from runner.data.tables import TableOptions
 SOURCES = ("mnist", "digits", "words", "cycle", "files")
 ORDERS = ("cyclic", "given", "shuffled")
 _DEFAULT_SHARDS = ShardOptions()
+_DEFAULT_TABLE = TableOptions()
 MNIST_COUNT = 3000
 """Default number of rows of ``mnist`` and ``words``."""
 
@@ -77,6 +78,7 @@ def load(
     root: str | Path = Path(),
     header: bool | None = None,
     index: bool | None = None,
+    table: TableOptions = _DEFAULT_TABLE,
     divide_by: float | None = None,
     sequences: bool = False,
     on_disk: bool | None = None,
@@ -117,6 +119,8 @@ def load(
     header, index : bool, optional
         Whether the first line of a text table of observations names the columns, and whether its first column names
         the rows; by default, what is certain is recognized, and what is not is refused.
+    table : TableOptions
+        Which columns of a text table are used, and what `header` and `index` are where they are not given.
     divide_by : float, optional
         What the observations of a file are divided by.
     sequences : bool
@@ -142,19 +146,25 @@ def load(
     if observations is None:
         rows, labels = make_cycle(seed) if source == "cycle" else LABELLED[source]()
     else:
-        options = TableOptions(header, index)
         stay = False if order != "given" and not on_disk else on_disk
+        header, index = (table.header if header is None else header), (table.index if index is None else index)
+        table = replace(table, header=header, index=index)
         made = find_shards(observations, root, shards, converter)
-        read = _read_rows(observations, root, options, made, divide_by=divide_by, sequences=sequences, on_disk=stay)
+        read = _read_rows(observations, root, table, made, divide_by=divide_by, sequences=sequences, on_disk=stay)
         rows, mask, notes, spans, name = read.values, read.mask, read.notes, read.lengths, _name_of(observations)
-        columns = read.columns if isinstance(read, Rows) else ()
+        if isinstance(read, Rows):
+            columns = read.columns
+            if categories is None and read.categories is not None:
+                labels, more = check_categories(read.categories, str(observations), rows=len(rows))
+                notes += more
         if order != "given" and isinstance(rows, StoredRows):
             raise DataError("data.on_disk: rows on disk are read in the given order; use order 'given'")
         if categories is not None:
             labels, more = _read_categories(categories, len(rows), root)
             notes += more
         if spans is not None and (lengths is not None or order != "given"):
-            raise DataError("data.sequences gives the lengths itself and needs order 'given'; leave out data.lengths")
+            key = "sequence_column" if table.sequence_column is not None else "sequences"
+            raise DataError(f"data.{key} gives the lengths itself and needs order 'given'; leave out data.lengths")
         spans = spans if lengths is None else _load_lengths(lengths, len(rows), order, root)
     by_class = source != "files" or order == "cyclic"
     chosen = _select_rows(name, labels, len(rows), by_class=by_class, order=order, count=count, offset=offset)
@@ -194,6 +204,11 @@ def _read_rows(
         if options.header or options.index:
             raise DataError(
                 "data.observations: these files have neither a header nor an index; leave out header and index"
+            )
+        if options.choose:
+            raise DataError(
+                "data.observations: these files are no text tables; leave out exclude, sequence_column and "
+                "category_column (columns goes with Parquet files and tables)"
             )
         where = describe_files(rows.files) if len(rows.files) > 1 else rows.files[0].location
         where = where if shards is None else shards.where

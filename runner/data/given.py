@@ -19,8 +19,9 @@ from runner.config.sections import DataConfig
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
-from runner.data.scaling import OTHERS, column_places
+from runner.data.scaling import OTHERS
 from runner.data.sources import check_sources, load_new_rows
+from runner.data.tables import column_places
 from runner.report.printable import brief
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ FOLDER = "data"
 _OF_ROWS = frozenset({"source", "count", "offset", "order", "observations", "categories", "lengths"})
 """Keys of a source that say which rows it has; other rows have none of them."""
 
-_OF_FILES = frozenset({"header", "index", "columns", "image_size", "grey", "on_disk", "cache", "sequences"})
+_OF_FILES = frozenset({"header", "index", "columns", "exclude", "image_size", "grey", "on_disk", "cache", "sequences"})
 """Keys of a source that say how a file is read."""
 
 

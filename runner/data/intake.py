@@ -10,6 +10,7 @@ import decimal
 import fractions
 import math
 import numbers
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,10 @@ from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, BoolArray, FloatArray, IntArray
 from runner.data.conversion import REMEDY, WHAT, column_values, frame_values, unwrap, unwrap_sequences
 from runner.data.errors import EXACT, DataError
-from runner.data.tables import Content
+from runner.data.tables import Content, sequence_lengths
 from runner.report.printable import brief, printable_line
+
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,8 @@ class Rows:
         Lengths of the sequences, where the first axis numbered them.
     columns : tuple of str
         Names of the columns; empty if they have none.
+    categories : ndarray of str, shape (N,), or None
+        What the column of categories holds.
     """
 
     values: Array
@@ -49,6 +54,7 @@ class Rows:
     notes: tuple[str, ...] = field(default_factory=tuple)
     lengths: IntArray | None = None
     columns: tuple[str, ...] = ()
+    categories: Array | None = None
 
 
 def _number_row(row: int) -> str:
@@ -546,4 +552,9 @@ def describe_rows(values: Array | StoredRows, lengths: IntArray | None, origin: 
 def content_rows(content: Content, where: str, **options: Any) -> Rows:
     """Check what a file holds, as :func:`check_observations` does; its notes come first."""
     rows = check_observations(content.values, where, columns=content.columns, narrow=True, **options)
-    return replace(rows, notes=(*content.notes, *rows.notes))
+    lengths, categories = rows.lengths, content.categories
+    if content.sequences is not None:
+        lengths = sequence_lengths(content.sequences, where, options.get("locate", _number_row))
+    if categories is not None and all(map(_INTEGER.fullmatch, categories)):
+        categories = categories.astype(np.int64)
+    return replace(rows, notes=(*content.notes, *rows.notes), lengths=lengths, categories=categories)

@@ -47,8 +47,12 @@ _OTHER_COMPRESSION = {
     ),
     ".gz": "of gzipped files .txt.gz, .csv.gz, .npy.gz and IDX are read",
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as .csv"),
-    **dict.fromkeys((".tsv", ".tab"), "write commas and name it .csv, or rename it .txt if each field is a number"),
-    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), "pickles are never read; save the array with numpy.save"),
+    **dict.fromkeys(
+        (".pkl", ".pickle"),
+        "pickles are never read, as they can run code; save an array with numpy.save, a data frame with to_parquet or "
+        "to_csv(index=False)",
+    ),
+    **dict.fromkeys((".pt", ".pth", ".joblib"), "pickles are never read; save the array with numpy.save"),
 }
 """What to do with files that people have, by suffix."""
 
@@ -112,13 +116,18 @@ def _read_by_name(file: Path, role: str, options: TableOptions, rows: int | None
         return _read_table(TextTable(file, options), role, rows)
     if options.header or options.index:
         raise DataError(": has neither a header nor an index; data.header and data.index are for .txt and .csv")
+    if options.choose:
+        raise DataError(
+            ": is no text table; data.columns, exclude, sequence_column and category_column are for .csv, .tsv and "
+            ".txt (columns also for Parquet)"
+        )
     suffix = file.suffix.lower()
     if suffix == ".npz":
         return _read_npz(file, role)
     idx = IDX_NAME.search(file.name)
     if not idx and not file.name.lower().endswith((".npy", ".npy.gz")):
         kind = _OTHER_COMPRESSION.get(suffix, "")
-        remedy = kind or "use .txt, .csv, .npy, .npz or IDX, of which all but .npz may be gzipped (.txt.gz)"
+        remedy = kind or "use .txt, .csv, .tsv, .npy, .npz or IDX, of which all but .npz may be gzipped (.txt.gz)"
         raise DataError(f": {suffix or 'a name with no suffix'} is not supported; {remedy}")
     with file.open("rb") as plain:
         limit = expanded_limit(os.fstat(plain.fileno()).st_size) if suffix == ".gz" else None

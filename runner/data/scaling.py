@@ -9,8 +9,7 @@ the range of each column: no threshold depends on the unit, and nothing overflow
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from actors.limits import MAX_LISTED_NAMES, MAX_SCALED_COLUMNS
 from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, BoolArray, FloatArray, State
 from runner.data.errors import DataError
-from runner.report.printable import brief, printable_line
+from runner.data.tables import column_places
+from runner.report.printable import brief
 
 if TYPE_CHECKING:
     from runner.data.datasets import Dataset
@@ -30,7 +30,6 @@ OTHERS = "*"
 """In a map from columns to kinds, all columns that it does not name."""
 
 _BLOCK_BYTES = 32 << 20
-_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,34 +162,6 @@ def _kinds(scale: Any, columns: int, names: Sequence[str], where: str) -> list[s
     for place, kind in column_places(given, names, columns, f"{where}: scale").items():
         kinds[place] = given[kind]
     return kinds
-
-
-def column_places(given: Iterable[Any], names: Sequence[str], columns: int, where: str) -> dict[int, Any]:
-    """Return the places (from 0) of columns that are given by their names or numbers (from 1), with what was given.
-
-    A text of digits is the number of a column, unless it is the name of one: keys of maps become texts in files.
-
-    Raises
-    ------
-    DataError
-        If there is no such column, or one is given twice.
-    """
-    places: dict[int, Any] = {}
-    for column in given:
-        number = int(column) if column not in names and _NUMBER.fullmatch(str(column)) else 0
-        if 1 <= number <= columns:
-            place = number - 1
-        elif column in names:
-            place = list(names).index(column)
-        else:
-            listed = ", ".join(printable_line(str(name), 40) for name in names[:MAX_LISTED_NAMES])
-            more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
-            known = f"the columns are {listed}{more}" if names else "they have no names"
-            raise DataError(f"{where}: there is no column {brief(column)}; {known}, and numbers are 1 to {columns:,}")
-        if place in places:
-            raise DataError(f"{where}: column {place + 1} is given twice; leave one out")
-        places[place] = column
-    return places
 
 
 def _name(column: int, names: Sequence[str]) -> str:

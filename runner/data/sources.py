@@ -25,7 +25,7 @@ from runner.data.rows import known_rows
 from runner.data.scaling import scale_new_rows, scale_rows, scaling_in
 from runner.data.shards import Converter, digest_of, find_shards, kind_of
 from runner.data.stored import blocks_to_check
-from runner.data.tables import is_table
+from runner.data.tables import TableOptions, is_table
 from runner.report.printable import printable_line
 
 Data: TypeAlias = Mapping[str, Dataset]
@@ -406,6 +406,9 @@ def load_new_rows(
             data[name] = loaded
         else:
             learnt = sources.get(name) if isinstance(sources, Mapping) else None
+            reading = _reading(learnt, origin, header=header, index=index)
+            if lengths is not None:
+                reading["table"] = _without_sequences(reading["table"])
             data[name] = datasets.load(
                 "files",
                 observations=origin,
@@ -414,7 +417,7 @@ def load_new_rows(
                 count=count,
                 offset=offset,
                 converter=converter,
-                **_reading(learnt, origin, header=header, index=index),
+                **reading,
             )
     return check_same_rows(data) if graph is None else check_sources(data, graph)
 
@@ -431,9 +434,11 @@ def _load_labels(source: DataConfig, seed: int, path: Path, *, own_rows: bool) -
 
 def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, index: bool | None) -> dict[str, Any]:
     """Return how a file is read: as the file that was learnt from, unless its options or its name say otherwise."""
+    table = TableOptions(header, index)
     if learnt is not None and is_table(Path(origin)):
         header = learnt.header if header is None else header
         index = learnt.index if index is None else index
+        table = replace(learnt.table_options(), header=header, index=index, new=True)
     shape: dict[str, Any] = (
         {} if learnt is None else {"divide_by": learnt.divide_by, "sequences": bool(learnt.sequences)}
     )
@@ -441,7 +446,14 @@ def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, ind
         shape["on_disk"] = True
     if learnt is not None and (kind := kind_of(origin, Path())):
         shape["shards"] = learnt.shard_options(kind)
-    return {"header": header, "index": index, **shape}
+    return {"table": table, **shape}
+
+
+def _without_sequences(table: TableOptions) -> TableOptions:
+    """Return options by which the column of sequences is left out, as the lengths are given beside the table."""
+    if table.sequence_column is None or table.columns is not None:
+        return replace(table, sequence_column=None)
+    return replace(table, sequence_column=None, exclude=(*table.exclude, table.sequence_column))
 
 
 def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
@@ -454,8 +466,7 @@ def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
         observations=source.observations,
         categories=categories if isinstance(categories, Path) else None,
         lengths=source.lengths,
-        header=source.header,
-        index=source.index,
+        table=source.table_options(),
         divide_by=source.divide_by,
         sequences=bool(source.sequences),
         on_disk=source.on_disk,

@@ -1,4 +1,4 @@
-"""Text tables: ``.txt`` (numbers and white space) and ``.csv`` (commas), both with ``#`` comments, also gzipped.
+"""Text tables: ``.txt`` (white space), ``.csv`` (commas) and ``.tsv`` (tabs), with ``#`` comments, also gzipped.
 
 Data frames write tables with a header line and an index column. Where these are certain they are recognized, and what
 is left out is noted; where a line or a column could be data as well, :class:`TableOptions` decide.
@@ -10,7 +10,7 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,12 +26,13 @@ from actors.limits import (
     MAX_EXPANDED_BYTES,
     MAX_EXPANSION,
     MAX_LINE_BYTES,
+    MAX_LISTED_NAMES,
     MAX_NUMBER_CHARACTERS,
     MAX_PRINTED_LINE,
 )
-from actors.types import Array, FloatArray
+from actors.types import Array, FloatArray, IntArray
 from runner.data.errors import EXACT, DataError
-from runner.report.printable import printable_line
+from runner.report.printable import brief, printable_line
 
 MISSING = frozenset(
     ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "-NaN", "null", "NULL", "Null", "None", "none"]
@@ -43,6 +44,10 @@ _BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xf
 _WHOLE = re.compile(r"[-+]?[0-9]{1,18}")
 _INDEX_NAMES = re.compile(r"|unnamed: 0(\.\d+)?|index", re.IGNORECASE)
 _CERTAIN_INDEX_NAMES = re.compile(r"|unnamed: 0(\.\d+)?", re.IGNORECASE)
+_SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_TIME = re.compile(
+    r"(date|date_?time|time|time_?stamp|stamp)([ _]?[\[(]?(s|ms|us|ns|secs?|seconds)[\])]?)?", re.IGNORECASE
+)
 _COMPARED_LINES = 100
 _MIN_COUNTED = 4
 """Rows from which a first column that counts them is hardly data by chance."""
@@ -72,10 +77,29 @@ class TableOptions:
         Whether the first line names the columns.
     index : bool, optional
         Whether the first column names or counts the rows, and is left out.
+    columns : tuple of str or int, optional
+        Names or numbers (from 1) of the columns that make a row, in this order; by default all.
+    exclude : tuple of str or int
+        Names or numbers of columns that are left out.
+    sequence_column, category_column : str or int, optional
+        The column that names the sequence of each row, and that of its true category; both are left out.
+    new : bool
+        Whether the rows are new ones of a trained run, which may lack these two.
     """
 
     header: bool | None = None
     index: bool | None = None
+    columns: tuple[str | int, ...] | None = None
+    exclude: tuple[str | int, ...] = ()
+    sequence_column: str | int | None = None
+    category_column: str | int | None = None
+    new: bool = False
+
+    @property
+    def choose(self) -> bool:
+        """Whether any column is chosen."""
+        special = (self.sequence_column, self.category_column)
+        return self.columns is not None or bool(self.exclude) or special != (None, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +113,15 @@ class Content:
         Names of the columns, empty if they have none.
     notes : tuple of str
         What was left out of the file.
+    sequences, categories : ndarray of str, shape (N,), or None
+        What the columns of sequences and of categories hold.
     """
 
     values: Array
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    sequences: Array | None = None
+    categories: Array | None = None
 
 
 def counted_index(first: Array, name: str | None, columns: int) -> bool:
@@ -135,7 +163,7 @@ def counted_index(first: Array, name: str | None, columns: int) -> bool:
 
 def is_table(file: Path) -> bool:
     """Return whether a file's name is that of a text table."""
-    return _plain_suffix(file) in (".txt", ".csv")
+    return _plain_suffix(file) in (".txt", *_SEPARATORS)
 
 
 def _plain_suffix(file: Path) -> str:
@@ -150,6 +178,7 @@ def expanded_limit(size: int) -> int:
 
 
 _SMALL_EXPONENT = re.compile(rb"[0-9.][eE]-0*[0-9]{3}")
+_PLACE = re.compile(r"[0-9]{1,9}")
 _WHOLE_NUMBER = re.compile(r"[-+]?\d+")
 _EXACT_DIGITS = 15
 """Integers with no more digits are exact in float64."""
@@ -189,7 +218,7 @@ class TextTable:
 
     def __init__(self, file: Path, options: TableOptions) -> None:
         self.file, self.options = file, options
-        self.comma = "," if _plain_suffix(file) == ".csv" else None
+        self.comma = _SEPARATORS.get(_plain_suffix(file))
         self._header: int | None = None
         self._tiny = False  # whether there may be numbers that are too small for a float
 
@@ -274,7 +303,8 @@ class TextTable:
         last = 0  # number of the last line with data
         with self._open_text() as stream:
             for number, line in enumerate(stream, 1):
-                text = (re.split(r"(?:^|\s)#", line, maxsplit=1)[0] if names else line.partition("#")[0]).strip()
+                text = re.split(r"(?:^|\s)#", line, maxsplit=1)[0] if names else line.partition("#")[0]
+                text = text.strip(" \r\n") if self.comma == "\t" and text.strip() else text.strip()
                 if not text and number - last > MAX_EMPTY_LINES:
                     raise DataError(
                         f", line {number}: more than {MAX_EMPTY_LINES:,} lines in turn hold no data; remove them"
@@ -292,7 +322,9 @@ class TextTable:
     def _split(self, text: str) -> list[str]:
         if self.comma and '"' in text and len(text) < _CHUNK:
             try:
-                return [field.strip() for field in next(csv.reader([text], skipinitialspace=True))]
+                return [
+                    field.strip() for field in next(csv.reader([text], delimiter=self.comma, skipinitialspace=True))
+                ]
             except (csv.Error, StopIteration):
                 pass
         return [field.strip().strip('"') for field in text.split(self.comma, MAX_COLUMNS)]
@@ -386,6 +418,8 @@ class TextTable:
                 f", line {first_number}: has {len(first)} columns where {len(names)} were expected, "
                 "the number of names in the header; correct it"
             )
+        if self.options.choose or any(map(_TIME.fullmatch, names)):
+            return self._read_chosen(skip, names, first)
         given = self.options.index
         certain = bool(names) and len(first) > 1 and _CERTAIN_INDEX_NAMES.fullmatch(names[0]) is not None
         drop = bool(given) or (given is None and certain)
@@ -399,6 +433,71 @@ class TextTable:
             raise DataError(": holds an index only, no column of data; set data.index to false if it is data")
         named = f" ({_shown(names[0])!r})" if names and names[0] else ""
         return Content(values, shown, (f"column 1{named}, an index, is left out",) if drop else ())
+
+    # --- some of the columns ----------------------------------------------------------------------------------------
+
+    def _read_chosen(self, skip: int, names: Sequence[str], first: Sequence[str]) -> Content:
+        """Read the columns that the options choose, without times, of which nothing is learnt unless they are named."""
+        options, width = self.options, max(len(first), len(names), 1)
+        shown = [_shown(name) for name in names]
+        where = "" if not skip else f", line {skip}"
+        found = {key: self._special(key, shown, width, where) for key in ("sequence_column", "category_column")}
+        apart = {key: place for key, place in found.items() if place is not None}
+        texts = {key: self._texts_of(place, skip) for key, place in apart.items()}
+        notes: list[str] = []
+        if options.columns is not None:
+            chosen = list(column_places(options.columns, shown, width, f"{where}: data.columns"))
+        else:
+            index = bool(options.index) or (options.index is None and _is_certain_index(names, width))
+            out = {*column_places(options.exclude, shown, width, f"{where}: data.exclude"), *apart.values()}
+            chosen = [place for place in range(int(index), width) if place not in out]
+            notes += ["column 1, an index, is left out"] * index
+        if taken := [place for place in chosen if place in apart.values()]:
+            raise DataError(f"{where}: column {taken[0] + 1} is data and names sequences or categories; choose one")
+        if options.columns is None:
+            times = [place for place in chosen if place < len(names) and _TIME.fullmatch(names[place])]
+            times = [place for place in times if self._is_time(place, skip, texts.get("sequence_column"))]
+            if len(times) < len(chosen):
+                chosen = [place for place in chosen if place not in times]
+                for place in times:
+                    notes.append(f"column {place + 1} ({shown[place]!r}), a time, is left out (data.columns to use it)")
+        if not chosen:
+            raise DataError(f"{where}: no column of data is left; choose others")
+        values = self._numbers(skip, chosen)
+        doubtful = options.columns is None and options.index is None and chosen[0] == 0 and values.size > 0
+        if doubtful and counted_index(values[:, 0], names[0] if names else None, len(chosen)):
+            notes.append("column 1, an index, is left out")
+            values, chosen = values[:, 1:], chosen[1:]
+        self._check_exact(values, skip, chosen)
+        columns = tuple(shown[place] for place in chosen) if names else ()
+        return Content(values, columns, tuple(notes), texts.get("sequence_column"), texts.get("category_column"))
+
+    def _special(self, key: str, names: Sequence[str], width: int, where: str) -> int | None:
+        """Return the place of the column of sequences or categories; None if not asked for, or new rows lack it."""
+        column = getattr(self.options, key)
+        if column is None or (self.options.new and names and isinstance(column, str) and column not in names):
+            return None
+        (place,) = column_places([column], names, width, f"{where}: data.{key}")
+        return place
+
+    def _texts_of(self, place: int, skip: int) -> Array:
+        """Return the texts of a column, of which none may be missing."""
+        texts = []
+        for number, fields in self._lines(skip):
+            text = fields[place] if place < len(fields) else ""
+            if text in MISSING:
+                raise DataError(f", line {number}: holds {text!r} in column {place + 1}, where each row needs a value")
+            texts.append(_decoded(text))
+        return np.array(texts, dtype=np.str_)
+
+    def _is_time(self, place: int, skip: int, sequences: Array | None) -> bool:
+        """Return whether a column has texts, or numbers that never fall within a sequence."""
+        texts = [fields[place] if place < len(fields) else "" for _, fields in self._lines(skip)]
+        if not all(_is_number(text) or text in MISSING for text in texts):
+            return True
+        steps = np.diff(np.array([float(text) if _is_number(text) else np.nan for text in texts]))
+        within = np.ones(len(steps), np.bool_) if sequences is None else sequences[1:] == sequences[:-1]
+        return bool((~(steps[within] < 0)).all()) and bool((steps[within] > 0).any())
 
     def _numbers(self, skip: int, columns: Sequence[int]) -> FloatArray:
         use = None if columns[:1] == range(1) or not len(columns) else list(columns)
@@ -453,9 +552,10 @@ class TextTable:
         if partial:
             number, place, text = partial
             if self.comma and ends == all_rows == rows == empty:
+                what = "tab" if self.comma == "\t" else "comma"
                 raise DataError(
-                    f", line {number}: ends with a comma, as all rows do, so that column {width} is empty; remove "
-                    "this comma from each line"
+                    f", line {number}: ends with a {what}, as all rows do, so that column {width} is empty; remove "
+                    f"this {what} from each line"
                 ) from error
             counted = f"{empty:,} empty cell{'s' * (empty > 1)} in {rows:,} row{'s' * (rows > 1)}"
             raise DataError(
@@ -505,6 +605,58 @@ class TextTable:
             if index == row:
                 return f"line {number}"
         return f"row {row + 1}"
+
+
+def _is_certain_index(names: Sequence[str], width: int) -> bool:
+    return bool(names) and width > 1 and _CERTAIN_INDEX_NAMES.fullmatch(names[0]) is not None
+
+
+def sequence_lengths(names: Array, where: str, locate: Callable[[int], str]) -> IntArray:
+    """Return the lengths of the sequences of rows that have a name for each.
+
+    Raises
+    ------
+    DataError
+        If a sequence begins again after another one.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))
+    seen: set[str] = set()
+    for start in starts.tolist():
+        if (name := str(names[start])) in seen:
+            raise DataError(
+                f"{where}, {locate(start)}: sequence {printable_line(name, 40)!r} begins again after another one; sort "
+                "the rows by sequences, or name them differently"
+            )
+        seen.add(name)
+    return np.diff(np.append(starts, len(names)))
+
+
+def column_places(given: Iterable[Any], names: Sequence[str], columns: int, where: str) -> dict[int, Any]:
+    """Return the places (from 0) of columns that are given by their names or numbers (from 1), with what was given.
+
+    A text of digits is the number of a column, unless it is the name of one: keys of maps become texts in files.
+
+    Raises
+    ------
+    DataError
+        If there is no such column, or one is given twice.
+    """
+    places: dict[int, Any] = {}
+    for column in given:
+        number = int(column) if column not in names and _PLACE.fullmatch(str(column)) else 0
+        if 1 <= number <= columns:
+            place = number - 1
+        elif column in names:
+            place = list(names).index(column)
+        else:
+            listed = ", ".join(printable_line(str(name), 40) for name in names[:MAX_LISTED_NAMES])
+            more = f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
+            known = f"the columns are {listed}{more}" if names else "they have no names"
+            raise DataError(f"{where}: there is no column {brief(column)}; {known}, and numbers are 1 to {columns:,}")
+        if place in places:
+            raise DataError(f"{where}: column {place + 1} is given twice; leave one out")
+        places[place] = column
+    return places
 
 
 def _has_decimals(fields: Sequence[str]) -> bool:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse
 
+from runner.config.sections import DataConfig
 from runner.data.datasets import Dataset, load
 from runner.data.errors import DataError
+from runner.data.sources import load_new_rows
+from runner.data.tables import TableOptions
 
 
 def table(path: Path, text: str | bytes, **options: object) -> Dataset:
@@ -139,3 +143,86 @@ def test_numbers_that_a_float_holds_or_rounds_as_any_decimal_are_read(tmp_path: 
 def test_large_integers_in_an_index_are_left_out_with_it(tmp_path: Path) -> None:
     text = "Unnamed: 0,a\n9007199254740993,1\n9007199254740995,2\n"
     assert table(tmp_path / "x.csv", text).observations.tolist() == [[1.0], [2.0]]
+
+
+# --- chosen columns ---------------------------------------------------------------------------------------------------
+
+TRIALS = "time,trial,force,angle,label\n" + "".join(
+    f"{0.1 * row:.1f},{trial},{row}.5,-{row}.25,{label}\n"
+    for row, (trial, label) in enumerate([("b", "push"), ("b", "pull"), ("a", "push"), ("a", "push"), ("c", "pull")])
+)
+
+
+def _load(tmp_path: Path, text: str, name: str = "x.csv", **options: Any) -> Dataset:
+    (tmp_path / name).write_text(text)
+    return load("files", observations=tmp_path / name, table=TableOptions(**options))
+
+
+def test_columns_name_data_sequences_and_categories_and_a_time_is_left_out(tmp_path: Path) -> None:
+    data = _load(tmp_path, TRIALS, sequence_column="trial", category_column="label")
+    assert data.columns == ("force", "angle")
+    assert data.lengths.tolist() == [2, 2, 1]
+    assert data.categories.tolist() == [1, 0, 1, 1, 0]
+    assert np.array_equal(data.observations, [[row + 0.5, -row - 0.25] for row in range(5)])
+    assert "column 1 ('time'), a time, is left out (data.columns to use it)" in data.notes
+
+
+@pytest.mark.parametrize("columns", [("angle", "time"), (4, 1), ("angle", 1), ("4", "1")])
+def test_columns_are_chosen_by_name_or_number_in_their_order(tmp_path: Path, columns: tuple[str | int, ...]) -> None:
+    data = _load(tmp_path, TRIALS, columns=columns)
+    assert data.columns == ("angle", "time")
+    assert np.allclose(data.observations, [[-row - 0.25, 0.1 * row] for row in range(5)])
+
+
+def test_a_column_that_is_left_out_may_hold_anything(tmp_path: Path) -> None:
+    text = TRIALS.replace(",push", ",").replace(",a,", ",,")
+    assert _load(tmp_path, text, exclude=("label", 2)).columns == ("force", "angle")
+
+
+def test_a_table_of_tabs_with_dates_keeps_its_empty_cells_in_place(tmp_path: Path) -> None:
+    lines = ["timestamp\tx\ty"] + [f"2026-01-01T00:00:0{n}\t{n}.5\t{n * n}.5" for n in range(4)]
+    lines[2] = "2026-01-01T00:00:01\t\t"
+    data = _load(tmp_path, "\n".join(lines), "x.tsv")
+    assert data.mask.tolist() == [False, True, False, False]
+    assert data.observations[3].tolist() == [3.5, 9.5]
+
+
+def test_a_column_called_time_whose_values_fall_is_data(tmp_path: Path) -> None:
+    text = "time,x\n" + "".join(f"{value},{value}.5\n" for value in (3, 1, 2, 7))
+    assert _load(tmp_path, text).observations.shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"columns": ("speed",)},
+            "data.columns: there is no column 'speed'; the columns are time, trial, force, angle",
+        ),
+        ({"exclude": (9,)}, "data.exclude: there is no column 9; "),
+        ({"columns": ("force", 3)}, "data.columns: column 3 is given twice; leave one out"),
+        ({"columns": ("force", "trial"), "sequence_column": "trial"}, "column 2 is data and names sequences"),
+        ({"columns": ("force", "label")}, "holds 'push' where a number belongs"),
+        ({"exclude": ("time", "trial", "force", "angle", "label")}, "no column of data is left; choose others"),
+        ({"sequence_column": "label", "exclude": ("trial",)}, "line 4: sequence 'push' begins again after another one"),
+    ],
+)
+def test_a_choice_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        _load(tmp_path, TRIALS, **options)
+    assert message in str(caught.value)
+
+
+def test_new_rows_are_read_alike_and_may_lack_sequences_and_categories(tmp_path: Path) -> None:
+    section = DataConfig.model_validate(
+        {"source": "files", "observations": "x.csv", "sequence_column": "trial", "category_column": "label"}
+    )
+    (tmp_path / "new.csv").write_text(TRIALS)
+    (tmp_path / "bare.csv").write_text("time,force,angle\n0,1.5,2.5\n1,2.5,7.5\n")
+    known, bare = (load_new_rows({"data": section}, [str(tmp_path / name)])["data"] for name in ("new.csv", "bare.csv"))
+    assert known.lengths.tolist() == [2, 2, 1]
+    assert known.columns == bare.columns == ("force", "angle")
+    assert bare.lengths is None
+    (tmp_path / "lengths.txt").write_text("5\n")
+    joined = load_new_rows({"data": section}, [str(tmp_path / "new.csv")], lengths=tmp_path / "lengths.txt")["data"]
+    assert joined.lengths.tolist() == [5]
