@@ -94,6 +94,20 @@ _Column = Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=1)]
 ScaleKind = Literal["standard", "unit", "none"]
 
 
+class FrameConfig(Section):
+    """Which columns of the data frames that Python gives are used, where a run has their rows in a file of its own."""
+
+    columns: Annotated[list[_Column], Field(min_length=1)] | None = None
+    exclude: Annotated[list[_Column], Field(min_length=1)] | None = None
+    sequence_column: _Column | None = None
+    category_column: _Column | None = None
+
+    def to_model(self) -> TableOptions:
+        """Return the choice of columns."""
+        columns = None if self.columns is None else tuple(self.columns)
+        return TableOptions(None, None, columns, tuple(self.exclude or ()), self.sequence_column, self.category_column)
+
+
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
@@ -114,6 +128,7 @@ class DataConfig(Section):
     exclude: Annotated[list[_Column], Field(min_length=1)] | None = None
     sequence_column: _Column | None = None
     category_column: _Column | None = None
+    frames: FrameConfig | None = None
     image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     grey: bool | None = None
     cache: Path | str | None = None
@@ -158,6 +173,11 @@ class DataConfig(Section):
         elif self.lengths is not None and self.order != "given":
             problems.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
         return problems
+
+    def frame_options(self) -> TableOptions:
+        """Return which columns of data frames are used."""
+        own = {name: getattr(self, name) for name in FrameConfig.model_fields}
+        return (self.frames or FrameConfig(**own)).to_model()
 
     def _is_table(self) -> bool:
         """Return whether the observations are a text table."""

@@ -10,7 +10,7 @@ import numpy as np
 from actors.limits import MAX_LISTED_NAMES
 from actors.types import Array
 from runner.data.errors import DataError
-from runner.data.tables import counted_index
+from runner.data.tables import TableOptions, column_places, counted_index
 from runner.report.printable import printable_line
 
 WHAT = {
@@ -158,6 +158,54 @@ def frame_values(frame: Any, where: str, notes: list[str]) -> tuple[Array, list[
         names, parts = names[1:], parts[1:]
     _check_exact(parts, where)
     return np.stack(parts, axis=1), names
+
+
+def choose_columns(frame: Any, options: TableOptions, where: str) -> tuple[Any, Array | None, Array | None]:
+    """Return the columns of a data frame that make a row, and those that name sequences and categories.
+
+    Parameters
+    ----------
+    frame : data frame
+    options : TableOptions
+    where : str
+        Name of the frame for error messages.
+
+    Returns
+    -------
+    frame : data frame
+    sequences : ndarray of str, shape (N,), or None
+    categories : ndarray, shape (N,), or None
+
+    Raises
+    ------
+    DataError
+        If there is no such column, none is left, or a row has no sequence.
+    """
+    names = [str(name) for name in frame.columns]
+    apart: dict[str, int] = {}
+    for key in ("sequence_column", "category_column"):
+        column = getattr(options, key)
+        lacks = options.new and isinstance(column, str) and column not in names
+        if column is not None and not lacks:
+            (apart[key],) = column_places([column], names, len(names), f"{where}: {key}")
+    if options.columns is not None:
+        chosen = list(column_places(options.columns, names, len(names), f"{where}: columns"))
+    else:
+        excluded = [
+            name for name in options.exclude if not (options.new and isinstance(name, str) and name not in names)
+        ]
+        out = {*column_places(excluded, names, len(names), f"{where}: exclude"), *apart.values()}
+        chosen = [place for place in range(len(names)) if place not in out]
+    if not chosen:
+        raise DataError(f"{where}: no column of data is left; choose others")
+    special = {key: np.asarray(frame[frame.columns[place]].to_numpy()) for key, place in apart.items()}
+    ids = special.get("sequence_column")
+    if ids is not None:
+        absent = [row for row, value in enumerate(ids) if value is None or value != value]
+        if absent:
+            raise DataError(f"{where}, row {absent[0] + 1}: has no sequence; give one for each row")
+        ids = np.array([str(value) for value in ids], dtype=np.str_)
+    return frame[[frame.columns[place] for place in chosen]], ids, special.get("category_column")
 
 
 def _is_index(first: Array, name: str, columns: int, where: str) -> bool:

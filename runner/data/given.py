@@ -16,12 +16,13 @@ import numpy as np
 from actors.types import Array
 from runner.config.cross_checks import DATA
 from runner.config.sections import DataConfig
+from runner.data.conversion import choose_columns
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
 from runner.data.scaling import OTHERS
 from runner.data.sources import check_sources, load_new_rows
-from runner.data.tables import column_places
+from runner.data.tables import column_places, sequence_lengths
 from runner.report.printable import brief
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ FOLDER = "data"
 _OF_ROWS = frozenset({"source", "count", "offset", "order", "observations", "categories", "lengths"})
 """Keys of a source that say which rows it has; other rows have none of them."""
 
-_OF_FILES = frozenset({"header", "index", "columns", "exclude", "image_size", "grey", "on_disk", "cache", "sequences"})
+_OF_FRAMES = ("columns", "exclude", "sequence_column", "category_column")
+"""Keys of a source that choose columns of a table or of data frames."""
+
+_OF_FILES = frozenset({*_OF_FRAMES, "header", "index", "image_size", "grey", "on_disk", "cache", "sequences"})
 """Keys of a source that say how a file is read."""
 
 
@@ -137,7 +141,28 @@ def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -
             f"{where}: is of type {type(given).__name__}; give [part for _, part in X], a list of sequences"
         )
     sequences = bool(section.sequences) or _are_sequences(given)
-    return check_observations(given, where, sequences=sequences, divide_by=section.divide_by if prepared else None)
+    options = replace(section.frame_options(), new=prepared)
+    parts = list(given) if isinstance(given, list | tuple) else [given]
+    if not options.choose or not all(map(_is_frame, parts)):
+        if options.choose and section.frames is None and not prepared:
+            raise DataError(f"{where}: has no columns with names, and columns are chosen; give a data frame")
+        return check_observations(given, where, sequences=sequences, divide_by=section.divide_by if prepared else None)
+    chosen = [choose_columns(part, options, where) for part in parts]
+    frames = [frame for frame, _, _ in chosen]
+    rows = check_observations(
+        frames if sequences else frames[0],
+        where,
+        sequences=sequences,
+        divide_by=section.divide_by if prepared else None,
+    )
+    names, labels = chosen[0][1], [own for _, _, own in chosen if own is not None]
+    if names is not None and not sequences:
+        rows = replace(rows, lengths=sequence_lengths(names, where, lambda row: f"row {row + 1}"))
+    return replace(rows, categories=np.concatenate(labels) if labels else None)
+
+
+def _is_frame(given: Any) -> bool:
+    return hasattr(given, "columns") and hasattr(given, "to_numpy")
 
 
 def _find_lengths(rows: Rows, lengths: Any) -> Array | None:
@@ -162,6 +187,12 @@ def _store_source(folder: Path, name: str, section: DataConfig, given: Any, leng
         rows = _check_rows(section, name, given, prepared=False)
         kept = {key: value for key, value in kept.items() if key not in _OF_FILES}
         observations, spans = str(folder / f"{name}.npy"), _find_lengths(rows, lengths)
+        if section.frame_options().choose:
+            own = {key: getattr(section.frames or section, key) for key in _OF_FRAMES}
+            kept["frames"] = {key: value for key, value in own.items() if value is not None}
+        if rows.categories is not None:
+            labels = check_categories(rows.categories, "X", rows=len(rows.values))[0]
+            kept["categories"] = str(_save(folder / f"{name}.categories.npy", labels))
         kept |= {"scale": _numbered(section, rows)} if isinstance(section.scale, dict) else {}
         np.save(observations, _with_gaps(rows), allow_pickle=False)
     plain = {**kept, "source": "files", "observations": observations}
@@ -237,6 +268,8 @@ def _read_source(section: DataConfig, name: str, given: Any, lengths: Any) -> Da
         (loaded,) = load_new_rows({name: section}, [str(given)]).values()
         return loaded if lengths is None else _with_lengths(loaded, lengths)
     rows = _check_rows(section, name, given, prepared=True)
+    if lengths is not None:
+        rows = replace(rows, lengths=None if not _are_sequences(given) else rows.lengths)
     return Dataset(rows.values, None, _find_lengths(rows, lengths), "Python", rows.mask, rows.notes, rows.columns)
 
 

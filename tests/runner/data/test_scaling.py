@@ -201,3 +201,25 @@ def test_runs_with_scales_of_their_own_are_not_merged(tmp_path: Path):
         _model(scale="standard").fit(_rows(seed=seed), progress=False).save(tmp_path / name)
     with pytest.raises(RunDirectoryError, match="is scaled by its own rows"):
         merge([tmp_path / "a", tmp_path / "b"], "c", runs=tmp_path, log=print)
+
+
+def test_columns_of_frames_name_data_sequences_and_labels_also_of_new_rows(tmp_path: Path):
+    pandas = pytest.importorskip("pandas")
+    rows, trial = _rows(), np.repeat(["a", "b"], [70, 50])
+    frame = pandas.DataFrame(rows, columns=["force", "angle", "speed"])
+    frame.insert(0, "note", "text")
+    labelled = frame.assign(trial=trial, label=np.arange(120) % 3)
+    options = {"exclude": ["note"], "sequence_column": "trial", "category_column": "label", "scale": {"angle": "unit"}}
+    model = _model(**options).fit(labelled, progress=False)
+    by_hand = _model(scale={2: "unit"}).fit(rows, [70, 50], np.arange(120) % 3, progress=False)
+    assert np.array_equal(model.run.posteriors["mm"], by_hand.run.posteriors["mm"])
+    assert model.run.summary["accuracy"] == by_hand.run.summary["accuracy"]
+    model.save(tmp_path / "kept")
+    kept = Model.load(tmp_path / "kept")
+    expected = by_hand.predict(rows, [70, 50])
+    assert np.array_equal(kept.predict(labelled), expected)
+    assert np.array_equal(kept.predict(frame, [70, 50]), expected)
+    with pytest.raises(DataError, match="there is no column 'speed'"):
+        _model(columns=["force", "speed"]).fit(frame[["force", "angle"]], progress=False)
+    with pytest.raises(DataError, match="has no columns with names"):
+        _model(columns=[1, 2]).fit(rows, progress=False)
