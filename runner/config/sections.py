@@ -128,6 +128,7 @@ class DataConfig(Section):
     exclude: Annotated[list[_Column], Field(min_length=1)] | None = None
     sequence_column: _Column | None = None
     category_column: _Column | None = None
+    variable: Annotated[str, Field(min_length=1)] | None = None
     frames: FrameConfig | None = None
     image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     grey: bool | None = None
@@ -153,7 +154,7 @@ class DataConfig(Section):
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
         keys = ["observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk"]
-        keys += ["columns", "exclude", "sequence_column", "category_column", "image_size", "grey", "cache"]
+        keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "image_size", "grey", "cache"]
         files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
             return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
@@ -161,6 +162,9 @@ class DataConfig(Section):
             problems.append((("observations",), "is missing: source 'files' needs the path of a file of observations"))
         if self.exclude is not None and self.columns is not None:
             problems.append((("exclude",), "goes without columns, which name all that are used; leave out one of them"))
+        name = str(self.observations).lower()
+        if self.variable is not None and not name.endswith(".mat"):
+            problems.append((("variable",), "goes with a .mat file, whose variable it names; leave it out"))
         if self.category_column is not None and self.categories is not None:
             problems.append((("category_column",), "goes without categories, a file of them; leave out one of them"))
         if self.order == "cyclic" and not isinstance(self.categories, Path) and self.category_column is None:
@@ -192,6 +196,7 @@ class DataConfig(Section):
             tuple(self.exclude or ()),
             self.sequence_column,
             self.category_column,
+            variable=self.variable,
         )
 
     def shard_options(self, kind: str = "") -> ShardOptions:

@@ -1,11 +1,12 @@
 """Strict readers of data files: every error is one sentence with the file and the line.
 
-The file's name determines its format: ``.txt`` and ``.csv`` (:mod:`runner.data.tables`); ``.npy``; ``.npz`` (its only
-array, or the first one with a name in :data:`NPZ_NAMES`); IDX (``*.idx``, ``*.idx3-ubyte``, ``*-idx3-ubyte``). All but
-``.npz``, which is compressed itself, may be gzipped (``.txt.gz``). IDX observations are flattened to one row each, and
-divided by 255 if they are uint8; nothing else is scaled. Nothing is ever unpickled, and no header makes the reader
-allocate more than the file contains. What a compressed file may expand to, and how long lines, headers and lists of
-members may be, is in :mod:`actors.limits`; it is checked before the content is read.
+The file's name determines its format: ``.txt``, ``.csv`` and ``.tsv`` (:mod:`runner.data.tables`); ``.npy``; ``.npz``
+(its only array, or the first one with a name in :data:`NPZ_NAMES`); ``.mat`` (alike; :mod:`runner.data.matlab`); IDX
+(``*.idx``, ``*.idx3-ubyte``, ``*-idx3-ubyte``). All but ``.npz`` and ``.mat``, which are compressed themselves, may be
+gzipped (``.txt.gz``). IDX observations are flattened to one row each, and divided by 255 if they are uint8; nothing
+else is scaled. Nothing is ever unpickled, and no header makes the reader allocate more than the file contains. What a
+compressed file may expand to, and how long lines, headers and lists of members may be, is in :mod:`actors.limits`; it
+is checked before the content is read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from actors.limits import MAX_ARCHIVE_INDEX_BYTES, MAX_LISTED_NAMES, MAX_NPY_HEADER_BYTES, MAX_PRINTED_LINE
 from actors.types import Array
 from runner.data.errors import DataError
+from runner.data.matlab import read_mat
 from runner.data.tables import Content, TableOptions, TextTable, expanded_limit, is_table
 from runner.report.printable import printable_line, printable_reason
 
@@ -124,10 +126,18 @@ def _read_by_name(file: Path, role: str, options: TableOptions, rows: int | None
     suffix = file.suffix.lower()
     if suffix == ".npz":
         return _read_npz(file, role)
+    if suffix == ".mat":
+        values, name, others = read_mat(file, NPZ_NAMES[role], options.variable if role == "observations" else None)
+        listed = ", ".join(printable_line(each) for each in others[:MAX_LISTED_NAMES])
+        unused = f"its variable {name} is used, not {listed}" if others and role == "observations" else ""
+        return Content(values, notes=(unused,) if unused else ())
     idx = IDX_NAME.search(file.name)
     if not idx and not file.name.lower().endswith((".npy", ".npy.gz")):
         kind = _OTHER_COMPRESSION.get(suffix, "")
-        remedy = kind or "use .txt, .csv, .tsv, .npy, .npz or IDX, of which all but .npz may be gzipped (.txt.gz)"
+        remedy = (
+            kind
+            or "use .txt, .csv, .tsv, .npy, .npz, .mat or IDX, of which all but .npz and .mat may be gzipped (.txt.gz)"
+        )
         raise DataError(f": {suffix or 'a name with no suffix'} is not supported; {remedy}")
     with file.open("rb") as plain:
         limit = expanded_limit(os.fstat(plain.fileno()).st_size) if suffix == ".gz" else None

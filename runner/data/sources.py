@@ -435,6 +435,8 @@ def _load_labels(source: DataConfig, seed: int, path: Path, *, own_rows: bool) -
 def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, index: bool | None) -> dict[str, Any]:
     """Return how a file is read: as the file that was learnt from, unless its options or its name say otherwise."""
     table = TableOptions(header, index)
+    if learnt is not None and origin.lower().endswith(".mat"):
+        table = replace(table, variable=learnt.variable)
     if learnt is not None and is_table(Path(origin)):
         header = learnt.header if header is None else header
         index = learnt.index if index is None else index

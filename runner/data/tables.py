@@ -85,6 +85,8 @@ class TableOptions:
         The column that names the sequence of each row, and that of its true category; both are left out.
     new : bool
         Whether the rows are new ones of a trained run, which may lack these two.
+    variable : str, optional
+        The variable of a ``.mat`` that has the rows.
     """
 
     header: bool | None = None
@@ -94,6 +96,7 @@ class TableOptions:
     sequence_column: str | int | None = None
     category_column: str | int | None = None
     new: bool = False
+    variable: str | None = None
 
     @property
     def choose(self) -> bool:
