@@ -227,6 +227,9 @@ MAX_EXPORT_INDEX_BYTES = 1 << 20
 MAX_EXPORT_BYTES = 64 << 30
 """Size of an exported run."""
 
+MAX_SOUND_VALUES = 200_000_000
+"""Values of the frames of all sounds of one observation, which are in memory: 14 hours in 40 bands, 100 a second."""
+
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 

@@ -40,6 +40,7 @@ from runner.config.error_messages import (
 from runner.data.images import ImageOptions
 from runner.data.shards import IMAGES, PARQUET, ShardOptions
 from runner.data.tables import TableOptions, is_table
+from runner.data.waves import WaveOptions
 
 
 class Section(BaseModel):
@@ -108,6 +109,28 @@ class FrameConfig(Section):
         return TableOptions(None, None, columns, tuple(self.exclude or ()), self.sequence_column, self.category_column)
 
 
+_Seconds = Annotated[float, Field(gt=0, le=10.0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1, le=1000)]
+
+
+class SoundConfig(Section):
+    """How frames of wave files become rows; see :class:`runner.data.waves.WaveOptions`."""
+
+    feature: Literal["mfcc", "log_spectrum"] = "mfcc"
+    frame: _Seconds = WaveOptions.frame
+    hop: _Seconds = WaveOptions.hop
+    bands: _Count = WaveOptions.bands
+    coefficients: _Count = WaveOptions.coefficients
+
+    def _finish(self) -> list[Problem]:
+        many = self.feature == "mfcc" and self.coefficients > self.bands
+        return [(("coefficients",), f"expected at most the {self.bands} bands, got {self.coefficients}")] * many
+
+    def to_model(self) -> WaveOptions:
+        """Return the options."""
+        return WaveOptions(**self.model_dump())
+
+
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
@@ -130,6 +153,7 @@ class DataConfig(Section):
     category_column: _Column | None = None
     variable: Annotated[str, Field(min_length=1)] | None = None
     frames: FrameConfig | None = None
+    sound: SoundConfig | None = None
     image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     grey: bool | None = None
     cache: Path | str | None = None
@@ -154,7 +178,8 @@ class DataConfig(Section):
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
         keys = ["observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk"]
-        keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "image_size", "grey", "cache"]
+        keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "sound"]
+        keys += ["image_size", "grey", "cache"]
         files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
             return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
@@ -177,6 +202,10 @@ class DataConfig(Section):
         elif self.lengths is not None and self.order != "given":
             problems.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
         return problems
+
+    def wave_options(self) -> WaveOptions:
+        """Return how frames of wave files become rows."""
+        return WaveOptions() if self.sound is None else self.sound.to_model()
 
     def frame_options(self) -> TableOptions:
         """Return which columns of data frames are used."""

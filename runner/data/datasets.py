@@ -18,11 +18,13 @@ from runner.data.scaling import Scaling
 from runner.data.shards import Converter, ShardOptions, Shards, find_shards
 from runner.data.stored import Stored, check_stored, find_stored, in_memory
 from runner.data.tables import TableOptions
+from runner.data.waves import WaveOptions, find_waves, read_waves
 
 SOURCES = ("mnist", "digits", "words", "cycle", "files")
 ORDERS = ("cyclic", "given", "shuffled")
 _DEFAULT_SHARDS = ShardOptions()
 _DEFAULT_TABLE = TableOptions()
+_DEFAULT_WAVES = WaveOptions()
 MNIST_COUNT = 3000
 """Default number of rows of ``mnist`` and ``words``."""
 
@@ -82,6 +84,7 @@ def load(
     divide_by: float | None = None,
     sequences: bool = False,
     on_disk: bool | None = None,
+    waves: WaveOptions = _DEFAULT_WAVES,
     shards: ShardOptions = _DEFAULT_SHARDS,
     converter: Converter | None = None,
 ) -> Dataset:
@@ -128,6 +131,8 @@ def load(
     on_disk : bool, optional
         Whether the rows of files .npy stay there and are read as they are needed, in the given order only; by default
         where they are many (:func:`runner.data.stored.find_stored`).
+    waves : WaveOptions
+        How frames of wave files become rows.
     shards : ShardOptions
         How Parquet files and pictures are read.
     converter : Converter, optional
@@ -139,33 +144,28 @@ def load(
         If an argument or a file is not valid.
     """
     _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
-    labels, spans, name, mask = None, None, source, None
-    notes: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    rows: Array | StoredRows
     if observations is None:
-        rows, labels = make_cycle(seed) if source == "cycle" else LABELLED[source]()
+        whole = Dataset(*(make_cycle(seed) if source == "cycle" else LABELLED[source]()), None, source)
     else:
-        stay = False if order != "given" and not on_disk else on_disk
         header, index = (table.header if header is None else header), (table.index if index is None else index)
         table = replace(table, header=header, index=index)
-        made = find_shards(observations, root, shards, converter)
-        read = _read_rows(observations, root, table, made, divide_by=divide_by, sequences=sequences, on_disk=stay)
-        rows, mask, notes, spans, name = read.values, read.mask, read.notes, read.lengths, _name_of(observations)
-        if isinstance(read, Rows):
-            columns = read.columns
-            if categories is None and read.categories is not None:
-                labels, more = check_categories(read.categories, str(observations), rows=len(rows))
-                notes += more
-        if order != "given" and isinstance(rows, StoredRows):
-            raise DataError("data.on_disk: rows on disk are read in the given order; use order 'given'")
-        if categories is not None:
-            labels, more = _read_categories(categories, len(rows), root)
-            notes += more
+        read = _read_waves(observations, root, waves, table, divide_by, sequences or on_disk) or _read_rows(
+            observations,
+            root,
+            table,
+            find_shards(observations, root, shards, converter),
+            divide_by=divide_by,
+            sequences=sequences,
+            on_disk=False if order != "given" and not on_disk else on_disk,
+        )
+        whole = _describe_rows(read, observations, categories, order, root)
+        spans = whole.lengths
         if spans is not None and (lengths is not None or order != "given"):
             key = "sequence_column" if table.sequence_column is not None else "sequences"
             raise DataError(f"data.{key} gives the lengths itself and needs order 'given'; leave out data.lengths")
-        spans = spans if lengths is None else _load_lengths(lengths, len(rows), order, root)
+        spans = spans if lengths is None else _load_lengths(lengths, len(whole.observations), order, root)
+        whole = replace(whole, lengths=spans)
+    rows, labels, spans, mask, name = whole.observations, whole.categories, whole.lengths, whole.mask, whole.name
     by_class = source != "files" or order == "cyclic"
     chosen = _select_rows(name, labels, len(rows), by_class=by_class, order=order, count=count, offset=offset)
     if spans is not None:
@@ -177,7 +177,43 @@ def load(
     if mask is not None and mask.all():
         raise DataError(f"{observations}: all rows that are chosen are missing; choose rows with values")
     taken = rows[int(chosen[0]) : int(chosen[-1]) + 1] if isinstance(rows, StoredRows) else rows[chosen]
-    return Dataset(taken, None if labels is None else labels[chosen], spans, name, mask, notes, columns)
+    labels = None if labels is None else labels[chosen]
+    return replace(whole, observations=taken, categories=labels, lengths=spans, mask=mask)
+
+
+def _describe_rows(
+    read: Rows | Stored,
+    observations: str | Path | Sequence[str | Path],
+    categories: str | Path | None,
+    order: str,
+    root: str | Path,
+) -> Dataset:
+    """Return all rows of files, with their categories: of a file, or of a column."""
+    rows, notes, labels = read.values, read.notes, None
+    if order != "given" and isinstance(rows, StoredRows):
+        raise DataError("data.on_disk: rows on disk are read in the given order; use order 'given'")
+    if categories is not None:
+        labels, more = _read_categories(categories, len(rows), root)
+        notes += more
+    elif isinstance(read, Rows) and read.categories is not None:
+        labels, more = check_categories(read.categories, str(observations), rows=len(rows))
+        notes += more
+    columns = read.columns if isinstance(read, Rows) else ()
+    return Dataset(rows, labels, read.lengths, _name_of(observations), read.mask, notes, columns)
+
+
+def _read_waves(
+    given: str | Path | Sequence[str | Path],
+    root: str | Path,
+    waves: WaveOptions,
+    table: TableOptions,
+    *others: object,
+) -> Rows | None:
+    """Return the frames of wave files, None for other files; those have neither columns nor `others`."""
+    files = find_waves(given, root)
+    if files and (table.choose or table.header or table.index or any(others)):
+        raise DataError("data: of wave files, only sound, scale, lengths, count and offset are options")
+    return read_waves(files, waves) if files else None
 
 
 def _name_of(observations: str | Path | Sequence[str | Path]) -> str:
