@@ -53,7 +53,8 @@ class TestMachines:
         assert all((CLUSTER.parents[1] / source).exists() for source in copied.values())
         assert all(target.endswith(f"/{source}") for target, source in copied.items())
         project = tomllib.loads((CLUSTER.parents[1] / "pyproject.toml").read_text())
-        packages = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
+        setuptools = project["tool"]["setuptools"]
+        packages = {name.partition(".")[0] for name in setuptools["packages"]} | {*setuptools["package-dir"].values()}
         files = ["pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]]
         assert {*packages, *files} <= set(copied.values())
 

@@ -26,10 +26,10 @@ def help_of(*arguments):
 
 
 def example_of(text):
-    """Return the command line in the last line of a help."""
-    last = text.strip().splitlines()[-1].strip()
-    assert last.startswith("Example: "), last
-    return last.removeprefix("Example: ")
+    """Return the command line at the end of a help, which a narrow terminal may have broken."""
+    before, _, line = text.rpartition("Example: ")
+    assert before, text
+    return " ".join(line.split())
 
 
 @each_command
