@@ -20,7 +20,7 @@ def make_model(request: Request, output: Path | None, *, ask: bool) -> Written:
     Raises
     ------
     NewModelError, DataError
-        As :func:`runner.commands.new_model.write_model` does; also if the data are not given, and nobody can be asked.
+        As :func:`runner.commands.new_model.write_model` does; also without data and without a terminal.
     """
     if not request.data:
         if not ask:

@@ -1,7 +1,7 @@
 """The live state of a run, for those who watch it from another process: read from its files, without touching it.
 
 The driver writes ``live.json`` at most once a second while it follows a run (:class:`LiveFile`); with the events, that
-is all there is to show. A detached run that nobody drives has no such file: its commits are read, and a caller that has
+is all there is to show. A detached run without a driver has no such file: its commits are read, and a caller that has
 joined its cluster says what its modules do.
 """
 
