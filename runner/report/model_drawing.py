@@ -17,7 +17,7 @@ import numpy as np
 from actors.graph.graph import Graph
 from actors.types import Array
 from runner.report.model_layout import layers_of
-from runner.report.printable import printable_line
+from runner.report.printable import printable_label, printable_line
 
 if TYPE_CHECKING:
     from runner.results import RunResults
@@ -161,8 +161,7 @@ def _draw_box(graph: Graph, name: str, box: _Box, caption: str, picture: str) ->
 
 
 def _fit(text: str, characters: int) -> str:
-    text = printable_line(text, 200)
-    return escape(text if len(text) <= characters else f"{text[: characters - 1]}…")
+    return escape(printable_label(text, characters))
 
 
 def _picture(learnt: Mapping[str, Array]) -> tuple[str, str]:

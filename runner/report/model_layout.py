@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from runner.report.printable import printable_line
+from runner.report.printable import printable_label
 
 BOX_WIDTH, BOX_HEIGHT = 190, 64
 PITCH, GAP, MARGIN = 250, 116, 14
@@ -91,7 +91,13 @@ def draw_model(
         for column, name in enumerate(names):
             corners[name] = (first + column * PITCH, MARGIN + (top - level) * (BOX_HEIGHT + GAP))
     boxes = tuple(
-        Box(name, *corners[name], _short(name), _short(kind), (notes or {}).get(name, ""))
+        Box(
+            name,
+            *corners[name],
+            printable_label(name, MAX_SHOWN),
+            printable_label(kind, MAX_SHOWN),
+            (notes or {}).get(name, ""),
+        )
         for name, kind in modules.items()
     )
     ends = _ends(corners, pairs)
@@ -192,11 +198,6 @@ def _arrow(lower: _Point, upper: _Point, *, up: bool, lines: tuple[str, ...], be
         at_x = (1 - t) ** 3 * x1 + 3 * t * (1 - t) * far + t**3 * x2
         at_y = (y1 + y2) / 2 + (14 if up else -30)
     return Arrow(path, lines, at_x + (7 if up else -7), at_y + (0 if up or bend else -4), not up)
-
-
-def _short(text: str) -> str:
-    shown = printable_line(text, 200)
-    return shown if len(shown) <= MAX_SHOWN else f"{shown[: MAX_SHOWN - 1]}…"
 
 
 def format_bytes(size: float) -> str:

@@ -48,6 +48,12 @@ def printable_line(text: object, limit: int = MAX_PRINTED_LINE) -> str:
     return _shorten(_BREAK.sub(_escape, printable(text, limit)), limit)
 
 
+def printable_label(text: object, characters: int) -> str:
+    """Return the beginning of a name or value for a label of a drawing, with an ellipsis if there is more."""
+    shown = printable_line(text, 200)
+    return shown if len(shown) <= characters else f"{shown[: characters - 1]}…"
+
+
 def printable_reason(error: BaseException) -> str:
     """Return what an exception of any package says, in one line; its type where it says nothing."""
     return printable_line(" ".join(str(error).split()) or type(error).__name__)
