@@ -87,6 +87,10 @@ class StaleIncarnationError(SerketError, RuntimeError):
     """A call was addressed to an earlier incarnation of a module; the present process does not have its state yet."""
 
 
+class WorkerConnectionError(SerketError, RuntimeError):
+    """A connection between two workers of a module cannot be made or was lost; calls of actors can replace it."""
+
+
 # --- texts --------------------------------------------------------------------------------------------------------
 
 

@@ -318,6 +318,28 @@ MAX_KEPT_PARAMETER_BYTES = 1 << 20
 """Parameters of up to this size are kept by the workers of a module, which get only those arrays that change. Larger
 ones, as of networks, change in each step."""
 
+MAX_FRAME_BYTES = 2**32 - 1
+"""Size of the arrays that a worker sends to another one at once, as in :data:`MAX_MESSAGE_BYTES`."""
+
+MAX_FRAME_HEADER_BYTES = 16 << 20
+"""Size of the description of these arrays: about a hundred bytes each, and texts of a state."""
+
+MAX_FRAME_DEPTH = 20
+"""Levels of lists and maps in what a worker sends."""
+
+CONNECT_SECONDS = 5.0
+"""Time for connections between the workers of a module, once for many updates; without them they exchange sums by calls
+of actors. Also the time that one who connects has to prove who it is."""
+
+LOST_WORKER_SECONDS = 10.0
+"""Time for which Ray is waited for to say that a worker has died, after a connection to it was lost."""
+
+PEER_SECONDS = 30.0
+"""Time after which a connection to a host that answers nothing is ended by the operating system."""
+
+MAX_WAITING_STRANGERS = 64
+"""Connections at a time, beside those of the workers, that have not proven yet who they are."""
+
 KILL_SECONDS = 2.0
 """Time after which a process that Ray was asked to kill receives SIGKILL from a task on its node."""
 

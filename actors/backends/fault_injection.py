@@ -278,7 +278,7 @@ class FaultyShardHost(FaultyHost, ShardHost):
             threading.Timer(_SOON, self._inject, ("answered", self._round)).start()
         return answer
 
-    def conclude_call(self, learnt: State, metrics: Mapping[str, float]) -> HostResult:
+    def conclude_call(self, learnt: State | None, metrics: Mapping[str, float]) -> HostResult:
         """End a call in the first worker, with possible deaths after it."""
         result = super().conclude_call(learnt, metrics)
         if self._round is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import accumulate
 from time import monotonic, perf_counter
@@ -13,7 +13,7 @@ from actors.backends.module_host import DOING, Arrays, HostResult, ModuleHost
 from actors.backends.result_checks import bounded_exceptions, check_metrics, check_state
 from actors.backends.thread_limits import limited_threads
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, ShardTime
-from actors.errors import ModuleError
+from actors.errors import ModuleError, WorkerConnectionError
 from actors.graph.spec import ModuleSpec
 from actors.kernels.sequences import boundaries
 from actors.limits import MAX_WHOLE_ROWS
@@ -35,6 +35,8 @@ from actors.sharing.chunks import (
     row_count_of,
     rows_of_kind,
 )
+from actors.sharing.connected import ConnectedWorkers, Follower
+from actors.sharing.connections import Listener, connect
 from actors.sharing.contract import ShardedModule
 from actors.sharing.driver import (
     LocalWorkers,
@@ -42,6 +44,8 @@ from actors.sharing.driver import (
     extents_of,
     first_rows,
     learn,
+    prepare_response,
+    repeat_passes,
     respond,
     sample_inbox,
 )
@@ -53,8 +57,13 @@ class ShardHost(ModuleHost):
     """Holds one worker's instance of a module, and runs its part of each call.
 
     A call begins with :meth:`open_shard`. The driver (:mod:`actors.sharing.driver`) then calls :meth:`run` with the
-    methods of :class:`actors.sharing.driver.Worker`, and :meth:`conclude_call` of the first worker ends it.
+    methods of :class:`actors.sharing.driver.Worker`, and :meth:`conclude_call` of the first worker ends it. Where the
+    workers are connected, :meth:`lead` of the first one and :meth:`follow` of the others take the place of the calls up
+    to the responses.
     """
+
+    _listener: Listener | None = None
+    _peers: ConnectedWorkers | Follower | None = None
 
     def prepare_module(self, device: str) -> None:
         """Prepare the worker's instance, for shared updates too."""
@@ -139,13 +148,105 @@ class ShardHost(ModuleHost):
             chunks = [chunk for sample in samples for chunk in sample]
             return dict(self.shared_module.start(sample_inbox(chunks), self._shard.context))
 
-    def conclude_call(self, learnt: State, metrics: Mapping[str, float]) -> HostResult:
-        """Return state, metrics and seconds of an update; the messages and outputs are with the workers."""
+    # --- connections to the other workers -------------------------------------------------------------------------
+
+    def listen(self, host: str, secret: bytes, workers: int) -> int:
+        """Begin to wait for connections of the other workers, as the first one; return the port.
+
+        Raises
+        ------
+        WorkerConnectionError
+            If this machine has no such address.
+        """
+        self.disconnect()
+        try:
+            self._listener = Listener(host, secret, workers)
+        except OSError as error:
+            raise WorkerConnectionError(f"no worker can listen at {host}: {error}") from None
+        return self._listener.port
+
+    def connect(self, host: str, port: int, secret: bytes, rank: int) -> None:
+        """Connect to the first worker, as another one; raises WorkerConnectionError."""
+        self.disconnect()
+        self._peers = Follower(connect(host, port, secret, rank))
+
+    def await_connections(self) -> None:
+        """Wait until the others are connected, as the first one; raises WorkerConnectionError."""
+        assert self._listener is not None
+        listener, self._listener = self._listener, None
+        self._peers = ConnectedWorkers(self.run, listener.wait())
+
+    def lead(self, workers: int, *samples: Sequence[Chunk]) -> int:
+        """Drive the passes of a call, and what comes before its responses, as the first worker.
+
+        Returns
+        -------
+        int
+            The number of passes.
+
+        Raises
+        ------
+        WorkerConnectionError
+            If the connection to another worker is lost, perhaps because that one failed.
+        """
+        group, sweep = self._peers, 0
+        if not isinstance(group, ConnectedWorkers):
+            raise WorkerConnectionError("the connections to the other workers were ended")
+        with self._dropped_after_errors(), limited_threads(self.spec.threads):
+            group.count, learnt = workers, self.begin(*samples)
+            if self._opened.mode == "update":
+                learnt, sweep = repeat_passes(group, learnt)
+            prepare_response(group, learnt, sweep)
+            group.end()
+        return sweep
+
+    def follow(self) -> None:
+        """Take part in the passes of a call, and what comes before its responses, as the first worker asks for it.
+
+        Raises
+        ------
+        WorkerConnectionError
+            If the connection to the first worker is lost.
+        """
+        peer = self._peers
+        if not isinstance(peer, Follower):
+            raise WorkerConnectionError("the connection to the first worker was ended")
+        with self._dropped_after_errors(), limited_threads(self.spec.threads):
+            peer.run(self.run)
+
+    @contextmanager
+    def _dropped_after_errors(self) -> Iterator[None]:
+        """End the connections if an exception leaves it unknown what comes next over them."""
+        try:
+            yield
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def end_waiting(self) -> None:
+        """Have whoever waits for another worker raise WorkerConnectionError; from any thread."""
+        if self._peers is not None:
+            self._peers.shut()
+
+    def disconnect(self) -> None:
+        """Release the connections."""
+        for held in (self._listener, self._peers):
+            if held is not None:
+                held.close()
+        self._listener = self._peers = None
+
+    # --- the end of a call ----------------------------------------------------------------------------------------
+
+    def conclude_call(self, learnt: State | None, metrics: Mapping[str, float]) -> HostResult:
+        """Return state, metrics and seconds of an update; the messages and outputs are with the workers.
+
+        By default of the parameters that the first worker has.
+        """
         context, where = self._shard.context, self._shard.context.where
         if self._opened.mode != "update":
             return ModuleResult(seconds=perf_counter() - self._started, ended=monotonic())
         with bounded_exceptions():
-            kept = check_state(where, learnt)
+            kept = check_state(where, self._worker.learnt() if learnt is None else learnt)
             check_arrays(where, "state", kept)
             self.shared_module.load_state(kept)
             state, checked = self._kept_state(context, where), check_metrics(where, metrics)

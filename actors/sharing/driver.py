@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from actors.errors import ModuleError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS, SAMPLE_ROWS = Sharing.chunk, Sharing.sample_rows
 """Rows of a chunk and of the sample from which a module starts, where a model names no other numbers."""
+
+PARAMETERS_AT = {"summarise": 1, "accumulate": 0, "enter": 0, "respond": 0}
+"""The methods that all workers are called with, and which of their arguments are the parameters."""
 
 
 class Plan(NamedTuple):
@@ -63,10 +67,11 @@ def learn(workers: Workers, learnt: Any) -> tuple[Any, int]:
     if workers.count == 1:
         learnt, passes = workers.call(0, "learn", learnt, returns=2)
         return learnt, workers.get(passes)
-    return _repeat_passes(workers, learnt)
+    return repeat_passes(workers, learnt)
 
 
-def _repeat_passes(workers: Workers, learnt: Any) -> tuple[Any, int]:
+def repeat_passes(workers: Workers, learnt: Any) -> tuple[Any, int]:
+    """As :func:`learn`, with calls for each pass."""
     shared, following = workers.call(0, "begin_passes", learnt, returns=2)
     plan, sweep = workers.get(following), 0
     while not plan.finished:
@@ -84,7 +89,12 @@ def accumulate_once(workers: Workers, learnt: Any) -> list[Any]:
 
 def _accumulate(workers: Workers, shared: Any, sweep: int, scans: Sequence[str]) -> list[Any]:
     brought, given = _scan(workers, scans, shared, sweep), _given(workers, shared)
-    return [workers.call(w, "accumulate", given[w], sweep, scans, *brought[w]) for w in range(workers.count)]
+    return _of_all(workers, lambda w: workers.call(w, "accumulate", given[w], sweep, scans, *brought[w]))
+
+
+def _of_all(workers: Workers, call: Callable[[int], Any]) -> list[Any]:
+    """Call all workers; the first one last, since it computes at once where it drives the others."""
+    return [call(worker) for worker in reversed(range(workers.count))][::-1]
 
 
 def _given(workers: Workers, shared: Any) -> list[Any]:
@@ -92,19 +102,37 @@ def _given(workers: Workers, shared: Any) -> list[Any]:
     return [None, *[shared] * (workers.count - 1)]
 
 
+def prepare_response(workers: Workers, learnt: Any, sweep: int) -> None:
+    """Let a group do what comes before its responses; each worker keeps parameters and what scans have brought."""
+    shared, following = workers.call(0, "begin_response", learnt, sweep, returns=2)
+    scans = workers.get(following)
+    brought, given = _scan(workers, scans, shared, sweep), _given(workers, shared)
+    for entered in _of_all(workers, lambda w: workers.call(w, "enter", given[w], scans, *brought[w])):
+        workers.get(entered)
+
+
 def respond(
-    workers: Workers, learnt: Any, sweep: int = 0, extents: Sequence[Extent] | None = None
+    workers: Workers,
+    learnt: Any,
+    sweep: int = 0,
+    extents: Sequence[Extent] | None = None,
+    *,
+    prepared: bool = False,
 ) -> tuple[list[Any], Any]:
     """Let a group compute its messages and outputs; return the answers in the order of the rows, and the metrics.
 
     With the `extents` of the workers, there is an answer for each of their stretches, so that a worker has the messages
-    and outputs of one stretch in memory at a time; by default one for each worker.
+    and outputs of one stretch in memory at a time; by default one for each worker. If they are `prepared`
+    (:func:`prepare_response`), `learnt` may be None.
     """
-    shared, following = workers.call(0, "begin_response", learnt, sweep, returns=2)
-    scans = workers.get(following)
-    brought, answers, sums = _scan(workers, scans, shared, sweep), [], []
+    shared, scans, brought = None, (), [()] * workers.count
+    if not prepared:
+        shared, following = workers.call(0, "begin_response", learnt, sweep, returns=2)
+        scans = workers.get(following)
+        brought = _scan(workers, scans, shared, sweep)
+    answers, sums = list[Any](), list[Any]()
     for w, given in enumerate(_given(workers, shared)):
-        entering = (scans, *brought[w])
+        entering: tuple[Any, ...] = (scans, *brought[w])
         for stretch in [None] if extents is None else extents[w].stretches():
             answer, own = workers.call(w, "respond", given, sweep, stretch, *entering, returns=2)
             answers.append(answer)
@@ -115,14 +143,26 @@ def respond(
 
 def _scan(workers: Workers, scans: Sequence[str], shared: Any, sweep: int) -> list[tuple[Any, ...]]:
     """Run scans one after the other; return what they bring to each worker."""
-    everyone, given = range(workers.count), _given(workers, shared)
-    brought: list[tuple[Any, ...]] = [() for _ in everyone]
+    given = _given(workers, shared)
+    brought: list[tuple[Any, ...]] = [()] * workers.count
     for number, scan in enumerate(scans):
-        before = tuple(scans[:number])
-        parts = [workers.call(w, "summarise", scan, given[w], sweep, before, *brought[w]) for w in everyone]
+        call = partial(_summarise, workers, scan, given, sweep, tuple(scans[:number]), brought)
+        parts = _of_all(workers, call)
         spread = workers.call(0, "spread", scan, *parts, returns=workers.count)
         brought = [(*own, new) for own, new in zip(brought, spread, strict=True)]
     return brought
+
+
+def _summarise(
+    workers: Workers,
+    scan: str,
+    given: Sequence[Any],
+    sweep: int,
+    before: Sequence[str],
+    brought: Sequence[tuple[Any, ...]],
+    worker: int,
+) -> Any:
+    return workers.call(worker, "summarise", scan, given[worker], sweep, before, *brought[worker])
 
 
 class Worker:
@@ -150,7 +190,7 @@ class Worker:
 
     def learn(self, learnt: State) -> tuple[State, int]:
         """Repeat all passes, as the only worker of its group; return the parameters and the number of passes."""
-        return _repeat_passes(LocalWorkers([self.run]), learnt)
+        return repeat_passes(LocalWorkers([self.run]), learnt)
 
     def begin_passes(self, learnt: State) -> tuple[State, Plan]:
         """Take the parameters to start from; return what the workers need of them, and what follows."""
@@ -174,6 +214,12 @@ class Worker:
         """As :meth:`actors.sharing.shard.Shard.accumulate`."""
         learnt = self._shared if shared is None else shared
         return self._shard.accumulate(learnt, sweep, dict(zip(scans, brought, strict=True)))
+
+    def enter(self, shared: State | None, scans: Sequence[str], *brought: Any) -> None:
+        """Take parameters, and what scans bring, for the responses that follow."""
+        if shared is not None:
+            self._shared = shared
+        self._shard.enter(dict(zip(scans, brought, strict=True)))
 
     def respond(
         self, shared: State | None, sweep: int, stretch: Extent | None, scans: Sequence[str], *brought: Any
@@ -207,9 +253,9 @@ class Worker:
         """As :meth:`actors.sharing.shard.Root.total`."""
         return self._root.total(parts)
 
-    def conclude(self, learnt: State, *parts: Any) -> dict[str, float]:
-        """As :meth:`actors.sharing.shard.Root.conclude`."""
-        return self._root.conclude(learnt, parts)
+    def conclude(self, learnt: State | None, *parts: Any) -> dict[str, float]:
+        """As :meth:`actors.sharing.shard.Root.conclude`; by default of the parameters that the first worker has."""
+        return self._root.conclude(self._learnt if learnt is None else learnt, parts)
 
 
 class LocalWorkers:

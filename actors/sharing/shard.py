@@ -82,7 +82,7 @@ class Shard:
         """Return the summaries of a scan; `entering` is of the scans before it."""
         if self.extent.chunks == 1:
             return {}
-        self._enter(entering)
+        self.enter(entering)
         keep = self._summaries[scan] = {}
         return self._combined(
             lambda chunk, context: self.module.summarise(scan, chunk, learnt, context),
@@ -93,7 +93,7 @@ class Shard:
 
     def accumulate(self, learnt: State, sweep: int, entering: Entering) -> Parts[Statistics]:
         """Return the sums of one pass."""
-        self._enter(entering)
+        self.enter(entering)
 
         single = self.module.float32_statistics
 
@@ -112,7 +112,7 @@ class Shard:
 
         What scans bring stays for the stretches after the one that it is given with.
         """
-        self._enter(entering)
+        self.enter(entering)
         extent = self.extent if stretch is None else stretch
         collected = _Collected(self.rows, extent, self.module)
 
@@ -159,7 +159,7 @@ class Shard:
         nodes = covering_nodes(extent.first, extent.last, chunks)
         return {node: combine_below(node, chunks, value_of, combine, keep) for node in nodes}
 
-    def _enter(self, entering: Entering) -> None:
+    def enter(self, entering: Entering) -> None:
         """Divide what the scans bring into this worker's nodes among its chunks."""
         for scan, parts in entering.items():
 

@@ -16,12 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from actors.errors import StaleIncarnationError
+from actors.errors import StaleIncarnationError, WorkerConnectionError
 from actors.limits import MAX_KEPT_PARAMETER_BYTES
 from actors.types import Array, FloatArray, State
 
 _MIN_SIZE, _MIN_BYTES = 4, 512
 """Smaller matrices and arrays are sent as they are: what names them would take as much."""
+
+
+_LARGE, _ATTEMPTS = 1 << 16, 4
+"""Size of an array from which on it is compared no more, after it differed this often in turn."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,61 @@ class Exchange:
             del self._received[old]
         self._last = learnt
         return learnt
+
+
+class SentChanges:
+    """Those of the parameters that are not what was sent before, where all of them arrive in turn.
+
+    Arrays are compared with copies of those sent last: the module may go on to use an array. Those that are large and
+    differ every time, as weights of networks do, are soon compared no more.
+    """
+
+    def __init__(self) -> None:
+        self._sent: State = {}
+        self._differed: dict[str, int] = {}  # how often in turn, by name
+
+    def of(self, learnt: State) -> tuple[list[str], list[bool], list[Any]]:
+        """Return the names of parameters, whether each is as it was sent last, and the values of the others."""
+        arrays = {name: value for name, value in learnt.items() if isinstance(value, np.ndarray)}
+        if sum(array.nbytes for array in arrays.values()) > MAX_KEPT_PARAMETER_BYTES:
+            arrays = {}
+        before, self._sent = self._sent, {}
+        kept, values = list[bool](), list[Any]()
+        for name, value in learnt.items():
+            same = name in arrays and _same(before.get(name), value)
+            kept.append(same)
+            if not same:
+                values.append(pack_triangles(value))
+            if name in arrays:
+                self._differed[name] = 0 if same else self._differed.get(name, 0) + 1
+                if value.nbytes < _LARGE or self._differed[name] < _ATTEMPTS:
+                    self._sent[name] = before[name] if same else _copy(value)
+        return list(learnt), kept, values
+
+    @staticmethod
+    def applied(before: State, names: Sequence[str], kept: Sequence[bool], values: Sequence[Any]) -> State:
+        """Return the parameters that :meth:`of` was given.
+
+        Raises
+        ------
+        WorkerConnectionError
+            If they do not follow from those before.
+        """
+        learnt, new = dict[str, Any](), iter(values)
+        try:
+            for name, same in zip(names, kept, strict=True):
+                learnt[name] = before[name] if same else unpack_triangles(next(new))
+        except (KeyError, TypeError, ValueError, StopIteration):
+            raise WorkerConnectionError("another worker sent changes to parameters that are not here") from None
+        return learnt
+
+
+def _same(before: Array | None, now: Array) -> bool:
+    """Return whether two arrays are the same, bit for bit."""
+    if before is None or before.dtype != now.dtype or before.shape != now.shape or before.strides != now.strides:
+        return False
+    old, new = (array.reshape(-1, order="A").view(np.uint8) for array in (before, now))
+    return np.array_equal(old[:64], new[:64]) and np.array_equal(old, new)
 
 
 def pack_triangles(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks.workers hash`` prints the SHA-256 of all states of each model for 1, 2, 3, 5 and 8 workers,
 in this process and on Ray, with a worker killed, and resumed with fewer workers. ``speed`` prints the time of an update
-of GMM and MM with 1 and 2 workers on Ray, and without workers; ``vae`` that of a VAE with 1 and 2. ``cost`` prints the
+of GMM and MM with 1 and 2 workers on Ray, and without workers; ``vae`` that of a VAE with 1 and 2, which exchange sums
+over connections of their own or by calls of actors. ``cost`` prints the
 processor time of one worker in this process over that without workers, with one thread.
 ``memory`` runs GMM (vb) and MM with 2 workers each, and a driver that writes the run directory, and prints the largest
 private memory of each process. Rows are made from a seed.
@@ -144,11 +145,14 @@ def print_hashes(rows: int, chunk: int, ray: bool) -> bool:
     return equal
 
 
-def _events_of(graph: Graph, data: dict):
+def _events_of(graph: Graph, data: dict, *, connected: bool = True):
     """Run a model on the cluster of this process, and yield its events."""
+    from actors.coordination.session import Instrumentation
     from runner.runs.coordinator_client import CoordinatorClient
+    from tests.support.sharded_modules import unconnected_host
 
-    client = CoordinatorClient.launch(RunSpec(graph, "workers", 0, None), patience=30.0)
+    way = Instrumentation() if connected else Instrumentation(make_host=unconnected_host)
+    client = CoordinatorClient.launch(RunSpec(graph, "workers", 0, None, instrumentation=way), patience=30.0)
     try:
         for events, _ in client.begin({"data": data}):
             yield from (timed.event for timed in events)
@@ -166,35 +170,43 @@ def print_speed(rows: int, chunk: int, repeats: int) -> None:
     """Print the seconds of a round with and without workers, interleaved, and ratios."""
     data = {"values": made_rows(rows)}
     modules = MODELS["gmm (vb) + mm"]
-    measured: dict[str, list[float]] = {"no workers": [], "1 worker": [], "2 workers": []}
+    ways = {"no workers": None, "1 worker": 1, "2 workers": 2, "2 workers by calls of actors": 2}
+    measured: dict[str, list[float]] = {label: [] for label in ways}
 
     for _ in range(repeats):
-        for label, workers in (("no workers", None), ("1 worker", 1), ("2 workers", 2)):
+        for label, workers in ways.items():
             graph = model(modules, workers, chunk, rounds=2, exchanges=1)
-            measured[label].append(_of_later_rounds(_events_of(graph, data), ("gmm", "mm")))
+            events = _events_of(graph, data, connected="calls" not in label)
+            measured[label].append(_of_later_rounds(events, ("gmm", "mm")))
     for label, seconds in measured.items():
         print(f"| {rows} | {label} | {statistics.median(seconds):.2f} | {min(seconds):.2f} to {max(seconds):.2f} |")
-    for over, under in (("1 worker", "no workers"), ("1 worker", "2 workers")):
+    for over, under in (("1 worker", "no workers"), *(("1 worker", label) for label in list(ways)[2:])):
         ratios = [a / b for a, b in zip(measured[over], measured[under], strict=True)]
         print(f"{over} / {under}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print("load:", *(f"{load:.1f}" for load in os.getloadavg()))
 
 
-def print_vae_speed(rows: int, repeats: int, batches: tuple[int, ...] = (500, 1000, 2000, 4000, 8000)) -> None:
-    """Print the seconds of an epoch of a VAE alone on Ray with one worker and with two, interleaved, by batch size."""
+def print_vae_speed(rows: int, repeats: int, batches: list[int]) -> None:
+    """Print the seconds of an epoch of a VAE alone on Ray by batch size: one worker, two, and two by calls of actors.
+
+    They are interleaved; the ratios are those of one worker to two.
+    """
     data = {"values": np.random.default_rng(0).random((rows, 784), dtype=np.float32)}
 
-    def seconds(workers: int, batch: int) -> float:
+    def seconds(workers: int, batch: int, *, connected: bool = True) -> float:
         given = {"latent_dim": 18, "epochs": 1, "batch_size": batch, "hidden": 128}
         specs = [ModuleSpec("data", "observation"), ModuleSpec("vae", "vae", given, sharing=Sharing(workers, 1000))]
-        graph = Graph(specs, [Connection("data", "vae")], Schedule(3, (Step("vae"),)))
-        return _of_later_rounds(_events_of(graph, data), ("vae",)) / 2
+        graph = Graph(specs, [Connection("data", "vae")], Schedule(5, (Step("vae"),)))
+        return _of_later_rounds(_events_of(graph, data, connected=connected), ("vae",)) / 4
 
     for batch in batches:
-        pairs = [(seconds(1, batch), seconds(2, batch)) for _ in range(repeats)]
-        one, two = (statistics.median(each) for each in zip(*pairs, strict=True))
-        ratios = [a / b for a, b in pairs]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| {rows} | {batch} | {one:.2f} | {two:.2f} | {spread} |", flush=True)
+        runs = [(seconds(1, batch), seconds(2, batch), seconds(2, batch, connected=False)) for _ in range(repeats)]
+        middle = " | ".join(f"{statistics.median(each):.2f}" for each in zip(*runs, strict=True))
+        for two in (1, 2):
+            ratios = [run[0] / run[two] for run in runs]
+            middle += f" | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"| {rows} | {batch} | {middle} |", flush=True)
+    print("load:", *(f"{load:.1f}" for load in os.getloadavg()))
 
 
 class PrivateMemory:
@@ -352,6 +364,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--batches", type=int, nargs="*", default=[500, 1000, 2000, 4000, 8000])
     parser.add_argument("--models", nargs="*", help="beginnings of names")
     given = parser.parse_args()
     for name in list(MODELS):
@@ -376,7 +389,7 @@ def main() -> None:
         if given.part == "hash":
             raise SystemExit(not print_hashes(given.rows, given.chunk, ray=True))
         elif given.part == "vae":
-            print_vae_speed(given.rows, given.repeats)
+            print_vae_speed(given.rows, given.repeats, given.batches)
         else:
             print_speed(given.rows, given.chunk, given.repeats)
     finally:

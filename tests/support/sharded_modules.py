@@ -7,6 +7,9 @@ import numpy as np
 from pydantic import Field
 
 from actors import ModuleError, Outbox, OutgoingMessage, Port, rows_of
+from actors.backends.module_host import ModuleHost
+from actors.backends.shard_host import ShardHost
+from actors.errors import WorkerConnectionError
 from actors.sharing.contract import ShardedModule
 
 
@@ -185,3 +188,15 @@ class Sums(ShardedModule):
             after[-1] = after[-1] + (chunk.entering["after"] or 0.0)
         whole = np.array([piece.sum() for piece in pieces])
         return Outbox(outputs={"before": np.concatenate(before), "after": np.concatenate(after), "whole": whole})
+
+
+class UnconnectedShardHost(ShardHost):
+    """A worker to which no other one can connect, as behind a firewall."""
+
+    def listen(self, host, secret, workers):
+        raise WorkerConnectionError("the firewall is shut")
+
+
+def unconnected_host(spec, slots):
+    """Return the host of a module, or of a worker to which no other one can connect."""
+    return (ModuleHost if spec.sharing is None else UnconnectedShardHost)(spec, slots)

@@ -71,6 +71,7 @@ from actors.errors import (
     NonFiniteError,
     ObjectsLostError,
     StaleIncarnationError,
+    WorkerConnectionError,
     shorten_text,
 )
 from actors.graph.graph import Graph
@@ -460,14 +461,23 @@ class RayBackend:
         return self._incarnation(name)
 
     def fetch(self, module: str, reference: Any, given: Sequence[Ref]) -> Any:
-        """Return an answer of a group."""
-        return self._get(module, reference, timeout=self._recovery.timeout, given=given)
+        """Return an answer of a group; raise WorkerConnectionError as it is."""
+        timeout = self._recovery.timeout
+        return self._get(module, reference, timeout=timeout, reraise=WorkerConnectionError, given=given)
 
-    def blame(self, module: str, workers: Sequence[str]) -> None:
-        """If a group did not answer in time, take these workers for those that do not answer."""
+    def blame(self, module: str, workers: Callable[[], Sequence[str]]) -> None:
+        """If a group did not answer in time, take `workers` for those that do not answer."""
         if module in self._unresponsive:
             self._unresponsive.discard(module)
-            self._unresponsive.update(workers)
+            self._unresponsive.update(workers())
+
+    def place(self, worker: str) -> ModulePlaced:
+        """Return where a worker of a group runs."""
+        return self._places[worker]
+
+    def log(self, sentence: str) -> None:
+        """Report something about a group."""
+        self._log(sentence)
 
     def crash_report(self, module: str) -> str:
         """Return what the node of the last process of `module` knows of its death, if the node is still alive."""

@@ -1,15 +1,19 @@
 """The workers of a module on Ray: one actor each, driven from the coordinator's process.
 
 The coordinator owns all objects that the workers return, so that they outlive a worker that dies. It fetches none of
-them but what decides whether an update is finished, and the headers of messages.
+them but the headers of messages. The first worker drives the passes of an update over connections to the others
+(:mod:`actors.sharing.connected`). Where these cannot be made or are lost, the coordinator drives them, by calls of
+actors, and fetches what decides whether an update is finished. The bits are the same.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +23,13 @@ from ray.exceptions import RayError
 from actors.backends.shard_host import extents_for, shard_times
 from actors.coordination.backend import MessageRef, ModuleCall, ModuleResult, Ref, ResultRef
 from actors.coordination.placement import worker_name
-from actors.errors import ModuleDiedError, ModuleError, ModuleFailedError
+from actors.errors import ModuleDiedError, ModuleError, ModuleFailedError, WorkerConnectionError
 from actors.graph.spec import ModuleSpec
+from actors.limits import LOST_WORKER_SECONDS, STATUS_SECONDS
 from actors.messaging.codec import pack_header, unpack_header
 from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs, flatten, join_references
-from actors.sharing.driver import learn, respond
+from actors.sharing.driver import PARAMETERS_AT, learn, respond
+from actors.sharing.frames import UnsendableError
 from actors.sharing.transport import Repeated
 
 if TYPE_CHECKING:
@@ -37,8 +43,7 @@ _SLOW_SECONDS = 0.5
 """Time of an answer from which on a call waits until what it is given is there. Ray sends an actor its calls in their
 order, so that a call that waits for others would hold back those that ask what the module is doing."""
 
-_PARAMETERS_AT = {"summarise": 1, "accumulate": 0, "respond": 0}
-"""The methods that all workers are called with, and which of their arguments are the parameters."""
+_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class _Answer:
     summary: Any
     outputs: Any
     arrays: Sequence[Any]
+
+
+class _UnconnectedError(Exception):
+    """The workers of a call have lost their connections."""
 
 
 class RayGroup:
@@ -75,6 +84,9 @@ class RayGroup:
         self.names = [worker_name(spec.name, rank) for rank in range(count)]
         self.created = count - 1
         self._settled: list[tuple[str, str]] = []  # the workers of the last call that ended, and their incarnations
+        self._connected: list[tuple[str, str]] = []  # the workers that are connected, and their incarnations
+        self._unconnectable: list[tuple[str, str]] = []  # those that cannot be
+        self._is_sendable = True  # whether connections can carry what the module's methods return
         self._backend = backend
         self._spec = spec
         self._slots = tuple(slots)
@@ -94,6 +106,12 @@ class RayGroup:
 
     def _run(self, call: ModuleCall, arrays: Sequence[Ref]) -> ResultRef:
         try:
+            return self._run_once(call, arrays, connected=True)
+        except _UnconnectedError:  # from the beginning, since draws of the first attempt would be missing
+            return self._run_once(call, arrays, connected=False)
+
+    def _run_once(self, call: ModuleCall, arrays: Sequence[Ref], *, connected: bool) -> ResultRef:
+        try:
             extents = extents_for(self._spec, call, len(self.names))
         except ModuleError as error:
             raise ModuleFailedError(str(error)) from None
@@ -109,9 +127,13 @@ class RayGroup:
             samples = []
             if call.mode == "update" and workers.get(workers.call(0, "starts")):
                 samples = [workers.call(rank, "sample") for rank in range(len(extents))]
-            learnt = workers.call(0, "begin", *samples)
-            learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
-            answers, metrics = respond(workers, learnt, sweep, extents)
+            if connected and len(extents) > 1 and self._connect():
+                learnt = None  # the first worker has kept it
+                answers, metrics = respond(workers, learnt, self._lead(workers, samples), extents, prepared=True)
+            else:
+                learnt = workers.call(0, "begin", *samples)
+                learnt, sweep = learn(workers, learnt) if call.mode == "update" else (learnt, 0)
+                answers, metrics = respond(workers, learnt, sweep, extents)
             summary, state, names = workers.conclude(learnt, metrics)
             result, names, self._settled = workers.get(summary), workers.get(names), workers.incarnations
             summaries = [workers.get(answer.summary) for answer in answers]
@@ -132,6 +154,43 @@ class RayGroup:
         outputs = ShardedOutputs(given, tuple(starts), tuple(continued), names, extents[0].rows)
         shards = shard_times(extents, [each.seconds for each in summaries])
         return ModuleResult(state, Ref(outputs), messages, result.metrics, result.seconds, shards, result.ended)
+
+    def _connect(self) -> bool:
+        """Connect all workers of the group, if they are not; return whether they are."""
+        workers = _Workers(self._backend, self._spec.name, self.names, self._slots, ())
+        members = workers.incarnations
+        if members != self._connected and members != self._unconnectable and self._is_sendable:
+            try:
+                workers.connect()
+                self._connected = members
+            except WorkerConnectionError as error:
+                self._connected, self._unconnectable = [], members
+                self._note(error)
+        return members == self._connected
+
+    def _lead(self, workers: _Workers, samples: Sequence[Any]) -> int:
+        """Let the first worker drive a call up to its responses; return the number of passes.
+
+        Raises
+        ------
+        _UnconnectedError
+            If connections are lost, or cannot carry what has to be sent.
+        """
+        try:
+            return workers.lead(samples)
+        except WorkerConnectionError as error:
+            self._connected, self._is_sendable = [], not isinstance(error, UnsendableError)
+            self._note(error)
+            raise _UnconnectedError from error
+        except BaseException:
+            self._connected = []
+            raise
+
+    def _note(self, error: WorkerConnectionError) -> None:
+        self._backend.log(
+            f"{self._spec.name}: its workers exchange sums by calls of actors, which is slower with the same results, "
+            f"since connections of their own failed: {error}"
+        )
 
 
 class _Workers:
@@ -168,7 +227,7 @@ class _Workers:
 
     def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
         """Call a method of a worker; return references."""
-        if worker > 0 and (at := _PARAMETERS_AT.get(method)) is not None:
+        if worker > 0 and (at := PARAMETERS_AT.get(method)) is not None and values[at] is not None:
             if values[at] == self._parameters.get(worker):
                 values = (*values[:at], Repeated(), *values[at + 1 :])
             else:
@@ -191,7 +250,7 @@ class _Workers:
         try:
             return self._backend.fetch(self._module, value, self._given)
         except ModuleDiedError:
-            self._backend.blame(self._module, self._unfinished())
+            self._backend.blame(self._module, self._unfinished)
             raise
         finally:
             self._slow = self._slow or time.monotonic() - started > _SLOW_SECONDS
@@ -199,6 +258,59 @@ class _Workers:
     def conclude(self, learnt: Any, metrics: Any) -> Any:
         """End the call in the first worker; return references to the summary, the state and the outputs' names."""
         return self._send(0, "conclude_shard", 3, learnt, metrics)
+
+    def connect(self) -> None:
+        """Connect the first worker to the others; raises WorkerConnectionError if that cannot be done."""
+        places = [self._backend.place(name) for name in self._names]
+        alone = len({place.node_id for place in places}) == 1
+        host, secret = "127.0.0.1" if alone else places[0].node, secrets.token_bytes(_SECRET_BYTES)
+        port = self.get(self.call(0, "listen", host, secret, len(self._names)))
+        waiting = self.call(0, "await_connections")
+        made = [self.call(rank, "connect", host, port, secret, rank) for rank in range(1, len(self._names))]
+        for each in (*made, waiting):
+            self.get(each)
+
+    def lead(self, samples: Sequence[Any]) -> int:
+        """Let the first worker drive the others; return the number of passes.
+
+        Raises
+        ------
+        WorkerConnectionError
+            If connections are lost, and no worker has died or failed.
+        """
+        others = [self.call(rank, "follow") for rank in range(1, len(self._names))]
+        first = self.call(0, "lead", len(self._names), *samples)
+        try:
+            passes: int = self.get(first)
+            for each in others:
+                self.get(each)
+            return passes
+        except WorkerConnectionError:
+            self._end_waiting()
+            self._raise_cause(others)
+            raise
+        except BaseException:
+            self._end_waiting()
+            raise
+
+    def _raise_cause(self, others: Sequence[Any]) -> None:
+        """Raise the error of the worker that died or failed, on which a connection was lost; if there is one."""
+        waiting, until = list(others), time.monotonic() + LOST_WORKER_SECONDS
+        while waiting and (left := until - time.monotonic()) > 0:
+            for each in ray.wait(waiting, timeout=left)[0]:
+                waiting.remove(each)
+                try:
+                    self.get(each)
+                except UnsendableError:
+                    raise
+                except WorkerConnectionError:
+                    continue
+
+    def _end_waiting(self) -> None:
+        """Let workers that wait for others end their calls."""
+        for name in self._names:
+            with suppress(RayError, KeyError):
+                self._backend.actor(name).end_waiting.remote()
 
     def close(self) -> None:
         """Let the workers release their rows."""
@@ -210,6 +322,8 @@ class _Workers:
 
     def _unfinished(self) -> list[str]:
         """Return the workers that have not answered; the first one only if it does not wait for the others."""
+        self._end_waiting()
+        ray.wait(list(self._last.values()), num_returns=len(self._last), timeout=STATUS_SECONDS)
         waiting = [name for name, reference in self._last.items() if not ray.wait([reference], timeout=0)[0]]
         return [name for name in waiting if name != self._names[0]] or waiting or [self._names[0]]
 

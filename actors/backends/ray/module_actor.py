@@ -42,6 +42,9 @@ _RETURN_SUMS = ("accumulate", "summarise")
 _RETURN_PARAMETERS = ("begin", "begin_passes", "maximise", "learnt", "begin_response")
 """Methods of workers whose answer, or the first of their answers, goes to other workers."""
 
+_OF_CONNECTIONS = ("listen", "connect", "await_connections", "lead", "follow")
+"""Methods of a worker's host that return nothing which other workers need."""
+
 _TRACEBACK_BYTES = 20_000
 """Enough for any traceback."""
 
@@ -114,6 +117,8 @@ class ModuleActor:
         self._begin(incarnation)
         if method == "forget":
             return self._exchange.forget()
+        if method in _OF_CONNECTIONS:
+            return getattr(self._shard_host, method)(*values)
         given = self._exchange.receive(values)
         if method == "respond":
             part, sums = self._shard_host.run(method, *given)
@@ -142,6 +147,11 @@ class ModuleActor:
     def close_shard(self) -> None:
         """Release this worker's rows."""
         self._shard_host.close_shard()
+
+    @ray.method(concurrency_group="status")
+    def end_waiting(self) -> None:
+        """End the connections to other workers, also while a call waits for them."""
+        self._shard_host.end_waiting()
 
     @property
     def _shard_host(self) -> ShardHost:

@@ -1,5 +1,6 @@
 """Groups of workers on Ray: the bits of one process, whichever worker dies, hangs or fails."""
 
+import gc
 import os
 import signal
 import time
@@ -11,19 +12,28 @@ import pytest
 from actors.backends.in_process import InProcessBackend
 from actors.coordination.coordinator import Coordinator
 from actors.coordination.recovery import RecoveryPolicy
+from actors.coordination.session import Instrumentation
 from actors.errors import ModuleError, ModuleFailedError
 from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.limits import STRETCH_ROWS
+from actors.sharing.connections import Connection as WorkerConnection
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.ray.test_backend import collect_events, launch
 from tests.actors.backends.test_shared_modules import LENGTHS, X, graph, run
 from tests.faults.runs import digests
-from tests.support.sharded_modules import KMeans
+from tests.support.sharded_modules import KMeans, unconnected_host
 from tests.support.toy_modules import same_arrays
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def shut_connections():
+    """End the connections of this process to other workers, as a network that breaks does."""
+    for each in gc.get_objects():
+        if isinstance(each, WorkerConnection):
+            each.shut()
 
 
 class Failing(KMeans):
@@ -48,7 +58,12 @@ class Failing(KMeans):
                     time.sleep(3.0)
                 case "error":
                     raise ModuleError("chunk 7 is odd")
+                case "shut":
+                    shut_connections()
         return super().accumulate(chunk, learnt, context)
+
+    def broadcast(self, learnt):
+        return {**learnt, "odd": {1}} if self.parameters.way == "odd" else learnt
 
     def first_time(self):
         if not self.parameters.once:
@@ -97,7 +112,34 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_the_bits_are_the_same(tmp_p
     assert [name for name, _, _ in events].count("recovered") == 1
     shares = [fields["worker_rows"] for name, _, fields in events if name == "updated" and fields["module"] == "kmeans"]
     assert all(list(each) == ["kmeans", "kmeans#1", "kmeans#2"] and sum(each.values()) == len(X) for each in shares)
+    assert not by_calls_of_actors(events)
     assert has_the_bits_of_one_process(tmp_path / "run", f"group-{way.lower()}")
+
+
+def by_calls_of_actors(events):
+    """Return the sentences that say that workers are not connected."""
+    return [fields["message"] for name, _, fields in events if name == "log" and "connections" in fields["message"]]
+
+
+def test_workers_that_cannot_connect_say_so_once_and_the_bits_are_the_same(tmp_path):
+    firewall = Instrumentation(make_host=unconnected_host)
+    events = run_on_workers("group-apart", tmp_path / "run", 3, instrumentation=firewall)
+    (sentence,) = by_calls_of_actors(events)
+    assert sentence.startswith("kmeans: its workers exchange sums by calls of actors")
+    assert sentence.endswith("the firewall is shut")
+    assert [name for name, _, fields in events if name == "updated" and fields["module"] == "kmeans"] > ["updated"]
+    assert has_the_bits_of_one_process(tmp_path / "run", "group-apart")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["shut", "odd"])
+def test_connections_that_break_or_cannot_carry_the_sums_are_given_up_with_the_same_bits(tmp_path, way):
+    given = {"way": way, "once": str(tmp_path / "once")} if way == "shut" else {"way": way}
+    events = run_on_workers(f"group-{way}", tmp_path / "run", 3, given=given)
+    (sentence,) = by_calls_of_actors(events)
+    assert ("the connection to another worker is lost" if way == "shut" else "a value of type set") in sentence
+    assert "lost" not in [name for name, _, _ in events]
+    assert has_the_bits_of_one_process(tmp_path / "run", f"group-{way}")
 
 
 @pytest.mark.slow
@@ -108,7 +150,7 @@ def test_while_a_worker_is_waited_for_the_module_says_what_it_does(tmp_path):
         doing = [
             status["active"]["kmeans"]["doing"]
             for _, status in running.begin({"data": {"values": X, "lengths": LENGTHS}})
-            if status["round"] == 1 and "kmeans" in status["active"]
+            if status.get("round") == 1 and "kmeans" in status["active"]
         ]
     finally:
         running.stop()
