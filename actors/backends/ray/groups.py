@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -117,15 +117,15 @@ class RayGroup:
             raise ModuleFailedError(str(error)) from None
         workers = _Workers(self._backend, self._spec.name, self.names[: len(extents)], self._slots, flatten(arrays)[1])
         try:
-            if len(extents) > 1:
-                call = replace(call, overrides=workers.get(workers.call(0, "overrides", call)))
-            opened = [workers.open(rank, call, arrays, extents) for rank in range(len(extents))]
-            continued = [own for each in opened for own in workers.get(each)]
+            overrides = workers.call(0, "overrides", call) if len(extents) > 1 else None
+            sent = [workers.open(rank, call, overrides, arrays, extents) for rank in range(len(extents))]
+            opened = [workers.get(each) for each in sent]
+            continued = [own for each in opened for own in each.continued]
             if workers.incarnations != self._settled:
                 workers.call(0, "forget")
             self._settled = []
             samples = []
-            if call.mode == "update" and workers.get(workers.call(0, "starts")):
+            if call.mode == "update" and opened[0].starts:
                 samples = [workers.call(rank, "sample") for rank in range(len(extents))]
             if connected and len(extents) > 1 and self._connect():
                 learnt = None  # the first worker has kept it
@@ -218,12 +218,14 @@ class _Workers:
         """The name and the incarnation of each worker."""
         return [(name, self._backend.incarnation(name)) for name in self._names]
 
-    def open(self, rank: int, call: ModuleCall, arrays: Sequence[Ref], extents: Sequence[Extent]) -> Any:
+    def open(
+        self, rank: int, call: ModuleCall, overrides: Any, arrays: Sequence[Ref], extents: Sequence[Extent]
+    ) -> Any:
         """Give a worker its rows: of messages in parts, those parts that it needs."""
         own = extents[rank]
         needed = [each.overlapping(own.start, own.stop) if isinstance(each, ShardedArrays) else each for each in arrays]
         layout, flat = flatten(needed)
-        return self._send(rank, "open_shard", 1, call, extents, rank, layout, *flat)
+        return self._send(rank, "open_shard", 1, call, overrides, extents, rank, layout, *flat)
 
     def call(self, worker: int, method: str, *values: Any, returns: int | None = None) -> Any:
         """Call a method of a worker; return references."""

@@ -8,8 +8,9 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import psutil
 import ray
@@ -47,6 +48,21 @@ _OF_CONNECTIONS = ("listen", "connect", "await_connections", "lead", "follow")
 
 _TRACEBACK_BYTES = 20_000
 """Enough for any traceback."""
+
+
+class OpenedShard(NamedTuple):
+    """What a worker knows of a call when it has its rows.
+
+    Attributes
+    ----------
+    continued : list of bool
+        Whether each of its stretches begins within a sequence.
+    starts : bool
+        Whether nothing was learnt yet.
+    """
+
+    continued: list[bool]
+    starts: bool
 
 
 class ModuleActor:
@@ -104,13 +120,21 @@ class ModuleActor:
         return self._returned(self._host.call(call, restore(layout, arrays)))
 
     def open_shard(
-        self, incarnation: str, call: ModuleCall, extents: Sequence[Extent], rank: int, layout: Layout, *arrays: Any
-    ) -> list[bool]:
-        """Take this worker's rows of a call; return whether each of its stretches begins within a sequence."""
+        self,
+        incarnation: str,
+        call: ModuleCall,
+        overrides: Mapping[str, Any] | None,
+        extents: Sequence[Extent],
+        rank: int,
+        layout: Layout,
+        *arrays: Any,
+    ) -> OpenedShard:
+        """Take this worker's rows of a call, with the first worker's parameters of steps if there are others."""
         self._begin(incarnation)
+        call = call if overrides is None else replace(call, overrides=overrides)
         self._alone, self._exchange.first = len(extents) == 1, rank == 0
         self._shard_host.open_shard(call, restore(layout, arrays), extents, rank)
-        return self._shard_host.continued
+        return OpenedShard(self._shard_host.continued, self._shard_host.starts())
 
     def shard(self, incarnation: str, method: str, returns: int | None, *values: Any) -> Any:
         """Call a method of this worker (:class:`actors.sharing.driver.Worker`), or of its host."""
@@ -123,7 +147,7 @@ class ModuleActor:
         if method == "respond":
             part, sums = self._shard_host.run(method, *given)
             return (sums if self._alone else self._exchange.send_sums(sums), *self._returned(part))
-        if method in ("overrides", "starts", "sample", "begin"):
+        if method in ("overrides", "sample", "begin"):
             answer = getattr(self._shard_host, method)(*given)
         else:
             answer = self._shard_host.run(method, *given)
