@@ -168,14 +168,17 @@ def add_floor(log_message: FloatArray) -> FloatArray:
     return normalise_rows(np.log(np.exp(log_message) + FLOOR))  # at most one: nothing overflows
 
 
-def message_with_floor(message: FloatArray) -> tuple[FloatArray, FloatArray]:
+def message_with_floor(
+    message: FloatArray, into: FloatArray | None = None, logs: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Return distributions (N, K) with :data:`FLOOR` added to every probability, normalised, and their logarithms.
 
-    As :func:`add_floor`, from probabilities instead of their logarithms: the sums of the rows are known.
+    As :func:`add_floor`, from probabilities instead of their logarithms: the sums of the rows are known. They are in
+    the memory `into`, which may be that of the message, and `logs`, if these are given.
     """
-    floored: FloatArray = message + FLOOR
+    floored: FloatArray = np.add(message, FLOOR, out=into)
     floored /= 1.0 + message.shape[1] * FLOOR
-    return floored, np.log(floored)
+    return floored, np.log(floored, out=logs)
 
 
 def normalise_rows(scores: FloatArray) -> FloatArray:

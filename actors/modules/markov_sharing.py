@@ -180,7 +180,7 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         fit = rows.infer(TEMPERED)
         own = rows.untempered(fit)
         if rows.given.keeps and not rows.impossible:
-            chunk.memo["response"] = fit.cavity, own.posterior  # as under the same transitions
+            chunk.memo["response"] = rows.in_rooms(fit.cavity, own.posterior)  # as under the same transitions
         posterior, mask = own.posterior.sum(axis=0), rows.given.mask
         return {
             "transitions": fit.transitions,
@@ -303,7 +303,8 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         rows = _Rows(self, chunk, learnt, context)
         if context.mode != "recognize":
             cavity, posterior = chunk.memo.pop("response", None) or rows.response()
-            message, log_message = message_with_floor(cavity)
+            into, logs = (chunk.room(name, rows.given.classes) for name in ("message", "log_message"))
+            message, log_message = message_with_floor(cavity, into, logs)
             outputs = {"msg": message, "Pdz": posterior, "viterbi": rows.best_path(rows.given.untempered)}
         elif context.ordered and "frequencies" not in learnt:
             fit = rows.infer(TEMPERED)
@@ -503,7 +504,15 @@ class _Rows:
     def response(self) -> tuple[FloatArray, FloatArray]:
         """Return the cavity message, and the posterior of the untempered rows."""
         fit = self.infer(TEMPERED)
-        return fit.cavity, self.untempered(fit).posterior
+        return self.in_rooms(fit.cavity, self.untempered(fit).posterior)
+
+    def in_rooms(self, cavity: FloatArray, posterior: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return cavity message and posterior, if possible where those of all rows are joined."""
+        message, joined = (self._chunk.room(name, self.given.classes) for name in ("message", "posterior"))
+        if message is None or joined is None:
+            return cavity, posterior
+        message[...], joined[...] = cavity, posterior
+        return message, joined
 
     def origins(self) -> IntArray:
         """Return the class of the row before the chunk for each class of its last row."""

@@ -108,6 +108,8 @@ class Chunk:
     memo : dict of str to object
         What the module wants to find again when it gets the chunk in a later pass of the same call, such as
         normalisers of the rows. It may be empty at any time, and it stays in memory, so keep it small.
+    rooms : RowRooms, optional
+        Memory for what the response returns of all rows, so that it need not be copied there.
     """
 
     inbox: Inbox
@@ -118,6 +120,14 @@ class Chunk:
     continues: bool = False
     entering: Mapping[str, Any] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
+    rooms: RowRooms | None = None
+
+    def room(self, name: str, columns: int) -> FloatArray | None:
+        """Return memory (N, columns) for what the response returns of the chunk's rows, the same for a name.
+
+        What is returned as it lies there need not be copied to that of other chunks. None where rows are too many.
+        """
+        return None if self.rooms is None else self.rooms.of(name, columns, self.rows)
 
     def __len__(self) -> int:
         return int(self.rows.stop - self.rows.start)
@@ -126,6 +136,44 @@ class Chunk:
     def lengths(self) -> Array | None:
         """Lengths of the pieces of sequences in the chunk; None if all rows, of all chunks, are one sequence."""
         return next((message.lengths for message in self.inbox if message.lengths is not None), None)
+
+
+class RowRooms:
+    """Memory for arrays of float64 of all rows of a worker.
+
+    Parameters
+    ----------
+    extent : Extent
+    """
+
+    def __init__(self, extent: Extent) -> None:
+        self._start, self._rows = extent.start, extent.stop - extent.start
+        self._arrays: dict[tuple[str, int], FloatArray] = {}
+
+    def of(self, name: str, columns: int, rows: slice) -> FloatArray:
+        """Return the part of some rows."""
+        whole = self._arrays.get((name, columns))
+        if whole is None:
+            whole = self._arrays[name, columns] = np.empty((self._rows, columns))
+        return whole[rows.start - self._start : rows.stop - self._start]
+
+    def holding(self, array: Array, rows: slice) -> FloatArray | None:
+        """Return the array of all rows of which an array is the part of some rows; None if there is none."""
+        for whole in self._arrays.values():
+            part = whole[rows.start - self._start : rows.stop - self._start]
+            if is_same_memory(array, part):
+                return whole
+        return None
+
+
+def is_same_memory(one: Array, other: Array) -> bool:
+    """Return whether two arrays are the same values in the same memory."""
+    return (one.shape, one.strides, one.dtype, one.ctypes.data) == (
+        other.shape,
+        other.strides,
+        other.dtype,
+        other.ctypes.data,
+    )
 
 
 class MessageParts:
@@ -210,7 +258,13 @@ class ShardRows:
         """Return the lengths of the pieces of sequences in a stretch; None if all rows are one sequence."""
         return self._pieces(slice(stretch.start, stretch.stop))
 
-    def chunk(self, index: int, entering: Mapping[str, Any] | None = None, memo: dict[str, Any] | None = None) -> Chunk:
+    def chunk(
+        self,
+        index: int,
+        entering: Mapping[str, Any] | None = None,
+        memo: dict[str, Any] | None = None,
+        rooms: RowRooms | None = None,
+    ) -> Chunk:
         """Return a chunk of the worker."""
         rows = self.extent.rows_of(index)
         return Chunk(
@@ -222,6 +276,7 @@ class ShardRows:
             continues=not self._opens(rows.stop),
             entering={} if entering is None else entering,
             memo={} if memo is None else memo,
+            rooms=rooms,
         )
 
     def messages(self, index: int) -> list[Message]:

@@ -17,7 +17,15 @@ from actors.kernels.chunk_tree import Node, combine_below, covering_nodes, desce
 from actors.kernels.row_sample import spread_rows
 from actors.limits import MAX_WHOLE_ROWS, SAMPLED_OUTPUT_ROWS
 from actors.module import Context, OutgoingMessage
-from actors.sharing.chunks import Chunk, Extent, OutputNames, ShardRows, rows_of_kind
+from actors.sharing.chunks import (
+    Chunk,
+    Extent,
+    OutputNames,
+    RowRooms,
+    ShardRows,
+    is_same_memory,
+    rows_of_kind,
+)
 from actors.types import Array, FloatArray, State
 
 if TYPE_CHECKING:
@@ -72,6 +80,8 @@ class Shard:
         self._entered: dict[int, dict[str, Any]] = {}
         self._memos: dict[int, dict[str, Any]] = {}
         self._chunks: dict[int, Chunk] = {}
+        # Not for several stretches, since the memory of all of them would be held.
+        self._rooms = RowRooms(rows.extent) if len(rows.extent.stretches()) == 1 else None
 
     @property
     def extent(self) -> Extent:
@@ -114,7 +124,7 @@ class Shard:
         """
         self.enter(entering)
         extent = self.extent if stretch is None else stretch
-        collected = _Collected(self.rows, extent, self.module)
+        collected = _Collected(self.rows, extent, self.module, self._rooms)
 
         def one(chunk: Chunk, context: Context) -> Mapping[str, float]:
             outbox = self.module.respond(chunk, learnt, context)
@@ -179,7 +189,7 @@ class Shard:
         if index in self._chunks:
             return self._chunks[index]
         entered, memo = self._entered.setdefault(index, {}), self._memos.setdefault(index, {})
-        chunk = self.rows.chunk(index, entered, memo)
+        chunk = self.rows.chunk(index, entered, memo, self._rooms)
         if self.rows.has_whole(index):
             self._chunks[index] = chunk
         return chunk
@@ -194,8 +204,11 @@ class Shard:
 class _Collected:
     """Messages and outputs of a stretch of chunks: rows one after the other, other arrays once."""
 
-    def __init__(self, rows: ShardRows, extent: Extent, module: ShardedModule[Any]) -> None:
+    def __init__(
+        self, rows: ShardRows, extent: Extent, module: ShardedModule[Any], rooms: RowRooms | None = None
+    ) -> None:
         self._rows = rows
+        self._rooms = rooms
         self._extent = extent
         self._row_outputs = frozenset(module.row_outputs)
         self._arrays: dict[tuple[str, str], dict[str, Array]] = {}
@@ -237,8 +250,10 @@ class _Collected:
                         f"{name} of chunk {chunk.index} has the shape {array.shape}, expected {len(chunk)} rows"
                     )
                 if name not in into:
-                    into[name] = np.empty((self._extent.stop - start, *array.shape[1:]), array.dtype)
-                into[name][chunk.rows.start - start : chunk.rows.stop - start] = array
+                    into[name] = self._memory_for(array, chunk.rows)
+                part = into[name][chunk.rows.start - start : chunk.rows.stop - start]
+                if not is_same_memory(array, part):
+                    part[...] = array
             elif name not in into:
                 into[name] = array
             elif name != "lengths" and not np.array_equal(into[name], array, equal_nan=array.dtype.kind == "f"):
@@ -246,6 +261,15 @@ class _Collected:
                     f"{name} differs between chunks {self._extent.first} and {chunk.index}; list an output whose "
                     "first dimension is the rows in row_outputs"
                 )
+
+    def _memory_for(self, array: Array, rows: slice) -> Array:
+        """Return memory for an array of all rows, of which one has the given rows."""
+        whole = None if self._rooms is None else self._rooms.holding(array, rows)
+        return (
+            np.empty((self._extent.stop - self._extent.start, *array.shape[1:]), array.dtype)
+            if whole is None
+            else whole
+        )
 
     def outputs(self) -> dict[str, Array]:
         """Return the outputs; those of sequences have a row for each piece in each chunk (:func:`add_pieces`)."""

@@ -10,7 +10,7 @@ from actors.errors import MessageError, ModuleError
 from actors.kernels.chunk_tree import covering_nodes
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header, Message
-from actors.module import Context, Inbox
+from actors.module import Context, Inbox, Outbox, OutgoingMessage
 from actors.sharing.chunks import Extent, MessageParts, ShardRows, join_messages
 from actors.sharing.driver import extents_of, learn, open_group, respond, sample_inbox, start_on_sample
 from actors.sharing.shard import join_outputs
@@ -325,3 +325,47 @@ def test_parts_of_a_message_are_joined():
     assert whole.mask.sum() == 20
     assert whole.lengths.tolist() == [12, 18]
     assert {a.name: a.shape for a in whole.header.arrays}["mean"] == (30, D)
+
+
+class InRooms(KMeans):
+    """K-means whose messages lie where those of all rows are joined: of all chunks, or of every other one."""
+
+    row_outputs = ("class", "distances", "again")
+
+    @dataclass(frozen=True)
+    class Parameters(KMeans.Parameters):
+        rooms: str = "none"
+
+    def respond(self, chunk, learnt, context):
+        outbox = super().respond(chunk, learnt, context)
+        values = outbox.messages[0].arrays["log_prob"]
+        room = chunk.room("distances", values.shape[1])
+        in_room = {"all": True, "even": chunk.index % 2 == 0, "odd": chunk.index % 2 == 1, "none": False}
+        if room is not None and in_room[self.parameters.rooms]:
+            room[...] = values
+            values = room
+        outputs = {**outbox.outputs, "distances": values, "again": values[:, 0].copy()}
+        message = OutgoingMessage("class_posteriors", {**outbox.messages[0].arrays, "log_prob": values})
+        return Outbox([message], outbox.metrics, outputs)
+
+
+def in_rooms(rooms):
+    return lambda: InRooms(InRooms.Parameters(rooms=rooms))
+
+
+@pytest.mark.parametrize("rooms", ["all", "even", "odd"])
+@pytest.mark.parametrize("cuts", [[], [4, 9]])
+def test_what_lies_where_all_rows_are_joined_is_what_would_be_copied_there(rooms, cuts):
+    copied, given = update(in_rooms("none"), cut_at(cuts)), update(in_rooms(rooms), cut_at(cuts))
+    assert same_arrays(copied[1], given[1])
+    for one, other in zip(copied[3], given[3], strict=True):
+        assert same_arrays(one.messages[0].arrays, other.messages[0].arrays)
+    if rooms == "all":
+        assert all(answer.outputs["distances"] is answer.messages[0].arrays["log_prob"] for answer in given[3])
+
+
+def test_rows_of_several_stretches_have_no_room(monkeypatch):
+    monkeypatch.setattr("actors.sharing.chunks.STRETCH_ROWS", 4 * SIZE)
+    given = update(in_rooms("all"), cut_at([]))
+    monkeypatch.undo()
+    assert same_arrays(given[1], update(in_rooms("none"), cut_at([]))[1])
