@@ -99,6 +99,11 @@ def ray_token_path() -> Path | None:
     return read_path("RAY_AUTH_TOKEN_PATH")
 
 
+def mlflow_uri() -> str:
+    """Return where MLflow tracks runs (``MLFLOW_TRACKING_URI``, of MLflow itself); empty if that is not said."""
+    return read_text("MLFLOW_TRACKING_URI")
+
+
 def heaps(default: int) -> int:
     """Return the number of heaps among which glibc divides the threads of a process (``MALLOC_ARENA_MAX``)."""
     return int(read_number("MALLOC_ARENA_MAX", default, MAX_HEAPS, whole=True))
@@ -112,6 +117,7 @@ READERS: dict[str, Callable[[], object]] = {
     "SERKET_CACHE_DIR": cache_path,
     "SERKET_STATE_DIR": state_path,
     "SERKET_FAULTS": injected_faults,
+    "MLFLOW_TRACKING_URI": mlflow_uri,
     "RAY_ADDRESS": ray_address,
     "RAY_AUTH_MODE": ray_requires_token,
     "RAY_AUTH_TOKEN": ray_token,

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         torch_vae,
         vae,
     )
+    from runner.tracking.callback import Callback
+    from runner.tracking.mlflow import MLflow
+    from runner.tracking.tensorboard import TensorBoard
 
 # Ray reads its environment when it is imported. It enables token authentication by itself for a local cluster, but not
 # in a driver that joins one.
@@ -80,7 +83,9 @@ __all__ = [
     "MLDA",
     "PCA",
     "VAE",
+    "Callback",
     "Generated",
+    "MLflow",
     "MarkovModel",
     "Model",
     "ModelClusterer",
@@ -89,6 +94,7 @@ __all__ = [
     "Observation",
     "Product",
     "SequenceClusterer",
+    "TensorBoard",
     "TorchNN",
     "TorchVAE",
     "dpgmm",
@@ -103,10 +109,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "runner.tracking.callback",
     "Generated": "runner.model",
+    "MLflow": "runner.tracking.mlflow",
     "Model": "runner.model",
     "ModelClusterer": "runner.estimators",
     "SequenceClusterer": "runner.estimators",
+    "TensorBoard": "runner.tracking.tensorboard",
 }
 """Where names are that are not of :mod:`runner.script`."""
 

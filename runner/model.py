@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runner.results import RunResults
     from runner.runs.directory import OpenedRun
     from runner.script import Handle
+    from runner.tracking.callback import Callback
 
 
 class Generated(NamedTuple):
@@ -187,6 +188,7 @@ class Model:
         ray: bool = False,
         address: str | None = None,
         progress: bool | Callable[[dict[str, Any]], object] = True,
+        callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
     ) -> Self:
         """Learn from rows, as ``serket run`` does with the equal model file, and return the model.
 
@@ -216,6 +218,10 @@ class Model:
         progress : bool or callable
             Whether to show a line on stderr, in a terminal or a notebook; or a function that is called with each event
             of the run, a dict with ``event`` and its fields.
+        callbacks : sequence of Callback, str or mapping
+            What follows the run (:class:`runner.Callback`), besides what the model file names: objects, or
+            ``"tensorboard"``, ``"mlflow"``, ``"package.module:Class"``, or maps with one of these as ``type`` and
+            arguments. Whatever they raise is reported, and the run goes on.
 
         Raises
         ------
@@ -252,6 +258,7 @@ class Model:
                 address=address,
                 known=path is not None,
                 code=self._code,
+                callbacks=callbacks,
             )
         except (StoppedError, KeyboardInterrupt) as error:
             if fitting.has_learnt(place):

@@ -145,6 +145,7 @@ def reads_environment(source):
 
 SETS_VARIABLES = {
     "runner/__init__.py": 4,  # before Ray is imported: RAY_AUTH_MODE and RAY_USAGE_STATS_ENABLED
+    "runner/tracking/mlflow.py": 1,  # of MLflow itself, which reports its use by default
     "runner/cluster/connection.py": 1,  # for the processes that it starts
     "runner/cli/doctor.py": 1,  # names those that are set
     "actors/backends/ray/start_on_demand.py": 1,  # a script that imports nothing; Ray's own, of the raylet's process

@@ -26,7 +26,7 @@ from runner.cluster.signals import ignored_signals, stop_signals
 
 if TYPE_CHECKING:
     from actors.graph.graph import Graph
-    from runner.config.run_config import RunConfig
+    from runner.config.run_config import Override, RunConfig
     from runner.data.datasets import Dataset
     from runner.report.progress import Progress
     from runner.runs.directory import OpenedRun
@@ -63,6 +63,16 @@ Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY.PATH=VALUE", help="Set a value of the model file, such as schedule.rounds=3; repeatable."
+    ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER",
+        help="Follow the run by tensorboard, mlflow or package.module:Class, in place of what the model file names "
+        "under tracking; repeatable.",
+        autocompletion=completion.complete_tracker,
     ),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as the run continues on its own.")]
@@ -131,6 +141,7 @@ def run(
         ),
     ],
     settings: Settings = None,
+    track: Track = None,
     address: Address = None,
     local: Local = False,
     runs: Runs = Path("runs"),
@@ -155,7 +166,7 @@ def run(
 
         with _clock() as clock:
             model = find_model(config)
-            loaded = model.load(settings or [])
+            loaded = model.load([*(settings or []), *_tracked(track)])
         if model.note:
             say(f"serket: {model.note}", err=True)
         if dry_run:
@@ -185,6 +196,7 @@ def resume(
     context: typer.Context,
     run: RunName,
     settings: Settings = None,
+    track: Track = None,
     address: Address = None,
     local: Local = False,
     runs: Runs = Path("runs"),
@@ -201,7 +213,7 @@ def resume(
         address = _given_address(context, address, local=local)
         path = find_run(run, runs)
         with _clock() as clock:
-            opened = open_run(path, settings or [])
+            opened = open_run(path, [*(settings or []), *_tracked(track)])
         with _progress(opened.directory.graph) as progress:
             from runner.commands.resume import resume as resume_run
 
@@ -213,7 +225,13 @@ def resume(
 
 
 @app.command()
-def attach(run: RunName, address: RunAddress = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+def attach(
+    run: RunName,
+    track: Track = None,
+    address: RunAddress = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
     """Follow a detached run; Ctrl-C stops following and lets the run continue.
 
     Example: serket attach mnist
@@ -223,7 +241,7 @@ def attach(run: RunName, address: RunAddress = None, runs: Runs = Path("runs"), 
 
         path = find_run(run, runs)
         with _clock() as clock:
-            opened = open_run(path)
+            opened = open_run(path, _tracked(track))
         with _progress(opened.directory.graph) as progress:
             from runner.commands.attach import attach as attach_to_run
 
@@ -760,6 +778,11 @@ def _load_rows(
         if sentence is not None:
             say(f"serket: {sentence}", err=True)
     return rows
+
+
+def _tracked(names: list[str] | None) -> list[Override]:
+    """Return what ``--track`` sets in a config; nothing where it is not given."""
+    return [(["tracking"], names)] if names else []
 
 
 def _check_data(config: RunConfig, address: str | None) -> None:

@@ -74,6 +74,13 @@ def complete_module_type(incomplete: str) -> list[str]:
     return sorted(name for name in known_names() if name.startswith(incomplete))
 
 
+def complete_tracker(incomplete: str) -> list[str]:
+    """Return the trackers with a name of their own that begin with a text."""
+    from runner.tracking.loading import BUILT_IN
+
+    return [name for name in BUILT_IN if name.startswith(incomplete)]
+
+
 def _entries(incomplete: str, fits: Any) -> list[str]:
     """Return the entries of a directory that begin with a path: those that fit, and directories that may hold some."""
     directory, _, start = incomplete.rpartition("/")

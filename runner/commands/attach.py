@@ -24,6 +24,8 @@ from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.records import is_done
 from runner.runs.state import note_storage, remove_record
 from runner.runs.timing import Clock
+from runner.tracking.feed import Tracking
+from runner.tracking.loading import make_callbacks
 
 
 def attach(
@@ -54,15 +56,17 @@ def attach(
         If the run was stopped.
     """
     config, directory = run
+    tracking = Tracking(make_callbacks(config.tracking_arguments()), progress.log)
     note_storage(directory.commits_location)
-    with directory.lock():
+    with tracking, directory.lock():
         if (result := _written_result(directory)) is not None:
             return directory, result
         directory.claim()
         directory.repair()
-        directory.import_saved_events()
+        missed = directory.import_saved_events()
         directory.categories = config.categories(config.load_data())
-        monitor = RunMonitor(directory, progress, since=directory.log.position())
+        monitor = RunMonitor(directory, progress, since=directory.log.position(), tracking=tracking)
+        tracking.begin(directory, config.plain(), missed, resumed=True)
         monitor.catch_up()
         monitor.resumed = True  # earlier durations are not known in this process
         with ExitStack() as stack:

@@ -30,6 +30,7 @@ from runner.runs.directory import RunDirectory
 from runner.runs.records import build_result
 from runner.runs.state import RunRecord, new_secret, recorded
 from runner.runs.timing import Clock
+from runner.tracking.feed import Tracking
 
 FAULT_INJECTION = "actors.backends.fault_injection"
 
@@ -160,6 +161,7 @@ def start_and_follow(
     detach: bool,
     observe: Emit = ignore,
     last: bool = True,
+    tracking: Tracking | None = None,
 ) -> dict[str, Any] | None:
     """Start a run, or resume it from its commits, and follow it to its end or until it can be detached.
 
@@ -170,7 +172,7 @@ def start_and_follow(
     dict
         The contents of ``result.json``; None for a detached run.
     """
-    monitor = RunMonitor(directory, progress, observe=observe)
+    monitor = RunMonitor(directory, progress, observe=observe, tracking=tracking)
     stream = client.begin(source_states(directory.graph, data))
     if not detach:
         return follow_to_end(client, stream, monitor, clock, last=last)
@@ -263,10 +265,13 @@ def finish(monitor: RunMonitor, clock: Clock, *, last: bool = True) -> dict[str,
     if monitor.first_output is not None:
         result["first_output"] = round(monitor.first_output - clock.started, 3)
     result["phases"] = clock.marks
+    if last and directory.reports and writes_reports():
+        _write_report(monitor, result)
+        clock.mark("report")
+    if monitor.tracking:
+        monitor.tracking.finish(result)
+        clock.mark("tracking")
     if last:
-        if directory.reports and writes_reports():
-            _write_report(monitor, result)
-            clock.mark("report")
         ignore_signals()  # with this file, the run is complete
     directory.write_json("result.json", result)
     return result

@@ -250,7 +250,8 @@ def _portable_config(config: RunConfig, directory: RunDirectory, *, whole: bool)
     for module in plain["modules"].values():
         module["resources"] = {"num_gpus": module["resources"]["num_gpus"]}
     plain |= {"code": [], "checkpoints": {"keep": plain["checkpoints"]["keep"]}}
-    plain.pop("cluster", None)
+    for key in ("cluster", "tracking"):
+        plain.pop(key, None)
     for place, value in texts({key: value for key, value in plain.items() if key != "data"}, ()):
         if _PLACE.match(value):
             raise ExportError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from actors.coordination.events import Emit, ignore
 from runner.cluster.signals import before_exit
@@ -22,6 +24,8 @@ from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError, op
 from runner.runs.local_client import LocalClient
 from runner.runs.state import RunRecord, note_storage, recorded, remove_record
 from runner.runs.timing import Clock
+from runner.tracking.feed import Tracking
+from runner.tracking.loading import make_callbacks
 
 CODE = "code"
 """The folder of a run's directory with networks that a script defines."""
@@ -37,6 +41,7 @@ def fit(
     address: str | None = None,
     known: bool = True,
     code: Path | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> OpenedRun:
     """Train a model as ``serket run`` does with the equal model file: with the same seeds, messages and bits.
 
@@ -56,6 +61,8 @@ def fit(
         Whether other commands of this user are told of the run while it is running.
     code : Path, optional
         A folder of Python files that belong to the run, and are copied into its directory.
+    callbacks : sequence
+        Callbacks, or what :func:`runner.tracking.loading.make_callback` takes, besides those of the config.
 
     Raises
     ------
@@ -71,17 +78,27 @@ def fit(
     clock = Clock(time.time())
     if not ray:
         check_local(config, address=None, detach=False, option="ray=False")
+    tracking = Tracking(make_callbacks([*config.tracking_arguments(), *callbacks]), progress.log)
     directory = _create(path, config)
     try:
         config, data = _prepare(config, given, directory, progress, address, code)
         clock.mark("data")
-        with ExitStack() as stack:
+        with tracking, ExitStack() as stack:
             stack.enter_context(directory.lock())
             stack.callback(progress.close)
             start = _start_on_ray if ray else _start_here
             client, observe = start(stack, config, directory, progress, address, known=known)
+            tracking.begin(directory, config.plain())
             start_and_follow(
-                client, data, directory, clock=clock, progress=progress, detach=False, observe=observe, last=False
+                client,
+                data,
+                directory,
+                clock=clock,
+                progress=progress,
+                detach=False,
+                observe=observe,
+                last=False,
+                tracking=tracking,
             )
     except BaseException:
         if not has_learnt(path):

@@ -139,7 +139,7 @@ def _read_config(archive: Archive, file: Path, code: Sequence[Path]) -> dict[Any
     except UnicodeDecodeError:
         raise archive.refused("its config is no text") from None
     content = dict(as_map(parse(text, f"{file}: config.yaml")))
-    for key in ("cluster", "checkpoints", "code"):
+    for key in ("cluster", "checkpoints", "code", "tracking"):
         content.pop(key, None)
     for _, source in find_sources(content.get("data")).values():
         for key in ("categories", "lengths", "cache"):

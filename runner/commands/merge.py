@@ -90,6 +90,7 @@ def merge(
     first = _read(names[0], open_run(paths[0]))
     config = first.run.config.model_copy(deep=True)
     config.checkpoints.storage = None  # that of the first run
+    config.tracking = []  # of the first run, too
     directory = RunDirectory.create(runs, name, config.graph, exact=True)
     try:
         learnt = [first]

@@ -31,6 +31,7 @@ from runner.runs.event_log import LogPosition
 from runner.runs.live import LiveFile
 from runner.runs.records import RoundScores
 from runner.runs.timing import ComputingTime
+from runner.tracking.feed import Tracking
 
 if TYPE_CHECKING:
     from runner.runs.client import EventStream
@@ -63,6 +64,8 @@ class RunMonitor:
         Up to which events are ignored, as they were received before; by default none.
     observe : callable, optional
         Receives the metrics of every commit, as an event.
+    tracking : Tracking, optional
+        The callbacks, which are told every event.
 
     Attributes
     ----------
@@ -88,8 +91,10 @@ class RunMonitor:
         single: bool = False,
         since: LogPosition | None = None,
         observe: Emit = ignore,
+        tracking: Tracking | None = None,
     ) -> None:
         self.observe = observe
+        self.tracking = Tracking() if tracking is None else tracking
         self.single = single
         self.since = since or LogPosition()
         self.directory = directory
@@ -168,6 +173,7 @@ class RunMonitor:
     def _receive(self, timed: TimedEvent) -> None:
         when, event = timed.time if timed.elapsed is None else timed.elapsed, timed.event
         self.progress.event(event)
+        self.tracking.receive(timed)
         if message := event_message(event):
             self.progress.log(message)
         if isinstance(event, BlockFinished) or (isinstance(event, UpdateFinished) and event.exchange is None):
@@ -213,8 +219,10 @@ class RunMonitor:
             self.progress.log(sentence)
         if self.scores.round > 0:
             scored = self.scores.event()
-            self.directory.log.append([TimedEvent(time.time(), scored)])
+            timed = TimedEvent(time.time(), scored)
+            self.directory.log.append([timed])
             self.progress.event(scored)
+            self.tracking.receive(timed)
             self.observe(scored)
 
     @contextmanager

@@ -35,8 +35,10 @@ from runner.runs.state import (
     remove_record,
 )
 from runner.runs.timing import Clock
+from runner.tracking.feed import Tracking
+from runner.tracking.loading import make_callbacks
 
-CHANGEABLE_KEYS = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code")
+CHANGEABLE_KEYS = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code", "tracking")
 """Keys of a config that may change when a run is resumed, as they do not affect the results of a round."""
 
 FORMER_RUN_SECONDS = 20.0
@@ -90,9 +92,10 @@ def resume(
         check_local(config, address=address, detach=detach)
     elif detach:
         check_detachable(address)
+    tracking = Tracking(make_callbacks(config.tracking_arguments()), progress.log)
     prepare_state_directory()
     note_storage(directory.commits_location)
-    with directory.lock():
+    with tracking, directory.lock():
         _end_former_run(directory, address)
         manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
@@ -105,7 +108,7 @@ def resume(
             check_stored_unchanged(states)
         directory.claim()
         directory.repair()
-        directory.import_saved_events()
+        missed = directory.import_saved_events()
         data = config.load_data()
         if manifest is not None:
             check_same_files(states, data)
@@ -117,8 +120,16 @@ def resume(
         with ExitStack() as stack:
             client, observe = _start(stack, run, progress, clock, address, detach=detach, local=local)
             (directory.path / "result.json").unlink(missing_ok=True)  # outdated; it is written again
+            tracking.begin(directory, config.plain(), missed, resumed=True)
             result = start_and_follow(
-                client, data, directory, clock=clock, progress=progress, detach=detach, observe=observe
+                client,
+                data,
+                directory,
+                clock=clock,
+                progress=progress,
+                detach=detach,
+                observe=observe,
+                tracking=tracking,
             )
             with ignored_signals():  # the run is complete; only the cluster is to end
                 stack.close()

@@ -25,6 +25,8 @@ from runner.runs.state import (
     remove_record,
 )
 from runner.runs.timing import Clock
+from runner.tracking.feed import Tracking
+from runner.tracking.loading import make_callbacks
 
 
 def train(
@@ -73,6 +75,7 @@ def train(
         check_local(config, address=address, detach=detach)
     elif detach:
         check_detachable(address)
+    tracking = Tracking(make_callbacks(config.tracking_arguments()), progress.log)
     prepare_state_directory()
     graph = config.graph
     config.convert_data(address, progress.log)
@@ -93,7 +96,7 @@ def train(
     note_storage(directory.commits_location)
     for line in describe_data(data):
         progress.log(line)
-    with ExitStack() as stack:
+    with tracking, ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())
             client, observe = _start(stack, config, directory, progress, clock, address, detach=detach, local=local)
@@ -104,8 +107,9 @@ def train(
             stack.enter_context(before_exit(lambda: remove_record(directory.path)))
             stack.enter_context(interruptible(directory))
             stack.enter_context(watched(directory, progress, own=address is None))
+        tracking.begin(directory, config.plain())
         result = start_and_follow(
-            client, data, directory, clock=clock, progress=progress, detach=detach, observe=observe
+            client, data, directory, clock=clock, progress=progress, detach=detach, observe=observe, tracking=tracking
         )
         with ignored_signals():  # the run is complete; only the cluster is to end
             stack.close()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from runner.config.cross_checks import as_map, find_sources
 from runner.config.error_messages import ConfigError, suggest
 from runner.config.model_names import included_models
-from runner.config.run_config import RunConfig, load_config
+from runner.config.run_config import Override, RunConfig, load_config
 from runner.config.yaml_io import parse, read_config_text
 from runner.report.printable import printable_line
 
@@ -39,7 +39,7 @@ class ModelFile(NamedTuple):
     included: bool
     note: str = ""
 
-    def load(self, settings: Sequence[str] = ()) -> RunConfig:
+    def load(self, settings: Sequence[Override] = ()) -> RunConfig:
         """Read and validate the file; relative paths start from its directory or, if included, from the current one.
 
         Raises

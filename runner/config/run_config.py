@@ -65,6 +65,7 @@ from runner.config.sections import (
     RecoveryConfig,
     ResourcesConfig,
     Section,
+    TrackerConfig,
 )
 from runner.config.user_code import find_code_directories
 from runner.config.yaml_io import check_size, dump, parse, read_config_text, set_at, split_override
@@ -221,16 +222,21 @@ class RunConfig(Section):
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     code: list[Path] = Field(default_factory=list)
     report: bool = True
+    tracking: list[TrackerConfig] = Field(default_factory=list)
 
     @model_serializer(mode="wrap")
-    def _leave_out_default_report(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out defaults of keys that earlier versions did not have, so that their configs stay as they are."""
         written: dict[str, Any] = handler(self)
-        return {key: value for key, value in written.items() if key != "report" or not value}
+        defaults = {"report": True, "tracking": []}
+        return {key: value for key, value in written.items() if key not in defaults or value != defaults[key]}
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
         if len(as_map(given.get("modules"))) + len(find_sources(given.get("data"))) > MAX_MODULES:
             raise ConfigErrors([(("modules",), f"there are more than {MAX_MODULES}; each is a process of its own")])
+        if isinstance(given.get("tracking"), str | dict):  # a single one
+            given = {**given, "tracking": [given["tracking"]]}
         code, problems = find_code_directories(given, root)
         plain = {**given, "code": [] if code is None else code}
         add_code_directories(code if isinstance(code, list) else ())
@@ -307,6 +313,10 @@ class RunConfig(Section):
     def categories(self, data: Data) -> dict[str, Array]:
         """Return the true categories of the rows of :meth:`load_data` by module, under ``""`` those of all modules."""
         return load_categories_by_module(self.sources, data, self.seed, self.graph)
+
+    def tracking_arguments(self) -> list[dict[str, Any]]:
+        """Return ``type`` and arguments of each callback that follows the run."""
+        return [{"type": each.type, **(each.model_extra or {})} for each in self.tracking]
 
     def plain(self, within: Path | None = None) -> dict[str, Any]:
         """Return the resolved config as plain data; paths below the directory `within` are relative to it."""

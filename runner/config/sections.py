@@ -19,8 +19,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
+    model_serializer,
     model_validator,
 )
 
@@ -399,6 +401,43 @@ class CheckpointsConfig(Section):
         if isinstance(storage, str) and (problem := find_path_problem(storage)):
             return given, [(("storage",), problem)]
         return {**given, "storage": str(_resolve_path(storage, root))} if local else given, []
+
+
+_TRACKER = re.compile(r"tensorboard|mlflow|[A-Za-z_]\w{0,99}(\.\w{1,100}){0,20}:[A-Za-z_]\w{0,99}")
+
+
+class TrackerConfig(Section):
+    """A callback that follows the run, with the arguments of its class; see :mod:`runner.tracking`."""
+
+    model_config = ConfigDict(extra="allow")
+    expected: ClassVar[str] = "tensorboard, mlflow or package.module:Class, or a map with this as type and arguments"
+
+    type: str
+
+    @classmethod
+    def _expand(cls, given: Any) -> Any:
+        return {"type": given} if isinstance(given, str) else given
+
+    @classmethod
+    def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
+        plain = dict(given)
+        for name, key in (("tensorboard", "directory"), ("mlflow", "uri")):
+            value = plain.get(key)
+            if plain.get("type") == name and isinstance(value, str | Path) and "://" not in str(value):
+                if problem := find_path_problem(value):
+                    return plain, [((key,), problem)]
+                plain[key] = str(_resolve_path(value, root))
+        return plain, []
+
+    def _finish(self) -> list[Problem]:
+        if _TRACKER.fullmatch(self.type):
+            return []
+        return [(("type",), f"expected tensorboard, mlflow or package.module:Class, got {format_value(self.type)}")]
+
+    @model_serializer(mode="wrap")
+    def _abbreviate(self, handler: SerializerFunctionWrapHandler) -> Any:
+        written: dict[str, Any] = handler(self)
+        return written if len(written) > 1 else self.type
 
 
 def _resolve_path(path: Any, root: Path) -> Any:

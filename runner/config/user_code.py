@@ -51,7 +51,7 @@ def find_code_directories(given: Mapping[str, Any], root: Path) -> tuple[Any, li
             problem = f"there is no directory {directory}"
         directories.append(directory)
         problems += [(("code", index), problem)] if problem else []
-    for name in dict.fromkeys(_top_level_names([given.get("modules"), given.get("schedule")])):
+    for name in dict.fromkeys(_top_level_names([given.get("modules"), given.get("schedule"), given.get("tracking")])):
         candidates = [*directories, _absolute(root), Path.cwd()]
         home = next((directory for directory in candidates if _contains_module(directory, name)), None)
         if home is not None and home not in directories:

@@ -34,7 +34,7 @@ from actors.storage.safe_files import open_file, open_root
 from actors.storage.status_files import SavedEvent
 from actors.types import Array
 from runner.config.cross_checks import RUN_NAME, run_name_problem
-from runner.config.run_config import RunConfig, load_config
+from runner.config.run_config import Override, RunConfig, load_config
 from runner.report.clustering_metrics import Scores, matched_classes, score
 from runner.report.printable import printable_line
 from runner.runs.environment import current_environment, describe_changes
@@ -559,7 +559,7 @@ class OpenedRun(NamedTuple):
     directory: RunDirectory
 
 
-def open_run(path: Path, settings: Sequence[str] = ()) -> OpenedRun:
+def open_run(path: Path, settings: Sequence[Override] = ()) -> OpenedRun:
     """Read the config of the run in `path`, overridden by `settings`; the directory has no categories yet."""
     config = load_config(path / "config.yaml", settings, text=RunFiles(path).read_config())
     directory = RunDirectory(path, config.graph, storage=config.checkpoints.storage, reports=config.report)

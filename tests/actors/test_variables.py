@@ -38,6 +38,7 @@ WRONG = [
     ("SERKET_FAULTS", "gmm", "expected at most 1000 of the form target:phase:round"),
     ("SERKET_FAULTS", "gmm:inside:x", "target:phase:round"),
     ("SERKET_FAULTS", "a:inside:1 " * 2000, "has 2000 faults"),
+    ("MLFLOW_TRACKING_URI", "http://host\n", "without control characters"),
     ("RAY_ADDRESS", "host:1\n", "without control characters"),
     ("RAY_ADDRESS", "a" * 100_000, "expected an address HOST:PORT"),
     ("RAY_AUTH_MODE", "tokn", "'tokn', expected token or disabled"),

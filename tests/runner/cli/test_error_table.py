@@ -90,6 +90,9 @@ TABLE = [
     ("run arm.yaml --set 'schedule.steps=[gmm, data]'", "arm.yaml: schedule.steps.1: 'data' gives observations and learns nothing; leave it out"),
     ("run arm.yaml --set 'schedule.steps=[nope]'", "arm.yaml: schedule.steps.0: unknown module, expected one of gmm, mm, got 'nope'"),
     ("run arm.yaml --set seed=-1", "arm.yaml: seed: expected an integer of at least 0 and below 9223372036854775808, got -1"),
+    ("run arm.yaml --track tensorbord", "arm.yaml: tracking.0.type: expected tensorboard, mlflow or package.module:Class, got 'tensorbord'"),
+    ("run arm.yaml --track json:JSONDecoder", "tracking: json:JSONDecoder is no subclass of runner.Callback; name a class that is one"),
+    ("run arm.yaml --track nopackage:A", "tracking: nopackage:A cannot be loaded: No module named 'nopackage'; correct the name, or install its package"),
     # serket run: the data
     ("run arm.yaml --set modules.gmm.classes=99", "module 'gmm': 60 rows cannot start 99 classes: use at most 60"),
     ("run arm.yaml --set data.observations=gone.csv", r".*/gone.csv: there is no such file; correct the path \(.*\)"),
@@ -124,6 +127,7 @@ TABLE = [
     ("resume broken", "runs/broken/config.yaml, line 1: is not valid YAML: .*"),
     ("resume arm --set schedule.rounds=x", "schedule.rounds: expected an integer of at least 1, got 'x'"),
     ("resume arm --local --detach", "--local ends with this command: leave out --detach, or run the model on Ray"),
+    ("resume arm --track tensorbord", "tracking.0.type: expected tensorboard, mlflow or package.module:Class, got 'tensorbord'"),
     ("attach nope", f"nope: no such run; {RUNS}"),
     ("stop nope", f"nope: no such run; {RUNS}"),
     ("stop arm", "runs/arm: as far as is known here .*, the run is not running; all rounds are done; see the result with serket attach arm"),
