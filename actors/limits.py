@@ -209,6 +209,12 @@ STALE_CONVERSION_SECONDS = 86_400.0
 MAX_SOUND_BYTES = 256 << 20
 """Size of a sound file, over an hour of speech."""
 
+MAX_TRIALS = 10_000
+"""Trials of a sweep."""
+
+MAX_SHOWN_TRIALS = 20
+"""Trials whose curves the report of a sweep shows, those that are best."""
+
 MAX_LISTED_RUNS = 10_000
 """Runs that ``serket list`` shows."""
 

@@ -494,6 +494,60 @@ def watch(
 
 
 @app.command()
+def sweep(
+    context: typer.Context,
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A model file, or the name of an included model (serket models).",
+            autocompletion=completion.complete_model,
+        ),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="Values of a key of the model file, such as gmm.classes=5,10,20; repeatable, for all combinations.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="FIRST:END", help="Seeds of each combination, 0:5 for 0 to 4, or 0,7; by default one."),
+    ] = None,
+    settings: Settings = None,
+    track: Track = None,
+    by: Annotated[
+        str, typer.Option(metavar="MEASURE", help="What the best combination is chosen by: evidence or score.")
+    ] = "evidence",
+    at_once: Annotated[
+        int | None, typer.Option("--trials-at-once", min=1, help="Trials at a time; by default one for each core.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run one trial after the other in this process, without Ray.")
+    ] = False,
+    address: Address = None,
+    runs: Runs = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; by default that of the model, -sweep.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Go on with the sweep in a directory: finish what is left.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials; run none.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model with every combination of some values and seeds on Ray Tune, and say which is best.
+
+    Example: serket sweep hmm --grid gmm.classes=3,4,5 --seeds 0:5
+    """
+    with user_errors():
+        from runner.cli.sweeps import Asked, run_command
+
+        address = _given_address(context, address, local=local)
+        asked = Asked(config, grid or [], seeds, [*(settings or []), *_tracked(track)], by, runs, name, resume)
+        run_command(asked, address=address, local=local, at_once=at_once, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
 def modules(
     name: Annotated[
         str | None,

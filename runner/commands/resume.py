@@ -53,6 +53,7 @@ def resume(
     address: str | None,
     detach: bool = False,
     local: bool = False,
+    last: bool = True,
 ) -> tuple[RunDirectory, dict[str, Any] | None]:
     """Continue a run from its last commit, on this cluster or another one.
 
@@ -69,6 +70,8 @@ def resume(
         Whether to return after the run has resumed.
     local : bool
         Whether all modules live in this process, without Ray.
+    last : bool
+        Whether the run is the last thing that this process does (:func:`runner.commands.driver.finish`).
 
     Returns
     -------
@@ -129,6 +132,7 @@ def resume(
                 progress=progress,
                 detach=detach,
                 observe=observe,
+                last=last,
                 tracking=tracking,
             )
             with ignored_signals():  # the run is complete; only the cluster is to end

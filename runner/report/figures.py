@@ -115,6 +115,41 @@ def curves(
     return svg(figure)
 
 
+def spread(
+    lines: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str, y_label: str, top: float | None = None
+) -> str:
+    """Draw means over the values of a setting, with bars of one standard deviation.
+
+    Parameters
+    ----------
+    lines : mapping of str to sequence of (value, mean, deviation)
+        By name; the legend is left out for one line.
+    x_label, y_label : str
+    top : float, optional
+        The largest possible value, below which the axis ends.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    legend = 0.2 * math.ceil(len(lines) / 2) if len(lines) > 1 else 0.0
+    figure, axes = _axes(2.4 + legend, left=0.95, top=0.25 + legend)
+    for number, (name, points) in enumerate(lines.items()):
+        x, mean, deviation = np.asarray(points, dtype=np.float64).T
+        style = {"color": PALETTE[number % 10], "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
+        axes.errorbar(x, mean, deviation, marker="o", markersize=4, capsize=3, label=label_text(name), **style)
+    axes.set_xlabel(label_text(x_label))
+    axes.set_ylabel(label_text(y_label))
+    axes.grid(alpha=0.3)
+    axes.margins(y=0.12)
+    if top is not None:
+        axes.set_ylim(top=top + 0.03 * max(top - axes.get_ylim()[0], 0.05))
+    whole = all(float(value).is_integer() for points in lines.values() for value, _, _ in points)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    if len(lines) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9)
+    return svg(figure)
+
+
 def confusion(matrix: ArrayLike, rows: Sequence[Any], columns: Sequence[Any]) -> str:
     """Draw the confusion matrix (C, K) of categories and classes: shares of the category, with the numbers of rows."""
     counts = np.asarray(matrix, dtype=np.float64)

@@ -83,7 +83,7 @@ class Comparison:
             Section(
                 "measures",
                 "Measures",
-                [Panel("At the end", tables=[Table(("measure", *names), rows)], wide=True), *self._curves()],
+                [Panel("At the end", tables=[Table(("measure", *names), rows)], wide=True), *self.curves()],
             ),
             Section(
                 "config",
@@ -101,7 +101,8 @@ class Comparison:
         ]
         return render_page("Comparison", f"{len(names)} runs: {', '.join(names)}", sections)
 
-    def _curves(self) -> Iterator[Panel]:
+    def curves(self) -> Iterator[Panel]:
+        """Yield a panel for each measure by round."""
         for measure in ("accuracy", "ari", "evidence", "score"):
             lines = {}
             for run in self.runs:
@@ -136,10 +137,11 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     if len(set(shown)) < len(shown):
         twice = next(name for name in shown if shown.count(name) > 1)
         raise RunDirectoryError(f"{twice}: the run was named twice; name different runs")
-    return Comparison([_read(path, printable_line(name, 200)) for path, name in zip(paths, shown, strict=True)])
+    return Comparison([read_run(path, printable_line(name, 200)) for path, name in zip(paths, shown, strict=True)])
 
 
-def _read(path: Path, name: str) -> ComparedRun:
+def read_run(path: Path, name: str) -> ComparedRun:
+    """Return what the files of a run say of it."""
     outline = read_outline(path)
     directory = outline.directory
     rounds = directory.metrics_file.rows() if (path / "metrics.csv").exists() else []
