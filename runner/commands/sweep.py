@@ -82,7 +82,7 @@ def check_trials(planned: Planned, log: Callable[[str], None]) -> None:
     text = model.to_yaml()
     for values in sweep.points:
         try:
-            config = load_config(sweep.path / MODEL, sweep.overrides(values, sweep.seeds[0], "trial"), text=text)
+            config = load_config(sweep.path / MODEL, sweep.overrides(values, sweep.seeds[0]), text=text)
             data = shared
             if data is None:
                 config.convert_data(None, log)

@@ -82,10 +82,10 @@ class Sweep:
         text = "-".join([f"{number:0{digits}d}", *parts])
         return f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)[:60].strip('-.')}-seed-{seed}"
 
-    def overrides(self, values: tuple[Any, ...], seed: int, name: str) -> list[tuple[list[str], Any]]:
+    def overrides(self, values: tuple[Any, ...], seed: int) -> list[tuple[list[str], Any]]:
         """Return what a trial sets in the config."""
         own = [(key.split("."), value) for key, value in zip(self.grid, values, strict=True)]
-        return [*own, (["seed"], seed), (["name"], name)]
+        return [*own, (["seed"], seed)]
 
     def config(self, trial: Trial) -> RunConfig:
         """Return the config of a trial.
@@ -95,7 +95,7 @@ class Sweep:
         ConfigError
             If the model file is not valid with its values.
         """
-        return load_config(self.path / MODEL, self.overrides(trial.values, trial.seed, trial.name))
+        return load_config(self.path / MODEL, self.overrides(trial.values, trial.seed))
 
     def write(self, model: RunConfig) -> None:
         """Write the plan and the model file into the sweep's directory."""

@@ -70,8 +70,7 @@ class MLflow(Callback):
             self._client.set_terminated(self._run, "RUNNING")
             return
         name = self._experiment or str(run["config"].get("name", run["name"]))
-        experiment = self._client.get_experiment_by_name(name)
-        number = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+        number = self._find_experiment(name)
         tags = {"serket.path": run["path"]}
         self._run = self._client.create_run(number, run_name=run["name"], tags=tags).info.run_id
         record = {"run": self._run, "store": str(Path(uri).absolute()) if local else ""}
@@ -114,6 +113,19 @@ class MLflow(Callback):
         """Write what is left."""
         if self._client is not None and self._run:
             self._flush()
+
+    def _find_experiment(self, name: str) -> str:
+        """Return the number of an experiment, which is created if it does not exist."""
+        for attempt in range(2):
+            found = self._client.get_experiment_by_name(name)
+            if found is not None:
+                return str(found.experiment_id)
+            try:
+                return str(self._client.create_experiment(name))
+            except Exception:  # another run may have created it in the meantime
+                if attempt:
+                    raise
+        raise AssertionError
 
     def _add(self, values: Mapping[str, float], step: int, event: Mapping[str, Any]) -> None:
         when = int(1000 * event["time"])
