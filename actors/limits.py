@@ -236,6 +236,21 @@ MAX_EXPORT_BYTES = 64 << 30
 MAX_SOUND_VALUES = 200_000_000
 """Values of the frames of all sounds of one observation, which are in memory: 14 hours in 40 bands, 100 a second."""
 
+MAX_BAG_MESSAGES = 20_000_000
+"""Messages of the chosen topics of a ROS bag, each of which is parsed by Python."""
+
+MAX_BAG_VALUES = 200_000_000
+"""Numbers in the messages of the chosen topics of a ROS bag, and in the rows of all bags of one observation."""
+
+MAX_BAG_TOPICS = 10_000
+"""Connections of a ROS bag."""
+
+MAX_BAG_DEFINITION_BYTES = 256 << 10
+"""Size of the definition of a message in a ROS bag; the longest of ROS itself has 20 KB."""
+
+MAX_BAG_METADATA_BYTES = 16 << 20
+"""Size of the description of a ROS 2 bag."""
+
 MAX_OUTPUT_BYTES = 1 << 30
 """Size of an output file that is read back, such as decoded class means."""
 

@@ -40,6 +40,7 @@ from runner.config.error_messages import (
     get_fields,
 )
 from runner.data.images import ImageOptions
+from runner.data.ros import BagOptions, topic_problem
 from runner.data.shards import IMAGES, PARQUET, ShardOptions
 from runner.data.tables import TableOptions, is_table
 from runner.data.waves import WaveOptions
@@ -133,6 +134,24 @@ class SoundConfig(Section):
         return WaveOptions(**self.model_dump())
 
 
+class BagConfig(Section):
+    """How the messages of ROS bags become rows; see :class:`runner.data.ros.BagOptions`."""
+
+    topics: Annotated[list[str], Field(min_length=1)] | None = None
+    rate: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    gap: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = BagOptions.gap
+    clock: Literal["record", "header"] = "record"
+
+    def _finish(self) -> list[Problem]:
+        topics = enumerate(self.topics or ())
+        problems = [(number, text, topic_problem(text)) for number, text in topics]
+        return [(("topics", n), f"{problem}, got {format_value(text)}") for n, text, problem in problems if problem]
+
+    def to_model(self) -> BagOptions:
+        """Return the options."""
+        return BagOptions(tuple(self.topics or ()), self.rate, self.gap, self.clock)
+
+
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
@@ -156,6 +175,7 @@ class DataConfig(Section):
     variable: Annotated[str, Field(min_length=1)] | None = None
     frames: FrameConfig | None = None
     sound: SoundConfig | None = None
+    ros: BagConfig | None = None
     image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     grey: bool | None = None
     cache: Path | str | None = None
@@ -180,7 +200,7 @@ class DataConfig(Section):
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
         keys = ["observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk"]
-        keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "sound"]
+        keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "sound", "ros"]
         keys += ["image_size", "grey", "cache"]
         files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
@@ -208,6 +228,10 @@ class DataConfig(Section):
     def wave_options(self) -> WaveOptions:
         """Return how frames of wave files become rows."""
         return WaveOptions() if self.sound is None else self.sound.to_model()
+
+    def bag_options(self) -> BagOptions:
+        """Return how messages of ROS bags become rows."""
+        return BagOptions() if self.ros is None else self.ros.to_model()
 
     def frame_options(self) -> TableOptions:
         """Return which columns of data frames are used."""

@@ -14,6 +14,7 @@ from runner.data.builtin import LABELLED, make_cycle
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, content_rows, describe_rows
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
+from runner.data.ros import BagOptions, find_bags, read_bags
 from runner.data.scaling import Scaling
 from runner.data.shards import Converter, ShardOptions, Shards, find_shards
 from runner.data.stored import Stored, check_stored, find_stored, in_memory
@@ -25,6 +26,7 @@ ORDERS = ("cyclic", "given", "shuffled")
 _DEFAULT_SHARDS = ShardOptions()
 _DEFAULT_TABLE = TableOptions()
 _DEFAULT_WAVES = WaveOptions()
+_DEFAULT_BAGS = BagOptions()
 MNIST_COUNT = 3000
 """Default number of rows of ``mnist`` and ``words``."""
 
@@ -85,6 +87,7 @@ def load(
     sequences: bool = False,
     on_disk: bool | None = None,
     waves: WaveOptions = _DEFAULT_WAVES,
+    bags: BagOptions = _DEFAULT_BAGS,
     shards: ShardOptions = _DEFAULT_SHARDS,
     converter: Converter | None = None,
 ) -> Dataset:
@@ -133,6 +136,8 @@ def load(
         where they are many (:func:`runner.data.stored.find_stored`).
     waves : WaveOptions
         How frames of wave files become rows.
+    bags : BagOptions
+        How messages of ROS bags become rows.
     shards : ShardOptions
         How Parquet files and pictures are read.
     converter : Converter, optional
@@ -149,7 +154,10 @@ def load(
     else:
         header, index = (table.header if header is None else header), (table.index if index is None else index)
         table = replace(table, header=header, index=index)
-        read = _read_waves(observations, root, waves, table, divide_by, sequences or on_disk) or _read_rows(
+        others = (divide_by, sequences or on_disk)
+        special = _read_waves(observations, root, waves, table, *others)
+        special = special or _read_bags(observations, root, bags, table, *others)
+        read = special or _read_rows(
             observations,
             root,
             table,
@@ -214,6 +222,20 @@ def _read_waves(
     if files and (table.choose or table.header or table.index or any(others)):
         raise DataError("data: of wave files, only sound, scale, lengths, count and offset are options")
     return read_waves(files, waves) if files else None
+
+
+def _read_bags(
+    given: str | Path | Sequence[str | Path],
+    root: str | Path,
+    options: BagOptions,
+    table: TableOptions,
+    *others: object,
+) -> Rows | None:
+    """Return the rows of ROS bags, None for other files; those have neither columns nor `others`."""
+    bags = find_bags(given, root)
+    if bags and (table.choose or table.header or table.index or any(others)):
+        raise DataError("data: of ROS bags, only ros, scale, lengths, count and offset are options")
+    return read_bags(bags, options) if bags else None
 
 
 def _name_of(observations: str | Path | Sequence[str | Path]) -> str:

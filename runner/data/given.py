@@ -38,7 +38,7 @@ _OF_FRAMES = ("columns", "exclude", "sequence_column", "category_column")
 """Keys of a source that choose columns of a table or of data frames."""
 
 _OF_FILES = frozenset(
-    {*_OF_FRAMES, "variable", "sound", "header", "index", "image_size", "grey", "on_disk", "cache", "sequences"}
+    {*_OF_FRAMES, "variable", "sound", "ros", "header", "index", "image_size", "grey", "on_disk", "cache", "sequences"}
 )
 """Keys of a source that say how a file is read."""
 

@@ -445,7 +445,7 @@ def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, ind
         {} if learnt is None else {"divide_by": learnt.divide_by, "sequences": bool(learnt.sequences)}
     )
     if learnt is not None:
-        shape["waves"] = learnt.wave_options()
+        shape |= {"waves": learnt.wave_options(), "bags": learnt.bag_options()}
     if learnt is not None and learnt.on_disk and origin.lower().endswith(".npy"):
         shape["on_disk"] = True
     if learnt is not None and (kind := kind_of(origin, Path())):
@@ -475,5 +475,6 @@ def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
         sequences=bool(source.sequences),
         on_disk=source.on_disk,
         waves=source.wave_options(),
+        bags=source.bag_options(),
         shards=source.shard_options(),
     )

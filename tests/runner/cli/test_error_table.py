@@ -112,6 +112,8 @@ TABLE = [
     ("run arm.yaml --set data.order=sorted", "arm.yaml: data.order: expected 'cyclic' or 'given' or 'shuffled', got 'sorted'"),
     ("run arm.yaml --set data.source=mnits", "arm.yaml: data.source: expected 'mnist' or .* or 'files', got 'mnits'"),
     ("run arm.yaml --set data.header=maybe", "arm.yaml: data.header: expected true or false, got 'maybe'"),
+    ("run arm.yaml --set data.ros.topics=[imu-x]", "arm.yaml: data.ros.topics.0: expected /topic or /topic.field, got 'imu-x'"),
+    ("run arm.yaml --set data.observations=gone.mcap", r".*/gone.mcap: there is no such file; correct the path \(.*\)"),
     # serket run: where and how
     ("run arm.yaml --name a/b", "'a/b' cannot be a run's name: expected a plain directory name of letters, .*, got 'a/b', with '/'"),
     ("run arm.yaml --name arm", "runs/arm: there is a run of this name; choose another --name"),
