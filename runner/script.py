@@ -7,59 +7,36 @@ and writes the directory of the module (``module001_vae``, …) into the working
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from actors.backends.step_parameters import sharing_problems
-from actors.coordination.events import Emit, ignore
-from actors.coordination.session import RunSpec
 from actors.errors import GraphError, ModuleError
-from actors.graph.graph import Graph
 from actors.graph.registry import validated_parameters
-from actors.graph.spec import Connection, ModuleSpec, Resources, Sharing
+from actors.graph.spec import Resources, Sharing
 from actors.limits import MAX_NAME_CHARACTERS, MAX_WORKERS
-from actors.messaging.stored_rows import is_url
-from actors.types import Array, IntArray
+from actors.types import Array, IntArray, State
 from actors.variables import local_runs, ray_address
 from runner import spellings as spelling
-from runner.commands.monitor import RunMonitor
-from runner.commands.predict import check_steps, predict_rows
-from runner.commands.trained_run import find_missing_lengths, load_last_commit, recognize_rows
-from runner.config.python_models import config_of_script
-from runner.config.run_config import ConfigError
-from runner.config.user_code import collect_code
-from runner.data.datasets import Dataset, load
-from runner.data.errors import DataError
-from runner.data.intake import check_categories, check_lengths, check_observations
-from runner.data.rows import check_category_counts
-from runner.data.scaling import is_scaled, scale_rows
-from runner.data.sources import check_modules, check_sources, describe_data, source_states
 from runner.report.printable import brief
-from runner.report.progress import Progress, make_progress
-from runner.runs.directory import RunDirectory
-from runner.runs.learnt import check_learnt, read_learnt
-from runner.runs.local_client import LocalClient
-from runner.runs.state import RunRecord, new_secret, recorded
 from runner.spellings import RECOGNITION, Spellings
 from runner.user_networks import copy_networks, own_builders
 
 if TYPE_CHECKING:
-    from runner.runs.client import RunClient
+    from runner.data.datasets import Dataset
+    from runner.script_model import Model
+
+# What reads data and runs models is imported by the functions that use it: `from runner import GMM` stays fast.
 
 Rows: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """Rows of one observation, or of several by name."""
@@ -117,6 +94,8 @@ class Handle:
         self.category: IntArray | None = None
         self.notes: tuple[str, ...] = ()
         if category is not None:
+            from runner.data.intake import check_categories
+
             self.category, self.notes = check_categories(category, f"{label}: category")
         self.threads = _checked_integer(options.pop("threads", 1), f"{label}: threads", 1)
         self.resources = Resources(num_gpus=_checked_gpus(options.pop("num_gpus", 0.0), label))
@@ -127,7 +106,11 @@ class Handle:
             raise ModuleError(f"{label}: load_dir is {brief(load_dir)}, expected the path of a directory")
         self.load_dir = None if load_dir is None else Path(load_dir)
         self.parameters = self._validated(options)
-        self.learnt = None if self.load_dir is None else read_learnt(self.load_dir)
+        self.learnt: State | None = None
+        if self.load_dir is not None:
+            from runner.runs.learnt import read_learnt
+
+            self.learnt = read_learnt(self.load_dir)
         self.below: list[Handle] = []
         self.above: list[Handle] = []
         self.number: int | None = None  # in the names of output directories, once a model is made
@@ -164,6 +147,8 @@ class Handle:
     def update(self) -> None:
         """Update the module from the latest messages that it received, and send its own messages."""
         if self._model is None:
+            from runner.script_model import Model
+
             Model(self._connected_handles())
         assert self._model is not None
         self._model.update(self)
@@ -260,6 +245,10 @@ class Observation(Handle):
         name: str = "",
         local: bool | None = None,
     ) -> None:
+        from actors.messaging.stored_rows import is_url
+        from runner.data.errors import DataError
+        from runner.data.scaling import is_scaled, scale_rows
+
         super().__init__(name=name)
         seed = _checked_integer(seed, "seed", 0)
         if local is not None and not isinstance(local, bool):
@@ -270,10 +259,10 @@ class Observation(Handle):
         self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences, "scale": scale}
         self.file = str(Path(data).absolute()) if isinstance(data, str | Path) and not is_url(str(data)) else ""
         self.parameters = {"scaled": True} if is_scaled(scale) else {}
-        rows = scale_rows(_read_rows(data, "data", **self.reading), scale, "data")
+        rows = scale_rows(read_rows(data, "data", **self.reading), scale, "data")
         if lengths is not None and sequences:
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
-        self.data = _with_lengths(rows, lengths)
+        self.data = with_lengths(rows, lengths)
         self.seed = seed
         self.address = address or ray_address() or None
         self.run = run or _script_name()
@@ -282,8 +271,11 @@ class Observation(Handle):
         """Do nothing: the data are sent when the model is made."""
 
 
-def _read_rows(given: npt.ArrayLike | str | Path, where: str, **reading: Any) -> Dataset:
+def read_rows(given: npt.ArrayLike | str | Path, where: str, **reading: Any) -> Dataset:
     """Return rows that a script gives, or the file that it names, checked."""
+    from runner.data.datasets import Dataset, load
+    from runner.data.intake import check_observations
+
     reading = {key: value for key, value in reading.items() if key != "scale"}
     if isinstance(given, str | Path):
         return load("files", observations=given, **reading)
@@ -291,10 +283,12 @@ def _read_rows(given: npt.ArrayLike | str | Path, where: str, **reading: Any) ->
     return Dataset(rows.values, None, rows.lengths, "the script", rows.mask, rows.notes, rows.columns)
 
 
-def _with_lengths(rows: Dataset, lengths: npt.ArrayLike | None) -> Dataset:
+def with_lengths(rows: Dataset, lengths: npt.ArrayLike | None) -> Dataset:
     """Return rows with the lengths of their sequences, checked, where these are given."""
     if lengths is None:
         return rows
+    from runner.data.intake import check_lengths
+
     return replace(rows, lengths=check_lengths(lengths, "lengths", len(rows.observations)))
 
 
@@ -513,179 +507,6 @@ nn = SimpleNamespace(NN=Network)
 torch_nn = SimpleNamespace(TorchNN=TorchNN)
 
 
-class Model:
-    """Run a model of connected handles: cluster, coordinator and run directory.
-
-    Parameters
-    ----------
-    handles : list of Handle
-        All connected handles.
-
-    Raises
-    ------
-    GraphError
-        If there is no observation among them, the modules cannot be connected, or categories do not match the rows.
-    ModuleError
-        If a module cannot use the rows, or cannot learn from so few.
-    DataError
-        If several observations whose rows are joined do not describe the same rows.
-    """
-
-    _next_number: ClassVar[int] = 0  # of the next module's output directory in this process
-
-    def __init__(self, handles: list[Handle]) -> None:
-        observations = [handle for handle in handles if isinstance(handle, Observation)]
-        if not observations:
-            raise GraphError("no observation is connected; a model needs at least one")
-        source = observations[0]
-        self._seed = source.seed
-        self._observations = observations
-        _assign_names(handles)
-        self._stack = ExitStack()
-        atexit.register(self._stack.close)
-        code = Path(self._stack.enter_context(TemporaryDirectory(prefix="serket-networks-")))
-        for handle in handles:
-            handle.complete(code)
-        specs = {
-            h: ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources, h.code, h.sharing) for h in handles
-        }
-        graph = Graph(specs.values(), [Connection(lower.name, h.name) for h in handles for lower in h.below])
-        for problem in sharing_problems(graph).values():
-            raise ModuleError(problem)
-        data = check_sources({handle.name: handle.data for handle in observations}, graph)
-        categories = {h.name: h.category for h in handles if h.category is not None}
-        check_category_counts(categories, data, graph)
-        loaded = {h.name: h.learnt for h in handles if h.learnt is not None}
-        for handle in handles:
-            if handle.learnt is not None and handle.load_dir is not None:
-                check_learnt(handle.learnt, specs[handle], handle.load_dir)
-        check_modules(graph, data, recognizing=loaded)
-        self.directory = RunDirectory.create(
-            Path("runs"),
-            source.run,
-            graph,
-            categories=categories,
-            outputs=Path.cwd(),
-            numbers=self._number(graph, {handle.name: handle for handle in handles}),
-            recognizing=frozenset(loaded),
-        )
-        spec = RunSpec(
-            graph,
-            self.directory.name,
-            source.seed,
-            root=str(self.directory.checkpoints.root),
-            scheduled=False,
-            recognizing=tuple(loaded),
-        )
-        progress = make_progress(graph, terminal=False)
-        for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
-            progress.log(line)
-        self._write_config(handles, source, code, progress)
-        self._client, observe = self._start(spec, progress, source)
-        self._monitor = RunMonitor(self.directory, progress, single=True, observe=observe)
-        self._monitor.follow(self._client.begin({**source_states(graph, data), **loaded}, scheduled=False))
-        self._round, self._updated = 1, list[Handle]()
-        for handle in handles:
-            handle._model = self
-
-    @classmethod
-    def _number(cls, graph: Graph, handles: Mapping[str, Handle]) -> dict[str, int]:
-        """Return the numbers of the modules: in order of connection, after those of this process's earlier models."""
-        for name in graph.modules:
-            if handles[name].number is None:
-                handles[name].number, cls._next_number = cls._next_number, cls._next_number + 1
-        return {name: handle.number for name, handle in handles.items() if handle.number is not None}
-
-    def _start(self, spec: RunSpec, progress: Progress, source: Observation) -> tuple[RunClient, Emit]:
-        """Start the coordinator, in this process or on a cluster; return its client and what observes its metrics."""
-        self._stack.enter_context(self.directory.lock())
-        if source.local:
-            self.directory.write_environment("", own=True)
-            return LocalClient(spec), ignore
-        from actors.backends.ray.metrics import PrometheusMetrics
-        from runner.cluster.connection import cluster
-        from runner.commands.driver import watched
-        from runner.runs.coordinator_client import CoordinatorClient
-
-        own = source.address is None
-        address = self._stack.enter_context(cluster(source.address, collect_code(spec.graph)))
-        self.directory.write_environment(address)
-        record = RunRecord(address, own=own, secret=new_secret())
-        client = CoordinatorClient.launch(replace(spec, secret=record.secret))
-        self._stack.enter_context(recorded(self.directory.path, record))
-        left = f"what the modules have learnt is in {self.directory.path}/"
-        self._stack.enter_context(watched(self.directory, progress, own=own, remedy=left))
-        return client, PrometheusMetrics(self.directory.name).observe
-
-    def _write_config(self, handles: list[Handle], source: Observation, code: Path, progress: Progress) -> None:
-        """Write the config by which others can use what is learnt, with the networks that classes define."""
-        path = self.directory.path
-        copied = path.absolute() / "code"
-        if any(code.iterdir()):
-            shutil.copytree(code, copied)
-        try:
-            config = config_of_script(handles, self.directory.name, source.seed, copied, path.absolute())
-        except ConfigError as error:
-            reason = str(error).partition("\n")[0]
-            progress.log(f"{path}: only this script can use what is learnt, as there is no model file of it ({reason})")
-            return
-        self.directory.write_config(config)
-
-    def update(self, handle: Handle) -> None:
-        """Update one module; a second update of a module in the same round starts the next round."""
-        if handle in self._updated:
-            self._round, self._updated = self._round + 1, []
-        step = len(self._updated)
-        self._monitor.follow(self._client.update(handle.name, self._round, step))
-        self._updated.append(handle)
-        self.directory.write_models()
-
-    def recognize(self, handle: Handle, data: Rows, lengths: Lengths | None, *, ordered: bool) -> Mapping[str, Array]:
-        """Return the outputs of a module for new rows, computed in this process from the last commit."""
-        if not isinstance(ordered, bool | np.bool_):
-            raise DataError(f"ordered is {brief(ordered)}, expected True or False")
-        if lengths is not None and not ordered:
-            raise DataError("lengths go with rows in order; leave out lengths, or ordered=False")
-        rows = self._new_rows(data, lengths, ordered=ordered)
-        trained = load_last_commit(self.directory, self._seed)
-        return recognize_rows(trained, rows, ordered=ordered).get(handle.name, {})
-
-    def predict(self, data: Rows, lengths: Lengths | None, steps: int) -> Array:
-        """Return the class probabilities of the rows that follow new rows, computed in this process."""
-        steps = check_steps(steps)
-        rows = self._new_rows(data, lengths, ordered=True)
-        return predict_rows(load_last_commit(self.directory, self._seed), rows, steps).probabilities
-
-    def _new_rows(self, data: Rows, lengths: Lengths | None, *, ordered: bool) -> dict[str, Dataset]:
-        """Return new rows by source, checked; report rows in order without lengths if the model learnt sequences."""
-        sources = self.directory.graph.sources
-        given = dict(data) if isinstance(data, Mapping) else {sources[0]: data}
-        if not isinstance(data, Mapping) and len(sources) > 1:
-            raise DataError(f"this model has the observations {', '.join(sources)}: give a map from name to rows")
-        spans = dict(lengths) if isinstance(lengths, Mapping) else dict.fromkeys(given, lengths)
-        unknown = [name for name in given if name not in sources]
-        if unknown or not given:
-            raise DataError(
-                f"rows of {', '.join(unknown) or 'nothing'} came, the observations are {', '.join(sources)}"
-            )
-        if odd := [name for name in spans if name not in given]:
-            raise DataError(f"lengths of {', '.join(odd)} came, but no rows; rows came of {', '.join(given)}")
-        reading = {handle.name: handle.reading for handle in self._observations}  # as the rows that were learnt from
-        read = {name: _read_rows(values, name, **reading[name]) for name, values in given.items()}
-        new = {name: _with_lengths(each, spans.get(name)) for name, each in read.items()}
-        rows = check_sources(new, self.directory.graph)
-        if ordered and (sentence := find_missing_lengths(self.directory, rows, "give lengths=")):
-            self._monitor.progress.log(sentence)
-        return rows
-
-    def outputs(self, handle: Handle) -> Mapping[str, Array]:
-        """Return the outputs of the last update of a module."""
-        manifest = self.directory.checkpoints.latest()
-        if manifest is None or handle.name not in manifest.modules:
-            return {}
-        return self.directory.checkpoints.outputs(manifest, handle.name)
-
-
 def _checked_name(name: Any, label: str) -> str:
     """Return the name of a module, which is also a part of the names of files; empty if none is given."""
     if name is None or name == "":
@@ -747,16 +568,3 @@ def _script_name() -> str:
     """Return the name of the script as a name of a run; ``script`` for one that comes from a pipe or a console."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(sys.argv[0]).stem).lstrip(".-")
     return name[:MAX_NAME_CHARACTERS] if name and sys.argv[0] not in ("-", "-c") else "script"
-
-
-def _assign_names(handles: list[Handle]) -> None:
-    """Give each unnamed handle its short name, numbered if it is taken."""
-    taken = {handle.name for handle in handles}
-    for handle in handles:
-        number = 1
-        while not handle.name:
-            name = handle.short if number == 1 else f"{handle.short}{number}"
-            if name not in taken:
-                handle.name = name
-                taken.add(name)
-            number += 1

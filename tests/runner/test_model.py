@@ -97,9 +97,19 @@ def train_as_command(tmp_path):
 # --- the same as a model file ---------------------------------------------------------------------------------------
 
 
-def test_the_interface_is_imported_without_anything_heavy():
-    heavy = "torch ray sklearn scipy pandas matplotlib numba pydantic"
-    code = f"from runner import Model; import sys; print([name for name in {heavy.split()} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("names", "absent"),
+    [
+        ("Model", "torch ray sklearn scipy pandas matplotlib numba pydantic"),
+        (
+            "GMM, MarkovModel, Observation",
+            "torch ray sklearn scipy pandas matplotlib numba yaml rich runner.runs runner.commands runner.config "
+            "actors.coordination runner.data",
+        ),
+    ],
+)
+def test_the_interface_is_imported_without_anything_heavy(names, absent):
+    code = f"from runner import {names}; import sys; print([name for name in {absent.split()} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 

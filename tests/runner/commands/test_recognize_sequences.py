@@ -12,7 +12,8 @@ from runner.config.run_config import ConfigError, load_config
 from runner.data.datasets import Dataset
 from runner.data.readers import DataError
 from runner.runs.directory import open_run
-from runner.script import GMM, MarkovModel, Model, Observation
+from runner.script import GMM, MarkovModel, Observation
+from runner.script_model import Model
 from tests.runner.commands.test_predict import CONFIGS, serket, train
 
 LENGTH, COUNT = 5, 40
