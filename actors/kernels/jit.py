@@ -1,4 +1,7 @@
-"""Compile kernels with numba and cache the machine code on disk.
+"""Compile kernels with numba at their first call, and cache the machine code on disk.
+
+A process that calls no kernel, such as that of a command or of a coordinator, does not import numba
+(:mod:`actors.kernels.compilation`).
 
 Numba looks up its on-disk cache by the path and the modification time of a source file. Ray's runtime environments
 unpack the same package under a new path each time, so every kernel would be compiled again. Here the cache lies in the
@@ -9,21 +12,17 @@ calls, possibly from other files, so the digest covers all sources.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
 import stat
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core.caching import CacheImpl, FunctionCache, _CacheLocator
 
 from actors.kernels.path_safety import why_unsafe
 from actors.kernels.types import Array
@@ -31,9 +30,8 @@ from actors.kernels.variables import read_path, read_text
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_KERNELS = Path(__file__).resolve().parent
-_CONFIG: Any = numba.config
-_LOCATOR = f"{__name__}.DigestLocator"
+KERNELS = Path(__file__).resolve().parent
+"""The folder of all kernels."""
 
 
 def cache_directory() -> Path:
@@ -102,105 +100,17 @@ def source_digest() -> str:
     str
         32 hexadecimal digits; the same for copies of the package under other paths or with other file times.
     """
+    import numba
     from numba.core.registry import cpu_target
 
     digest = hashlib.sha256()
     processor = cpu_target.target_context.codegen().magic_tuple()
     digest.update(repr((numba.__version__, sys.version_info[:3], sys.platform, processor)).encode())
-    for path in sorted(_KERNELS.rglob("*.py")):
+    for path in sorted(KERNELS.rglob("*.py")):
         content = path.read_bytes()
-        digest.update(f"\0{path.relative_to(_KERNELS).as_posix()}\0{len(content)}\0".encode())
+        digest.update(f"\0{path.relative_to(KERNELS).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:32]
-
-
-class DigestLocator(_CacheLocator):
-    """Locate the compiled form of a kernel for numba (see ``NUMBA_CACHE_LOCATOR_CLASSES``).
-
-    Parameters
-    ----------
-    py_func : function
-        The function to compile.
-    py_file : str
-        Its source file.
-    """
-
-    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
-        self._py_file = py_file  # numba reads this attribute in its warnings
-        self._line = py_func.__code__.co_firstlineno
-        # Numba names cache files by the source's base name alone, which two folders may share.
-        self._folder = Path(py_file).resolve().parent.relative_to(_KERNELS)
-
-    def get_cache_path(self) -> str:
-        """Return the folder of the cache."""
-        return str(cache_directory() / self._folder)
-
-    def ensure_cache_path(self) -> None:
-        """Create the folder of the cache, whatever the umask writable for this user alone."""
-        folder = Path(self.get_cache_path())
-        for directory in (*reversed(folder.parents), folder):
-            if not directory.exists():
-                directory.mkdir(mode=0o755, exist_ok=True)
-        super().ensure_cache_path()  # type: ignore[no-untyped-call]
-
-    def get_source_stamp(self) -> str:
-        """Return the stamp that must be equal for a cached kernel to be valid."""
-        return source_digest()
-
-    def get_disambiguator(self) -> str:
-        """Return the line number, which distinguishes functions of one name in one file."""
-        return str(self._line)
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> DigestLocator | None:
-        """Return a locator for a function of this package, None for any other function.
-
-        A folder that is not writable is accepted, so that a cache can be shipped read-only; `_FallbackCache` handles
-        the failed write. Refusing it would make numba use ``__pycache__``, which ignores changes of called kernels.
-        """
-        return cls(py_func, py_file) if Path(py_file).resolve().is_relative_to(_KERNELS) else None
-
-
-class _FallbackCache(FunctionCache):
-    """A cache whose read and write errors become warnings: the kernel is then compiled and kept in memory.
-
-    So does a cache that another user could have written: machine code is run as it is.
-    """
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        if problem := cache_problem(self.cache_path):
-            _warn(f"compiled kernels are not read from {self.cache_path}: {problem}")
-            return None
-        try:
-            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
-        except Exception as error:  # a damaged pickle may raise any exception
-            _warn(f"cannot read compiled kernels in {self.cache_path}, compiling them instead: {error!r}")
-            # Otherwise saving the kernel compiled now would read the damaged index and fail again.
-            with contextlib.suppress(OSError):
-                self.flush()  # type: ignore[no-untyped-call]
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        if cache_problem(self.cache_path):
-            return
-        try:
-            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
-        except Exception as error:
-            _warn(f"cannot write compiled kernels to {self.cache_path}: {error!r}")
-
-
-def _warn(message: str) -> None:
-    """Warn; Python shows the same text from the same place once."""
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _install_locator() -> None:
-    """Put `DigestLocator` before numba's own locators, which still serve all other functions."""
-    names = [name for name in (_CONFIG.CACHE_LOCATOR_CLASSES or "").split(",") if name.strip()]
-    if not names:
-        names = [locator.__name__ for locator in CacheImpl._locator_classes]
-    if _LOCATOR not in names:
-        _CONFIG.CACHE_LOCATOR_CLASSES = ",".join([_LOCATOR, *names])
 
 
 def as_input(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
@@ -211,6 +121,34 @@ def as_input(array: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
     if type(array) is np.ndarray and array.dtype == dtype and array.flags.c_contiguous and array.flags.writeable:
         return array  # np.require takes as long as some kernels on short arrays
     return np.require(array, dtype, ["C", "W"])
+
+
+class _Kernel:
+    """A function that numba compiles: the dispatcher is made at the first call, from Python or from another kernel."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """What numba calls the compiled function."""
+        from actors.kernels.compilation import dispatcher_of
+
+        return dispatcher_of(self._function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.dispatcher(*arguments)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """By which numba recognises the function in another kernel."""
+        return self.dispatcher._numba_type_
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dispatcher, name)
 
 
 def kernel(function: Function) -> Function:
@@ -224,11 +162,6 @@ def kernel(function: Function) -> Function:
     Returns
     -------
     callable
-        The dispatcher; the function itself if ``NUMBA_DISABLE_JIT`` is set.
+        Has the attributes of numba's dispatcher, or runs the function itself if ``NUMBA_DISABLE_JIT`` is set.
     """
-    # Repeated for each kernel, because numba resets its options when a NUMBA_ environment variable changes.
-    _install_locator()
-    compiled: Any = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function)
-    if not _CONFIG.DISABLE_JIT:
-        compiled._cache = _FallbackCache(function)  # type: ignore[no-untyped-call]
-    return cast("Function", compiled)
+    return cast("Function", _Kernel(function))

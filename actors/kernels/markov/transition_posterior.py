@@ -8,8 +8,8 @@ much less probability than by its pseudo-count, so that a few rows cannot establ
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import digamma, gammaln, xlogy
 
+from actors.kernels.special import digamma, gammaln, xlogy
 from actors.kernels.types import FloatArray
 
 FLOOR = 1e-12

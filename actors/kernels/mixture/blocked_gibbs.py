@@ -28,12 +28,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
 
 from actors.kernels.jit import as_input
 from actors.kernels.mixture.input_checks import as_bias, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments, squared_mahalanobis
 from actors.kernels.mixture.sums import Sums, posterior_from_sums
+from actors.kernels.special import logsumexp
 from actors.kernels.types import FloatArray, IntArray
 
 

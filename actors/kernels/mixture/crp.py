@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import digamma, logsumexp
 
 from actors.kernels.mixture import gibbs
 from actors.kernels.mixture.gibbs_sweep import make_tables
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_labels
 from actors.kernels.mixture.split_merge import SplitMergeSampler, propose
+from actors.kernels.special import digamma, logsumexp
 from actors.kernels.types import FloatArray, IntArray
 
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln, multigammaln
 
 from actors.kernels.jit import kernel
 from actors.kernels.lanes import LANES, load, spread, store
 from actors.kernels.mixture.input_checks import as_labels, as_rows
+from actors.kernels.special import gammaln, multigammaln
 from actors.kernels.types import Array, FloatArray, IntArray
 
 BLOCK_SIZE = 32

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtrc
 
 from actors.kernels.mixture.crp import expected_class_count, sample_crp_mixture
 from actors.kernels.mixture.niw import NIWPrior
 from actors.kernels.sequences import boundaries
+from actors.kernels.special import chdtrc
 from actors.kernels.types import FloatArray, IntArray
 
 RIDGE = 1e-3

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import gammaln
 
 from actors.kernels.jit import kernel
 from actors.kernels.mixture.cholesky import rank_one_update
 from actors.kernels.mixture.gibbs import SamplerInput
 from actors.kernels.mixture.gibbs_sweep import Tables
 from actors.kernels.mixture.niw import MIN_DOWNDATE, NIWPosterior, NIWPrior, posterior_from_labels
+from actors.kernels.special import gammaln
 from actors.kernels.types import FloatArray, IntArray
 
 LAUNCH_SWEEPS = 5

@@ -21,7 +21,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import entr
 
 from actors.kernels.jit import as_input
 from actors.kernels.log_rows import softmax_of_rows
@@ -36,6 +35,7 @@ from actors.kernels.mixture.input_checks import as_bias, as_labels, as_mask, as_
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments
 from actors.kernels.mixture.scatter import weighted_scatter
 from actors.kernels.mixture.variational import as_responsibilities, evidence_lower_bound, expected_log_density
+from actors.kernels.special import entr
 from actors.kernels.types import BoolArray, FloatArray
 
 Sums: TypeAlias = Mapping[str, FloatArray]

@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import digamma, entr, gammaln
 
 from actors.kernels.jit import as_input
 from actors.kernels.log_rows import softmax_of_rows
@@ -32,6 +31,7 @@ from actors.kernels.mixture.niw import (
     squared_mahalanobis,
 )
 from actors.kernels.mixture.scatter import weighted_scatter
+from actors.kernels.special import digamma, entr, gammaln
 from actors.kernels.types import FloatArray, IntArray
 
 MIN_RISE = 1e-9

@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 
+from actors.kernels.special import softmax
 from actors.kernels.types import BoolArray, FloatArray
 
 TOKEN_EXPONENTS = 2.0 ** -np.arange(0.0, 10.5, 0.5)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scipy.special import digamma
-
+from actors.kernels.special import digamma
 from actors.kernels.types import FloatArray
 
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import gammaln
 
 from actors.kernels.jit import kernel
 from actors.kernels.mlda.row_updates import (
@@ -34,6 +33,7 @@ from actors.kernels.mlda.row_updates import (
     sample_topics,
     update_counts,
 )
+from actors.kernels.special import gammaln
 from actors.kernels.types import FloatArray, Int32Array, IntArray
 
 __all__ = [

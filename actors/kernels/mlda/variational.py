@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import digamma as digamma_of
-from scipy.special import gammaln
 
 from actors.kernels.jit import as_input, kernel
 from actors.kernels.mlda.row_updates import digamma
+from actors.kernels.special import digamma as digamma_of
+from actors.kernels.special import gammaln
 from actors.kernels.types import FloatArray, Int32Array, IntArray
 
 MIN_RISE = 1e-6

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AliasChoices, Field
-from scipy.special import logsumexp
 
 from actors.errors import ModuleError
 from actors.kernels.mixture.crp import (
@@ -20,6 +19,7 @@ from actors.kernels.mixture.crp import (
 )
 from actors.kernels.mixture.niw import NIWPosterior, log_predictive_loo
 from actors.kernels.mixture.sequence_init import STARTS, counted_labels_from_sequence
+from actors.kernels.special import logsumexp
 from actors.module import Context, Inbox, Outbox
 from actors.modules.mixture.base import Mixture
 from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, initial_assignment

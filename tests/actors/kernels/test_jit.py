@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import actors.kernels
-from actors.kernels import jit
+from actors.kernels import compilation, jit
 
 PACKAGE = Path(actors.kernels.__file__).parent
 
@@ -101,11 +101,11 @@ def test_several_processes_can_compile_at_the_same_time(tmp_path):
 
 
 def test_functions_outside_the_package_use_numbas_own_locators():
-    importlib.import_module("actors.kernels.mixture.cholesky")  # defining a kernel installs the locator
+    importlib.import_module("actors.kernels.mixture.cholesky").rank_one_update.dispatcher  # which installs the locator
     names = numba.config.CACHE_LOCATOR_CLASSES.split(",")
-    assert names[0] == "actors.kernels.jit.DigestLocator"
+    assert names[0] == "actors.kernels.compilation.DigestLocator"
     assert "InTreeCacheLocator" in names
-    assert jit.DigestLocator.from_function(use_kernel, __file__) is None
+    assert compilation.DigestLocator.from_function(use_kernel, __file__) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import actors.kernels.compiled_lanes  # noqa: F401 (registers them with numba)
 from actors.kernels import lanes
 from actors.kernels.lanes import LANES, larger, load, load_first, smaller, spread, store, store_first, total
 
