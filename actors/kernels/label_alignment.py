@@ -29,6 +29,10 @@ from actors.kernels.types import FloatArray, IntArray
 MIN_RISE = 1e-9
 """Least rise of the evidence, in nats a row, for which a change is accepted: above rounding errors."""
 
+MAX_STARTS = 12
+"""Inputs from each of which the ascent is run, without a permutation to start from; of more, so many of them spread
+evenly, so that the time grows with the number of inputs and not with its square."""
+
 
 def align(
     log_likelihoods: Sequence[FloatArray], start: Sequence[IntArray | None], lapse: float, sweeps: int
@@ -36,8 +40,8 @@ def align(
     """Return, for each input, its label of each common class.
 
     The common classes are numbered by the first input that starts with a permutation, which keeps it; if none does, by
-    the first input, which keeps its labels. In that case the ascent is run once from each input, with the others added
-    to it in their order, and the alignment of highest evidence is returned.
+    the first input, which keeps its labels. In that case the ascent is run once from each input (:data:`MAX_STARTS`),
+    with the others added to it in their order, and the alignment of highest evidence is returned.
 
     Parameters
     ----------
@@ -55,10 +59,11 @@ def align(
     ndarray (M, K) int64
         Row m is s_m.
     """
-    inputs = [_with_lapse(log_prob, lapse) for log_prob in log_likelihoods]
-    identity = np.arange(inputs[0].shape[1])
+    inputs = [_Input(log_prob, lapse) for log_prob in log_likelihoods]
+    identity = np.arange(log_likelihoods[0].shape[1])
     started = [m for m, labels in enumerate(start) if labels is not None]
-    seeds = [[identity if m == first else None for m in range(len(inputs))] for first in range(len(inputs))]
+    firsts = np.unique(np.linspace(0, len(inputs) - 1, min(len(inputs), MAX_STARTS)).astype(int))
+    seeds = [[identity if m == first else None for m in range(len(inputs))] for first in firsts]
     results = [_ascend(inputs, _complete(inputs, seed), sweeps) for seed in ([list(start)] if started else seeds)]
     best = max(results, key=lambda labels: _evidence(inputs, labels))
     anchor = started[0] if started else 0
@@ -89,46 +94,61 @@ def match_classes(distances: FloatArray) -> IntArray:
     return matched
 
 
-def _evidence(inputs: Sequence[FloatArray], labels: Sequence[IntArray]) -> float:
-    """Return Σ_t log Σ_k Π_m of `inputs` (M of (N, K), lapses included) under the permutations `labels`."""
-    product = sum(np.log(own)[:, of_own] for own, of_own in zip(inputs, labels, strict=True))
-    return float(np.logaddexp.reduce(product, axis=1).sum())
+class _Input:
+    """An input: its posterior (N, K), lapses included, (1 - ε) P + ε / K, and the logarithm."""
+
+    def __init__(self, log_prob: FloatArray, lapse: float) -> None:
+        self.posterior: FloatArray = (1.0 - lapse) * np.exp(log_prob) + lapse / log_prob.shape[1]
+        self._log: FloatArray = np.log(self.posterior)
+
+    def log_of(self, labels: IntArray) -> FloatArray:
+        """Return the logarithm with its columns in the order of the common classes."""
+        ordered: FloatArray = self._log[:, labels]
+        return ordered
 
 
-def _with_lapse(log_prob: FloatArray, lapse: float) -> FloatArray:
-    """Return (1 - ε) P + ε / K."""
-    mixed: FloatArray = (1.0 - lapse) * np.exp(log_prob) + lapse / log_prob.shape[1]
-    return mixed
+def _sum_of(inputs: Sequence[_Input], labels: Sequence[IntArray | None]) -> FloatArray:
+    """Return Σ_m log of the inputs that have a permutation, (N, K)."""
+    total = np.zeros_like(inputs[0].posterior)
+    for own, of_own in zip(inputs, labels, strict=True):
+        if of_own is not None:
+            total += own.log_of(of_own)
+    return total
 
 
-def _ascend(inputs: Sequence[FloatArray], labels: list[IntArray], sweeps: int) -> list[IntArray]:
+def _evidence(inputs: Sequence[_Input], labels: Sequence[IntArray]) -> float:
+    """Return Σ_t log Σ_k Π_m of `inputs` under the permutations `labels`."""
+    return float(np.logaddexp.reduce(_sum_of(inputs, labels), axis=1).sum())
+
+
+def _ascend(inputs: Sequence[_Input], labels: list[IntArray], sweeps: int) -> list[IntArray]:
     """Align each input in turn with all the others, until none changes."""
     for _ in range(sweeps):
-        changed = False
+        changed, total = False, _sum_of(inputs, labels)
         for m, own in enumerate(inputs):
-            better = _improve(_joint_posterior(inputs, labels, without=m), own, labels[m])
+            total -= own.log_of(labels[m])  # the logarithms are finite, as of lapses
+            better = _improve(_normalised(total), own.posterior, labels[m])
             changed |= better is not labels[m]
             labels[m] = better
+            total += own.log_of(better)
         if not changed:
             break
     return labels
 
 
-def _complete(inputs: Sequence[FloatArray], start: Sequence[IntArray | None]) -> list[IntArray]:
+def _complete(inputs: Sequence[_Input], start: Sequence[IntArray | None]) -> list[IntArray]:
     """Align the inputs without a permutation, in their order, with the joint of those that have one by then."""
-    labels = list(start)
-    for m, own in enumerate(inputs):
-        if labels[m] is None:
-            labels[m] = _improve(_joint_posterior(inputs, labels, without=m), own, np.arange(own.shape[1]))
-    return [each for each in labels if each is not None]
+    labels, total = list[IntArray](), _sum_of(inputs, start)
+    for own, given in zip(inputs, start, strict=True):
+        if given is None:
+            given = _improve(_normalised(total), own.posterior, np.arange(total.shape[1]))
+            total += own.log_of(given)
+        labels.append(given)
+    return labels
 
 
-def _joint_posterior(inputs: Sequence[FloatArray], labels: Sequence[IntArray | None], without: int) -> FloatArray:
-    """Return the joint posterior (N, K) of all inputs that have a permutation, except one."""
-    log_joint = np.zeros_like(inputs[0])
-    for m, (own, of_own) in enumerate(zip(inputs, labels, strict=True)):
-        if m != without and of_own is not None:
-            log_joint += np.log(own)[:, of_own]
+def _normalised(log_joint: FloatArray) -> FloatArray:
+    """Return the joint posterior (N, K) with this logarithm and any constant in a row."""
     joint: FloatArray = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
     joint /= joint.sum(axis=1, keepdims=True)
     return joint
