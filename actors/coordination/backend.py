@@ -160,7 +160,9 @@ class Backend(Protocol):
     """
 
     def start(self, graph: Graph) -> list[ModulePlaced]:
-        """Start every module's process and begin to prepare it; return where each runs.
+        """Start the modules' processes and begin to prepare them; return where they run.
+
+        A module that is not needed yet may be started later, at the latest by :meth:`await_prepared`.
 
         Raises
         ------

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from actors.errors import BackendError
 from actors.graph.graph import Graph
+from actors.graph.schedule import leaves
 from actors.graph.spec import Resources
 
 Strategy = Literal["pack", "spread"]
@@ -453,3 +454,23 @@ def _format_resource(resource: str, amount: float) -> str:
     if kind == "accelerator_type" and colon:
         return f"{'an' if amount else 'no'} accelerator of type {name}"
     return f"{amount:g} {resource}"
+
+
+def first_to_last(graph: Graph) -> list[str]:
+    """Return the modules in the order in which a run waits for them: the first steps', the sources, then the others.
+
+    The first to be created gets the first process. A source is ready at once, a module that learns may not be.
+    """
+    return list(dict.fromkeys([*_first_learners(graph), *graph.sources, *graph.modules]))
+
+
+def later_modules(graph: Graph) -> tuple[str, ...]:
+    """Return the modules that are not needed before the first steps of a schedule have begun."""
+    first = _first_learners(graph)
+    return tuple(name for name in graph.modules if first and name not in (*first, *graph.sources))
+
+
+def _first_learners(graph: Graph) -> list[str]:
+    """Return the modules of the schedule's first steps, which learn at the same time."""
+    batches = graph.batches(graph.schedule.steps)
+    return [step.module for step in leaves(item for _, item in batches[0])] if batches else []

@@ -11,10 +11,12 @@ the module's state, loads it into the new process and repeats the call.
 from __future__ import annotations
 
 import math
+import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -31,6 +33,7 @@ from ray.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
+from ray.experimental.locations import get_local_object_locations
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.module_host import ModuleHost
@@ -50,11 +53,14 @@ from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, Modul
 from actors.coordination.events import ModulePlaced
 from actors.coordination.placement import (
     Bundle,
+    Node,
     Placement,
     allocate_gpus,
     assign,
     assign_modules,
     check_placement,
+    first_to_last,
+    later_modules,
     nodes_for_more,
     resource_request,
     worker_counts,
@@ -113,6 +119,8 @@ class RayBackend:
         How long to wait for answers, and for nodes that can hold the modules.
     log : callable, optional
         Receives a sentence for each choice between GPU and CPU, and when the run waits for resources.
+    placed : callable, optional
+        Receives where a module runs whose process :meth:`start` has not waited for.
     placement : Placement, optional
         Constraints on the placement of the modules on nodes.
     detached : bool
@@ -135,6 +143,7 @@ class RayBackend:
         *,
         recovery: RecoveryPolicy | None = None,
         log: Callable[[str], None] | None = None,
+        placed: Callable[[ModulePlaced], None] | None = None,
         placement: Placement | None = None,
         detached: bool = False,
         restarted: bool = False,
@@ -156,6 +165,11 @@ class RayBackend:
         self._places: dict[str, ModulePlaced] = {}
         self._started = time.time()
         self._prepared: dict[str, Any] = {}
+        self._sent: dict[
+            str, tuple[str, dict[str, bool]]
+        ] = {}  # incarnation, and objects of the last call: kept there?
+        self._later: Sequence[str] = ()  # modules whose actors are not created yet
+        self._starting: dict[str, Future[None]] = {}  # modules that are started beside what others do
         self._unresponsive: set[str] = set()  # modules that did not answer in time
         self._unreplaced: set[str] = (
             set()
@@ -166,6 +180,7 @@ class RayBackend:
         self._group: ModulePlacementGroup | None = None
         self._bundles: dict[str, Bundle] = {}
         self._log = log or (lambda _sentence: None)
+        self._placed = placed or (lambda _place: None)
 
     def start(self, graph: Graph) -> list[ModulePlaced]:
         """Create all actors, and begin to prepare each before its first update."""
@@ -193,17 +208,53 @@ class RayBackend:
         }
         for name, spec in graph.modules.items():
             self._slots[name] = tuple(slot.name for slot in graph.slots(name))
-            names = [name]
             if spec.sharing is not None:
                 self._groups[name] = RayGroup(self, spec, self._slots[name], workers[name])
-                names = self._groups[name].names
-            for worker in names:
+        if self._may_start_later(present):
+            self._later = later_modules(graph)
+        for name in first_to_last(graph):
+            for worker in [] if name in self._later else self._workers_of(name):
                 self._create_actor(worker, name, homes.get(worker, ""))
-        places = []
-        for name, actor in self._actors.items():  # a process that halts while it is prepared has to be known by then
-            places.append(replace(self._await_place(name), module=name))
-            self._prepared[name] = actor.prepare.remote()
-        return places
+        places = {name: self._begin_preparation(name) for name in self._actors}
+        return [places[worker] for name in graph.modules for worker in self._workers_of(name) if worker in places]
+
+    def _may_start_later(self, present: Sequence[Node]) -> bool:
+        """Return whether processes may be started when their modules are needed: nothing is reserved, on one machine.
+
+        Its cores are then free for what is needed first.
+        """
+        reserved = any(resource_request(spec.resources, self._gpus[name]) for name, spec in self._specs.items())
+        return len(present) == 1 and not (self._restarted or self._groups or self._group or reserved)
+
+    def _begin_preparation(self, worker: str) -> ModulePlaced:
+        """Wait for a process, and begin to prepare its module; return where it runs."""
+        place = self._await_place(worker)  # a process that halts while it is prepared has to be known by then
+        self._prepared[worker] = self._actors[worker].prepare.remote()
+        return replace(place, module=worker)
+
+    def _start_later(self) -> None:
+        """Create the actors of the modules that are needed later, and prepare each beside what others do."""
+        names, self._later = self._later, ()
+        for name in names:
+            self._create_actor(name, name, "")
+            waiting = self._starting[name] = Future[None]()
+            threading.Thread(target=self._begin_beside, args=(name, waiting), daemon=True).start()
+
+    def _begin_beside(self, name: str, waiting: Future[None]) -> None:
+        """Begin to prepare a module in a thread of its own; `waiting` receives an exception, or that it has begun."""
+        try:
+            self._placed(self._begin_preparation(name))
+            waiting.set_result(None)
+        except Exception as error:
+            waiting.set_exception(error)
+
+    def _await_started(self, module: str) -> None:
+        """Wait for the process of a module that is started later."""
+        if module in self._later:
+            self._start_later()
+        if module in self._starting:
+            self._starting[module].result()
+            del self._starting[module]
 
     def _create_actor(self, worker: str, module: str, node: str) -> None:
         """Create the actor of a module or of one of its workers, if possible on a node."""
@@ -220,6 +271,7 @@ class RayBackend:
 
     def await_prepared(self, module: str) -> str:
         """Wait until `module` is prepared; return the device that it uses."""
+        self._await_started(module)
         for worker in reversed(self._workers_of(module)):
             device: str = self._get(worker, self._prepared[worker], timeout=self._reply_timeout)
         spec = self._specs[module]
@@ -357,14 +409,48 @@ class RayBackend:
         slots, (layout, flat) = self._slots[module], flatten(arrays)
         if group is not None and call.mode in ("update", "recognize"):
             return RayTask(group.submit(call, arrays).result)
+        self._await_started(module)
         method = self._actors[module].call.options(num_returns=3 + len(slots))
-        summary, *objects = method.remote(self._incarnation(module), call, layout, *flat)
+        kept, sent = self._leave_out_kept(module, flat)
+        summary, *objects = method.remote(self._incarnation(module), call, layout, kept, *sent)
+        if self._later and call.mode == "update" and call.round:
+            self._start_later()
 
         def wait() -> ResultRef:
-            read = self._get(module, summary, timeout=self._recovery.timeout, given=flat)
+            try:
+                read = self._get(module, summary, timeout=self._recovery.timeout, given=flat)
+            except Exception:
+                self._sent.pop(module, None)  # what its process has of this call is not known
+                raise
             return _result(read, objects, slots)
 
         return RayTask(wait)
+
+    def _leave_out_kept(self, module: str, objects: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        """Return the objects of a call without those that the module's process keeps, and the names of what it keeps.
+
+        An object that a module gets in two calls, one after the other, it often gets in many, as rows are in all
+        exchanges of a block. A small one would travel within every call. A large one, in shared memory, does not.
+
+        Returns
+        -------
+        list of str
+            For each object the name under which the process keeps it; empty if it does not.
+        list of ObjectRef or None
+            None for what it has already.
+        """
+        incarnation = self._incarnation(module)
+        known, before = self._sent.get(module, ("", {}))
+        names, sent, now = list[str](), list[Any](), dict[str, bool]()
+        for each in objects:
+            name = each.hex() if isinstance(each, ray.ObjectRef) else ""
+            kept = before.get(name) if known == incarnation else None  # None: it was not in the last call
+            again = kept is not None and (kept or not get_local_object_locations([each])[each]["node_ids"])
+            names.append(name if name and again else "")
+            sent.append(None if kept and again else each)
+            now[name] = bool(again)
+        self._sent[module] = incarnation, now
+        return names, sent
 
     def prepare_chains(self, block: Block, chains: int) -> None:
         """Have processes started on free cores, and the block's modules imported and prepared in them.
@@ -426,6 +512,7 @@ class RayBackend:
 
     def submit_read(self, module: str, request: LoadRequest) -> Task[ResultRef]:
         """Have the module's own actor read its part of a commit, parts of it by its workers."""
+        self._await_started(module)
         requests, sent = request.split(), []
         for own, worker in zip(requests, self._savers(module, len(requests)), strict=True):
             sent.append(self._actors[worker].read.options(num_returns=3 + len(own.record.slots)).remote(own))

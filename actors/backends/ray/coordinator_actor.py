@@ -52,6 +52,7 @@ class CoordinatorActor:
             recovery=spec.recovery,
             placement=spec.placement,
             log=lambda sentence: self._session.emit(LogMessage(sentence)),
+            placed=lambda place: self._session.emit(place),
             detached=spec.detached,
             restarted=bool(ray.get_runtime_context().was_current_actor_reconstructed),
             make_host=parts.make_host,
