@@ -2,8 +2,8 @@
 
 :func:`cases` are for the harness. ``python -m tests.benchmarks.routing updates`` prints what an update of GMM and MM
 takes on Ray beyond its module, beside bare calls of actors with objects of the same sizes; ``ray`` the seconds of a run
-on Ray over those in this process, in turn; ``chains`` those of 16 chains on one core over those on two. Rows are made
-from a seed, 3,000 × 18, in ten classes.
+on Ray over those in this process, in turn, of 60,000 rows; ``chains`` those of 16 chains on one core over those on two.
+Rows are made from a seed, else 3,000 × 18, in ten classes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def model(block: Block, rounds: int = 1) -> Graph:
     return Graph(modules, [Connection("data", "gmm"), Connection("gmm", "mm")], Schedule(rounds, (block,)))
 
 
-def data() -> dict[str, dict[str, np.ndarray]]:
+def data(rows: int = ROWS) -> dict[str, dict[str, np.ndarray]]:
     """Return the state of the source."""
-    return {"data": {"values": made_rows(ROWS).astype(float)}}
+    return {"data": {"values": made_rows(rows).astype(float)}}
 
 
 def cases() -> list[Case]:
@@ -105,13 +105,13 @@ def cluster(cores: int = 2) -> Iterator[None]:
         ray.shutdown()
 
 
-def events_on_ray(graph: Graph) -> list[TimedEvent]:
+def events_on_ray(graph: Graph, rows: int = ROWS) -> list[TimedEvent]:
     """Run a model on the cluster of this process; return its events."""
     from runner.runs.coordinator_client import CoordinatorClient
 
     client = CoordinatorClient.launch(RunSpec(graph, "routing"), patience=30.0)
     try:
-        return [timed for events, _ in client.begin(data()) for timed in events]
+        return [timed for events, _ in client.begin(data(rows)) for timed in events]
     finally:
         client.stop()
 
@@ -180,8 +180,11 @@ def updates_on_ray(exchanges: int = 100) -> None:
         print(f"| {name} | {low:.1f}, {median:.1f}, {high:.1f} |")
 
 
-def ray_against_in_process(repeats: int = 3, exchanges: int = 400) -> list[float]:
-    """Print and return ratios: the seconds of a run's rounds on Ray over those in this process, in turn."""
+def ray_against_in_process(repeats: int = 2, exchanges: int = 90, rows: int = 60_000) -> list[float]:
+    """Print and return ratios: the seconds of a run's rounds on Ray over those in this process, in turn.
+
+    A run takes some 25 seconds in this process, of which an exchange takes 0.25.
+    """
     graph, ratios = model(Block(EXCHANGE, repeat=exchanges)), []
     with cluster():
         for _ in range(repeats):
@@ -194,9 +197,9 @@ def ray_against_in_process(repeats: int = 3, exchanges: int = 400) -> list[float
                     TimedEvent(time.time(), event, elapsed=time.monotonic() - began)
                 ),
             )
-            coordinator.start(data())
+            coordinator.start(data(rows))
             coordinator.run_rounds()
-            there = events_on_ray(graph)
+            there = events_on_ray(graph, rows)
             one, other = (seconds_between(events, RoundStarted, UpdateFinished) for events in (there, here))
             ratios.append(one / other)
             print(f"Ray {one:.1f} s, in process {other:.1f} s: {ratios[-1]:.3f}", flush=True)

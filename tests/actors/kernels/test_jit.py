@@ -101,7 +101,8 @@ def test_several_processes_can_compile_at_the_same_time(tmp_path):
 
 
 def test_functions_outside_the_package_use_numbas_own_locators():
-    importlib.import_module("actors.kernels.mixture.cholesky").rank_one_update.dispatcher  # which installs the locator
+    cholesky = importlib.import_module("actors.kernels.mixture.cholesky")
+    assert cholesky.rank_one_update.dispatcher  # making one installs the locator
     names = numba.config.CACHE_LOCATOR_CLASSES.split(",")
     assert names[0] == "actors.kernels.compilation.DigestLocator"
     assert "InTreeCacheLocator" in names

@@ -88,8 +88,10 @@ def events_of(path):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("text", [CHAINS, WORKERS], ids=["chains", "workers"])
-def test_a_run_in_one_process_leaves_what_a_run_on_ray_leaves(ray_cluster, model, tmp_path, text):
+@pytest.mark.parametrize(
+    "text", [pytest.param(CHAINS, id="chains"), pytest.param(WORKERS, id="workers", marks=pytest.mark.slow)]
+)
+def test_a_run_leaves_the_same_in_one_process_and_on_ray_and_goes_on_elsewhere(ray_cluster, model, tmp_path, text):
     path = model(text)
     (here, local), (there, on_ray) = (train_in(tmp_path / str(each), path, local=each) for each in (True, False))
     assert digests(here.path) == digests(there.path)
@@ -99,16 +101,10 @@ def test_a_run_in_one_process_leaves_what_a_run_on_ray_leaves(ray_cluster, model
     assert [local[name] for name in ("evidence", "score", "accuracy", "nmi")] == [
         on_ray[name] for name in ("evidence", "score", "accuracy", "nmi")
     ]
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("begun_locally", [True, False])
-def test_a_run_goes_on_elsewhere_with_the_same_results(ray_cluster, model, tmp_path, begun_locally):
-    path = model(CHAINS)
     whole, _ = train_in(tmp_path / "whole", path, "schedule.rounds=3", local=True)
-    begun, _ = train_in(tmp_path / "begun", path, local=begun_locally)
-    resume_in(begun.path, "schedule.rounds=3", local=not begun_locally)
-    assert digests(begun.path) == digests(whole.path)
+    for begun, locally in ((here, False), (there, True)):
+        resume_in(begun.path, "schedule.rounds=3", local=locally)
+        assert digests(begun.path) == digests(whole.path)
 
 
 COMMAND = """

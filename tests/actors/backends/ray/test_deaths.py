@@ -1,5 +1,6 @@
 """Tests of the reasons of deaths: what ended the process of a module is named, with what the user can do."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -8,14 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from actors.backends.ray.backend import RayBackend
 from actors.backends.ray.deaths import count_oom_kills, describe_crash, describe_exit
+from actors.coordination.backend import Ref
 from actors.coordination.recovery import RecoveryPolicy
+from actors.coordination.router import Router
 from actors.errors import ModuleFailedError
 from actors.graph.graph import Graph
-from actors.graph.schedule import Schedule, Step
+from actors.graph.schedule import Position, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec
 from actors.module import Module, Outbox, Port
-from tests.actors.backends.ray.test_backend import run_on_actors
+from tests.actors.coordination.test_coordinator import ROWS
 
 FULL_NODE = (
     "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 1f7f) was "
@@ -39,6 +43,8 @@ class Dying(Module):
                 sys.exit(4)
             case "SIGKILL":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "SIGSEGV":
+                ctypes.string_at(0)
             case "MemoryError":
                 np.empty((2**45,))
         return Outbox([])
@@ -53,28 +59,43 @@ class Dying(Module):
         pass
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(
-    ("way", "reason"),
-    [
-        ("sys.exit", "its process ended itself with exit code 4"),
-        ("SIGKILL", r"its process ended without a report \(killed by a signal, or ended by os._exit\)"),
-        ("MemoryError", r"module 'dying' ran out of memory: Unable to allocate 256. TiB .*use fewer rows"),
-    ],
-)
-def test_what_ended_a_module_is_named(way, reason):
+ENDS = {
+    "sys.exit": "its process ended itself with exit code 4",
+    "SIGKILL": r"its process ended without a report \(killed by a signal, or ended by os._exit\)",
+    "MemoryError": r"module 'memoryerror' ran out of memory: Unable to allocate 256. TiB .*use fewer rows",
+    "SIGSEGV": r"(?s)died during update.*Segmentation fault.*test_deaths\.py.*in update",
+}
+"""Ways in which a module ends its process, and what the run says of each."""
+
+
+@pytest.fixture(scope="module")
+def dying(ray_cluster):
+    """A router of a model with one module for each way; they are started together, as that takes most of the time."""
+    modules = {way: way.replace(".", "").lower() for way in ENDS}
     graph = Graph(
         [
             ModuleSpec("data", "tests.support.toy_modules:Source"),
-            ModuleSpec("dying", f"{__name__}:Dying", {"way": way}),
+            *(ModuleSpec(name, f"{__name__}:Dying", {"way": way}) for way, name in modules.items()),
         ],
-        [Connection("data", "dying")],
-        Schedule(1, (Step("dying"),)),
+        [Connection("data", name) for name in modules.values()],
+        Schedule(1, tuple(Step(name) for name in modules.values())),
     )
+    policy = RecoveryPolicy(tries=1)
+    backend = RayBackend("serket:dying", recovery=policy)
+    router = Router(graph, backend, run="dying", seed=0, recovery=policy)
+    backend.start(graph)
+    router.begin({"data": Ref({"values": ROWS})})
+    router.store("data", router.collect(router.submit("update", Step("data"), Position())))
+    yield lambda way: router.collect(router.submit("update", Step(modules[way]), Position(1)))
+    backend.stop()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("way", "reason"), ENDS.items())
+def test_what_ended_a_module_is_named(dying, way, reason):
     with pytest.raises(ModuleFailedError, match=reason) as failure:
-        run_on_actors(graph, f"dying-{way.replace('.', '-')}", recovery=RecoveryPolicy(tries=1))
-    assert "worker" not in str(failure.value).lower()  # nothing of Ray's own words
+        dying(way)
+    assert "worker" not in str(failure.value).partition("Fatal Python error")[0].lower()  # nothing of Ray's own words
 
 
 @pytest.mark.parametrize(
