@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install mnist digits test test-slow test-faults test-soak test-fuzz test-plugins test-multinode test-browser check format bench bench-guard clean
+.PHONY: install mnist digits test test-slow test-faults test-soak test-fuzz test-plugins test-multinode test-browser docs check format bench bench-guard clean
 
 install: $(VENV)/.installed
 
@@ -67,8 +67,13 @@ test-slow: $(VENV)/.installed-dev
 CHROMIUM ?= /usr/bin/chromium
 
 test-browser: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet -e ".[browser]"
+	$(BIN)/python -m pip install --quiet -e ".[browser,docs]"
 	$(BIN)/python -m pytest --browser --chromium $(CHROMIUM) -m browser
+
+# The documentation as a site, in build/site; any warning is an error. It loads nothing from elsewhere.
+docs: install
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 # Run the guide, and the package written by `serket new-module` in a fresh virtual environment.
 test-plugins: $(VENV)/.installed-dev
