@@ -121,9 +121,6 @@ MAX_LINE_BYTES = 4 << 20
 MAX_COLUMNS = 500_000
 """Columns of a text table; wider rows are stored as .npy."""
 
-MAX_SPLIT_TABLE_BYTES = 256 << 20
-"""Size of a table of which ``serket new-model`` takes columns apart; all of its cells are held in memory as texts."""
-
 MAX_SCALED_COLUMNS = 100_000
 """Columns whose scale is learnt; of rows on disk it is a part of their description, which is a text of a state."""
 

@@ -9,8 +9,18 @@ from pathlib import Path
 import typer
 
 from runner.cli.output import say
-from runner.commands.new_model import BUILT_IN, NewModelError, Request, Written, describe, name_for, write_model
-from runner.data.table_columns import NamedTable, read_named_table
+from runner.commands.new_model import (
+    BUILT_IN,
+    NewModelError,
+    Request,
+    Written,
+    data_section,
+    describe,
+    load_section,
+    name_for,
+    write_model,
+)
+from runner.data.table_outline import TableOutline, read_outline
 from runner.report.printable import printable_line
 
 
@@ -26,11 +36,8 @@ def make_model(request: Request, output: Path | None, *, ask: bool) -> Written:
         if not ask:
             raise NewModelError("the data are not given; name a file of rows, or one of " + ", ".join(BUILT_IN))
         request = replace(request, data=typer.prompt("File of the rows (or one of " + ", ".join(BUILT_IN) + ")"))
-    table = read_named_table(Path(request.data)) if Path(request.data).exists() else None
     if ask:
-        request = _ask(request, table)
-    elif table is not None:
-        _check_texts(request, table)
+        request = _ask(request, read_outline(Path(request.data)))
     name = name_for(request.data)
     if output is None:
         output = Path(f"{name}.yaml")
@@ -38,55 +45,47 @@ def make_model(request: Request, output: Path | None, *, ask: bool) -> Written:
             output = Path(typer.prompt("Model file to write", default=str(output)))
     written = write_model(request, output, name_for(output.name))
     describe(written.facts, say)
-    for path in written.beside:
-        say(f"{path}: written from columns of {printable_line(request.data)}")
     say(f"{written.path}: train it with serket run {written.path}")
     return written
 
 
-def _ask(request: Request, table: NamedTable | None) -> Request:
+def _ask(request: Request, table: TableOutline | None) -> Request:
     """Ask for what is not given; for what a table may hold, with a default from its names and cells."""
     if table is not None:
         say(f"its columns are {', '.join(map(printable_line, table.names))}")
         if not request.labels:
-            request = replace(request, labels=_ask_column("Column of labels", table.label_column()))
+            request = replace(request, labels=_ask_column("Column of labels", table.label_column))
         if not request.lengths:
-            found = _ask_column("Column that tells which sequence a row belongs to", table.sequence_column())
+            found = _ask_column("Column that tells which sequence a row belongs to", table.sequence_column)
             request = replace(request, lengths=found)
         if not request.columns:
-            rest = [name for name in table.names if name not in (request.labels, request.lengths)]
-            numbers = [name for name in rest if table.is_number(name)]
-            given = typer.prompt("Columns to learn from", default=",".join(numbers))
-            chosen = tuple(each.strip() for each in given.split(","))
-            request = replace(request, columns=() if list(chosen) == list(table.names) else chosen)
+            values = table.values(request.labels, request.lengths)
+            given = typer.prompt("Columns to learn from", default=",".join(values))
+            request = replace(request, columns=tuple(each.strip() for each in given.split(",")))
     elif request.data not in BUILT_IN:
         if not request.labels:
             request = replace(request, labels=_ask_column("File of labels", ""))
         if not request.lengths:
             request = replace(request, lengths=_ask_column("File of the sequences' lengths", ""))
     if request.classes is None:
-        labels = table is not None and request.labels in table.names
-        known = len(set(table.column(request.labels))) if table is not None and labels else None
-        default = str(known) if known and known > 1 else "10" if request.data in ("mnist", "digits") else "auto"
-        request = replace(request, classes=typer.prompt("Number of classes (auto: find it)", default=default))
+        request = replace(request, classes=typer.prompt("Number of classes (auto: find it)", default=_known(request)))
     return replace(request, ordered=typer.confirm("Are the rows in temporal order?", default=request.ordered))
+
+
+def _known(request: Request) -> str:
+    """Return the number of classes that the labels have; without labels ``auto``."""
+    if request.data in ("mnist", "digits"):
+        return "10"
+    if not request.labels:
+        return "auto"
+    categories = load_section(data_section(request, Path()), Path()).categories
+    known = 0 if categories is None else len(set(categories.tolist()))
+    return str(known) if known > 1 else "auto"
 
 
 def _ask_column(question: str, default: str) -> str:
     answer = str(typer.prompt(f"{question} (- for none)", default=default or "-")).strip()
     return "" if answer == "-" else answer
-
-
-def _check_texts(request: Request, table: NamedTable) -> None:
-    """Refuse columns of texts that are neither chosen nor given as labels: a script has to say what they are."""
-    named = {request.labels, request.lengths}
-    texts = [name for name in table.names if name not in named and not table.is_number(name)]
-    guess = table.label_column()
-    if texts and not request.columns:
-        remedy = f"--labels {guess}" if guess == texts[0] else "--columns with the other ones"
-        raise NewModelError(
-            f"{table.path}: column {texts[0]!r} holds texts; say what it is, as with {remedy}, or choose --columns"
-        )
 
 
 def can_ask() -> bool:

@@ -16,16 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actors.limits import MAX_NAME_CHARACTERS
+from actors.limits import MAX_LISTED_NAMES, MAX_NAME_CHARACTERS
 from actors.messaging.stored_rows import StoredRows, read_array
 from actors.types import Array
-from runner.config.error_messages import ConfigError
+from runner.config.error_messages import ConfigError, suggest
 from runner.config.run_config import load_config
 from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.sources import check_modules
-from runner.data.table_columns import NamedTable, read_named_table, rows_as_text
+from runner.data.table_outline import TableOutline, read_outline
+from runner.data.tables import TableOptions, is_time_name
+from runner.report.printable import printable_line
 
 BUILT_IN = ("mnist", "digits", "words", "cycle")
 
@@ -101,28 +103,28 @@ class Facts:
 
 
 class Written(NamedTuple):
-    """A model file, what the rows are like, and the further files that were written."""
+    """A model file, and what the rows are like."""
 
     path: Path
     facts: Facts
-    beside: list[Path]
 
 
 def write_model(request: Request, path: Path, name: str) -> Written:
-    """Write a model file which ``serket run`` accepts, with comments; and the files of rows, labels and lengths.
+    """Write a model file which ``serket run`` accepts, with comments.
 
     Parameters
     ----------
     request : Request
     path : Path
-        The model file, which must not exist; the other files are written beside it, if the data are one table.
+        The model file, which must not exist.
     name : str
         The model's name.
 
     Raises
     ------
     NewModelError
-        If a file exists or cannot be written, or if the number of classes is missing or not possible.
+        If the file exists or cannot be written, if what a column holds is not said, or if the number of classes is
+        missing or not possible.
     DataError
         If the data cannot be read.
     """
@@ -130,20 +132,25 @@ def write_model(request: Request, path: Path, name: str) -> Written:
         raise NewModelError(f"{path}: a model file's name ends in .yaml; give another --output")
     if not path.parent.is_dir():
         raise NewModelError(f"{path}: there is no folder {path.parent}; create it, or give another --output")
-    written: list[Path] = []
+    section = data_section(request, path.parent)
+    data = load_section(section, path.parent)
+    facts = look_at(data, counted=section.get("source") == "words")
+    classes = _check_classes(request.classes, facts)
+    text = model_text(name, section, facts, classes, ordered=request.ordered)
     try:
-        section = _prepare_data(request, path, written)
-        data = _load(section, path.parent)
-        facts = look_at(data, counted=section.get("source") == "words")
-        classes = _check_classes(request.classes, facts)
-        _write_new(path, model_text(name, section, facts, classes, ordered=request.ordered), written)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise NewModelError(f"{path}: exists already; give another --output, or delete it") from None
+    except OSError as error:
+        raise NewModelError(f"{path}: cannot be written ({error.strerror}); give another --output") from None
+    try:
         config = load_config(path)
         check_modules(config.graph, config.load_data())
     except BaseException:
-        for each in written:
-            each.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
-    return Written(path, facts, [each for each in written if each != path])
+    return Written(path, facts)
 
 
 def name_for(data: str) -> str:
@@ -155,8 +162,14 @@ def name_for(data: str) -> str:
 # --- the data ---------------------------------------------------------------------------------------------------------
 
 
-def _prepare_data(request: Request, path: Path, written: list[Path]) -> dict[str, Any]:
-    """Return the section ``data`` of a model file; write the files that it needs."""
+def data_section(request: Request, folder: Path) -> dict[str, Any]:
+    """Return the section ``data`` of a model file in a folder.
+
+    Raises
+    ------
+    NewModelError, DataError
+        If there are no such data, or if what a column of a table holds is not said.
+    """
     source = Path(request.data)
     if request.data in BUILT_IN and not source.exists():
         for option, value in (
@@ -172,26 +185,66 @@ def _prepare_data(request: Request, path: Path, written: list[Path]) -> dict[str
             f"{source}: there is no such file, and no built-in data set of this name; give a file of rows, or one of "
             f"{', '.join(BUILT_IN)}"
         )
-    table = read_named_table(source)
-    of_table = [each for each in (request.labels, request.lengths) if table is not None and each in table.names]
-    if table is None or not (request.columns or of_table):
-        if request.columns:
-            raise NewModelError(f"{source}: --columns names columns of a .csv table with a header, which this is not")
-        return _file_section(request, path.parent)
-    return _split(table, request, path, written)
-
-
-def _file_section(request: Request, folder: Path) -> dict[str, Any]:
-    section = {"source": "files", "observations": _relative(Path(request.data), folder)}
-    for key, value in (("categories", request.labels), ("lengths", request.lengths)):
-        if value and not Path(value).exists():
-            raise DataError(f"{value}: there is neither such a file nor such a column; correct --{_OPTIONS[key]}")
-        if value:
-            section[key] = _relative(Path(value), folder)
+    table = read_outline(source)
+    names = () if table is None else table.names
+    section: dict[str, Any] = {"source": "files", "observations": _relative(source, folder)}
+    if request.columns:
+        section["columns"] = _check_columns(request.columns, source, table)
+    elif table is not None:
+        _check_unsaid(request, source, table)
+    for option, value, file_key, column_key in (
+        ("--lengths", request.lengths, "lengths", "sequence_column"),
+        ("--labels", request.labels, "categories", "category_column"),
+    ):
+        if value in names:
+            section[column_key] = value
+        elif value and not Path(value).exists():
+            raise DataError(f"{value}: there is neither such a file nor such a column; correct {option}")
+        elif value:
+            section[file_key] = _relative(Path(value), folder)
     return section
 
 
-_OPTIONS = {"categories": "labels", "lengths": "lengths"}
+def _check_columns(columns: Sequence[str], source: Path, table: TableOutline | None) -> list[str | int]:
+    """Return columns as a model file names them; refuse those that are not there, or hold texts."""
+    if table is None and not all(name.isascii() and name.isdecimal() for name in columns):
+        raise NewModelError(f"{source}: --columns names columns of a table with a header, which this is not")
+    if table is None:
+        return [int(name) for name in columns]
+    for name in columns:
+        is_place = name.isascii() and name.isdecimal() and 1 <= int(name[:9]) <= len(table.names)
+        if name not in table.names and not is_place:
+            listed = ", ".join(printable_line(each, 40) for each in table.names[:MAX_LISTED_NAMES])
+            hint = suggest(name, table.names) or f"; its columns are {listed}"
+            raise NewModelError(f"{source}: has no column {printable_line(name, 60)!r}{hint}")
+        if name in table.texts:
+            raise NewModelError(
+                f"{source}: column {name!r} holds {printable_line(table.texts[name], 40)!r}, which is no number; leave "
+                "it out of --columns, or give it as --labels or --lengths"
+            )
+    return list(columns)
+
+
+def _check_unsaid(request: Request, source: Path, table: TableOutline) -> None:
+    """Refuse columns that are hardly values, where it is not said what they are."""
+    said = (request.labels, request.lengths)
+    guesses = {table.sequence_column: "--lengths", table.label_column: "--labels"}
+    unsaid = [name for name in (*guesses, *table.texts) if name and name not in said and not is_time_name(name)]
+    unsaid = [name for name in table.names if name in unsaid]
+    if not unsaid:
+        return
+    many = len(unsaid) > 1
+    what = "hold texts" if many else "holds texts"
+    if any(name not in table.texts for name in unsaid):
+        what = "seem to be no values" if many else "seems to be no value"
+    listed = " and ".join(repr(printable_line(name, 40)) for name in unsaid[:MAX_LISTED_NAMES])
+    remedies = [f"{guesses[name]} {name}" for name in unsaid if guesses.get(name)]
+    values = table.values(*said, *unsaid)[:MAX_LISTED_NAMES]
+    choice = f"choose what to learn from, --columns {','.join(values) or 'A,B'}"
+    raise NewModelError(
+        f"{source}: column{'s' * many} {listed} {what}; "
+        + (f"say what {'they are' if many else 'it is'} ({' '.join(remedies)}), or {choice}" if remedies else choice)
+    )
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -199,44 +252,16 @@ def _relative(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder) if not path.is_absolute() else str(path)
 
 
-def _split(table: NamedTable, request: Request, path: Path, written: list[Path]) -> dict[str, Any]:
-    """Write the rows, labels and lengths that the columns of a table hold as files of their own."""
-    special = [each for each in (request.labels, request.lengths) if each in table.names]
-    columns = request.columns or tuple(name for name in table.names if name not in special)
-    if twice := [name for name in columns if name in special]:
-        raise NewModelError(f"column {twice[0]!r} is named twice: a column holds values, labels or sequences, not two")
-    section: dict[str, Any] = {"source": "files"}
-
-    def write(kind: str, text: str) -> str:
-        file = path.with_name(f"{path.stem}_{kind}")
-        _write_new(file, text, written)
-        return file.name
-
-    section["observations"] = write("rows.csv", rows_as_text(table, columns))
-    if request.labels in table.names:
-        section["categories"] = write("labels.txt", "".join(f"{cell}\n" for cell in table.column(request.labels)))
-    elif request.labels:
-        section |= _file_section(Request(request.data, labels=request.labels), path.parent) | section
-    if request.lengths in table.names:
-        section["lengths"] = write("lengths.txt", "".join(f"{each}\n" for each in table.lengths(request.lengths)))
-    elif request.lengths:
-        section |= _file_section(Request(request.data, lengths=request.lengths), path.parent) | section
-    return section
-
-
-def _write_new(path: Path, text: str, written: list[Path]) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            written.append(path)
-            file.write(text)
-    except FileExistsError:
-        raise NewModelError(f"{path}: exists already; give another --output, or delete it") from None
-    except OSError as error:
-        raise NewModelError(f"{path}: cannot be written ({error.strerror}); give another --output") from None
-
-
-def _load(section: Mapping[str, Any], folder: Path) -> Dataset:
-    return datasets.load(**section, root=folder)
+def load_section(section: Mapping[str, Any], folder: Path) -> Dataset:
+    """Load the data of a section that :func:`data_section` made for a folder."""
+    items = dict(section)
+    columns = items.pop("columns", None)
+    table = TableOptions(
+        columns=None if columns is None else tuple(columns),
+        sequence_column=items.pop("sequence_column", None),
+        category_column=items.pop("category_column", None),
+    )
+    return datasets.load(**items, table=table, root=folder)
 
 
 def look_at(data: Dataset, *, counted: bool = False) -> Facts:
@@ -255,7 +280,7 @@ def look_at(data: Dataset, *, counted: bool = False) -> Facts:
         sequences=1 if data.lengths is None else len(data.lengths),
         missing=0 if data.mask is None else int(data.mask.sum()),
         divide_by=divide_by,
-        remarks=_remarks(present, kind),
+        remarks=[*data.notes, *_remarks(present, kind)],
     )
 
 
@@ -362,6 +387,9 @@ def _data_lines(section: Mapping[str, Any], facts: Facts) -> list[str]:
         "observations": "one row an observation, in temporal order",
         "categories": "labels, for measuring alone: no module sees them",
         "lengths": "the lengths of the sequences; no transition crosses from one to the next",
+        "columns": "what a row is made of",
+        "sequence_column": "names the sequence of each row; no transition crosses from one to the next",
+        "category_column": "labels, for measuring alone: no module sees them",
         "order": "one row of each class in turn",
     }
     items = {**section, **({"divide_by": facts.divide_by} if facts.divide_by != 1 else {})}
@@ -370,6 +398,8 @@ def _data_lines(section: Mapping[str, Any], facts: Facts) -> list[str]:
 
 def _quote(value: Any) -> str:
     """Return a value as YAML; texts that are more than a plain word are quoted."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_quote, value))}]"
     text = str(value)
     plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", text, re.ASCII) and text.lower() not in ("null", "true", "false")
     if not isinstance(value, str) or plain:

@@ -169,6 +169,16 @@ def is_table(file: Path) -> bool:
     return _plain_suffix(file) in (".txt", *_SEPARATORS)
 
 
+def is_time_name(name: str) -> bool:
+    """Return whether a column of this name is a time, unless its values fall."""
+    return _TIME.fullmatch(name) is not None
+
+
+def is_index_name(name: str) -> bool:
+    """Return whether a first column of this name certainly is an index, as data frames write it."""
+    return _CERTAIN_INDEX_NAMES.fullmatch(name) is not None
+
+
 def _plain_suffix(file: Path) -> str:
     """Return the suffix of a file's name without that of its compression."""
     name = file.name.lower()
@@ -350,7 +360,7 @@ class TextTable:
     def _has_header(self, number: int, fields: list[str]) -> bool:
         if self.options.header is not None or not fields:
             return bool(self.options.header)
-        if self.comma and not any(map(_is_number, fields)):
+        if self.comma and not any(map(is_number, fields)):
             return any(field not in MISSING for field in fields) or len(fields) == 1
         first = fields[1:] if self.comma and fields[0] == "" and len(fields) > 1 else fields
         whole = all(map(_WHOLE.fullmatch, first))
@@ -421,7 +431,7 @@ class TextTable:
                 f", line {first_number}: has {len(first)} columns where {len(names)} were expected, "
                 "the number of names in the header; correct it"
             )
-        if self.options.choose or any(map(_TIME.fullmatch, names)):
+        if self.options.choose or any(map(is_time_name, names)):
             return self._read_chosen(skip, names, first)
         given = self.options.index
         certain = bool(names) and len(first) > 1 and _CERTAIN_INDEX_NAMES.fullmatch(names[0]) is not None
@@ -458,7 +468,7 @@ class TextTable:
         if taken := [place for place in chosen if place in apart.values()]:
             raise DataError(f"{where}: column {taken[0] + 1} is data and names sequences or categories; choose one")
         if options.columns is None:
-            times = [place for place in chosen if place < len(names) and _TIME.fullmatch(names[place])]
+            times = [place for place in chosen if place < len(names) and is_time_name(names[place])]
             times = [place for place in times if self._is_time(place, skip, texts.get("sequence_column"))]
             if len(times) < len(chosen):
                 chosen = [place for place in chosen if place not in times]
@@ -496,9 +506,9 @@ class TextTable:
     def _is_time(self, place: int, skip: int, sequences: Array | None) -> bool:
         """Return whether a column has texts, or numbers that never fall within a sequence."""
         texts = [fields[place] if place < len(fields) else "" for _, fields in self._lines(skip)]
-        if not all(_is_number(text) or text in MISSING for text in texts):
+        if not all(is_number(text) or text in MISSING for text in texts):
             return True
-        steps = np.diff(np.array([float(text) if _is_number(text) else np.nan for text in texts]))
+        steps = np.diff(np.array([float(text) if is_number(text) else np.nan for text in texts]))
         within = np.ones(len(steps), np.bool_) if sequences is None else sequences[1:] == sequences[:-1]
         return bool((~(steps[within] < 0)).all()) and bool((steps[within] > 0).any())
 
@@ -539,7 +549,7 @@ class TextTable:
             all_rows, ends = all_rows + 1, ends + (fields[-1] == "")
             used = [fields[place] for place in columns if place < len(fields)]
             for place, field in zip(columns, used, strict=False):
-                if not _is_number(field) and field not in MISSING:
+                if not is_number(field) and field not in MISSING:
                     hint = _hint(field, fields if number == top and not skip else [], place, self)
                     raise DataError(
                         f", line {number}: holds {_decoded(field[:40])!r} where a number belongs{hint}; correct it"
@@ -566,14 +576,29 @@ class TextTable:
                 "in or remove the rows, as only rows without any value are taken as missing"
             ) from error
 
+    def sample(self, rows: int) -> tuple[list[str], list[list[str]]]:
+        """Return the names of the columns, empty without a header, and the fields of the first rows.
+
+        Raises
+        ------
+        DataError
+            If the file is no table, or its first line could be a header as well as a row.
+        """
+        self._check_bytes()
+        skip = self.header_line()
+        names = [_shown(name) for name in next(self._lines(), (0, []))[1]] if skip else []
+        found = [fields for _, fields in islice(self._lines(skip), rows)]
+        row_names = bool(names) and bool(found) and len(names) == len(found[0]) - 1
+        return (["", *names] if row_names else names), found
+
     def begins_with_number(self) -> bool:
         """Return whether the first row, below a header if it is certain, begins with a number or nothing."""
         lines = [fields for _, fields in islice(self._lines(), 2)]
         first = lines[0][-1] if lines and lines[0] else ""
         following = lines[-1][-1] if lines and lines[-1] else ""
         if first in MISSING:
-            return _is_number(following) or following in MISSING
-        return _is_number(first) or (self.comma is not None and _is_number(following))
+            return is_number(following) or following in MISSING
+        return is_number(first) or (self.comma is not None and is_number(following))
 
     def read_names(self, rows: int | None) -> Content:
         """Read one column of texts; a first line is a header if there is one line more than `rows`."""
@@ -664,18 +689,19 @@ def column_places(given: Iterable[Any], names: Sequence[str], columns: int, wher
 
 def _has_decimals(fields: Sequence[str]) -> bool:
     """Return whether a line has numbers alone, and some with decimals."""
-    return all(map(_is_number, fields)) and any(re.search(r"\d\.|\.\d", field) for field in fields)
+    return all(map(is_number, fields)) and any(re.search(r"\d\.|\.\d", field) for field in fields)
 
 
 def _equal_steps(fields: Sequence[str]) -> bool:
     """Return whether a line has numbers that rise or fall by one step, up to the rounding of what is written."""
-    if len(fields) < 3 or not all(map(_is_number, fields)):
+    if len(fields) < 3 or not all(map(is_number, fields)):
         return False
     steps = np.diff(np.array([float(field) for field in fields]))
     return bool(np.isfinite(steps).all() and steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-6, atol=0.0))
 
 
-def _is_number(field: str) -> bool:
+def is_number(field: str) -> bool:
+    """Return whether a field of a table is a number."""
     if len(field) > MAX_NUMBER_CHARACTERS or not field.isascii():  # Python parses digits of other scripts
         return False
     try:
@@ -687,7 +713,7 @@ def _is_number(field: str) -> bool:
 
 def _inexact(field: str) -> str:
     """Return what a float64 would lose of a number, and the remedy; empty if it only rounds decimals."""
-    if not _is_number(field) or not np.isfinite(value := float(field)):
+    if not is_number(field) or not np.isfinite(value := float(field)):
         return ""
     if len(field) > _EXACT_DIGITS and _WHOLE_NUMBER.fullmatch(field) and int(field) != int(value):
         return (
@@ -727,7 +753,7 @@ def _hint(field: str, first: Sequence[str], place: int, table: TextTable) -> str
     if table.comma is None and "," in field:
         return " (commas separate numbers only in a .csv)"
     if first and table.options.header is None and not re.match(r"[\[({\"']", field):
-        names = ", data.index to true if the first column names the rows" * (place == 0 and any(map(_is_number, first)))
+        names = ", data.index to true if the first column names the rows" * (place == 0 and any(map(is_number, first)))
         return f" (set data.header to true if this line names the columns{names})"
     if place == 0 and table.options.index is None:
         return " (set data.index to true if the first column names the rows)"

@@ -222,7 +222,7 @@ TABLE = [
     ("new-module json", "a Python package 'json' already exists; choose another name"),
     ("new-model --no-ask", "the data are not given; name a file of rows, or one of mnist, digits, words, cycle"),
     ("new-model gone.csv --classes 3 --no-ask", "gone.csv: there is no such file, and no built-in data set of this name; give a file of rows, .*"),
-    ("new-model text.csv --classes 2 --no-ask", "text.csv: column 'y' holds texts; say what it is, as with --labels y, or choose --columns"),
+    ("new-model text.csv --classes 2 --no-ask", r"text.csv: column 'y' holds texts; say what it is \(--labels y\), or choose what to learn from, --columns x"),
     ("new-model rows.csv --no-ask", "the number of classes is not given, and there are no labels to count; give --classes K, or --classes auto"),
     ("new-model rows.csv --classes 3 --output arm.yaml --no-ask", "arm.yaml: exists already; give another --output, or delete it"),
     ("completion tcsh", "invalid value for 'shell': 'tcsh' is not one of 'bash', 'zsh', 'fish'; serket completion --help shows how to call it"),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -75,19 +76,45 @@ def accuracy(place, name, kinds=KINDS, *settings):
 # --- a table -------------------------------------------------------------------------------------------------------
 
 
-def test_columns_of_a_table_become_rows_labels_and_lengths_and_the_model_finds_the_classes(place):
-    """The units of the channels differ by a factor of a million."""
-    before = (place / "arm.csv").read_bytes()
-    done = serket("new-model", "arm.csv", "--labels", "activity", "--lengths", "trial", "--columns", "force, speed")
+def test_columns_of_a_table_are_rows_labels_and_sequences_and_the_model_finds_the_classes(place):
+    """The units of the channels differ by a factor of a million; the times are no data."""
+    before = sorted(place.iterdir())
+    done = serket("new-model", "arm.csv", "--labels", "activity", "--lengths", "trial")
     assert "160 rows × 2 columns in 5 sequences" in done.output
+    assert "('time'), a time, is left out" in done.output
     assert "arm.yaml: train it with serket run arm.yaml" in done.output
-    assert (place / "arm.csv").read_bytes() == before
-    np.testing.assert_array_equal(np.loadtxt("arm_lengths.txt"), [STEPS] * TRIALS)
-    assert (place / "arm_labels.txt").read_text().split() == ACTIVITIES[KINDS].tolist()
+    assert sorted(place.iterdir()) == sorted([*before, place / "arm.yaml"])  # the table is read as it is
     data = load_config(place / "arm.yaml").load_data()["data"]
-    assert (data.observations.shape, len(data.lengths)) == ((160, 2), 5)
+    assert data.columns == ("force", "speed")
+    np.testing.assert_array_equal(data.lengths, [STEPS] * TRIALS)
+    np.testing.assert_array_equal(ACTIVITIES[KINDS], np.unique(ACTIVITIES)[data.categories])
     assert types("arm") == ["gmm", "markov"]
     assert accuracy(place, "arm") > 0.95
+
+
+def test_columns_are_chosen_by_name_and_in_a_table_without_a_header_by_number(place):
+    serket("new-model", "arm.csv", "--columns", "speed, force", "--classes", "4")
+    assert yaml.safe_load(Path("arm.yaml").read_text())["data"]["columns"] == ["speed", "force"]
+    serket("new-model", "plain.txt", "--columns", "2", "--classes", "2")
+    assert load_config(place / "plain.yaml").load_data()["data"].observations.shape == (160, 1)
+
+
+def test_coordinates_are_values_though_labels_are_often_called_y(place):
+    pd.DataFrame(np.random.default_rng(0).normal(size=(40, 2)), columns=["x", "y"]).to_csv("xy.csv", index=False)
+    serket("new-model", "xy.csv", "--classes", "2")
+    assert load_config(place / "xy.yaml").load_data()["data"].columns == ("x", "y")
+
+
+@pytest.mark.parametrize("separator", [",", "\t"], ids=["csv", "tsv"])
+def test_the_index_that_a_data_frame_writes_is_no_column(place, separator):
+    """Of a table with tabs, too; the odd name of a column is quoted in the model file."""
+    rows = pd.read_csv("arm.csv").rename(columns={"speed": "speed: mm/s"})
+    name = "frame.csv" if separator == "," else "frame.tsv"
+    rows.to_csv(name, sep=separator)
+    serket("new-model", name, "--labels", "activity", "--lengths", "trial", "--columns", "force,speed: mm/s")
+    assert load_config(place / "frame.yaml").load_data()["data"].columns == ("force", "speed: mm/s")
+    refused = serket("new-model", name, "--classes", "4", "--output", "b.yaml", code=2)
+    assert "--columns force,speed: mm/s" in refused.output
 
 
 def test_without_labels_the_number_of_classes_is_asked_for_or_found(place):
@@ -193,7 +220,12 @@ def test_any_file_name_gives_a_name_that_a_model_may_have(place, data, name):
     [
         ([], "the data are not given; name a file of rows, or one of mnist, digits, words, cycle"),
         (["nope.csv", "--classes", "3"], "nope.csv: there is no such file, and no built-in data set of this name"),
-        (["arm.csv", "--classes", "3"], "column 'activity' holds texts; say what it is, as with --labels activity"),
+        (["arm.csv", "--classes", "3"], "columns 'trial' and 'activity' seem to be no values; say what they are"),
+        (
+            ["arm.csv", "--lengths", "trial"],
+            "column 'activity' holds texts; say what it is (--labels activity), or choose",
+        ),
+        (["arm.csv", "--labels", "activity"], "column 'trial' seems to be no value; say what it is (--lengths trial)"),
         (["arm.csv", "--columns", "force,sped", "--classes", "3"], "has no column 'sped'; did you mean 'speed'?"),
         (
             ["arm.csv", "--columns", "force,activity", "--classes", "3"],
@@ -201,10 +233,13 @@ def test_any_file_name_gives_a_name_that_a_model_may_have(place, data, name):
         ),
         (
             ["arm.csv", "--lengths", "activity", "--columns", "force", "--classes", "3"],
-            "are not beside each other; sort",
+            "begins again after another one; sort",
         ),
-        (["arm.csv", "--labels", "time", "--columns", "time", "--classes", "3"], "column 'time' is named twice"),
-        (["plain.txt", "--columns", "a", "--classes", "3"], "--columns names columns of a .csv table with a header"),
+        (
+            ["arm.csv", "--labels", "time", "--columns", "time", "--classes", "3"],
+            "column 2 is data and names sequences or categories",
+        ),
+        (["plain.txt", "--columns", "a", "--classes", "3"], "--columns names columns of a table with a header"),
         (
             ["plain.txt", "--labels", "no.txt", "--classes", "3"],
             "no.txt: there is neither such a file nor such a column",
@@ -231,10 +266,6 @@ def test_no_file_is_replaced(place):
     text = (place / "plain.yaml").read_text()
     assert "plain.yaml: exists already" in serket("new-model", "plain.txt", "--classes", "3", code=2).output
     assert (place / "plain.yaml").read_text() == text
-    (place / "arm_labels.txt").write_text("mine")
-    serket("new-model", "arm.csv", "--labels", "activity", "--columns", "force", code=2)
-    assert (place / "arm_labels.txt").read_text() == "mine"
-    assert not (place / "arm_rows.csv").exists()
 
 
 def test_an_error_is_one_of_the_config():
@@ -247,11 +278,11 @@ def test_an_error_is_one_of_the_config():
 def test_what_is_not_given_is_asked_for_with_what_the_table_suggests(place):
     done = serket("new-model", "--ask", answers="arm.csv\n\ntrial\nforce,speed\n\ny\nmine.yaml\n")
     assert "Column of labels (- for none) [activity]" in done.output
-    assert "Columns to learn from [time,force,speed]" in done.output
+    assert "Columns to learn from [force,speed]" in done.output
     assert "Number of classes (auto: find it) [4]" in done.output
     config = load_config(place / "mine.yaml")
     assert config.modules["gmm"].parameters["classes"] == 4
-    assert config.sources["data"].lengths == place / "mine_lengths.txt"
+    assert config.sources["data"].sequence_column == "trial"
 
 
 @pytest.mark.slow
