@@ -729,14 +729,14 @@ def export_command(
     """
     with user_errors():
         from runner.commands.export import export
+        from runner.report.printable import format_bytes
         from runner.runs.directory import find_run, open_run
-        from runner.runs.listing import show_size
 
         exported = export(open_run(find_run(run, runs)), file, with_rows=with_rows)
         if as_json:
             typer.echo(json.dumps(exported.result()))
         else:
-            say(f"{file}: {show_size(exported.size)}; {exported.sentence}")
+            say(f"{file}: {format_bytes(exported.size)}; {exported.sentence}")
 
 
 @app.command("import")

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from runner.cli.output import say
 from runner.report.console import SafeConsole
-from runner.runs.listing import ListedRun, list_runs, show_size
+from runner.report.printable import format_bytes
+from runner.runs.listing import ListedRun, list_runs
 
 _COLUMNS = ("run", "model", "state", "round", "accuracy", "evidence", "changed", "size")
 DEFAULT = Path("runs")
@@ -66,7 +67,7 @@ def _cells(run: ListedRun) -> list[str]:
         _figure(run.accuracy, ".4f"),
         _figure(run.evidence, ".1f"),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed)),
-        show_size(run.size),
+        format_bytes(run.size),
     ]
 
 

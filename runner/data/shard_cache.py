@@ -25,7 +25,7 @@ from actors.limits import MAX_SHARD_INDEX_BYTES, STALE_CONVERSION_SECONDS
 from actors.messaging.stored_rows import file_version, is_url, open_url
 from actors.variables import cache_path
 from runner.data.errors import DataError
-from runner.report.printable import printable_reason
+from runner.report.printable import format_bytes, printable_reason
 
 _INDEX = "index.json"
 _SHARD = re.compile(r"part-[0-9]{5}\.npy")
@@ -108,14 +108,6 @@ def create_shard(target: str) -> Iterator[IO[bytes]]:
         stream.flush()
         os.fsync(stream.fileno())
     os.utime(target, (_TIME, _TIME))
-
-
-def describe_bytes(size: int) -> str:
-    """Return a number of bytes for people: ``1.2 GB``."""
-    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
-        if size >= 10**power:
-            return f"{size / 10**power:.1f} {unit}"
-    return f"{size} bytes"
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:
@@ -205,7 +197,7 @@ class LocalShards:
             raise DataError(f"{self._folder}: cannot be used ({error.strerror or error}); {_REMEDY}") from None
         if free < size:
             raise DataError(
-                f"{self._folder}: has {describe_bytes(free)} left, and the rows need {describe_bytes(size)}; free "
+                f"{self._folder}: has {format_bytes(free)} left, and the rows need {format_bytes(size)}; free "
                 f"some, or {_REMEDY}"
             )
 

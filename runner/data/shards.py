@@ -30,7 +30,8 @@ from runner.cluster.signals import before_exit
 from runner.data.errors import DataError
 from runner.data.images import IMAGE_SUFFIXES, ImageOptions, image_blocks, read_image
 from runner.data.parquet import EXTRA, Layout, MissingIntegersError, parquet_blocks, plan_parquet
-from runner.data.shard_cache import ShardCache, cache_at, create_shard, describe_bytes
+from runner.data.shard_cache import ShardCache, cache_at, create_shard
+from runner.report.printable import format_bytes
 
 SHARD_BYTES = 64 << 20
 """Size of a shard; what fits into one is converted by this process."""
@@ -418,14 +419,14 @@ def _convert(
     with cache.locked(converter.report):
         if (index := cache.read_index()) is not None:  # another process has converted them meanwhile
             return index
-        converter.report(f"{what}: converting once, into {cache.location} ({describe_bytes(plan.size)})")
+        converter.report(f"{what}: converting once, into {cache.location} ({format_bytes(plan.size)})")
         started = time.monotonic()
         try:
             index = _write(plan, cache, converter, versions)
         except MissingIntegersError:
             plan = _plan(kind, locations, options, missing=True)
             cache.prepare(plan.size)
-            converter.report(f"{what}: some integers are missing, so all become floats ({describe_bytes(plan.size)})")
+            converter.report(f"{what}: some integers are missing, so all become floats ({format_bytes(plan.size)})")
             index = _write(plan, cache, converter, versions)
     converter.report(f"{what}: converted in {time.monotonic() - started:.1f} s")
     return index

@@ -198,12 +198,3 @@ def _arrow(lower: _Point, upper: _Point, *, up: bool, lines: tuple[str, ...], be
         at_x = (1 - t) ** 3 * x1 + 3 * t * (1 - t) * far + t**3 * x2
         at_y = (y1 + y2) / 2 + (14 if up else -30)
     return Arrow(path, lines, at_x + (7 if up else -7), at_y + (0 if up or bend else -4), not up)
-
-
-def format_bytes(size: float) -> str:
-    """Return a size as text: ``512 B``, ``1.5 KiB``, ``9.0 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError

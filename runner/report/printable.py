@@ -87,3 +87,12 @@ class PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's message with control characters as escapes."""
         return printable(super().format(record))
+
+
+def format_bytes(size: float) -> str:
+    """Return a number of bytes as text: ``512 B``, ``1.5 KiB``, ``9.0 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -229,12 +229,3 @@ def _take(value: str, place: list[str | None], found: dict[tuple[str, ...], str]
         return
     found.setdefault(tuple(map(str, place)), value)
     place[-1] = None
-
-
-def show_size(size: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

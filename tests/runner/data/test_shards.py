@@ -158,7 +158,7 @@ def test_rows_without_any_value_are_missing(tmp_path):
     report = []
     data = read(tmp_path / "x", report=report)
     np.testing.assert_array_equal(data.observations.read_raw()[:, 0], [1, 2, np.nan, 4])
-    assert "2 Parquet files: some integers are missing, so all become floats (144 bytes)" in report
+    assert "2 Parquet files: some integers are missing, so all become floats (144 B)" in report
     with pytest.raises(DataError, match=r"b\.parquet, row 2: holds NaN or an infinity: column 1 \('a'\) is NaN"):
         read(write(tmp_path / "b.parquet", {"a": [1.0, None], "b": [1, 2]}))
 
@@ -396,7 +396,7 @@ def test_files_are_converted_once_and_that_is_said(tmp_path, cache):
     report = []
     data = read(folder, report=report)
     entry = next(cache.iterdir())
-    assert report[0] == f"3 Parquet files: converting once, into {entry} (848 bytes)"
+    assert report[0] == f"3 Parquet files: converting once, into {entry} (848 B)"
     assert report[1].startswith("3 Parquet files: converted in ")
     assert f"Parquet files as converted in {entry}" in data.describe()
     before = {path: path.stat().st_mtime_ns for path in entry.iterdir()}
@@ -507,7 +507,7 @@ def test_a_disk_without_space_is_told_before(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", table(X))
     usage = shutil.disk_usage(tmp_path)._replace(free=500)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
-    with pytest.raises(DataError, match=r"rows: has 500 bytes left, and the rows need 848 bytes; free some, or name"):
+    with pytest.raises(DataError, match=r"rows: has 500 B left, and the rows need 848 B; free some, or name"):
         read(path)
 
 
