@@ -34,7 +34,7 @@ from runner.user_networks import copy_networks, own_builders
 
 if TYPE_CHECKING:
     from runner.data.datasets import Dataset
-    from runner.script_model import Model
+    from runner.script_run import ScriptRun
 
 # What reads data and runs models is imported by the functions that use it: `from runner import GMM` stays fast.
 
@@ -114,7 +114,7 @@ class Handle:
         self.below: list[Handle] = []
         self.above: list[Handle] = []
         self.number: int | None = None  # in the names of output directories, once a model is made
-        self._model: Model | None = None
+        self._model: ScriptRun | None = None
         self._number = next(self._counter)
 
     def _validated(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -147,9 +147,9 @@ class Handle:
     def update(self) -> None:
         """Update the module from the latest messages that it received, and send its own messages."""
         if self._model is None:
-            from runner.script_model import Model
+            from runner.script_run import ScriptRun
 
-            Model(self._connected_handles())
+            ScriptRun(self._connected_handles())
         assert self._model is not None
         self._model.update(self)
 

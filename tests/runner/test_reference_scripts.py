@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from runner import script, script_model
+from runner import script, script_run
 
 SCRIPTS = Path(__file__).parent / "reference_scripts"
 ROWS = 300
@@ -52,7 +52,7 @@ def run_script(tmp_path, monkeypatch):
     """Return a function that runs a script, all modules in this process, in a directory with its data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SERKET_LOCAL", "1")
-    monkeypatch.setattr(script_model.Model, "_next_number", 0)
+    monkeypatch.setattr(script_run.ScriptRun, "_next_number", 0)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run(name, *changes):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.errors import GraphError, ModuleError
-from runner import script, script_model
+from runner import script, script_run
 from runner.data.datasets import load
 from runner.runs.run_files import RunDirectoryError
 from runner.script import GMM, MLDA, VAE, MarkovModel, Network, Observation, TorchNN, TorchVAE
@@ -16,7 +16,7 @@ from tests.support.group_module import SIZE
 def _own_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SERKET_LOCAL", "1")
-    monkeypatch.setattr(script_model.Model, "_next_number", 0)
+    monkeypatch.setattr(script_run.ScriptRun, "_next_number", 0)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_load_dir_recognizes_new_rows_with_what_an_earlier_script_has_learnt(tmp
     learnt.connect(Observation(rows))
     learnt.update()
     before = (tmp_path / "module001_gmm" / "model.safetensors").read_bytes()
-    monkeypatch.setattr(script_model.Model, "_next_number", 0)  # as in another process
+    monkeypatch.setattr(script_run.ScriptRun, "_next_number", 0)  # as in another process
 
     new = np.array([[8.0, 8.0], [0.0, 0.0], [8.5, 7.0]])
     loaded = GMM(2, load_dir="module001_gmm", category=[1, 0, 1])

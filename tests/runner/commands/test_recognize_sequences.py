@@ -13,7 +13,7 @@ from runner.data.datasets import Dataset
 from runner.data.readers import DataError
 from runner.runs.directory import open_run
 from runner.script import GMM, MarkovModel, Observation
-from runner.script_model import Model
+from runner.script_run import Model
 from tests.runner.commands.test_predict import CONFIGS, serket, train
 
 LENGTH, COUNT = 5, 40

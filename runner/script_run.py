@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from runner.runs.client import RunClient
 
 
-class Model:
+class ScriptRun:
     """Run a model of connected handles: cluster, coordinator and run directory.
 
     Parameters
