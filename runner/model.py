@@ -127,7 +127,8 @@ class Model:
         Parameters
         ----------
         path : str or Path
-            The file; relative paths in it start from its directory.
+            The file; relative paths in it start from its directory. If there is none of this path, the name of an
+            included model (``"mnist"``; ``serket models`` lists them).
         **overrides : object
             What replaces values of the file: ``seed=1``, nested maps such as ``schedule={"rounds": 5}`` and
             ``modules={"gmm": {"classes": 5}}``, or dotted keys (``**{"modules.gmm.classes": 5}``). A list replaces a
@@ -148,7 +149,7 @@ class Model:
         from runner.config.python_models import load_with_overrides
 
         model = cls.__new__(cls)
-        model._adopt(load_with_overrides(Path(path), overrides))
+        model._adopt(load_with_overrides(path, overrides))
         return model
 
     @classmethod

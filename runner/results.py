@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -193,11 +194,8 @@ class RunResults:
     @property
     def categories(self) -> IntArray | None:
         """The categories of the training rows; None without, or if the files that they are from are gone."""
-        config, directory = self._run
-        if not directory.categories:
-            with suppress(ValueError, OSError):
-                directory.categories = config.categories(config.load_data())
-        labels = directory.categories.get("")
+        self._read_categories()
+        labels = self._run.directory.categories.get("")
         return None if labels is None else np.asarray(labels)
 
     @property
@@ -205,6 +203,47 @@ class RunResults:
         """The contents of ``result.json``: rounds, seconds, evidence, accuracy, …; empty for a run that is not done."""
         path = self._run.directory.path / "result.json"
         return self._run.directory.read_json("result.json") if path.exists() else {}
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report of the run as a page that needs nothing else, and return its path.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            The file; by default ``report.html`` in the run's directory.
+        """
+        from runner.commands.report import write_page
+        from runner.runs.run_report import REPORT, RunReport
+
+        self._read_categories()
+        place = self.path / REPORT if path is None else Path(path)
+        write_page(RunReport(self._run.directory).render(), place)
+        return place
+
+    def plots(self, folder: str | Path | None = None) -> list[Path]:
+        """Draw the pictures that ``serket run`` leaves, as PNG files, and return their paths.
+
+        Parameters
+        ----------
+        folder : str or Path, optional
+            Where they are written; it is made if it does not exist. By default the run's directory.
+        """
+        from runner.runs.artifacts import draw_plots
+
+        self._read_categories()
+        drawn = draw_plots(self._run.directory)
+        if folder is None:
+            return drawn
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        return [Path(shutil.copy(each, place / each.name)) for each in drawn]
+
+    def _read_categories(self) -> None:
+        """Read the categories with the data, once; without them if the files are gone."""
+        config, directory = self._run
+        if not directory.categories:
+            with suppress(ValueError, OSError):
+                directory.categories = config.categories(config.load_data())
 
     def _commit(self) -> Manifest:
         manifest = self._run.directory.checkpoints.latest()

@@ -19,7 +19,8 @@ import numpy as np
 from actors.errors import GraphError
 from actors.graph.graph import Graph
 from runner.config.cross_checks import DATA
-from runner.config.run_config import ConfigError, RunConfig, load_config, make_config
+from runner.config.model_files import find_model
+from runner.config.run_config import ConfigError, RunConfig, make_config
 from runner.config.sections import DataConfig
 from runner.report.printable import brief
 
@@ -127,8 +128,10 @@ def _section_of_observation(handle: Any) -> dict[str, Any]:
     return {"source": "files", "observations": handle.file or ROWS, **reading}
 
 
-def load_with_overrides(path: Path, overrides: Mapping[str, Any]) -> RunConfig:
+def load_with_overrides(given: str | Path, overrides: Mapping[str, Any]) -> RunConfig:
     """Return the config of a model file with values that replace its own (:meth:`runner.Model.from_file`).
+
+    Without a file of that path, `given` is the name of an included model, as for ``serket run``.
 
     Raises
     ------
@@ -136,7 +139,7 @@ def load_with_overrides(path: Path, overrides: Mapping[str, Any]) -> RunConfig:
         Lists every problem that was found.
     """
     try:
-        return load_config(path, list(_flatten(overrides)))
+        return find_model(str(given)).load(list(_flatten(overrides)))
     except ConfigError as error:
         raise ConfigError(str(error).replace("--set: ", "")) from None
 

@@ -18,10 +18,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.types import Array, FloatArray, IntArray
-from runner.report.plots import INK, MARKERS, MAX_SIZE_WITH_NUMBERS, PALETTE, draw_points, label_text
+from runner.report.plots import (
+    INK,
+    MARKERS,
+    MAX_SIZE_WITH_NUMBERS,
+    PALETTE,
+    draw_points,
+    draw_strips,
+    label_text,
+    legend_of,
+    state_strips,
+)
 
 WIDTH = 4.6
 """Inches; about 440 pixels of a page."""
+
+MIN_ARROW = 0.005
+"""Probability of the most probable other class from which a class that mostly follows itself has an arrow to it."""
 
 MAX_VECTOR_SPANS = 400
 """Spans of time that are drawn as shapes; more become a picture."""
@@ -106,10 +119,13 @@ def curves(
     axes.set_ylabel(label_text(label if len(lines) > 1 else next(iter(lines))))
     axes.grid(alpha=0.3)
     axes.margins(y=0.12)
-    if top is not None:
-        axes.set_ylim(top=top + 0.03 * max(top - axes.get_ylim()[0], 0.05))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    if top is not None:
+        low = axes.get_ylim()[0]
+        axes.set_ylim(low, top + 0.03 * max(top - low, 0.05))
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= top])
     if len(lines) > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9)
     return svg(figure)
@@ -165,6 +181,19 @@ def transitions(values: FloatArray, order: Sequence[int]) -> str:
     return _heat_map(shown, texts, list(order), list(order), ("next class", "class"))
 
 
+def states(classes: ArrayLike, categories: ArrayLike | None, lengths: ArrayLike | None) -> str:
+    """Draw the class of each row over time, a line for each sequence, below its category."""
+    strips = state_strips(classes, categories, lengths)
+    shown = min(len(strips.groups), 40)
+    legend = 0.2 * math.ceil(shown / 4) + 0.05
+    figure, axes = _axes(0.55 + legend + (0.3 if categories is not None else 0.2) * len(strips.names), top=legend)
+    draw_strips(axes, strips)
+    handles = legend_of(strips)
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.12, 1.0), "handlelength": 1.0}
+    axes.legend(handles=handles, ncols=4, frameon=False, fontsize=8, columnspacing=1.0, **place)
+    return svg(figure)
+
+
 def _heat_map(
     values: FloatArray,
     texts: Sequence[Sequence[str]],
@@ -196,6 +225,8 @@ def _draw_cells(axes: Any, values: FloatArray, texts: Sequence[Sequence[str]]) -
 def transition_graph(values: FloatArray, order: Sequence[int], names: Mapping[int, str], share: float = 0.9) -> str:
     """Draw the classes on a circle, each with its most probable next classes that have this share of the probability.
 
+    A class that mostly follows itself has an arrow to the most probable other one, too.
+
     The arrow to the most probable other class is blue; a class that follows itself has a ring, as wide as that is
     probable.
 
@@ -219,8 +250,11 @@ def transition_graph(values: FloatArray, order: Sequence[int], names: Mapping[in
         likely = np.argsort(-values[k], kind="stable")
         needed = int(np.searchsorted(np.cumsum(values[k][likely]), share)) + 1
         others = [int(j) for j in likely if j != k]
-        for j in (int(j) for j in likely[:needed] if j != k):
-            colour = PALETTE[0] if others and j == others[0] else PALETTE[8]
+        reached = [int(j) for j in likely[:needed] if j != k]
+        if others and not reached and values[k, others[0]] >= MIN_ARROW:  # the class mostly follows itself
+            reached = others[:1]
+        for j in reached:
+            colour = PALETTE[0] if j == others[0] else PALETTE[8]
             axes.add_patch(
                 FancyArrowPatch(
                     places[k], places[j], arrowstyle="-|>", mutation_scale=10, color=colour, shrinkA=shrink,

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actors.types import FloatArray, IntArray
+from runner.report.clustering_metrics import match
 from runner.report.printable import printable_line
 
 # Ten colours that are distinguishable with common colour vision deficiencies (Petroff, 2021, arXiv:2107.02270)
@@ -29,6 +30,9 @@ MARKERS = "os^Dv"  # one shape for each ten classes
 MAX_SIZE_WITH_NUMBERS = 12
 MAX_LABELLED_GROUPS = 50
 MAX_IMAGES = 256
+MAX_DRAWN_SEQUENCES = 12
+MAX_DRAWN_STATES = 400
+"""Rows of a sequence whose classes are drawn over time: each has some pixels."""
 
 
 def prepare_drawing(latents: bool) -> None:
@@ -87,6 +91,7 @@ def draw_progress(
         if name == "accuracy":  # the range from just below the minimum to 1
             low = float(values[known].min())
             axes.set_ylim(max(0.0, low - 0.25 * (1 - low) - 0.01), 1 + 0.05 * (1 - low) + 0.002)
+            axes.set_yticks([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= 1])
         if len(known) == 0:
             axes.text(0.5, 0.5, f"no {name} yet", transform=axes.transAxes, ha="center", va="center", color="0.4")
             continue
@@ -159,6 +164,143 @@ def draw_transitions(T: ArrayLike, path: str | Path | BinaryIO, order: Sequence[
     figure, axes = _heat_map(values, texts, list(shown), list(shown), "probability")
     axes.set(xlabel="next class", ylabel="class", title="transition probabilities")
     _save_figure(figure, path)
+
+
+def draw_states(
+    classes: ArrayLike, categories: ArrayLike | None, lengths: ArrayLike | None, path: str | Path | BinaryIO
+) -> None:
+    """Draw the class of each row over time, a line for each sequence, below its label.
+
+    Parameters
+    ----------
+    classes : array_like of int, shape (N,)
+        N ≥ 1. Classes have the colours of the labels to which they are matched.
+    categories : array_like of int, shape (N,), or None
+    lengths : array_like of int, shape (S,), or None
+        Lengths of the sequences, with sum N; None: one sequence.
+    path : str, Path or binary file
+        The PNG file.
+
+    Raises
+    ------
+    ValueError
+        If the lengths or the categories do not match the rows.
+    """
+    strips = state_strips(classes, categories, lengths)
+    figure = _new_figure(9, 0.9 + (0.42 if categories is not None else 0.3) * len(strips.names))
+    axes = figure.add_subplot()
+    draw_strips(axes, strips)
+    axes.set_title(strips.title, fontsize=10)
+    figure.legend(handles=legend_of(strips), loc="outside right center", ncols=math.ceil(len(strips.groups) / 20))
+    _save_figure(figure, path)
+
+
+class StateStrips(NamedTuple):
+    """Classes over time, to be drawn: see :func:`state_strips`.
+
+    Attributes
+    ----------
+    lines : ndarray of int, shape (H, L)
+        Indices of groups; -1 where nothing is drawn. Each sequence has lines of its labels above lines of its
+        classes; one of -1 is between sequences.
+    places : list of float
+        The line of the middle of each sequence.
+    names : list of str
+        The numbers of the sequences.
+    groups : list of str
+        The name of each group: a label, or a class that is matched to none.
+    title : str
+    """
+
+    lines: IntArray
+    places: list[float]
+    names: list[str]
+    groups: list[str]
+    title: str
+
+
+def state_strips(classes: ArrayLike, categories: ArrayLike | None, lengths: ArrayLike | None) -> StateStrips:
+    """Return what is drawn of classes over time: the first rows of the first sequences.
+
+    Raises
+    ------
+    ValueError
+        If the lengths or the categories do not match the rows.
+    """
+    found = np.asarray(classes)
+    truth = None if categories is None else np.asarray(categories)
+    spans = np.array([len(found)]) if lengths is None else np.asarray(lengths)
+    sizes = {len(found), int(spans.sum()), len(found if truth is None else truth)}
+    if found.ndim != 1 or len(found) == 0 or len(sizes) > 1:
+        raise ValueError(f"{len(found)} classes, expected as many categories, and lengths that add up to that")
+    names, of_rows = _name_groups(found, truth)
+    starts = np.concatenate([[0], np.cumsum(spans)])
+    shown = range(min(len(spans), MAX_DRAWN_SEQUENCES))
+    width = min(int(spans[: len(shown)].max()), MAX_DRAWN_STATES)
+    lines: list[IntArray] = []
+    places = []
+    for each in shown:
+        first = len(lines)
+        for groups, thickness in zip(of_rows, (2, 3)[-len(of_rows) :], strict=True):
+            line = np.full(width, -1, np.int64)
+            own = groups[starts[each] : starts[each + 1]][:width]
+            line[: len(own)] = own
+            lines += [line] * thickness
+        places.append((first + len(lines) - 1) / 2)
+        lines.append(np.full(width, -1, np.int64))
+    said = [f"the first {len(shown)} of {len(spans)} sequences"] if len(shown) < len(spans) else []
+    said += [f"the first {width} rows"] if width < spans[: len(shown)].max() else []
+    what = "classes over time" if truth is None else "labels (above) and classes (below) over time"
+    return StateStrips(np.stack(lines[:-1]), places, [str(n) for n in shown], names, ", ".join([what, *said]))
+
+
+def _name_groups(classes: IntArray, labels: IntArray | None) -> tuple[list[str], list[IntArray]]:
+    """Return the names of the groups, and the group of each row: by label, if there are labels, and by class.
+
+    A class is in the group of the label to which it is matched.
+    """
+    found, by_class = np.unique(classes, return_inverse=True)
+    if labels is None:
+        return [f"class {k}" for k in found.tolist()], [by_class]
+    known, by_label = np.unique(labels, return_inverse=True)
+    matched = match(classes, labels)
+    inverse = {label: k for k, label in matched.items()}
+    names = [f"{label} = class {inverse[label]}" if label in inverse else str(label) for label in known.tolist()]
+    group_of = []
+    for k in found.tolist():
+        if k in matched:
+            group_of.append(int(np.searchsorted(known, matched[k])))
+        else:
+            group_of.append(len(names))
+            names.append(f"class {k}")
+    return names, [by_label, np.array(group_of)[by_class]]
+
+
+def draw_strips(axes: Any, strips: StateStrips) -> None:
+    """Draw classes over time into axes."""
+    from matplotlib.colors import to_rgba_array
+
+    colours = np.append(to_rgba_array(_group_colours(len(strips.groups))), [[0.0, 0.0, 0.0, 0.0]], axis=0)
+    axes.imshow(colours[strips.lines], interpolation="nearest", aspect="auto")
+    axes.set_yticks(strips.places, strips.names, fontsize=8)
+    axes.set(xlabel="row of the sequence", ylabel="sequence")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def legend_of(strips: StateStrips) -> list[Any]:
+    """Return handles of a legend of the groups, at most the first 40."""
+    from matplotlib.patches import Patch
+
+    colours = _group_colours(len(strips.groups))
+    return [Patch(color=c, label=label_text(name)) for c, name in zip(colours[:40], strips.groups, strict=False)]
+
+
+def _group_colours(count: int) -> list[Any]:
+    """Return a colour for each group: the palette's for ten, others from a colour map."""
+    from matplotlib import colormaps
+
+    return list(PALETTE[:count]) if count <= len(PALETTE) else list(colormaps["turbo"](np.linspace(0, 1, count)))
 
 
 def draw_latents(

@@ -11,11 +11,12 @@ from typing import BinaryIO
 import numpy as np
 
 from actors.kernels.row_sample import spread_rows
-from actors.limits import MAX_PLOTTED_ROWS
+from actors.limits import MAX_PLOTTED_ROWS, MAX_REPORT_READ_BYTES
 from actors.storage.parts import CommittedOutputs
 from actors.types import Array, IntArray
 from runner.report import plots
 from runner.report.clustering_metrics import confusion, match
+from runner.report.printable import format_bytes
 from runner.runs.directory import RunDirectory
 
 
@@ -83,6 +84,7 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
     if transitions is not None:
         order = class_order(transitions, last)
         drawn.append(_save(directory, "transitions.png", lambda file: plots.draw_transitions(transitions, file, order)))
+        drawn += _draw_states(directory, last)
     before, after = first.points("z"), last.points("z")
     if before is not None and after is not None:
         z, rows, total = after
@@ -93,6 +95,40 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
         draw = partial(plots.draw_latents, before[0], z, colours, names=names)
         drawn.append(_save(directory, "latents.png", draw))
     return [*drawn, *_draw_means(directory, last)]
+
+
+def sequence_lengths(directory: RunDirectory, rows: int) -> Array | None:
+    """Return the lengths of the sequences of so many training rows; None for one sequence.
+
+    Raises
+    ------
+    ValueError
+        If a source is too large to be read for a picture.
+    """
+    manifest = directory.checkpoints.latest()
+    for name in directory.graph.sources:
+        record = manifest.modules.get(name) if manifest is not None else None
+        if record is None or manifest is None:
+            continue
+        size = sum(file.size for label, file in record.files.items() if label.partition("#")[0] == "state")
+        if size > MAX_REPORT_READ_BYTES:
+            raise ValueError(f"the rows of {name} have {format_bytes(size)}, too much to be read for a picture")
+        lengths = directory.checkpoints.state(manifest, name).get("lengths")
+        if lengths is not None and np.sum(lengths) == rows:
+            return np.asarray(lengths)
+    return None
+
+
+def _draw_states(directory: RunDirectory, commit: CommitOutputs) -> list[Path]:
+    """Draw the classes of rows in order over time; not those of more rows than are read for a picture."""
+    if commit.classes is None:
+        return []
+    try:
+        lengths = sequence_lengths(directory, len(commit.classes))
+    except ValueError:
+        return []
+    draw = partial(plots.draw_states, commit.classes, commit.categories, lengths)
+    return [_save(directory, "states.png", draw)]
 
 
 def class_order(transitions: Array, commit: CommitOutputs) -> list[int]:

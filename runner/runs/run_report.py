@@ -24,12 +24,12 @@ from actors.storage.manifest import Manifest, ModuleRecord
 from actors.types import Array, FloatArray
 from runner.report import figures
 from runner.report.clustering_metrics import accuracy, confusion, match
-from runner.report.model_layout import Drawing, Sent, draw_model, format_bytes
+from runner.report.model_layout import Drawing, Sent, draw_model
 from runner.report.pages import Panel, Picture, Section, Table, render_page
 from runner.report.plots import project
-from runner.report.printable import printable_line
+from runner.report.printable import format_bytes, printable_line
 from runner.report.progress import format_duration
-from runner.runs.artifacts import CommitOutputs, class_order, read_commit
+from runner.runs.artifacts import CommitOutputs, class_order, read_commit, sequence_lengths
 from runner.runs.directory import RunDirectory
 from runner.runs.history import RunHistory
 from runner.runs.run_files import RunDirectoryError
@@ -200,6 +200,14 @@ class RunReport:
             else:
                 yield _panel(f"Confusion matrix of {module}", partial(_confusion_pictures, classes, labels))
             yield _class_sizes(module, classes, labels)
+            if self.commit.find("trans_prob") is not None:
+                yield _panel(
+                    f"Classes of {module} over time", partial(self._state_pictures, classes, labels), wide=True
+                )
+
+    def _state_pictures(self, classes: Array, labels: Array | None) -> list[Picture]:
+        drawn = figures.states(classes, labels, sequence_lengths(self.directory, len(classes)))
+        return [Picture(drawn, "the class of each row, a line for each sequence")]
 
     def _transitions(self) -> Iterator[Panel]:
         values = self.commit.find("trans_prob")
@@ -226,8 +234,8 @@ class RunReport:
                         "classes on a circle, with arrows to those that follow",
                     )
                 ],
-                said="Each class has arrows to the next classes that make up 90 % of the probability, blue to the most "
-                "probable other one; its ring is as wide as it is probable that it stays.",
+                said="Each class has arrows to the next classes that make up 90 % of the probability, at least a blue "
+                "one to the most probable other class; its ring is as wide as it is probable that it stays.",
                 tables=[table],
             )
         else:

@@ -776,3 +776,30 @@ def test_frames_need_pandas_and_say_so(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(GraphError, match=r"pip install 'serket-actors\[pandas\]', or use the arrays"):
         trained.run.metrics.frame()
+
+
+# --- reports and plots, and included models -------------------------------------------------------------------------
+
+
+def test_a_run_in_python_writes_the_report_and_the_pictures_that_a_command_leaves(trained, tmp_path):
+    page = trained.run.report(tmp_path / "page.html")
+    assert page == tmp_path / "page.html"
+    text = page.read_text()
+    assert "Classes of gmm over time" in text
+    assert "rows lie in the class that is matched to their label" in text
+    drawn = {path.name for path in trained.run.plots(tmp_path / "pictures")}
+    assert drawn == {"progress.png", "confusion.png", "transitions.png", "states.png"}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == drawn
+    assert trained.run.report() == trained.run.path / "report.html"
+    with pytest.raises(RunDirectoryError, match="a directory; name the file to write"):
+        trained.run.report(tmp_path)
+
+
+def test_an_included_model_is_found_by_its_name_and_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    by_name = Model.from_file("hmm", seed=3)
+    assert by_name.to_yaml() == Model.from_file(ROOT / "configs" / "hmm.yaml", seed=3).to_yaml()
+    with pytest.raises(ConfigError, match="no included model of this name; did you mean 'mnist'"):
+        Model.from_file("mnits")
+    (tmp_path / "hmm").write_text((ROOT / "configs" / "hmm.yaml").read_text().replace("name: hmm", "name: mine"))
+    assert "'mine'" in repr(Model.from_file("hmm"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from runner.report import figures
-from runner.report.model_layout import Sent, draw_model, format_bytes
+from runner.report.model_layout import Sent, draw_model
+from runner.report.printable import format_bytes
 
 HOSTILE = '</text></svg><script>alert("1")</script>'
 
@@ -114,6 +115,23 @@ def test_a_line_that_passes_a_box_bends_around_it():
     assert right < max(float(x) for x in re.findall(r"([\d.]+) [\d.]+", bent)) <= drawing.width + 40
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (9 << 20, "9.0 MiB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (9 << 20, "9.0 MiB"), (3 << 40, "3.0 TiB")]
+)
 def test_sizes_are_written_with_a_unit(size, text):
     assert format_bytes(size) == text
+
+
+def test_a_class_that_mostly_follows_itself_has_an_arrow_to_the_class_that_comes_next():
+    def arrows(values):
+        return figures.transition_graph(values, range(3), {}).count("<path")
+
+    sticky = 0.95 * np.eye(3) + 0.05 * np.roll(np.eye(3), 1, axis=1)
+    assert arrows(sticky) >= arrows(np.eye(3)) + 3
+
+
+def test_an_axis_of_shares_ends_at_one():
+    drawn = figures.curves({"accuracy": ([1, 2], [0.999, 1.0])}, "agreement", 1.0)
+    numbers = [float(text) for text in re.findall(r">\s*([01]\.\d+)\s*<", drawn)]
+    assert numbers
+    assert max(numbers) <= 1.0

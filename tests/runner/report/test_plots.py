@@ -52,6 +52,13 @@ def test_progress_has_one_panel_for_accuracy_and_one_for_evidence(drawn: Any) ->
     assert panels[0].get_title(loc="left") == "accuracy: 0.9900 after round 3"
 
 
+@pytest.mark.parametrize("low", [0.2, 0.9, 0.999])
+def test_no_tick_of_accuracy_is_above_one(drawn: Any, low: float) -> None:
+    panel = drawn(report.draw_progress, [1, 2], [low, 1.0], [-2.0, -1.0])[0]
+    assert 0.9 * low < max(panel.get_yticks()) <= 1.0
+    assert panel.get_ylim()[1] > 1.0  # the last point is whole
+
+
 @pytest.mark.parametrize("accuracy", [None, [None, None]])
 def test_progress_without_categories_shows_only_evidence(drawn: Any, accuracy: Any) -> None:
     (panel,) = drawn(report.draw_progress, [1, 2], accuracy, [-2.0, -1.0])
@@ -242,3 +249,41 @@ print(len(set(sys.modules) - before), sorted(set(sys.modules) - before)[:5])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(result.stdout.split()[0]) < 10, result.stdout
+
+
+# states over time
+
+
+def test_each_sequence_has_a_line_with_labels_above_classes_in_the_same_colours(drawn: Any) -> None:
+    """Class 7 is label 0, class 5 label 1; the second row of the second sequence is wrong."""
+    labels = [0, 0, 1, 0, 1]
+    strips = report.state_strips([7, 7, 5, 7, 7], labels, [3, 2])
+    assert strips.groups == ["0 = class 7", "1 = class 5"]
+    assert strips.lines.shape == (2 + 3 + 1 + 2 + 3, 3)
+    np.testing.assert_array_equal(strips.lines[[0, 4]], [[0, 0, 1], [0, 0, 1]])
+    np.testing.assert_array_equal(strips.lines[[6, 10]], [[0, 1, -1], [0, 0, -1]])
+    (panel,) = drawn(report.draw_states, [7, 7, 5, 7, 7], labels, [3, 2])
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["0", "1"]
+
+
+def test_without_labels_the_classes_stand_alone_and_what_is_left_out_is_said(drawn: Any) -> None:
+    classes = np.arange(30 * 500) % 11  # eleven classes have colours of their own
+    (panel,) = drawn(report.draw_states, classes, None, np.full(30, 500))
+    assert panel.get_title() == "classes over time, the first 12 of 30 sequences, the first 400 rows"
+    pixels = panel.images[0].get_array()
+    assert pixels.shape[:2] == (12 * 4 - 1, 400)
+    assert len(np.unique(pixels[0], axis=0)) == 11
+
+
+def test_a_class_that_is_matched_to_no_label_is_a_group_of_its_own() -> None:
+    strips = report.state_strips([0, 0, 1, 2], [4, 4, 9, 9], None)
+    assert strips.groups[0] == "4 = class 0"
+    assert strips.groups[1:] in (["9 = class 1", "class 2"], ["9 = class 2", "class 1"])
+    other = strips.lines[-1]  # of the classes, which the labels are above
+    assert other[2] != other[3]
+
+
+@pytest.mark.parametrize("wrong", [{"categories": [1]}, {"lengths": [3]}])
+def test_labels_or_lengths_of_other_rows_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="expected as many categories, and lengths that add up"):
+        report.state_strips([0, 1], **{"categories": None, "lengths": None, **wrong})
