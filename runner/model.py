@@ -456,7 +456,7 @@ class Model:
         """
         from runner.results import RunResults
 
-        return RunResults(self._opened())
+        return RunResults(self._opened(), self)
 
     @property
     def is_fitted(self) -> bool:

@@ -128,10 +128,13 @@ class RunResults:
     Parameters
     ----------
     run : OpenedRun
+    owner : object
+        What the run's directory is deleted with, which is kept as long as these results are.
     """
 
-    def __init__(self, run: OpenedRun) -> None:
+    def __init__(self, run: OpenedRun, owner: object = None) -> None:
         self._run = run
+        self._owner = owner
 
     def __repr__(self) -> str:
         return f"<results of the run in {self.path}>"

@@ -10,7 +10,7 @@ import numpy as np
 from actors.limits import MAX_LISTED_NAMES
 from actors.types import Array
 from runner.data.errors import DataError
-from runner.data.tables import TableOptions, column_places, counted_index
+from runner.data.tables import TableOptions, column_places, counted_index, is_time_name
 from runner.report.printable import printable_line
 
 WHAT = {
@@ -158,6 +158,46 @@ def frame_values(frame: Any, where: str, notes: list[str]) -> tuple[Array, list[
         names, parts = names[1:], parts[1:]
     _check_exact(parts, where)
     return np.stack(parts, axis=1), names
+
+
+def time_columns(frames: Sequence[Any], options: TableOptions) -> list[str]:
+    """Return the names of the columns that are times, and so no data, unless the options name columns.
+
+    They are called like times (``time``, ``timestamp``, ``date``, …), and hold dates, texts, or numbers that never fall
+    within a sequence, as in text tables.
+
+    Parameters
+    ----------
+    frames : sequence of data frames
+        One, or a sequence in each.
+    options : TableOptions
+    """
+    if options.columns is not None or options.new:
+        return []
+    given = (*options.exclude, options.sequence_column, options.category_column)
+    names = [str(name) for name in frames[0].columns]
+    return [
+        name
+        for name in names
+        if is_time_name(name)
+        and name not in given
+        and all(name in frame.columns and _is_time(frame, name, options) for frame in frames)
+    ]
+
+
+def _is_time(frame: Any, name: str, options: TableOptions) -> bool:
+    values = column_values(frame[name])
+    if values.dtype.kind in "Mm" or (values.dtype.kind == "O" and any(isinstance(each, str) for each in values)):
+        return True
+    if values.dtype.kind not in "iuf":
+        return values.dtype.kind in "UST"
+    names = [str(each) for each in frame.columns]
+    given = [] if options.sequence_column is None else [options.sequence_column]
+    ids = np.zeros(len(values))
+    for place in column_places(given, names, len(names), "sequence_column"):
+        ids = frame[frame.columns[place]].to_numpy()
+    steps = np.diff(values.astype(np.float64))[ids[1:] == ids[:-1]]
+    return bool((~(steps < 0)).all() and (steps > 0).any())
 
 
 def choose_columns(frame: Any, options: TableOptions, where: str) -> tuple[Any, Array | None, Array | None]:

@@ -16,7 +16,7 @@ import numpy as np
 from actors.types import Array
 from runner.config.cross_checks import DATA
 from runner.config.sections import DataConfig
-from runner.data.conversion import choose_columns
+from runner.data.conversion import choose_columns, time_columns
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
@@ -145,6 +145,8 @@ def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -
     sequences = bool(section.sequences) or _are_sequences(given)
     options = replace(section.frame_options(), new=prepared)
     parts = list(given) if isinstance(given, list | tuple) else [given]
+    times = time_columns(parts, options) if parts and all(map(_is_frame, parts)) else []
+    options = replace(options, exclude=(*options.exclude, *times))
     if not options.choose or not all(map(_is_frame, parts)):
         if options.choose and section.frames is None and not prepared:
             raise DataError(f"{where}: has no columns with names, and columns are chosen; give a data frame")
@@ -160,7 +162,9 @@ def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -
     names, labels = chosen[0][1], [own for _, _, own in chosen if own is not None]
     if names is not None and not sequences:
         rows = replace(rows, lengths=sequence_lengths(names, where, lambda row: f"row {row + 1}"))
-    return replace(rows, categories=np.concatenate(labels) if labels else None)
+    said = f"{', '.join(map(repr, times))}, a time, is left out (data={{'columns': […]}} to use it)"
+    notes = (*rows.notes, said) if times else rows.notes
+    return replace(rows, categories=np.concatenate(labels) if labels else None, notes=notes)
 
 
 def _is_frame(given: Any) -> bool:
@@ -189,8 +193,11 @@ def _store_source(folder: Path, name: str, section: DataConfig, given: Any, leng
         rows = _check_rows(section, name, given, prepared=False)
         kept = {key: value for key, value in kept.items() if key not in _OF_FILES}
         observations, spans = str(folder / f"{name}.npy"), _find_lengths(rows, lengths)
-        if section.frame_options().choose:
-            own = {key: getattr(section.frames or section, key) for key in _OF_FRAMES}
+        own = {key: getattr(section.frames or section, key) for key in _OF_FRAMES}
+        parts = list(given) if isinstance(given, list | tuple) else [given]
+        if all(map(_is_frame, parts)) and (times := time_columns(parts, section.frame_options())):
+            own["exclude"] = [*(own["exclude"] or []), *times]  # of new frames, too, however few rows they have
+        if any(value is not None for value in own.values()):
             kept["frames"] = {key: value for key, value in own.items() if value is not None}
         if rows.categories is not None:
             labels = check_categories(rows.categories, "X", rows=len(rows.values))[0]

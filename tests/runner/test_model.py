@@ -803,3 +803,52 @@ def test_an_included_model_is_found_by_its_name_and_a_file_of_that_name_comes_fi
         Model.from_file("mnits")
     (tmp_path / "hmm").write_text((ROOT / "configs" / "hmm.yaml").read_text().replace("name: hmm", "name: mine"))
     assert "'mine'" in repr(Model.from_file("hmm"))
+
+
+# --- times in data frames -------------------------------------------------------------------------------------------
+
+
+def timed_frame(rows=60):
+    """Two recordings of one channel at two levels in turn, with the seconds of each."""
+    frame = pd.DataFrame({"trial": np.repeat(["a", "b"], rows // 2), "time": 0.1 * (np.arange(rows) % (rows // 2))})
+    frame["force"] = 5.0 * (np.arange(rows) % 2) + np.random.default_rng(0).normal(size=rows)
+    return frame
+
+
+def timed(**data):
+    return mixture_of(data={"sequence_column": "trial", **data})
+
+
+def mixture_of(**changes):
+    gmm = {"type": "gmm", "classes": 2, "iterations": 2, "start": "kmeans"}
+    return Model(gmm=gmm, schedule=ONE_UPDATE, **changes)
+
+
+def test_a_column_of_times_is_no_data_in_a_frame_as_in_a_table_and_that_is_said(tmp_path):
+    frame, said = timed_frame(), []
+    tell = lambda event: said.append(str(event)) if event["event"] == "log" else None  # noqa: E731
+    by_frame = timed().fit(frame, progress=tell)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    by_table = timed().fit(tmp_path / "rows.csv", progress=False)
+    np.testing.assert_array_equal(by_frame.run.means["gmm"], by_table.run.means["gmm"])
+    assert by_frame.run.means["gmm"].shape == (2, 1)
+    # one new row, whose time neither rises nor falls, and rows without times
+    assert by_frame.predict(frame[:1]).shape == (1,)
+    np.testing.assert_array_equal(by_frame.predict(frame), by_frame.predict(frame.drop(columns="time")))
+
+
+@pytest.mark.parametrize("kind", ["dates", "texts"])
+def test_times_that_are_no_numbers_are_left_out_of_frames(kind):
+    frame = timed_frame()
+    dates = pd.to_datetime(frame["time"], unit="s")
+    frame["time"] = dates if kind == "dates" else dates.astype(str)
+    assert timed().fit(frame, progress=False).run.means["gmm"].shape == (2, 1)
+
+
+def test_times_are_data_if_they_fall_or_are_named():
+    frame = timed_frame()
+    assert timed(columns=["time", "force"]).fit(frame, progress=False).run.means["gmm"].shape == (2, 2)
+    frame["time"] = frame["time"][::-1].to_numpy()
+    fallen = timed().fit(frame, progress=False)
+    assert fallen.run.means["gmm"].shape == (2, 2)
+    assert fallen.predict(timed_frame()).shape == (60,)  # rising ones of new rows are data, too
