@@ -63,6 +63,12 @@ MAX_CONNECTIONS = 2_000
 MAX_INTEGER = 2**63 - 1
 """Absolute value of an integer in a model file: what an array of int64 can hold."""
 
+MAX_DURATION = 10_000
+"""Rows of the longest segment of a Markov model with explicit durations, ``max_duration``."""
+
+DEFAULT_MAX_DURATION = 300
+"""The same where a model file sets none and a sequence has more rows: time and memory grow with it."""
+
 MAX_SECONDS = 10.0**9
 """Timeouts in a model file, in seconds (30 years): the operating system takes no longer ones."""
 

@@ -23,7 +23,14 @@ from actors.kernels.markov.inference import (
 )
 from actors.kernels.markov.label_moves import split_and_merge
 from actors.kernels.markov.order_test import fit_frequencies, order_penalty
-from actors.kernels.markov.transition_posterior import transition_bound_term
+from actors.kernels.markov.segment_passes import SegmentWeights
+from actors.kernels.markov.semi_markov import (
+    SegmentResult,
+    best_segmentation,
+    segment_forward_backward,
+)
+from actors.kernels.markov.semi_markov import compile_kernels as compile_segment_kernels
+from actors.kernels.sequences import boundaries
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
 from actors.modules.class_posteriors import (
     CombinedPosteriors,
@@ -41,14 +48,26 @@ from actors.modules.markov_answers import (
     present,
     unordered_message,
 )
+from actors.modules.markov_durations import (
+    LearntSegments,
+    draw_segments,
+    duration_outputs,
+    evidence_bound,
+    learn_segments,
+    learning_weights,
+    parameters_of_order,
+    probabilities,
+    sticky_start,
+    tell_long_durations,
+)
 from actors.modules.markov_sharing import SharedMarkovModel
-from actors.types import FloatArray, State
+from actors.types import Array, FloatArray, IntArray, State
 
 __all__ = ["MarkovModel", "MarkovParameters"]
 
 
 class MarkovModel(SharedMarkovModel):
-    """Learn a first-order Markov chain over classes, and send each row the prior from its neighbours.
+    """Learn a Markov chain over classes, and send each row the prior from its neighbours.
 
     Parameters
     ----------
@@ -73,10 +92,23 @@ class MarkovModel(SharedMarkovModel):
             Transitions are the mean of their posterior, or its geometric mean; the evidence is then a lower bound that
             includes the cost of the transitions (``smoothed``; :mod:`actors.kernels.markov.transition_posterior`). The
             latter suits a strict order best.
+        self_transition_prior : float or "auto"
+            κ, a pseudo-count of remaining in a class (the sticky prior of Fox et al. 2011); with ``auto`` the one of a
+            small grid under which the evidence bound is the largest (``smoothed``).
+        durations : {"geometric", "poisson", "negative_binomial"}
+            How many rows a class lasts. ``geometric`` is a first-order chain. With the others, shifted by one, the
+            model is a hidden semi-Markov model: transitions are between segments, which a class of its own follows
+            (:mod:`actors.modules.markov_durations`; ``smoothed``).
+        max_duration : int, optional
+            The most rows of a segment; by default those of the longest sequence, at most
+            :data:`actors.limits.DEFAULT_MAX_DURATION`. It bounds time and memory.
+        prior_duration : float or "auto"
+            The mean of the durations under their prior, in rows; with ``auto`` found by the evidence.
     """
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
     learning_parameters = ("inner_iterations", "num_samp")
+    fixed_parameters = ("durations", "max_duration")
     uses_order = True
 
     def __init__(self, parameters: MarkovParameters) -> None:
@@ -88,10 +120,13 @@ class MarkovModel(SharedMarkovModel):
         self._class_counts: FloatArray | None = None  # expected rows of each class, (K,)
         self._frequencies: FloatArray | None = None  # (K,), if the order test rejects an order
         self._log_message: FloatArray | None = None  # (N, K), of rule 'tutorial'
+        self._segments: LearntSegments | None = None  # of explicit durations
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
         compile_kernels()
+        if self._explicit:
+            compile_segment_kernels()
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
         """Learn the transitions; send each row a prior over its class.
@@ -108,10 +143,10 @@ class MarkovModel(SharedMarkovModel):
         try:
             log_message, fit = learn(tempered, combined, parameters, context)
             if fit is None or tempered is not combined.log_prob:
-                fit = self._infer(combined.log_prob, combined)
+                fit = self._infer(combined.log_prob, combined, self._weights(parameters))
             self._class_counts = present(fit.posterior, combined.mask).sum(axis=0)
             log_likelihood = self._test_order(fit, combined, parameters) if smoothed else fit.log_likelihood
-            path, _ = viterbi(combined.log_prob, *self._transition_model, combined.lengths, combined.mask)
+            path = self._best_path(combined.log_prob, combined, self._weights(parameters))
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         messages = compose_messages(log_message, combined.by_sender, combined.row_arrays, context, extrinsic=smoothed)
@@ -124,6 +159,7 @@ class MarkovModel(SharedMarkovModel):
                 "msg": np.exp(log_message),
                 "Pdz": fit.posterior,
                 "viterbi": path,
+                **(duration_outputs(self._segments, parameters) if self._segments is not None else {}),
             },
         )
 
@@ -153,10 +189,10 @@ class MarkovModel(SharedMarkovModel):
             return Outbox(
                 messages, outputs={**outputs, "filtered": posterior, "smoothed": posterior, "log_evidence": evidence}
             )
-        tempered = temper(combined.log_prob, context.temperature)
+        tempered, weights = temper(combined.log_prob, context.temperature), self._probabilities(self.at(context))
         try:
-            fit = self._infer(tempered, combined)
-            path, _ = viterbi(tempered, *self._transition_model, combined.lengths, combined.mask)
+            fit = self._infer(tempered, combined, weights)
+            path = self._best_path(tempered, combined, weights)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         log_message = add_floor(fit.log_cavity)
@@ -190,14 +226,12 @@ class MarkovModel(SharedMarkovModel):
         if self._frequencies is not None:  # independent rows: the same distribution after every class
             first = self._frequencies
             transition_prob = np.tile(first, (len(first), 1))
-        transition_cdf = np.cumsum(transition_prob, axis=1)
-        draws = context.generator.random(context.rows)
-        classes = np.empty(context.rows, np.int64)
-        cdf = np.cumsum(first)
-        for t, draw in enumerate(draws):
-            classes[t] = min(int(np.searchsorted(cdf, draw * cdf[-1], side="right")), len(transition_cdf) - 1)
-            cdf = transition_cdf[classes[t]]
-        log_prior = one_hot_log_prob(classes, len(transition_cdf))
+        weights = self._probabilities(self.at(context))
+        if weights is not None and self._frequencies is None:
+            classes = draw_segments(weights, context.rows, context.generator)
+        else:
+            classes = _draw_chain(first, transition_prob, context.generator.random(context.rows))
+        log_prior = one_hot_log_prob(classes, len(first))
         messages = [
             OutgoingMessage("transition_prior", {"log_prob": log_prior}, receiver)
             for receiver in context.receivers.get("transition_prior", ())
@@ -215,8 +249,9 @@ class MarkovModel(SharedMarkovModel):
         if self._trans_prob is None or self._frequencies is not None:  # moves are ranked by the transitions
             return Outbox()
         combined = self._combined_posteriors(inbox, context)
-        fit = self._infer(combined.log_prob, combined)
-        labels = split_and_merge(fit.posterior, fit.transitions, context.proposal, combined.lengths)
+        fit = self._infer(combined.log_prob, combined, self._weights(self.at(context)))
+        transitions = fit.row_transitions if isinstance(fit, SegmentResult) else fit.transitions
+        labels = split_and_merge(fit.posterior, transitions, context.proposal, combined.lengths)
         if labels is None:
             return Outbox()
         log_prior = one_hot_log_prob(labels, fit.posterior.shape[1])
@@ -237,7 +272,8 @@ class MarkovModel(SharedMarkovModel):
             "frequencies": self._frequencies,
             "log_message": self._log_message,
         }
-        return {name: array.copy() for name, array in arrays.items() if array is not None}
+        state: State = {name: array.copy() for name, array in arrays.items() if array is not None}
+        return state if self._segments is None else {**state, **self._segments.state()}
 
     def state_without_rows(self) -> State:
         """Return the state without the last message of ``rule: tutorial``, which has a value for each row."""
@@ -250,6 +286,7 @@ class MarkovModel(SharedMarkovModel):
         self._initial, self._log_message = arrays.get("initial"), arrays.get("log_message")
         self._initial_counts = arrays.get("initial_counts")
         self._class_counts, self._frequencies = arrays.get("class_counts"), arrays.get("frequencies")
+        self._segments = LearntSegments.from_state(arrays)
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -257,22 +294,40 @@ class MarkovModel(SharedMarkovModel):
         self, tempered: FloatArray, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
     ) -> tuple[FloatArray, ForwardBackwardResult]:
         """Re-estimate the transitions by forward-backward; return the cavity message, and what it follows from."""
-        K = tempered.shape[1]
+        if self._explicit:
+            return self._learn_durations(tempered, combined, parameters, context)
+        K, new = tempered.shape[1], self._trans_prob is None
         if self._trans_prob is None:
             self._transitions = expected_counts(np.exp(tempered), combined.lengths)
             self._trans_prob = parameters.transition_estimate(self._transitions)
         if self._initial is None or parameters.initial == "uniform":
             self._initial = np.full(K, 1.0 / K)
         rows = prepare(*known_evidence(tempered, combined.lengths, combined.mask))
+        if new and parameters.self_transition_prior == "auto":
+            assert self._transitions is not None
+            self._trans_prob = sticky_start(rows, self._transitions, self._initial, parameters)
         for done in range(parameters.inner_iterations if context.learn else 0):
             expected = expected_by_model(rows, *self._transition_model)
             self._trans_prob = parameters.transition_estimate(expected.transitions)
             if parameters.initial == "learnt":
                 self._initial = transition_probabilities(expected.initial, parameters.pseudo_count)
             context.report(done + 1, parameters.inner_iterations, log_likelihood=expected.log_likelihood)
-        fit = self._infer(tempered, combined)
+        fit = self._infer(tempered, combined, None)
         self._transitions = fit.transitions
         self._initial_counts = fit.initial if parameters.initial == "learnt" else None
+        return add_floor(fit.log_cavity), fit
+
+    def _learn_durations(
+        self, tempered: FloatArray, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
+    ) -> tuple[FloatArray, ForwardBackwardResult]:
+        """As `_learn_smoothed`, with segments of explicit durations."""
+        self._segments = learn_segments(tempered, combined, self._segments, parameters, context)
+        longest = int(np.diff(boundaries(len(tempered), combined.lengths)).max())
+        tell_long_durations(self._segments, parameters, longest, context.module)
+        learnt = probabilities(self._segments, parameters)
+        self._trans_prob, self._initial = np.exp(learnt.transitions), np.exp(learnt.initial)
+        fit = self._infer(tempered, combined, learning_weights(self._segments, parameters))
+        self._transitions, self._initial_counts = fit.transitions, fit.initial
         return add_floor(fit.log_cavity), fit
 
     def _learn_tutorial(
@@ -305,8 +360,34 @@ class MarkovModel(SharedMarkovModel):
         assert self._initial is not None
         return self._trans_prob, self._initial
 
-    def _infer(self, log_prob: FloatArray, combined: CombinedPosteriors) -> ForwardBackwardResult:
+    @property
+    def _explicit(self) -> bool:
+        """Whether the model has durations of its own."""
+        return self.parameters.durations != "geometric"
+
+    def _weights(self, parameters: MarkovParameters) -> SegmentWeights | None:
+        """Return the weights of segments with which the model learns; None for a chain."""
+        return None if self._segments is None else learning_weights(self._segments, parameters)
+
+    def _probabilities(self, parameters: MarkovParameters) -> SegmentWeights | None:
+        """Return the probabilities of segments for new rows; None for a chain."""
+        return None if self._segments is None else probabilities(self._segments, parameters)
+
+    def _infer(
+        self, log_prob: FloatArray, combined: CombinedPosteriors, weights: SegmentWeights | None
+    ) -> ForwardBackwardResult:
+        """Return the result of forward-backward, over segments if their weights are given."""
+        if weights is not None:
+            return segment_forward_backward(log_prob, weights, combined.lengths, combined.mask)
         return forward_backward(log_prob, *self._transition_model, combined.lengths, combined.mask)
+
+    def _best_path(
+        self, log_prob: FloatArray, combined: CombinedPosteriors, weights: SegmentWeights | None
+    ) -> IntArray:
+        """Return the most probable classes (N,), or those of the most probable segments."""
+        if weights is not None:
+            return best_segmentation(log_prob, weights, combined.lengths, combined.mask)[0]
+        return viterbi(log_prob, *self._transition_model, combined.lengths, combined.mask)[0]
 
     def _test_order(
         self, fit: ForwardBackwardResult, combined: CombinedPosteriors, parameters: MarkovParameters
@@ -317,15 +398,26 @@ class MarkovModel(SharedMarkovModel):
         """
         log_likelihood = fit.log_likelihood
         if parameters.estimate == "variational":
-            log_likelihood += transition_bound_term(fit.transitions, self._transition_model[0], parameters.pseudo_count)
+            log_likelihood = self._bound(fit, parameters)
         if not parameters.test_order:
             self._frequencies = None  # an earlier update may have tested it
             return log_likelihood
         rows = present(combined.log_prob, combined.mask)
         frequencies, independent = fit_frequencies(rows, fit.posterior.mean(axis=0))
-        ordered = fit.log_likelihood - independent > order_penalty(*rows.shape)
+        of_order = parameters_of_order(rows.shape[1], parameters) if self._explicit else None
+        ordered = fit.log_likelihood - independent > order_penalty(len(rows), rows.shape[1], of_order)
         self._frequencies = None if ordered else frequencies
         return log_likelihood if ordered else independent
+
+    def _bound(self, fit: ForwardBackwardResult, parameters: MarkovParameters) -> float:
+        """Return the lower bound of the log-likelihood of the rows, with the terms of what was learnt."""
+        if self._segments is not None:
+            assert isinstance(fit, SegmentResult)
+            weights = learning_weights(self._segments, parameters)
+            return evidence_bound(fit, weights, self._segments.prior_duration, parameters)
+        self_counts = parameters.self_counts(fit.transitions)
+        term = parameters.transition_bound_term(fit.transitions, self._transition_model[0], self_counts)
+        return fit.log_likelihood + term
 
     def _combined_posteriors(self, inbox: Inbox, context: Context) -> CombinedPosteriors:
         """Return the product of the class posteriors from below."""
@@ -337,3 +429,14 @@ class MarkovModel(SharedMarkovModel):
                 f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
             )
         return combine_posteriors(inbox.all("class_posteriors"), by_sender)
+
+
+def _draw_chain(first: FloatArray, transition_prob: FloatArray, draws: Array) -> IntArray:
+    """Return classes (N,) of a chain, from numbers (N,) between 0 and 1."""
+    transition_cdf = np.cumsum(transition_prob, axis=1)
+    classes = np.empty(len(draws), np.int64)
+    cdf = np.cumsum(first)
+    for t, draw in enumerate(draws):
+        classes[t] = min(int(np.searchsorted(cdf, draw * cdf[-1], side="right")), len(transition_cdf) - 1)
+        cdf = transition_cdf[classes[t]]
+    return classes

@@ -10,8 +10,14 @@ import numpy as np
 from pydantic import Field
 
 from actors.kernels.markov.inference import transition_probabilities
-from actors.kernels.markov.transition_posterior import geometric_mean
+from actors.kernels.markov.transition_posterior import (
+    best_self_transition_prior,
+    geometric_mean,
+    sticky_counts,
+    transition_bound_term,
+)
 from actors.kernels.sequences import boundaries
+from actors.limits import MAX_DURATION
 from actors.module import Context, OutgoingMessage
 from actors.modules.class_posteriors import FLOOR, CombinedPosteriors, normalise_rows
 from actors.types import Array, FloatArray, IntArray
@@ -28,16 +34,50 @@ class MarkovParameters:
     initial: Literal["uniform", "learnt"] = "uniform"
     test_order: bool = False
     estimate: Literal["mean", "variational"] = "mean"
+    self_transition_prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = 0.0
+    durations: Literal["geometric", "poisson", "negative_binomial"] = "geometric"
+    max_duration: Annotated[int, Field(ge=1, le=MAX_DURATION)] | None = None
+    prior_duration: Annotated[float, Field(gt=1, le=MAX_DURATION)] | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        sticky, explicit = self.self_transition_prior != 0.0, self.durations != "geometric"
+        if self.rule == "tutorial" and (sticky or explicit):
+            given = f"durations: {self.durations}" if explicit else "self_transition_prior"
+            raise ValueError(f"rule 'tutorial' counts sampled pairs of rows: {given} needs rule: smoothed")
+        if sticky and explicit:
+            raise ValueError(
+                f"with durations: {self.durations} no class follows itself: leave out self_transition_prior, "
+                "prior_duration says how long segments are"
+            )
+        if not explicit and (self.max_duration is not None or self.prior_duration != "auto"):
+            given = "prior_duration" if self.max_duration is None else "max_duration"
+            raise ValueError(
+                f"{given} goes with durations: poisson or negative_binomial; geometric durations have no bound, and "
+                "self_transition_prior makes them longer"
+            )
 
     @property
     def pseudo_count(self) -> float:
         """Return α, by default that of the rule."""
         return self.alpha if self.alpha is not None else {"tutorial": 1.0, "smoothed": 0.1}[self.rule]
 
-    def transition_estimate(self, counts: FloatArray) -> FloatArray:
-        """Return the transition matrix (K, K) from expected counts (K, K), by `estimate`."""
+    def self_counts(self, counts: FloatArray) -> float:
+        """Return κ, the pseudo-count of remaining in a class; with `auto` by the evidence of expected counts."""
+        if self.self_transition_prior == "auto":
+            return best_self_transition_prior(counts, self.pseudo_count)
+        return self.self_transition_prior
+
+    def transition_estimate(self, counts: FloatArray, self_counts: float | None = None) -> FloatArray:
+        """Return the transition matrix (K, K) from expected counts (K, K), by `estimate`; κ if it is not its own."""
+        kappa = self.self_counts(counts) if self_counts is None else self_counts
         estimate = geometric_mean if self.estimate == "variational" else transition_probabilities
-        return estimate(counts, self.pseudo_count)
+        return estimate(counts if kappa == 0.0 else counts + kappa * np.eye(len(counts)), self.pseudo_count)
+
+    def transition_bound_term(self, counts: FloatArray, transitions: FloatArray, self_counts: float) -> float:
+        """Return the term of the transitions in the evidence bound, with κ pseudo-counts of remaining in a class."""
+        alpha = self.pseudo_count
+        prior = alpha if self_counts == 0.0 else sticky_counts(counts, alpha, self_counts)
+        return transition_bound_term(counts, transitions, prior)
 
 
 def present(values: FloatArray, mask: Array | None) -> FloatArray:

@@ -29,7 +29,6 @@ from actors.kernels.markov.inference import (
     transition_probabilities,
 )
 from actors.kernels.markov.order_test import EM_STEPS, frequency_sums, next_frequencies, order_penalty
-from actors.kernels.markov.transition_posterior import transition_bound_term
 from actors.kernels.sequences import boundaries
 from actors.module import Context, Inbox, Outbox, Port
 from actors.modules.class_posteriors import (
@@ -97,9 +96,19 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
 
     @classmethod
     def unshared_setting(cls, parameters: MarkovParameters) -> str | None:
-        """Return that rule ``tutorial`` needs all rows in one process."""
+        """Return that rule ``tutorial``, explicit durations and the choice of a prior need all rows in one process."""
         if parameters.rule == "tutorial":
             return "learns by rule 'tutorial', which needs all rows in one process; use rule: smoothed"
+        if parameters.durations != "geometric":
+            return (
+                f"learns durations: {parameters.durations}, whose segments cross the chunks of workers, so that it "
+                "needs all rows in one process; use workers: 1, or durations: geometric"
+            )
+        if parameters.self_transition_prior == "auto":
+            return (
+                "compares several values of self_transition_prior (auto), which needs all rows in one process; use "
+                "workers: 1, or a number"
+            )
         return None
 
     def prepare_sharing(self) -> None:
@@ -224,7 +233,9 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         bound_term = 0.0
         if parameters.estimate == "variational":
             counts = statistics["untempered_transitions"]
-            bound_term = transition_bound_term(counts, learnt["trans_prob"], parameters.pseudo_count)
+            bound_term = parameters.transition_bound_term(
+                counts, learnt["trans_prob"], parameters.self_counts(statistics["transitions"])
+            )
         state: State = {
             "transitions": statistics["transitions"],
             "trans_prob": learnt["trans_prob"],
@@ -259,8 +270,11 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
         Raises
         ------
         ModuleError
-            If the transitions were sampled or an order was rejected, or if the state lacks counts.
+            If the transitions were sampled, an order was rejected or durations are explicit, or if the state lacks
+            counts.
         """
+        if self.parameters.durations != "geometric":
+            raise ModuleError("has learnt explicit durations, which are not merged: use durations: geometric")
         if self.parameters.rule == "tutorial":
             raise ModuleError("has learnt by rule 'tutorial', whose transitions are sampled: use rule: smoothed")
         if "frequencies" in learnt:

@@ -9,7 +9,7 @@ of each duration; n = Σ_d n_d, and m = Σ_d n_d (d - 1) further rows.
   proportional to Π_d (Γ(d - 1 + r) / Γ(r))^n_d B(τ / r + m, 2 + r n) / B(τ / r, 2).
 
 In both, the prior mean of D - 1 is τ whatever r is. Sources: M. J. Johnson and A. S. Willsky, "Bayesian nonparametric
-hidden semi-Markov models", JMLR 14, 2013, sections 3.4 and 4; the variational parts: M. J. Beal, "Variational
+hidden semi-Markov models", JMLR 14, 2013; the variational parts: M. J. Beal, "Variational
 algorithms for approximate Bayesian inference", 2003, section 2.4 (conjugate-exponential models).
 """
 

@@ -89,6 +89,10 @@ def _sums(likelihood: FloatArray, largest: FloatArray, densities: FloatArray) ->
     }
 
 
-def order_penalty(rows: int, classes: int) -> float:
-    """Return the BIC penalty, in nats, of a chain against class frequencies: ½ log N for (K - 1)² more parameters."""
-    return 0.5 * (classes - 1) ** 2 * float(np.log(rows))
+def order_penalty(rows: int, classes: int, parameters: int | None = None) -> float:
+    """Return the BIC penalty, in nats, of a chain against class frequencies: ½ log N for (K - 1)² more parameters.
+
+    `parameters` is their number where the chain is another one, with durations of its own.
+    """
+    number = (classes - 1) ** 2 if parameters is None else parameters
+    return 0.5 * number * float(np.log(rows))

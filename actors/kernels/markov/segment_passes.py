@@ -1,7 +1,7 @@
 """Compiled forward, backward and Viterbi recursions of hidden semi-Markov models, over segments of rows.
 
-Source: S.-Z. Yu, "Hidden semi-Markov models", Artificial Intelligence 174, 2010, sections 2 and 3 (the explicit
-duration model). Everything is in the log domain. Time is O(N K (K + D)) for D durations, memory O(K (N + D)).
+Source: S.-Z. Yu, "Hidden semi-Markov models", Artificial Intelligence 174, 2010 (the explicit duration model, and
+residual times). Everything is in the log domain. Time is O(N K (K + D)) for D durations, memory O(K (N + D)).
 
 N is the number of rows, K that of classes. Arrays of rows are (K, N), so that the rows of a class lie side by side. A
 segment is a class and the number of its rows; a sequence is [first, end) and begins with a segment. Its last segment
@@ -131,7 +131,7 @@ def row_passes(
 ) -> None:
     """Fill in log p(rows up to t, z_t = k) and log p(all rows but t, z_t = k), each (K, N); `ended` as in the messages.
 
-    A segment of class k with r more rows after row t is followed from row to row (Yu, section 3.2, residual times):
+    A segment of class k with r more rows after row t is followed from row to row (Yu, residual times):
     open_t(k, r) = p(row t | k) (open_{t-1}(k, r + 1) + into_t(k) p_k(r + 1)). Row t is of class k if any is open, and
     what follows says Π_{s=t+1}^{t+r} p(row s | k) ended_{t+r}(k) of each. No difference is taken, so that small
     probabilities keep their digits.

@@ -10,7 +10,7 @@ Weights of transitions and of durations need not sum to one, as those of variati
 durations ends at D_max: longer segments are left out, which leaves a lower bound of the density of the rows.
 
 Sources: S.-Z. Yu, "Hidden semi-Markov models", Artificial Intelligence 174, 2010; M. J. Johnson and A. S. Willsky,
-"Bayesian nonparametric hidden semi-Markov models", JMLR 14, 2013, section 2.3 and (censoring) appendix A.
+"Bayesian nonparametric hidden semi-Markov models", JMLR 14, 2013 (also for the censored last segment).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def segment_weights(log_transitions: ArrayLike, log_initial: ArrayLike, log_dura
 def expected_segments(
     log_evidence: ArrayLike, weights: SegmentWeights, lengths: ArrayLike | None = None, mask: ArrayLike | None = None
 ) -> SegmentExpectations:
-    """Return the expected numbers of segments, by the forward-backward algorithm (Yu, section 2.2).
+    """Return the expected numbers of segments, by the forward-backward algorithm (Yu).
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def best_segmentation(
 ) -> tuple[IntArray, float]:
     """Return the classes (N,) of the most probable segments, and their log joint density with the rows.
 
-    The last segment of a sequence is judged by the rows that it has in the sequence (Yu, section 2.2.3).
+    The last segment of a sequence is judged by the rows that it has in the sequence.
 
     Parameters
     ----------

@@ -81,6 +81,11 @@ class TestMarkovModelWithTheTutorialRule(QuickChecks):
     parameters = {"rule": "tutorial", "num_samp": 5}
 
 
+class TestMarkovModelWithDurations(QuickChecks):
+    module = "markov"
+    parameters = {"durations": "negative_binomial", "max_duration": 12}
+
+
 class TestProduct(QuickChecks):
     module = "product"
 

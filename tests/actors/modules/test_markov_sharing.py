@@ -109,6 +109,7 @@ def assert_same_bits(one, other):
 MASK = np.arange(N) % 9 == 2
 MASK[60:140] = True
 CASES = {
+    "sticky": ({"self_transition_prior": 5.0, "estimate": "variational"}, {"lengths": LENGTHS}, {}),
     "one sequence": ({}, {}, {}),
     "sequences": ({}, {"lengths": LENGTHS}, {}),
     "sequences inside chunks": ({}, {"lengths": np.array([SIZE] * 10 + [N - 10 * SIZE])}, {}),
