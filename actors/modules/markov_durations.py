@@ -19,6 +19,7 @@ from actors.kernels.markov.durations import (
     Family,
     duration_bound_term,
     duration_posterior,
+    log_normalisers,
     mean_durations,
 )
 from actors.kernels.markov.inference import PreparedRows, expected_by_model, expected_counts, logarithm
@@ -252,7 +253,7 @@ class _Rows:
         family = family_of(self._parameters)
 
         def log_marginal(each: float) -> float:
-            return float(duration_posterior(family, counts, each - 1.0).log_normalisers.sum())
+            return float(log_normalisers(family, counts, each - 1.0).sum())
 
         return max((present, *prior_durations(counts.shape[1])), key=log_marginal)
 

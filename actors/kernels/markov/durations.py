@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import betainc, betaln, digamma, gammainc, gammaln, logsumexp
+from scipy.special import betainc, betaln, digamma, gammainc, gammaln
 
 from actors.kernels.types import FloatArray
 
@@ -67,6 +67,27 @@ def duration_posterior(family: Family, counts: FloatArray, timescale: float) -> 
     return of(counts, n, m, further, timescale)
 
 
+def log_normalisers(family: Family, counts: FloatArray, timescale: float) -> FloatArray:
+    """Return the log marginal likelihoods (K,) of the counts, as in :class:`DurationPosterior`, by themselves."""
+    further = np.arange(counts.shape[1], dtype=np.float64)
+    n, m = counts.sum(axis=1)[:, None], (counts @ further)[:, None]
+    if family == "poisson":
+        return _poisson_normalisers(counts, n, m, further, timescale)
+    a, b = timescale / SHAPES + m, _PRIOR_FAILURES + SHAPES * n
+    normalisers: FloatArray = np.logaddexp.reduce(
+        _log_marginals(counts, _log_coefficients(further), a, b, timescale), axis=1
+    )
+    return normalisers
+
+
+def _poisson_normalisers(
+    counts: FloatArray, n: FloatArray, m: FloatArray, further: FloatArray, tau: float
+) -> FloatArray:
+    shape, rate = 1.0 + m, 1.0 / tau + n
+    normalisers: FloatArray = gammaln(shape) - np.log(tau) - shape * np.log(rate)
+    return normalisers[:, 0] - counts @ gammaln(further + 1.0)
+
+
 def _poisson(counts: FloatArray, n: FloatArray, m: FloatArray, further: FloatArray, tau: float) -> DurationPosterior:
     shape, rate, log_factorials = 1.0 + m, 1.0 / tau + n, gammaln(further + 1.0)
     log_weights = further * (digamma(shape) - np.log(rate)) - shape / rate - log_factorials
@@ -78,8 +99,7 @@ def _poisson(counts: FloatArray, n: FloatArray, m: FloatArray, further: FloatArr
         + shape * np.log(rate / (1.0 + rate))
         - further * np.log1p(rate)
     )
-    log_normalisers = gammaln(shape) - np.log(tau) - shape * np.log(rate) - (counts @ log_factorials)[:, None]
-    return DurationPosterior(log_weights, log_predictive, log_normalisers[:, 0])
+    return DurationPosterior(log_weights, log_predictive, _poisson_normalisers(counts, n, m, further, tau))
 
 
 def _negative_binomial(
@@ -88,8 +108,8 @@ def _negative_binomial(
     coefficients = _log_coefficients(further)
     a, b = tau / SHAPES + m, _PRIOR_FAILURES + SHAPES * n  # (K, R)
     log_q = _log_marginals(counts, coefficients, a, b, tau)
-    log_normalisers = logsumexp(log_q, axis=1)
-    log_q -= log_normalisers[:, None]
+    normalisers = np.logaddexp.reduce(log_q, axis=1)
+    log_q -= normalisers[:, None]
     both, q = digamma(a + b), np.exp(log_q)
     # E[log p(d)] = Σ_r q(r) (log coefficient + r E[log(1 - p)] + (d - 1) E[log p])
     log_weights = (
@@ -100,8 +120,8 @@ def _negative_binomial(
     of_shapes = (
         betaln(a[:, :, None] + further, b[:, :, None] + SHAPES[:, None]) - betaln(a, b)[:, :, None] + coefficients
     )
-    log_predictive = logsumexp(of_shapes + log_q[:, :, None], axis=1)
-    return DurationPosterior(log_weights, log_predictive, log_normalisers)
+    log_predictive = np.logaddexp.reduce(of_shapes + log_q[:, :, None], axis=1)
+    return DurationPosterior(log_weights, log_predictive, normalisers)
 
 
 def _log_marginals(
@@ -152,7 +172,7 @@ def mean_durations(
         return 1.0 + shape / rate, 1.0 + np.stack(bounds, axis=1)
     a, b = timescale / SHAPES + m[:, None], _PRIOR_FAILURES + SHAPES * n[:, None]
     log_q = _log_marginals(counts, _log_coefficients(further), a, b, timescale)
-    q = np.exp(log_q - logsumexp(log_q, axis=1)[:, None])
+    q = np.exp(log_q - np.logaddexp.reduce(log_q, axis=1)[:, None])
 
     def at_most(x: FloatArray) -> FloatArray:
         """Return the probability that r p / (1 - p), the mean of D - 1, is at most x: p is at most x / (r + x)."""

@@ -10,6 +10,7 @@ from actors.kernels.markov.durations import (
     SHAPES,
     duration_bound_term,
     duration_posterior,
+    log_normalisers,
     mean_durations,
 )
 
@@ -45,6 +46,7 @@ def test_normalisers_predictions_and_means_are_the_integrals_over_the_parameters
     posterior, (means, _) = duration_posterior(family, COUNTS, 3.0), mean_durations(family, COUNTS, 3.0)
     total = integrals(family, COUNTS[0], 3.0, lambda *_: 1.0)
     assert posterior.log_normalisers[0] == pytest.approx(np.log(total), abs=1e-6)
+    assert_allclose(log_normalisers(family, COUNTS, 3.0), posterior.log_normalisers, rtol=1e-12, atol=1e-12)
     for d in (0, 5):
         predicted = integrals(family, COUNTS[0], 3.0, lambda log_p, _, d=d: np.exp(log_p[d])) / total
         assert np.exp(posterior.log_predictive[0, d]) == pytest.approx(predicted, rel=1e-5)
