@@ -88,7 +88,7 @@ class RunReport:
             Section("model", "Model", [self._model(), self._times()]),
             Section("measures", "Measures by round", list(self._measures())),
             Section("classes", "Classes", list(self._classes())),
-            Section("transitions", "Transitions", list(self._transitions())),
+            Section("transitions", "Transitions", [*self._transitions(), *self._durations()]),
             Section("latents", "Latent space and decoded classes", list(self._latents())),
             Section("uncertain", "Least certain rows", list(self._uncertain())),
             Section("run", "How the run went", list(self._run())),
@@ -240,6 +240,21 @@ class RunReport:
             )
         else:
             yield Panel("Cycles", tables=[table], missing=f"{len(values)} classes are too many for a drawn graph.")
+
+    def _durations(self) -> Iterator[Panel]:
+        """Show how long segments are, for a Markov model with explicit durations."""
+        means, intervals = self.commit.find("mean_duration"), self.commit.find("duration_interval")
+        if means is None or intervals is None:
+            return
+        names, shown = self._class_names(), range(min(len(means), 100))
+        rows = [
+            (names.get(k, str(k)), f"{means[k]:.1f}", f"{intervals[k, 0]:.1f} to {intervals[k, 1]:.1f}") for k in shown
+        ]
+        yield Panel(
+            "Durations",
+            tables=[Table(("class", "mean rows of a segment", "95 % posterior interval"), rows)],
+            sentences=["Transitions are between segments, so that no class follows itself."],
+        )
 
     def _classifier_above(self, module: str) -> str:
         """Return the module right above `module` that names classes; empty if there is none."""

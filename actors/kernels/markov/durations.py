@@ -84,8 +84,9 @@ def _poisson_normalisers(
     counts: FloatArray, n: FloatArray, m: FloatArray, further: FloatArray, tau: float
 ) -> FloatArray:
     shape, rate = 1.0 + m, 1.0 / tau + n
-    normalisers: FloatArray = gammaln(shape) - np.log(tau) - shape * np.log(rate)
-    return normalisers[:, 0] - counts @ gammaln(further + 1.0)
+    of_classes = (gammaln(shape) - np.log(tau) - shape * np.log(rate))[:, 0]
+    normalisers: FloatArray = of_classes - counts @ gammaln(further + 1.0)
+    return normalisers
 
 
 def _poisson(counts: FloatArray, n: FloatArray, m: FloatArray, further: FloatArray, tau: float) -> DurationPosterior:
