@@ -325,6 +325,9 @@ class Module(ABC, Generic[P]):
         Parameters that determine what a state contains and that no step can set.
     uses_order : bool
         Whether the module learns from the order of the rows, as a Markov model does.
+    missing_values : bool
+        Whether observations may lack values in part of a row (:attr:`actors.messaging.message.Message.missing_values`);
+        other modules are given rows that are whole or missing as a whole.
     sampled_outputs : tuple of str
         Outputs that are kept for a sample of the rows only, where there are more than
         :data:`actors.limits.MAX_WHOLE_ROWS`, such as reconstructions; the output ``<name>_rows`` says which.
@@ -408,6 +411,7 @@ class Module(ABC, Generic[P]):
     learning_parameters: ClassVar[tuple[str, ...]] = ()
     fixed_parameters: ClassVar[tuple[str, ...]] = ()
     uses_order: ClassVar[bool] = False
+    missing_values: ClassVar[bool] = False
     sampled_outputs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: P) -> None:

@@ -149,7 +149,7 @@ class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         return rows, classes
 
     def __sklearn_tags__(self) -> Any:
-        """Return what scikit-learn may expect; NaN in a part of a row is refused."""
+        """Return what scikit-learn may expect; NaN is a missing value."""
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         return tags

@@ -202,7 +202,8 @@ class Observation(Handle):
     ----------
     data : array_like (N, …), str or Path
         An array, lists, a masked array or a data frame of real numbers. Rows without any value (NaN or masked) are
-        missing; what is missing in a part of a row, and what a conversion to float64 would change, is refused. A text
+        missing; values that are missing in a part of a row are left out by the modules that can, and what a
+        conversion to float64 would change is refused. A text
         is the path of a file, a directory or a URL, as ``observations`` of a model file; rows of large files stay on
         disk.
     lengths : array_like of int (S,), optional

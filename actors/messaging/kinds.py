@@ -25,7 +25,7 @@ class ArraySpec:
     semantics : str
         ``real`` and ``log`` are finite; ``counts`` are finite and not negative; the rows of ``log_distribution`` and
         ``distribution`` (two dimensions) sum to one, in the log domain or as they are; ``lengths`` are positive and
-        sum to N; ``mask`` is true where a row is missing.
+        sum to N; ``mask`` is true where a row is missing or, of the shape of the values, where a value is.
     optional : bool
         Whether messages may lack the array.
     """
@@ -47,6 +47,13 @@ class ArraySpec:
 
 # Messages of every kind may contain the lengths of sequences and the mask of missing rows.
 _ROWS = (ArraySpec("lengths", ("S",), "lengths", True), ArraySpec("mask", ("N",), "mask", True))
+
+# Observations may lack values in part of a row: the mask then has the shape of the values.
+_ROWS_OF_OBSERVATIONS = (_ROWS[0], ArraySpec("mask", ("N", "..."), "mask", True))
+
+
+def _row_specs(kind: str) -> tuple[ArraySpec, ...]:
+    return _ROWS_OF_OBSERVATIONS if kind == "observations" else _ROWS
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,11 @@ class Kind:
 
     def __post_init__(self) -> None:
         given = {spec.name for spec in self.arrays}
-        object.__setattr__(self, "arrays", (*self.arrays, *(spec for spec in _ROWS if spec.name not in given)))
+        further = (spec for spec in _row_specs(self.name) if spec.name not in given)
+        object.__setattr__(self, "arrays", (*self.arrays, *further))
 
     def __str__(self) -> str:
-        own = [str(spec) for spec in self.arrays if spec not in _ROWS]
+        own = [str(spec) for spec in self.arrays if spec.semantics not in ("lengths", "mask")]
         return f"{', '.join(own) or 'no arrays'}{'; multiplies' if self.multiplies else ''}"
 
     def spec(self, name: str) -> ArraySpec | None:
@@ -84,7 +92,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("observations", (ArraySpec("values", ("N", "...")), *_ROWS)),
+        Kind("observations", (ArraySpec("values", ("N", "...")), *_ROWS_OF_OBSERVATIONS)),
         Kind(
             "latent_vectors", (ArraySpec("mean", ("N", "D")), ArraySpec("variance", ("N", "D"), optional=True), *_ROWS)
         ),
@@ -161,7 +169,7 @@ def _kind_error(kind: Kind) -> str | None:
     if len(names) > MAX_ARRAYS:
         return f"has {len(names)} arrays including lengths and mask, at most {MAX_ARRAYS} are allowed"
     for spec in kind.arrays:
-        if problem := _spec_error(spec):
+        if problem := _spec_error(kind.name, spec):
             return f"has an invalid array {spec.name}: {problem}"
     if not any(spec.dims[0] == "N" and not spec.optional for spec in kind.arrays):
         return f"has {kind}; it needs an array that is not optional and has N, the rows, as its first dimension"
@@ -172,10 +180,10 @@ def _kind_error(kind: Kind) -> str | None:
     return None
 
 
-def _spec_error(spec: ArraySpec) -> str | None:
+def _spec_error(kind: str, spec: ArraySpec) -> str | None:
     """Return why an array specification is not valid, or None."""
     dims = spec.dims
-    row_specs = {row.name: row for row in _ROWS}
+    row_specs = {row.name: row for row in _row_specs(kind)}
     if spec.semantics not in get_args(Semantics):
         return f"expected semantics to be one of {', '.join(get_args(Semantics))}"
     if not isinstance(dims, tuple) or not all(isinstance(dim, str) and dim for dim in dims):

@@ -120,10 +120,32 @@ class Message:
 
     @property
     def mask(self) -> Array | None:
-        """Mask of missing rows, (N,) bool, true where a row is missing; None if no row is."""
-        return self.get("mask")
+        """Mask of missing rows, (N,) bool, true where a row is missing; None if no row is.
+
+        A row is missing if all its values are.
+        """
+        return missing_rows(self.get("mask"))
+
+    @property
+    def missing_values(self) -> Array | None:
+        """Mask of missing values, (N, D) bool with the values of a row in C order; None if no row lacks some only.
+
+        Only observations may have one, and only modules that say so get one
+        (:attr:`actors.module.Module.missing_values`).
+        """
+        mask = self.get("mask")
+        return None if mask is None or mask.ndim == 1 else mask.reshape(len(mask), -1)
+
+
+def missing_rows(mask: Array | None) -> Array | None:
+    """Return which rows are missing, (N,) bool, by a mask of rows or of values; None if none is."""
+    if mask is None or mask.ndim == 1:
+        return mask
+    rows: Array = np.asarray(mask.reshape(len(mask), -1).all(axis=1))
+    return rows if rows.any() else None
 
 
 def rows_of(message: Message) -> dict[str, Array]:
     """Return the ``lengths`` and ``mask`` of a message, to be sent with arrays that were computed from its rows."""
-    return {name: message[name] for name in ("lengths", "mask") if name in message.arrays}
+    arrays = {"lengths": message.lengths, "mask": message.mask}
+    return {name: array for name, array in arrays.items() if array is not None}

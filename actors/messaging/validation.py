@@ -65,6 +65,12 @@ def validate_header(header: Header) -> None:
     sizes: dict[str, int] = {}
     for array in header.arrays:
         _check_array_header(where, kind, array, sizes)
+    shapes = {array.name: array.shape for array in header.arrays}
+    mask, values = shapes.get("mask", ()), shapes.get("values", ())
+    if len(mask) > 1 and mask != values:
+        raise MessageError(
+            f"{where}: mask has shape {mask}, expected {values[:1]} for missing rows, or that of the values, {values}"
+        )
 
 
 def _check_array_header(where: str, kind: Kind, array: ArrayHeader, sizes: dict[str, int]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actors.limits import MAX_LISTED_NAMES, MAX_NAME_CHARACTERS
+from actors.messaging.message import missing_rows
 from actors.messaging.stored_rows import StoredRows, read_array
 from actors.types import Array
 from runner.config.error_messages import ConfigError, suggest
@@ -269,8 +270,12 @@ def look_at(data: Dataset, *, counted: bool = False) -> Facts:
     stored = isinstance(data.observations, StoredRows)
     values = data.observations[:_SAMPLE_ROWS] if stored else data.observations
     present = np.asarray(read_array(values), np.float64).reshape(len(values), -1)
-    if data.mask is not None and not stored:
-        present = present[~data.mask]
+    missing = missing_rows(data.mask)
+    if data.mask is not None and data.mask.ndim > 1:  # the kind and the scale of values are those of whole rows
+        whole = ~data.mask.reshape(len(data.mask), -1).any(axis=1)
+        present = present[whole if whole.any() else ~missing if missing is not None else slice(None)]
+    elif missing is not None and not stored:
+        present = present[~missing]
     kind, divide_by = _kind_of(present, counted=counted)
     return Facts(
         rows=len(data.observations),
@@ -278,7 +283,7 @@ def look_at(data: Dataset, *, counted: bool = False) -> Facts:
         kind=kind,
         labels=0 if data.categories is None else len(np.unique(data.categories)),
         sequences=1 if data.lengths is None else len(data.lengths),
-        missing=0 if data.mask is None else int(data.mask.sum()),
+        missing=0 if missing is None else int(missing.sum()),
         divide_by=divide_by,
         remarks=[*data.notes, *_remarks(present, kind)],
     )

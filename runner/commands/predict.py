@@ -165,7 +165,8 @@ def _append_missing_rows(state: State, steps: int) -> State:
     rows = len(values)
     # The values of a missing row are never used.
     extended_values = np.concatenate([values, np.zeros((steps, *values.shape[1:]), values.dtype)])
-    mask = np.concatenate([state.get("mask", np.zeros(rows, np.bool_)), np.ones(steps, np.bool_)])
+    known = state.get("mask", np.zeros(rows, np.bool_))
+    mask = np.concatenate([known, np.ones((steps, *known.shape[1:]), np.bool_)])
     rest = {name: value for name, value in state.items() if name != "stored"}
     extended = {**rest, "values": extended_values, "mask": mask}
     if "lengths" in state:

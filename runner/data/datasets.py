@@ -12,7 +12,7 @@ from actors.messaging.stored_rows import StoredRows, describe_files, read_array
 from actors.types import Array, BoolArray, IntArray
 from runner.data.builtin import LABELLED, make_cycle
 from runner.data.errors import DataError
-from runner.data.intake import Rows, check_categories, check_lengths, content_rows, describe_rows
+from runner.data.intake import Rows, check_categories, check_lengths, compact_mask, content_rows, describe_rows
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
 from runner.data.ros import BagOptions, find_bags, read_bags
 from runner.data.scaling import Scaling
@@ -45,8 +45,8 @@ class Dataset:
         Lengths of the sequences, positive, with sum N; None: one sequence.
     name : str
         The built-in data set's name, or that of the file of observations.
-    mask : ndarray of bool, shape (N,), or None
-        The missing rows; None if there are none.
+    mask : ndarray of bool, shape (N,) or that of the observations, or None
+        The missing rows, or the missing values (:class:`runner.data.intake.Rows`).
     notes : tuple of str
         What was done with the data on their way in.
     columns : tuple of str
@@ -181,7 +181,7 @@ def load(
         spans = np.diff(edges)[np.diff(edges) > 0]
     if order == "shuffled":
         chosen = np.random.default_rng(seed).permutation(chosen)
-    mask = mask[chosen] if mask is not None and mask[chosen].any() else None
+    mask = compact_mask(mask[chosen]) if mask is not None and mask[chosen].any() else None
     if mask is not None and mask.all():
         raise DataError(f"{observations}: all rows that are chosen are missing; choose rows with values")
     taken = rows[int(chosen[0]) : int(chosen[-1]) + 1] if isinstance(rows, StoredRows) else rows[chosen]

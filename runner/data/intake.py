@@ -1,7 +1,8 @@
 """The one door for data: whatever a model learns from or recognizes passes these checks, before Ray starts.
 
 Arrays come from scripts, files and data frames. All become finite floats of at least two dimensions, with a mask of
-the rows that are missing. A conversion that would change a value is refused or told in a note, never silent.
+the rows that are missing or, where rows lack some of their values, of the values that are. A conversion that would
+change a value is refused or told in a note, never silent.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Rows:
     Attributes
     ----------
     values : ndarray of float32 or float64, shape (N, …)
-        Finite, at least two-dimensional; zero in missing rows.
-    mask : ndarray of bool, shape (N,), or None
-        The missing rows; None if there are none.
+        Finite, at least two-dimensional; zero where values are missing.
+    mask : ndarray of bool, shape (N,) or that of the values, or None
+        The missing rows; the missing values, if a row lacks some of its own only; None if nothing is missing.
     notes : tuple of str
         What was done with what was given.
     lengths : ndarray of int64, shape (S,), or None
@@ -70,6 +71,7 @@ def check_observations(
     narrow: bool = False,
     divide_by: float | None = None,
     sequences: bool = False,
+    whole_rows: bool = False,
 ) -> Rows:
     """Return observations as finite floats with a mask, or refuse them in one sentence.
 
@@ -89,11 +91,13 @@ def check_observations(
         What all values are divided by.
     sequences : bool
         Whether the first axis numbers the sequences: S × T × features, or a list of S arrays T_s × features.
+    whole_rows : bool
+        Whether values that are missing in part of a row are refused.
 
     Raises
     ------
     DataError
-        If the values are not real numbers, would change by conversion, are infinite, or are missing in part of a row.
+        If the values are not real numbers, would change by conversion, are infinite, or are missing in every row.
     """
     notes: list[str] = []
     lengths = None
@@ -106,10 +110,10 @@ def check_observations(
     raw = raw.reshape(len(raw), 1) if raw.ndim == 1 else raw
     missing = missing if missing is None else missing.reshape(raw.shape)
     values = _to_floats(raw, where, locate, narrow)
-    mask = _find_missing_rows(values, missing, where, locate, columns)
+    mask = _find_missing(values, missing, where, locate, columns, whole_rows)
     if mask is not None:
-        values = np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values.dtype.type(0), values)
-        notes.append(f"{_count(int(mask.sum()), 'row')} without any value {'are' if mask.sum() > 1 else 'is'} missing")
+        values = np.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.dtype.type(0), values)
+        notes.extend(_missing_notes(mask))
     if divide_by is not None:
         if isinstance(divide_by, bool | str) or not np.isfinite(divide_by) or divide_by <= 0:
             raise DataError(f"{where}: divide_by is {divide_by!r}; give a finite number above 0")
@@ -274,15 +278,22 @@ def _to_floats(raw: Array, where: str, locate: Callable[[int], str], narrow: boo
     return values
 
 
-def _find_missing_rows(
-    values: Array, missing: BoolArray | None, where: str, locate: Callable[[int], str], columns: Sequence[str]
+def _find_missing(
+    values: Array,
+    missing: BoolArray | None,
+    where: str,
+    locate: Callable[[int], str],
+    columns: Sequence[str],
+    whole_rows: bool,
 ) -> BoolArray | None:
-    """Return the mask of the rows without any value, None if there are none.
+    """Return the mask of the rows without any value or, where rows lack some of theirs, of the missing values.
+
+    None if nothing is missing.
 
     Raises
     ------
     DataError
-        If a value is infinite, a row has values only in part, or no row has any.
+        If a value is infinite, no row has any, or a row has values only in part though it must be whole.
     """
     flat = values.reshape(len(values), -1)
     empty: BoolArray = np.isnan(flat)
@@ -297,21 +308,68 @@ def _find_missing_rows(
             f"({_count(int(bad.sum()), 'such value')}); remove or replace it"
         )
     partial = empty & ~mask[:, None]
-    if partial.any():
+    if whole_rows and partial.any():
         row, column = np.argwhere(partial)[0]
-        how = "masked" if missing is not None and missing.reshape(flat.shape)[row, column] else "NaN"
         raise DataError(
-            f"{where}, {locate(int(row))}: holds NaN or an infinity: {_column(column, columns)} is {how} "
-            f"({_count(int(partial.sum()), 'cell')} in {_count(int(partial.any(axis=1).sum()), 'row')}); fill them in, "
-            "or remove the rows, as only rows without any value are taken as missing"
+            f"{where}, {locate(int(row))}: holds NaN in a part of the row: {_column(column, columns)} "
+            f"({_count(int(partial.sum()), 'value')} in {_count(int(partial.any(axis=1).sum()), 'row')}); of rows that "
+            "stay on disk, only whole ones can be missing: fill the values in, or give the rows in memory (a text "
+            "table, a smaller .npy file, or on_disk: false)"
         )
     if mask.all():
         raise DataError(f"{where}: holds NaN in every row, so that all rows are missing; give rows with values")
+    if partial.any():
+        return empty.reshape(values.shape)
     return mask if mask.any() else None
 
 
+def _missing_notes(mask: BoolArray) -> list[str]:
+    """Return how many rows have no value, and how many values other rows lack."""
+    of_row = mask.reshape(len(mask), -1)
+    rows = of_row.all(axis=1)
+    notes = []
+    if rows.any():
+        notes.append(f"{_count(int(rows.sum()), 'row')} without any value {'are' if rows.sum() > 1 else 'is'} missing")
+    partial = of_row[~rows]
+    if partial.any():
+        count, lacking = int(partial.sum()), int(partial.any(axis=1).sum())
+        where = _count(lacking, "other row" if rows.any() else "row")
+        notes.append(f"{_count(count, 'value')} {'are' if count > 1 else 'is'} missing in {where}")
+    return notes
+
+
+def compact_mask(mask: BoolArray) -> BoolArray:
+    """Return a mask of rows in the place of one of values, if no row lacks some of its values only."""
+    if mask.ndim == 1:
+        return mask
+    of_row = mask.reshape(len(mask), -1)
+    rows: BoolArray = np.asarray(of_row.all(axis=1))
+    return mask if (of_row.any(axis=1) & ~rows).any() else rows
+
+
+def columns_without_values(mask: BoolArray | None) -> IntArray:
+    """Return the indices of the columns that no row has a value in, by a mask of rows or of values."""
+    if mask is None or mask.ndim == 1:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(mask.reshape(len(mask), -1).all(axis=0))
+
+
+def describe_empty(columns: IntArray, names: Sequence[str] = ()) -> str:
+    """Return a sentence about columns without any value."""
+    shown = ", ".join(_column(int(column), names) for column in columns[:MAX_LISTED_NAMES])
+    more = f" and {len(columns) - MAX_LISTED_NAMES} more" if len(columns) > MAX_LISTED_NAMES else ""
+    has = "have" if len(columns) > 1 else "has"
+    return f"{shown}{more} {has} no value in any row; leave out columns without values"
+
+
 def missing_in_block(
-    block: Array, where: str, start: int, *, columns: Sequence[str] = (), divide_by: float | None = None
+    block: Array,
+    where: str,
+    start: int,
+    *,
+    columns: Sequence[str] = (),
+    divide_by: float | None = None,
+    whole_rows: bool = True,
 ) -> BoolArray | None:
     """Return which rows of a block of a longer array have no value, (n,); None if every value is finite.
 
@@ -327,11 +385,13 @@ def missing_in_block(
         Names of the columns for error messages.
     divide_by : float, optional
         What all values are to be divided by.
+    whole_rows : bool
+        Whether values that are missing in part of a row are refused.
 
     Raises
     ------
     DataError
-        If a value is infinite, also by the division, or missing in part of a row.
+        If a value is infinite, also by the division, or missing in part of a row that must be whole.
     """
     if block.dtype.kind != "f":
         return None
@@ -351,6 +411,7 @@ def missing_in_block(
             columns=columns,
             narrow=True,
             divide_by=divide_by,
+            whole_rows=whole_rows,
         )
     return missing
 

@@ -310,7 +310,7 @@ def parquet_blocks(layout: Layout, groups: Sequence[tuple[str, int]]) -> Iterato
     Raises
     ------
     DataError
-        If a file is damaged, a list has another length, or a value is not finite or missing in part of a row.
+        If a file is damaged, a list has another length, or a value is infinite.
     MissingIntegersError
         If the dtype is one of integers, and a value is missing.
     """
@@ -330,7 +330,7 @@ def parquet_blocks(layout: Layout, groups: Sequence[tuple[str, int]]) -> Iterato
                     values = _numbers(batch.column(name), each, dtype, where, np.arange(len(batch)))
                     rows[:, column : column + width] = values.reshape(len(batch), width)
                     column += width
-                missing_in_block(rows, location, start, columns=labels)
+                missing_in_block(rows, location, start, columns=labels, whole_rows=False)
                 yield rows.reshape(-1, *shape)
                 start += len(batch)
 

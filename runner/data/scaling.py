@@ -19,6 +19,7 @@ from actors.limits import MAX_LISTED_NAMES, MAX_SCALED_COLUMNS
 from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, BoolArray, FloatArray, State
 from runner.data.errors import DataError
+from runner.data.intake import describe_empty
 from runner.data.tables import column_places
 from runner.report.printable import brief
 
@@ -66,7 +67,8 @@ class Scaling:
             with np.errstate(over="ignore"):
                 block = ((flat - self.center) / self.width).astype(values.dtype)
             if mask is not None:
-                block[mask[start : start + len(block)]] = 0
+                own = mask[start : start + len(block)]
+                block[own if own.ndim == 1 else own.reshape(block.shape)] = 0
             if not np.isfinite(block).all():
                 row, column = np.argwhere(~np.isfinite(block))[0]
                 raise DataError(
@@ -185,9 +187,11 @@ def _learn(
     """Return the scaling of rows, and the columns that have one value only."""
     columns = len(kinds)
     least, most = np.full(columns, np.inf), np.full(columns, -np.inf)
-    for flat in _present(rows, mask):
-        np.minimum(least, flat.min(axis=0), out=least)
-        np.maximum(most, flat.max(axis=0), out=most)
+    for flat, seen in _present(rows, mask):
+        np.minimum(least, flat.min(axis=0, **_only(seen, np.inf)), out=least)
+        np.maximum(most, flat.max(axis=0, **_only(seen, -np.inf)), out=most)
+    if not np.isfinite(least).all():
+        raise DataError(f"{where}: {describe_empty(np.flatnonzero(~np.isfinite(least)))}")
     half = most / 2 - least / 2  # the difference itself may be beyond float64
     standard, unit = (np.array([kind == each for kind in kinds]) for each in ("standard", "unit"))
     center, width = np.zeros(columns), np.ones(columns)
@@ -210,24 +214,41 @@ def _moments(
     rows: Array | StoredRows, mask: BoolArray | None, middle: FloatArray, half: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean and standard deviation of the columns of u = (x − middle)/half, which spans −1 to 1."""
-    count, mean, squares = 0, np.zeros(len(middle)), np.zeros(len(middle))
-    for flat in _present(rows, mask):
+    count: int | FloatArray = 0
+    mean, squares = np.zeros(len(middle)), np.zeros(len(middle))
+    for flat, seen in _present(rows, mask):
         scaled = (flat - middle) / half
-        own = scaled.mean(axis=0)
-        scaled -= own
-        total, gap = count + len(flat), own - mean
-        squares += np.square(scaled).sum(axis=0) + np.square(gap) * (count * len(flat) / total)
-        mean += gap * (len(flat) / total)
+        number: int | FloatArray = len(flat)
+        if seen is None:
+            own = scaled.mean(axis=0)
+            scaled -= own
+        else:
+            number = seen.sum(axis=0).astype(np.float64)
+            own = np.where(seen, scaled, 0.0).sum(axis=0) / np.maximum(number, 1.0)
+            scaled = np.where(seen, scaled - own, 0.0)
+        total, gap = count + number, own - mean
+        every = np.maximum(total, 1)
+        squares += np.square(scaled).sum(axis=0) + np.square(gap) * (count * number / every)
+        mean += gap * (number / every)
         count = total
     return mean, np.sqrt(squares / count)
 
 
-def _present(rows: Array | StoredRows, mask: BoolArray | None) -> Iterator[FloatArray]:
-    """Yield blocks (n, D) of float64 with the rows that are not missing."""
+def _only(seen: BoolArray | None, otherwise: float) -> dict[str, Any]:
+    """Return what makes numpy's reductions leave values out."""
+    return {} if seen is None else {"where": seen, "initial": otherwise}
+
+
+def _present(rows: Array | StoredRows, mask: BoolArray | None) -> Iterator[tuple[FloatArray, BoolArray | None]]:
+    """Yield blocks (n, D) of float64 with the rows that are not missing, and which of their values are not, if any."""
     for start, flat in _blocks(rows):
-        taken = flat if mask is None else flat[~mask[start : start + len(flat)]]
+        own = None if mask is None else mask[start : start + len(flat)]
+        if own is not None and own.ndim > 1:
+            yield flat, ~own.reshape(flat.shape)
+            continue
+        taken = flat if own is None else flat[~own]
         if len(taken):
-            yield taken
+            yield taken, None
 
 
 def _blocks(rows: Array | StoredRows) -> Iterator[tuple[int, FloatArray]]:

@@ -15,12 +15,14 @@ from actors.errors import ModuleError, RowError
 from actors.graph.graph import Graph
 from actors.graph.registry import find
 from actors.graph.spec import ModuleSpec
+from actors.messaging.message import missing_rows
 from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, IntArray, State
 from runner.config.sections import DataConfig
 from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
+from runner.data.intake import columns_without_values, describe_empty
 from runner.data.rows import known_rows
 from runner.data.scaling import scale_new_rows, scale_rows, scaling_in
 from runner.data.shards import Converter, digest_of, find_shards, kind_of
@@ -214,6 +216,8 @@ def check_new_rows(graph: Graph, data: Data, states: Mapping[str, State]) -> Non
 def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data, *, learns: bool) -> None:
     """Raise an error if a module with these parameters cannot use the rows of the sources below it."""
     below = [each.lower for each in graph.connections if each.upper == module.name and each.lower in data]
+    for name in below:
+        _check_missing_values(module, data[name], name, learns=learns)
     for name in below or [""]:
         every = np.arange(count_rows(data))
         blocks = _present_rows(data[name]) if name else iter([(every, np.empty((len(every), 0)))])
@@ -226,14 +230,38 @@ def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data,
                 raise ModuleError(f"module {module.name!r}: {error}") from None
 
 
+def _check_missing_values(module: ModuleSpec, source: Dataset, name: str, *, learns: bool) -> None:
+    """Raise an error if values are missing in part of a row of a source, and the module above it cannot use that."""
+    if source.mask is None or source.mask.ndim == 1:
+        return
+    if learns and len(empty := columns_without_values(source.mask)):
+        raise DataError(f"{_label(name)}: {describe_empty(empty, source.columns)}")
+    of_row = source.mask.reshape(len(source.mask), -1)
+    lacking = np.flatnonzero(of_row.any(axis=1) & ~of_row.all(axis=1))
+    if not len(lacking):
+        return
+    where = f"row {lacking[0] + 1} of {_label(name)}"
+    others = f" ({len(lacking):,} rows do)" if len(lacking) > 1 else ""
+    if not find(module.type).missing_values:
+        raise ModuleError(
+            f"module {module.name!r}: {where} lacks some of its values{others}, which a module of type "
+            f"{module.type!r} cannot use; fill them in, or use one that leaves them out, such as gmm, pca or vae"
+        )
+    if module.sharing is not None:
+        raise ModuleError(
+            f"module {module.name!r}: {where} lacks some of its values{others}, which needs all rows in one process; "
+            f"remove modules.{module.name}.workers, or fill the values in"
+        )
+
+
 def _present_rows(source: Dataset) -> Iterator[tuple[IntArray, Array]]:
     """Yield those rows of a source that are not missing, and their numbers: all at once, or blocks of rows on disk."""
     stored = source.observations
     blocks = blocks_to_check(stored) if isinstance(stored, StoredRows) else iter([(0, stored)])
     for start, values in blocks:
         numbers = start + np.arange(len(values))
-        if source.mask is not None:
-            present = ~source.mask[numbers]
+        if (missing := missing_rows(source.mask)) is not None:
+            present = ~missing[numbers]
             numbers, values = numbers[present], values[present]
         if len(numbers):
             yield numbers, values

@@ -541,7 +541,7 @@ class TextTable:
                     raise DataError(f", line {number}: holds {shown!r} in column {place + 1}, {problem}")
 
     def _check_cells(self, skip: int, columns: Sequence[int], error: ValueError) -> None:
-        """Raise an error for the first cell that is neither a number nor missing, or for rows without some values."""
+        """Raise an error for the first cell that is neither a number nor missing, or if each line ends with a comma."""
         width, empty, partial = 0, 0, None
         rows, all_rows, ends, top = 0, 0, 0, 0
         for number, fields in self._lines(skip):
@@ -561,19 +561,12 @@ class TextTable:
             missing = [place for place, field in zip(columns, used, strict=False) if field in MISSING]
             if missing and len(missing) < len(used):
                 empty, rows = empty + len(missing), rows + 1
-                partial = partial or (number, missing[0], fields[missing[0]])
-        if partial:
-            number, place, text = partial
-            if self.comma and ends == all_rows == rows == empty:
-                what = "tab" if self.comma == "\t" else "comma"
-                raise DataError(
-                    f", line {number}: ends with a {what}, as all rows do, so that column {width} is empty; remove "
-                    f"this {what} from each line"
-                ) from error
-            counted = f"{empty:,} empty cell{'s' * (empty > 1)} in {rows:,} row{'s' * (rows > 1)}"
+                partial = partial or number
+        if partial and self.comma and ends == all_rows == rows == empty:
+            what = "tab" if self.comma == "\t" else "comma"
             raise DataError(
-                f", line {number}: holds {text!r} where a number belongs, in column {place + 1} ({counted}); fill them "
-                "in or remove the rows, as only rows without any value are taken as missing"
+                f", line {partial}: ends with a {what}, as all rows do, so that column {width} is empty; remove this "
+                f"{what} from each line"
             ) from error
 
     def sample(self, rows: int) -> tuple[list[str], list[list[str]]]:

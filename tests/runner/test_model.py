@@ -631,7 +631,7 @@ def test_texts_of_the_drawing_are_escaped(trained):
 
 ROWS = np.zeros((4, 2))
 REFUSED_ROWS = {
-    "NaN in a part of a row": ([[1.0, np.nan], [2.0, 3.0]], "X, row 1: holds NaN"),
+    "a column without any value": ([[1.0, np.nan], [2.0, np.nan]], "data: column 2 has no value in any row"),
     "an infinity": ([[1.0, np.inf], [2.0, 3.0]], "X, row 1: holds NaN or an infinity: column 2 is inf"),
     "no value at all": (np.full((3, 2), np.nan), "X: holds NaN in every row"),
     "texts": (np.array([["a", "b"]]), "X: holds texts"),

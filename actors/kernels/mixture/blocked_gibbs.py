@@ -190,6 +190,7 @@ def draw_labels(
     use_counts: bool = True,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
+    incomplete: tuple[IntArray, FloatArray] | None = None,
 ) -> IntArray:
     """Draw the label of each row of a chunk given the parameters of the classes.
 
@@ -213,6 +214,9 @@ def draw_labels(
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
         True for missing rows: they are in no class, and their values (NaN, say) are not used.
+    incomplete : tuple of ndarray, shapes (M,) and (M, K), optional
+        Numbers of the rows in which some values are missing, and the log densities of their observed columns
+        (:func:`actors.kernels.mixture.incomplete.log_density_observed`).
 
     Returns
     -------
@@ -230,7 +234,11 @@ def draw_labels(
     missing = as_mask(mask, len(rows))
     check_finite(rows, missing)
     uniforms = generator.random(len(rows))[~missing]
-    scores = temperature * log_density(as_input(rows[~missing]), parameters)
+    density = log_density(as_input(rows[~missing]), parameters)
+    if incomplete is not None:
+        numbers = np.cumsum(~missing) - 1
+        density[numbers[incomplete[0]]] = incomplete[1]
+    scores = temperature * density
     if use_counts:
         scores += parameters.log_weights
     if log_bias is not None:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from actors.kernels.mixture import gibbs
 from actors.kernels.mixture.gibbs_sweep import make_tables
+from actors.kernels.mixture.incomplete import Incomplete
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_labels
 from actors.kernels.mixture.split_merge import SplitMergeSampler, propose
 from actors.kernels.special import digamma, logsumexp
@@ -114,6 +115,7 @@ def sample_crp_mixture(
     log_prior: FloatArray | None = None,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
+    incomplete: Incomplete | None = None,
     proposals: int = 0,
     learn_alpha: bool = False,
     on_sweep: Callable[[int, int], object] | None = None,
@@ -146,6 +148,8 @@ def sample_crp_mixture(
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
         True for missing rows: they are in no class, and their values are not used.
+    incomplete : Incomplete, optional
+        The rows with some missing values, as in :func:`actors.kernels.mixture.gibbs.gibbs`.
     proposals : int
         Number of split or merge proposals after each sweep.
     learn_alpha : bool
@@ -165,12 +169,15 @@ def sample_crp_mixture(
     """
     data = gibbs.as_sampler_input(X, z, max_classes, prior, None if log_prior is None else log_prior.copy(), mask)
     tables = make_tables(prior, len(data.rows), alpha, log_prior is None, temperature, share_alpha=True)
+    completion = None if incomplete is None else gibbs.Completion(data, incomplete, max_classes, prior)
+    data = data if completion is None else completion.data
     posterior = posterior_from_labels(data.rows, data.labels, max_classes, prior)
     if log_prior is not None:
         data.bias[:] = _class_bias(data.bias, posterior.counts, alpha)
     sampler = SplitMergeSampler(data, posterior, tables, prior, has_row_prior=log_prior is not None)
     for done in range(1, iterations + 1):
-        moved = gibbs.sweep_once(data, posterior, sampler.tables, generator)
+        moved = 0 if completion is None else completion.redraw(posterior, sampler.tables, generator)
+        moved += gibbs.sweep_once(data, posterior, sampler.tables, generator)
         for _ in range(proposals):
             propose(sampler, generator)
         if learn_alpha and posterior.counts.any():
@@ -182,7 +189,7 @@ def sample_crp_mixture(
                 array[...] = new
         if on_sweep is not None:
             on_sweep(done, moved)
-    return CRPResult(data.labels, posterior, alpha)
+    return CRPResult(data.labels, posterior if completion is None else completion.expected_posterior(), alpha)
 
 
 def _class_bias(log_prior: FloatArray, counts: IntArray | FloatArray, alpha: float) -> FloatArray:

@@ -18,6 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.kernels.mixture.gibbs_sweep import Tables, make_tables, sweep
+from actors.kernels.mixture.incomplete import (
+    Incomplete,
+    conditionals,
+    pairs_of_labels,
+    posterior_given_labels,
+)
+from actors.kernels.mixture.incomplete_sweep import sweep_incomplete
 from actors.kernels.mixture.input_checks import as_bias, as_labels, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive, posterior_from_labels
 from actors.kernels.types import BoolArray, FloatArray, IntArray
@@ -48,9 +55,14 @@ def gibbs(
     use_counts: bool = True,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
+    incomplete: Incomplete | None = None,
     on_sweep: Callable[[int, int], object] | None = None,
 ) -> tuple[IntArray, NIWPosterior]:
     """Run Gibbs sweeps over all rows.
+
+    Missing values of incomplete rows are drawn with the rows' labels
+    (:mod:`actors.kernels.mixture.incomplete_sweep`). The posterior that is returned does not depend on these draws: it
+    is that of the labels, with what it expects of the missing values.
 
     Parameters
     ----------
@@ -76,6 +88,8 @@ def gibbs(
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
         True for missing rows: they are in no class, and their values (NaN, say) are not used.
+    incomplete : Incomplete, optional
+        The rows with some missing values, in the place of which X has any finite numbers.
     on_sweep : callable, optional
         Called after each sweep with (sweeps done, rows whose label changed in it), with the GIL.
 
@@ -94,14 +108,81 @@ def gibbs(
     """
     data = as_sampler_input(X, z, classes, prior, log_bias, mask)
     tables = make_tables(prior, len(data.rows), alpha, use_counts, temperature)
+    completion = None if incomplete is None else Completion(data, incomplete, classes, prior)
+    data = data if completion is None else completion.data
     posterior = posterior_from_labels(data.rows, data.labels, classes, prior)
     for done in range(1, iterations + 1):
-        moved = sweep_once(data, posterior, tables, generator)
+        moved = 0 if completion is None else completion.redraw(posterior, tables, generator)
+        moved += sweep_once(data, posterior, tables, generator)
         if done % REBUILD_EVERY == 0 or done == iterations:
             posterior = posterior_from_labels(data.rows, data.labels, classes, prior)
         if on_sweep is not None:
             on_sweep(done, moved)
-    return data.labels, posterior
+    return data.labels, posterior if completion is None else completion.expected_posterior()
+
+
+class Completion:
+    """Incomplete rows of a sampler, whose missing values are drawn.
+
+    Parameters
+    ----------
+    data : SamplerInput
+        Rows with any finite numbers in the place of missing values.
+    incomplete : Incomplete
+    classes : int
+        K.
+    prior : NIWPrior
+
+    Attributes
+    ----------
+    data : SamplerInput
+        The same with copies of the rows, where missing values are the conditional means by the rows' labels at first.
+        Incomplete rows are masked, so that a sweep leaves them out.
+
+    Raises
+    ------
+    ValueError
+        If a class's scale gets singular in float64.
+    """
+
+    def __init__(self, data: SamplerInput, incomplete: Incomplete, classes: int, prior: NIWPrior) -> None:
+        masked = data.missing.copy()
+        masked[incomplete.rows] = True
+        self.data = data._replace(rows=data.rows.copy(), missing=masked)
+        self._given, self._incomplete, self._classes, self._prior = data.rows, incomplete, classes, prior
+        self._absent = ~incomplete.observed[incomplete.pattern]
+        pairs = pairs_of_labels(incomplete, data.labels)
+        if len(pairs.row):
+            posterior = self.expected_posterior()
+            found = conditionals(data.rows, incomplete, pairs, posterior.mean, posterior.scale)
+            self.data.rows[incomplete.rows[pairs.row]] = found.values
+
+    def redraw(self, posterior: NIWPosterior, tables: Tables, generator: np.random.Generator) -> int:
+        """Draw labels and missing values of the incomplete rows; return how many labels changed.
+
+        The posterior of all rows is changed in place.
+
+        Raises
+        ------
+        ValueError
+            If a class's scale gets singular in float64; labels and posterior are then invalid.
+        """
+        rows, bias, labels, _ = self.data
+        moved = sweep_incomplete(rows, self._incomplete.rows, self._absent, bias, labels, generator, posterior, tables)
+        _check_moved(moved)
+        for array, new in zip(posterior, posterior_from_labels(rows, labels, self._classes, self._prior), strict=True):
+            array[...] = new
+        return int(moved)
+
+    def expected_posterior(self) -> NIWPosterior:
+        """Return the posterior given the labels, with what it expects of the missing values.
+
+        Raises
+        ------
+        ValueError
+            If a class's scale is not positive definite in float64.
+        """
+        return posterior_given_labels(self._given, self.data.labels, self._classes, self._incomplete, self._prior)
 
 
 def as_sampler_input(
@@ -134,9 +215,13 @@ def sweep_once(data: SamplerInput, posterior: NIWPosterior, tables: Tables, gene
     """
     uniforms = generator.random(len(data.rows))
     moved = sweep(data.rows, data.bias, data.labels, uniforms, data.missing, posterior, tables)
+    _check_moved(moved)
+    return int(moved)
+
+
+def _check_moved(moved: int) -> None:
     if moved < 0:
         raise ValueError(f"the scale of class {-1 - moved} is singular: the prior's scale is too small for data")
-    return int(moved)
 
 
 def compile_kernels() -> None:

@@ -161,9 +161,9 @@ def sweep(
             row = block.rows[j]
             old = z[row]
             if tables.shared_alpha > 0.0:
-                _divide_shared_alpha(old, posterior.counts, tables)
+                divide_shared_alpha(old, posterior.counts, tables)
             _score_row(j, old, log_bias[row], posterior, tables, block)
-            new = _draw_label(block.scores, uniforms[row])
+            new = draw_label(block.scores, uniforms[row])
             if new != old:
                 if old >= 0:
                     _move_row(old, j, -1.0, posterior, tables, block)
@@ -231,7 +231,7 @@ def _update_densities(k: int, posterior: NIWPosterior, tables: Tables, block: _B
 
 
 @kernel
-def _divide_shared_alpha(own: int, counts: IntArray | FloatArray, tables: Tables) -> None:
+def divide_shared_alpha(own: int, counts: IntArray | FloatArray, tables: Tables) -> None:
     """Divide the shared alpha among the classes that are empty once a row is left out of its own."""
     empty = 0
     for k in range(counts.shape[0]):
@@ -258,7 +258,7 @@ def _score_row(j: int, own: int, bias: FloatArray, posterior: NIWPosterior, tabl
 
 
 @kernel
-def _draw_label(scores: FloatArray, uniform: float) -> int:
+def draw_label(scores: FloatArray, uniform: float) -> int:
     """Draw k with probability proportional to exp(scores[k]), by inversion; scores are overwritten."""
     K = scores.shape[0]
     largest = scores[0]
@@ -353,7 +353,7 @@ def _update_cholesky(
             done = done and rank_one_update(chol, block.pending[k, e], block.signs[k, e])
     if not done and not factorize(posterior.scale[k], chol):
         # The rounding errors of many changes exceeded the prior's scale.
-        _recompute_moments(k, X, z, posterior, tables)
+        recompute_moments(k, X, z, posterior, tables)
         if not factorize(posterior.scale[k], chol):
             return False
         posterior.log_det[k] = 0.0
@@ -364,7 +364,7 @@ def _update_cholesky(
 
 
 @kernel
-def _recompute_moments(k: int, X: FloatArray, z: IntArray, posterior: NIWPosterior, tables: Tables) -> None:
+def recompute_moments(k: int, X: FloatArray, z: IntArray, posterior: NIWPosterior, tables: Tables) -> None:
     """Compute m and S of class k from the prior and its rows, one by one (only non-negative terms are added to S)."""
     posterior.mean[k] = tables.mean0
     posterior.scale[k] = tables.scale0

@@ -20,6 +20,13 @@ from numpy.typing import ArrayLike
 
 from actors.kernels.jit import as_input
 from actors.kernels.log_rows import softmax_of_rows
+from actors.kernels.mixture.incomplete import (
+    Incomplete,
+    all_pairs,
+    expected_log_density_observed,
+    posterior_expected,
+    posterior_given,
+)
 from actors.kernels.mixture.input_checks import as_bias, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import (
     MIN_DOWNDATE,
@@ -32,7 +39,7 @@ from actors.kernels.mixture.niw import (
 )
 from actors.kernels.mixture.scatter import weighted_scatter
 from actors.kernels.special import digamma, entr, gammaln
-from actors.kernels.types import FloatArray, IntArray
+from actors.kernels.types import BoolArray, FloatArray, IntArray
 
 MIN_RISE = 1e-9
 """Nats a row: iteration ends when the bound rises by less."""
@@ -221,6 +228,7 @@ def variational_bayes(
     log_bias: ArrayLike | None = None,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
+    incomplete: Incomplete | None = None,
     on_iteration: Callable[[int, float], object] | None = None,
 ) -> tuple[FloatArray, NIWPosterior, float]:
     """Run iterations that update first the responsibilities given the posterior, then the posterior given these.
@@ -243,6 +251,9 @@ def variational_bayes(
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
         True for missing rows: they are in no class, and their values (NaN, say) are not used.
+    incomplete : Incomplete, optional
+        The rows with some missing values, in the place of which X has any finite numbers. The missing values of a row
+        have a distribution q(x_m | z) for each class (:mod:`actors.kernels.mixture.incomplete`).
     on_iteration : callable, optional
         Called after each iteration with (iterations done, the objective at this temperature, which never falls).
 
@@ -269,16 +280,54 @@ def variational_bayes(
         raise ValueError(f"alpha must be positive, but is {alpha}")
     log_prior = None if log_bias is None else as_bias(log_bias, N, out.shape[1], missing)[~missing]
     seen, r = as_input(rows[~missing]), out[~missing]
-    posterior, before = posterior_from_responsibilities(seen, r, prior), -math.inf
+    sums = _Sums(seen, prior, _without(incomplete, missing), out.shape[1])
+    posterior, entropy = sums.first(r)
+    before = -math.inf
     for done in range(1, iterations + 1):
         class_scores = expected_log_weights(posterior.counts, alpha) if log_prior is None else log_prior
-        r = softmax_of_rows(class_scores + temperature * expected_log_density(seen, posterior, prior))
-        posterior = posterior_from_responsibilities(seen, r, prior)
+        r = softmax_of_rows(class_scores + temperature * sums.expected_log_density(posterior))
+        posterior, entropy = sums.posterior(r, posterior)
         objective = evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior, temperature=temperature)
+        objective += temperature * entropy
         if on_iteration is not None:
             on_iteration(done, objective)
         if objective - before < MIN_RISE * len(seen):
             break
         before = objective
     out[missing], out[~missing] = 0.0, r
-    return out, posterior, evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior)
+    return out, posterior, evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior) + entropy
+
+
+def _without(incomplete: Incomplete | None, missing: BoolArray) -> Incomplete | None:
+    """Return the incomplete rows, numbered among the rows that are not missing."""
+    if incomplete is None:
+        return None
+    numbers: IntArray = np.cumsum(~missing) - 1
+    return incomplete._replace(rows=numbers[incomplete.rows])
+
+
+class _Sums:
+    """Posterior and expected densities of rows (N, D), none of which is missing, but some may be incomplete."""
+
+    def __init__(self, rows: FloatArray, prior: NIWPrior, incomplete: Incomplete | None, classes: int) -> None:
+        self._rows, self._prior, self._incomplete = rows, prior, incomplete
+        self._pairs = None if incomplete is None else all_pairs(incomplete, classes)
+
+    def first(self, responsibilities: FloatArray) -> tuple[NIWPosterior, float]:
+        """Return the posterior given responsibilities alone, and the entropy of missing values under it."""
+        if self._incomplete is None:
+            return posterior_from_responsibilities(self._rows, responsibilities, self._prior), 0.0
+        return posterior_given(self._rows, responsibilities, self._incomplete, self._prior, self._pairs)
+
+    def posterior(self, responsibilities: FloatArray, before: NIWPosterior) -> tuple[NIWPosterior, float]:
+        """Return the posterior given responsibilities and what the one `before` says of missing values."""
+        if self._incomplete is None or self._pairs is None:
+            return posterior_from_responsibilities(self._rows, responsibilities, self._prior), 0.0
+        return posterior_expected(self._rows, responsibilities, self._incomplete, self._pairs, before, self._prior)
+
+    def expected_log_density(self, posterior: NIWPosterior) -> FloatArray:
+        """Return E[log N(x_t | μ_k, Λ_k)], (N, K), missing values integrated out."""
+        density = expected_log_density(self._rows, posterior, self._prior)
+        if self._incomplete is None:
+            return density
+        return expected_log_density_observed(self._rows, density, self._incomplete, posterior, self._prior)

@@ -18,7 +18,13 @@ from actors.errors import ModuleError, NonFiniteError
 from actors.kernels.mixture.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.mixture.columns import Columns, choose_columns
 from actors.kernels.mixture.gibbs import compile_kernels
-from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive, sample_predictive
+from actors.kernels.mixture.incomplete import (
+    fill_by_one_gaussian,
+    find_incomplete,
+    log_predictive_observed,
+    with_column_means,
+)
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, sample_predictive
 from actors.kernels.mixture.sums import responsibilities_given
 from actors.kernels.mixture.variational import expected_log_weights, most_probable_labels
 from actors.kernels.sequences import boundaries
@@ -57,8 +63,12 @@ class _Calibration:
 
 
 class Mixture(Module[P]):
-    """A mixture of Gaussians with a normal-inverse-Wishart prior; abstract."""
+    """A mixture of Gaussians with a normal-inverse-Wishart prior; abstract.
 
+    Values that are missing in part of a row are integrated out (:mod:`actors.kernels.mixture.incomplete`).
+    """
+
+    missing_values = True
     display_name: ClassVar[str]
     """Name of the module type in error messages."""
     ports = (
@@ -85,8 +95,12 @@ class Mixture(Module[P]):
         """K, the number of columns of every message."""
 
     @abstractmethod
-    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+    def _initial_assignment(
+        self, rows: FloatArray, lengths: Array | None, context: Context, *, lacking: bool = False
+    ) -> Assignment:
         """Return the assignment that the first update of `rows` (N, D), all finite, starts from.
+
+        `lacking` says that missing values have been filled in.
 
         Raises
         ------
@@ -143,11 +157,18 @@ class Mixture(Module[P]):
         parameters = self._step_parameters(context)
         message = data_message(inbox)
         rows, missing = rows_and_mask(message)
-        columns = self._choose_columns(rows[~missing], message, context)
+        absent = message.missing_values
+        columns = self._choose_columns(
+            rows[~missing] if absent is None else filled_with_seen(rows, absent)[~missing], message, context
+        )
         X = columns.internal(rows)
+        seen = None if absent is None else ~absent[:, columns.kept]
+        if seen is not None:
+            X, missing = with_column_means(X, seen), missing | ~seen.any(axis=1)
+        incomplete = None if seen is None else find_incomplete(~seen, missing)
         present = X[~missing]
         log_prior = combine_priors(inbox, PRIOR, (len(X), self.classes))
-        prior = self._make_prior(present, columns, parameters)
+        prior = self._make_prior(present, columns, parameters, None if seen is None else seen[~missing])
         iterations = parameters.iterations + (parameters.burn_in if self._factors is None else 0)
         # Tempering balances the likelihood against a prior. Without one it only blurs the classes, for good.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
@@ -161,11 +182,14 @@ class Mixture(Module[P]):
             iterations=iterations if context.learn else 0,
             use_counts=log_prior is None or self._weights_multiply_prior(parameters),
             temperature=1.0 if log_prior is None else context.temperature * trust,
+            incomplete=incomplete,
         )
         try:
             start = self._current_assignment(problem, rows, columns, message.lengths, context)
             assignment, factors, loo, metrics = self._fit(problem, start, context)
-            likelihood = log_predictive(X, factors, prior) if self._weights_multiply_prior(parameters) else loo
+            likelihood = loo
+            if self._weights_multiply_prior(parameters):
+                likelihood = log_predictive_observed(X, incomplete, factors, prior)
         except NonFiniteError:  # names the module already
             raise
         except (ValueError, np.linalg.LinAlgError) as error:
@@ -182,9 +206,11 @@ class Mixture(Module[P]):
             likelihood = self._calibrated_likelihood(likelihood, factors, parameters)
             likelihood[missing] = 0.0
         metrics = {**self._evidences(loo, log_prior, context), **metrics}
-        volume = len(present) * columns.log_volume  # these are log densities of the rows in the units that they came in
+        by_row = log_volumes(columns, seen)
+        # These are log densities of the rows in the units that they came in.
+        volume = len(present) * by_row if isinstance(by_row, float) else float(by_row[~missing].sum())
         metrics |= {name: metrics[name] - volume for name in ("evidence", "score", "bound") if name in metrics}
-        log_volume = 0.0 if parameters.calibrate else columns.log_volume
+        log_volume = 0.0 if parameters.calibrate else by_row
         return self._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
@@ -201,9 +227,15 @@ class Mixture(Module[P]):
         if self._factors is None or self._prior is None or self._columns is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         rows, missing = rows_and_mask(data_message(inbox))
+        absent = data_message(inbox).missing_values
+        seen = None
+        if absent is not None and absent.shape[1] == self._columns.kept.size:
+            rows = np.where(absent, self._columns.external(self._prior.mean[None]), rows)
+            seen = ~absent[:, self._columns.kept]
+            missing = missing | ~seen.any(axis=1)
         X = self._internal_rows(rows, missing, context)
         self._log_differing(self._columns.differing(rows[~missing]), context)
-        likelihood, log_volume = self._new_likelihood(X, missing, context)
+        likelihood, log_volume = self._new_likelihood(X, missing, context, seen)
         outbox = self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
         if context.receivers.get("class_posteriors") or self._calibration is not None:
             return outbox
@@ -217,19 +249,25 @@ class Mixture(Module[P]):
         likelihood, log_volume = self._new_likelihood(X, missing, context)
         return self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
 
-    def _new_likelihood(self, X: FloatArray, missing: BoolArray, context: Context) -> tuple[FloatArray, float]:
-        """Return log p(row | class) of new internal rows, (N, K), and what converts it to the units of the rows."""
+    def _new_likelihood(
+        self, X: FloatArray, missing: BoolArray, context: Context, seen: BoolArray | None = None
+    ) -> tuple[FloatArray, float | FloatArray]:
+        """Return log p(row | class) of new internal rows, (N, K), and what converts it to the units of the rows.
+
+        `seen` (N, D) is false where a value is missing.
+        """
         assert self._factors is not None
         assert self._prior is not None
         assert self._columns is not None
         try:
-            likelihood = log_predictive(X, self._factors, self._prior)
+            incomplete = None if seen is None else find_incomplete(~seen, missing)
+            likelihood = log_predictive_observed(X, incomplete, self._factors, self._prior)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         if self._calibration is not None:
             likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
         likelihood[missing] = 0.0
-        return likelihood, self._columns.log_volume if self._calibration is None else 0.0
+        return likelihood, log_volumes(self._columns, seen) if self._calibration is None else 0.0
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send class means for classes from the prior, or drawn by the weights without one; output ``class`` (N,).
@@ -330,7 +368,7 @@ class Mixture(Module[P]):
         `rows` (N, D) are in the units in which they came.
         """
         if self._factors is None:
-            return self._first_assignment(problem.rows, problem.missing, lengths, context)
+            return self._first_assignment(problem.rows, problem.missing, lengths, context, problem)
         assert self._prior is not None
         assert self._columns is not None
         carried = self._assignment
@@ -348,6 +386,9 @@ class Mixture(Module[P]):
             )
         if carried is not None:
             return carried
+        if problem.incomplete is not None:
+            filled = fill_by_one_gaussian(problem.rows, problem.missing, problem.incomplete, problem.prior)
+            rows = columns.external(filled)
         soft = responsibilities_given(
             self._columns.internal(rows),
             self._factors,
@@ -360,14 +401,22 @@ class Mixture(Module[P]):
         return Assignment(most_probable_labels(soft), soft)
 
     def _first_assignment(
-        self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context
+        self,
+        X: FloatArray,
+        missing: BoolArray,
+        lengths: Array | None,
+        context: Context,
+        problem: FitProblem | None = None,
     ) -> Assignment:
         """Return the assignment that the first update of internal rows (N, D) starts from."""
+        lacking = problem is not None and problem.incomplete is not None
+        if problem is not None and problem.incomplete is not None:
+            X = fill_by_one_gaussian(X, missing, problem.incomplete, problem.prior)
         # Missing rows take the mean of the others, where they influence the start least.
         filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
         if self._step_parameters(context).prior_scale == "data":  # the columns may have different units
             filled = filled / np.where(deviation := X[~missing].std(axis=0), deviation, 1.0)
-        return self._initial_assignment(filled, lengths, context)
+        return self._initial_assignment(filled, lengths, context, lacking=lacking)
 
     def _choose_columns(self, present: FloatArray, message: Message, context: Context) -> Columns:
         """Return the conversion of the rows (M, D) that are not missing; log which columns are left out."""
@@ -404,9 +453,14 @@ class Mixture(Module[P]):
         assert self._columns is not None
         return self._columns.external(self._factors.mean)
 
-    def _make_prior(self, present: FloatArray, columns: Columns, parameters: P) -> NIWPrior:
-        """Return the prior for the internal rows (M, D) that are not missing."""
-        return self._prior_from(present.mean(axis=0), present.var(axis=0), len(present), columns, parameters)
+    def _make_prior(
+        self, present: FloatArray, columns: Columns, parameters: P, seen: BoolArray | None = None
+    ) -> NIWPrior:
+        """Return the prior for the internal rows (M, D) that are not missing; `seen` is false where values are."""
+        if seen is None:
+            return self._prior_from(present.mean(axis=0), present.var(axis=0), len(present), columns, parameters)
+        mean, variance = present.mean(axis=0, where=seen), present.var(axis=0, where=seen)
+        return self._prior_from(mean, variance, len(present), columns, parameters)
 
     def _prior_from(
         self, mean: FloatArray, variance: FloatArray, rows: int, columns: Columns, parameters: P
@@ -495,11 +549,11 @@ class Mixture(Module[P]):
         likelihood: FloatArray,
         missing: BoolArray,
         metrics: dict[str, float],
-        log_volume: float,
+        log_volume: float | FloatArray,
     ) -> Outbox:
         """Combine `likelihood` (N, K), 0 where rows are missing, with the priors; return messages and outputs.
 
-        `log_volume` converts its densities to the units of the rows; it is the same for all classes.
+        `log_volume`, a number or (N,), converts its densities to the units of the rows; it is the same for all classes.
         """
         assert self._factors is not None
         parameters, of_rows = self._step_parameters(context), rows_of(data_message(inbox))
@@ -547,6 +601,19 @@ def rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the rows (N, D) as float64, and the mask (N,) of the missing ones."""
     X = np.asarray(values := row_values(message), dtype=np.float64).reshape(len(values), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
+
+
+def log_volumes(columns: Columns, seen: BoolArray | None) -> float | FloatArray:
+    """Return :attr:`Columns.log_volume`; of rows that lack values, that of the columns seen (N, D') in each, (N,)."""
+    if seen is None:
+        return columns.log_volume
+    return np.asarray(seen @ columns.exponent[columns.kept].astype(np.float64) * np.log(2.0))
+
+
+def filled_with_seen(rows: FloatArray, absent: BoolArray) -> FloatArray:
+    """Return rows (N, D) with the column's first value in the place of missing ones: the range stays what it is."""
+    first = rows[absent.argmin(axis=0), np.arange(rows.shape[1])]
+    return np.where(absent, first, rows)
 
 
 def log_left_out(columns: Columns, before: Columns | None, context: Context) -> None:

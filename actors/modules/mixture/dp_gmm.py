@@ -17,7 +17,8 @@ from actors.kernels.mixture.crp import (
     prior_with_empty_classes,
     sample_crp_mixture,
 )
-from actors.kernels.mixture.niw import NIWPosterior, log_predictive_loo
+from actors.kernels.mixture.incomplete import log_predictive_loo_observed
+from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.sequence_init import STARTS, counted_labels_from_sequence
 from actors.kernels.special import logsumexp
 from actors.module import Context, Inbox, Outbox
@@ -82,7 +83,7 @@ class DPGMM(Mixture[DPGMMParameters]):
             Initial labels: a single class; uniformly random, or by k-means, among all K classes; or from the directions
             that each row shares with its neighbours in the sequence, which also give the initial number of classes
             (:func:`actors.kernels.mixture.sequence_init.counted_labels_from_sequence`), with other settings in each of
-            several chains.
+            several chains. Where rows lack some of their values, ``one`` is ``kmeans``.
         calibrate : bool
             As in the GMM.
     """
@@ -131,8 +132,12 @@ class DPGMM(Mixture[DPGMMParameters]):
         """Return α, the learnt one where there is one."""
         return self._alpha if parameters.learn_alpha and self._alpha is not None else parameters.alpha
 
-    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+    def _initial_assignment(
+        self, rows: FloatArray, lengths: Array | None, context: Context, *, lacking: bool = False
+    ) -> Assignment:
         start, most = self._step_parameters(context).start, min(self.parameters.most, len(rows))
+        if start == "one" and lacking:
+            start = "kmeans"  # a single class draws values between the classes, which hides these
         if start == "one" or len(rows) < 2:
             return Assignment(np.zeros(len(rows), np.int64))
         if start == "sequence":
@@ -157,11 +162,14 @@ class DPGMM(Mixture[DPGMMParameters]):
             log_prior=problem.log_prior,
             temperature=problem.temperature,
             mask=problem.missing,
+            incomplete=problem.incomplete,
             proposals=parameters.split_merge,
             learn_alpha=parameters.learn_alpha,
             on_sweep=lambda done, moved: context.report(done, problem.iterations, moved=float(moved)),
         )
-        loo_log_likelihood = log_predictive_loo(problem.rows, result.labels, result.posterior, problem.prior)
+        loo_log_likelihood = log_predictive_loo_observed(
+            problem.rows, result.labels, problem.incomplete, result.posterior, problem.prior
+        )
         metrics = {"occupied": float((result.posterior.counts > 0).sum())}
         if parameters.learn_alpha:
             self._alpha = metrics["alpha"] = result.alpha
@@ -195,7 +203,7 @@ class DPGMM(Mixture[DPGMMParameters]):
         likelihood: FloatArray,
         missing: BoolArray,
         metrics: dict[str, float],
-        log_volume: float,
+        log_volume: float | FloatArray,
     ) -> Outbox:
         outbox = super()._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
         classes = len(np.unique(outbox.outputs["class"][~missing]))

@@ -17,7 +17,15 @@ from actors.kernels.mixture.blocked_gibbs import (
     tempered_posterior,
 )
 from actors.kernels.mixture.gibbs import gibbs
-from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo, posterior_from_labels
+from actors.kernels.mixture.incomplete import (
+    Incomplete,
+    draw_missing_values,
+    log_density_observed,
+    log_predictive_loo_observed,
+    posterior_given_labels,
+    soft_loo_observed,
+)
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_labels
 from actors.kernels.mixture.sequence_init import (
     STARTS,
     kmeans_labels,
@@ -108,6 +116,8 @@ class FitProblem:
         Whether the weights of the classes enter the posterior of a label.
     temperature : float
         The power of the likelihood.
+    incomplete : Incomplete, optional
+        The rows with some missing values, in the place of which `rows` has the mean of the column.
     """
 
     rows: FloatArray
@@ -119,6 +129,7 @@ class FitProblem:
     iterations: int
     use_counts: bool
     temperature: float
+    incomplete: Incomplete | None = None
 
 
 class FitResult(NamedTuple):
@@ -187,9 +198,10 @@ def fit_gibbs(problem: FitProblem, start: Assignment, context: Context) -> FitRe
         use_counts=problem.use_counts,
         temperature=problem.temperature,
         mask=problem.missing,
+        incomplete=problem.incomplete,
         on_sweep=lambda done, moved: context.report(done, problem.iterations, moved=float(moved)),
     )
-    loo_log_likelihood = log_predictive_loo(problem.rows, labels, factors, problem.prior)
+    loo_log_likelihood = log_predictive_loo_observed(problem.rows, labels, problem.incomplete, factors, problem.prior)
     return FitResult(Assignment(labels), factors, loo_log_likelihood, {})
 
 
@@ -211,9 +223,14 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
         log_bias=problem.log_prior,
         temperature=problem.temperature,
         mask=problem.missing,
+        incomplete=problem.incomplete,
         on_iteration=lambda done, objective: context.report(done, problem.iterations, objective=objective),
     )
     loo_log_likelihood = soft_log_predictive_loo(problem.rows, responsibilities, factors, problem.prior)
+    if problem.incomplete is not None:
+        loo_log_likelihood = soft_loo_observed(
+            problem.rows, loo_log_likelihood, responsibilities, problem.incomplete, factors, problem.prior
+        )
     # Without an iteration a row can stay in a class that its prior excludes: the bound is -inf, which is no metric.
     metrics = {} if bound == -np.inf else {"bound": bound}
     return FitResult(
@@ -229,28 +246,44 @@ def fit_blocked_gibbs(problem: FitProblem, start: Assignment, context: Context) 
     ValueError
         If the kernel rejects its input.
     """
+    rows, incomplete = problem.rows, problem.incomplete
     labels = np.where(problem.missing, -1, start.labels)
-    factors = posterior_from_labels(problem.rows, labels, problem.classes, problem.prior)
+    factors = _posterior_of_labels(problem, labels)
     for done in range(1, problem.iterations + 1):
         tempered = tempered_posterior(factors, problem.prior, problem.temperature)
         means, chol = draw_classes(tempered, problem.prior, context.generator)
         log_weights = draw_log_weights(problem.alpha + factors.counts.astype(np.float64), context.generator)
+        drawn = ClassParameters(means, chol, log_weights)
+        densities = None
+        if incomplete is not None:
+            densities = (incomplete.rows, log_density_observed(rows, incomplete, means, chol))
         before, labels = (
             labels,
             draw_labels(
-                problem.rows,
-                ClassParameters(means, chol, log_weights),
+                rows,
+                drawn,
                 context.generator,
                 log_bias=problem.log_prior,
                 use_counts=problem.use_counts,
                 temperature=problem.temperature,
                 mask=problem.missing,
+                incomplete=densities,
             ),
         )
-        factors = posterior_from_labels(problem.rows, labels, problem.classes, problem.prior)
+        if incomplete is not None:
+            rows = draw_missing_values(rows, labels, incomplete, means, chol, context.generator)
+        factors = posterior_from_labels(rows, labels, problem.classes, problem.prior)
         context.report(done, problem.iterations, moved=float((labels != before).sum()))
-    loo_log_likelihood = log_predictive_loo(problem.rows, labels, factors, problem.prior)
+    factors = factors if incomplete is None else _posterior_of_labels(problem, labels)
+    loo_log_likelihood = log_predictive_loo_observed(problem.rows, labels, problem.incomplete, factors, problem.prior)
     return FitResult(Assignment(labels), factors, loo_log_likelihood, {})
+
+
+def _posterior_of_labels(problem: FitProblem, labels: IntArray) -> NIWPosterior:
+    """Return the posterior given the labels, with what it expects of missing values."""
+    if problem.incomplete is None:
+        return posterior_from_labels(problem.rows, labels, problem.classes, problem.prior)
+    return posterior_given_labels(problem.rows, labels, problem.classes, problem.incomplete, problem.prior)
 
 
 FitFunction: TypeAlias = Callable[[FitProblem, Assignment, Context], FitResult]

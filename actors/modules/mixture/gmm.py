@@ -188,7 +188,14 @@ class GMM(SharedMixture[GMMParameters]):
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
         return parameters
 
-    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+    def _initial_assignment(
+        self,
+        rows: FloatArray,
+        lengths: Array | None,
+        context: Context,
+        *,
+        lacking: bool = False,  # noqa: ARG002 (every start is as good)
+    ) -> Assignment:
         parameters = self._step_parameters(context)
         if problem := _row_count_problem(len(rows), parameters.classes):
             raise ValueError(problem)  # the caller names the module
