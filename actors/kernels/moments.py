@@ -74,7 +74,8 @@ def components_from_moments(
     Returns
     -------
     dict
-        The fitted attributes of scikit-learn's PCA: mean_ (P,), components_ (D, P), explained_variance_ (D,).
+        The fitted attributes of scikit-learn's PCA: mean_ (P,), components_ (D, P), explained_variance_ (D,), and
+        noise_variance_ (1,), the mean of the other variances.
 
     Raises
     ------
@@ -92,4 +93,7 @@ def components_from_moments(
     largest = np.abs(components).argmax(axis=1)
     components *= np.sign(components[np.arange(latent_dim), largest])[:, None]
     explained = np.maximum(variances[::-1][:latent_dim], 0.0)  # negative by rounding only
-    return {"mean_": reference + offset, "components_": components, "explained_variance_": explained}
+    rest = np.maximum(variances[::-1][latent_dim:], 0.0)
+    noise = np.array([rest.mean() if rest.size else 0.0])
+    fitted = {"mean_": reference + offset, "components_": components, "explained_variance_": explained}
+    return {**fitted, "noise_variance_": noise}

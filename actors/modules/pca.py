@@ -14,8 +14,10 @@ import numpy as np
 from pydantic import Field
 
 from actors.errors import ModuleError
+from actors.kernels.mixture.incomplete import with_column_means
 from actors.kernels.mixture.row_moments import combine_extremes
 from actors.kernels.moments import components_from_moments, moments_of, scatter_from_moments
+from actors.kernels.probabilistic_pca import Components, fill_missing, fit_components
 from actors.limits import MAX_SCATTER_VALUES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
@@ -41,6 +43,9 @@ MAX_PASSES = 4
 FITTED_ATTRIBUTES = ("mean_", "components_", "explained_variance_")
 """The attributes of a fitted scikit-learn PCA that transform and inverse_transform need."""
 
+_NOISE = "noise_variance_"
+"""The mean variance in all other directions, for rows in which values are missing."""
+
 
 @dataclass(frozen=True)
 class PCAParameters:
@@ -58,6 +63,8 @@ class PCA(ShardedModule[PCAParameters]):
     (:meth:`generate`), but do not influence the fit. No evidence or score is reported: PCA is a projection, not a
     density, and its latent vectors of the same observations stay the same from round to round, so that the evidence of
     the modules above can be compared without a correction.
+    Values that are missing in part of a row are left out: the components are then those of probabilistic PCA, by EM
+    (:mod:`actors.kernels.probabilistic_pca`), and a latent vector is its mean given the observed columns.
     The metrics are ``explained``, the share of the variance that the components retain, and ``reconstruction_error``,
     the squared distance between a row and its reconstruction, mean over rows.
 
@@ -82,6 +89,7 @@ class PCA(ShardedModule[PCAParameters]):
         Port("latent_vectors", "out", "forward", "latent_vectors"),
         Port("reconstructions", "out", "backward", "reconstructions"),
     )
+    missing_values = True
     row_outputs = ("z", "x_hat")
     sampled_outputs = ("x_hat",)
 
@@ -103,12 +111,23 @@ class PCA(ShardedModule[PCAParameters]):
         """
         parameters, message = self._step_parameters(context), inbox.require("observations")
         rows, present = _read_rows(message)
+        seen = _seen_values(message)
+        if seen is not None:
+            rows = with_column_means(rows, seen)
         if context.learn or not self._fitted:
             _check_range(rows[present], context)
             exponent = _extreme_exponent(rows[present])
-            fitted = self._fit(np.ldexp(rows[present], -exponent), parameters.solver, context)
-            # In C order, as arrays are loaded from a commit: the last bits of a matrix product depend on the order.
-            self._fitted = {name: np.array(getattr(fitted, name), order="C") for name in FITTED_ATTRIBUTES}
+            scaled = np.ldexp(rows[present], -exponent)
+            if seen is None:
+                fitted = self._fit(scaled, parameters.solver, context)
+                # In C order, as arrays are loaded from a commit: the last bits of a matrix product depend on the order.
+                self._fitted = {name: np.array(getattr(fitted, name), order="C") for name in FITTED_ATTRIBUTES}
+                self._fitted[_NOISE] = np.array([fitted.noise_variance_], np.float64)
+            else:
+                self._check_enough(scaled.shape[0], scaled.shape[1], context)
+                found = fit_components(scaled, seen[present], self.parameters.latent_dim)
+                self._fitted = dict(zip((*FITTED_ATTRIBUTES, _NOISE), found[:3], strict=False))
+                self._fitted[_NOISE] = np.array([found.noise])
             if exponent:
                 self._fitted["exponent"] = np.array([exponent])
             self._fitted["shape"] = _shape_of(message)
@@ -137,7 +156,7 @@ class PCA(ShardedModule[PCAParameters]):
         return decode_class_means(inbox, context, lambda latents: self._decode(latents, context))
 
     def state(self) -> State:
-        """Return copies of the mean, components, explained variances and the shape of an observation.
+        """Return copies of the mean, components, explained variances, noise and the shape of an observation.
 
         They refer to observations divided by 2^``exponent``, an array that is present only for extreme units. Where
         workers shared the rows there are also their number, ``rows``, and their ``scatter`` about the mean.
@@ -335,21 +354,47 @@ class PCA(ShardedModule[PCAParameters]):
     def _project(self, message: Message, context: Context) -> tuple[Outbox, dict[str, float]]:
         """Return messages and outputs, and the sums for the metrics.
 
-        A missing row gets z = 0, which decodes to the mean of all rows.
+        A missing row gets z = 0, which decodes to the mean of all rows; one in which values are missing, the mean of z
+        given the others. The sums are of what is observed.
         """
         estimator, (rows, present) = self._estimator(context), _read_rows(message)
         _check_shape(message, self._fitted)
+        seen = _seen_values(message)
+        if seen is not None:
+            rows[present] = self._filled(rows[present], seen[present], context)
         z = np.zeros((len(rows), self.parameters.latent_dim))
         if present.any():
             z[present] = self._in_units(estimator.transform(np.ldexp(rows[present], -self._exponent)))
         x_hat = self._decode(z, context)
         # Squares of values in extreme units would overflow or underflow: the sums are those of scaled values.
-        error = np.square(np.ldexp(rows[present] - x_hat.reshape(rows.shape)[present], -self._exponent)).sum()
-        variation = np.square(np.ldexp(rows[present], -self._exponent) - self._fitted["mean_"]).sum()
+        errors = np.square(np.ldexp(rows[present] - x_hat.reshape(rows.shape)[present], -self._exponent))
+        deviations = np.square(np.ldexp(rows[present], -self._exponent) - self._fitted["mean_"])
+        counted: dict[str, Any] = {} if seen is None else {"where": seen[present]}
+        error, variation = errors.sum(**counted), deviations.sum(**counted)
         up = OutgoingMessage("latent_vectors", {"mean": z, **rows_of(message)})
         down = OutgoingMessage("reconstructions", {"values": x_hat, **rows_of(message)})
         sums = {"error": float(error), "variation": float(variation), "rows": float(present.sum())}
         return Outbox([up, down], outputs={"z": z, "x_hat": x_hat}), sums
+
+    def _filled(self, rows: FloatArray, seen: BoolArray, context: Context) -> FloatArray:
+        """Return rows (n, P) with the means of missing values given the others.
+
+        Raises
+        ------
+        ModuleError
+            If the state is one of an earlier version.
+        """
+        if _NOISE not in self._fitted:
+            raise ModuleError(
+                f"module {context.module!r} was trained by an earlier version, which did not keep what rows that lack "
+                "values need: train the run again"
+            )
+        noise = float(self._fitted[_NOISE][0])
+        mean, components, variances = (self._fitted[name] for name in FITTED_ATTRIBUTES)
+        found = Components(mean, components, variances, noise)
+        scaled = fill_missing(np.ldexp(rows, -self._exponent), seen, found)
+        filled: FloatArray = np.where(seen, rows, np.ldexp(scaled, self._exponent))
+        return filled
 
     def _decode(self, latents: Array, context: Context) -> FloatArray:
         """Return the reconstructions (M, …) of latent vectors (M, D)."""
@@ -386,7 +431,15 @@ def _read_rows(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the observations as rows (N, P) float64, and which of them are present, (N,) bool."""
     values = message["values"]
     rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    if message.missing_values is not None:
+        rows = rows.copy()  # missing values are filled in
     return rows, np.ones(len(rows), dtype=np.bool_) if message.mask is None else ~message.mask
+
+
+def _seen_values(message: Message) -> BoolArray | None:
+    """Return which values are not missing, (N, P) bool; None where rows are whole or missing as a whole."""
+    absent = message.missing_values
+    return None if absent is None else ~absent
 
 
 def _exponent_of(fitted: Mapping[str, Any]) -> int:

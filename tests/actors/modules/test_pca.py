@@ -270,3 +270,77 @@ def test_learns_and_generates_below_a_gmm_and_a_markov_model():
     generated = Coordinator(graph, InProcessBackend()).generate_rows(states, 50)
     nearest = np.square(generated["pca"]["x_hat"][:, None] - patterns).sum(axis=(2, 3)).argmin(axis=1)
     assert np.array_equal(nearest[1:], (nearest[:-1] + 1) % 4)
+
+
+# --- values that are missing in part of a row ---------------------------------------------------------------------
+
+
+def correlated(share=0.3, rows=200, columns=8, seed=0):
+    """Return rows about two directions, and which of their values are missing; arbitrary numbers stand there."""
+    generator = np.random.default_rng(seed)
+    X = 3 * generator.normal(size=(rows, 2)) @ generator.normal(size=(2, columns)) + generator.normal(size=columns)
+    X += 0.2 * generator.normal(size=X.shape)
+    absent = generator.random(X.shape) < share
+    absent[5] = True
+    return X, absent
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_mask_of_values_that_are_all_there_gives_the_same_components(whiten):
+    X, _ = correlated()
+    one, two = (make_module("pca", {"latent_dim": 2, "whiten": whiten}) for _ in range(2))
+    expected = call(one, observations(X)).outputs["z"]
+    found = call(two, observations(X, mask=np.zeros(X.shape, bool))).outputs["z"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert set(one.state()) == set(two.state())
+
+
+def test_the_latent_vector_of_an_incomplete_row_is_its_mean_given_the_observed_values():
+    X, absent = correlated()
+    pca = make_module("pca", {"latent_dim": 2})
+    z = call(pca, observations(np.where(absent, 50.0, X), mask=absent)).outputs["z"]
+    mean, V, variances, noise = (
+        pca.state()[name] for name in ("mean_", "components_", "explained_variance_", "noise_variance_")
+    )
+    covariance = V.T @ np.diag(variances - noise) @ V + noise * np.eye(X.shape[1])
+    for row in range(30):
+        o, m = np.flatnonzero(~absent[row]), np.flatnonzero(absent[row])
+        filled = X[row].copy()
+        regression = covariance[np.ix_(m, o)] @ np.linalg.pinv(covariance[np.ix_(o, o)])
+        filled[m] = mean[m] + regression @ (X[row, o] - mean[o])
+        np.testing.assert_allclose(z[row], V @ (filled - mean), atol=1e-8)
+    assert not z[5].any()
+
+
+def test_components_of_incomplete_rows_are_close_to_those_of_the_whole_rows():
+    X, absent = correlated()
+    whole, lacking, mean = (make_module("pca", {"latent_dim": 2}) for _ in range(3))
+    call(whole, observations(X))
+    outbox = call(lacking, observations(np.where(absent, 0.0, X), mask=absent))
+    call(mean, observations(np.where(absent, np.nanmean(np.where(absent, np.nan, X), axis=0), X)))
+    one, two, three = (np.linalg.svd(each.state()["components_"])[2][:2] for each in (whole, lacking, mean))
+    angles = [np.linalg.svd(one @ other.T)[1].min() for other in (two, three)]
+    assert angles[0] > 0.999 > angles[1]
+    assert outbox.metrics["explained"] > 0.98
+    hidden = absent & ~absent.all(axis=1, keepdims=True)
+    assert np.std((outbox.outputs["x_hat"] - X)[hidden]) < 0.2 * np.std(X[hidden])
+
+
+def test_rows_are_recognized_by_the_values_that_they_have():
+    X, absent = correlated()
+    X, new, absent = X[:100], X[100:], absent[100:]
+    pca = make_module("pca", {"latent_dim": 2})
+    call(pca, observations(X))
+    expected = call(pca, observations(new), method="recognize").outputs["z"]
+    found = call(pca, observations(np.where(absent, 0.0, new), mask=absent), method="recognize").outputs["z"]
+    some = ~absent.all(axis=1)
+    assert np.corrcoef(found[some].ravel(), expected[some].ravel())[0, 1] > 0.9
+
+
+def test_a_state_of_an_earlier_version_says_what_it_lacks():
+    X, absent = correlated()
+    pca, older = (make_module("pca", {"latent_dim": 2}) for _ in range(2))
+    call(pca, observations(X))
+    older.load_state({name: value for name, value in pca.state().items() if name != "noise_variance_"})
+    with pytest.raises(ModuleError, match=r"earlier version.*train the run again"):
+        call(older, observations(X, mask=absent), method="recognize")
