@@ -65,6 +65,8 @@ class VAE(SharedVAE):
     message. Latent means from above give μ directly; with several messages, μ is their mean, as in a product of unit
     Gaussians.
 
+    Values that are missing in part of a row are left out of p(o | z1), and 0 for the encoder.
+
     Parameters
     ----------
     parameters : VAEParameters
@@ -114,6 +116,7 @@ class VAE(SharedVAE):
 
     Parameters: ClassVar[type[Any]] = VAEParameters
     uses_gpu = True
+    missing_values = True
     learning_parameters = (
         "epochs",
         "batch_size",
@@ -196,10 +199,11 @@ class VAE(SharedVAE):
         assert networks is not None
         rows, means = place_rows(values, torch.device(self.device)), self._tensor(prior_mean[present])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
-        epochs = self._train(rows, means, generator, parameters, context) if context.learn else 0
+        gaps = message.missing_values is not None
+        epochs = self._train(rows, means, generator, parameters, context, gaps=gaps) if context.learn else 0
         with named_failures(context.where):
-            encoded = kernels.encode(networks, rows)
-            parts = kernels.elbo(networks, rows, means, encoded, parameters.likelihood, generator)
+            encoded = kernels.encode(networks, kernels.without_gaps(rows) if gaps else rows)
+            parts = kernels.elbo(networks, rows, means, encoded, parameters.likelihood, generator, gaps=gaps)
         metrics = {**parts._asdict(), "bound": parts.reconstruction - parts.kl, "epochs": float(epochs)}
         metrics["score"] = len(rows) * (parts.reconstruction + parts.entropy)
         if self._loss:
@@ -226,7 +230,9 @@ class VAE(SharedVAE):
         values, present = self._read_rows(message, parameters)
         prior_mean = prior_mean_of(inbox, len(present), parameters.latent_dim)
         with named_failures(f"module {context.module!r}"):
-            encoded = kernels.encode(self._networks, self._tensor(values))
+            rows = self._tensor(values)
+            gaps = message.missing_values is not None
+            encoded = kernels.encode(self._networks, kernels.without_gaps(rows) if gaps else rows)
             losses = np.array(self._loss, dtype=np.float64)
             return self._outbox(self._networks, message, prior_mean, present, encoded, None, parameters, losses, {})
 
@@ -327,6 +333,8 @@ class VAE(SharedVAE):
         generator: torch.Generator,
         parameters: VAEParameters,
         context: Context,
+        *,
+        gaps: bool = False,
     ) -> int:
         """Train the networks in place, append the losses and return the number of epochs."""
         from actors.kernels.neural import vae_training as kernels
@@ -345,6 +353,7 @@ class VAE(SharedVAE):
             patience=parameters.patience,
             mixed_precision=parameters.mixed_precision,
             even_batches=parameters.encoder is not None or parameters.decoder is not None,
+            gaps=gaps,
         )
 
         def on_epoch(done: int, total: int, loss: float) -> None:
@@ -359,15 +368,23 @@ class VAE(SharedVAE):
         return len(losses)
 
     def _read_rows(self, message: Message, parameters: VAEParameters) -> tuple[Float32Array, BoolArray]:
-        """Return the present observations as rows (n, P) float32, and which are present, (N,) bool."""
+        """Return the present observations as rows (n, P) float32, and which are present, (N,) bool.
+
+        Values that are missing in part of a row are NaN.
+        """
         values = message["values"]
         self._check_shape(parameters, values.shape[1:], self._shape)
         present = np.ones(len(values), dtype=np.bool_) if message.mask is None else ~message.mask
         flat = values.reshape(len(values), -1)
+        absent = message.missing_values
+        if absent is not None:
+            flat = np.where(absent, flat.dtype.type(0), flat)
         rows: Float32Array = as_float32(
             f"observations of {message.header.sender!r}", flat if present.all() else flat[present]
         )
         if parameters.likelihood == "bce" and len(rows):
             check_unit_interval(rows, "observations", "likelihood 'bce'")
             rows.clip(0, 1, out=rows)
+        if absent is not None:
+            rows[absent[present]] = np.nan
         return rows, present

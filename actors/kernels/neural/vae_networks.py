@@ -254,6 +254,24 @@ def reconstruction_loss(logits: Tensor, values: Tensor, likelihood: Likelihood) 
     return 0.5 * (logits - values).square().sum()
 
 
+def observed_loss(logits: Tensor, rows: Tensor, likelihood: Likelihood) -> Tensor:
+    """Return `reconstruction_loss` of the values of rows (N, P) that are not missing (NaN).
+
+    Given z the values are independent, so that leaving one out integrates it out (A. Nazábal et al., "Handling
+    incomplete heterogeneous data using VAEs", 2020, eq. 3; P.-A. Mattei and J. Frellsen, "MIWAE", 2019, section 2).
+    """
+    seen = ~torch.isnan(rows)
+    return reconstruction_loss(logits[seen], rows[seen], likelihood)
+
+
+def without_gaps(rows: Tensor) -> Tensor:
+    """Return what the encoder gets of rows: 0 for what is missing (NaN), as in Nazábal et al. 2020, section 3.2.
+
+    In columns that are scaled to the mean 0 this is the mean (Mattei and Frellsen 2019, section 3).
+    """
+    return torch.nan_to_num(rows, nan=0.0)
+
+
 def kl_divergence(mean: Tensor, log_variance: Tensor, prior_mean: Tensor) -> Tensor:
     """Return KL(N(mean, exp(log_variance)) ‖ N(prior_mean, I)), summed over rows and dimensions (all (N, L))."""
     return 0.5 * ((mean - prior_mean).square() + log_variance.exp() - log_variance - 1.0).sum()
@@ -293,6 +311,8 @@ def elbo(
     encoded: tuple[Tensor, Tensor],
     likelihood: Likelihood,
     generator: torch.Generator,
+    *,
+    gaps: bool = False,
 ) -> ElboTerms:
     """Return the terms of the evidence lower bound, with one sample of q per row (Kingma and Welling, eq. 7).
 
@@ -304,8 +324,10 @@ def elbo(
         Mean and log-variance of q for the rows, from `encode`.
     likelihood : {"bce", "mse"}
     generator : torch.Generator
+    gaps : bool
+        Whether values of rows may be missing (NaN).
     """
-    loss, kl, entropy = elbo_sums(networks, rows, prior_mean, encoded, likelihood, generator)
+    loss, kl, entropy = elbo_sums(networks, rows, prior_mean, encoded, likelihood, generator, gaps=gaps)
     count = len(rows)
     return ElboTerms(-loss / count, kl / count, entropy / count)
 
@@ -317,6 +339,8 @@ def elbo_sums(
     encoded: tuple[Tensor, Tensor],
     likelihood: Likelihood,
     generator: torch.Generator,
+    *,
+    gaps: bool = False,
 ) -> tuple[float, float, float]:
     """Return the sums over rows of reconstruction loss, KL divergence and entropy, as :func:`elbo` does their means."""
     mean, log_variance = encoded
@@ -324,7 +348,8 @@ def elbo_sums(
     with torch.no_grad():
         latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), standard_normal(mean.shape, generator))
         parts = zip(torch.split(latents, CHUNK), torch.split(rows, CHUNK), strict=True)
-        losses = (reconstruction_loss(networks["decoder"](z), row.to(z.device), likelihood) for z, row in parts)
+        of_values = observed_loss if gaps else reconstruction_loss
+        losses = (of_values(networks["decoder"](z), row.to(z.device), likelihood) for z, row in parts)
         loss = sum(map(float, losses))
         kl = float(kl_divergence(mean, log_variance, prior_mean))
         entropy = 0.5 * float((log_variance + math.log(2 * math.pi * math.e)).sum())

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from actors.kernels.neural.adam import MOMENTS, Adam
 from actors.kernels.neural.default_training import DefaultTraining, applies_to
 from actors.kernels.neural.device_batches import batch_sizes, iterate_batches
-from actors.kernels.neural.vae_networks import Likelihood, kl_divergence, reconstruction_loss, standard_normal
+from actors.kernels.neural.vae_networks import (
+    Likelihood,
+    kl_divergence,
+    observed_loss,
+    reconstruction_loss,
+    standard_normal,
+    without_gaps,
+)
 from actors.kernels.neural.weight_block import copy_of
 from actors.kernels.types import Array
 
@@ -53,6 +60,8 @@ class TrainingOptions:
         Whether the networks are evaluated in bfloat16; weights, losses and moments stay float32.
     even_batches : bool
         Whether the rows are spread evenly over the batches, for networks that may fail on a small last one.
+    gaps : bool
+        Whether values of rows may be missing (NaN).
     """
 
     epochs: int
@@ -65,6 +74,7 @@ class TrainingOptions:
     patience: int | None = None
     mixed_precision: bool = False
     even_batches: bool = False
+    gaps: bool = False
 
     def beta(self, epoch: int) -> float:
         """Return β in an epoch of this training, counted from 0."""
@@ -157,7 +167,7 @@ def _epoch_runner(
         means = torch.split(prior_mean.index_select(0, order), sizes)
         return order, zip(means, torch.split(standard_normal(prior_mean.shape, generator), sizes), strict=True)
 
-    if options.mixed_precision or device.type != "cpu" or not applies_to(networks, optimiser):
+    if options.gaps or options.mixed_precision or device.type != "cpu" or not applies_to(networks, optimiser):
 
         def run_automatically(beta: float) -> tuple[float, float]:
             order, given = draws()
@@ -197,7 +207,8 @@ def _step(
     options: TrainingOptions,
 ) -> Tensor:
     """Take one step on a batch; return its summed reconstruction loss and KL divergence, as one tensor (2,)."""
-    reconstruction, kl = loss_terms(networks, rows, prior_mean, noise, options.likelihood, options.mixed_precision)
+    precision, gaps = options.mixed_precision, options.gaps
+    reconstruction, kl = loss_terms(networks, rows, prior_mean, noise, options.likelihood, precision, gaps=gaps)
     optimiser.zero_grad()
     torch.autograd.backward((reconstruction + beta * kl) / len(rows))
     optimiser.step()
@@ -211,13 +222,16 @@ def loss_terms(
     noise: Tensor,
     likelihood: Likelihood,
     mixed_precision: bool = False,
+    *,
+    gaps: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the summed reconstruction loss and KL divergence of a batch, with its graph of gradients."""
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=mixed_precision):
-        mean, log_variance = (head.float() for head in networks["encoder"](rows))
+        mean, log_variance = (head.float() for head in networks["encoder"](without_gaps(rows) if gaps else rows))
         latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
         logits = networks["decoder"](latents).float()
-    return reconstruction_loss(logits, rows, likelihood), kl_divergence(mean, log_variance, prior_mean)
+    of_values = observed_loss if gaps else reconstruction_loss
+    return of_values(logits, rows, likelihood), kl_divergence(mean, log_variance, prior_mean)
 
 
 # --- state --------------------------------------------------------------------------------------------------------

@@ -305,3 +305,62 @@ def test_learns_on_a_gpu_and_continues_after_a_load():
 def test_reading_the_ports_does_not_import_torch():
     code = "import sys, actors.modules.vae; assert actors.modules.vae.VAE.ports; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
+
+
+# --- values that are missing in part of a row ---------------------------------------------------------------------
+
+
+def gaps(share=0.3, rows=N, seed=7):
+    absent = np.random.default_rng(seed).random((rows, *PIXELS)) < share
+    absent[4] = True
+    return absent
+
+
+@pytest.mark.parametrize("likelihood", ["bce", "mse"])
+def test_missing_values_have_no_influence(likelihood):
+    absent = gaps()
+    outboxes = []
+    for filler in (0.0, 1e9):
+        vae, values = make_vae(likelihood=likelihood), observations(np.where(absent, filler, images()), mask=absent)
+        outboxes += [call(vae, values), call(vae, values, method="recognize")]
+    assert same_arrays(outboxes[0].outputs, outboxes[2].outputs)
+    assert outboxes[0].metrics == outboxes[2].metrics
+    assert same_arrays(outboxes[1].outputs, outboxes[3].outputs)
+    assert np.array_equal(sent(outboxes[0], "latent_vectors").mask, np.arange(N) == 4)
+    assert not outboxes[0].outputs["z"][4].any()
+
+
+@pytest.mark.parametrize("likelihood", ["bce", "mse"])
+def test_a_mask_of_values_that_are_all_there_gives_the_same_networks(likelihood):
+    one, two = (make_vae(likelihood=likelihood) for _ in range(2))
+    expected = call(one, observations(images())).outputs
+    found = call(two, observations(images(), mask=np.zeros((N, *PIXELS), bool))).outputs
+    np.testing.assert_allclose(found["z"], expected["z"], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", ["bce", "mse"])
+def test_the_loss_is_that_of_the_values_that_are_there(likelihood):
+    from actors.kernels.neural.vae_networks import observed_loss
+
+    values, absent = images().reshape(N, -1), gaps().reshape(N, -1)
+    logits = np.random.default_rng(0).normal(size=values.shape)
+    terms = np.logaddexp(0, logits) - values * logits if likelihood == "bce" else 0.5 * (logits - values) ** 2
+    given = torch.tensor(logits, requires_grad=True)
+    loss = observed_loss(given, torch.tensor(np.where(absent, np.nan, values)), likelihood)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(terms[~absent].sum())
+    expected = (1 / (1 + np.exp(-logits)) if likelihood == "bce" else logits) - values
+    np.testing.assert_allclose(given.grad, np.where(absent, 0.0, expected), atol=1e-12)
+
+
+def test_missing_values_are_reconstructed_from_the_others():
+    absent = gaps(rows=300)
+    values = images(rows=300)
+    vae = make_vae(epochs=150, learning_rate=0.01, kl_weight=0.1)
+    x_hat = call(vae, observations(np.where(absent, 0.0, values), mask=absent)).outputs["x_hat"]
+    hidden = absent.copy()
+    hidden[4] = False
+    mean = np.nanmean(np.where(absent, np.nan, values), axis=0)
+    errors = [np.abs(guess - values)[hidden].mean() for guess in (x_hat, np.broadcast_to(mean, values.shape))]
+    assert errors[0] < 0.6 * errors[1]
