@@ -185,6 +185,7 @@ class Model:
         lengths: Any = None,
         categories: Any = None,
         *,
+        labels: Any = None,
         path: str | Path | None = None,
         ray: bool = False,
         address: str | None = None,
@@ -207,6 +208,9 @@ class Model:
         categories : array_like (N,), or mapping of str to array_like, optional
             True classes, integers or texts, to compute the accuracy; by module where rows or meanings differ. They are
             never used to learn.
+        labels : array_like (N,), optional
+            Numbers of the classes of some rows, -1, None or NaN for the others. They are learnt from: the classes of
+            the model get the numbers of the labels. A model whose file has no source of labels gets one for its GMM.
         path : str or Path, optional
             The directory that the run gets, which must not exist; by default a temporary one, which is deleted with
             the model unless :meth:`save` copies it.
@@ -244,6 +248,12 @@ class Model:
         from runner.report.line_progress import progress_of
 
         config = self._untrained_config(X)
+        if labels is not None:
+            from runner.config.python_models import with_labels
+            from runner.data.given import rows_and_labels
+
+            config, source = with_labels(config)
+            X = rows_and_labels(config, X, labels, source)
         place = self._new_directory() / config.name if path is None else Path(path)
         given = Given(X, lengths, categories)
         shown = progress_of(progress, config.graph)

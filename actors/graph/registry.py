@@ -42,6 +42,7 @@ BUILT_IN: dict[str, str] = {
     "network": "actors.modules.network.network:Network",
     "mlda": "actors.modules.mlda.mlda:MLDA",
     "dp_gmm": "actors.modules.mixture.dp_gmm:DPGMM",
+    "labels": "actors.modules.labels:Labels",
 }
 """Short name → location of the class. A string, so that nothing is imported before it is needed (torch above all)."""
 

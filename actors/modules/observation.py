@@ -42,7 +42,7 @@ class Observation(Module[ObservationParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = ObservationParameters
-    ports = (
+    ports: ClassVar[tuple[Port, ...]] = (
         Port("observations", "out", "forward", "observations"),
         Port("reconstructions", "in", "backward", "reconstructions", optional=True, several=True),
     )

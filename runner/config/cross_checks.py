@@ -221,7 +221,8 @@ def _name_problem(name: str, what: str, characters: str, allowed: str, not_first
 def has_named_sources(data: Any) -> bool:
     """Return whether a model file's ``data`` is a map of named sources instead of one source."""
     given = data if isinstance(data, dict) else {}
-    return bool(given) and not set(given) & set(DataConfig.model_fields) and any(map(_is_source, given.values()))
+    keys = set(DataConfig.model_fields) - {"type", "confidence"}  # of a source, which may have the name of one of these
+    return bool(given) and not set(given) & keys and any(map(_is_source, given.values()))
 
 
 def _is_source(given: Any) -> bool:

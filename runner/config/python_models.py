@@ -18,6 +18,7 @@ import numpy as np
 
 from actors.errors import GraphError
 from actors.graph.graph import Graph
+from actors.graph.registry import find
 from runner.config.cross_checks import DATA
 from runner.config.model_files import find_model
 from runner.config.run_config import ConfigError, RunConfig, make_config
@@ -142,6 +143,36 @@ def load_with_overrides(given: str | Path, overrides: Mapping[str, Any]) -> RunC
         return find_model(str(given)).load(list(_flatten(overrides)))
     except ConfigError as error:
         raise ConfigError(str(error).replace("--set: ", "")) from None
+
+
+def with_labels(config: RunConfig) -> tuple[RunConfig, str]:
+    """Return a config with a source of labels, added if it has none, and the name of this source.
+
+    Raises
+    ------
+    GraphError
+        If it is not clear which module the labels are for.
+    """
+    told = [name for name, source in config.sources.items() if source.labels]
+    if len(told) == 1:
+        return config, told[0]
+    takers = [name for name, module in config.modules.items() if _takes_labels(module.type)]
+    if told or len(takers) != 1:
+        several = told or takers
+        found = f"there are {', '.join(several)}" if several else "there is none; use a gmm"
+        what = "source of labels" if told else "module that takes labels"
+        raise GraphError(f"labels: need one {what}, and {found}")
+    name = next(each for each in ("labels", "known_labels", "labels_of_rows") if each not in config.modules)
+    plain = config.plain()
+    data = plain["data"] if isinstance(config.data, dict) else {DATA: plain["data"]}
+    section = {"source": "files", "observations": str(Path(ROWS).absolute()), "type": "labels"}
+    connections = [*plain["connections"], f"{name} -> {takers[0]}"]
+    raw = {**plain, "data": {**data, name: section}, "connections": connections}
+    return make_config(raw, Path.cwd()), name
+
+
+def _takes_labels(type_name: str) -> bool:
+    return any(port.name == "labels" and port.direction == "in" for port in find(type_name).ports)
 
 
 def has_rows(config: RunConfig) -> bool:

@@ -31,7 +31,7 @@ from pydantic import (
 from actors.backends.step_parameters import sharing_problems
 from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
-from actors.graph.registry import ValidatedParameters, add_code_directories
+from actors.graph.registry import ValidatedParameters, add_code_directories, find
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.limits import MAX_MODULES, MAX_REPORTED_PROBLEMS, MAX_WORKERS
@@ -335,13 +335,29 @@ class RunConfig(Section):
 
     def _specs(self) -> list[ModuleSpec]:
         scaled = {name for name, source in self.sources.items() if is_scaled(source.scale)}
-        specs = [ModuleSpec(name, "observation", {"scaled": True} if name in scaled else {}) for name in self.sources]
+        specs = [
+            ModuleSpec(name, "labels", self._label_parameters(name, source))
+            if source.labels
+            else ModuleSpec(name, "observation", {"scaled": True} if name in scaled else {})
+            for name, source in self.sources.items()
+        ]
         for name, module in self.modules.items():
             resources = self.cluster.modules.get(name, module.resources).to_model()
             code = tuple(map(str, self.code))
             parameters, sharing = module.parameters, module.sharing
             specs.append(ModuleSpec(name, module.type, parameters, module.threads, resources, code, sharing))
         return specs
+
+    def _label_parameters(self, name: str, source: DataConfig) -> dict[str, Any]:
+        """Return the parameters of a source of labels, whose classes are those of the module that gets them."""
+        confidence = {} if source.confidence is None else {"confidence": source.confidence}
+        for connection in self._connections():
+            module = self.modules.get(connection.upper)
+            if connection.lower == name and module is not None:
+                classes = getattr(find(module.type).Parameters(**module.parameters), "classes", None)
+                if isinstance(classes, int):
+                    return {"classes": classes, **confidence}
+        return confidence
 
     def _connections(self) -> list[Connection]:
         return [Connection(*pair.split(" -> ")) for pair in self.connections]

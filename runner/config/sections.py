@@ -179,6 +179,8 @@ class DataConfig(Section):
     image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     grey: bool | None = None
     cache: Path | str | None = None
+    type: Literal["observations", "labels"] | None = None
+    confidence: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
@@ -201,12 +203,16 @@ class DataConfig(Section):
         problems: list[Problem] = []
         keys = ["observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk"]
         keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "sound", "ros"]
-        keys += ["image_size", "grey", "cache"]
+        keys += ["image_size", "grey", "cache", "type"]
         files = [key for key in keys if getattr(self, key) is not None]
         if self.source != "files":
             return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
         if self.observations is None:
             problems.append((("observations",), "is missing: source 'files' needs the path of a file of observations"))
+        if self.confidence is not None and not self.labels:
+            problems.append((("confidence",), "is that of labels; add type: labels, or leave it out"))
+        if self.labels and (self.scale not in (None, "none") or self.divide_by is not None):
+            problems.append((("type",), "labels are numbers of classes; leave out scale and divide_by"))
         if self.exclude is not None and self.columns is not None:
             problems.append((("exclude",), "goes without columns, which name all that are used; leave out one of them"))
         name = str(self.observations).lower()
@@ -224,6 +230,11 @@ class DataConfig(Section):
         elif self.lengths is not None and self.order != "given":
             problems.append((("lengths",), f"order {self.order!r} would mix the sequences; use order 'given'"))
         return problems
+
+    @property
+    def labels(self) -> bool:
+        """Whether the rows are labels of rows of other sources."""
+        return self.type == "labels"
 
     def wave_options(self) -> WaveOptions:
         """Return how frames of wave files become rows."""

@@ -83,6 +83,30 @@ def store_rows(config: RunConfig, given: Given, directory: Path) -> RunConfig:
     return config.model_copy(update={"data": data})
 
 
+def rows_and_labels(config: RunConfig, rows: Any, labels: Any, source: str) -> dict[str, Any]:
+    """Return rows by source, those of the source of labels among them.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, or labels are not one number for each row.
+    """
+    if rows is None:
+        raise DataError("labels: go with rows; give X, too, or name both in the model file")
+    where, joined = "labels", _joined(labels)
+    checked = check_observations(joined, where) if len(_shape_of(joined)) == 1 else None
+    if checked is None:
+        raise DataError(f"{where}: have the shape {_shape_of(joined)}; give one for each row, -1 or None where unknown")
+    return {**_by_source(rows, config, "X"), source: _with_gaps(checked)}
+
+
+def _shape_of(given: Any) -> tuple[int, ...]:
+    try:
+        return tuple(np.shape(given))
+    except ValueError:  # lists of different lengths
+        return ()
+
+
 def read_rows(config: RunConfig, rows: Any, lengths: Any) -> dict[str, Dataset]:
     """Return new rows for a trained model, by source; they are prepared as those that it learnt from.
 
@@ -101,11 +125,12 @@ def _by_source(given: Any, config: RunConfig, what: str) -> dict[str, Any]:
     """Return rows by the name of their source."""
     names = list(config.sources)
     if not isinstance(given, Mapping) or hasattr(given, "to_numpy"):
-        if len(names) > 1:
+        observed = [name for name in names if not config.sources[name].labels]
+        if len(observed) != 1:
             raise DataError(
                 f"{what}: this model has the observations {', '.join(names)}; give a map from their names to rows"
             )
-        return {names[0]: given}
+        return {observed[0]: given}
     unknown = [name for name in given if name not in names]
     if unknown or not given:
         raise DataError(

@@ -216,6 +216,16 @@ def check_new_rows(graph: Graph, data: Data, states: Mapping[str, State]) -> Non
 def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data, *, learns: bool) -> None:
     """Raise an error if a module with these parameters cannot use the rows of the sources below it."""
     below = [each.lower for each in graph.connections if each.upper == module.name and each.lower in data]
+    if module.type == "labels":
+        _check_labels(module, data)
+        return
+    told = [name for name in below if graph.modules[name].type == "labels"]
+    if told and module.sharing is not None:
+        raise ModuleError(
+            f"module {module.name!r}: labels need all rows in one process; remove modules.{module.name}.workers, or "
+            f"the connection {told[0]} -> {module.name}"
+        )
+    below = [name for name in below if name not in told]
     for name in below:
         _check_missing_values(module, data[name], name, learns=learns)
     for name in below or [""]:
@@ -228,6 +238,21 @@ def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data,
                 raise ModuleError(f"module {module.name!r}: {RowError(int(rows[error.row]), error.text)}") from None
             except ModuleError as error:
                 raise ModuleError(f"module {module.name!r}: {error}") from None
+
+
+def _check_labels(module: ModuleSpec, data: Data) -> None:
+    """Raise an error if labels are not one number of a class for each row."""
+    source = data.get(module.name)
+    if source is None:
+        return
+    if source.observations.shape[1:] != (1,):
+        shape = "×".join(map(str, source.observations.shape[1:]))
+        raise DataError(f"{_label(module.name)}: has {shape} columns; labels are one column of numbers of classes")
+    cls = find(module.type)
+    labels = cls(cls.Parameters(**module.parameters))
+    labels.load_state({**_state_of(source.observations), "mask": source.mask})
+    if problem := getattr(labels, "problem", None):
+        raise DataError(f"{_label(module.name)}: {problem}")
 
 
 def _check_missing_values(module: ModuleSpec, source: Dataset, name: str, *, learns: bool) -> None:
@@ -413,8 +438,9 @@ def load_new_rows(
                     f"{printable_line(text, 80)}: the run has no source {printable_line(name, 60)}; its sources are "
                     f"{', '.join(names)}"
                 )
-            name, origin = names[0], text
-            if len(names) > 1:
+            observed = _observed(names, sources)
+            name, origin = observed[0], text
+            if len(observed) != 1:
                 raise DataError(f"{text!r}: this run has the sources {', '.join(names)}; name one, as in {name}={text}")
         if name in chosen:
             raise DataError(f"source {name} is given twice, as {chosen[name]!r} and {origin!r}; leave one out")
@@ -458,6 +484,12 @@ def _load_labels(source: DataConfig, seed: int, path: Path, *, own_rows: bool) -
         if not own_rows:
             raise
         return datasets.load_categories(path)
+
+
+def _observed(names: Sequence[str], sources: Any) -> list[str]:
+    """Return the sources that do not hold labels, or all."""
+    told = sources if isinstance(sources, Mapping) else {}
+    return [name for name in names if name not in told or not told[name].labels] or list(names)
 
 
 def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, index: bool | None) -> dict[str, Any]:

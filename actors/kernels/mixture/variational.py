@@ -182,6 +182,7 @@ def evidence_lower_bound(
     *,
     log_prior: FloatArray | None = None,
     temperature: float = 1.0,
+    use_weights: bool = False,
 ) -> float:
     """Return the lower bound of the log evidence for a posterior computed from these responsibilities.
 
@@ -201,6 +202,8 @@ def evidence_lower_bound(
         Log-priors of the classes of each row, which replace the weights.
     temperature : float
         If less than one, the result is the objective of an iteration at this temperature instead of the bound.
+    use_weights : bool
+        Whether the weights multiply `log_prior`, if there is any, instead of being replaced by it.
 
     Returns
     -------
@@ -208,12 +211,13 @@ def evidence_lower_bound(
         -inf if a row has a responsibility for a class that its prior forbids.
     """
     n, K = posterior.counts, posterior.counts.size
-    if log_prior is None:
+    class_term = 0.0
+    if log_prior is None or use_weights:
         normaliser = gammaln(K * alpha) - gammaln(K * alpha + n.sum())
         class_term = normaliser + (gammaln(alpha + n) - gammaln(alpha)).sum()
-    else:
+    if log_prior is not None:
         terms = np.zeros_like(responsibilities)
-        class_term = np.multiply(responsibilities, log_prior, out=terms, where=responsibilities > 0.0).sum()
+        class_term += np.multiply(responsibilities, log_prior, out=terms, where=responsibilities > 0.0).sum()
     likelihood = log_marginal_likelihood(posterior, prior).sum()
     return float(temperature * likelihood + class_term + entr(responsibilities).sum())
 
@@ -226,6 +230,7 @@ def variational_bayes(
     iterations: int,
     *,
     log_bias: ArrayLike | None = None,
+    use_weights: bool = False,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
     incomplete: Incomplete | None = None,
@@ -247,6 +252,8 @@ def variational_bayes(
         Maximum number; fewer if the bound stops rising. With 0 the posterior given the responsibilities is returned.
     log_bias : array_like, shape (N, K), optional
         Log-priors of the classes of each row, which replace the weights. -inf forbids a class.
+    use_weights : bool
+        Whether the weights multiply `log_bias`, if there is any, instead.
     temperature : float
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
@@ -285,9 +292,13 @@ def variational_bayes(
     before = -math.inf
     for done in range(1, iterations + 1):
         class_scores = expected_log_weights(posterior.counts, alpha) if log_prior is None else log_prior
+        if log_prior is not None and use_weights:
+            class_scores = log_prior + expected_log_weights(posterior.counts, alpha)
         r = softmax_of_rows(class_scores + temperature * sums.expected_log_density(posterior))
         posterior, entropy = sums.posterior(r, posterior)
-        objective = evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior, temperature=temperature)
+        objective = evidence_lower_bound(
+            r, posterior, prior, alpha, log_prior=log_prior, temperature=temperature, use_weights=use_weights
+        )
         objective += temperature * entropy
         if on_iteration is not None:
             on_iteration(done, objective)
@@ -295,7 +306,8 @@ def variational_bayes(
             break
         before = objective
     out[missing], out[~missing] = 0.0, r
-    return out, posterior, evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior) + entropy
+    bound = evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior, use_weights=use_weights)
+    return out, posterior, bound + entropy
 
 
 def _without(incomplete: Incomplete | None, missing: BoolArray) -> Incomplete | None:

@@ -24,6 +24,7 @@ from actors.kernels.mixture.incomplete import (
     log_predictive_observed,
     with_column_means,
 )
+from actors.kernels.mixture.known_labels import named_as_known, seeded_kmeans
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, sample_predictive
 from actors.kernels.mixture.sums import responsibilities_given
 from actors.kernels.mixture.variational import expected_log_weights, most_probable_labels
@@ -32,7 +33,7 @@ from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import combine_priors, normalise_with_norms
+from actors.modules.class_posteriors import combine_priors, normalise_rows, normalise_with_norms
 from actors.modules.mixture.class_states import Classes, pack, unpack
 from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, MixtureParameters
 from actors.types import Array, BoolArray, FloatArray, IntArray, State
@@ -43,6 +44,9 @@ MIN_SCALE_RATIO = 2.0**-40
 """Smallest scale of the prior, relative to the variance of its column: below, a class of few rows gets singular."""
 
 PRIOR = "transition_prior"
+
+LABELS = "labels"
+"""Port of what is known of the classes of some rows."""
 
 NO_ROWS = "every row of the latent vectors is missing: there is nothing to learn from"
 
@@ -71,7 +75,7 @@ class Mixture(Module[P]):
     missing_values = True
     display_name: ClassVar[str]
     """Name of the module type in error messages."""
-    ports = (
+    ports: ClassVar[tuple[Port, ...]] = (
         Port("latent_vectors", "in", "forward", "latent_vectors", optional=True),
         Port("observations", "in", "forward", "observations", optional=True),
         Port(PRIOR, "in", "backward", "transition_prior", optional=True),
@@ -157,17 +161,12 @@ class Mixture(Module[P]):
         parameters = self._step_parameters(context)
         message = data_message(inbox)
         rows, missing = rows_and_mask(message)
-        absent = message.missing_values
-        columns = self._choose_columns(
-            rows[~missing] if absent is None else filled_with_seen(rows, absent)[~missing], message, context
-        )
-        X = columns.internal(rows)
-        seen = None if absent is None else ~absent[:, columns.kept]
-        if seen is not None:
-            X, missing = with_column_means(X, seen), missing | ~seen.any(axis=1)
+        X, columns, missing, seen = self._rows_to_learn_from(message, rows, missing, context)
         incomplete = None if seen is None else find_incomplete(~seen, missing)
         present = X[~missing]
-        log_prior = combine_priors(inbox, PRIOR, (len(X), self.classes))
+        above = combine_priors(inbox, PRIOR, (len(X), self.classes))
+        told = label_prior(inbox, (len(X), self.classes))
+        log_prior = joint_prior(above, told)
         prior = self._make_prior(present, columns, parameters, None if seen is None else seen[~missing])
         iterations = parameters.iterations + (parameters.burn_in if self._factors is None else 0)
         # Tempering balances the likelihood against a prior. Without one it only blurs the classes, for good.
@@ -180,9 +179,10 @@ class Mixture(Module[P]):
             classes=self.classes,
             alpha=parameters.alpha,
             iterations=iterations if context.learn else 0,
-            use_counts=log_prior is None or self._weights_multiply_prior(parameters),
-            temperature=1.0 if log_prior is None else context.temperature * trust,
+            use_counts=above is None or self._weights_multiply_prior(parameters),
+            temperature=1.0 if above is None else context.temperature * trust,
             incomplete=incomplete,
+            known=None if told is None else known_classes(told),
         )
         try:
             start = self._current_assignment(problem, rows, columns, message.lengths, context)
@@ -195,14 +195,17 @@ class Mixture(Module[P]):
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._prior, self._columns = assignment, factors, prior, columns
-        if log_prior is not None:
+        if above is not None and log_prior is not None:
             log_prior = self._adjust_prior(log_prior, factors, parameters)
+        elif log_prior is not None:  # the weights multiply labels
+            log_prior = normalise_rows(log_prior + self._log_weights(factors, parameters))
         loo[missing] = 0.0
         likelihood[missing] = 0.0
         if not parameters.calibrate:
             self._calibration = None  # an earlier update may have fitted one
         else:
-            self._calibration = self._fit_calibration(loo[~missing], factors, parameters, log_prior, missing)
+            told_from_above = None if above is None else log_prior
+            self._calibration = self._fit_calibration(loo[~missing], factors, parameters, told_from_above, missing)
             likelihood = self._calibrated_likelihood(likelihood, factors, parameters)
             likelihood[missing] = 0.0
         metrics = {**self._evidences(loo, log_prior, context), **metrics}
@@ -354,10 +357,11 @@ class Mixture(Module[P]):
         return self.at(context)
 
     def _combined_prior(self, inbox: Inbox, rows: int, parameters: P, without: str | None = None) -> FloatArray | None:
-        """Return the adjusted product of the priors (N, K) from above, `without` left out; None if there is none."""
+        """Return the adjusted product of the priors (N, K) from above, `without` left out, and labels; None without."""
         assert self._factors is not None
-        log_prior = combine_priors(inbox, PRIOR, (rows, self.classes), without)
-        return None if log_prior is None else self._adjust_prior(log_prior, self._factors, parameters)
+        above = combine_priors(inbox, PRIOR, (rows, self.classes), without)
+        above = None if above is None else self._adjust_prior(above, self._factors, parameters)
+        return joint_prior(above, label_prior(inbox, (rows, self.classes)))
 
     def _current_assignment(
         self, problem: FitProblem, rows: FloatArray, columns: Columns, lengths: Array | None, context: Context
@@ -416,7 +420,12 @@ class Mixture(Module[P]):
         filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
         if self._step_parameters(context).prior_scale == "data":  # the columns may have different units
             filled = filled / np.where(deviation := X[~missing].std(axis=0), deviation, 1.0)
-        return self._initial_assignment(filled, lengths, context, lacking=lacking)
+        first = self._initial_assignment(filled, lengths, context, lacking=lacking)
+        if problem is None or problem.known is None:
+            return first
+        labels = named_as_known(first.labels, problem.known, self.classes)
+        ordered = context.order_above and getattr(self._step_parameters(context), "start", "") != "kmeans"
+        return Assignment(labels if ordered else seeded_kmeans(filled, labels, problem.known, self.classes))
 
     def _choose_columns(self, present: FloatArray, message: Message, context: Context) -> Columns:
         """Return the conversion of the rows (M, D) that are not missing; log which columns are left out."""
@@ -425,6 +434,21 @@ class Mixture(Module[P]):
         columns = choose_columns(present, row_values(message).dtype)
         log_left_out(columns, self._columns, context)
         return columns
+
+    def _rows_to_learn_from(
+        self, message: Message, rows: FloatArray, missing: BoolArray, context: Context
+    ) -> tuple[FloatArray, Columns, BoolArray, BoolArray | None]:
+        """Return internal rows, their columns, which rows are missing, and which values (N, D') are not, if some are.
+
+        A row that has values of left-out columns only is missing.
+        """
+        absent = message.missing_values
+        if absent is None:
+            columns = self._choose_columns(rows[~missing], message, context)
+            return columns.internal(rows), columns, missing, None
+        columns = self._choose_columns(filled_with_seen(rows, absent)[~missing], message, context)
+        seen: BoolArray = ~absent[:, columns.kept]
+        return with_column_means(columns.internal(rows), seen), columns, missing | ~seen.any(axis=1), seen
 
     def _internal_rows(self, rows: FloatArray, missing: BoolArray, context: Context) -> FloatArray:
         """Return the internal rows of rows (N, D) to recognize."""
@@ -525,7 +549,7 @@ class Mixture(Module[P]):
         assert self._factors is not None
         log_prior = self._combined_prior(inbox, len(likelihood), parameters)
         scores = likelihood if log_prior is None else likelihood + log_prior
-        if log_prior is None or self._weights_multiply_prior(parameters):
+        if not inbox.all(PRIOR) or self._weights_multiply_prior(parameters):
             scores = scores + self._log_weights(self._factors, parameters)
         return normalise_with_norms(scores)
 
@@ -557,6 +581,9 @@ class Mixture(Module[P]):
         """
         assert self._factors is not None
         parameters, of_rows = self._step_parameters(context), rows_of(data_message(inbox))
+        told = label_prior(inbox, (len(likelihood), self.classes))
+        if told is not None and "mask" in of_rows:  # a missing row that has a label says something
+            of_rows["mask"] = of_rows["mask"] & (known_classes(told) < 0)
         multiplies = self._weights_multiply_prior(parameters)
         rows, classes = likelihood.shape
         log_posterior, log_norm = self._class_posterior(inbox, likelihood, parameters)
@@ -601,6 +628,49 @@ def rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the rows (N, D) as float64, and the mask (N,) of the missing ones."""
     X = np.asarray(values := row_values(message), dtype=np.float64).reshape(len(values), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
+
+
+def label_prior(inbox: Inbox, shape: tuple[int, int]) -> FloatArray | None:
+    """Return log p(label | class), (N, K), the product over all sources; 0 for rows without. None if no labels came.
+
+    Raises
+    ------
+    ModuleError
+        If labels are not of `shape`, or contradict each other.
+    """
+    messages = inbox.all(LABELS)
+    if not messages:
+        return None
+    combine_priors(inbox, LABELS, shape)  # checks
+    total = np.zeros(shape)
+    for message in messages.values():
+        log_prob = np.asarray(message["log_prob"], np.float64)
+        total += log_prob if message.mask is None else np.where(message.mask[:, None], 0.0, log_prob)
+    return total
+
+
+def known_classes(told: FloatArray) -> IntArray:
+    """Return the most probable class (N,) by labels alone (N, K), -1 for rows without a label."""
+    return np.where(np.ptp(np.exp(told), axis=1) > 0.0, told.argmax(axis=1), -1).astype(np.int64)
+
+
+def joint_prior(above: FloatArray | None, told: FloatArray | None) -> FloatArray | None:
+    """Return the product of a prior from above and labels (N, K), as log-distributions if both are there.
+
+    Raises
+    ------
+    ModuleError
+        If they exclude each other in a row.
+    """
+    if above is None or told is None:
+        return told if above is None else above
+    product = above + told
+    excluded = np.flatnonzero(product.max(axis=1) == -np.inf)
+    if len(excluded):
+        raise ModuleError(
+            f"the prior from above excludes the label of row {excluded[0] + 1}; give labels a confidence below 1"
+        )
+    return normalise_rows(product)
 
 
 def log_volumes(columns: Columns, seen: BoolArray | None) -> float | FloatArray:

@@ -118,6 +118,8 @@ class FitProblem:
         The power of the likelihood.
     incomplete : Incomplete, optional
         The rows with some missing values, in the place of which `rows` has the mean of the column.
+    known : ndarray of int64 (N,), optional
+        The classes that labels name, -1 for rows without a label; they are in `log_prior`, too.
     """
 
     rows: FloatArray
@@ -130,6 +132,7 @@ class FitProblem:
     use_counts: bool
     temperature: float
     incomplete: Incomplete | None = None
+    known: IntArray | None = None
 
 
 class FitResult(NamedTuple):
@@ -222,6 +225,7 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
         problem.iterations,
         log_bias=problem.log_prior,
         temperature=problem.temperature,
+        use_weights=problem.use_counts,
         mask=problem.missing,
         incomplete=problem.incomplete,
         on_iteration=lambda done, objective: context.report(done, problem.iterations, objective=objective),

@@ -13,7 +13,8 @@ from actors.errors import ModuleError
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.pooling import sums_of_posterior
 from actors.kernels.mixture.scatter import compile_kernels as compile_scatter
-from actors.module import Context
+from actors.module import Context, Port
+from actors.modules.mixture.base import LABELS
 from actors.modules.mixture.class_states import unpack
 from actors.modules.mixture.engines import (
     ENGINES,
@@ -120,6 +121,7 @@ class GMM(SharedMixture[GMMParameters]):
     learning_parameters = ("iterations", "burn_in", "start")
     fixed_parameters = ("classes",)
     display_name = "GMM"
+    ports = (*SharedMixture.ports, Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True))
 
     def prepare(self, device: str, threads: int) -> None:
         """Compile the kernels, or load them from their cache."""

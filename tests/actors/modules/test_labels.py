@@ -1,0 +1,169 @@
+"""Tests of labels for some rows: the source that sends them, and the mixture that learns from them."""
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from actors.errors import ModuleError
+from actors.graph.registry import make_module
+from actors.kernels.mixture.known_labels import named_as_known, seeded_kmeans
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
+from actors.kernels.mixture.variational import one_hot_responsibilities, variational_bayes
+from actors.messaging.codec import make_message
+from actors.messaging.message import Header
+from actors.module import Context, Inbox
+
+K, N = 3, 120
+CENTRES = np.array([[0.0, 3.0], [3.0, 0.0], [-3.0, -3.0]])
+TRUTH = np.arange(N) % K
+NAMES = np.array([2, 0, 1])
+ENGINES = ["gibbs", "vb", "blocked-gibbs"]
+
+
+def rows(seed=0):
+    return CENTRES[TRUTH] + np.random.default_rng(seed).normal(size=(N, 2))
+
+
+def some_labels(each=1, seed=1):
+    """Return the labels of a few rows of each class, under names that are not their order; -1 for the others."""
+    known = np.full(N, -1)
+    for k in range(K):
+        known[np.random.default_rng(seed).permutation(np.flatnonzero(k == TRUTH))[:each]] = NAMES[k]
+    return known
+
+
+def sent(known, **parameters):
+    """Return the message of a source of labels."""
+    source = make_module("labels", {"classes": K, **parameters})
+    source.load_state({"values": np.maximum(known, 0.0)[:, None], "mask": known < 0})
+    (outgoing,) = source.update(Inbox(()), Context("labels")).messages
+    return make_message(Header("transition_prior", "labels", "labels", "gmm"), outgoing.arrays)
+
+
+def data(X, **rows_of):
+    return make_message(Header("observations", "data", "observations", "gmm"), {"values": X, **rows_of})
+
+
+def update(gmm, *messages, **context):
+    receivers = {"class_posteriors": ("mm",), "class_means": ()}
+    return gmm.update(Inbox(messages), Context("gmm", receivers=receivers, **{"seed": 3, **context}))
+
+
+def make_gmm(engine="gibbs", **given):
+    return make_module("gmm", {"classes": K, "iterations": 20, "engine": engine, **given})
+
+
+def test_rows_without_a_label_are_flat_and_masked():
+    known = np.array([1, -1, 0])
+    message = sent(known, confidence=0.9)
+    np.testing.assert_allclose(np.exp(message["log_prob"]), [[0.05, 0.9, 0.05], [1 / 3] * 3, [0.9, 0.05, 0.05]])
+    assert message.mask.tolist() == [False, True, False]
+
+
+def test_a_label_that_is_no_class_is_named():
+    for values in ([[0.0], [3.0]], [[0.0], [1.5]]):
+        source = make_module("labels", {"classes": K})
+        source.load_state({"values": np.array(values)})
+        with pytest.raises(ModuleError, match="row 2 has the label"):
+            source.update(Inbox(()), Context("labels"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_classes_have_the_numbers_of_the_labels(engine):
+    known = some_labels()
+    outbox = update(make_gmm(engine), data(rows()), sent(known))
+    assert (outbox.outputs["class"] == NAMES[TRUTH]).mean() > 0.9
+    assert (outbox.outputs["class"] == known)[known >= 0].all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_few_wrong_labels_of_low_confidence_are_overruled(engine):
+    known = some_labels(each=12)
+    wrong = np.flatnonzero(known >= 0)[:3]
+    known[wrong] = (known[wrong] + 1) % K
+    outbox = update(make_gmm(engine), data(3 * rows()), sent(known, confidence=0.8))
+    assert (outbox.outputs["class"] == NAMES[TRUTH])[wrong].all()
+
+
+def test_the_posterior_is_likelihood_times_weight_times_label():
+    known, X = some_labels(each=5), rows()
+    gmm = make_gmm()
+    outbox = update(gmm, data(X), sent(known, confidence=0.7))
+    state = gmm.state()
+    factors = NIWPosterior(*(state[name] for name in NIWPosterior._fields))
+    prior = NIWPrior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+    told = np.where(known[:, None] < 0, 1.0, np.where(known[:, None] == np.arange(K), 0.7, 0.15))
+    weights = (factors.counts + 0.1) / (factors.counts + 0.1).sum()
+    scores = log_predictive_loo(X, state["labels"], factors, prior) + np.log(told * weights)
+    np.testing.assert_allclose(outbox.outputs["Pdz"], np.exp(scores - logsumexp(scores, axis=1, keepdims=True)))
+    (up,) = [each.arrays for each in outbox.messages if each.port == "class_posteriors"]
+    scores -= np.log(weights)  # they belong to the receiver's prior
+    np.testing.assert_allclose(up["log_prob"], scores - logsumexp(scores, axis=1, keepdims=True), atol=1e-12)
+
+
+def test_priors_from_above_multiply_with_labels():
+    known = some_labels(each=5)
+    above = np.random.default_rng(0).dirichlet(np.ones(K), N)
+    header = Header("transition_prior", "mm", "transition_prior", "gmm")
+    message = make_message(header, {"log_prob": np.log(above)})
+    gmm = make_gmm("vb")
+    outbox = update(gmm, data(rows()), message, sent(known, confidence=0.7))
+    told = np.where(known[:, None] < 0, 1.0, np.where(known[:, None] == np.arange(K), 0.7, 0.15))
+    (up,) = [each.arrays for each in outbox.messages if each.port == "class_posteriors"]
+    expected = np.exp(up["log_prob"]) * above  # what goes to the MM contains the labels, not its own message
+    np.testing.assert_allclose(outbox.outputs["Pdz"], expected / expected.sum(axis=1, keepdims=True), atol=1e-12)
+    assert not np.allclose(np.exp(up["log_prob"]), outbox.outputs["Pdz"])
+    bare = make_gmm("vb")
+    bare.load_state(gmm.state())
+    flat = update(bare, data(rows()), message, overrides={"iterations": 0}, learn=False, round=2)
+    (without,) = [each.arrays for each in flat.messages if each.port == "class_posteriors"]
+    ratio = np.exp(up["log_prob"] - without["log_prob"]) / told
+    np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones(K), rtol=0.2)
+
+
+def test_a_missing_row_with_a_label_says_its_class():
+    known = some_labels(each=5)
+    row = int(np.flatnonzero(known >= 0)[0])
+    mask = np.zeros(N, bool)
+    mask[[row, row + 1]] = True
+    known[row + 1] = -1
+    outbox = update(make_gmm(), data(rows(), mask=mask), sent(known))
+    (up,) = [each.arrays for each in outbox.messages if each.port == "class_posteriors"]
+    assert outbox.outputs["class"][row] == known[row]
+    assert up["mask"].tolist() == (np.arange(N) == row + 1).tolist()
+    assert np.exp(up["log_prob"][row]).argmax() == known[row]
+    assert up["log_norm"][row] == 0.0
+
+
+def test_the_bound_with_labels_never_falls():
+    objectives = []
+    X, prior = rows(), NIWPrior(np.zeros(2), 1.0, 4.0, np.eye(2))
+    known = some_labels(each=5)
+    told = np.log(np.where(known[:, None] < 0, 1.0, np.where(known[:, None] == np.arange(K), 0.98, 0.01)))
+    start = one_hot_responsibilities(np.random.default_rng(0).integers(0, K, N), K)
+    variational_bayes(
+        X, start, prior, 0.1, 50, log_bias=told, use_weights=True, on_iteration=lambda _, rise: objectives.append(rise)
+    )
+    assert np.diff(objectives).min() > -1e-9
+
+
+def test_labels_and_a_prior_that_exclude_each_other_are_refused():
+    header = Header("transition_prior", "mm", "transition_prior", "gmm")
+    with np.errstate(divide="ignore"):
+        message = make_message(header, {"log_prob": np.log(np.tile([1.0, 0.0, 0.0], (N, 1)))})
+    with pytest.raises(ModuleError, match=r"excludes the label of row .*confidence below 1"):
+        update(make_gmm(), data(rows()), message, sent(some_labels(each=5)))
+
+
+# --- the start ----------------------------------------------------------------------------------------------------
+
+
+def test_start_labels_take_the_names_of_the_known_ones():
+    start, known = np.array([0, 0, 1, 1, 2, 2]), np.array([2, -1, 0, -1, -1, -1])
+    assert named_as_known(start, known, 3).tolist() == [2, 2, 0, 0, 1, 1]
+
+
+def test_known_rows_stay_in_their_class():
+    X = np.array([[0.0], [0.1], [5.0], [5.1], [5.2]])
+    known = np.array([0, -1, -1, 1, 0])
+    assert seeded_kmeans(X, np.array([0, 0, 1, 1, 1]), known, 2).tolist() == [0, 0, 1, 1, 0]
