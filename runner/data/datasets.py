@@ -154,9 +154,8 @@ def load(
     else:
         header, index = (table.header if header is None else header), (table.index if index is None else index)
         table = replace(table, header=header, index=index)
-        others = (divide_by, sequences or on_disk)
-        special = _read_waves(observations, root, waves, table, *others)
-        special = special or _read_bags(observations, root, bags, table, *others)
+        others = (table, divide_by, sequences or on_disk)
+        special = _read_waves(observations, root, waves, *others) or _read_bags(observations, root, bags, *others)
         read = special or _read_rows(
             observations,
             root,
