@@ -359,7 +359,7 @@ LOST_WORKER_SECONDS = 10.0
 """Time for which Ray is waited for to say that a worker has died, after a connection to it was lost."""
 
 PEER_SECONDS = 30.0
-"""Time after which a connection to a host that answers nothing is ended by the operating system."""
+"""Time after which an idle connection to a host that answers nothing is ended by the operating system."""
 
 MAX_WAITING_STRANGERS = 64
 """Connections at a time, beside those of the workers, that have not proven yet who they are."""

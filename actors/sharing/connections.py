@@ -128,7 +128,7 @@ class Listener:
 
     def __init__(self, host: str, secret: bytes, workers: int, seconds: float = CONNECT_SECONDS) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listening = socket.create_server((host, 0), family=family, backlog=min(workers + 16, 1024))
+        self._listening = socket.create_server((host, 0), family=family, backlog=workers + MAX_WAITING_STRANGERS)
         self.port: int = self._listening.getsockname()[1]
         self._secret, self._workers = secret, workers
         self._deadline = time.monotonic() + seconds
@@ -292,15 +292,14 @@ def _lost(reason: object) -> WorkerConnectionError:
 
 
 def _detect_lost_hosts(peer: socket.socket) -> None:
-    """Have the operating system end the connection to a host that is gone, also where nothing is sent."""
+    """Have the operating system end the connection to a host that is gone while nothing is on the way.
+
+    Without a limit for what is on the way (TCP_USER_TIMEOUT): it would end the connection to one that computes for
+    longer before it reads. The coordinator hears of lost nodes itself.
+    """
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     third = max(1, int(PEER_SECONDS / 3))
-    for name, value in (
-        ("TCP_KEEPIDLE", third),
-        ("TCP_KEEPINTVL", max(1, third // 2)),
-        ("TCP_KEEPCNT", 4),
-        ("TCP_USER_TIMEOUT", int(1000 * PEER_SECONDS)),
-    ):
+    for name, value in (("TCP_KEEPIDLE", third), ("TCP_KEEPINTVL", max(1, third // 2)), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):
             with suppress(OSError):
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

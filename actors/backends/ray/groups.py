@@ -280,10 +280,10 @@ class _Workers:
         WorkerConnectionError
             If connections are lost, and no worker has died or failed.
         """
-        others = [self.call(rank, "follow") for rank in range(1, len(self._names))]
-        first = self.call(0, "lead", len(self._names), *samples)
+        others = list[Any]()
         try:
-            passes: int = self.get(first)
+            others += [self.call(rank, "follow") for rank in range(1, len(self._names))]
+            passes: int = self.get(self.call(0, "lead", len(self._names), *samples))
             for each in others:
                 self.get(each)
             return passes

@@ -197,3 +197,15 @@ def test_another_thread_can_end_the_wait_for_a_worker():
     threading.Timer(0.1, here.shut).start()
     with pytest.raises(WorkerConnectionError, match="is lost"):
         here.receive()
+
+
+@pytest.mark.slow
+def test_one_that_computes_for_long_before_it_reads_keeps_the_connection(monkeypatch):
+    monkeypatch.setattr(connections, "PEER_SECONDS", 1.0)
+    here, there, _ = pair()
+    values = np.arange(4_000_000.0)  # more than the operating system holds
+    sender = threading.Thread(target=here.send, args=(pack_frame(values),))
+    sender.start()
+    time.sleep(4.0)
+    np.testing.assert_array_equal(there.receive(), values)
+    sender.join()
