@@ -92,9 +92,9 @@ class ConnectedWorkers:
         if self._holds[at] == self._number:
             return []
         follows = self._holds[at] == self._number - 1
-        if follows not in self._frames:
-            values = [pack_triangles(each) for each in parameters.values()]
-            self._frames[follows] = pack_frame(("parameters", list(parameters), [False] * len(values), values))
+        if follows not in self._frames:  # of a worker that took no part in a call
+            self._changes.forget_others(parameters)
+            self._frames[follows] = pack_frame(("all", pack_triangles(parameters)))
         self._holds[at] = self._number
         return [self._frames[follows]]
 
@@ -130,6 +130,7 @@ class Follower:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._parameters: State = {}
+        self._known: State = {}  # what each name of a parameter stood for last
 
     def run(self, own: Callable[..., Any]) -> None:
         """Answer until the passes end.
@@ -152,8 +153,11 @@ class Follower:
             match self._connection.receive():
                 case ("end",):
                     return
-                case ("parameters", list(names), list(kept), list(values)):
-                    self._parameters = SentChanges.applied(self._parameters, names, kept, values)
+                case ("all", dict(parameters)):
+                    self._parameters = self._known = unpack_triangles(parameters)
+                case ("parameters", list(names), list(known), list(values)):
+                    self._parameters = SentChanges.applied(self._known, names, known, values)
+                    self._known = {**self._known, **self._parameters}
                 case ("call", str(method), *values) if method in _CALLED:
                     given = [self._parameters if isinstance(v, Repeated) else unpack_triangles(v) for v in values]
                     self._connection.send(pack_frame(("answer", pack_triangles(own(method, *given)))))

@@ -154,36 +154,42 @@ class Exchange:
 
 
 class SentChanges:
-    """Those of the parameters that are not what was sent before, where all of them arrive in turn.
+    """Those of the parameters that the receivers do not have, where all of them arrive in turn.
 
-    Arrays are compared with copies of those sent last: the module may go on to use an array. Those that are large and
-    differ every time, as weights of networks do, are soon compared no more.
+    Arrays are compared with copies of those sent before, by whatever name: the module may go on to use an array. Those
+    that are large and differ every time, as weights of networks do, are soon compared no more.
     """
 
     def __init__(self) -> None:
-        self._sent: State = {}
+        self._sent: dict[str, Array] = {}  # what each name stood for last
         self._differed: dict[str, int] = {}  # how often in turn, by name
 
-    def of(self, learnt: State) -> tuple[list[str], list[bool], list[Any]]:
-        """Return the names of parameters, whether each is as it was sent last, and the values of the others."""
+    def of(self, learnt: State) -> tuple[list[str], list[str], list[Any]]:
+        """Return the names of parameters, by which name each was sent before ("" for new ones), and the new values."""
         arrays = {name: value for name, value in learnt.items() if isinstance(value, np.ndarray)}
         if sum(array.nbytes for array in arrays.values()) > MAX_KEPT_PARAMETER_BYTES:
             arrays = {}
-        before, self._sent = self._sent, {}
-        kept, values = list[bool](), list[Any]()
+        before, self._sent = self._sent, {name: each for name, each in self._sent.items() if name not in learnt}
+        known, values = list[str](), list[Any]()
         for name, value in learnt.items():
-            same = name in arrays and _same(before.get(name), value)
-            kept.append(same)
-            if not same:
+            as_before = _name_of(value, name, before) if name in arrays else ""
+            known.append(as_before)
+            if not as_before:
                 values.append(pack_triangles(value))
             if name in arrays:
-                self._differed[name] = 0 if same else self._differed.get(name, 0) + 1
+                self._differed[name] = 0 if as_before else self._differed.get(name, 0) + 1
                 if value.nbytes < _LARGE or self._differed[name] < _ATTEMPTS:
-                    self._sent[name] = before[name] if same else _copy(value)
-        return list(learnt), kept, values
+                    self._sent[name] = before[as_before] if as_before else _copy(value)
+        if sum(array.nbytes for array in self._sent.values()) > 2 * MAX_KEPT_PARAMETER_BYTES:
+            self.forget_others(learnt)
+        return list(learnt), known, values
+
+    def forget_others(self, learnt: State) -> None:
+        """Send what these parameters lack again."""
+        self._sent = {name: each for name, each in self._sent.items() if name in learnt}
 
     @staticmethod
-    def applied(before: State, names: Sequence[str], kept: Sequence[bool], values: Sequence[Any]) -> State:
+    def applied(before: State, names: Sequence[str], known: Sequence[str], values: Sequence[Any]) -> State:
         """Return the parameters that :meth:`of` was given.
 
         Raises
@@ -193,16 +199,23 @@ class SentChanges:
         """
         learnt, new = dict[str, Any](), iter(values)
         try:
-            for name, same in zip(names, kept, strict=True):
-                learnt[name] = before[name] if same else unpack_triangles(next(new))
+            for name, as_before in zip(names, known, strict=True):
+                learnt[name] = before[as_before] if as_before else unpack_triangles(next(new))
         except (KeyError, TypeError, ValueError, StopIteration):
             raise WorkerConnectionError("another worker sent changes to parameters that are not here") from None
         return learnt
 
 
-def _same(before: Array | None, now: Array) -> bool:
+def _name_of(value: Array, name: str, before: Mapping[str, Array]) -> str:
+    """Return the name of an array that was sent before, its own if possible; "" if there is none."""
+    if name in before and _same(before[name], value):
+        return name
+    return next((other for other, array in before.items() if _same(array, value)), "")
+
+
+def _same(before: Array, now: Array) -> bool:
     """Return whether two arrays are the same, bit for bit."""
-    if before is None or before.dtype != now.dtype or before.shape != now.shape or before.strides != now.strides:
+    if before.dtype != now.dtype or before.shape != now.shape or before.strides != now.strides:
         return False
     old, new = (array.reshape(-1, order="A").view(np.uint8) for array in (before, now))
     return np.array_equal(old[:64], new[:64]) and np.array_equal(old, new)

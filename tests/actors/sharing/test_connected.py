@@ -109,13 +109,15 @@ def test_a_worker_that_took_no_part_in_a_call_gets_all_parameters_in_the_next_on
         run = partial(lambda into, _method, learnt, *_: into.append(learnt), into)
         threading.Thread(target=Follower(there).run, args=(run,), daemon=True).start()
     fixed = np.random.default_rng(0).normal(size=(50, 30))
-    for number, workers in enumerate([2, 1, 1, 2]):
+    for number, workers in enumerate([2, 1, 1, 2, 2]):
         state = {"fixed": fixed, "next": np.full(5, float(number))}
+        state |= {"odd": fixed + 1} if number in (1, 4) else {}
         for reply in [group.call(worker, "accumulate", state, 0, ()) for worker in range(workers, 0, -1)]:
             group.get(reply)
-    assert [each["next"][0] for each in seen[0]] == [0.0, 1.0, 2.0, 3.0]
-    assert [each["next"][0] for each in seen[1]] == [0.0, 3.0]
+    assert [each["next"][0] for each in seen[0]] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert [each["next"][0] for each in seen[1]] == [0.0, 3.0, 4.0]
     assert all(np.array_equal(each["fixed"], fixed) for into in seen for each in into)
+    assert np.array_equal(seen[1][-1]["odd"], fixed + 1)
     group.end()
 
 
@@ -167,8 +169,8 @@ def test_parameters_that_connections_cannot_carry_are_reported_as_such():
         ("call", "learn", {}),
         ("call", "__init__"),
         ("call",),
-        ("parameters", ["a"], [True], []),
-        ("parameters", ["a"], [], [1]),
+        ("parameters", ["a"], ["b"], []),
+        ("parameters", ["a"], [""], []),
         "end",
         3,
     ],
@@ -199,12 +201,13 @@ def test_only_parameters_that_have_changed_are_sent_again():
     sizes, send = [], here.send
     here.send = lambda *frames: (sizes.append(sum(len(p) for f in frames for p in f)), send(*frames))
     fixed = np.random.default_rng(0).normal(size=(50, 30))
+    other = fixed[::-1].copy()
     states = [{"fixed": fixed, "next": np.full(5, float(n))} for n in range(3)]
-    states.append({"fixed": fixed[::-1].copy(), "next": states[-1]["next"]})
+    states += [{"fixed": other, "before": fixed}, {"next": np.zeros(5)}, {"before": other, "fixed": fixed}]
     for state in (states[0], *states):
         group.get(group.call(1, "accumulate", state, 0, ()))
     assert all(same_arrays(*each) for each in zip(seen, (states[0], *states), strict=True))
-    assert [size > fixed.nbytes for size in sizes] == [True, False, False, False, True]
+    assert [size > fixed.nbytes for size in sizes] == [True, False, False, False, True, False, False]
     fixed[0, 0] = 7.0  # a module may go on to use an array
     group.get(group.call(1, "accumulate", {"fixed": fixed, "next": np.zeros(5)}, 0, ()))
     assert seen[-1]["fixed"][0, 0] == 7.0
