@@ -18,10 +18,13 @@ from actors.coordination.placement import (
     assign_modules,
     build_bundles,
     check_placement,
+    first_to_last,
+    later_modules,
     nodes_for_more,
     worker_counts,
 )
 from actors.errors import BackendError
+from actors.graph.schedule import Block, Step
 from actors.graph.spec import ModuleSpec, Resources, Sharing
 from runner.cluster.dry_run import DryRunReport, report_as_json
 from tests.actors.coordination.test_coordinator import model
@@ -371,3 +374,17 @@ class TestMoreWorkers:
     def test_there_are_no_more_than_have_room(self):
         nodes = [replace(node("a"), id="1", free={"CPU": 0.0}), replace(node("b"), id="2", free={"CPU": 1.0})]
         assert self.more(3, nodes, {"1": 2}, CPU=1.0) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "order", "later"),
+    [
+        (("encoder", "mirror"), ["encoder", "data", "mirror"], ("mirror",)),
+        ((Block((Step("encoder"), Step("mirror")), repeat=2),), ["encoder", "mirror", "data"], ()),
+        (("mirror", "encoder"), ["mirror", "data", "encoder"], ("encoder",)),
+    ],
+)
+def test_processes_are_started_in_the_order_in_which_a_run_waits_for_them(steps, order, later):
+    graph = model(steps=steps)
+    assert first_to_last(graph) == order
+    assert later_modules(graph) == later

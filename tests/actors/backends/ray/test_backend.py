@@ -8,11 +8,14 @@ import pytest
 import ray
 from ray.experimental.locations import get_local_object_locations
 
+from actors.backends.ray.backend import RayBackend
+from actors.coordination.backend import Ref
 from actors.coordination.recovery import RecoveryPolicy
+from actors.coordination.router import Router
 from actors.coordination.session import RunSpec
 from actors.errors import BackendError, ModuleFailedError
 from actors.graph.graph import Graph
-from actors.graph.schedule import Block, Schedule, Step
+from actors.graph.schedule import Block, Position, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Resources
 from actors.limits import INLINED_BYTES
 from actors.storage.checkpoints import Checkpoints
@@ -151,20 +154,57 @@ def names_in(namespace):
 
 
 def test_the_actors_have_the_modules_names_report_their_activity_and_end_with_the_run():
-    running = launch(model(rounds=1, seconds=3.0), "named")
+    running, seen = launch(model(rounds=1, seconds=3.0), "named"), []
+
+    def done():
+        events, status = next(stream)
+        seen.extend((each.event.event, each.event.fields().get("module")) for each in events)
+        return status.get("active", {}).get("encoder", {}).get("done")
+
     try:
         stream = running.begin({"data": {"values": ROWS}})
-        wait_until(lambda: next(stream)[1].get("active", {}).get("encoder", {}).get("done") == 1)
+        wait_until(lambda: done() == 1)
         encoder = running.describe()["modules"]["encoder"]
         assert (encoder["doing"], encoder["done"], encoder["total"], encoder["loss"]) == ("learning", 1, 2, 0.5)
         assert CoordinatorClient.find("named").describe()["coordinator"]["round"] == 1
-        collect_events(stream)
+        seen += [(name, fields.get("module")) for name, _, fields in collect_events(stream)]
+        assert seen.index(("update", "encoder")) < seen.index(("placed", "mirror"))  # its process was not waited for
         assert names_in("serket:named") == {"coordinator", "data", "encoder", "mirror"}
         described = running.describe()
         assert len({described["coordinator"]["pid"], *(m["pid"] for m in described["modules"].values())}) == 4
     finally:
         running.stop()
     wait_until(lambda: not names_in("serket:named"))
+
+
+def test_a_process_keeps_a_small_message_that_comes_again_until_it_dies():
+    backend, sent = RayBackend("serket:kept"), []
+    leave_out = backend._leave_out_kept
+
+    def noted(module, objects):
+        names, left = leave_out(module, objects)
+        if module == "encoder":
+            sent.append((bool(names[0]), left[0] is not None))
+        return names, left
+
+    backend._leave_out_kept = noted
+    graph = model()
+    router = Router(graph, backend, run="kept", seed=0)
+    backend.start(graph)
+    try:
+        router.begin({"data": Ref({"values": ROWS})})
+        router.store("data", router.collect(router.submit("update", Step("data"), Position())))
+        states = []
+        for number in range(5):
+            if number == 3:
+                ray.kill(backend.actor("encoder"), no_restart=False)
+            result = router.collect(router.submit("update", Step("encoder"), Position(1)))
+            states.append(ray.get(result.state))
+    finally:
+        backend.stop()
+    # Sent, sent and kept, kept; the call that finds the process gone, its repetition, and the one after it.
+    assert sent == [(False, True), (True, True), (True, False), (True, False), (False, True), (True, True)]
+    assert all(states)
 
 
 def test_modules_that_exchange_no_message_learn_in_parallel():
