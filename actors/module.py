@@ -54,6 +54,8 @@ class Port:
     several : bool
         For an input: the module accepts several senders and distinguishes them. Ports of kinds that multiply
         (``log_prob``) always accept several.
+    beside : bool
+        For an input from below: its messages are about the rows of another input from below, which is needed too.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Port:
     optional: bool = False
     per_receiver: bool = False
     several: bool = False
+    beside: bool = False
 
 
 class Inbox:

@@ -96,9 +96,10 @@ class BaseChecks:
     def offers(self) -> Sequence[Sequence[str]]:
         """Return the combinations of input ports, for messages from below, that the module is checked with.
 
-        By default all ports together; if none is required, also each port alone.
+        By default all ports together; if none is required, also each port alone. Ports ``beside`` others, whose
+        messages have sizes that the module's parameters set, are left to the module's own tests.
         """
-        forward = self.harness.ports("in", "forward")
+        forward = [port for port in self.harness.ports("in", "forward") if not port.beside]
         all_names = tuple(port.name for port in forward)
         if len(all_names) < 2 or any(not port.optional for port in forward):
             return [all_names]

@@ -152,6 +152,14 @@ class Graph:
         for route in self.routes:
             senders_to.setdefault((route.receiver, route.in_port), []).append(route.sender)
         for name, cls in classes.items():
+            below = [
+                p for p in cls.ports if (p.direction, p.pass_) == ("in", "forward") and (name, p.name) in senders_to
+            ]
+            if below and all(port.beside for port in below):
+                raise GraphError(
+                    f"module {name!r}: {below[0].name} say something about rows, but nothing sends it these: connect "
+                    "their source, too"
+                )
             for port in cls.ports:
                 if port.direction == "out":
                     continue

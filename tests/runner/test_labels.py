@@ -77,6 +77,11 @@ def test_what_labels_cannot_be_is_refused(files):
         Model({"dp": {"type": "dp_gmm"}}, ["data -> dp"]).fit(X, labels=KNOWN, progress=False)
     with pytest.raises(ConfigError, match="confidence: is that of labels; add type: labels"):
         load_config(files / "m.yaml", ["data.labels.type=observations"])
+    with pytest.raises(ConfigError, match="module 'gmm': labels say something about rows, but nothing sends it these"):
+        load_config(
+            files / "m.yaml",
+            ["connections=[labels -> gmm]", "data={labels: {source: files, observations: x, type: labels}}"],
+        )
     (files / "w.yaml").write_text(MODEL.replace("engine: vb", "engine: vb, workers: 2, chunk: 10"))
     config = load_config(files / "w.yaml")
     with pytest.raises(ModuleError, match=r"labels need all rows in one process; remove modules.gmm.workers"):

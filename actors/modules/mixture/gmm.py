@@ -121,7 +121,10 @@ class GMM(SharedMixture[GMMParameters]):
     learning_parameters = ("iterations", "burn_in", "start")
     fixed_parameters = ("classes",)
     display_name = "GMM"
-    ports = (*SharedMixture.ports, Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True))
+    ports = (
+        *SharedMixture.ports,
+        Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True, beside=True),
+    )
 
     def prepare(self, device: str, threads: int) -> None:
         """Compile the kernels, or load them from their cache."""
