@@ -217,7 +217,7 @@ def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data,
     """Raise an error if a module with these parameters cannot use the rows of the sources below it."""
     below = [each.lower for each in graph.connections if each.upper == module.name and each.lower in data]
     if module.type == "labels":
-        _check_labels(module, data)
+        _check_labels(module, data, learns=learns)
         return
     told = [name for name in below if graph.modules[name].type == "labels"]
     if told and module.sharing is not None:
@@ -240,10 +240,14 @@ def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data,
                 raise ModuleError(f"module {module.name!r}: {error}") from None
 
 
-def _check_labels(module: ModuleSpec, data: Data) -> None:
+def _check_labels(module: ModuleSpec, data: Data, *, learns: bool) -> None:
     """Raise an error if labels are not one number of a class for each row."""
     source = data.get(module.name)
     if source is None:
+        if learns:
+            raise ModuleError(
+                f"module {module.name!r}: labels are a source; give {_label(module.name)} with type: labels"
+            )
         return
     if source.observations.shape[1:] != (1,):
         shape = "×".join(map(str, source.observations.shape[1:]))

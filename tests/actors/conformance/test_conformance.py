@@ -47,6 +47,14 @@ class TestObservation(QuickChecks):
     module = "observation"
 
 
+class TestLabels(QuickChecks):
+    module = "labels"
+    parameters = {"classes": 3, "confidence": 0.9}
+
+    def initial_state(self, sizes, generator):
+        return {"values": generator.integers(-1, 3, (sizes["N"], 1)).astype(float)}
+
+
 class TestVAE(QuickChecks):
     module = "vae"
     parameters = {"latent_dim": 2, "epochs": 2, "batch_size": 10, "hidden": 4}

@@ -1,0 +1,68 @@
+"""Tests of rows that lack some of their values (NaN), from Python, through a run, to what it leaves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from actors.errors import ModuleError
+from runner import Model, ModelClusterer
+from runner.report.clustering_metrics import accuracy
+
+GENERATOR = np.random.default_rng(0)
+TRUTH = np.arange(120) % 3
+WHOLE = np.array([[4.0, 0.0, 1.0], [-4.0, -4.0, 0.0], [0.0, 4.0, -3.0]])[TRUTH] + GENERATOR.normal(size=(120, 3))
+X = np.where(GENERATOR.random(WHOLE.shape) < 0.25, np.nan, WHOLE)
+X[11] = np.nan
+
+
+def model(connections=("data -> gmm", "gmm -> mm"), **modules):
+    gmm = {"type": "gmm", "classes": 3, "engine": "vb", "prior_scale": "data", "iterations": 20}
+    return Model({"gmm": gmm, "mm": {"type": "markov"}, **modules}, list(connections))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return model().fit(X, categories=TRUTH, progress=False)
+
+
+def test_a_model_learns_from_and_classifies_rows_that_lack_values(trained):
+    assert trained.run.metrics["accuracy"] > 0.95
+    names = trained.predict(WHOLE)
+    assert accuracy(names, TRUTH) > 0.97
+    assert (trained.predict(X) == names).mean() > 0.95
+    lacking = X[:30].copy()
+    lacking[:, 1] = np.nan  # a sensor that has failed
+    assert (trained.predict(lacking) == names[:30]).mean() > 0.8
+    assert len(trained.predict_next(X, steps=3)) == 3
+    assert np.isfinite(trained.score(X))
+
+
+def test_every_form_of_a_missing_value_is_the_same(trained):
+    expected = trained.predict(X)
+    masked = np.ma.masked_array(np.nan_to_num(X), mask=np.isnan(X))
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    for given in (masked, frame, frame.astype("Float64")):
+        assert np.array_equal(trained.predict(given), expected)
+        assert np.array_equal(model().fit(given, progress=False).predict(X), expected)
+
+
+def test_a_saved_model_recognizes_rows_that_lack_values(trained, tmp_path):
+    trained.save(tmp_path / "saved")
+    assert np.array_equal(Model.load(tmp_path / "saved").predict(X), trained.predict(X))
+
+
+def test_an_estimator_takes_missing_values(trained):
+    estimator = ModelClusterer(model(), random_state=0).fit(X)
+    assert accuracy(estimator.predict(X), TRUTH) > 0.9
+
+
+def test_latent_vectors_of_rows_that_lack_values_are_classified():
+    pca = {"type": "pca", "latent_dim": 2}
+    found = model(("data -> pca", "pca -> gmm", "gmm -> mm"), pca=pca).fit(X, categories=TRUTH, progress=False)
+    assert found.run.metrics["accuracy"] > 0.9
+
+
+def test_a_module_that_needs_whole_rows_says_so():
+    network = {"type": "mlda", "topics": 3}
+    with pytest.raises(ModuleError, match=r"module 'mlda': row \d+ of data lacks some of its values .* cannot use"):
+        Model({"mlda": network}, ["data -> mlda"]).fit(np.abs(X), progress=False)
