@@ -49,6 +49,26 @@ def test_a_detached_run_continues_and_can_be_followed(detached, gates, expected)
     assert "actors" not in inspect(detached)
 
 
+def test_the_trackers_of_a_detached_run_are_told_everything_once(config, tmp_path, address, gates):
+    told, path = tmp_path / "told.jsonl", tmp_path / "small"
+    tracker = f"tracking=[{{type: 'tests.support.trackers:Spy', file: {told}}}]"
+    setting = ("--set", tracker, *gates.setting)
+    serket("run", config, "--runs", tmp_path, "--address", address, "--detach", *setting)
+    gates.wait_until_reached("2-0")
+    first = [json.loads(line) for line in told.read_text().splitlines()]
+    assert (first[0], first[-1]) == (["run_started", False], ["close"])
+    gates.open()
+    wait_until(lambda: last_round(path) == 3, 120)  # while no driver follows it
+    serket("attach", path)
+    later = [json.loads(line) for line in told.read_text().splitlines()][len(first) :]
+    assert (later[0], later[-2:]) == (["run_started", True], [["finished", 3], ["close"]])
+    for module in ("encoder", "mirror"):
+        updates = [each[2:] for each in [*first, *later] if each[:2] == ["update", module]]
+        assert [number for _, number in updates] == list(range(1, len(updates) + 1))
+        assert {round for round, _ in updates} == {1, 2, 3}
+    assert [each[1] for each in [*first, *later] if each[0] == "round"] == [1, 2, 3]
+
+
 def test_a_detached_run_is_watched_whether_a_driver_follows_it_or_not(detached, gates, expected):
     watching = Command("watch", detached)
     watching.wait_for_output("http://")
