@@ -555,6 +555,12 @@ def _make_npz() -> bytes:
     return stream.getvalue()
 
 
+def bag(rng: Random) -> tuple[str, bytes]:
+    """Return the name and the content of a ROS bag."""
+    name = rng.choice(sorted(targets.BAGS))
+    return name, damaged(rng, targets.BAGS[name])
+
+
 NPZ = _make_npz()
 MAKERS: dict[str, tuple[Callable[[Random], Any], int]] = {
     "model files": (model_file, 2),
@@ -581,3 +587,6 @@ MAKERS: dict[str, tuple[Callable[[Random], Any], int]] = {
     "exported runs": (exported, 1),
 }
 """Functions that make inputs, and their shares, by the reader's name; the slow readers get fewer."""
+
+if targets.BAGS:
+    MAKERS["ROS bags"] = bag, 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -56,6 +57,7 @@ from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.config.yaml_io import dump, parse
 from runner.data.datasets import DataError, load
 from runner.data.intake import check_categories, check_lengths, check_observations
+from runner.data.ros import BagOptions
 from runner.data.shards import ShardOptions
 from runner.report.console import SafeConsole
 from runner.report.timeline import write_timeline
@@ -266,6 +268,33 @@ def read_data(folder: Path, given: tuple[str, bytes]) -> bool:
         assert values.size
     shutil.rmtree(folder / "rows", ignore_errors=True)
     return accepted > 0
+
+
+def read_bag(folder: Path, given: tuple[str, bytes]) -> bool:
+    """Load a ROS bag as observations."""
+    name, content = given
+    (folder / name).write_bytes(content)
+    try:
+        data = load("files", observations=folder / name, bags=BagOptions(("/t.temperature",), 100.0))
+    except DataError as error:
+        assert "\n" not in str(error)
+        return False
+    assert np.isfinite(data.observations).all()
+    return True
+
+
+def _make_bags() -> dict[str, bytes]:
+    """Return a bag of each kind; none where rosbags, an extra, is not installed."""
+    if importlib.util.find_spec("rosbags") is None:
+        return {}
+    from tests.runner.data.test_ros import temperatures, write
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = temperatures(*range(0, 200, 10))
+        for kind, compressed in (("ros1", "BZ2"), ("mcap", "STORAGE"), ("sqlite3", "")):
+            write(Path(folder) / kind, kind, rows, compressed)
+        files = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in (".bag", ".mcap", ".db3")]
+        return {f"bag{path.suffix}": path.read_bytes() for path in files}
 
 
 def read_message(_folder: Path, content: bytes) -> bool:
@@ -894,6 +923,7 @@ with zipfile.ZipFile(io.BytesIO(EXPORTED)) as _exported:
     EXPORTED_FILES = {name: _exported.read(name) for name in _exported.namelist()}
 EXPORTED_NAMES = sorted(EXPORTED_FILES)
 
+BAGS = _make_bags()
 TARGETS = [
     Target(
         "model files",
@@ -948,3 +978,6 @@ TARGETS = [
         slow=True,
     ),
 ]
+if BAGS:
+    bags = st.sampled_from(sorted(BAGS)).flatmap(lambda name: st.tuples(st.just(name), damaged(BAGS[name])))
+    TARGETS.append(Target("ROS bags", bags, read_bag, slow=True))

@@ -1,6 +1,7 @@
 """A callback that writes what it is told into a file, one JSON value a line."""
 
 import json
+from pathlib import Path
 
 from runner import Callback
 
@@ -30,5 +31,5 @@ class Spy(Callback):
         self.write("close")
 
     def write(self, *told):
-        with open(self.file, "a") as file:
+        with Path(self.file).open("a") as file:
             print(json.dumps(told), file=file)
