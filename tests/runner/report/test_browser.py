@@ -15,6 +15,8 @@ from runner.commands.report import report_run, write_comparison
 from runner.commands.watch import make_server
 from runner.runs.directory import open_run
 from runner.runs.outline import read_outline
+from runner.sweeps.plan import Sweep
+from runner.sweeps.summary import summarize
 from tests.runner.runs.test_live import CONFIG
 from tests.runner.runs.test_run_report import HOSTILE, learn
 
@@ -45,10 +47,16 @@ def runs(tmp_path_factory):
     report_run(first)
     report_run(second)
     write_comparison([first, second], folder / "comparison.html")
+    sweep = Sweep(folder / "sweep", {"modules.gmm.classes": [2, 3, HOSTILE]}, [0, 1], "evidence")
+    sweep.path.mkdir()
+    for trial in sweep.trials[:4]:
+        shutil.copytree(first, sweep.path / trial.name)
+    failures = {sweep.trials[4].name: HOSTILE}
+    summarize(sweep, open_run(first).config, failures).write()
     return folder
 
 
-REPORTS = ("runs/small/report.html", "runs/hostile/report.html", "comparison.html")
+REPORTS = ("runs/small/report.html", "runs/hostile/report.html", "comparison.html", "sweep/report.html")
 
 
 @contextmanager
