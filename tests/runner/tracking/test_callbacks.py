@@ -1,8 +1,11 @@
 """Callbacks follow a run, and nothing that they do changes it."""
 
+import doctest
 import json
+import re
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from runner.commands.monitor import RunMonitor
 from runner.config.run_config import ConfigError, load_config
 from runner.report.progress import Progress
 from runner.runs.directory import open_run
+from runner.tracking import callback
 from runner.tracking.feed import Tracking
 from tests.runner.conftest import toy_run
 from tests.support.events import timed
@@ -203,6 +207,18 @@ def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path, monkeypatch
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleError, match=rf"pip install 'serket-actors\[{library}\]'"):
         fit(tmp_path, library)
+
+
+def test_the_examples_of_the_docstring_and_of_the_guide_are_true(tmp_path, monkeypatch, capsys):
+    result = doctest.testmod(callback)
+    assert (result.attempted, result.failed) == (5, 0)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[3] / "docs/tracking.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/tracking.md", "exec"), {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1 {'evidence': ")
+    assert second.startswith("2 {'evidence': ")
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
