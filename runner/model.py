@@ -170,7 +170,7 @@ class Model:
         """
         from runner.runs.directory import find_run, open_run
 
-        opened = open_run(find_run(str(run), Path(runs)))
+        opened = open_run(find_run(str(run), Path(runs)).absolute())
         model = cls.__new__(cls)
         model._adopt(opened.config)
         model._use_run(opened)
@@ -254,7 +254,7 @@ class Model:
 
             config, source = with_labels(config)
             X = rows_and_labels(config, X, labels, source)
-        place = self._new_directory() / config.name if path is None else Path(path)
+        place = self._new_directory() / config.name if path is None else Path(path).absolute()
         given = Given(X, lengths, categories)
         shown = progress_of(progress, config.graph)
         if ray and address is None:
@@ -435,7 +435,7 @@ class Model:
         except OSError as error:
             reason = error.strerror or "not all files could be copied"
             raise RunDirectoryError(f"{target}: the model cannot be saved there ({reason})") from error
-        self._use_directory(target)
+        self._use_directory(target.absolute())
         return target
 
     def copy(self, *, seed: int | None = None) -> Self:

@@ -22,7 +22,7 @@ from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
 from runner.data.scaling import OTHERS
 from runner.data.sources import check_sources, load_new_rows
-from runner.data.tables import column_places, sequence_lengths
+from runner.data.tables import TableOptions, column_places, sequence_lengths
 from runner.report.printable import brief
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ _OF_ROWS = frozenset({"source", "count", "offset", "order", "observations", "cat
 
 _OF_FRAMES = ("columns", "exclude", "sequence_column", "category_column")
 """Keys of a source that choose columns of a table or of data frames."""
+
+MAX_NAMED_COLUMNS = 1_000
+"""Columns of data frames whose names are kept, by which new frames are read."""
 
 _OF_FILES = frozenset(
     {*_OF_FRAMES, "variable", "sound", "ros", "header", "index", "image_size", "grey", "on_disk", "cache", "sequences"}
@@ -170,6 +173,8 @@ def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -
     sequences = bool(section.sequences) or _are_sequences(given)
     options = replace(section.frame_options(), new=prepared)
     parts = list(given) if isinstance(given, list | tuple) else [given]
+    if section.frames is not None and all(map(_is_frame, parts)):
+        options = _fitting(options, [str(name) for part in parts for name in part.columns])
     times = time_columns(parts, options) if parts and all(map(_is_frame, parts)) else []
     options = replace(options, exclude=(*options.exclude, *times))
     if not options.choose or not all(map(_is_frame, parts)):
@@ -190,6 +195,12 @@ def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -
     said = f"{', '.join(map(repr, times))}, a time, is left out (data={{'columns': […]}} to use it)"
     notes = (*rows.notes, said) if times else rows.notes
     return replace(rows, categories=np.concatenate(labels) if labels else None, notes=notes)
+
+
+def _fitting(options: TableOptions, names: list[str]) -> TableOptions:
+    """Return the options for frames; of those with other names for all columns, every column is used."""
+    known = options.columns is None or any(str(name) in names for name in options.columns)
+    return options if known else replace(options, columns=None)
 
 
 def _is_frame(given: Any) -> bool:
@@ -220,8 +231,8 @@ def _store_source(folder: Path, name: str, section: DataConfig, given: Any, leng
         observations, spans = str(folder / f"{name}.npy"), _find_lengths(rows, lengths)
         own = {key: getattr(section.frames or section, key) for key in _OF_FRAMES}
         parts = list(given) if isinstance(given, list | tuple) else [given]
-        if all(map(_is_frame, parts)) and (times := time_columns(parts, section.frame_options())):
-            own["exclude"] = [*(own["exclude"] or []), *times]  # of new frames, too, however few rows they have
+        if all(map(_is_frame, parts)) and 0 < len(rows.columns) <= MAX_NAMED_COLUMNS:
+            own |= {"columns": list(rows.columns), "exclude": None}  # new frames have them in any order, among others
         if any(value is not None for value in own.values()):
             kept["frames"] = {key: value for key, value in own.items() if value is not None}
         if rows.categories is not None:

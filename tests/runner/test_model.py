@@ -852,3 +852,32 @@ def test_times_are_data_if_they_fall_or_are_named():
     fallen = timed().fit(frame, progress=False)
     assert fallen.run.means["gmm"].shape == (2, 2)
     assert fallen.predict(timed_frame()).shape == (60,)  # rising ones of new rows are data, too
+
+
+def test_a_saved_model_is_found_after_the_program_has_gone_to_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = timed().fit(timed_frame(), progress=False, path="kept")
+    kept.save("saved")
+    loaded = Model.load("saved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(kept.predict(timed_frame()), loaded.predict(timed_frame()))
+    assert loaded.run.metrics.frame().shape[0] == 1
+
+
+# --- columns of new frames ------------------------------------------------------------------------------------------
+
+
+def test_new_frames_may_have_their_columns_in_another_order_and_others_beside_them():
+    """Such as the predicted classes, which a person writes into the frame that was learnt from."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": 9.0 * (np.arange(80) % 2) + rng.normal(size=80), "b": rng.normal(size=80)})
+    learnt = mixture_of().fit(frame, progress=False)
+    classes = learnt.predict(frame)
+    assert score(classes, np.arange(80) % 2).accuracy == 1.0
+    np.testing.assert_array_equal(learnt.predict(frame[["b", "a"]]), classes)
+    np.testing.assert_array_equal(learnt.predict(frame.assign(classes=classes)[["classes", "b", "a"]]), classes)
+    np.testing.assert_array_equal(learnt.predict(frame.rename(columns={"a": "x", "b": "y"})), classes)  # by position
+    np.testing.assert_array_equal(learnt.predict(frame.to_numpy()), classes)
+    with pytest.raises(DataError, match="there is no column 'b'; the columns are a, c"):
+        learnt.predict(frame.rename(columns={"b": "c"}))
