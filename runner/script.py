@@ -105,6 +105,7 @@ class Handle:
         if load_dir is not None and not isinstance(load_dir, str | os.PathLike):
             raise ModuleError(f"{label}: load_dir is {brief(load_dir)}, expected the path of a directory")
         self.load_dir = None if load_dir is None else Path(load_dir)
+        self._given = dict(options)
         self.parameters = self._validated(options)
         self.learnt: State | None = None
         if self.load_dir is not None:
@@ -116,6 +117,10 @@ class Handle:
         self.number: int | None = None  # in the names of output directories, once a model is made
         self._model: ScriptRun | None = None
         self._number = next(self._counter)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={brief(value)}" for name, value in self._given.items())
+        return f"{type(self).__name__}({given})"
 
     def _validated(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters of the module."""

@@ -84,7 +84,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 RunName = Annotated[
     str,
     typer.Argument(
-        help="The directory of a run, or its name in the folder --runs.", autocompletion=completion.complete_run
+        help="The directory of a run, its name in the folder --runs, or latest.", autocompletion=completion.complete_run
     ),
 ]
 Data = Annotated[
@@ -281,6 +281,10 @@ def recognize(
     offset: Offset = 0,
     header: Header = None,
     index: Index = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIRECTORY", help="A new directory for the results; by default that of the run."),
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -297,10 +301,10 @@ def recognize(
         rows = _load_rows(
             opened, data, categories, lengths, count, offset, ordered=not unordered, header=header, index=index
         )
-        _, result = recognize_rows(opened, rows, ordered=not unordered)
+        _, result = recognize_rows(opened, rows, ordered=not unordered, out=out)
         print_result(result, as_json)
         if not as_json:
-            say(f"results in {path}/module*/*_recog.*")
+            say(f"results in {path if out is None else out}/module*/*_recog.*")
 
 
 @app.command()
@@ -342,7 +346,9 @@ def predict(
 def generate(
     run: RunName,
     length: Annotated[int, typer.Option(min=1, max=256, help="Number of rows.")] = 20,
-    out: Annotated[Path, typer.Option(help="Image with one picture for each row (PNG).")] = Path("generated.png"),
+    out: Annotated[
+        Path, typer.Option(help="Pictures of the rows (.png), or the rows themselves (.csv with their classes, .npy).")
+    ] = Path("generated.png"),
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the random draws; by default that of the run.")
     ] = None,
@@ -358,11 +364,11 @@ def generate(
 
         opened = open_run(find_run(run, runs))
         check_picture(out)
-        outputs = generate_rows(opened, length, out, seed)
+        outputs, written = generate_rows(opened, length, out, seed)
         classes = next((arrays["class"] for arrays in outputs.values() if "class" in arrays), None)
         if classes is not None:
             say("classes " + " ".join(map(str, classes)))
-        say(f"pictures in {out}" if out.exists() else "no module of this model decodes pictures")
+        say(written)
 
 
 @app.command()

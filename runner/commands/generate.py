@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from actors.types import Array
 from runner.commands.trained_run import TrainedRun, load_trained_run, outputs_of, scalings_above
 from runner.report.plots import draw_images
@@ -11,8 +13,8 @@ from runner.runs.directory import OpenedRun
 
 
 def generate(
-    run: OpenedRun, rows: int, picture: Path | None = None, seed: int | None = None
-) -> dict[str, dict[str, Array]]:
+    run: OpenedRun, rows: int, out: Path | None = None, seed: int | None = None
+) -> tuple[dict[str, dict[str, Array]], str]:
     """Generate rows: a sequence of classes drawn from the learned transitions, decoded to data.
 
     Parameters
@@ -20,15 +22,19 @@ def generate(
     run : OpenedRun
     rows : int
         N.
-    picture : Path, optional
-        A PNG file for images of the rows; written only if a module of the model decodes them.
+    out : Path, optional
+        A file for the rows: ``.csv``, with the class of each, or ``.npy``; any other name is that of a PNG file for
+        pictures of rows that a module decodes from classes.
     seed : int, optional
         By default the run's seed.
 
     Returns
     -------
     dict of str to dict of str to ndarray
-        By module: ``class`` (N,), ``x_hat`` (N, …), in the units that the rows had before they were scaled.
+        By module: ``class`` (N,), ``x_hat`` (N, …) or ``x`` (N, D), in the units that the rows had before they were
+        scaled.
+    str
+        A sentence about what was written.
 
     Raises
     ------
@@ -38,9 +44,32 @@ def generate(
     outputs = generate_from(load_trained_run(run, seed), rows)
     decoded = next((own["x_hat"] for own in outputs.values() if "x_hat" in own), None)
     classes = next((own["class"] for own in outputs.values() if "class" in own), None)
-    if picture is not None and decoded is not None and classes is not None:
-        draw_images(decoded, picture, [f"class {k}" for k in classes])
-    return outputs
+    drawn = next((own["x"] for own in outputs.values() if "x" in own), None)
+    values = decoded if decoded is not None else drawn
+    if out is None:
+        return outputs, ""
+    if out.suffix.lower() in (".csv", ".npy"):
+        return outputs, _write_rows(out, values, classes)
+    if decoded is not None and classes is not None:
+        draw_images(decoded, out, [f"class {k}" for k in classes])
+        return outputs, f"pictures in {out}"
+    remedy = "; --out FILE.csv writes the rows" if drawn is not None else ""
+    return outputs, f"no module of this model decodes pictures{remedy}"
+
+
+def _write_rows(out: Path, values: Array | None, classes: Array | None) -> str:
+    """Write generated rows, as text with their classes; return a sentence about it."""
+    if values is None:
+        return "no module of this model generates rows"
+    if out.suffix.lower() == ".npy":
+        np.save(out, values)
+        return f"rows in {out}"
+    flat = np.asarray(values, np.float64).reshape(len(values), -1)
+    names, formats = [f"column{d + 1}" for d in range(flat.shape[1])], ["%.8g"] * flat.shape[1]
+    if classes is not None:
+        flat, names, formats = np.column_stack([flat, classes]), [*names, "class"], [*formats, "%d"]
+    np.savetxt(out, flat, fmt=formats, delimiter=",", header=",".join(names), comments="")
+    return f"rows in {out}"
 
 
 def generate_from(trained: TrainedRun, rows: int) -> dict[str, dict[str, Array]]:

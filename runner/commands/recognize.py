@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from actors.types import Array, IntArray
 from runner.commands.trained_run import load_trained_run, recognize_rows
 from runner.data.sources import Data, common_categories, common_lengths, count_rows
 from runner.report.clustering_metrics import matched_classes, score
-from runner.runs.directory import OpenedRun
+from runner.report.printable import printable_line
+from runner.runs.directory import OpenedRun, RunDirectoryError
 
 
-def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
+def recognize(
+    run: OpenedRun, data: Data, *, ordered: bool, out: Path | None = None
+) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
     """Recognize new data with the run's last commit, in this process.
 
     Parameters
@@ -26,6 +30,9 @@ def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, d
         By source. A source without data has only missing rows.
     ordered : bool
         Whether the rows are in temporal order: one sequence, or those of the data's lengths.
+    out : Path, optional
+        A new directory for the modules' directories; by default the run's, where what an earlier recognition has
+        written is replaced.
 
     Returns
     -------
@@ -40,11 +47,15 @@ def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, d
     Raises
     ------
     RunDirectoryError
-        If the run has no commit yet.
+        If the run has no commit yet, or `out` is a file or a directory with files.
     """
     trained = load_trained_run(run)
     directory = trained.directory
+    if out is not None:
+        directory.outputs = _check_new(out)
     outputs = recognize_rows(trained, data, ordered=ordered)
+    if out is not None:
+        out.mkdir(exist_ok=True)
     lengths = common_lengths(data)
     result: dict[str, Any] = {"run": directory.name, "rows": count_rows(data)}
     starts = boundaries(count_rows(data), lengths)
@@ -53,6 +64,7 @@ def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, d
     categories, by_module = common_categories(data), dict[str, dict[str, float]]()
     per_sequence: dict[str, Array] = {}
     for module, own in outputs.items():
+        directory.delete_outputs(module, "recog")
         directory.write_outputs(module, own, "recog", categories)
         columns = describe_sequences(starts, own, categories) if ordered else {}
         directory.write_sequences(module, columns, "recog")
@@ -66,6 +78,15 @@ def recognize(run: OpenedRun, data: Data, *, ordered: bool) -> tuple[dict[str, d
         rows = zip(*(column.tolist() for column in per_sequence.values()), strict=True)
         result["per_sequence"] = [dict(zip(per_sequence, row, strict=True)) for row in rows]
     return outputs, result
+
+
+def _check_new(out: Path) -> Path:
+    """Return a directory that can be made or is empty; raise RunDirectoryError for any other path."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise RunDirectoryError(f"--out {printable_line(str(out))}: exists already; give a new directory")
+    if not out.absolute().parent.is_dir():
+        raise RunDirectoryError(f"--out {printable_line(str(out))}: there is no folder {out.parent}; create it")
+    return out
 
 
 def describe_sequences(starts: IntArray, outputs: Mapping[str, Array], categories: IntArray | None) -> dict[str, Array]:

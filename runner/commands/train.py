@@ -94,6 +94,8 @@ def train(
         reports=config.report,
     )
     note_storage(directory.commits_location)
+    if directory.name != (name or config.name):
+        progress.log(f"{runs / (name or config.name)} is there already; this run is {directory.name}")
     for line in describe_data(data):
         progress.log(line)
     with tracking, ExitStack() as stack:

@@ -50,10 +50,25 @@ class ModelFile(NamedTuple):
         path = Path(self.path.name) if self.included else self.path
         text = read_config_text(self.path)
         try:
-            return load_config(path, settings, text=text)
+            return load_config(path, [_from_here(each, path.parent) for each in settings], text=text)
         except ConfigError as error:  # which file it is, the key paths do not say
             named = str(error).startswith((str(path), "--set"))
             raise error if named else ConfigError(f"{path}: {error}") from None
+
+
+def _from_here(setting: str | tuple[Sequence[str], Any], root: Path) -> str | tuple[Sequence[str], Any]:
+    """Return a setting of the command line, in which the path of data that is there from here is meant from here."""
+    if not isinstance(setting, str):
+        return setting
+    keys, equals, value = setting.partition("=")
+    parts = [part.strip() for part in keys.split(".")]
+    is_path = bool(equals) and parts[0] == "data" and parts[-1] in ("observations", "categories", "lengths")
+    here, there = Path(value.strip()), root / value.strip()
+    if not is_path or not value.strip() or not os.path.exists(here):  # noqa: PTH110 (False for any odd name)
+        return setting
+    if os.path.realpath(here) == os.path.realpath(there):
+        return setting
+    return parts, str(here.absolute())
 
 
 def find_model(given: str) -> ModelFile:

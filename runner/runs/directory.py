@@ -483,6 +483,13 @@ class RunDirectory:
             matched = {"class_matched": matched_classes(classes, categories)}
             write_arrays(self._output_files, module, directory, matched, phase)
 
+    def delete_outputs(self, module: str, phase: str) -> None:
+        """Delete the files of a module's outputs in a phase, so that none stays beside those of other rows."""
+        directory = self._module_directory_name(module)
+        names = [name for name in self._output_files.names_in(directory) if re.search(rf"_{phase}\.(txt|npy)$", name)]
+        if names:
+            self._output_files.delete([f"{directory}/{name}" for name in names])
+
     def _say(self, directory: str, sentences: Mapping[str, str]) -> None:
         """Log what the files of a module's outputs are, once for each kind of them."""
         for kind, sentence in sentences.items():
@@ -566,8 +573,12 @@ def open_run(path: Path, settings: Sequence[Override] = ()) -> OpenedRun:
     return OpenedRun(config, directory)
 
 
+LATEST = "latest"
+"""Stands for the run that was begun last, if none is called so."""
+
+
 def find_run(run: str, runs: Path) -> Path:
-    """Return the directory of `run`: a path, or a name below `runs`.
+    """Return the directory of `run`: a path, a name below `runs`, or ``latest``, the one begun last.
 
     Raises
     ------
@@ -577,6 +588,9 @@ def find_run(run: str, runs: Path) -> Path:
     for path in (Path(run), runs / run):
         if os.path.lexists(path / "config.yaml"):  # reading it reports what is no regular file
             return path if path.name not in ("", "..") else path.resolve()
-    existing = sorted(path.parent.name for path in runs.glob("*/config.yaml"))
+    configs = list(runs.glob("*/config.yaml"))
+    if run == LATEST and configs:
+        return max(configs, key=lambda path: path.lstat().st_mtime_ns).parent
+    existing = sorted(path.parent.name for path in configs)
     hint = f"the runs in {runs} are {', '.join(existing)}" if existing else f"there are none in {runs}"
     raise RunDirectoryError(f"{run}: no such run; {hint}")

@@ -111,3 +111,8 @@ def test_rows_to_predict_are_bounded_before_anything_is_allocated(
         markov.predict(ROWS, steps)
     with pytest.raises(DataError, match="ordered is 'no', expected True or False"):
         gmm.recognize(ROWS, ordered="no")  # type: ignore[arg-type]
+
+
+def test_a_handle_shows_its_type_and_the_parameters_that_it_was_given():
+    assert repr(srk.GMM(4, prior_scale="data")) == "GMM(classes=4, prior_scale='data')"
+    assert repr(srk.MarkovModel()) == "MarkovModel()"
