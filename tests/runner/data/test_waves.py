@@ -76,3 +76,32 @@ def test_sounds_that_cannot_be_rows_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             load("files", observations=[tmp_path / name for name in names])
+
+
+def test_the_cepstrum_is_that_of_the_published_equations() -> None:
+    """S. Davis and P. Mermelstein, 1980: spectrum, triangles on the mel scale, logarithm, cosines; each as written."""
+    sound = np.random.default_rng(3).normal(size=500) * 1000.0
+    size, hop, bands, kept = 200, 80, 12, 5
+    measured = features(sound, RATE, WaveOptions("mfcc", 0.025, 0.01, bands, kept), "x")
+    mel = [m * 2595 * np.log10(1 + RATE / 2 / 700) / (bands + 1) for m in range(bands + 2)]
+    edge = [700 * (10 ** (m / 2595) - 1) for m in mel]
+    assert measured.shape == (1 + (500 - size) // hop, kept)
+    for t, cepstrum in enumerate(measured):
+        window = [0.5 - 0.5 * np.cos(2 * np.pi * n / size) for n in range(size)]
+        frame = sound[t * hop : t * hop + size] * window
+        power = [
+            abs(np.sum(frame * np.exp(-2j * np.pi * f * np.arange(size) / size))) ** 2 for f in range(size // 2 + 1)
+        ]
+        decibels = []
+        for low, middle, high in zip(edge, edge[1:], edge[2:], strict=False):
+            total = 0.0
+            for f, value in enumerate(power):
+                hertz = f * RATE / size
+                if low < hertz < high:
+                    side = (hertz - low) / (middle - low) if hertz <= middle else (high - hertz) / (high - middle)
+                    total += value * side * 2 / (high - low)  # each triangle has the area one
+            decibels.append(10 * np.log10(total))
+        for c in range(kept):
+            cosines = [np.cos(np.pi * c * (b + 0.5) / bands) for b in range(bands)]
+            norm = np.sqrt((1.0 if c == 0 else 2.0) / bands)
+            np.testing.assert_allclose(cepstrum[c], norm * np.dot(decibels, cosines), rtol=1e-9, atol=1e-9)
