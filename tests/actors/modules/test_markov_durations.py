@@ -14,8 +14,10 @@ from actors.kernels.markov.durations import duration_posterior
 from actors.limits import DEFAULT_MAX_DURATION
 from actors.modules.markov import MarkovModel, MarkovParameters
 from actors.modules.markov_durations import LearntSegments, learning_weights
+from runner.report.clustering_metrics import accuracy
 from tests.actors.modules.test_markov import class_probabilities, posteriors, sent, update
 from tests.actors.modules.test_markov_sequences import message
+from tests.benchmarks.durations import METHODS, covered, lasting_rows, segment_lengths
 from tests.support.toy_modules import same_arrays
 
 FAMILIES = ("poisson", "negative_binomial")
@@ -257,6 +259,17 @@ def test_the_log_says_where_segments_are_longer_than_they_may_be(caplog):
     assert "reach max_duration, 12 rows: set a larger one" in caplog.text
 
 
+def test_the_prior_duration_is_that_of_the_rows():
+    """The nearest of 2, 4, 8, … rows to what the segments last."""
+    for scale, nearest in ((1, (8.0, 16.0)), (3, (16.0, 32.0))):
+        mm = make_module("markov", {"durations": "negative_binomial", "max_duration": 90})
+        update(mm, message(noisy(lasting_classes(500, 2, MEANS * scale), 2, apart=3.0)))
+        assert mm.state()["prior_duration"][0] in nearest
+    cycle = make_module("markov", {"durations": "negative_binomial", "max_duration": 90})
+    update(cycle, posteriors(class_probabilities()))
+    assert cycle.state()["prior_duration"][0] == 2.0
+
+
 def test_rows_that_no_segments_explain_are_named():
     rows = np.eye(2)[[0, 1, 1, 1, 0]]
     with pytest.raises(ModuleError, match=r"module 'mm': row 3 has probability zero.*segments of at most 2 rows"):
@@ -346,3 +359,27 @@ def test_the_sticky_bound_is_tight_for_its_prior():
 
     expected = log_likelihood() + (log_beta(n + prior) - log_beta(prior)).sum() - (n * np.log(T)).sum()
     assert evidence == pytest.approx(expected, rel=1e-12)
+
+
+# --- what intervals hold ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_intervals_hold_the_true_values_as_often_as_they_say(family):
+    """Forty simulations, 120 mean durations and 240 transitions: within four standard errors of 95 %."""
+    found = [covered(family, 1000, 6.0, seed) for seed in range(40)]
+    for number in (0, 1):
+        held = np.concatenate([each[number] for each in found])
+        assert abs(held.mean() - 0.95) < 4.0 * np.sqrt(0.95 * 0.05 / len(held))
+
+
+@pytest.mark.slow
+def test_segments_of_a_mixture_last_as_long_as_the_true_ones_where_those_of_a_chain_do_not():
+    """Rows of five overlapping classes that last 5 to 30 rows, learnt by GMM and MM (tests/benchmarks/durations.py)."""
+    rows, sequence = lasting_rows("poisson", 3)
+    true = segment_lengths(sequence.classes)
+    chain, explicit = (METHODS[name](rows, 3) for name in ("GMM + MM, geometric", "… `durations: poisson`"))
+    assert accuracy(explicit.classes, sequence.classes) > accuracy(chain.classes, sequence.classes) + 0.03
+    assert segment_lengths(explicit.path).mean() == pytest.approx(true.mean(), rel=0.2)
+    assert segment_lengths(chain.path).mean() < 0.8 * true.mean()
