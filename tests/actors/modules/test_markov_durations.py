@@ -259,12 +259,15 @@ def test_the_log_says_where_segments_are_longer_than_they_may_be(caplog):
     assert "reach max_duration, 12 rows: set a larger one" in caplog.text
 
 
-def test_the_prior_duration_is_that_of_the_rows():
-    """The nearest of 2, 4, 8, … rows to what the segments last."""
-    for scale, nearest in ((1, (8.0, 16.0)), (3, (16.0, 32.0))):
+def test_the_prior_duration_grows_with_the_durations_of_the_rows():
+    """It is within a factor of three of the mean of the classes' means, and two rows where none is repeated."""
+    found = []
+    for scale in (1, 3):
         mm = make_module("markov", {"durations": "negative_binomial", "max_duration": 90})
         update(mm, message(noisy(lasting_classes(500, 2, MEANS * scale), 2, apart=3.0)))
-        assert mm.state()["prior_duration"][0] in nearest
+        found.append(float(mm.state()["prior_duration"][0]))
+        assert found[-1] / 3.0 < scale * MEANS.mean() < 3.0 * found[-1]
+    assert found[0] < found[1]
     cycle = make_module("markov", {"durations": "negative_binomial", "max_duration": 90})
     update(cycle, posteriors(class_probabilities()))
     assert cycle.state()["prior_duration"][0] == 2.0
