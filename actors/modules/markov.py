@@ -121,6 +121,7 @@ class MarkovModel(SharedMarkovModel):
         self._frequencies: FloatArray | None = None  # (K,), if the order test rejects an order
         self._log_message: FloatArray | None = None  # (N, K), of rule 'tutorial'
         self._segments: LearntSegments | None = None  # of explicit durations
+        self._told = False  # whether the log says that segments reach their bound
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
@@ -323,7 +324,8 @@ class MarkovModel(SharedMarkovModel):
         """As `_learn_smoothed`, with segments of explicit durations."""
         self._segments = learn_segments(tempered, combined, self._segments, parameters, context)
         longest = int(np.diff(boundaries(len(tempered), combined.lengths)).max())
-        tell_long_durations(self._segments, parameters, longest, context.module)
+        if not self._told:  # once, not in each update
+            self._told = tell_long_durations(self._segments, parameters, longest, context.module)
         learnt = probabilities(self._segments, parameters)
         self._trans_prob, self._initial = np.exp(learnt.transitions), np.exp(learnt.initial)
         fit = self._infer(tempered, combined, learning_weights(self._segments, parameters))

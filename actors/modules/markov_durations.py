@@ -287,16 +287,21 @@ def duration_outputs(learnt: LearntSegments, parameters: MarkovParameters) -> di
     return {"mean_duration": means, "duration_interval": intervals, "duration_prob": table}
 
 
-def tell_long_durations(learnt: LearntSegments, parameters: MarkovParameters, longest: int, module: str) -> None:
-    """Log the classes whose segments may be longer than ``max_duration``, where a sequence has room for longer ones."""
+def tell_long_durations(learnt: LearntSegments, parameters: MarkovParameters, longest: int, module: str) -> bool:
+    """Log the classes whose segments may be longer than ``max_duration``, where a sequence has room for longer ones.
+
+    Return whether there are any.
+    """
     counts = learnt.durations
     D = counts.shape[1]
     posterior = duration_posterior(family_of(parameters), counts, learnt.prior_duration - 1.0)
     beyond = 1.0 - np.exp(posterior.log_predictive).sum(axis=1)
     reached = np.flatnonzero((beyond > REACHED) & (counts.sum(axis=1) >= 1.0))
-    if longest > D and len(reached):
+    told = longest > D and len(reached) > 0
+    if told:
         names = ", ".join(str(k) for k in reached[:10])
         _log.warning("%s: segments of class %s reach max_duration, %d rows: set a larger one", module, names, D)
+    return told
 
 
 def parameters_of_order(classes: int, parameters: MarkovParameters) -> int:

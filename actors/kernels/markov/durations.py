@@ -84,9 +84,9 @@ def _poisson_normalisers(
     counts: FloatArray, n: FloatArray, m: FloatArray, further: FloatArray, tau: float
 ) -> FloatArray:
     shape, rate = 1.0 + m, 1.0 / tau + n
-    of_classes = (gammaln(shape) - np.log(tau) - shape * np.log(rate))[:, 0]
-    normalisers: FloatArray = of_classes - counts @ gammaln(further + 1.0)
-    return normalisers
+    normalisers: FloatArray = gammaln(shape) - np.log(tau) - shape * np.log(rate)
+    of_counts: FloatArray = normalisers[:, 0] - counts @ gammaln(further + 1.0)
+    return of_counts
 
 
 def _poisson(counts: FloatArray, n: FloatArray, m: FloatArray, further: FloatArray, tau: float) -> DurationPosterior:
