@@ -43,6 +43,7 @@ BUILT_IN: dict[str, str] = {
     "mlda": "actors.modules.mlda.mlda:MLDA",
     "dp_gmm": "actors.modules.mixture.dp_gmm:DPGMM",
     "labels": "actors.modules.labels:Labels",
+    "ar_gmm": "actors.modules.mixture.ar_gmm:ARGMM",
 }
 """Short name → location of the class. A string, so that nothing is imported before it is needed (torch above all)."""
 

@@ -21,13 +21,15 @@ def decode_class_means(inbox: Inbox, context: Context, decode: Callable[[Array],
     Returns
     -------
     Outbox
-        Output ``mu_hat`` (K, …) and, with ``context.rows``, ``x_hat`` (N, …), each row decoded from its expected class
-        mean, responsibilities times means.
+        Output ``mu_hat`` (K, …) and, with ``context.rows``, ``x_hat`` (N, …), each row decoded from its own prior mean
+        on port ``latent_means``, or else from its expected class mean, responsibilities times means.
     """
-    message = inbox.first("class_means")
+    message, drawn = inbox.first("class_means"), inbox.first("latent_means")
     if message is None:
         return Outbox()
     outputs = {"mu_hat": decode(message["means"])}
-    if context.rows:
+    if context.rows and drawn is not None:
+        outputs["x_hat"] = decode(drawn["mean"])
+    elif context.rows:
         outputs["x_hat"] = decode(message["responsibilities"] @ message["means"])
     return Outbox(outputs=outputs)

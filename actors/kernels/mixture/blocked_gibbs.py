@@ -244,11 +244,11 @@ def draw_labels(
     if log_bias is not None:
         scores += as_bias(log_bias, len(rows), K, missing)[~missing]
     labels = np.full(len(rows), -1, dtype=np.int64)
-    labels[~missing] = _draw(scores, uniforms)
+    labels[~missing] = draw_from_scores(scores, uniforms)
     return labels
 
 
-def _draw(scores: FloatArray, uniforms: FloatArray) -> IntArray:
+def draw_from_scores(scores: FloatArray, uniforms: FloatArray) -> IntArray:
     """Draw from the distributions ∝ exp(scores) (N, K) by inversion, one uniform each; a class of zero never."""
     cumulative = np.cumsum(np.exp(scores - scores.max(axis=1, keepdims=True)), axis=1)
     whole = cumulative[:, -1]

@@ -100,6 +100,35 @@ def neighbour_columns(X: FloatArray, window: int, lengths: npt.ArrayLike | None 
     return np.concatenate(shifted, axis=1)
 
 
+def motion_features(X: FloatArray, *, window: int, lengths: npt.ArrayLike | None = None) -> FloatArray:
+    """Return where the rows around each row are, and how much they move, as features for k-means, (N, 2 D).
+
+    These are, of the rows up to `window` before and after a row in its sequence, the means of the columns and of the
+    absolute differences of successive rows, each divided by its deviation over all rows.
+
+    Parameters
+    ----------
+    X : ndarray (N, D) float64
+    window : int
+    lengths : array_like of int (S,), optional
+        Lengths of the sequences; they sum to N.
+    """
+    N = len(X)
+    starts = boundaries(N, lengths)
+    sequence = np.searchsorted(starts, np.arange(N), side="right")
+    first, last = starts[sequence - 1], starts[sequence]
+    moves = np.zeros_like(X)
+    moves[1:] = np.abs(np.diff(X, axis=0))
+    moves[starts[:-1]] = 0.0
+    values = np.hstack([X - X.mean(axis=0), moves])
+    sums = np.vstack([np.zeros(values.shape[1]), np.cumsum(values, axis=0)])
+    low, high = np.maximum(np.arange(N) - window, first), np.minimum(np.arange(N) + window + 1, last)
+    features = (sums[high] - sums[low]) / (high - low)[:, None]
+    deviation = features.std(axis=0)
+    scaled: FloatArray = features / np.where(deviation > 0.0, deviation, 1.0)
+    return scaled
+
+
 def _views(X: FloatArray, window: int, lengths: npt.ArrayLike | None) -> tuple[FloatArray, FloatArray]:
     """Return the rows and their neighbours, both whitened."""
     if len(X) < 2:

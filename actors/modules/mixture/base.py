@@ -86,7 +86,7 @@ class Mixture(Module[P]):
     def __init__(self, parameters: P) -> None:
         super().__init__(parameters)
         self._assignment: Assignment | None = None
-        self._factors: NIWPosterior | None = None
+        self._factors: Any = None  # NIWPosterior, or another posterior of classes with counts (K,)
         self._prior: NIWPrior | None = None
         self._calibration: _Calibration | None = None
         self._columns: Columns | None = None  # of the rows of the last update; what is learnt refers to internal rows
@@ -343,14 +343,18 @@ class Mixture(Module[P]):
                 f"the state has {factors.counts.size} classes, this {self.display_name} has {self.classes}"
             )
         self._factors, self._prior, self._columns = factors, prior, columns
+        self._restore_rows(state)
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _restore_rows(self, state: Mapping[str, Any]) -> None:
+        """Restore what a state has of rows: their assignment, and the calibration by them."""
         if "labels" in state:
             soft = np.array(state["responsibilities"]) if "responsibilities" in state else None
             self._assignment = Assignment(np.array(state["labels"], dtype=np.int64), soft)
         if "temperature" in state:
             mean = np.array(state["mean_posterior"])
             self._calibration = _Calibration(float(state["temperature"]), float(state["lapse"]), mean)
-
-    # --- helpers --------------------------------------------------------------------------------------------------
 
     def _step_parameters(self, context: Context) -> P:
         """Return the parameters for this step."""

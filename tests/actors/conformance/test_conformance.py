@@ -129,6 +129,16 @@ class TestDPGMM(QuickChecks):
     parameters = {"most": 5, "iterations": 2}
 
 
+class TestARGMM(QuickChecks):
+    module = "ar_gmm"
+    parameters = {"classes": 3, "iterations": 2, "start": "random"}
+
+
+class TestARGMMBySampling(QuickChecks):
+    module = "ar_gmm"
+    parameters = {"classes": 3, "iterations": 2, "order": 2, "engine": "blocked-gibbs"}
+
+
 class TestModuleGivenAsAClass(QuickChecks):
     module = Sound
     parameters = {"classes": 4}

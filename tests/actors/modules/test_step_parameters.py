@@ -41,6 +41,7 @@ MODELS = {
     # type: own parameters, the other modules, connections
     "gmm": (GMM_FILE, {}, ["data -> it"]),
     "dp_gmm": ({"most": 6, "iterations": 5, "start": "kmeans", "prior_scale": "data"}, {}, ["data -> it"]),
+    "ar_gmm": ({"classes": 3, "iterations": 5}, {}, ["data -> it"]),
     "markov": ({}, {"gmm": ("gmm", GMM_FILE)}, ["data -> gmm", "gmm -> it"]),
     "product": (
         {},
@@ -60,6 +61,10 @@ OTHER_VALUES = {
     "dp_gmm": {
         "iterations": 3, "alpha": 50.0, "learn_alpha": True, "split_merge": 3, "prior_count": 30.0, "degrees": 40.0,
         "prior_scale": 0.5, "burn_in": 2, "start": "one", "calibrate": True,
+    },
+    "ar_gmm": {
+        "iterations": 3, "alpha": 1000.0, "prior_count": 30.0, "degrees": 40.0, "prior_scale": 0.001,
+        "prior_mean": "zero", "burn_in": 2, "start": "random", "calibrate": True, "engine": "blocked-gibbs",
     },
     "markov": {
         "rule": "tutorial", "num_samp": 7, "alpha": 20.0, "inner_iterations": 1, "initial": "learnt",

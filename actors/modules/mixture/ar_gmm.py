@@ -1,0 +1,402 @@
+"""The autoregressive mixture: classes that are linear-Gaussian autoregressions, as in a switching dynamic model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from actors.errors import ModuleError
+from actors.kernels.log_rows import log_sum_exp
+from actors.kernels.mixture.autoregression import (
+    Classes,
+    MNIWPosterior,
+    MNIWPrior,
+    Prior,
+    Series,
+    blocked_gibbs,
+    compile_kernels,
+    draw_parameters,
+    expected_rows,
+    log_predictive,
+    log_predictive_loo,
+    series,
+    simulate,
+    variational_bayes,
+)
+from actors.kernels.mixture.columns import Columns
+from actors.kernels.mixture.niw import NIWPosterior
+from actors.kernels.mixture.sequence_init import kmeans_labels, motion_features
+from actors.kernels.mixture.variational import most_probable_labels, one_hot_responsibilities
+from actors.kernels.sequences import boundaries
+from actors.messaging.message import rows_of
+from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
+from actors.modules.class_posteriors import combine_priors
+from actors.modules.mixture.base import PRIOR, Mixture, data_message, rows_and_mask
+from actors.modules.mixture.class_states import pack_prior, unpack_prior
+from actors.modules.mixture.engines import KMEANS_RESTARTS, Assignment
+from actors.types import Array, BoolArray, FloatArray, IntArray, State
+
+WINDOWS = (15, 7, 31, 3)
+"""Rows on both sides of a row that a start by k-means looks at, per chain in turn: none fits all data."""
+
+
+@dataclass(frozen=True)
+class ARGMMParameters:
+    """See :class:`ARGMM`."""
+
+    classes: Annotated[int, Field(ge=1)] = 10
+    order: Annotated[int, Field(ge=1, le=100)] = 1
+    iterations: Annotated[int, Field(ge=0)] = 20
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    prior_count: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    degrees: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    prior_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["data"] = "data"
+    prior_mean: Literal["persistence", "zero"] = "persistence"
+    burn_in: Annotated[int, Field(ge=0)] = 0
+    start: Literal["kmeans", "random"] = "kmeans"
+    calibrate: bool = False
+    engine: Literal["vb", "blocked-gibbs"] = "vb"
+
+
+class ARGMM(Mixture[ARGMMParameters]):
+    """Classify the rows of sequences by how they move: each class is a linear-Gaussian autoregression.
+
+    A row of class k follows from the L rows before it, x_t = A_k (x_{t-1}, …, x_{t-L}, 1) + noise of covariance Σ_k,
+    with a matrix-normal inverse-Wishart prior (:mod:`actors.kernels.mixture.autoregression`). With a Markov model above
+    it is an autoregressive hidden Markov model, with a VAE or PCA below one over learnt features. In a model it takes
+    the place of :class:`actors.modules.mixture.gmm.GMM` with ``rule: extrinsic``, whose messages it sends and receives;
+    a module below that accepts ``latent_means`` is sent what the classes expect of each row in place of class means.
+
+    A row without L rows before it in its sequence, or with a missing one among them, has the density of a Gaussian of
+    its class, with the GMM's prior. Rows that come without an order are such rows throughout.
+
+    Parameters
+    ----------
+    parameters : ARGMMParameters
+        classes : int
+            K.
+        order : int
+            L, how many rows before a row it follows from.
+        iterations : int
+            Sweeps per update (with ``vb``: the maximum number of iterations). With 0 nothing is learnt, as in the GMM.
+        alpha : float
+            Pseudo-count of each class.
+        prior_count : float
+            How many rows the prior mean counts for, of coefficients and of the Gaussians.
+        degrees : float, optional
+            ν0, more than D - 1; D + 2 by default.
+        prior_scale : float or "data"
+            S0 is this multiple of the identity, at most the variance of what the prior mean leaves unexplained;
+            ``data`` takes this variance times K^(-2/D), so that the classes do not depend on the units of the columns.
+        prior_mean : {"persistence", "zero"}
+            A row is expected to be where the row before it was, or at the mean of all rows.
+        burn_in : int
+            Additional sweeps in the first update.
+        start : {"kmeans", "random"}
+            Initial labels: by k-means of means and sizes of movements in a window around each row (another one in each
+            of several chains), or uniformly random.
+        calibrate : bool
+            As in the GMM.
+        engine : {"vb", "blocked-gibbs"}
+            Responsibilities by variational Bayes, with the metric ``bound``, or labels that are drawn given drawn
+            parameters.
+    """
+
+    Parameters: ClassVar[type[Any]] = ARGMMParameters
+    ports = (*Mixture.ports, Port("latent_means", "out", "backward", "latent_means"))
+    learning_parameters = ("iterations", "burn_in", "start")
+    fixed_parameters = ("classes", "order")
+    uses_order = True
+    display_name = "AR-GMM"
+
+    def __init__(self, parameters: ARGMMParameters) -> None:
+        super().__init__(parameters)
+        self._priors_of_classes: Prior | None = None
+
+    def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
+        """Compile the kernels, or load them from their cache."""
+        compile_kernels()
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.parameters.classes
+
+    @classmethod
+    def check_observations(cls, parameters: ARGMMParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
+        """Raise ModuleError if there are fewer rows to learn from than classes."""
+        if learns and (problem := _row_count_problem(len(values), parameters)):
+            raise ModuleError(problem)
+
+    # --- the contract ---------------------------------------------------------------------------------------------
+
+    def update(self, inbox: Inbox, context: Context) -> Outbox:
+        """Learn the classes; send class posteriors upwards, and what the classes expect of each row downwards.
+
+        Raises
+        ------
+        ModuleError
+            If the messages do not fit the parameters or the labels of the last update.
+        """
+        parameters = self._step_parameters(context)
+        message = data_message(inbox)
+        rows, missing = rows_and_mask(message)
+        columns = self._choose_columns(rows[~missing], message, context)
+        log_prior = combine_priors(inbox, PRIOR, (len(rows), self.classes))
+        try:
+            X, starts = columns.internal(rows), boundaries(len(rows), message.lengths)
+            prior = self._priors(X, missing, starts, columns, parameters)
+            data = series(X - prior.centre, missing, starts, parameters.order)
+            start = self._start(X, missing, message.lengths, context)
+            learnt, loo, metrics = self._learn(data, start, prior, log_prior, context)
+        except ValueError as error:
+            raise ModuleError(f"module {context.module!r}: {error}") from error
+        self._assignment, self._factors, self._priors_of_classes, self._columns = *learnt, prior, columns
+        self._calibration = (
+            self._fit_calibration(loo[~missing], self._factors, parameters, log_prior, missing)
+            if parameters.calibrate
+            else None  # an earlier update may have fitted one
+        )
+        metrics = {**self._evidences(loo, log_prior, context), **metrics}
+        volume = (~missing).sum() * columns.log_volume  # densities of the rows in the units that they came in
+        metrics |= {name: metrics[name] - volume for name in ("evidence", "score", "bound") if name in metrics}
+        return self._answer(inbox, context, data, loo, metrics)
+
+    def recognize(self, inbox: Inbox, context: Context) -> Outbox:
+        """Classify new rows by the learnt classes; rows without an order are sequences of one row each.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet or the messages do not fit.
+        """
+        if self._factors is None or self._priors_of_classes is None or self._columns is None:
+            raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
+        message = data_message(inbox)
+        rows, missing = rows_and_mask(message)
+        X, prior = self._internal_rows(rows, missing, context), self._priors_of_classes
+        self._log_differing(self._columns.differing(rows[~missing]), context)
+        starts = boundaries(len(X), message.lengths) if context.ordered else np.arange(len(X) + 1)
+        data = series(X - prior.centre, missing, starts, self.parameters.order)
+        likelihood = log_predictive(data, self._factors, prior)
+        outbox = self._answer(inbox, context, data, likelihood, {})
+        if context.receivers.get("class_posteriors") or self._calibration is not None:
+            return outbox
+        by_row = log_sum_exp(likelihood + self._log_weights(self._factors, self._step_parameters(context)))
+        by_row = np.where(missing, 0.0, by_row - self._columns.log_volume)
+        of_sequences = np.add.reduceat(by_row, boundaries(len(X), message.lengths)[:-1])
+        return replace(outbox, outputs={**outbox.outputs, "log_evidence": of_sequences})
+
+    def generate(self, inbox: Inbox, context: Context) -> Outbox:
+        """Draw one sequence of rows: each row's class from the prior, then the row given those before it.
+
+        Outputs are ``class`` (N,) and, where no module below decodes them, the rows ``x`` (N, D). The parameters of the
+        classes are drawn once, from their posterior.
+
+        Raises
+        ------
+        ModuleError
+            If nothing was learnt yet.
+        """
+        if self._factors is None or self._priors_of_classes is None or self._columns is None:
+            raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot generate")
+        if not context.rows:
+            return Outbox()
+        prior, parameters = self._priors_of_classes, self._step_parameters(context)
+        log_prior = combine_priors(inbox, PRIOR, (context.rows, self.classes))
+        if log_prior is None:
+            weights = np.exp(self._log_weights(self._factors, parameters))
+            labels = context.generator.choice(len(weights), context.rows, p=weights)
+        else:
+            labels = log_prior.argmax(axis=1)
+        drawn = draw_parameters(self._factors, prior, context.generator)
+        normal = context.generator.standard_normal((context.rows, prior.centre.size))
+        rows = self._columns.external(simulate(labels, *drawn, normal) + prior.centre)
+        means = {"means": self._class_means(), "responsibilities": np.eye(self.classes)[labels]}
+        messages = [OutgoingMessage("class_means", means), OutgoingMessage("latent_means", {"mean": rows})]
+        below = context.receivers.get("class_means") or context.receivers.get("latent_means")
+        return Outbox(messages, outputs={"class": labels} if below else {"class": labels, "x": rows})
+
+    def state(self) -> State:
+        """Return copies of labels (and responsibilities), classes, their prior and the calibration.
+
+        All refer to internal rows (:mod:`actors.kernels.mixture.columns`) less ``centre``.
+        """
+        if self._factors is None or self._priors_of_classes is None or self._columns is None:
+            return {}
+        trust, prior = self._calibration, self._priors_of_classes
+        calibration = (
+            {}
+            if trust is None
+            else {"temperature": trust.temperature, "lapse": trust.lapse, "mean_posterior": trust.mean.copy()}
+        )
+        assignment = {} if self._assignment is None else self._assignment._asdict()
+        return {
+            **calibration,
+            **{name: value.copy() for name, value in assignment.items() if value is not None},
+            **{name: value.copy() for name, value in self._factors.dynamics._asdict().items()},
+            **{f"initial_{name}": value.copy() for name, value in self._factors.initial._asdict().items()},
+            "mean": self._factors.mean.copy(),
+            "centre": prior.centre.copy(),
+            "prior_coefficients": prior.dynamics.mean.copy(),
+            "prior_precision": prior.dynamics.precision.copy(),
+            "prior_noise": prior.dynamics.scale.copy(),
+            **pack_prior(prior.initial, self._columns),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; an empty one is that of a mixture that has learnt nothing.
+
+        Raises
+        ------
+        ModuleError
+            If the state has another number of classes, or classes of another order.
+        """
+        self._assignment, self._factors, self._priors_of_classes, self._calibration, self._columns = (None,) * 5
+        if not state:
+            return
+        dynamics = MNIWPosterior(*(np.array(state[name]) for name in MNIWPosterior._fields))
+        initial = NIWPosterior(*(np.array(state[f"initial_{name}"]) for name in NIWPosterior._fields))
+        K, D, Q = dynamics.coefficients.shape
+        order = (Q - 1) // D
+        if (K, order) != (self.classes, self.parameters.order):
+            raise ModuleError(
+                f"the state has {K} classes of order {order}, this {self.display_name} has {self.classes} of order "
+                f"{self.parameters.order}"
+            )
+        prior, columns = unpack_prior(state)
+        names = ("prior_coefficients", "prior_precision", "prior_noise", "centre")
+        mean, precision, scale, centre = (np.array(state[name]) for name in names)
+        self._factors = Classes(dynamics, initial, np.array(state["mean"]))
+        self._priors_of_classes = Prior(MNIWPrior(mean, precision, prior.nu0, scale), prior, centre)
+        self._columns = columns
+        self._restore_rows(state)
+
+    def _fit(self, problem, start, context):  # TEMPORARY
+        raise NotImplementedError
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+        parameters = self._step_parameters(context)
+        if problem := _row_count_problem(len(rows), parameters):
+            raise ValueError(problem)  # the caller names the module
+        if parameters.start == "random":
+            return Assignment(context.generator.integers(0, self.classes, len(rows)))
+        features = motion_features(rows, window=WINDOWS[context.chain % len(WINDOWS)], lengths=lengths)
+        return Assignment(kmeans_labels(features, self.classes, context.generator, restarts=KMEANS_RESTARTS))
+
+    def _start(self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context) -> Assignment:
+        """Return the assignment of the last update, or the initial one, for internal rows (N, D)."""
+        if self._assignment is None or self._factors is None:
+            return self._first_assignment(X, missing, lengths, context)
+        before = self._factors.mean.shape[1]
+        if (len(self._assignment.labels), before) != X.shape:
+            raise ModuleError(
+                f"module {context.module!r} has labels of {len(self._assignment.labels)} rows of {before} dimensions, "
+                f"{len(X)} rows of {X.shape[1]} came: start a new run"
+            )
+        return self._assignment
+
+    def _priors(
+        self, X: FloatArray, missing: BoolArray, starts: IntArray, columns: Columns, parameters: ARGMMParameters
+    ) -> Prior:
+        """Return the prior of the classes of internal rows (N, D)."""
+        present = X[~missing]
+        centre, variance = present.mean(axis=0), present.var(axis=0)
+        D, order = centre.size, parameters.order
+        initial = self._prior_from(np.zeros(D), variance, len(present), columns, parameters)
+        mean = np.zeros((D, D * order + 1))
+        if parameters.prior_mean == "persistence":
+            mean[:, :D] = np.eye(D)
+        data = series(X - centre, missing, starts, order)
+        unexplained = (
+            np.square(data.following - data.regressors @ mean.T).mean(axis=0) if data.follows.any() else variance
+        )
+        noise = self._prior_from(np.zeros(D), unexplained, len(present), columns, parameters)
+        # A coefficient's prior mean counts for r0 rows of the variance that its column has.
+        spread = np.where(variance == 0.0, 1.0, variance)
+        precision = parameters.prior_count * np.append(np.tile(spread, order), 1.0)
+        return Prior(MNIWPrior(mean, precision, noise.nu0, noise.scale), initial, centre)
+
+    def _learn(
+        self, data: Series, start: Assignment, prior: Prior, log_prior: FloatArray | None, context: Context
+    ) -> tuple[tuple[Assignment, Classes], FloatArray, dict[str, float]]:
+        """Return assignment and classes, the leave-one-out log-likelihood (N, K), and metrics."""
+        parameters, K = self._step_parameters(context), self.classes
+        iterations = parameters.iterations + (parameters.burn_in if self._factors is None else 0)
+        iterations = iterations if context.learn else 0
+        # Tempering balances the likelihood against a prior. Without one it only blurs the classes, for good.
+        trust = 1.0 if self._calibration is None else self._calibration.temperature
+        temperature = 1.0 if log_prior is None else context.temperature * trust
+        if parameters.engine == "vb":
+            soft = (
+                one_hot_responsibilities(start.labels, K) if start.responsibilities is None else start.responsibilities
+            )
+            soft, classes, bound = variational_bayes(
+                *(data, soft, prior, parameters.alpha, iterations),
+                log_prior=log_prior,
+                temperature=temperature,
+                on_iteration=lambda done, objective: context.report(done, iterations, objective=objective),
+            )
+            assignment = Assignment(most_probable_labels(soft), soft)
+            # Without an iteration a row can stay in a class that its prior excludes: the bound is -inf, no metric.
+            metrics = {} if bound == -np.inf else {"bound": bound}
+        else:
+            labels, classes = blocked_gibbs(
+                *(data, start.labels, prior, parameters.alpha, iterations, context.generator),
+                log_prior=log_prior,
+                temperature=temperature,
+                on_sweep=lambda done, moved: context.report(done, iterations, moved=float(moved)),
+                K=K,
+            )
+            assignment, soft, metrics = Assignment(labels), one_hot_responsibilities(labels, K), {}
+        return (assignment, classes), log_predictive_loo(data, soft, classes, prior), metrics
+
+    def _answer(
+        self, inbox: Inbox, context: Context, data: Series, likelihood: FloatArray, metrics: dict[str, float]
+    ) -> Outbox:
+        """Return messages and outputs for rows with this log-likelihood (N, K), 0 where they are missing."""
+        assert self._factors is not None
+        assert self._priors_of_classes is not None
+        assert self._columns is not None
+        missing, log_volume = ~data.present, self._columns.log_volume
+        if self._calibration is not None:
+            likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
+            likelihood[missing], log_volume = 0.0, 0.0
+        outbox = self._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
+        if not context.receivers.get("latent_means"):
+            return outbox
+        expected = expected_rows(data, outbox.outputs["Pdz"], self._factors) + self._priors_of_classes.centre
+        of_rows = rows_of(data_message(inbox))
+        below = OutgoingMessage("latent_means", {"mean": self._columns.external(expected), **of_rows})
+        # Not both: they would be two priors of the same latent vectors.
+        kept = [message for message in outbox.messages if message.port != "class_means"]
+        return replace(outbox, messages=[*kept, below])
+
+    def _class_means(self) -> FloatArray:
+        """Return the mean (K, D) of each class's rows, in their units."""
+        assert self._factors is not None
+        assert self._priors_of_classes is not None
+        assert self._columns is not None
+        return self._columns.external(self._factors.mean + self._priors_of_classes.centre)
+
+    def _log_weights(self, factors: NIWPosterior | Classes, parameters: ARGMMParameters) -> FloatArray:
+        """Return log((N_k + alpha) / (N + K alpha)), (K,)."""
+        weights = factors.counts + parameters.alpha
+        log_weights: FloatArray = np.log(weights / weights.sum())
+        return log_weights
+
+    def _expected_class_count(self, rows: int, parameters: ARGMMParameters) -> float:  # noqa: ARG002 (always K)
+        return parameters.classes
+
+
+def _row_count_problem(rows: int, parameters: ARGMMParameters) -> str | None:
+    """Return a sentence if there are fewer rows than classes."""
+    if rows >= parameters.classes:
+        return None
+    return f"{rows} row{'s' * (rows != 1)} cannot start {parameters.classes} classes: use at most {rows}"
