@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runner.estimators import ModelClusterer, SequenceClusterer
     from runner.model import Generated, Model
     from runner.script import (
+        ARGMM,
         DPGMM,
         GMM,
         MLDA,
@@ -78,6 +79,7 @@ def _import_own_actors() -> None:
 _import_own_actors()
 
 __all__ = [
+    "ARGMM",
     "DPGMM",
     "GMM",
     "MLDA",

@@ -30,7 +30,7 @@ _MAX_SEED = 2**31 - 1
 def _reports_evidence(estimator: ModelClusterer) -> bool:
     """Return whether a module of an estimator's model may report the evidence of new rows."""
     kinds = estimator._make_model(0).types()
-    return bool(kinds & {"markov", "gmm", "dp_gmm"}) or not kinds <= set(BUILT_IN)
+    return bool(kinds & {"markov", "gmm", "dp_gmm", "ar_gmm"}) or not kinds <= set(BUILT_IN)
 
 
 class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]

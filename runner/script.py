@@ -453,6 +453,12 @@ class DPGMM(Handle):
     type, short = "dp_gmm", "dp_gmm"
 
 
+class ARGMM(Handle):
+    """A mixture of autoregressions: ``ARGMM(K)``; parameters as in ``serket modules``."""
+
+    type, short, spellings = "ar_gmm", "ar_gmm", Spellings(positional=("classes",))
+
+
 class PCA(Handle):
     """Principal components: ``PCA(latent_dim)``; parameters as in ``serket modules``."""
 

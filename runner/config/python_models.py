@@ -32,7 +32,7 @@ ROWS = "given-by-python.npy"
 """Stands for rows that no file holds: those that :meth:`runner.Model.fit` is yet to be given, and those of a script."""
 
 _LATENT = ("vae", "pca")
-_MIXTURES = ("gmm", "dp_gmm")
+_MIXTURES = ("gmm", "dp_gmm", "ar_gmm")
 
 
 def build_config(
@@ -203,7 +203,7 @@ def default_schedule(graph: Graph) -> dict[str, Any]:
         block |= {"repeat": 10, "tolerance": 5.0}
     if "markov" in kinds.values() and any(kinds[name] in _MIXTURES for name in rest):
         block["chains"] = 3 if by_network else 4
-    last = [{"module": name, "set": {"iterations": 0}} for name in rest if kinds[name] == "gmm"]
+    last = [{"module": name, "set": {"iterations": 0}} for name in rest if kinds[name] in ("gmm", "ar_gmm")]
     return {"rounds": 3 if by_network else 2, "steps": [*steps, block, *last]}
 
 

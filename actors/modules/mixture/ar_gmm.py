@@ -28,14 +28,24 @@ from actors.kernels.mixture.autoregression import (
     variational_bayes,
 )
 from actors.kernels.mixture.columns import Columns
+from actors.kernels.mixture.known_labels import named_as_known
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.sequence_init import kmeans_labels, motion_features
 from actors.kernels.mixture.variational import most_probable_labels, one_hot_responsibilities
 from actors.kernels.sequences import boundaries
 from actors.messaging.message import rows_of
 from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import combine_priors
-from actors.modules.mixture.base import PRIOR, Mixture, data_message, rows_and_mask
+from actors.modules.class_posteriors import combine_priors, normalise_rows
+from actors.modules.mixture.class_module import (
+    LABELS,
+    PRIOR,
+    ClassModule,
+    data_message,
+    joint_prior,
+    known_classes,
+    label_prior,
+    rows_and_mask,
+)
 from actors.modules.mixture.class_states import pack_prior, unpack_prior
 from actors.modules.mixture.engines import KMEANS_RESTARTS, Assignment
 from actors.types import Array, BoolArray, FloatArray, IntArray, State
@@ -62,7 +72,7 @@ class ARGMMParameters:
     engine: Literal["vb", "blocked-gibbs"] = "vb"
 
 
-class ARGMM(Mixture[ARGMMParameters]):
+class ARGMM(ClassModule[ARGMMParameters]):
     """Classify the rows of sequences by how they move: each class is a linear-Gaussian autoregression.
 
     A row of class k follows from the L rows before it, x_t = A_k (x_{t-1}, …, x_{t-L}, 1) + noise of covariance Σ_k,
@@ -107,7 +117,11 @@ class ARGMM(Mixture[ARGMMParameters]):
     """
 
     Parameters: ClassVar[type[Any]] = ARGMMParameters
-    ports = (*Mixture.ports, Port("latent_means", "out", "backward", "latent_means"))
+    ports = (
+        *ClassModule.ports,
+        Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True),
+        Port("latent_means", "out", "backward", "latent_means"),
+    )
     learning_parameters = ("iterations", "burn_in", "start")
     fixed_parameters = ("classes", "order")
     uses_order = True
@@ -146,18 +160,24 @@ class ARGMM(Mixture[ARGMMParameters]):
         message = data_message(inbox)
         rows, missing = rows_and_mask(message)
         columns = self._choose_columns(rows[~missing], message, context)
-        log_prior = combine_priors(inbox, PRIOR, (len(rows), self.classes))
+        above = combine_priors(inbox, PRIOR, (len(rows), self.classes))
+        told = label_prior(inbox, (len(rows), self.classes))
         try:
             X, starts = columns.internal(rows), boundaries(len(rows), message.lengths)
             prior = self._priors(X, missing, starts, columns, parameters)
             data = series(X - prior.centre, missing, starts, parameters.order)
-            start = self._start(X, missing, message.lengths, context)
-            learnt, loo, metrics = self._learn(data, start, prior, log_prior, context)
+            start = self._start(X, missing, message.lengths, told, context)
+            learnt, loo, metrics = self._learn(data, start, prior, (above, joint_prior(above, told)), context)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._priors_of_classes, self._columns = *learnt, prior, columns
+        log_prior = joint_prior(above, told)
+        if above is None and told is not None:  # the weights multiply labels
+            log_prior = normalise_rows(told + self._log_weights(self._factors, parameters))
         self._calibration = (
-            self._fit_calibration(loo[~missing], self._factors, parameters, log_prior, missing)
+            self._fit_calibration(
+                loo[~missing], self._factors, parameters, None if above is None else log_prior, missing
+            )
             if parameters.calibrate
             else None  # an earlier update may have fitted one
         )
@@ -276,9 +296,6 @@ class ARGMM(Mixture[ARGMMParameters]):
         self._columns = columns
         self._restore_rows(state)
 
-    def _fit(self, problem, start, context):  # TEMPORARY
-        raise NotImplementedError
-
     # --- helpers --------------------------------------------------------------------------------------------------
 
     def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
@@ -290,10 +307,17 @@ class ARGMM(Mixture[ARGMMParameters]):
         features = motion_features(rows, window=WINDOWS[context.chain % len(WINDOWS)], lengths=lengths)
         return Assignment(kmeans_labels(features, self.classes, context.generator, restarts=KMEANS_RESTARTS))
 
-    def _start(self, X: FloatArray, missing: BoolArray, lengths: Array | None, context: Context) -> Assignment:
+    def _start(
+        self, X: FloatArray, missing: BoolArray, lengths: Array | None, told: FloatArray | None, context: Context
+    ) -> Assignment:
         """Return the assignment of the last update, or the initial one, for internal rows (N, D)."""
         if self._assignment is None or self._factors is None:
-            return self._first_assignment(X, missing, lengths, context)
+            # Missing rows take the mean of the others, where they influence the start least.
+            filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
+            first = self._initial_assignment(filled, lengths, context)
+            if told is None:
+                return first
+            return Assignment(named_as_known(first.labels, known_classes(told), self.classes))
         before = self._factors.mean.shape[1]
         if (len(self._assignment.labels), before) != X.shape:
             raise ModuleError(
@@ -324,15 +348,24 @@ class ARGMM(Mixture[ARGMMParameters]):
         return Prior(MNIWPrior(mean, precision, noise.nu0, noise.scale), initial, centre)
 
     def _learn(
-        self, data: Series, start: Assignment, prior: Prior, log_prior: FloatArray | None, context: Context
+        self,
+        data: Series,
+        start: Assignment,
+        prior: Prior,
+        priors: tuple[FloatArray | None, FloatArray | None],
+        context: Context,
     ) -> tuple[tuple[Assignment, Classes], FloatArray, dict[str, float]]:
-        """Return assignment and classes, the leave-one-out log-likelihood (N, K), and metrics."""
+        """Return assignment and classes, the leave-one-out log-likelihood (N, K), and metrics.
+
+        `priors` are that of the modules above, and its product with labels.
+        """
+        above, log_prior = priors
         parameters, K = self._step_parameters(context), self.classes
         iterations = parameters.iterations + (parameters.burn_in if self._factors is None else 0)
         iterations = iterations if context.learn else 0
         # Tempering balances the likelihood against a prior. Without one it only blurs the classes, for good.
         trust = 1.0 if self._calibration is None else self._calibration.temperature
-        temperature = 1.0 if log_prior is None else context.temperature * trust
+        temperature = 1.0 if above is None else context.temperature * trust
         if parameters.engine == "vb":
             soft = (
                 one_hot_responsibilities(start.labels, K) if start.responsibilities is None else start.responsibilities

@@ -65,11 +65,11 @@ from actors.kernels.mixture.sums import (
 from actors.kernels.mixture.variational import MIN_RISE, expected_log_weights, soft_log_predictive_loo
 from actors.module import Context, Inbox, Outbox
 from actors.modules.class_posteriors import combine_priors
-from actors.modules.mixture.base import (
+from actors.modules.mixture.base import Mixture
+from actors.modules.mixture.class_module import (
     INITIAL_LAPSE,
     NO_ROWS,
     PRIOR,
-    Mixture,
     data_message,
     log_left_out,
     row_values,

@@ -56,7 +56,9 @@ HELP = r"; serket{} --help shows how to call it"
 USAGE = {
     name: HELP.format(f" {name}") for name in ("run", "recognize", "predict", "generate", "merge", "inspect", "export")
 }
-MODULE_TYPES = "one of observation, vae, gmm, markov, product, pca, network, mlda, dp_gmm, or package.module:Class"
+MODULE_TYPES = (
+    "one of observation, vae, gmm, markov, product, pca, network, mlda, dp_gmm, labels, ar_gmm, or package.module:Class"
+)
 
 TABLE = [
     # serket
