@@ -3,8 +3,8 @@
 ``python -m tests.benchmarks.workers hash`` prints the SHA-256 of all states of each model for 1, 2, 3, 5 and 8 workers,
 in this process and on Ray, with a worker killed, and resumed with fewer workers. ``speed`` prints the time of an update
 of GMM and MM with 1 and 2 workers on Ray, and without workers; ``vae`` that of a VAE with 1 and 2, which exchange sums
-over connections of their own or by calls of actors. ``cost`` prints the
-processor time of one worker in this process over that without workers, with one thread.
+over connections of their own or by calls of actors; ``steps`` the processor time of its steps in two processes without
+Ray. ``cost`` prints the processor time of one worker in this process over that without workers, with one thread.
 ``memory`` runs GMM (vb) and MM with 2 workers each, and a driver that writes the run directory, and prints the largest
 private memory of each process. Rows are made from a seed.
 """
@@ -34,8 +34,11 @@ from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header, Message
 from actors.module import Context, Inbox
-from actors.sharing.chunks import Extent
-from actors.sharing.driver import learn, open_group, respond, start_on_sample
+from actors.sharing.chunks import Extent, ShardRows
+from actors.sharing.connected import ConnectedWorkers, Follower
+from actors.sharing.connections import Listener, connect
+from actors.sharing.driver import Worker, learn, open_group, repeat_passes, respond, start_on_sample
+from actors.sharing.shard import Shard
 from actors.storage.checkpoints import Checkpoints
 from tests.benchmarks.harness import Case, measure
 
@@ -209,6 +212,78 @@ def print_vae_speed(rows: int, repeats: int, batches: list[int]) -> None:
     print("load:", *(f"{load:.1f}" for load in os.getloadavg()))
 
 
+def print_step_times(rows: int, repeats: int, batches: list[int], epochs: int = 2) -> None:
+    """Print the processor milliseconds of a step of a VAE: of one worker, and of each of two connected processes.
+
+    The longest way is that of the first one, and the other's receipt of the weights: half of what it does not compute.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    pictures = np.random.default_rng(0).random((rows, 784), dtype=np.float32)
+    observed = make_message(Header("observations", "data", "observations", "it"), {"values": pictures})
+    for batch in batches:
+        of_follower, into = os.pipe()
+        equal, times = _two_vae_workers(observed, batch, epochs, repeats, into)
+        os.close(into)
+        with os.fdopen(of_follower) as lines:
+            other = [tuple(map(float, line.split())) for line in lines][1:]
+        one, first = (min(each) for each in zip(*times[1:], strict=True))
+        total, computing = (min(each) for each in zip(*other, strict=True))
+        path = first + (total - computing) / 2
+        line = f"| {batch} | {one:.1f} | {first:.1f} | {total:.1f} | {path:.1f} | {one / path:.2f} |"
+        print(line if equal else "the bits differ", flush=True)
+    print("load:", *(f"{load:.1f}" for load in os.getloadavg()))
+
+
+def _two_vae_workers(observed: Message, batch: int, epochs: int, repeats: int, into: int):
+    """Repeat updates by one worker and by two processes in turn; return whether bits are equal, and milliseconds."""
+    given = {"latent_dim": 18, "epochs": epochs, "batch_size": batch, "hidden": 128}
+    whole, context = Extent(len(observed.arrays["values"]), 1000), Context("it")
+
+    def worker(rank: int, workers: int) -> Worker:
+        module = make_module("vae", given)
+        module.prepare("cpu", 1)
+        module.prepare_sharing()
+        extents = [whole.part(number, workers) for number in range(workers)]
+        return Worker(Shard(module, ShardRows([(observed, 0)], extents[rank], None), context), extents)
+
+    alone, leading, secret = worker(0, 1), worker(0, 2), os.urandom(32)
+    start = make_module("vae", given).start(Inbox([observed]), context)
+    listener = Listener("127.0.0.1", secret, 2, 60.0)
+    if (child := os.fork()) == 0:
+        _follow_and_write(worker(1, 2), Follower(connect("127.0.0.1", listener.port, secret, 1)), repeats, into)
+        os._exit(0)
+    group, times, equal = ConnectedWorkers(leading.run, listener.wait()), [], True
+    for _ in range(repeats + 1):
+        begun = time.process_time()
+        expected, passes = alone.learn(dict(start))
+        between = time.process_time()
+        learnt, _ = repeat_passes(group, dict(start))
+        group.end()
+        times.append((1e3 * (between - begun) / passes, 1e3 * (time.process_time() - between) / passes))
+        equal &= all(np.array_equal(learnt[name], expected[name]) for name in expected)
+    os.waitpid(child, 0)
+    return equal, times
+
+
+def _follow_and_write(worker: Worker, follower: Follower, repeats: int, into: int) -> None:
+    """Follow updates; write the processor milliseconds of a step, and those of its computing, of each."""
+    for _ in range(repeats + 1):
+        steps, computing, begun = 0, 0.0, time.process_time()
+
+        def run(method, *values):
+            nonlocal steps, computing
+            at = time.thread_time()
+            answer = worker.run(method, *values)
+            steps, computing = steps + 1, computing + time.thread_time() - at
+            return answer
+
+        follower.run(run)
+        total = time.process_time() - begun
+        os.write(into, f"{1e3 * total / steps} {1e3 * computing / steps}\n".encode())
+
+
 class PrivateMemory:
     """Samples the private memory of this process and of all that descend from it, twice a second, in a thread.
 
@@ -359,7 +434,7 @@ def print_costs(repeats: int) -> None:
 def main() -> None:
     """Parse the arguments and run a part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=["hash", "speed", "vae", "cost", "memory"])
+    parser.add_argument("part", choices=["hash", "speed", "vae", "steps", "cost", "memory"])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--chunk", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -372,6 +447,9 @@ def main() -> None:
             del MODELS[name]
     if given.part == "memory":
         print_memory(given.rows, given.chunk)
+        return
+    if given.part == "steps":
+        print_step_times(given.rows, given.repeats, given.batches)
         return
     if given.part == "cost":
         print_costs(given.repeats)
