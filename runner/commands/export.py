@@ -27,6 +27,7 @@ from actors.types import State
 from runner.config.run_config import RunConfig
 from runner.config.yaml_io import dump
 from runner.data.errors import DataError
+from runner.data.scaling import is_scaled
 from runner.data.sources import common_categories
 from runner.runs.archive import ExportError, write_archive
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
@@ -78,7 +79,7 @@ def export(run: OpenedRun, file: Path, *, with_rows: bool = False) -> Exported:
     ExportError
         If the file exists or cannot be written, or if the config holds paths that cannot be left out.
     RunDirectoryError
-        If the run has learnt nothing yet, or is one that has no rows.
+        If the run has learnt nothing yet, is one that has no rows, or scales its rows and is to go without them.
     """
     config, directory = run
     manifest = _last_commit(directory)
@@ -87,6 +88,12 @@ def export(run: OpenedRun, file: Path, *, with_rows: bool = False) -> Exported:
     if with_rows and not carried:
         raise RunDirectoryError(f"{directory.path}: the run has no rows itself, as it was merged or imported without")
     whole = carried and (with_rows or not own_files)
+    scaled = [name for name, source in config.sources.items() if is_scaled(source.scale)]
+    if scaled and not whole:
+        raise RunDirectoryError(
+            f"{directory.path}: {scaled[0]} is scaled by its own rows, and the scale is a part of these, so that "
+            "nothing could be recognized without them: export it --with-rows, or train on rows that are scaled before"
+        )
     plain = _portable_config(config, directory, whole=whole)
     records, files = _whole_commit(directory, manifest) if whole else _learnt(config, directory, manifest)
     if whole and own_files:

@@ -13,7 +13,7 @@ from runner.data.datasets import Dataset
 from runner.data.readers import DataError
 from runner.runs.directory import open_run
 from runner.script import GMM, MarkovModel, Observation
-from runner.script_run import Model
+from runner.script_run import ScriptRun
 from tests.runner.commands.test_predict import CONFIGS, serket, train
 
 LENGTH, COUNT = 5, 40
@@ -155,7 +155,7 @@ def test_a_step_cannot_set_what_determines_the_form_of_a_state():
 @pytest.fixture
 def script(trained):
     """The handles of a script whose model is the trained run, without a cluster."""
-    model, said = Model.__new__(Model), []
+    model, said = ScriptRun.__new__(ScriptRun), []
     model.directory, model._seed = open_run(trained / "steps").directory, 0
     model._observations = [Observation(draw(0), name="data")]
     model._monitor = SimpleNamespace(progress=SimpleNamespace(log=said.append))

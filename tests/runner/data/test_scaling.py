@@ -5,12 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from typer.testing import CliRunner
 
 import runner as srk
 from actors.errors import ModuleError
 from actors.messaging.stored_rows import StoredRows
 from runner import Model
+from runner.cli.app import app
+from runner.commands.export import export
 from runner.commands.generate import generate_from
+from runner.commands.import_run import import_run
 from runner.commands.merge import merge
 from runner.commands.trained_run import load_trained_run
 from runner.data import scaling
@@ -223,3 +227,71 @@ def test_columns_of_frames_name_data_sequences_and_labels_also_of_new_rows(tmp_p
         _model(columns=["force", "speed"]).fit(frame[["force", "angle"]], progress=False)
     with pytest.raises(DataError, match="has no columns with names"):
         _model(columns=[1, 2]).fit(rows, progress=False)
+
+
+# --- on Ray, by workers, resumed, handed on --------------------------------------------------------------------------
+
+
+def _probabilities(model: Model) -> np.ndarray:
+    return model.predict_proba(_rows(30, seed=1) * FACTORS + OFFSETS)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_scaled_rows_have_the_same_bits_on_ray_as_in_this_process(ray_cluster):
+    rows = _rows() * FACTORS + OFFSETS
+    here = _model(scale="standard").fit(rows, progress=False)
+    there = _model(scale="standard").fit(rows, progress=False, address=ray_cluster)
+    assert np.array_equal(here.run.posteriors["gmm"], there.run.posteriors["gmm"])
+    assert np.array_equal(here.run.means["gmm"], there.run.means["gmm"])
+    assert np.array_equal(_probabilities(here), _probabilities(there))
+
+
+def _shared(workers: int | None, scale: str = "standard") -> Model:
+    sharing = {} if workers is None else {"workers": workers, "chunk": 32}
+    gmm = {"type": "gmm", "classes": 3, "engine": "vb", "prior_scale": "data", "start": "kmeans", **sharing}
+    schedule = {"rounds": 2, "steps": ["gmm"]}
+    return Model(gmm=gmm, connections=["data -> gmm"], schedule=schedule, data={"scale": scale})
+
+
+def test_workers_share_scaled_rows_with_the_same_bits_for_any_number():
+    rows = _rows() * FACTORS + OFFSETS
+    one, three = (_shared(workers).fit(rows, progress=False) for workers in (1, 3))
+    assert np.array_equal(one.run.posteriors["gmm"], three.run.posteriors["gmm"])
+    assert np.array_equal(one.run.means["gmm"], three.run.means["gmm"])
+    assert np.array_equal(_probabilities(one), _probabilities(three))
+    plain = _shared(1, scale="none").fit(StandardScaler().fit_transform(rows), progress=False)
+    assert np.array_equal(one.run.classes["gmm"], plain.run.classes["gmm"])
+
+
+@pytest.mark.slow
+def test_a_run_of_scaled_rows_goes_on_with_its_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After one round and a second one it has what two rounds at once have."""
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("rows.csv", _rows() * FACTORS + OFFSETS, delimiter=",", fmt="%.17g")
+    text = _shared(None).to_yaml().replace("given-by-python.npy", "rows.csv")
+    (tmp_path / "model.yaml").write_text(text)
+    for words in (
+        ("run", "model.yaml", "--local", "--name", "whole"),
+        ("run", "model.yaml", "--local", "--name", "parts", "--set", "schedule.rounds=1"),
+        ("resume", "parts", "--local", "--set", "schedule.rounds=2"),
+    ):
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0, done.output
+    whole, parts = Model.load("whole"), Model.load("parts")
+    assert len(parts.run.metrics["round"]) == 2
+    assert np.array_equal(whole.run.posteriors["gmm"], parts.run.posteriors["gmm"])
+    assert np.array_equal(_probabilities(whole), _probabilities(parts))
+
+
+def test_a_model_that_is_handed_on_with_its_rows_scales_new_rows_as_it_has_learnt(tmp_path: Path):
+    model = _model(scale={1: "standard", 3: "unit"}).fit(_rows() * FACTORS + OFFSETS, progress=False)
+    export(model._opened(), tmp_path / "file", with_rows=True)
+    import_run(tmp_path / "file", name="theirs", runs=tmp_path / "runs")
+    theirs = Model.load(tmp_path / "runs" / "theirs")
+    assert np.array_equal(_probabilities(theirs), _probabilities(model))
+    assert np.array_equal(theirs.run.means["gmm"], model.run.means["gmm"])
+    assert np.array_equal(theirs.generate(5, seed=2).rows, model.generate(5, seed=2).rows)
+    with pytest.raises(RunDirectoryError, match=r"the scale is a part of these.*export it --with-rows"):
+        export(model._opened(), tmp_path / "without")
+    assert not (tmp_path / "without").exists()
