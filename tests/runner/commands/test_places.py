@@ -103,3 +103,8 @@ def test_rows_of_a_mixture_are_drawn_with_noise_into_a_file(place, name):
     else:
         assert np.load(name).shape == (40, 2)
     assert "--out FILE.csv writes the rows" in serket("generate", "robot", "--out", "rows.png")
+
+
+def test_a_dry_run_notices_that_the_data_are_missing(place):
+    said = serket("run", "model.yaml", "--dry-run", "--set", "data.observations=nope.txt", code=2)
+    assert "nope.txt: there is no such file" in said
