@@ -254,6 +254,7 @@ def _shared(workers: int | None, scale: str = "standard") -> Model:
     return Model(gmm=gmm, connections=["data -> gmm"], schedule=schedule, data={"scale": scale})
 
 
+@pytest.mark.slow
 def test_workers_share_scaled_rows_with_the_same_bits_for_any_number():
     rows = _rows() * FACTORS + OFFSETS
     one, three = (_shared(workers).fit(rows, progress=False) for workers in (1, 3))
