@@ -152,6 +152,7 @@ class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """Return what scikit-learn may expect; NaN is a missing value."""
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.allow_nan = True
         return tags
 
     def _make_model(self, seed: int) -> Model:

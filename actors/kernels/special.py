@@ -27,3 +27,4 @@ def _on_first_call(name: str) -> Callable[..., Any]:
 chdtrc, digamma, entr, gammaln, logsumexp, multigammaln, softmax, xlogy = map(
     _on_first_call, ("chdtrc", "digamma", "entr", "gammaln", "logsumexp", "multigammaln", "softmax", "xlogy")
 )
+betainc, betaln, gammainc = map(_on_first_call, ("betainc", "betaln", "gammainc"))

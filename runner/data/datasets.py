@@ -303,16 +303,20 @@ def load_array(path: str | Path, *, root: str | Path = Path()) -> Array:
     -------
     ndarray of float32 or float64, shape (N, …)
         At least two-dimensional (a list of N numbers becomes N×1); float32 if it represents every value of the file's
-        type exactly.
+        type exactly. NaN where values are missing.
 
     Raises
     ------
     DataError
-        If there is no such file, or it does not contain one finite array with at least one row.
+        If there is no such file, or it does not contain one array of real numbers with at least one row.
     """
     shards = find_shards(path, root, _DEFAULT_SHARDS)
-    values = _read_rows(path, root, TableOptions(), shards, divide_by=None, sequences=False).values
-    return read_array(values)
+    rows = _read_rows(path, root, TableOptions(), shards, divide_by=None, sequences=False)
+    values = read_array(rows.values)
+    if rows.mask is None:
+        return values
+    missing = rows.mask.reshape(rows.mask.shape + (1,) * (values.ndim - rows.mask.ndim))
+    return np.where(missing, values.dtype.type(np.nan), values)
 
 
 def load_categories(path: str | Path, rows: int | None = None, *, root: str | Path = Path()) -> IntArray:

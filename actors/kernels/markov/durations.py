@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import betainc, betaln, digamma, gammainc, gammaln
 
+from actors.kernels.special import betainc, betaln, digamma, gammainc, gammaln
 from actors.kernels.types import FloatArray
 
 Family = Literal["poisson", "negative_binomial"]

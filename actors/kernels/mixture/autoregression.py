@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import digamma, entr, gammaln, multigammaln
 
 from actors.kernels.jit import as_input, kernel
 from actors.kernels.log_rows import softmax_of_rows
@@ -38,6 +37,7 @@ from actors.kernels.mixture.blocked_gibbs import draw_classes, draw_from_scores,
 from actors.kernels.mixture.niw import MIN_DOWNDATE, NIWPosterior, NIWPrior, squared_mahalanobis
 from actors.kernels.mixture.scatter import weighted_scatter
 from actors.kernels.mixture.variational import MIN_RISE, expected_log_weights
+from actors.kernels.special import digamma, entr, gammaln, multigammaln
 from actors.kernels.types import BoolArray, FloatArray, IntArray
 
 

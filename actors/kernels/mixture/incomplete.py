@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import digamma, gammaln
 
 from actors.kernels.mixture.niw import (
     MIN_DOWNDATE,
@@ -36,6 +35,7 @@ from actors.kernels.mixture.niw import (
     posterior_from_moments,
 )
 from actors.kernels.mixture.scatter import weighted_scatter
+from actors.kernels.special import digamma, gammaln
 from actors.kernels.types import Array, BoolArray, FloatArray, IntArray
 
 BATCH = 1 << 21

@@ -119,7 +119,7 @@ class ARGMM(ClassModule[ARGMMParameters]):
     Parameters: ClassVar[type[Any]] = ARGMMParameters
     ports = (
         *ClassModule.ports,
-        Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True),
+        Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True, beside=True),
         Port("latent_means", "out", "backward", "latent_means"),
     )
     learning_parameters = ("iterations", "burn_in", "start")

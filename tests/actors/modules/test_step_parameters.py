@@ -68,7 +68,7 @@ OTHER_VALUES = {
     },
     "markov": {
         "rule": "tutorial", "num_samp": 7, "alpha": 20.0, "inner_iterations": 1, "initial": "learnt",
-        "test_order": True, "estimate": "variational",
+        "test_order": True, "estimate": "variational", "self_transition_prior": 30.0,
     },
     "product": {"iterations": 1, "lapse": 0.4},
     "vae": {
@@ -122,7 +122,8 @@ def recognize(trained, graph=None, data=None):
 def test_every_parameter_that_a_step_may_set_is_tested():
     for kind, values in OTHER_VALUES.items():
         cls = find(kind)
-        assert {field.name for field in fields(cls.Parameters)} == {*values, *cls.fixed_parameters}
+        others = set() if kind != "markov" else {"prior_duration"}  # goes with durations: the test below
+        assert {field.name for field in fields(cls.Parameters)} == {*values, *cls.fixed_parameters, *others}
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -144,6 +145,15 @@ def test_an_update_that_learns_nothing_leaves_it_in_force(kind, name):
     by_step = learn(kind, own, [Step("it", changed), nothing])
     assert same_arrays(by_step.outputs("it"), in_model.outputs("it"))
     assert same_arrays(recognize(by_step), recognize(in_model))
+
+
+def test_a_prior_duration_set_by_the_step_is_as_one_of_the_model():
+    own, changed = {"durations": "poisson", "max_duration": 20}, {"prior_duration": 9.0}
+    in_model = learn("markov", {**own, **changed}, [Step("it")])
+    by_step = learn("markov", own, [Step("it", changed)])
+    assert same_arrays(by_step.outputs("it"), in_model.outputs("it"))
+    assert same_arrays(recognize(by_step), recognize(in_model))
+    assert not same_arrays(by_step.outputs("it"), learn("markov", own, [Step("it")]).outputs("it"))
 
 
 def test_the_last_update_that_learns_counts():
