@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import MISSING, fields
 from typing import Any
 
 from actors.coordination.events import Emit, ignore
+from actors.graph.registry import find
 from actors.storage.manifest import Manifest
 from runner.cluster.errors import UnprovenError
 from runner.cluster.signals import before_exit, ignored_signals
@@ -183,7 +185,7 @@ def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunCon
         raise RunDirectoryError(
             f"{directory.path}: the run is one of a script, which alone knows what to update next; run the script again"
         )
-    changed = differences(manifest.config, config.plain(directory.path))
+    changed = differences(_with_later_parameters(manifest.config), config.plain(directory.path))
     if changed:
         raise RunDirectoryError(
             f"{directory.path}: the config is not the one that the run started with; restore it, or start another run:"
@@ -197,6 +199,19 @@ def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunCon
         raise RunDirectoryError(
             f"{directory.path}: all {manifest.round} rounds are done; to run more, use --set schedule.rounds=N"
         )
+
+
+def _with_later_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's config with the parameters that its modules did not have yet when it started, at their default.
+
+    A config names every parameter that there is, and a later version gives each new one the meaning of its absence.
+    """
+    modules = {}
+    for name, own in config.get("modules", {}).items():
+        known = fields(find(own["type"]).Parameters)
+        defaults = {each.name: each.default for each in known if each.default is not MISSING}
+        modules[name] = {**defaults, **own}
+    return {**config, "modules": modules}
 
 
 def _origin(directory: RunDirectory, source: str) -> str:
