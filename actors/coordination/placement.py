@@ -461,7 +461,8 @@ def first_to_last(graph: Graph) -> list[str]:
 
     The first to be created gets the first process. A source is ready at once, a module that learns may not be.
     """
-    return list(dict.fromkeys([*_first_learners(graph), *graph.sources, *graph.modules]))
+    sources = [name for name in graph.sources if name in graph.modules]
+    return list(dict.fromkeys([*_first_learners(graph), *sources, *graph.modules]))
 
 
 def later_modules(graph: Graph) -> tuple[str, ...]:
@@ -473,4 +474,5 @@ def later_modules(graph: Graph) -> tuple[str, ...]:
 def _first_learners(graph: Graph) -> list[str]:
     """Return the modules of the schedule's first steps, which learn at the same time."""
     batches = graph.batches(graph.schedule.steps)
-    return [step.module for step in leaves(item for _, item in batches[0])] if batches else []
+    first = [step.module for step in leaves(item for _, item in batches[0])] if batches else []
+    return [name for name in first if name in graph.modules]  # a graph may be a part of the schedule's
