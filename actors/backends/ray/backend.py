@@ -33,7 +33,6 @@ from ray.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
-from ray.experimental.locations import get_local_object_locations
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.backends.module_host import ModuleHost
@@ -165,9 +164,6 @@ class RayBackend:
         self._places: dict[str, ModulePlaced] = {}
         self._started = time.time()
         self._prepared: dict[str, Any] = {}
-        self._sent: dict[
-            str, tuple[str, dict[str, bool]]
-        ] = {}  # incarnation, and objects of the last call: kept there?
         self._later: Sequence[str] = ()  # modules whose actors are not created yet
         self._starting: dict[str, Future[None]] = {}  # modules that are started beside what others do
         self._unresponsive: set[str] = set()  # modules that did not answer in time
@@ -411,46 +407,14 @@ class RayBackend:
             return RayTask(group.submit(call, arrays).result)
         self._await_started(module)
         method = self._actors[module].call.options(num_returns=3 + len(slots))
-        kept, sent = self._leave_out_kept(module, flat)
-        summary, *objects = method.remote(self._incarnation(module), call, layout, kept, *sent)
+        summary, *objects = method.remote(self._incarnation(module), call, layout, *flat)
         if self._later and call.mode == "update" and call.round:
             self._start_later()
 
         def wait() -> ResultRef:
-            try:
-                read = self._get(module, summary, timeout=self._recovery.timeout, given=flat)
-            except Exception:
-                self._sent.pop(module, None)  # what its process has of this call is not known
-                raise
-            return _result(read, objects, slots)
+            return _result(self._get(module, summary, timeout=self._recovery.timeout, given=flat), objects, slots)
 
         return RayTask(wait)
-
-    def _leave_out_kept(self, module: str, objects: Sequence[Any]) -> tuple[list[str], list[Any]]:
-        """Return the objects of a call without those that the module's process keeps, and the names of what it keeps.
-
-        An object that a module gets in two calls, one after the other, it often gets in many, as rows are in all
-        exchanges of a block. A small one would travel within every call. A large one, in shared memory, does not.
-
-        Returns
-        -------
-        list of str
-            For each object the name under which the process keeps it; empty if it does not.
-        list of ObjectRef or None
-            None for what it has already.
-        """
-        incarnation = self._incarnation(module)
-        known, before = self._sent.get(module, ("", {}))
-        names, sent, now = list[str](), list[Any](), dict[str, bool]()
-        for each in objects:
-            name = each.hex() if isinstance(each, ray.ObjectRef) else ""
-            kept = before.get(name) if known == incarnation else None  # None: it was not in the last call
-            again = kept is not None and (kept or not get_local_object_locations([each])[each]["node_ids"])
-            names.append(name if name and again else "")
-            sent.append(None if kept and again else each)
-            now[name] = bool(again)
-        self._sent[module] = incarnation, now
-        return names, sent
 
     def prepare_chains(self, block: Block, chains: int) -> None:
         """Have processes started on free cores, and the block's modules imported and prepared in them.

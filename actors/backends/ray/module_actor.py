@@ -94,7 +94,6 @@ class ModuleActor:
         self._host = (make_host or (ModuleHost if spec.sharing is None else ShardHost))(spec, slots)
         self._incarnation = uuid.uuid4().hex
         self._exchange, self._alone = Exchange(), True
-        self._kept: dict[str, Any] = {}
 
     @ray.method(concurrency_group="status")
     def place(self) -> ModulePlaced:
@@ -115,21 +114,10 @@ class ModuleActor:
         """Prepare the module on the device that Ray assigned; return the device that the module uses."""
         return self._host.prepare("cuda" if ray.get_gpu_ids() else "cpu")
 
-    def call(
-        self, incarnation: str, call: ModuleCall, layout: Layout, kept: Sequence[str], *arrays: Any
-    ) -> tuple[Any, ...]:
-        """Call the module; return the result's summary, state, outputs and, for each slot, the message's arrays.
-
-        Arrays with a name in `kept` stay here until a call does not name them; in later calls None stands for them.
-        """
+    def call(self, incarnation: str, call: ModuleCall, layout: Layout, *arrays: Any) -> tuple[Any, ...]:
+        """Call the module; return the result's summary, state, outputs and, for each slot, the message's arrays."""
         self._begin(incarnation)
-        if any(value is None and name not in self._kept for name, value in zip(kept, arrays, strict=True) if name):
-            raise StaleIncarnationError(f"the process of {self._host.spec.name} does not have what a former call sent")
-        given = [
-            self._kept[name] if name and value is None else value for name, value in zip(kept, arrays, strict=True)
-        ]
-        self._kept = {name: value for name, value in zip(kept, given, strict=True) if name}
-        return self._returned(self._host.call(call, restore(layout, given)))
+        return self._returned(self._host.call(call, restore(layout, arrays)))
 
     def open_shard(
         self,

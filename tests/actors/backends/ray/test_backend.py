@@ -8,14 +8,11 @@ import pytest
 import ray
 from ray.experimental.locations import get_local_object_locations
 
-from actors.backends.ray.backend import RayBackend
-from actors.coordination.backend import Ref
 from actors.coordination.recovery import RecoveryPolicy
-from actors.coordination.router import Router
 from actors.coordination.session import RunSpec
 from actors.errors import BackendError, ModuleFailedError
 from actors.graph.graph import Graph
-from actors.graph.schedule import Block, Position, Schedule, Step
+from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Resources
 from actors.limits import INLINED_BYTES
 from actors.storage.checkpoints import Checkpoints
@@ -175,36 +172,6 @@ def test_the_actors_have_the_modules_names_report_their_activity_and_end_with_th
     finally:
         running.stop()
     wait_until(lambda: not names_in("serket:named"))
-
-
-def test_a_process_keeps_a_small_message_that_comes_again_until_it_dies():
-    backend, sent = RayBackend("serket:kept"), []
-    leave_out = backend._leave_out_kept
-
-    def noted(module, objects):
-        names, left = leave_out(module, objects)
-        if module == "encoder":
-            sent.append((bool(names[0]), left[0] is not None))
-        return names, left
-
-    backend._leave_out_kept = noted
-    graph = model()
-    router = Router(graph, backend, run="kept", seed=0)
-    backend.start(graph)
-    try:
-        router.begin({"data": Ref({"values": ROWS})})
-        router.store("data", router.collect(router.submit("update", Step("data"), Position())))
-        states = []
-        for number in range(5):
-            if number == 3:
-                ray.kill(backend.actor("encoder"), no_restart=False)
-            result = router.collect(router.submit("update", Step("encoder"), Position(1)))
-            states.append(ray.get(result.state))
-    finally:
-        backend.stop()
-    # Sent, sent and kept, kept; the call that finds the process gone, its repetition, and the one after it.
-    assert sent == [(False, True), (True, True), (True, False), (True, False), (False, True), (True, True)]
-    assert all(states)
 
 
 def test_modules_that_exchange_no_message_learn_in_parallel():
