@@ -224,7 +224,7 @@ class ShardHost(ModuleHost):
             raise
 
     def end_waiting(self) -> None:
-        """Have whoever waits for another worker raise WorkerConnectionError; from any thread."""
+        """Let a call that waits for another worker raise WorkerConnectionError; from any thread."""
         if self._peers is not None:
             self._peers.shut()
 

@@ -30,7 +30,7 @@ MIN_RISE = 1e-9
 """Least rise of the evidence, in nats a row, for which a change is accepted: above rounding errors."""
 
 MAX_STARTS = 12
-"""Inputs from each of which the ascent is run, without a permutation to start from; of more, so many of them spread
+"""Inputs from each of which the ascent is run, without a permutation to start from; of more, this many of them spread
 evenly, so that the time grows with the number of inputs and not with its square."""
 
 

@@ -81,7 +81,7 @@ class Connection:
         return unpack_frame(bytes(description), body)
 
     def shut(self) -> None:
-        """End the connection; whoever waits at either end is told. From any thread."""
+        """End the connection, from any thread; a call that waits at either end raises an error."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

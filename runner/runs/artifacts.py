@@ -98,7 +98,7 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
 
 
 def sequence_lengths(directory: RunDirectory, rows: int) -> Array | None:
-    """Return the lengths of the sequences of so many training rows; None for one sequence.
+    """Return the lengths of the sequences of `rows` training rows; None for one sequence.
 
     Raises
     ------

@@ -18,7 +18,7 @@ RECORD = "mlflow.json"
 """The file of a run's directory that says which run of MLflow it is, so that a resumed run goes on with it."""
 
 LOCAL_STORE = "mlruns"
-"""The folder in the current directory for runs of which nobody has said where they are tracked."""
+"""The folder in the current directory for runs that are tracked without a given place."""
 
 _BATCH = 1000
 """Metrics of one call: what MLflow takes."""
