@@ -100,9 +100,8 @@ def test_workers_on_ray_give_the_bits_of_one_process(tmp_path):
     assert has_the_bits_of_one_process(tmp_path / "run", "groups")
 
 
-@pytest.mark.parametrize(
-    "way", ["SIGKILL", *(pytest.param(way, marks=pytest.mark.slow) for way in ("SIGSTOP", "sleep"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["SIGKILL", "SIGSTOP", "sleep"])
 def test_a_worker_that_dies_or_hangs_is_replaced_and_the_bits_are_the_same(tmp_path, way):
     given = {"way": way, "once": str(tmp_path / "once")}
     recovery = RecoveryPolicy(timeout=None if way == "SIGKILL" else 5.0, wait=60.0)
