@@ -68,7 +68,7 @@ CHROMIUM ?= /usr/bin/chromium
 
 test-browser: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet -e ".[browser,docs]"
-	$(BIN)/python -m pytest --browser --chromium $(CHROMIUM) -m browser
+	$(BIN)/python -m pytest --browser --chromium=$(CHROMIUM) -m browser
 
 # The documentation as a site, in build/site; any warning is an error. It loads nothing from elsewhere.
 docs: install
