@@ -1,6 +1,6 @@
 """Data sets: built-in ones and users' files, with their rows selected and ordered."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -218,8 +218,7 @@ def _read_waves(
 ) -> Rows | None:
     """Return the frames of wave files, None for other files; those have neither columns nor `others`."""
     files = find_waves(given, root)
-    if files and (table.choose or table.header or table.index or any(others)):
-        raise DataError("data: of wave files, only sound, scale, lengths, count and offset are options")
+    _check_options(files, "wave files, only sound", table, others)
     return read_waves(files, waves) if files else None
 
 
@@ -232,9 +231,14 @@ def _read_bags(
 ) -> Rows | None:
     """Return the rows of ROS bags, None for other files; those have neither columns nor `others`."""
     bags = find_bags(given, root)
-    if bags and (table.choose or table.header or table.index or any(others)):
-        raise DataError("data: of ROS bags, only ros, scale, lengths, count and offset are options")
+    _check_options(bags, "ROS bags, only ros", table, others)
     return read_bags(bags, options) if bags else None
+
+
+def _check_options(files: Sequence[Any] | None, taken: str, table: TableOptions, others: Iterable[object]) -> None:
+    """Raise an error if files that are no tables are given options of tables, or others that they do not take."""
+    if files and (table.choose or table.header or table.index or any(others)):
+        raise DataError(f"data: of {taken}, scale, lengths, count and offset are options")
 
 
 def _name_of(observations: str | Path | Sequence[str | Path]) -> str:
