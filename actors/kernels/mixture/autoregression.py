@@ -37,7 +37,7 @@ from actors.kernels.mixture.blocked_gibbs import draw_classes, draw_from_scores,
 from actors.kernels.mixture.niw import MIN_DOWNDATE, NIWPosterior, NIWPrior, squared_mahalanobis
 from actors.kernels.mixture.scatter import weighted_scatter
 from actors.kernels.mixture.variational import MIN_RISE, expected_log_weights
-from actors.kernels.special import digamma, entr, gammaln, multigammaln
+from actors.kernels.special import digamma, gammaln, multigammaln
 from actors.kernels.types import BoolArray, FloatArray, IntArray
 
 
@@ -161,9 +161,8 @@ def series(rows: FloatArray, missing: BoolArray, boundaries: IntArray, order: in
     index = np.arange(N)
     # Rows since the last one that has no predecessor: the start of a sequence, or a missing row.
     blocked = np.where(missing, index + 1, 0)
-    blocked[boundaries[:-1][boundaries[:-1] < N]] = np.maximum(
-        blocked[boundaries[:-1][boundaries[:-1] < N]], boundaries[:-1][boundaries[:-1] < N]
-    )
+    first = boundaries[:-1]
+    blocked[first] = np.maximum(blocked[first], first)
     known = index - np.maximum.accumulate(blocked)
     follows = (known >= order) & ~missing
     at = np.flatnonzero(follows)
@@ -327,15 +326,14 @@ def evidence_lower_bound(
     temperature: float = 1.0,
 ) -> float:
     """Return the bound as :func:`actors.kernels.mixture.variational.evidence_lower_bound` does, for these classes."""
-    n, K = classes.counts, classes.counts.size
-    if log_prior is None:
-        normaliser = gammaln(K * alpha) - gammaln(K * alpha + n.sum())
-        class_term = normaliser + (gammaln(alpha + n) - gammaln(alpha)).sum()
-    else:
-        terms = np.zeros_like(responsibilities)
-        class_term = np.multiply(responsibilities, log_prior, out=terms, where=responsibilities > 0.0).sum()
-    likelihood = log_marginal_likelihood(classes, prior).sum()
-    return float(temperature * likelihood + class_term + entr(responsibilities).sum())
+    return variational.bound_of_likelihoods(
+        log_marginal_likelihood(classes, prior),
+        responsibilities,
+        classes.counts,
+        alpha,
+        log_prior=log_prior,
+        temperature=temperature,
+    )
 
 
 def variational_bayes(
@@ -494,7 +492,7 @@ def blocked_gibbs(
         log_weights = draw_log_weights(alpha + classes.counts, generator)
         scores = temperature * log_density(data, drawn) + (log_weights if log_prior is None else log_prior)
         uniforms = generator.random(len(z))
-        before, z = z, np.where(data.present, -1, -1)
+        before, z = z, np.full(len(z), -1)
         z[data.present] = draw_from_scores(scores[data.present], uniforms[data.present])
         classes = classes_from(data, variational.one_hot_responsibilities(z, K), prior)
         if on_sweep is not None:

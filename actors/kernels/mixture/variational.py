@@ -210,7 +210,32 @@ def evidence_lower_bound(
     float
         -inf if a row has a responsibility for a class that its prior forbids.
     """
-    n, K = posterior.counts, posterior.counts.size
+    return bound_of_likelihoods(
+        log_marginal_likelihood(posterior, prior),
+        responsibilities,
+        posterior.counts,
+        alpha,
+        log_prior=log_prior,
+        temperature=temperature,
+        use_weights=use_weights,
+    )
+
+
+def bound_of_likelihoods(
+    log_likelihoods: FloatArray,
+    responsibilities: FloatArray,
+    counts: IntArray | FloatArray,
+    alpha: float,
+    *,
+    log_prior: FloatArray | None = None,
+    temperature: float = 1.0,
+    use_weights: bool = False,
+) -> float:
+    """Return the bound of `evidence_lower_bound` for any classes, of whose rows the log marginal likelihoods are (K,).
+
+    `counts` (K,) are the rows of each class, by their responsibilities.
+    """
+    n, K = counts, counts.size
     class_term = 0.0
     if log_prior is None or use_weights:
         normaliser = gammaln(K * alpha) - gammaln(K * alpha + n.sum())
@@ -218,7 +243,7 @@ def evidence_lower_bound(
     if log_prior is not None:
         terms = np.zeros_like(responsibilities)
         class_term += np.multiply(responsibilities, log_prior, out=terms, where=responsibilities > 0.0).sum()
-    likelihood = log_marginal_likelihood(posterior, prior).sum()
+    likelihood = log_likelihoods.sum()
     return float(temperature * likelihood + class_term + entr(responsibilities).sum())
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from pydantic import Field
 
 from actors.errors import ModuleError
-from actors.kernels.log_rows import log_sum_exp
 from actors.kernels.mixture.autoregression import (
     Classes,
     MNIWPosterior,
@@ -204,12 +203,7 @@ class ARGMM(ClassModule[ARGMMParameters]):
         data = series(X - prior.centre, missing, starts, self.parameters.order)
         likelihood = log_predictive(data, self._factors, prior)
         outbox = self._answer(inbox, context, data, likelihood, {})
-        if context.receivers.get("class_posteriors") or self._calibration is not None:
-            return outbox
-        by_row = log_sum_exp(likelihood + self._log_weights(self._factors, self._step_parameters(context)))
-        by_row = np.where(missing, 0.0, by_row - self._columns.log_volume)
-        of_sequences = np.add.reduceat(by_row, boundaries(len(X), message.lengths)[:-1])
-        return replace(outbox, outputs={**outbox.outputs, "log_evidence": of_sequences})
+        return self._with_log_evidence(outbox, inbox, context, likelihood, missing, self._columns.log_volume)
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Draw one sequence of rows: each row's class from the prior, then the row given those before it.
@@ -248,16 +242,9 @@ class ARGMM(ClassModule[ARGMMParameters]):
         """
         if self._factors is None or self._priors_of_classes is None or self._columns is None:
             return {}
-        trust, prior = self._calibration, self._priors_of_classes
-        calibration = (
-            {}
-            if trust is None
-            else {"temperature": trust.temperature, "lapse": trust.lapse, "mean_posterior": trust.mean.copy()}
-        )
-        assignment = {} if self._assignment is None else self._assignment._asdict()
+        prior = self._priors_of_classes
         return {
-            **calibration,
-            **{name: value.copy() for name, value in assignment.items() if value is not None},
+            **self._state_of_rows(),
             **{name: value.copy() for name, value in self._factors.dynamics._asdict().items()},
             **{f"initial_{name}": value.copy() for name, value in self._factors.initial._asdict().items()},
             "mean": self._factors.mean.copy(),

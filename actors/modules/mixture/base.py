@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,10 +26,9 @@ from actors.kernels.mixture.known_labels import named_as_known, seeded_kmeans
 from actors.kernels.mixture.niw import NIWPrior, sample_predictive
 from actors.kernels.mixture.sums import responsibilities_given
 from actors.kernels.mixture.variational import expected_log_weights, most_probable_labels
-from actors.kernels.sequences import boundaries
-from actors.messaging.message import Message, rows_of
+from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
-from actors.modules.class_posteriors import combine_priors, normalise_rows, normalise_with_norms
+from actors.modules.class_posteriors import combine_priors, normalise_rows
 from actors.modules.mixture.class_module import (
     PRIOR,
     ClassModule,
@@ -184,12 +182,7 @@ class Mixture(ClassModule[P]):
         self._log_differing(self._columns.differing(rows[~missing]), context)
         likelihood, log_volume = self._new_likelihood(X, missing, context, seen)
         outbox = self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
-        if context.receivers.get("class_posteriors") or self._calibration is not None:
-            return outbox
-        by_row = normalise_with_norms(likelihood + self._log_weights(self._factors, self._step_parameters(context)))[1]
-        by_row = np.where(missing, 0.0, by_row - log_volume)
-        starts = boundaries(len(by_row), rows_of(data_message(inbox)).get("lengths"))
-        return replace(outbox, outputs={**outbox.outputs, "log_evidence": np.add.reduceat(by_row, starts[:-1])})
+        return self._with_log_evidence(outbox, inbox, context, likelihood, missing, log_volume)
 
     def _recognized(self, inbox: Inbox, X: FloatArray, missing: BoolArray, context: Context) -> Outbox:
         """Return the answer for new internal rows."""
@@ -253,16 +246,8 @@ class Mixture(ClassModule[P]):
         """
         if self._factors is None or self._prior is None or self._columns is None:
             return {}
-        trust = self._calibration
-        calibration = (
-            {}
-            if trust is None
-            else {"temperature": trust.temperature, "lapse": trust.lapse, "mean_posterior": trust.mean.copy()}
-        )
-        assignment = {} if self._assignment is None else self._assignment._asdict()
         return {
-            **calibration,
-            **{name: value.copy() for name, value in assignment.items() if value is not None},
+            **self._state_of_rows(),
             **pack(Classes(self._factors, self._prior, self._columns)),
         }
 

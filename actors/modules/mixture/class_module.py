@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -18,13 +18,14 @@ from actors.errors import ModuleError
 from actors.kernels.mixture.calibration import calibrate, calibrated_posterior, scaled_likelihood
 from actors.kernels.mixture.columns import Columns, choose_columns
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior
+from actors.kernels.sequences import boundaries
 from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import combine_priors, normalise_rows, normalise_with_norms
 from actors.modules.mixture.engines import Assignment, MixtureParameters
-from actors.types import Array, BoolArray, FloatArray, IntArray
+from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +112,17 @@ class ClassModule(Module[P]):
         return calibrate(loo_log_likelihood, weights, log_prior)
 
     # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _state_of_rows(self) -> State:
+        """Return the entries of a state that :meth:`_restore_rows` reads, in copies."""
+        trust = self._calibration
+        calibration = (
+            {}
+            if trust is None
+            else {"temperature": trust.temperature, "lapse": trust.lapse, "mean_posterior": trust.mean.copy()}
+        )
+        assignment = {} if self._assignment is None else self._assignment._asdict()
+        return {**calibration, **{name: value.copy() for name, value in assignment.items() if value is not None}}
 
     def _restore_rows(self, state: Mapping[str, Any]) -> None:
         """Restore what a state has of rows: their assignment, and the calibration by them."""
@@ -240,6 +252,23 @@ class ClassModule(Module[P]):
             # A calibrated message is relative to the rows' density, which the evidence of the receiver thus lacks.
             metrics["score"] = float(normalise_with_norms(loo + log_weights)[1].sum())
         return metrics
+
+    def _with_log_evidence(
+        self,
+        outbox: Outbox,
+        inbox: Inbox,
+        context: Context,
+        likelihood: FloatArray,
+        missing: BoolArray,
+        log_volume: float | FloatArray,
+    ) -> Outbox:
+        """Return a recognition's outbox with the output ``log_evidence`` (S,), where that is a density."""
+        if context.receivers.get("class_posteriors") or self._calibration is not None:
+            return outbox
+        by_row = normalise_with_norms(likelihood + self._log_weights(self._factors, self._step_parameters(context)))[1]
+        by_row = np.where(missing, 0.0, by_row - log_volume)
+        starts = boundaries(len(by_row), rows_of(data_message(inbox)).get("lengths"))
+        return replace(outbox, outputs={**outbox.outputs, "log_evidence": np.add.reduceat(by_row, starts[:-1])})
 
     def _compose_outbox(
         self,
