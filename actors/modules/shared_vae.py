@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actors.errors import ModuleError
+from actors.limits import MAX_WHOLE_ROWS
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import as_float32
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
@@ -158,7 +159,8 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         self._check_shape(parameters, message.shape("values")[1:], _shape_of(learnt))
         present, networks = _present(message), self._load(learnt, context).networks
         prior_mean = prior_mean_of(chunk.inbox, len(chunk), parameters.latent_dim)
-        rows = self._tensor(_read(message, np.flatnonzero(present), parameters))
+        seen = np.flatnonzero(present)
+        rows = self._tensor(_read(message, seen, parameters, self._memory_of(message, len(seen))))
         generator, metrics, sample = self._torch_generator(context), {}, None
         with named_failures(context.where):
             if len(rows):
@@ -174,7 +176,8 @@ class SharedVAE(ShardedModule["VAEParameters"]):
                 if parameters.send == "sample":
                     sample = torch.randn(encoded[0].shape, generator=generator, device=self.device)
             losses = np.array(learnt["loss"], dtype=np.float64)
-            return self._outbox(networks, message, prior_mean, present, encoded, sample, parameters, losses, metrics)
+            given = networks, message, prior_mean, present, encoded, sample, parameters, losses, metrics
+            return self._outbox(*given, _room_of(chunk, message))
 
     def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:
         """Return the terms of the bound, means over rows.
@@ -377,14 +380,16 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         parameters: VAEParameters,
         losses: Array,
         metrics: Mapping[str, float],
+        into: Float32Array | None = None,
     ) -> Outbox:
-        """Return messages and outputs; missing rows get their prior, N(μ, I)."""
+        """Return messages and outputs; missing rows get their prior, N(μ, I). Reconstructions go to `into`, if any."""
         from actors.kernels.neural import vae_networks as kernels
 
         mean, log_variance = encoded
         z = prior_mean.copy()
         z[present] = mean.cpu().numpy()
-        pixels = kernels.reconstruct(networks, self._tensor(z), parameters.likelihood)
+        room = None if into is None or self.device != "cpu" else self._tensor(into)
+        pixels = kernels.reconstruct(networks, self._tensor(z), parameters.likelihood, room)
         x_hat = pixels.cpu().numpy().reshape(message.shape("values"))
         sent = z
         if noise is not None:
@@ -487,6 +492,13 @@ def _read(
         check_unit_interval(read, "observations", "likelihood 'bce'")
         np.clip(read, 0, 1, out=read)
     return read
+
+
+def _room_of(chunk: Chunk, message: Message) -> Float32Array | None:
+    """Return memory for the reconstructions of a chunk; none where those of a sample of the rows are kept."""
+    if chunk.total > MAX_WHOLE_ROWS:
+        return None
+    return chunk.room("reconstructions", math.prod(message.shape("values")[1:]), np.float32)
 
 
 def _options(parameters: VAEParameters, previous_epochs: int = 0) -> TrainingOptions:

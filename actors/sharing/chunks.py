@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from actors.errors import MessageError
 from actors.limits import STRETCH_ROWS
@@ -122,12 +123,13 @@ class Chunk:
     memo: dict[str, Any] = field(default_factory=dict)
     rooms: RowRooms | None = None
 
-    def room(self, name: str, columns: int) -> FloatArray | None:
+    def room(self, name: str, columns: int, dtype: npt.DTypeLike = np.float64) -> Array | None:
         """Return memory (N, columns) for what the response returns of the chunk's rows, the same for a name.
 
-        What is returned as it lies there need not be copied to that of other chunks. None where rows are too many.
+        What is returned as it lies there, with whatever shape of a row, need not be copied to that of other chunks.
+        None where rows are too many.
         """
-        return None if self.rooms is None else self.rooms.of(name, columns, self.rows)
+        return None if self.rooms is None else self.rooms.of(name, columns, self.rows, dtype)
 
     def __len__(self) -> int:
         return int(self.rows.stop - self.rows.start)
@@ -139,7 +141,7 @@ class Chunk:
 
 
 class RowRooms:
-    """Memory for arrays of float64 of all rows of a worker.
+    """Memory for arrays of all rows of a worker.
 
     Parameters
     ----------
@@ -148,21 +150,23 @@ class RowRooms:
 
     def __init__(self, extent: Extent) -> None:
         self._start, self._rows = extent.start, extent.stop - extent.start
-        self._arrays: dict[tuple[str, int], FloatArray] = {}
+        self._arrays: dict[tuple[str, int, npt.DTypeLike], Array] = {}
 
-    def of(self, name: str, columns: int, rows: slice) -> FloatArray:
+    def of(self, name: str, columns: int, rows: slice, dtype: npt.DTypeLike = np.float64) -> Array:
         """Return the part of some rows."""
-        whole = self._arrays.get((name, columns))
+        whole = self._arrays.get((name, columns, dtype))
         if whole is None:
-            whole = self._arrays[name, columns] = np.empty((self._rows, columns))
+            whole = self._arrays[name, columns, dtype] = np.empty((self._rows, columns), dtype)
         return whole[rows.start - self._start : rows.stop - self._start]
 
-    def holding(self, array: Array, rows: slice) -> FloatArray | None:
+    def holding(self, array: Array, rows: slice) -> Array | None:
         """Return the array of all rows of which an array is the part of some rows; None if there is none."""
+        if not array.flags.c_contiguous:
+            return None
         for whole in self._arrays.values():
             part = whole[rows.start - self._start : rows.stop - self._start]
-            if is_same_memory(array, part):
-                return whole
+            if part.size == array.size and is_same_memory(array.reshape(part.shape), part):
+                return whole.reshape(self._rows, *array.shape[1:])
         return None
 
 

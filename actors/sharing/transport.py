@@ -210,7 +210,8 @@ def _name_of(value: Array, name: str, before: Mapping[str, Array]) -> str:
     """Return the name of an array that was sent before, its own if possible; "" if there is none."""
     if name in before and _same(before[name], value):
         return name
-    return next((other for other, array in before.items() if _same(array, value)), "")
+    shape = value.shape
+    return next((other for other, array in before.items() if array.shape == shape and _same(array, value)), "")
 
 
 def _same(before: Array, now: Array) -> bool:

@@ -60,6 +60,67 @@ _as_float = _instruction(_bitcast, types.float32, types.int32)
 
 
 @kernel
+def _factor(v: np.float32) -> np.float32:
+    """Return 1 + exp(-|v|)."""
+    # exp(-|v|) = 2^t = 2^i 2^f with the integer i next to t = -|v| log2(e).
+    t = -abs(v) * _LOG2_E
+    t = t if t > _LOWEST else _LOWEST
+    rounded = t + _ROUND
+    f = t - (rounded - _ROUND)
+    power = _as_float(np.int32(_bits_of(rounded) << _MANTISSA) + _BIAS)
+    f = _fma(f, _fma(f, _fma(f, _fma(f, _fma(f, _fma(f, _C6, _C5), _C4), _C3), _C2), _C1), _ONE)
+    factor: np.float32 = _fma(power, f, _ONE)
+    return factor
+
+
+@kernel
+def _flushed(loss: float, product: Float32Array, linear: Float32Array) -> float:
+    """Return a loss with the logarithms of products and linear terms added; set these to 1 and 0."""
+    factor, P = 1.0, len(product)
+    for p in range(P):
+        loss += linear[p]
+        factor *= product[p]
+        if p % 8 == 7 or p == P - 1:
+            loss += math.log(factor)
+            factor = 1.0
+        product[p], linear[p] = _ONE, _ZERO
+    return loss
+
+
+@kernel
+def bernoulli_loss(logits: Float32Array, rows: Float32Array) -> float:
+    """Return the loss Σ softplus(y) - x y of logits y and rows x (N, P), as :func:`bernoulli` computes it."""
+    N, P = logits.shape
+    product, linear, loss = np.ones(P, np.float32), np.zeros(P, np.float32), 0.0
+    for n in range(N):
+        y, x = logits[n], rows[n]
+        for p in range(P):
+            v = y[p]
+            product[p] *= _factor(v)
+            linear[p] += (v if v > _ZERO else _ZERO) - x[p] * v
+        if n % FLUSH == FLUSH - 1 or n == N - 1:
+            loss = _flushed(loss, product, linear)
+    return loss
+
+
+@kernel
+def gaussian_loss(outputs: Float32Array, rows: Float32Array) -> float:
+    """Return the loss ½ ‖y - x‖² of outputs y and rows x (N, P)."""
+    N, P = outputs.shape
+    squares, loss = np.zeros(P, np.float32), 0.0
+    for n in range(N):
+        y, x = outputs[n], rows[n]
+        for p in range(P):
+            d = y[p] - x[p]
+            squares[p] += d * d
+        if n % FLUSH == FLUSH - 1 or n == N - 1:
+            for p in range(P):
+                loss += 0.5 * squares[p]
+                squares[p] = _ZERO
+    return loss
+
+
+@kernel
 def bernoulli(
     logits: Float32Array,
     bias: Float32Array,
@@ -99,16 +160,9 @@ def bernoulli(
             y, x = logits[n], rows[n]
             for p in range(P):
                 y[p] += bias[p]
-            # exp(-|y|) = 2^t = 2^i 2^f with the integer i next to t = -|y| log2(e).
             for p in range(P):
                 v = y[p]
-                t = -abs(v) * _LOG2_E
-                t = t if t > _LOWEST else _LOWEST
-                rounded = t + _ROUND
-                f = t - (rounded - _ROUND)
-                power = _as_float(np.int32(_bits_of(rounded) << _MANTISSA) + _BIAS)
-                f = _fma(f, _fma(f, _fma(f, _fma(f, _fma(f, _fma(f, _C6, _C5), _C4), _C3), _C2), _C1), _ONE)
-                factors[p] = _fma(power, f, _ONE)
+                factors[p] = _factor(v)
                 linear[p] += (v if v > _ZERO else _ZERO) - x[p] * v
             for p in range(P):
                 product[p] *= factors[p]
@@ -118,14 +172,7 @@ def bernoulli(
                 y[p] = d
                 column[p] += d
             if (n - begin) % FLUSH == FLUSH - 1 or n == stop - 1:
-                factor = 1.0
-                for p in range(P):
-                    loss += linear[p]
-                    factor *= product[p]
-                    if p % 8 == 7 or p == P - 1:
-                        loss += math.log(factor)
-                        factor = 1.0
-                    product[p], linear[p] = _ONE, _ZERO
+                loss = _flushed(loss, product, linear)
         losses[part] = loss
 
 
@@ -338,6 +385,7 @@ def compile_kernels(likelihood: str) -> None:
     small, column, parts = np.zeros((2, 2), np.float32), np.zeros(2, np.float32), np.zeros((1, 2), np.float32)
     reconstruct = bernoulli if likelihood == "bce" else gaussian
     reconstruct(small.copy(), column, small, parts, np.zeros(1), 0, 1)
+    (bernoulli_loss if likelihood == "bce" else gaussian_loss)(small, small)
     gather(small, np.zeros(1, np.int64), small.copy(), 0, 1)
     rectify(small, column)
     rectify_backward(small, small, column)

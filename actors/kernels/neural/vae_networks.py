@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
+
+from actors.kernels.jit import as_input
 
 Likelihood = Literal["bce", "mse"]
 
@@ -272,18 +275,40 @@ def without_gaps(rows: Tensor) -> Tensor:
     return torch.nan_to_num(rows, nan=0.0)
 
 
+def _is_default(networks: nn.ModuleDict) -> bool:
+    """Return whether the decoder is the default one on the CPU, whose kernels are compiled before it is used."""
+    decoder = networks["decoder"]
+    return type(decoder) is Decoder and decoder.out.weight.device.type == "cpu"
+
+
+def _compiled_loss(logits: Tensor, rows: Tensor, likelihood: Likelihood) -> float:
+    """Return `reconstruction_loss`, in one pass, of logits and rows of float32."""
+    from actors.kernels.neural import step_kernels  # imports numba
+
+    kernel = step_kernels.bernoulli_loss if likelihood == "bce" else step_kernels.gaussian_loss
+    return kernel(as_input(logits.numpy(), np.float32), as_input(rows.numpy(), np.float32))
+
+
 def kl_divergence(mean: Tensor, log_variance: Tensor, prior_mean: Tensor) -> Tensor:
     """Return KL(N(mean, exp(log_variance)) ‖ N(prior_mean, I)), summed over rows and dimensions (all (N, L))."""
     return 0.5 * ((mean - prior_mean).square() + log_variance.exp() - log_variance - 1.0).sum()
 
 
-def reconstruct(networks: nn.ModuleDict, latents: Tensor, likelihood: Likelihood) -> Tensor:
-    """Return the expected values (N, P) for `latents` (N, L), in evaluation mode."""
+def reconstruct(networks: nn.ModuleDict, latents: Tensor, likelihood: Likelihood, into: Tensor | None = None) -> Tensor:
+    """Return the expected values (N, P) for `latents` (N, L), in evaluation mode; in the memory `into`, if given."""
     networks.eval()
     with torch.no_grad():
-        parts = [networks["decoder"](part) for part in torch.split(latents, CHUNK)]
-        logits = torch.cat(parts)
-        return torch.sigmoid(logits) if likelihood == "bce" else logits
+        for first, part in zip(range(0, max(1, len(latents)), CHUNK), torch.split(latents, CHUNK), strict=True):
+            logits = networks["decoder"](part)
+            if into is None:
+                into = torch.empty((len(latents), logits.shape[1]), dtype=logits.dtype, device=logits.device)
+            own = into[first : first + len(part)]
+            if likelihood == "bce":
+                torch.sigmoid(logits, out=own)
+            else:
+                own.copy_(logits)
+    assert into is not None  # without latents there is one part, of no rows
+    return into
 
 
 def encode(networks: nn.ModuleDict, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -348,7 +373,7 @@ def elbo_sums(
     with torch.no_grad():
         latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), standard_normal(mean.shape, generator))
         parts = zip(torch.split(latents, CHUNK), torch.split(rows, CHUNK), strict=True)
-        of_values = observed_loss if gaps else reconstruction_loss
+        of_values = observed_loss if gaps else _compiled_loss if _is_default(networks) else reconstruction_loss
         losses = (of_values(networks["decoder"](z), row.to(z.device), likelihood) for z, row in parts)
         loss = sum(map(float, losses))
         kl = float(kl_divergence(mean, log_variance, prior_mean))

@@ -173,6 +173,15 @@ def test_metrics_and_messages_are_those_of_the_vae_in_one_process():
     assert metrics == {name: pytest.approx(value, rel=0.02) for name, value in expected.items()}  # one sample of q
 
 
+def test_reconstructions_are_in_memory_once():
+    observed, vae = observations(images(rows=N), mask=MASK), make_vae()
+    workers, shards = open_group([vae], Inbox([observed]), cut_at([]), Context("vae"))
+    (answer,), _ = respond(workers, start_on_sample(vae, shards, Context("vae"), 200))
+    sent = next(message for message in answer.messages if message.port == "reconstructions")
+    assert sent.arrays["values"].shape == observed["values"].shape
+    assert np.shares_memory(answer.outputs["x_hat"], sent.arrays["values"])
+
+
 def test_states_of_shared_and_unshared_updates_continue_one_another():
     observed = observations(images(rows=N))
     learnt, _, _ = share(cut_at([3]), observed)

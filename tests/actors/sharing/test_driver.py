@@ -330,7 +330,7 @@ def test_parts_of_a_message_are_joined():
 class InRooms(KMeans):
     """K-means whose messages lie where those of all rows are joined: of all chunks, or of every other one."""
 
-    row_outputs = ("class", "distances", "again")
+    row_outputs = ("class", "distances", "again", "single")
 
     @dataclass(frozen=True)
     class Parameters(KMeans.Parameters):
@@ -345,6 +345,12 @@ class InRooms(KMeans):
             room[...] = values
             values = room
         outputs = {**outbox.outputs, "distances": values, "again": values[:, 0].copy()}
+        single = values.astype(np.float32).reshape(len(values), 1, -1, 1)  # rows of another type and shape
+        room = chunk.room("distances", values.shape[1], np.float32)
+        if room is not None and in_room[self.parameters.rooms]:
+            room.reshape(single.shape)[...] = single
+            single = room.reshape(single.shape)
+        outputs["single"] = single
         message = OutgoingMessage("class_posteriors", {**outbox.messages[0].arrays, "log_prob": values})
         return Outbox([message], outbox.metrics, outputs)
 
@@ -361,7 +367,9 @@ def test_what_lies_where_all_rows_are_joined_is_what_would_be_copied_there(rooms
     for one, other in zip(copied[3], given[3], strict=True):
         assert same_arrays(one.messages[0].arrays, other.messages[0].arrays)
     if rooms == "all":
-        assert all(answer.outputs["distances"] is answer.messages[0].arrays["log_prob"] for answer in given[3])
+        for answer in given[3]:
+            assert np.shares_memory(answer.outputs["distances"], answer.messages[0].arrays["log_prob"])
+            assert answer.outputs["single"].dtype == np.float32
 
 
 def test_rows_of_several_stretches_have_no_room(monkeypatch):
