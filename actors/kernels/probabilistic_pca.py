@@ -15,7 +15,7 @@ Throughout, N is the number of rows, P that of columns, L that of components.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -52,8 +52,18 @@ class Components(NamedTuple):
     noise: float
 
 
-class _Model(NamedTuple):
-    """μ (P,), W (P, L) and σ²."""
+class Model(NamedTuple):
+    """The model between two iterations.
+
+    Attributes
+    ----------
+    mean : ndarray of float64, shape (P,)
+        μ.
+    weights : ndarray of float64, shape (P, L)
+        W.
+    noise : float
+        σ².
+    """
 
     mean: FloatArray
     weights: FloatArray
@@ -78,13 +88,14 @@ def fit_components(
     """
     model, before = _first_model(X, seen, count), -math.inf
     for done in range(1, MAX_ITERATIONS + 1):
-        model, likelihood = _improved(X, seen, model)
+        sums = expected_sums(X, seen, model)
+        model, likelihood = improved_model(sums, model), float(sums["likelihood"][0])
         if on_iteration is not None:
             on_iteration(done, likelihood)
         if likelihood - before < MIN_RISE * len(X):
             break
         before = likelihood
-    return _as_components(model, len(X))
+    return as_components(model, len(X))
 
 
 def fill_missing(X: FloatArray, seen: BoolArray, found: Components) -> FloatArray:
@@ -94,7 +105,7 @@ def fill_missing(X: FloatArray, seen: BoolArray, found: Components) -> FloatArra
     """
     least = max(found.noise, MIN_NOISE * float(found.variances.mean()), float(np.finfo(np.float64).tiny))
     weights = found.components.T * np.sqrt(np.maximum(found.variances - found.noise, 0.0))
-    model = _Model(found.mean, weights, least)
+    model = Model(found.mean, weights, least)
     filled = X.copy()
     for rows in _batches(len(X), weights.shape[1]):
         z, _, _ = _posterior(X[rows], seen[rows], model)
@@ -102,7 +113,7 @@ def fill_missing(X: FloatArray, seen: BoolArray, found: Components) -> FloatArra
     return filled
 
 
-def _first_model(X: FloatArray, seen: BoolArray, count: int) -> _Model:
+def _first_model(X: FloatArray, seen: BoolArray, count: int) -> Model:
     """Return the components of the rows with the means of the columns in the place of missing values."""
     mean = np.where(seen, X, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     centred = np.where(seen, X - mean, 0.0)
@@ -110,11 +121,20 @@ def _first_model(X: FloatArray, seen: BoolArray, count: int) -> _Model:
     variances = np.square(singular) / len(X)
     rest = float(variances[count:].sum()) / max(1, X.shape[1] - count)
     noise = max(rest, _least_noise(centred), float(np.finfo(np.float64).tiny))
-    return _Model(mean, directions[:count].T * np.sqrt(np.maximum(variances[:count], noise)), noise)
+    return Model(mean, directions[:count].T * np.sqrt(np.maximum(variances[:count], noise)), noise)
 
 
 def _least_noise(centred: FloatArray) -> float:
     return MIN_NOISE * float(np.square(centred).mean())
+
+
+def first_model_from_sums(mean: FloatArray, scatter: FloatArray, rows: float, count: int) -> Model:
+    """Return the first model of EM from the scatter (P, P) of rows in which missing values are the mean (P,)."""
+    found, vectors = np.linalg.eigh(scatter)  # in ascending order
+    variances, tiny = np.maximum(found[::-1], 0.0) / rows, float(np.finfo(np.float64).tiny)
+    rest = float(variances[count:].sum()) / max(1, mean.size - count)
+    noise = max(rest, MIN_NOISE * float(np.trace(scatter)) / (rows * mean.size), tiny)
+    return Model(mean, vectors[:, ::-1][:, :count] * np.sqrt(np.maximum(variances[:count], noise)), noise)
 
 
 def _batches(rows: int, components: int) -> Iterator[slice]:
@@ -122,7 +142,7 @@ def _batches(rows: int, components: int) -> Iterator[slice]:
     return (slice(first, min(rows, first + size)) for first in range(0, rows, size))
 
 
-def _posterior(X: FloatArray, seen: BoolArray, model: _Model) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _posterior(X: FloatArray, seen: BoolArray, model: Model) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return E[z | x_o] (n, L), its covariance σ² M⁻¹ (n, L, L) with M = W_oᵀ W_o + σ²I, and log p(x_o) (n,)."""
     P, L = model.weights.shape
     products = (model.weights[:, :, None] * model.weights[:, None, :]).reshape(P, L * L)
@@ -140,8 +160,23 @@ def _posterior(X: FloatArray, seen: BoolArray, model: _Model) -> tuple[FloatArra
     return z, np.asarray(model.noise * inverse), np.asarray(density)
 
 
-def _improved(X: FloatArray, seen: BoolArray, model: _Model) -> tuple[_Model, float]:
-    """Return the model after an iteration of EM, and the log-likelihood before it."""
+def expected_sums(X: FloatArray, seen: BoolArray, model: Model) -> dict[str, FloatArray]:
+    """Return what an iteration of EM needs of rows, as statistics that add.
+
+    Parameters
+    ----------
+    X : ndarray of float64, shape (N, P)
+        Where values are missing, any finite numbers.
+    seen : ndarray of bool, shape (N, P)
+    model : Model
+
+    Returns
+    -------
+    dict
+        With y = (z, 1), over the rows that have a column d: second (P, L+1, L+1) = Σ E[y yᵀ] and first (P, L+1) =
+        Σ (x_d - μ_d) E[y]; over all rows: moments (L+1, L+1) = Σ E[y yᵀ], and each (1,) squares = Σ |x_o - μ_o|²,
+        likelihood = Σ log p(x_o), values and rows, the numbers of these.
+    """
     (N, P), L = X.shape, model.weights.shape[1]
     second, first = np.zeros((P, (L + 1) ** 2)), np.zeros((P, L + 1))
     squares, likelihood = 0.0, 0.0
@@ -158,19 +193,29 @@ def _improved(X: FloatArray, seen: BoolArray, model: _Model) -> tuple[_Model, fl
         centred = np.where(seen[rows], X[rows] - model.mean, 0.0)
         first += centred.T @ extended
         squares += float(np.square(centred).sum())
-    second = second.reshape(P, L + 1, L + 1)
+    numbers = {"squares": squares, "likelihood": likelihood, "values": float(seen.sum()), "rows": float(N)}
+    sums = {"second": second.reshape(P, L + 1, L + 1), "first": first, "moments": moments}
+    return {**sums, **{name: np.array([value]) for name, value in numbers.items()}}
+
+
+def improved_model(sums: Mapping[str, FloatArray], model: Model) -> Model:
+    """Return the model after an iteration of EM, from the sums of `expected_sums` over all rows."""
+    second, first, moments = sums["second"], sums["first"], sums["moments"]
+    squares, values, rows = (float(sums[name][0]) for name in ("squares", "values", "rows"))
+    L = model.weights.shape[1]
     # Each column is regressed on (z, 1): (w_d, δ_d) = (Σ E[(z, 1)(z, 1)ᵀ])⁻¹ Σ (x_d - μ_d) E[(z, 1)]
     solution = (np.linalg.pinv(second, hermitian=True) @ first[:, :, None])[:, :, 0]
     left = squares - 2.0 * (solution * first).sum() + np.einsum("pi,pij,pj->", solution, second, solution)
-    least = MIN_NOISE * squares / seen.sum()
-    noise = max(float(left) / float(seen.sum()), least, float(np.finfo(np.float64).tiny))
-    average = moments[:L, L] / N
-    spread = moments[:L, :L] / N - average[:, None] * average
+    least = MIN_NOISE * squares / values
+    noise = max(float(left) / values, least, float(np.finfo(np.float64).tiny))
+    average = moments[:L, L] / rows
+    spread = moments[:L, :L] / rows - average[:, None] * average
     weights, offset = solution[:, :L], solution[:, L]
-    return _Model(model.mean + offset + weights @ average, weights @ np.linalg.cholesky(spread), noise), likelihood
+    return Model(model.mean + offset + weights @ average, weights @ np.linalg.cholesky(spread), noise)
 
 
-def _as_components(model: _Model, rows: int) -> Components:
+def as_components(model: Model, rows: float) -> Components:
+    """Return the principal components of a model of this number of rows."""
     directions, singular, _ = np.linalg.svd(model.weights, full_matrices=False)
     components = directions.T
     largest = components[np.arange(len(components)), np.abs(components).argmax(axis=1)]

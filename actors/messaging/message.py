@@ -120,7 +120,7 @@ class Message:
 
     @property
     def mask(self) -> Array | None:
-        """Mask of missing rows, (N,) bool, true where a row is missing; None if no row is.
+        """Mask of missing rows, (N,) bool, true where a row is missing; it may be None if no row is.
 
         A row is missing if all its values are.
         """
@@ -138,11 +138,13 @@ class Message:
 
 
 def missing_rows(mask: Array | None) -> Array | None:
-    """Return which rows are missing, (N,) bool, by a mask of rows or of values; None if none is."""
+    """Return which rows are missing, (N,) bool, by a mask of rows or of values; None without a mask.
+
+    There is one where no row is missing, too: all chunks of the rows then have one.
+    """
     if mask is None or mask.ndim == 1:
         return mask
-    rows: Array = np.asarray(mask.reshape(len(mask), -1).all(axis=1))
-    return rows if rows.any() else None
+    return np.asarray(mask.reshape(len(mask), -1).all(axis=1))
 
 
 def rows_of(message: Message) -> dict[str, Array]:

@@ -34,8 +34,8 @@ STORED_DTYPES = (
 """The dtypes of rows on disk. They become float32 if that holds their values exactly, or else float64."""
 
 
-_SCALE = {"center", "width"}
-"""The fields that only rows with a scale have."""
+_OPTIONAL = {"center", "width", "gaps"}
+"""The fields that only rows with a scale have, and only rows that may lack some of their values."""
 
 
 def is_url(location: str) -> bool:
@@ -85,6 +85,8 @@ class StoredRows:
         Which of the files' rows these are.
     center, width : tuple of float, optional
         What is then subtracted from each column of a row, and what the column is divided by, computed as float64.
+    gaps : bool
+        Whether NaN is a missing value in part of a row, too; it is read as zero, as in rows that are missing.
     """
 
     files: tuple[RowFile, ...]
@@ -95,6 +97,7 @@ class StoredRows:
     stop: int
     center: tuple[float, ...] | None = None
     width: tuple[float, ...] | None = None
+    gaps: bool = False
 
     # --- as an array ----------------------------------------------------------------------------------------------
 
@@ -141,7 +144,7 @@ class StoredRows:
     # --- reading --------------------------------------------------------------------------------------------------
 
     def read(self) -> Array:
-        """Read the values of all rows; those of missing rows, all NaN, are zero.
+        """Read the values of all rows; those of missing rows, all NaN, are zero, and those that :attr:`gaps` allows.
 
         Raises
         ------
@@ -187,9 +190,10 @@ class StoredRows:
         values: Array = raw.astype(self.dtype)
         missing: BoolArray = np.zeros(len(values), np.bool_)
         if raw.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
-            missing = np.asarray(np.isnan(values).reshape(len(values), -1).all(axis=1))
+            empty = np.isnan(values)
+            missing = empty if self.gaps else np.asarray(empty.reshape(len(values), -1).all(axis=1))
             values[missing] = 0
-            if not (finite.reshape(len(values), -1).all(axis=1) | missing).all():
+            if not (finite.T | missing.T).all():
                 raise ModuleError(f"{self.files[0].location}: holds NaN or an infinity, which it did not before")
         if self.divide_by is not None:
             values /= values.dtype.type(self.divide_by)
@@ -223,6 +227,8 @@ class StoredRows:
         """Return a text for :meth:`from_text`."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         plain["files"] = [list(asdict(file).values()) for file in self.files]
+        if not self.gaps:
+            del plain["gaps"]  # as earlier versions wrote it
         return json.dumps({name: value for name, value in plain.items() if value is not None or name == "divide_by"})
 
     @classmethod
@@ -239,7 +245,7 @@ class StoredRows:
                 raise ValueError("expected a text")
             given = json.loads(text)
             names = {each.name for each in fields(cls)}
-            if not isinstance(given, dict) or set(given) not in (names, names - _SCALE):
+            if not isinstance(given, dict) or not names - _OPTIONAL <= set(given) <= names:
                 raise ValueError("expected a map")
             files = tuple(RowFile(*file) for file in given["files"])
             rows = cls(**{**given, "files": files, "row_shape": tuple(given["row_shape"])})
@@ -265,6 +271,8 @@ class StoredRows:
             raise ValueError("expected counts")
         if self.stored not in STORED_DTYPES or not 1 <= len(self.row_shape) < MAX_DIMENSIONS or 0 in self.row_shape:
             raise ValueError("expected rows of numbers")
+        if type(self.gaps) is not bool:
+            raise ValueError("expected a truth value")
         if self.divide_by is not None and not (
             type(self.divide_by) in (int, float) and 0 < self.divide_by <= float(np.finfo(self.dtype).max)
         ):

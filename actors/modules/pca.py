@@ -17,7 +17,18 @@ from actors.errors import ModuleError
 from actors.kernels.mixture.incomplete import with_column_means
 from actors.kernels.mixture.row_moments import combine_extremes
 from actors.kernels.moments import components_from_moments, moments_of, scatter_from_moments
-from actors.kernels.probabilistic_pca import Components, fill_missing, fit_components
+from actors.kernels.probabilistic_pca import (
+    MAX_ITERATIONS,
+    MIN_RISE,
+    Components,
+    Model,
+    as_components,
+    expected_sums,
+    fill_missing,
+    first_model_from_sums,
+    fit_components,
+    improved_model,
+)
 from actors.limits import MAX_SCATTER_VALUES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
@@ -189,6 +200,8 @@ class PCA(ShardedModule[PCAParameters]):
         """Return the reference and the unit of a first pass: mean and unit of a sample of the rows."""
         message = inbox.require("observations")
         rows, present = _read_rows(message)
+        if (seen := _seen_values(message)) is not None:
+            rows = with_column_means(rows, seen)
         rows = rows[present]
         exponent = _extreme_exponent(rows)
         mean = np.ldexp(rows, -exponent).mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
@@ -196,6 +209,9 @@ class PCA(ShardedModule[PCAParameters]):
 
     def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
         """Return the moments of a chunk's rows about the reference, and its smallest and largest values.
+
+        Where values are missing, they are the reference in the moments. In a pass of EM, the sums are those of
+        :func:`actors.kernels.probabilistic_pca.expected_sums`.
 
         Raises
         ------
@@ -205,18 +221,27 @@ class PCA(ShardedModule[PCAParameters]):
         message = chunk.inbox.require("observations")
         rows, present = _read_rows(message)
         _check_shape(message, learnt)
-        rows = rows[present]
+        rows, seen = rows[present], _seen_values(message)
         _check_range(rows, context)
         with np.errstate(over="ignore", invalid="ignore"):  # in the unit of a sample; then there is another pass
-            moments = moments_of(np.ldexp(rows, -_exponent_of(learnt)), _reference_of(learnt))
-        minimum, maximum = rows.min(axis=0, initial=np.inf), rows.max(axis=0, initial=-np.inf)
-        return {**moments, "minimum": minimum, "maximum": maximum}
+            scaled = np.ldexp(rows, -_exponent_of(learnt))
+            if seen is not None and "em_noise" in learnt:
+                return expected_sums(scaled, seen[present], _model_of(learnt))
+            if seen is not None:
+                scaled = np.where(seen[present], scaled, _reference_of(learnt))
+            moments = moments_of(scaled, _reference_of(learnt))
+        counted: dict[str, Any] = {} if seen is None else {"where": seen[present]}
+        minimum, maximum = rows.min(axis=0, initial=np.inf, **counted), rows.max(axis=0, initial=-np.inf, **counted)
+        values = {} if seen is None else {"seen": seen[present].sum(axis=0, dtype=np.float64)}
+        return {**moments, **values, "minimum": minimum, "maximum": maximum}
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
         """Return the sums of both, and their smallest and largest values; of runs, the scatter about their mean."""
         if "scatter" in left:
             return _pooled(left, right)
-        names = ("count", "first", "second")
+        if "moments" in left:
+            return add_statistics(left, right)
+        names = ("count", "first", "second", *(("seen",) if "seen" in left else ()))
         added = add_statistics({name: left[name] for name in names}, {name: right[name] for name in names})
         return {**added, **combine_extremes(left, right)}
 
@@ -229,16 +254,32 @@ class PCA(ShardedModule[PCAParameters]):
             If there are fewer rows or values than components.
         """
         self._step_parameters(context)
+        if "moments" in statistics:
+            return self._after_em(statistics, learnt)
         count, exponent, reference = int(statistics["count"][0]), _exponent_of(learnt), _reference_of(learnt)
         self._check_enough(count, reference.size, context)
         passes = 1 + (learnt["passes"] if "reference" in learnt else 0)
+        if gaps := "seen" in statistics:
+            if not statistics["seen"].all():
+                raise ModuleError(
+                    f"column {int(statistics['seen'].argmin()) + 1} has no value in any row; leave it out"
+                )
+            # The mean of the values that are there: those that are missing are at the reference.
+            statistics = {**statistics, "first": statistics["first"] * (count / statistics["seen"])}
         mean, unit, near = _improved(statistics, reference, exponent)
+        if gaps:
+            near = near and "exact" in learnt  # the first model needs deviations from the mean itself
+        if gaps and (near or passes >= MAX_PASSES) and (statistics["seen"] < count).any():
+            first = first_model_from_sums(reference, statistics["second"], count, self.parameters.latent_dim)
+            kept = {name: learnt[name] for name in ("reference", "exponent", "shape", "passes")}
+            return {**kept, **_entries_of(first), "em_passes": 0, "em_likelihood": -np.inf}
         if passes < MAX_PASSES and (unit != exponent or not near):
             return {
                 "reference": np.ldexp(mean, -unit),
                 "exponent": np.array([unit]),
                 "shape": learnt["shape"],
                 "passes": passes,
+                **({"exact": True} if gaps else {}),
             }
         fitted: State = {**components_from_moments(statistics, reference, self.parameters.latent_dim)}
         if exponent:
@@ -246,6 +287,21 @@ class PCA(ShardedModule[PCAParameters]):
         if reference.size <= MAX_SCATTER_VALUES:
             fitted |= {"rows": statistics["count"].copy(), "scatter": scatter_from_moments(statistics)}
         return {**fitted, "shape": learnt["shape"]}
+
+    def _after_em(self, sums: Statistics, learnt: State) -> State:
+        """Return the model after an iteration of EM, or the components after the last one."""
+        model, likelihood, done = (
+            improved_model(sums, _model_of(learnt)),
+            float(sums["likelihood"][0]),
+            learnt["em_passes"],
+        )
+        rows = float(sums["rows"][0])
+        if likelihood - learnt["em_likelihood"] >= MIN_RISE * rows and done + 1 < MAX_ITERATIONS:
+            return {**learnt, **_entries_of(model), "em_passes": done + 1, "em_likelihood": likelihood}
+        found, exponent = as_components(model, rows), _exponent_of(learnt)
+        fitted: State = dict(zip(FITTED_ATTRIBUTES, found[:3], strict=True))
+        units = {"exponent": np.array([exponent])} if exponent else {}
+        return {**fitted, _NOISE: np.array([found.noise]), **units, "shape": learnt["shape"]}
 
     def is_finished(self, learnt: State, passes: int, context: Context) -> bool:
         """Return whether the components are those of the present rows."""
@@ -282,7 +338,8 @@ class PCA(ShardedModule[PCAParameters]):
         if "scatter" not in learnt:
             values = len(learnt["mean_"])
             raise ModuleError(
-                "has learnt without workers, which keep the scatter of the rows: train the runs with workers: 1"
+                "has learnt without workers, which keep the scatter of the rows, or from rows that lack values, which "
+                "have none: train the runs with workers: 1, from whole rows"
                 if values <= MAX_SCATTER_VALUES
                 else f"keeps the scatter of rows of at most {MAX_SCATTER_VALUES} values, these have {values}: use fewer"
             )
@@ -440,6 +497,15 @@ def _seen_values(message: Message) -> BoolArray | None:
     """Return which values are not missing, (N, P) bool; None where rows are whole or missing as a whole."""
     absent = message.missing_values
     return None if absent is None else ~absent
+
+
+def _entries_of(model: Model) -> State:
+    """Return a model of EM as entries of the parameters between two passes."""
+    return {"em_mean": model.mean, "em_weights": model.weights, "em_noise": np.array([model.noise])}
+
+
+def _model_of(learnt: State) -> Model:
+    return Model(learnt["em_mean"], learnt["em_weights"], float(learnt["em_noise"][0]))
 
 
 def _exponent_of(fitted: Mapping[str, Any]) -> int:

@@ -95,7 +95,13 @@ class SharedVAE(ShardedModule["VAEParameters"]):
             beta = self._beta(parameters, learnt)
             with self._learning(parameters, context):
                 gradient, terms = shared.gradient(
-                    values, means, noise, beta, parameters.likelihood, parameters.mixed_precision
+                    values,
+                    means,
+                    noise,
+                    beta,
+                    parameters.likelihood,
+                    parameters.mixed_precision,
+                    gaps=message.missing_values is not None,
                 )
         else:
             gradient, terms = np.zeros(shared.weights, np.float32), np.zeros(2)
@@ -159,18 +165,19 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         self._check_shape(parameters, message.shape("values")[1:], _shape_of(learnt))
         present, networks = _present(message), self._load(learnt, context).networks
         prior_mean = prior_mean_of(chunk.inbox, len(chunk), parameters.latent_dim)
-        seen = np.flatnonzero(present)
+        seen, gaps = np.flatnonzero(present), message.missing_values is not None
         rows = self._tensor(_read(message, seen, parameters, self._memory_of(message, len(seen))))
         generator, metrics, sample = self._torch_generator(context), {}, None
         with named_failures(context.where):
             if len(rows):
-                encoded = kernels.encode(networks, rows)
+                encoded = kernels.encode(networks, kernels.without_gaps(rows) if gaps else rows)
             else:
                 encoded = (torch.empty((0, parameters.latent_dim), device=self.device),) * 2
             if context.mode == "update":
                 if len(rows):
                     means = self._tensor(prior_mean[present])
-                    sums = kernels.elbo_sums(networks, rows, means, encoded, parameters.likelihood, generator)
+                    of_rows = networks, rows, means, encoded, parameters.likelihood, generator
+                    sums = kernels.elbo_sums(*of_rows, gaps=gaps)
                     metrics = dict(zip(("loss", "kl", "entropy"), sums, strict=True))
                 metrics["rows"] = float(len(rows))
                 if parameters.send == "sample":
@@ -475,6 +482,8 @@ def _read(
 ) -> Float32Array:
     """Return observations, none of them missing, as rows of float32, in the given memory if they are so already.
 
+    Values that are missing in part of a row are NaN.
+
     Unlike in one process, a column of numbers that differ in no digit of float32 is no error: it may be so in a chunk.
     """
     held = message.arrays["values"]
@@ -491,6 +500,8 @@ def _read(
     if parameters.likelihood == "bce" and len(rows) and (read.min() < 0 or read.max() > 1):
         check_unit_interval(read, "observations", "likelihood 'bce'")
         np.clip(read, 0, 1, out=read)
+    if (absent := message.missing_values) is not None and len(rows):
+        read = np.where(absent[rows], np.float32(np.nan), read)
     return read
 
 

@@ -71,7 +71,6 @@ def check_observations(
     narrow: bool = False,
     divide_by: float | None = None,
     sequences: bool = False,
-    whole_rows: bool = False,
 ) -> Rows:
     """Return observations as finite floats with a mask, or refuse them in one sentence.
 
@@ -91,8 +90,6 @@ def check_observations(
         What all values are divided by.
     sequences : bool
         Whether the first axis numbers the sequences: S × T × features, or a list of S arrays T_s × features.
-    whole_rows : bool
-        Whether values that are missing in part of a row are refused.
 
     Raises
     ------
@@ -110,10 +107,10 @@ def check_observations(
     raw = raw.reshape(len(raw), 1) if raw.ndim == 1 else raw
     missing = missing if missing is None else missing.reshape(raw.shape)
     values = _to_floats(raw, where, locate, narrow)
-    mask = _find_missing(values, missing, where, locate, columns, whole_rows)
+    mask = _find_missing(values, missing, where, locate, columns)
     if mask is not None:
         values = np.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.dtype.type(0), values)
-        notes.extend(_missing_notes(mask))
+        notes.extend(missing_notes(mask))
     if divide_by is not None:
         if isinstance(divide_by, bool | str) or not np.isfinite(divide_by) or divide_by <= 0:
             raise DataError(f"{where}: divide_by is {divide_by!r}; give a finite number above 0")
@@ -284,7 +281,6 @@ def _find_missing(
     where: str,
     locate: Callable[[int], str],
     columns: Sequence[str],
-    whole_rows: bool,
 ) -> BoolArray | None:
     """Return the mask of the rows without any value or, where rows lack some of theirs, of the missing values.
 
@@ -293,7 +289,7 @@ def _find_missing(
     Raises
     ------
     DataError
-        If a value is infinite, no row has any, or a row has values only in part though it must be whole.
+        If a value is infinite, or no row has any.
     """
     flat = values.reshape(len(values), -1)
     empty: BoolArray = np.isnan(flat)
@@ -308,14 +304,6 @@ def _find_missing(
             f"({_count(int(bad.sum()), 'such value')}); remove or replace it"
         )
     partial = empty & ~mask[:, None]
-    if whole_rows and partial.any():
-        row, column = np.argwhere(partial)[0]
-        raise DataError(
-            f"{where}, {locate(int(row))}: holds NaN in a part of the row: {_column(column, columns)} "
-            f"({_count(int(partial.sum()), 'value')} in {_count(int(partial.any(axis=1).sum()), 'row')}); of rows that "
-            "stay on disk, only whole ones can be missing: fill the values in, or give the rows in memory (a text "
-            "table, a smaller .npy file, or on_disk: false)"
-        )
     if mask.all():
         raise DataError(f"{where}: holds NaN in every row, so that all rows are missing; give rows with values")
     if partial.any():
@@ -323,7 +311,7 @@ def _find_missing(
     return mask if mask.any() else None
 
 
-def _missing_notes(mask: BoolArray) -> list[str]:
+def missing_notes(mask: BoolArray) -> list[str]:
     """Return how many rows have no value, and how many values other rows lack."""
     of_row = mask.reshape(len(mask), -1)
     rows = of_row.all(axis=1)
@@ -369,7 +357,6 @@ def missing_in_block(
     *,
     columns: Sequence[str] = (),
     divide_by: float | None = None,
-    whole_rows: bool = True,
 ) -> BoolArray | None:
     """Return which rows of a block of a longer array have no value, (n,); None if every value is finite.
 
@@ -385,13 +372,11 @@ def missing_in_block(
         Names of the columns for error messages.
     divide_by : float, optional
         What all values are to be divided by.
-    whole_rows : bool
-        Whether values that are missing in part of a row are refused.
 
     Raises
     ------
     DataError
-        If a value is infinite, also by the division, or missing in part of a row that must be whole.
+        If a value is infinite, also by the division.
     """
     if block.dtype.kind != "f":
         return None
@@ -411,7 +396,6 @@ def missing_in_block(
             columns=columns,
             narrow=True,
             divide_by=divide_by,
-            whole_rows=whole_rows,
         )
     return missing
 

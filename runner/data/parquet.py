@@ -330,7 +330,7 @@ def parquet_blocks(layout: Layout, groups: Sequence[tuple[str, int]]) -> Iterato
                     values = _numbers(batch.column(name), each, dtype, where, np.arange(len(batch)))
                     rows[:, column : column + width] = values.reshape(len(batch), width)
                     column += width
-                missing_in_block(rows, location, start, columns=labels, whole_rows=False)
+                missing_in_block(rows, location, start, columns=labels)
                 yield rows.reshape(-1, *shape)
                 start += len(batch)
 

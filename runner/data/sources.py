@@ -220,11 +220,6 @@ def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data,
         _check_labels(module, data, learns=learns)
         return
     told = [name for name in below if graph.modules[name].type == "labels"]
-    if told and module.sharing is not None:
-        raise ModuleError(
-            f"module {module.name!r}: labels need all rows in one process; remove modules.{module.name}.workers, or "
-            f"the connection {told[0]} -> {module.name}"
-        )
     below = [name for name in below if name not in told]
     for name in below:
         _check_missing_values(module, data[name], name, learns=learns)
@@ -275,11 +270,6 @@ def _check_missing_values(module: ModuleSpec, source: Dataset, name: str, *, lea
         raise ModuleError(
             f"module {module.name!r}: {where} lacks some of its values{others}, which a module of type "
             f"{module.type!r} cannot use; fill them in, or use one that leaves them out, such as gmm, pca or vae"
-        )
-    if module.sharing is not None:
-        raise ModuleError(
-            f"module {module.name!r}: {where} lacks some of its values{others}, which needs all rows in one process; "
-            f"remove modules.{module.name}.workers, or fill the values in"
         )
 
 

@@ -1,6 +1,7 @@
 """Observations that stay on disk: which files they are, and the checks of what these hold.
 
-A file that is read here as a whole is read block by block, and nothing of it is kept but the mask of missing rows.
+A file that is read here as a whole is read block by block, and nothing of it is kept but the mask of missing rows, or
+of missing values if rows lack some of theirs.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 
 from actors.errors import ModuleError
 from actors.limits import MAX_NPY_HEADER_BYTES, MAX_STORED_FILES
+from actors.messaging.message import missing_rows
 from actors.messaging.stored_rows import STORED_DTYPES, RowFile, StoredRows, file_version, is_url, open_url
 from actors.types import Array, BoolArray, IntArray
 from runner.data.errors import DataError
-from runner.data.intake import Rows, check_observations, missing_in_block
+from runner.data.intake import Rows, check_observations, missing_in_block, missing_notes
 from runner.data.readers import find_file, read_npy_header
 from runner.report.printable import printable_reason
 
@@ -103,34 +105,44 @@ def find_stored(
 
 
 def check_stored(rows: StoredRows, where: str) -> Stored:
-    """Return rows on disk with a mask of those that are missing, or refuse them in one sentence.
+    """Return rows on disk with a mask of what is missing (as :class:`runner.data.intake.Rows`), or refuse them.
 
     Rows of integers are not read: each of their values is one that messages can contain.
 
     Raises
     ------
     DataError
-        If a value is infinite or missing in part of a row, or no row has any.
+        If a value is infinite, or no row has any.
     """
-    mask: BoolArray | None = None
-    if rows.stored[1] == "f":
-        mask = np.zeros(len(rows), dtype=np.bool_)
-        for start, raw in _raw_blocks(rows):
-            found = missing_in_block(raw, where, start, divide_by=rows.divide_by)
-            if found is not None:
-                mask[start : start + len(raw)] = found
-        mask = mask if mask.any() else None
+    mask = _missing_values(rows, where)
     if mask is not None and mask.all():
         raise DataError(f"{where}: holds NaN in every row, so that all rows are missing; give rows with values")
-    present = 0 if mask is None else int(mask.argmin())
-    notes = check_observations(
-        rows[present : present + 1].read_raw(), where, narrow=True, divide_by=rows.divide_by
-    ).notes
+    of_rows = missing_rows(mask)
+    present = 0 if of_rows is None else int(of_rows.argmin())
+    shown = rows[present : present + 1].read_raw()
+    shown = np.nan_to_num(shown) if shown.dtype.kind == "f" else shown
+    notes = check_observations(shown, where, narrow=True, divide_by=rows.divide_by).notes
     notes = tuple(note.partition(" (for 1 sequences")[0] for note in notes)  # which one row does not tell
     if mask is not None:
-        count = int(mask.sum())
-        notes = (f"{count:,} row{'s' * (count > 1)} without any value {'are' if count > 1 else 'is'} missing", *notes)
-    return Stored(rows, mask, (*notes, "rows stay on disk"), None)
+        notes = (*missing_notes(mask), *notes)
+    gaps = mask is not None and mask.ndim > 1
+    return Stored(replace(rows, gaps=gaps), mask, (*notes, "rows stay on disk"), None)
+
+
+def _missing_values(rows: StoredRows, where: str) -> BoolArray | None:
+    """Return the mask of the missing rows or, where rows lack some of their values, of values; None if none is."""
+    if rows.stored[1] != "f":
+        return None
+    mask = np.zeros(len(rows), dtype=np.bool_)
+    for start, raw in _raw_blocks(rows):
+        found = missing_in_block(raw, where, start, divide_by=rows.divide_by)
+        if found is None:
+            continue
+        empty = np.isnan(raw)
+        if mask.ndim == 1 and empty[~found].any():
+            mask = np.broadcast_to(mask.reshape(-1, *[1] * (raw.ndim - 1)), rows.shape).copy()
+        mask[start : start + len(raw)] = found if mask.ndim == 1 else empty
+    return mask if mask.any() else None
 
 
 def blocks_to_check(rows: StoredRows) -> Iterator[tuple[int, Array]]:

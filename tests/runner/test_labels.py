@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from actors.errors import GraphError, ModuleError
+from actors.errors import GraphError
 from runner import Model
 from runner.config.run_config import ConfigError, load_config
 from runner.data.errors import DataError
-from runner.data.sources import check_modules
 
 GENERATOR = np.random.default_rng(0)
 TRUTH = np.repeat([2, 0, 1], 40)[GENERATOR.permutation(120)]
@@ -58,6 +57,13 @@ def test_fit_takes_labels_of_some_rows(tmp_path):
     assert np.array_equal(Model.load(tmp_path / "saved").predict(X), expected)
 
 
+def test_workers_learn_from_labels_as_one_process_does():
+    alone = gmm().fit(X, labels=KNOWN, progress=False)
+    for workers in (1, 3):
+        shared = gmm(workers=workers, chunk=16).fit(X, labels=KNOWN, progress=False)
+        np.testing.assert_allclose(shared.predict_proba(X), alone.predict_proba(X), rtol=1e-9, atol=1e-12)
+
+
 def test_categories_are_never_learnt_from():
     told = gmm().fit(X, labels=KNOWN, progress=False)
     measured = gmm().fit(X, labels=KNOWN, categories=TRUTH, progress=False)
@@ -82,7 +88,3 @@ def test_what_labels_cannot_be_is_refused(files):
             files / "m.yaml",
             ["connections=[labels -> gmm]", "data={labels: {source: files, observations: x, type: labels}}"],
         )
-    (files / "w.yaml").write_text(MODEL.replace("engine: vb", "engine: vb, workers: 2, chunk: 10"))
-    config = load_config(files / "w.yaml")
-    with pytest.raises(ModuleError, match=r"labels need all rows in one process; remove modules.gmm.workers"):
-        check_modules(config.graph, config.load_data())

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from actors.errors import ModuleError
 from runner import Model, ModelClusterer
@@ -60,6 +61,21 @@ def test_latent_vectors_of_rows_that_lack_values_are_classified():
     pca = {"type": "pca", "latent_dim": 2}
     found = model(("data -> pca", "pca -> gmm", "gmm -> mm"), pca=pca).fit(X, categories=TRUTH, progress=False)
     assert accuracy(np.asarray(found.run.classes["gmm"]), TRUTH) > 0.9
+
+
+def test_workers_learn_from_rows_on_disk_that_lack_values(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    data = {"source": "files", "observations": str(tmp_path / "x.npy"), "on_disk": True}
+    gmm = {"type": "gmm", "classes": 3, "engine": "vb", "prior_scale": "data", "iterations": 20}
+    raw = {"name": "disk", "data": data, "modules": {"gmm": gmm}, "connections": ["data -> gmm"]}
+    raw["schedule"] = {"rounds": 1}
+    found = []
+    for sharing in ({}, {"workers": 1, "chunk": 16}, {"workers": 3, "chunk": 16}):
+        (tmp_path / "m.yaml").write_text(yaml.safe_dump({**raw, "modules": {"gmm": {**gmm, **sharing}}}))
+        fitted = Model.from_file(tmp_path / "m.yaml").fit(progress=False)
+        found.append(np.asarray(fitted.run.posteriors["gmm"]))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
+    assert np.array_equal(found[1], found[2])
 
 
 def test_a_module_that_needs_whole_rows_says_so():

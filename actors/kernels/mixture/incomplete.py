@@ -149,6 +149,14 @@ def _group(incomplete: Incomplete, row: IntArray, of_class: IntArray) -> Pairs:
     return Pairs(row[order], of_class[order], group.reshape(-1), observed, groups // patterns)
 
 
+def renumbered(incomplete: Incomplete | None, missing: BoolArray) -> Incomplete | None:
+    """Return the incomplete rows, numbered among the rows that are not missing (N,)."""
+    if incomplete is None:
+        return None
+    numbers: IntArray = np.cumsum(~missing) - 1
+    return incomplete._replace(rows=numbers[incomplete.rows])
+
+
 def with_column_means(X: FloatArray, seen: BoolArray) -> FloatArray:
     """Return rows (N, D) with the mean of the column in the place of missing values, which no result depends on."""
     counts = np.maximum(seen.sum(axis=0), 1)
@@ -455,7 +463,7 @@ def posterior_expected(
     ValueError
         If a class's scale is not positive definite in float64.
     """
-    K, D = given.mean.shape
+    K = len(given.mean)
     weights = responsibilities[incomplete.rows[pairs.row], pairs.of_class]
     nu = prior.nu0 + given.counts
     found = conditionals(X, incomplete, pairs, given.mean, given.scale, weights)
@@ -476,11 +484,68 @@ def posterior_expected(
         centred = expected[own] - shift[k]
         scale[k] += (centred * weights[own, None]).T @ centred + found.scatter[k] / nu[k]
     scale = 0.5 * (scale + scale.transpose(0, 2, 1))
+    return posterior_from_moments(counts, prior.mean + shift, scale), _entropy(pairs, weights, found, given, nu)
+
+
+def _entropy(pairs: Pairs, weights: FloatArray, found: Conditionals, given: NIWPosterior, degrees: FloatArray) -> float:
+    """Return Σ w H of the missing values' distributions N(x̂, (S_mm - S_mo S_oo⁻¹ S_om) / ν)."""
     # H = 1/2 (d_m (1 + log 2π - log ν) + log |S| - log |S_oo|)
-    columns = D - pairs.observed.sum(axis=1)[pairs.group]
-    entropies = columns * (1.0 + math.log(2.0 * math.pi) - np.log(nu[pairs.of_class]))
+    columns = given.mean.shape[1] - pairs.observed.sum(axis=1)[pairs.group]
+    entropies = columns * (1.0 + math.log(2.0 * math.pi) - np.log(degrees[pairs.of_class]))
     entropies += given.log_det[pairs.of_class] - found.log_det
-    return posterior_from_moments(counts, prior.mean + shift, scale), float(0.5 * weights @ entropies)
+    return float(0.5 * weights @ entropies)
+
+
+def incomplete_sums(
+    X: FloatArray,
+    responsibilities: FloatArray,
+    incomplete: Incomplete,
+    given: NIWPosterior,
+    prior: NIWPrior,
+    reference: FloatArray,
+) -> dict[str, FloatArray]:
+    """Return what incomplete rows add to the moments of the classes about their references, as statistics that add.
+
+    They are the sums in `posterior_expected`, for rows that are divided into chunks.
+
+    Parameters
+    ----------
+    X : ndarray of float64, shape (N, D)
+        Where values are missing, any finite numbers.
+    responsibilities : ndarray of float64, shape (N, K)
+        Zeros for rows in no class.
+    incomplete : Incomplete
+    given : NIWPosterior
+        By which the missing values are expected.
+    prior : NIWPrior
+        Its prior.
+    reference : ndarray of float64, shape (K, D)
+        c.
+
+    Returns
+    -------
+    dict
+        first (K, D) = Σ w (x̂ - c), second (K, D, D) = Σ w [(x̂ - c)(x̂ - c)ᵀ + C], and missing_entropy (1,) = Σ w H of
+        the missing values.
+
+    Raises
+    ------
+    ValueError
+        If a class's scale is not positive definite in float64.
+    """
+    K, D = given.mean.shape
+    pairs = _group(incomplete, *np.nonzero(responsibilities[incomplete.rows]))
+    weights, nu = responsibilities[incomplete.rows[pairs.row], pairs.of_class], prior.nu0 + given.counts
+    found = conditionals(X, incomplete, pairs, given.mean, given.scale, weights)
+    first, second = np.zeros((K, D)), np.zeros((K, D, D))
+    ends = np.searchsorted(pairs.of_class, np.arange(K + 1))
+    for k in range(K):
+        of_class = slice(ends[k], ends[k + 1])
+        centred, weight = found.values[of_class] - reference[k], weights[of_class]
+        first[k] = weight @ centred
+        second[k] = (centred * weight[:, None]).T @ centred + found.scatter[k] / nu[k]
+    entropy = _entropy(pairs, weights, found, given, nu)
+    return {"first": first, "second": second, "missing_entropy": np.array([entropy])}
 
 
 def posterior_given(
@@ -508,15 +573,45 @@ def posterior_given(
         If a class's scale is not positive definite in float64.
     """
     pairs = all_pairs(incomplete, responsibilities.shape[1]) if pairs is None else pairs
+    _, posterior, entropy = _converged(X, responsibilities, incomplete, prior, pairs)
+    return posterior, entropy
+
+
+def _converged(
+    X: FloatArray, responsibilities: FloatArray, incomplete: Incomplete, prior: NIWPrior, pairs: Pairs
+) -> tuple[NIWPosterior, NIWPosterior, float]:
+    """Return the posterior before the last iteration of `posterior_given`, that after it, and the entropy."""
     posterior, before = _independent_columns(X, responsibilities, incomplete, prior), -math.inf
-    entropy = 0.0
+    given, entropy = posterior, 0.0
     for _ in range(MAX_ITERATIONS):
-        posterior, entropy = posterior_expected(X, responsibilities, incomplete, pairs, posterior, prior)
+        given = posterior
+        posterior, entropy = posterior_expected(X, responsibilities, incomplete, pairs, given, prior)
         objective = float(log_marginal_likelihood(posterior, prior).sum()) + entropy
         if objective - before < MIN_RISE * len(X):
             break
         before = objective
-    return posterior, entropy
+    return given, posterior, entropy
+
+
+def expected_by_labels(
+    X: FloatArray, labels: IntArray, classes: int, incomplete: Incomplete, prior: NIWPrior
+) -> tuple[FloatArray, FloatArray]:
+    """Return rows (N, D) with what their classes expect of missing values, and Σ C of each class, (K, D, D).
+
+    With them as the moments of the labelled rows the posterior is that of `posterior_given_labels`.
+
+    Raises
+    ------
+    ValueError
+        If a class's scale is not positive definite in float64.
+    """
+    one_hot = (labels[:, None] == np.arange(classes)).astype(np.float64)
+    pairs = pairs_of_labels(incomplete, labels)
+    given, _, _ = _converged(X, one_hot, incomplete, prior, pairs)
+    found = conditionals(X, incomplete, pairs, given.mean, given.scale, np.ones(len(pairs.row)))
+    filled = X.copy()
+    filled[incomplete.rows[pairs.row]] = found.values
+    return filled, found.scatter / (prior.nu0 + given.counts)[:, None, None]
 
 
 def posterior_given_labels(

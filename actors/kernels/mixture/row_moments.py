@@ -13,7 +13,7 @@ Throughout, N is the number of rows of the chunk, D their dimension.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from actors.kernels.mixture.columns import ROUNDING, Columns, columns_from_deviations, columns_that_vary, identity
 from actors.kernels.mixture.input_checks import as_mask, as_rows, check_finite
 from actors.kernels.mixture.sums import Sums
-from actors.kernels.types import FloatArray, IntArray
+from actors.kernels.types import BoolArray, FloatArray, IntArray
 
 MAX_OFFSET = 1e3
 """Squared distance, in variances, from the origin to the mean, up to which the variance keeps all but three digits."""
@@ -57,7 +57,7 @@ def origin_at(row: FloatArray) -> Origin:
 
 
 def row_moments(
-    X: ArrayLike, origin: Origin, *, mask: ArrayLike | None = None
+    X: ArrayLike, origin: Origin, *, mask: ArrayLike | None = None, seen: BoolArray | None = None
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Return the sums and the extremes of a chunk's rows.
 
@@ -69,11 +69,14 @@ def row_moments(
         The same for all chunks.
     mask : array_like of bool, shape (N,), optional
         True for missing rows, which are not counted.
+    seen : ndarray of bool, shape (N, D), optional
+        False where a value is missing, which is not counted.
 
     Returns
     -------
     sums : dict
-        rows (1,), the number of rows; first (D,) and square (D,), sums of the deviations and of their squares.
+        rows (1,), the number of rows; seen (D,), that of values in each column; first (D,) and square (D,), sums of the
+        deviations and of their squares.
     extremes : dict
         minimum (D,) and maximum (D,) of the rows, for `combine_extremes`; inf and -inf without any row.
 
@@ -85,13 +88,17 @@ def row_moments(
     rows = as_rows(X, origin.reference.size)
     missing = as_mask(mask, len(rows))
     check_finite(rows, missing)
-    seen = rows[~missing]
+    present = rows[~missing]
+    counted: dict[str, Any] = {} if seen is None else {"where": seen[~missing]}
     # Far from a first origin near zero these overflow; then `next_origin` is another.
     with np.errstate(over="ignore", invalid="ignore"):
-        deviations = origin.deviations(seen)
-        first, square = deviations.sum(axis=0), np.square(deviations).sum(axis=0)
-    sums = {"rows": np.array([float(len(seen))]), "first": first, "square": square}
-    return sums, {"minimum": seen.min(axis=0, initial=np.inf), "maximum": seen.max(axis=0, initial=-np.inf)}
+        deviations = origin.deviations(present)
+        first, square = deviations.sum(axis=0, **counted), np.square(deviations).sum(axis=0, **counted)
+    number = float(len(present))
+    values = np.full(first.size, number) if seen is None else counted["where"].sum(axis=0, dtype=np.float64)
+    sums = {"rows": np.array([number]), "seen": values, "first": first, "square": square}
+    minimum = present.min(axis=0, initial=np.inf, **counted)
+    return sums, {"minimum": minimum, "maximum": present.max(axis=0, initial=-np.inf, **counted)}
 
 
 def combine_extremes(left: Sums, right: Sums) -> dict[str, FloatArray]:
@@ -111,7 +118,7 @@ def next_origin(sums: Sums, extremes: Sums, origin: Origin) -> Origin | None:
     Parameters
     ----------
     sums, extremes : mapping
-        Of `row_moments`, over all rows; at least one.
+        Of `row_moments`, over all rows; at least one value in each column.
     origin : Origin
         The one of the sums.
     """
@@ -188,6 +195,6 @@ def internal_moments(sums: Sums, origin: Origin, columns: Columns) -> tuple[Floa
 
 def _offset_and_variance(sums: Sums) -> tuple[FloatArray, FloatArray]:
     """Return the mean and the variance (D,) of the deviations."""
-    offset = sums["first"] / sums["rows"]
+    offset = sums["first"] / sums["seen"]
     # Negative by rounding only.
-    return offset, np.maximum(sums["square"] / sums["rows"] - np.square(offset), 0.0)
+    return offset, np.maximum(sums["square"] / sums["seen"] - np.square(offset), 0.0)

@@ -31,6 +31,12 @@ from actors.kernels.mixture.calibration import (
     relative_cavity,
     sharp_posteriors,
 )
+from actors.kernels.mixture.incomplete import (
+    Incomplete,
+    expected_log_density_observed,
+    incomplete_sums,
+    renumbered,
+)
 from actors.kernels.mixture.input_checks import as_bias, as_labels, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments
 from actors.kernels.mixture.scatter import weighted_scatter
@@ -168,6 +174,8 @@ def variational_sums(
     *,
     log_prior: ArrayLike | None = None,
     mask: ArrayLike | None = None,
+    incomplete: Incomplete | None = None,
+    given: tuple[NIWPosterior, NIWPrior] | None = None,
 ) -> dict[str, FloatArray]:
     """Return the sums of a chunk from which the posterior and the bound of given responsibilities follow.
 
@@ -183,12 +191,17 @@ def variational_sums(
         Log-priors of the classes of each row, which replace the weights.
     mask : array_like of bool, shape (N,), optional
         True for missing rows: they are in no class, and their values (NaN, say) are not used.
+    incomplete : Incomplete, optional
+        The rows with some missing values, in the place of which X has any finite numbers.
+    given : tuple of (NIWPosterior, NIWPrior), optional
+        The classes by which missing values are expected, and their prior; needed with `incomplete`.
 
     Returns
     -------
     dict
-        That of `class_sums`; entropy (1,), that of the responsibilities; and if there are log-priors, log_prior (1,) =
-        Σ_tk r_tk log prior_tk, -inf if a row has a responsibility for a class that its prior forbids.
+        That of `class_sums`; entropy (1,), that of the responsibilities; if there are log-priors, log_prior (1,) =
+        Σ_tk r_tk log prior_tk, -inf if a row has a responsibility for a class that its prior forbids; and if rows lack
+        values, missing_entropy (1,), Σ r H of their distributions.
 
     Raises
     ------
@@ -198,7 +211,7 @@ def variational_sums(
     rows, missing = _checked(X, reference.shape[1], mask)
     r = as_responsibilities(responsibilities, len(rows))[~missing]
     bias = None if log_prior is None else as_bias(log_prior, len(rows), len(reference), missing)[~missing]
-    return _variational_sums(rows[~missing], r, reference, bias)
+    return _variational_sums(rows[~missing], r, reference, bias, renumbered(incomplete, missing), given)
 
 
 def expect(
@@ -210,6 +223,7 @@ def expect(
     log_prior: ArrayLike | None = None,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
+    incomplete: Incomplete | None = None,
 ) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Compute the responsibilities of a chunk's rows given the posterior (Bishop 10.46 and 10.49), and their sums.
 
@@ -227,11 +241,13 @@ def expect(
     log_weights : ndarray of float64, shape (K,), optional
         E[log π_k], by :func:`actors.kernels.mixture.variational.expected_log_weights`.
     log_prior : array_like, shape (N, K), optional
-        Log-priors of the classes of each row, instead of `log_weights`. -inf forbids a class.
+        Log-priors of the classes of each row, instead of `log_weights`, or besides these. -inf forbids a class.
     temperature : float
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
         True for missing rows: they are in no class, and their values (NaN, say) are not used.
+    incomplete : Incomplete, optional
+        The rows with some missing values, in the place of which X has any finite numbers.
 
     Returns
     -------
@@ -243,13 +259,15 @@ def expect(
     Raises
     ------
     ValueError
-        If shapes don't fit, both or neither of log_weights and log_prior are given, a row that isn't missing is not
-        finite, or log_prior has NaN, +inf or a row without any possible class.
+        If shapes don't fit, neither of log_weights and log_prior is given, a row that isn't missing is not finite, or
+        log_prior has NaN, +inf or a row without any possible class.
     """
-    if (log_weights is None) == (log_prior is None):
-        raise ValueError("the classes have either log_weights or log_prior: give one of them")
-    responsibilities, seen, r, bias = _expected(X, posterior, prior, log_weights, log_prior, temperature, mask)
-    return responsibilities, _variational_sums(seen, r, posterior.mean, bias)
+    if log_weights is None and log_prior is None:
+        raise ValueError("the classes have log_weights or log_prior: give one of them")
+    responsibilities, seen, r, bias, lacking = _expected(
+        X, posterior, prior, log_weights, log_prior, temperature, mask, incomplete
+    )
+    return responsibilities, _variational_sums(seen, r, posterior.mean, bias, lacking, (posterior, prior))
 
 
 def responsibilities_given(
@@ -261,12 +279,13 @@ def responsibilities_given(
     log_prior: ArrayLike | None = None,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
+    incomplete: Incomplete | None = None,
 ) -> FloatArray:
     """Return the responsibilities (N, K) of rows given the posterior: zeros for missing rows.
 
-    As `expect`, without the sums; `log_weights` are not used where there is `log_prior`.
+    As `expect`, without the sums.
     """
-    return _expected(X, posterior, prior, log_weights, log_prior, temperature, mask)[0]
+    return _expected(X, posterior, prior, log_weights, log_prior, temperature, mask, incomplete)[0]
 
 
 def _expected(
@@ -277,22 +296,37 @@ def _expected(
     log_prior: ArrayLike | None,
     temperature: float,
     mask: ArrayLike | None,
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray | None]:
-    """Return the responsibilities of all rows; and rows, responsibilities and log-priors of those not missing."""
+    incomplete: Incomplete | None,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray | None, Incomplete | None]:
+    """Return the responsibilities of all rows.
+
+    And of those that are not missing: rows, responsibilities, log-priors, and which are incomplete.
+    """
     rows, missing = _checked(X, prior.mean.size, mask)
     K = posterior.counts.size
     bias = None if log_prior is None else as_bias(log_prior, len(rows), K, missing)[~missing]
     scores = log_weights if bias is None else bias
+    if bias is not None and log_weights is not None:
+        scores = bias + log_weights
     assert scores is not None  # one of them is given
-    seen = as_input(rows[~missing])
-    r = softmax_of_rows(scores + temperature * expected_log_density(seen, posterior, prior))
+    seen, lacking = as_input(rows[~missing]), renumbered(incomplete, missing)
+    density = expected_log_density(seen, posterior, prior)
+    if lacking is not None:
+        density = expected_log_density_observed(seen, density, lacking, posterior, prior)
+    r = softmax_of_rows(scores + temperature * density)
     responsibilities = np.zeros((len(rows), K))
     responsibilities[~missing] = r
-    return responsibilities, seen, r, bias
+    return responsibilities, seen, r, bias, lacking
 
 
 def bound_from_sums(
-    sums: Sums, posterior: NIWPosterior, prior: NIWPrior, alpha: float, *, temperature: float = 1.0
+    sums: Sums,
+    posterior: NIWPosterior,
+    prior: NIWPrior,
+    alpha: float,
+    *,
+    temperature: float = 1.0,
+    use_weights: bool = False,
 ) -> float:
     """Return the lower bound of the log evidence from the sums over all rows.
 
@@ -302,14 +336,17 @@ def bound_from_sums(
         Of `variational_sums` or `expect`. Sums of rows with log-priors have the term that replaces the weights'.
     posterior : NIWPosterior
         That of the same sums.
-    prior, alpha, temperature
+    prior, alpha, temperature, use_weights
         As in :func:`actors.kernels.mixture.variational.evidence_lower_bound`.
     """
     no_rows = np.zeros((0, posterior.counts.size))
     log_prior = no_rows if "log_prior" in sums else None
     # The terms of the posterior; those that are sums over the rows follow.
-    bound = evidence_lower_bound(no_rows, posterior, prior, alpha, log_prior=log_prior, temperature=temperature)
-    return bound + float(np.sum(sums["entropy"])) + float(np.sum(sums.get("log_prior", 0.0)))
+    bound = evidence_lower_bound(
+        no_rows, posterior, prior, alpha, log_prior=log_prior, temperature=temperature, use_weights=use_weights
+    )
+    bound += float(np.sum(sums["entropy"])) + float(np.sum(sums.get("log_prior", 0.0)))
+    return bound + temperature * float(np.sum(sums.get("missing_entropy", 0.0)))
 
 
 def _checked(X: ArrayLike, dimension: int, mask: ArrayLike | None) -> tuple[FloatArray, BoolArray]:
@@ -321,10 +358,30 @@ def _checked(X: ArrayLike, dimension: int, mask: ArrayLike | None) -> tuple[Floa
 
 
 def _variational_sums(
-    rows: FloatArray, responsibilities: FloatArray, reference: FloatArray, log_prior: FloatArray | None
+    rows: FloatArray,
+    responsibilities: FloatArray,
+    reference: FloatArray,
+    log_prior: FloatArray | None,
+    incomplete: Incomplete | None = None,
+    given: tuple[NIWPosterior, NIWPrior] | None = None,
 ) -> dict[str, FloatArray]:
     """Return the sums of rows (N, D) that are not missing."""
-    sums = class_sums(rows, responsibilities, reference)
+    if incomplete is None:
+        sums = class_sums(rows, responsibilities, reference)
+    else:
+        assert given is not None
+        whole = responsibilities.copy()
+        whole[incomplete.rows] = 0.0
+        sums, added = (
+            class_sums(rows, whole, reference),
+            incomplete_sums(rows, responsibilities, incomplete, *given, reference),
+        )
+        sums = {
+            "counts": responsibilities.sum(axis=0),
+            "first": sums["first"] + added["first"],
+            "second": sums["second"] + added["second"],
+            "missing_entropy": added["missing_entropy"],
+        }
     sums["entropy"] = np.array([entr(responsibilities).sum()])
     if log_prior is not None:
         terms = np.zeros_like(responsibilities)

@@ -26,6 +26,7 @@ from actors.kernels.mixture.incomplete import (
     expected_log_density_observed,
     posterior_expected,
     posterior_given,
+    renumbered,
 )
 from actors.kernels.mixture.input_checks import as_bias, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import (
@@ -39,7 +40,7 @@ from actors.kernels.mixture.niw import (
 )
 from actors.kernels.mixture.scatter import weighted_scatter
 from actors.kernels.special import digamma, entr, gammaln
-from actors.kernels.types import BoolArray, FloatArray, IntArray
+from actors.kernels.types import FloatArray, IntArray
 
 MIN_RISE = 1e-9
 """Nats a row: iteration ends when the bound rises by less."""
@@ -312,7 +313,7 @@ def variational_bayes(
         raise ValueError(f"alpha must be positive, but is {alpha}")
     log_prior = None if log_bias is None else as_bias(log_bias, N, out.shape[1], missing)[~missing]
     seen, r = as_input(rows[~missing]), out[~missing]
-    sums = _Sums(seen, prior, _without(incomplete, missing), out.shape[1])
+    sums = _Sums(seen, prior, renumbered(incomplete, missing), out.shape[1])
     posterior, entropy = sums.first(r)
     before = -math.inf
     for done in range(1, iterations + 1):
@@ -333,14 +334,6 @@ def variational_bayes(
     out[missing], out[~missing] = 0.0, r
     bound = evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior, use_weights=use_weights)
     return out, posterior, bound + entropy
-
-
-def _without(incomplete: Incomplete | None, missing: BoolArray) -> Incomplete | None:
-    """Return the incomplete rows, numbered among the rows that are not missing."""
-    if incomplete is None:
-        return None
-    numbers: IntArray = np.cumsum(~missing) - 1
-    return incomplete._replace(rows=numbers[incomplete.rows])
 
 
 class _Sums:

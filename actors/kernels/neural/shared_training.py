@@ -202,23 +202,25 @@ class SharedNetworks:
         beta: float,
         likelihood: Likelihood,
         mixed_precision: bool = False,
+        *,
+        gaps: bool = False,
     ) -> tuple[Float32Array, FloatArray]:
         """Return the gradient (P,) of the summed loss of rows, and the sums (2,) of its terms, without β.
 
-        Where a term is not finite, the whole gradient is NaN.
+        Where a term is not finite, the whole gradient is NaN. With `gaps`, values of rows may be missing (NaN).
 
         Raises
         ------
         UserNetworkError
             If learning changes more than the weights, such as running means, which are not sums over rows.
         """
-        if self._written_out is not None and not mixed_precision:
+        if self._written_out is not None and not mixed_precision and not gaps:
             self._written_out.threads.use(torch.get_num_threads())
             into = self._written_out.new_memory()
             terms = np.array(self._written_out.compute(rows, prior_mean, noise, beta, likelihood, into))
             gradient = into.memory
         else:
-            gradient, terms = self._differentiate(rows, prior_mean, noise, beta, likelihood, mixed_precision)
+            gradient, terms = self._differentiate(rows, prior_mean, noise, beta, likelihood, mixed_precision, gaps=gaps)
         if not math.isfinite(terms.sum()):
             gradient = np.full(self.weights, np.nan, np.float32)  # infinities of opposite sign would be added
         return gradient, terms
@@ -231,6 +233,8 @@ class SharedNetworks:
         beta: float,
         likelihood: Likelihood,
         mixed_precision: bool,
+        *,
+        gaps: bool,
     ) -> tuple[Float32Array, FloatArray]:
         """Return the gradient (P,), computed automatically, and the terms of the loss."""
         if not self.networks.training:
@@ -239,7 +243,7 @@ class SharedNetworks:
             weight.grad = None
         buffers = dict(self.networks.named_buffers()) if self._has_buffers else {}
         before = {name: buffer._version for name, buffer in buffers.items()}
-        reconstruction, kl = loss_terms(self.networks, rows, prior_mean, noise, likelihood, mixed_precision)
+        reconstruction, kl = loss_terms(self.networks, rows, prior_mean, noise, likelihood, mixed_precision, gaps=gaps)
         changed = [name for name, buffer in buffers.items() if buffer._version != before[name]]
         if buffers:
             changed += [name for name, buffer in self.networks.named_buffers() if buffer is not buffers.get(name)]

@@ -41,7 +41,7 @@ from actors.modules.mixture.class_module import (
 )
 from actors.modules.mixture.class_states import Classes, pack, unpack
 from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, MixtureParameters
-from actors.types import Array, BoolArray, FloatArray, State
+from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
 _log = logging.getLogger(__name__)
 
@@ -171,23 +171,28 @@ class Mixture(ClassModule[P]):
         """
         if self._factors is None or self._prior is None or self._columns is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
-        rows, missing = rows_and_mask(data_message(inbox))
-        absent = data_message(inbox).missing_values
-        seen = None
+        X, missing, seen, differing = self._read_new_rows(data_message(inbox), context)
+        self._log_differing(differing, context)
+        likelihood, log_volume = self._new_likelihood(X, missing, context, seen)
+        outbox = self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
+        return self._with_log_evidence(outbox, inbox, context, likelihood, missing, log_volume)
+
+    def _read_new_rows(
+        self, message: Message, context: Context
+    ) -> tuple[FloatArray, BoolArray, BoolArray | None, IntArray]:
+        """Return new internal rows (N, D'), which are missing, which values are not, and which columns differ.
+
+        The latter are those of the left-out columns that have other values than all rows that were learnt from.
+        """
+        assert self._prior is not None
+        assert self._columns is not None
+        (rows, missing), absent, seen = rows_and_mask(message), message.missing_values, None
         if absent is not None and absent.shape[1] == self._columns.kept.size:
             rows = np.where(absent, self._columns.external(self._prior.mean[None]), rows)
             seen = ~absent[:, self._columns.kept]
             missing = missing | ~seen.any(axis=1)
         X = self._internal_rows(rows, missing, context)
-        self._log_differing(self._columns.differing(rows[~missing]), context)
-        likelihood, log_volume = self._new_likelihood(X, missing, context, seen)
-        outbox = self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
-        return self._with_log_evidence(outbox, inbox, context, likelihood, missing, log_volume)
-
-    def _recognized(self, inbox: Inbox, X: FloatArray, missing: BoolArray, context: Context) -> Outbox:
-        """Return the answer for new internal rows."""
-        likelihood, log_volume = self._new_likelihood(X, missing, context)
-        return self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
+        return X, missing, seen, self._columns.differing(rows[~missing])
 
     def _new_likelihood(
         self, X: FloatArray, missing: BoolArray, context: Context, seen: BoolArray | None = None
@@ -310,7 +315,7 @@ class Mixture(ClassModule[P]):
             self._columns.internal(rows),
             self._factors,
             self._prior,
-            log_weights=expected_log_weights(self._factors.counts, problem.alpha),
+            log_weights=expected_log_weights(self._factors.counts, problem.alpha) if problem.use_counts else None,
             log_prior=problem.log_prior,
             temperature=problem.temperature,
             mask=problem.missing,

@@ -1,9 +1,10 @@
 """A mixture whose rows workers share: passes over chunks of rows instead of one fit to all of them.
 
-An update has up to four kinds of passes. *Moments* gives the units of the columns and the prior (one pass, or two or
-three where the origin of the deviations turns out to be far away). *Fit* is one iteration of the engine. *Sharpness*
-and *scores* calibrate the likelihood. The parameters between passes are what a state contains (:class:`Classes`), and
-what the next passes need:
+An update has up to five kinds of passes. *Moments* gives the units of the columns and the prior (one pass, or two or
+three where the origin of the deviations turns out to be far away). *Fit* is one iteration of the engine. Where rows
+lack some of their values, *expected* follows the last sweep of ``blocked-gibbs``: the labels stay, and the classes
+follow from what they expect of these values, until they hardly change. *Sharpness* and *scores* calibrate the
+likelihood. The parameters between passes are what a state contains (:class:`Classes`), and what the next passes need:
 
 ================== ================================================================================================
 ``phase``          The kind of the next pass; ``done`` after the last one.
@@ -39,7 +40,19 @@ from actors.kernels.mixture.blocked_gibbs import (
 )
 from actors.kernels.mixture.calibration import LAPSES, TEMPERATURES
 from actors.kernels.mixture.columns import Columns, choose_columns
-from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
+from actors.kernels.mixture.incomplete import (
+    MAX_ITERATIONS,
+    Incomplete,
+    draw_missing_values,
+    expected_by_labels,
+    find_incomplete,
+    log_density_observed,
+    log_predictive_loo_observed,
+    soft_loo_observed,
+    with_column_means,
+)
+from actors.kernels.mixture.incomplete import MIN_RISE as MIN_EXPECTED_RISE
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_marginal_likelihood, posterior_from_moments
 from actors.kernels.mixture.row_moments import (
     MAX_EXPONENT,
     Origin,
@@ -62,21 +75,30 @@ from actors.kernels.mixture.sums import (
     responsibilities_given,
     variational_sums,
 )
-from actors.kernels.mixture.variational import MIN_RISE, expected_log_weights, soft_log_predictive_loo
+from actors.kernels.mixture.variational import (
+    MIN_RISE,
+    expected_log_weights,
+    one_hot_responsibilities,
+    soft_log_predictive_loo,
+)
 from actors.module import Context, Inbox, Outbox
-from actors.modules.class_posteriors import combine_priors
-from actors.modules.mixture.base import Mixture
+from actors.modules.class_posteriors import combine_priors, normalise_rows
+from actors.modules.mixture.base import Mixture, filled_with_seen
 from actors.modules.mixture.class_module import (
     INITIAL_LAPSE,
     NO_ROWS,
     PRIOR,
     data_message,
+    joint_prior,
+    known_classes,
+    label_prior,
     log_left_out,
+    log_volumes,
     row_values,
     rows_and_mask,
 )
 from actors.modules.mixture.class_states import Classes, pack, pack_prior, unpack, unpack_prior
-from actors.modules.mixture.engines import Engine, MixtureParameters
+from actors.modules.mixture.engines import Engine, FitProblem, MixtureParameters
 from actors.sharing.chunks import Chunk
 from actors.sharing.contract import ShardedModule
 from actors.sharing.shard import Statistics, add_statistics
@@ -84,7 +106,8 @@ from actors.types import BoolArray, FloatArray, IntArray, State
 
 P = TypeVar("P", bound=MixtureParameters)
 
-MOMENTS, FIT, SHARPNESS, SCORES, DONE = "moments", "fit", "sharpness", "scores", "done"
+MOMENTS, FIT, EXPECTED = "moments", "fit", "expected"
+SHARPNESS, SCORES, DONE = "sharpness", "scores", "done"
 
 CALIBRATION = ("temperature", "lapse", "mean_posterior")
 
@@ -96,13 +119,35 @@ pass to pass: 80 MB in all, and 8 bytes a row. They have the same bits where the
 class _Rows(NamedTuple):
     """The rows of a chunk (N, D), in the units in which they came, the mask of missing ones, and the prior (N, K).
 
-    `memo` is that of the chunk, or an empty one, where nothing is to be kept (:data:`KEPT_NUMBERS`).
+    `seen` (N, D) is false where a value is missing, if any may be. The prior is the product of those from above and of
+    labels; `weighted` says that there is none from above, so that the classes have weights. `memo` is that of the
+    chunk, or an empty one, where nothing is to be kept (:data:`KEPT_NUMBERS`).
     """
 
     values: FloatArray
     missing: BoolArray
+    seen: BoolArray | None
     log_prior: FloatArray | None
+    weighted: bool
     memo: dict[str, Any]
+
+    def within(self, columns: Columns, prior: NIWPrior) -> _InternalRows:
+        """Return internal rows; those that have values of left-out columns only are missing."""
+        X = columns.internal(self.values)
+        if self.seen is None:
+            return _InternalRows(X, self.missing, None, None)
+        seen = self.seen[:, columns.kept]
+        missing = self.missing | ~seen.any(axis=1)
+        return _InternalRows(np.where(seen, X, prior.mean), missing, seen, find_incomplete(~seen, missing))
+
+
+class _InternalRows(NamedTuple):
+    """Internal rows (N, D') of a chunk, any finite numbers where values are missing; which rows and values are."""
+
+    X: FloatArray
+    missing: BoolArray
+    seen: BoolArray | None
+    incomplete: Incomplete | None
 
 
 class _Learnt:
@@ -131,6 +176,14 @@ class _Learnt:
     def power(self, with_prior: bool, context: Context) -> float:
         """Return the exponent of the likelihood: below one only against a prior, as in `Mixture.update`."""
         return context.temperature * self.trust if with_prior else 1.0
+
+    @property
+    def expecting(self) -> tuple[NIWPosterior, NIWPrior]:
+        """The classes by which missing values of the present rows are expected, and their prior."""
+        assert self.target is not None
+        return (
+            self.classes[:2] if _same(self.classes.columns, self.target[1]) else _translated(self.classes, *self.target)
+        )
 
     @property
     def reference(self) -> FloatArray:
@@ -173,28 +226,68 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             If the sample does not allow it.
         """
         message = data_message(inbox)
-        rows, missing = rows_and_mask(message)
-        present, dtype = rows[~missing], row_values(message).dtype
-        if len(present) == 0:
+        (rows, missing), absent = rows_and_mask(message), message.missing_values
+        if missing.all():
             raise ModuleError(
                 NO_ROWS if len(rows) == 0 else f"every one of the {len(rows)} rows to start from is missing"
             )
-        columns = choose_columns(present, dtype)
+        rows = rows if absent is None else filled_with_seen(rows, absent)
+        present = rows[~missing]
+        columns = choose_columns(present, row_values(message).dtype)
         with self._named(context):
-            first = self._first_assignment(columns.internal(rows), missing, message.lengths, context)
-        wide = _all_kept(columns, present)
-        X, labels = wide.internal(rows), np.where(missing, -1, first.labels)
+            problem, missing = self._first_problem(inbox, rows, missing, absent, columns, context)
+            first = self._first_assignment(problem.rows, missing, message.lengths, context, problem)
+            wide = _all_kept(columns, present)
+            X, labels, scatter = wide.internal(rows), np.where(missing, -1, first.labels), np.zeros(1)
+            if problem.incomplete is not None:
+                X, expected = X.copy(), (problem.rows, labels, self.classes, problem.incomplete, problem.prior)
+                X[:, columns.kept], scatter = expected_by_labels(*expected)
         reference = np.tile(X[~missing].mean(axis=0), (self.classes, 1))
         sums = class_sums_of_labels(X, labels, reference)
         reference += sums["first"] / np.maximum(sums["counts"], 1.0)[:, None]
+        sums = class_sums_of_labels(X, labels, reference)
+        sums["second"][np.ix_(np.arange(self.classes), columns.kept, columns.kept)] += scatter
         return {
             "phase": MOMENTS,
-            **_prefixed("start_", class_sums_of_labels(X, labels, reference)),
+            **_prefixed("start_", sums),
             "start_reference": reference,
             "start_centre": wide.centre,
             "start_exponent": wide.exponent,
+            **({} if absent is None else {"start_unseen": absent.all(axis=0)}),
             **_prefixed("origin_", origin_at(present[0])._asdict()),
         }
+
+    def _first_problem(
+        self,
+        inbox: Inbox,
+        rows: FloatArray,
+        missing: BoolArray,
+        absent: BoolArray | None,
+        columns: Columns,
+        context: Context,
+    ) -> tuple[FitProblem, BoolArray]:
+        """Return what a first assignment of a sample needs, and which of its rows (N, D) are missing."""
+        X, parameters, seen = columns.internal(rows), self._step_parameters(context), None
+        if absent is not None:
+            seen = ~absent[:, columns.kept]
+            missing = missing | ~seen.any(axis=1)
+            X = with_column_means(X, seen)
+            seen = seen | ~seen.any(axis=0)  # a column of which the sample has no value
+        told = label_prior(inbox, (len(X), self.classes))
+        problem = FitProblem(
+            rows=X,
+            missing=missing,
+            log_prior=None,
+            prior=self._make_prior(X[~missing], columns, parameters, None if seen is None else seen[~missing]),
+            classes=self.classes,
+            alpha=parameters.alpha,
+            iterations=0,
+            use_counts=True,
+            temperature=1.0,
+            incomplete=None if seen is None else find_incomplete(~seen, missing),
+            known=None if told is None else known_classes(told),
+        )
+        return problem, missing
 
     def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
         """Return the sums of one pass, of the kind that is next.
@@ -213,15 +306,17 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             if phase == FIT:
                 fit = self._expected_sums if engine == "vb" else self._drawn_sums
                 return fit(rows, known, context)
-            likelihood = rows.memo["leave one out"] = self._leave_one_out(rows, known, context)
-            likelihood = likelihood[~rows.missing]
+            if phase == EXPECTED:
+                return self._sums_by_labels(rows, known, context)
+            likelihood, inner = self._leave_one_out(rows, known, context)
+            rows.memo["leave one out"], likelihood = likelihood, likelihood[~inner.missing]
             factors = known.classes.factors
             weights = np.exp(self._log_weights(factors, self._step_parameters(context)))
             if phase == SHARPNESS:
-                with_prior = np.array([0.0 if rows.log_prior is None else float(len(chunk))])
+                with_prior = np.array([0.0 if rows.weighted else float(len(chunk))])
                 return {**calibration_sums(likelihood, weights), "with_prior": with_prior}
             assert rows.log_prior is not None
-            return calibration_scores(likelihood, weights, rows.log_prior[~rows.missing], learnt["means"])
+            return calibration_scores(likelihood, weights, rows.log_prior[~inner.missing], learnt["means"])
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
         """Return the sums of both; of moments also the extremes, and the first row; of runs those in common units."""
@@ -229,9 +324,9 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             return {**pooling.pool(left, right), "rows": left["rows"] + right["rows"]}
         if "minimum" not in left:
             return add_statistics(left, right)
-        added = {name: left[name] + right[name] for name in ("rows", "first", "square", "with_prior")}
-        first = left if left["rows"][0] else right
-        return {**added, **combine_extremes(left, right), "row": first["row"], "itemsize": left["itemsize"]}
+        added = {name: left[name] + right[name] for name in ("rows", "seen", "first", "square", "with_prior")}
+        first = np.where(left["seen"] > 0.0, left["row"], right["row"])
+        return {**added, **combine_extremes(left, right), "row": first, "itemsize": left["itemsize"]}
 
     def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:
         """Return the parameters for the next pass.
@@ -247,6 +342,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
                 return self._with_units(statistics, learnt, context)
             if phase == FIT:
                 return self._improved(statistics, learnt, context)
+            if phase == EXPECTED:
+                return self._with_expected(statistics, learnt, context)
             if phase == SHARPNESS:
                 return self._with_sharpness(statistics, learnt, context)
         temperature, lapse = choose_calibration(statistics)
@@ -270,12 +367,14 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         known, parameters = self._unpacked(learnt, carried=not context.sweep), self._step_parameters(context)
         rows = self._rows_of(chunk, known, context)
         with self._named(context, chunk):
-            likelihood = self._leave_one_out(rows, known, context)
-        columns, missing = known.classes.columns, rows.missing
-        metrics = own._evidences(likelihood, rows.log_prior, context)
-        volume = float((~missing).sum()) * columns.log_volume
-        metrics = {name: value - volume for name, value in metrics.items()}
-        log_volume = columns.log_volume
+            likelihood, inner = self._leave_one_out(rows, known, context)
+        missing, log_prior = inner.missing, rows.log_prior
+        if rows.weighted and log_prior is not None:  # the weights multiply labels
+            log_prior = normalise_rows(log_prior + self._log_weights(known.classes.factors, parameters))
+        metrics = own._evidences(likelihood, log_prior, context)
+        log_volume = log_volumes(known.classes.columns, inner.seen)
+        volume = (~missing).sum() * log_volume if isinstance(log_volume, float) else log_volume[~missing].sum()
+        metrics = {name: value - float(volume) for name, value in metrics.items()}
         if parameters.calibrate:
             log_volume = 0.0
             likelihood = own._calibrated_likelihood(likelihood, known.classes.factors, parameters)
@@ -333,14 +432,15 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
     def _moments(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
         """Return the moments of a chunk's rows, and whether there is a prior."""
         message, origin = data_message(chunk.inbox), self._origin(learnt)
-        rows, missing = rows_and_mask(message)
+        (rows, missing), absent = rows_and_mask(message), message.missing_values
         _check_dimension(rows, origin.reference.size, context)
         with self._named(context, chunk):
-            sums, extremes = row_moments(rows, origin, mask=missing)
+            sums, extremes = row_moments(rows, origin, mask=missing, seen=None if absent is None else ~absent)
+        firsts = (~missing).argmax() if absent is None else absent.argmin(axis=0)
         return {
             **sums,
             **extremes,
-            "row": rows[(~missing).argmax()] if sums["rows"][0] else np.zeros(rows.shape[1]),
+            "row": np.where(sums["seen"] > 0.0, rows[firsts, np.arange(rows.shape[1])], 0.0),
             "itemsize": np.array([float(row_values(message).dtype.itemsize)]),
             "with_prior": np.array([float(bool(chunk.inbox.all(PRIOR)))]),
         }
@@ -356,6 +456,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         """Return the parameters with columns and prior of all rows, or with another origin."""
         if not sums["rows"][0]:
             raise ModuleError(NO_ROWS)
+        if not sums["seen"].all():
+            raise ModuleError(f"column {int(sums['seen'].argmin()) + 1} has no value in any row; leave it out")
         origin, first = self._origin(learnt), "start_counts" in learnt
         before = None if first else self._unpacked(learnt, carried=True).classes.columns
         extremes = {name: sums[name] for name in ("minimum", "maximum")}
@@ -367,10 +469,14 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         rows, parameters = int(sums["rows"][0]), self._step_parameters(context)
         mean, variance = internal_moments(sums, origin, columns)
         prior = self._prior_from(mean, variance, rows, columns, parameters)
+        values = sums["seen"][columns.kept]
+        gaps = bool((values < rows).any())
         learnt = {
-            **(pack(_started(learnt, prior, columns)) if first else _carried(learnt)),
+            **(pack(_started(learnt, prior, columns, variance)) if first else _carried(learnt)),
             **pack_prior(prior, columns, "target_"),
             "phase": FIT,
+            "gaps": gaps,
+            "log_volume": float(log_volumes(columns, values[None])[0]) if gaps else rows * columns.log_volume,
             "trust": learnt.get("temperature", 1.0),
             "with_prior": bool(sums["with_prior"][0]),
             "rows": rows,
@@ -400,24 +506,61 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         own, columns = known.classes.columns, known.target[1]
         if _same(own, columns):
             factors, prior, _ = known.classes
-            return expect(
-                own.internal(rows.values),
+            inner = rows.within(own, prior)
+            sums = expect(
+                inner.X,
                 factors,
                 prior,
-                log_weights=None if rows.log_prior is not None else self._expected_weights(factors, context),
+                log_weights=self._expected_weights(factors, context) if rows.weighted else None,
                 log_prior=rows.log_prior,
-                temperature=known.power(rows.log_prior is not None, context),
-                mask=rows.missing,
+                temperature=known.power(not rows.weighted, context),
+                mask=inner.missing,
+                incomplete=inner.incomplete,
             )[1]
-        given = self._responsibilities(rows, known.classes, known, context)
-        X = columns.internal(rows.values)
-        return variational_sums(X, given, known.reference, log_prior=rows.log_prior, mask=rows.missing)
+            return _with_entropy(sums, rows)
+        return self._sums_given(rows, self._responsibilities(rows, known.classes, known, context), known)
+
+    def _sums_by_labels(self, rows: _Rows, known: _Learnt, context: Context) -> Statistics:
+        """Return the sums by the last labels, with what the classes expect of missing values."""
+        assert known.before is not None
+        labels = self._labels(rows, known.before, known, context)
+        return self._sums_given(rows, one_hot_responsibilities(labels, self.classes), known)
+
+    def _sums_given(self, rows: _Rows, responsibilities: FloatArray, known: _Learnt) -> Statistics:
+        """Return the sums by these responsibilities (N, K), for the prior of the present rows."""
+        assert known.target is not None
+        prior, columns = known.target
+        inner = rows.within(columns, prior)
+        sums = variational_sums(
+            inner.X,
+            np.where(inner.missing[:, None], 0.0, responsibilities),
+            known.reference,
+            log_prior=rows.log_prior,
+            mask=inner.missing,
+            incomplete=inner.incomplete,
+            given=None if inner.incomplete is None else known.expecting,
+        )
+        return _with_entropy(sums, rows)
 
     def _drawn_sums(self, rows: _Rows, known: _Learnt, context: Context) -> Statistics:
-        """Return the sums by labels that are drawn given the drawn parameters of the classes."""
+        """Return the sums by labels, and missing values, that are drawn given the drawn parameters of the classes."""
         assert known.target is not None
-        labels = self._labels(rows, known.classes.columns, known, context)
-        return class_sums_of_labels(known.target[1].internal(rows.values), labels, known.reference)
+        own, (prior, columns) = known.classes, known.target
+        labels = self._labels(rows, own, known, context)
+        X, given = columns.internal(rows.values), rows.within(own.columns, own.prior)
+        if given.incomplete is not None and given.seen is not None:
+            assert known.drawn is not None
+            generator = replace(context, sweep=known.label_sweep).generator
+            generator.random(len(labels))  # those by which the labels are drawn
+            drawn = draw_missing_values(
+                given.X, labels, given.incomplete, known.drawn.means, known.drawn.chol, generator
+            )
+            X = drawn if _same(own.columns, columns) else columns.internal(own.columns.external(drawn))
+        if rows.seen is not None and not _same(own.columns, columns):
+            # The classes know nothing of columns that did not vary before.
+            new = ~rows.seen[:, columns.kept] & ~own.columns.kept[columns.kept]
+            X = np.where(new, prior.mean, X)
+        return class_sums_of_labels(X, labels, known.reference)
 
     def _improved(self, sums: Statistics, learnt: State, context: Context) -> State:
         """Return the parameters after an iteration."""
@@ -428,7 +571,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         engine, objective, ended = self._engine(context), -np.inf, False
         if engine == "vb":
             power = known.power(learnt["with_prior"], context)
-            objective = bound_from_sums(sums, factors, prior, alpha, temperature=power)
+            weighted = not learnt["with_prior"]
+            objective = bound_from_sums(sums, factors, prior, alpha, temperature=power, use_weights=weighted)
             context.report(done, learnt["iterations"], objective=objective)
             ended = objective - learnt["objective"] < MIN_RISE * rows
         else:
@@ -444,8 +588,23 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             return self._with_drawn(after, context) if engine == "blocked-gibbs" else after
         after |= _prefixed("before_", pack(known.classes))
         if engine == "vb":
-            after["bound"] = bound_from_sums(sums, factors, prior, alpha) - rows * columns.log_volume
+            bound = bound_from_sums(sums, factors, prior, alpha, use_weights=not learnt["with_prior"])
+            after["bound"] = bound - learnt["log_volume"]
+        elif learnt["gaps"]:
+            return {**after, "phase": EXPECTED, "done": 0, "objective": -np.inf}
         return self._after_fit(after, context)
+
+    def _with_expected(self, sums: Statistics, learnt: State, context: Context) -> State:
+        """Return the parameters with what the classes expect of missing values, as `posterior_given_labels` does."""
+        known, done = self._unpacked(learnt, carried=False), learnt["done"] + 1
+        assert known.target is not None
+        prior, columns = known.target
+        factors = posterior_from_sums(sums, known.reference, prior)
+        factors = factors._replace(counts=np.rint(factors.counts).astype(np.int64))
+        objective = float(log_marginal_likelihood(factors, prior).sum() + sums["missing_entropy"][0])
+        after = {**learnt, **pack(Classes(factors, prior, columns)), "done": done, "objective": objective}
+        ended = objective - learnt["objective"] < MIN_EXPECTED_RISE * learnt["rows"]
+        return self._after_fit(after, context) if ended or done >= MAX_ITERATIONS else after
 
     def _after_fit(self, learnt: State, context: Context) -> State:
         """Return the parameters for what follows the last iteration."""
@@ -469,11 +628,14 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
     # --- rows of a chunk ------------------------------------------------------------------------------------------
 
     def _rows_of(self, chunk: Chunk, known: _Learnt, context: Context) -> _Rows:
-        values, missing = rows_and_mask(data_message(chunk.inbox))
+        message = data_message(chunk.inbox)
+        (values, missing), absent = rows_and_mask(message), message.missing_values
         _check_dimension(values, known.classes.columns.kept.size, context)
         memo = chunk.memo if chunk.total * self.classes <= KEPT_NUMBERS else {}
         with self._named(context, chunk):
-            return _Rows(values, missing, _log_prior(chunk.inbox, (len(values), self.classes)), memo)
+            above = _log_prior(chunk.inbox, (len(values), self.classes))
+            log_prior = joint_prior(above, label_prior(chunk.inbox, (len(values), self.classes)))
+            return _Rows(values, missing, None if absent is None else ~absent, log_prior, above is None, memo)
 
     def _expected_weights(self, factors: NIWPosterior, context: Context) -> FloatArray:
         return expected_log_weights(factors.counts, self._step_parameters(context).alpha)
@@ -481,63 +643,70 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
     def _responsibilities(self, rows: _Rows, classes: Classes, known: _Learnt, context: Context) -> FloatArray:
         """Return the responsibilities (N, K) given these classes."""
         factors, prior, columns = classes
+        inner = rows.within(columns, prior)
         return responsibilities_given(
-            columns.internal(rows.values),
+            inner.X,
             factors,
             prior,
-            log_weights=self._expected_weights(factors, context),
+            log_weights=self._expected_weights(factors, context) if rows.weighted else None,
             log_prior=rows.log_prior,
-            temperature=known.power(rows.log_prior is not None, context),
-            mask=rows.missing,
+            temperature=known.power(not rows.weighted, context),
+            mask=inner.missing,
+            incomplete=inner.incomplete,
         )
 
-    def _labels(self, rows: _Rows, columns: Columns, known: _Learnt, context: Context) -> IntArray:
+    def _labels(self, rows: _Rows, classes: Classes, known: _Learnt, context: Context) -> IntArray:
         """Return the labels (N,) of the last sweep that has drawn parameters: the same ones whenever it is called."""
         assert known.drawn is not None
         sweep, kept = rows.memo.get("labels", (None, None))
         if kept is not None and sweep == known.label_sweep:
             labels: IntArray = kept
             return labels
+        inner, densities = rows.within(classes.columns, classes.prior), None
+        if inner.incomplete is not None:
+            density = log_density_observed(inner.X, inner.incomplete, known.drawn.means, known.drawn.chol)
+            densities = inner.incomplete.rows, density
         labels = draw_labels(
-            columns.internal(rows.values),
+            inner.X,
             known.drawn,
             replace(context, sweep=known.label_sweep).generator,
             log_bias=rows.log_prior,
-            use_counts=rows.log_prior is None,
-            temperature=known.power(rows.log_prior is not None, context),
-            mask=rows.missing,
+            use_counts=rows.weighted,
+            temperature=known.power(not rows.weighted, context),
+            mask=inner.missing,
+            incomplete=densities,
         )
         rows.memo["labels"] = known.label_sweep, labels
         return labels
 
-    def _leave_one_out(self, rows: _Rows, known: _Learnt, context: Context) -> FloatArray:
-        """Return the log-likelihood (N, K) of each row without the row itself, 0 where it is missing.
+    def _leave_one_out(self, rows: _Rows, known: _Learnt, context: Context) -> tuple[FloatArray, _InternalRows]:
+        """Return the log-likelihood (N, K) of each row without the row itself, 0 where it is missing, and the rows.
 
         The row is in the classes by the responsibility or label that is in the final sums. Where the update had no
         iteration, it is by the responsibility given the classes themselves.
         """
+        factors, prior, columns = known.classes
+        inner = rows.within(columns, prior)
         if "leave one out" in rows.memo:  # no pass after the first calibration changes the classes
             kept: FloatArray = rows.memo.pop("leave one out")
-            return kept
-        factors, prior, columns = known.classes
-        X = columns.internal(rows.values)
+            return kept, inner
         if known.drawn is not None and known.before is not None:
-            labels = self._labels(rows, known.before.columns, known, context)
-            likelihood = log_predictive_loo(X, labels, factors, prior)
+            labels = self._labels(rows, known.before, known, context)
+            likelihood = log_predictive_loo_observed(inner.X, labels, inner.incomplete, factors, prior)
         else:
             given = self._responsibilities(rows, known.before or known.classes, known, context)
-            likelihood = soft_log_predictive_loo(X, given, factors, prior)
-        likelihood[rows.missing] = 0.0
-        return likelihood
+            likelihood = soft_log_predictive_loo(inner.X, given, factors, prior)
+            if inner.incomplete is not None:
+                likelihood = soft_loo_observed(inner.X, likelihood, given, inner.incomplete, factors, prior)
+        likelihood[inner.missing] = 0.0
+        return likelihood, inner
 
     def _recognized_chunk(self, chunk: Chunk, context: Context) -> Outbox:
         """Classify a chunk's rows; the metrics are the left-out columns that differ from training."""
-        assert self._columns is not None
-        rows, missing = rows_and_mask(data_message(chunk.inbox))
-        X = self._internal_rows(rows, missing, context)
+        X, missing, seen, differing = self._read_new_rows(data_message(chunk.inbox), context)
         with self._named(context, chunk):
-            outbox = self._recognized(chunk.inbox, X, missing, context)
-        differing = self._columns.differing(rows[~missing])
+            likelihood, log_volume = self._new_likelihood(X, missing, context, seen)
+            outbox = self._compose_outbox(chunk.inbox, context, likelihood, missing, {}, log_volume)
         return Outbox(outbox.messages, {str(column): 1.0 for column in differing.tolist()}, outbox.outputs)
 
     # --- helpers --------------------------------------------------------------------------------------------------
@@ -627,8 +796,31 @@ def _all_kept(columns: Columns, rows: FloatArray) -> Columns:
     return Columns(np.ones_like(columns.kept), columns.centre, exponent)
 
 
-def _started(learnt: State, prior: NIWPrior, columns: Columns) -> Classes:
-    """Return the classes given the assignment of the sample's rows, whose moments are converted to internal rows."""
+def _with_entropy(sums: dict[str, FloatArray], rows: _Rows) -> Statistics:
+    """Return sums that have the entropy of missing values wherever a chunk may lack some."""
+    return sums if rows.seen is None else {"missing_entropy": np.zeros(1), **sums}
+
+
+def _translated(classes: Classes, prior: NIWPrior, columns: Columns) -> tuple[NIWPosterior, NIWPrior]:
+    """Return classes for other columns; a column that they do not know has mean and variance of the prior."""
+    factors, before, own = classes
+    kept = own.kept[columns.kept]
+    both = own.kept & columns.kept
+    mean = np.where(kept, columns.internal(own.external(factors.mean)), prior.mean)
+    degrees = (prior.nu0 + factors.counts) / (before.nu0 + factors.counts)
+    factor = np.ldexp(1.0, own.exponent[both] - columns.exponent[both])
+    inner = both[own.kept]
+    scale = (prior.nu0 + factors.counts)[:, None, None] * np.diag(np.diagonal(prior.scale))
+    known = factors.scale[:, inner][:, :, inner] * factor[:, None] * factor * degrees[:, None, None]
+    scale[np.ix_(np.arange(len(scale)), kept, kept)] = known
+    return posterior_from_moments(factors.counts.astype(np.float64), mean, scale), prior
+
+
+def _started(learnt: State, prior: NIWPrior, columns: Columns, variance: FloatArray) -> Classes:
+    """Return the classes given the assignment of the sample's rows, whose moments are converted to internal rows.
+
+    Of a column of which the sample has no value, they have the mean of all rows and their variance (D,).
+    """
     kept = columns.kept
     exponent, unit = learnt["start_exponent"][kept], columns.exponent[kept]
     factor = np.ldexp(1.0, exponent - unit)
@@ -639,4 +831,10 @@ def _started(learnt: State, prior: NIWPrior, columns: Columns) -> Classes:
         "second": learnt["start_second"][:, kept][:, :, kept] * factor[:, None] * factor,
     }
     reference = np.ldexp(learnt["start_reference"][:, kept], exponent - unit) + shift
+    if "start_unseen" in learnt and (unseen := learnt["start_unseen"][kept]).any():
+        reference[:, unseen], sums["first"][:, unseen] = prior.mean[unseen], 0.0
+        sums["second"][:, unseen] = 0.0
+        sums["second"][:, :, unseen] = 0.0
+        diagonal = np.flatnonzero(unseen)
+        sums["second"][:, diagonal, diagonal] = sums["counts"][:, None] * variance[unseen]
     return Classes(posterior_from_sums(sums, reference, prior), prior, columns)

@@ -130,3 +130,32 @@ def test_the_solver_that_draws_is_refused_for_workers():
     problem = lambda solver: sharing_problem(type(pca()()), pca(solver=solver)().parameters)  # noqa: E731
     assert problem("full") is problem("covariance_eigh") is None
     assert "use solver: covariance_eigh" in problem("randomized")
+
+
+ABSENT = np.random.default_rng(8).random((N, *PIXELS)) < 0.2
+ABSENT[5] = True
+
+
+@pytest.mark.parametrize(("factor", "cuts"), [(1.0, [3, 9]), (2.0**40, []), (1e140, [7])])
+def test_components_of_rows_that_lack_values_are_those_of_one_process(factor, cuts):
+    module = make_module("pca", {"latent_dim": D})
+    message = observations(np.where(ABSENT, 0.0, factor * X), mask=ABSENT)
+    outbox = module.update(Inbox([message]), Context("it"))
+    answer = shared(pca(), message, cuts=cuts, sample_rows=40)
+    assert_agree(answer, module, outbox)
+
+
+def test_the_bits_do_not_depend_on_workers_where_rows_lack_values():
+    message = observations(np.where(ABSENT, 0.0, X), mask=ABSENT)
+    answers = []
+    for cuts in ([], [5], [1, 8], [2, 4, 9, 13]):
+        first = shared(pca(), message, cuts=cuts)
+        answers.append((first, shared(pca(), message, cuts=cuts, state=first.state, round=1)))
+    assert all(same_answers(one, answers[0][n]) for each in answers for n, one in enumerate(each))
+    whole = observations(X, mask=np.zeros_like(ABSENT))
+    one, other = shared(pca(), whole), shared(pca(), observations(X))
+    assert_allclose(one.state["components_"], other.state["components_"], rtol=1e-9)
+    empty = ABSENT.copy()
+    empty[:, 1, 2] = True
+    with pytest.raises(ModuleError, match="column 7 has no value in any row"):
+        shared(pca(), observations(X, mask=empty))

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 N, SIZE = 500, 64
 MASK = (np.arange(N) % 7 == 2) | (np.arange(N) // SIZE == 3)  # a whole chunk is missing, too
+GAPS = (np.random.default_rng(2).random((N, *PIXELS)) < 0.3) | MASK[:, None, None]
 CUTS = [[], [4], [1, 6], [1, 2, 3, 7], list(range(1, 8))]
 ENCODER = "tests.actors.modules.test_vae:DropoutEncoder"
 
@@ -84,6 +85,7 @@ def two_updates(extents, rows, above, **parameters):
             marks=pytest.mark.slow,
         ),
         pytest.param({}, (), {"encoder": ENCODER, "batch_size": 200}, marks=pytest.mark.slow),
+        ({"mask": GAPS}, (prior(),), {"batch_size": 200, "send": "sample"}),
     ],
 )
 def test_the_bits_do_not_depend_on_the_number_of_workers_or_the_cuts(rows, above, parameters):
@@ -106,9 +108,12 @@ def test_workers_in_threads_compute_with_as_many_threads_as_one_worker():
 
 @pytest.mark.parametrize(("size", "batch_size"), [(N, N), (SIZE, None), (SIZE, N)])
 @pytest.mark.parametrize("above", [(), (prior(), latent_means(np.ones((N, D)), mask=MASK))])
-def test_a_pass_is_a_step_of_adam_on_the_loss_of_all_rows_of_the_batch(size, batch_size, above):
+@pytest.mark.parametrize("mask", [MASK, GAPS])
+def test_a_pass_is_a_step_of_adam_on_the_loss_of_all_rows_of_the_batch(size, batch_size, above, mask):
     values, given = images(rows=N), {"batch_size": batch_size, "epochs": 3, "kl_weight": 0.5, "kl_warmup": 2}
-    learnt, _, _ = share(cut_at([], size=size), observations(values, mask=MASK), *above, **given)
+    seen = ~np.broadcast_to(mask.reshape(N, *mask.shape[1:], *[1] * (3 - mask.ndim)), values.shape)
+    values = np.where(seen, values, 0.0)
+    learnt, _, _ = share(cut_at([], size=size), observations(values, mask=mask), *above, **given)
     networks = make_vae()._new_networks(16, Context("vae").torch_seed)
     adam, losses = torch.optim.Adam(networks.parameters(), lr=1e-3), []
     mu = np.zeros((N, D))
@@ -116,7 +121,7 @@ def test_a_pass_is_a_step_of_adam_on_the_loss_of_all_rows_of_the_batch(size, bat
         by_class = above[0]["responsibilities"] @ above[0]["means"]
         mu = np.where(MASK[:, None], by_class, (by_class + 1) / 2)
     for epoch in range(3):
-        terms = [epoch_terms(networks, values, mu, epoch, chunk, size) for chunk in range(-(-N // size))]
+        terms = [epoch_terms(networks, values, seen, mu, epoch, chunk, size) for chunk in range(-(-N // size))]
         loss, kl = (sum(each) for each in zip(*terms, strict=True))
         mean = (loss + 0.5 * min(epoch / 2, 1) * kl) / (~MASK).sum()
         adam.zero_grad()
@@ -128,7 +133,7 @@ def test_a_pass_is_a_step_of_adam_on_the_loss_of_all_rows_of_the_batch(size, bat
         np.testing.assert_allclose(learnt[f"weights.{name}"], weight, atol=2e-5, rtol=1e-4)
 
 
-def epoch_terms(networks, values, mu, epoch, chunk, size):
+def epoch_terms(networks, values, seen, mu, epoch, chunk, size):
     """Return the terms of the loss of a chunk, by torch's own functions, where a pass is an epoch."""
     context = Context("vae", sweep=epoch, chunk=chunk)
     rows = np.arange(N)[chunk * size : (chunk + 1) * size]
@@ -139,7 +144,8 @@ def epoch_terms(networks, values, mu, epoch, chunk, size):
     q = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     logits = networks["decoder"](mean + q.scale * noise)
     target = torch.distributions.Normal(torch.tensor(mu[rows], dtype=torch.float32), 1.0)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    weight = torch.tensor(seen[rows].reshape(len(rows), 16), dtype=torch.float32)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, x, weight, reduction="sum")
     return loss, torch.distributions.kl_divergence(q, target).sum()
 
 
@@ -156,8 +162,9 @@ def test_it_learns_as_well_as_in_one_process(size):
     assert metrics.keys() == alone.metrics.keys()
 
 
-def test_metrics_and_messages_are_those_of_the_vae_in_one_process():
-    observed, given = observations(images(rows=N), mask=MASK), {"send_variance": True}
+@pytest.mark.parametrize("mask", [MASK, GAPS])
+def test_metrics_and_messages_are_those_of_the_vae_in_one_process(mask):
+    observed, given = observations(images(rows=N), mask=mask), {"send_variance": True}
     learnt, outputs, metrics = share(cut_at([3]), observed, prior(), **given)
     vae = make_vae(epochs=0, **given)
     vae.load_state(learnt)

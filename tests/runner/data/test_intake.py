@@ -145,13 +145,10 @@ def test_a_column_without_any_value_is_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_use_rows_that_lack_values_is_refused_before_a_run(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,\n,4\n5,7\n")
-    (tmp_path / "m.yaml").write_text(MODEL_OF.format("a.csv", ", workers: 2, chunk: 2"))
+    (tmp_path / "m.yaml").write_text(MODEL_OF.format("a.csv", "").replace("type: gmm", "type: ar_gmm"))
     config = load_config(tmp_path / "m.yaml")
-    with pytest.raises(ModuleError, match=r"row 2 of data lacks some .* \(2 rows do\).* remove modules.gmm.workers"):
+    with pytest.raises(ModuleError, match=r"row 2 of data lacks some .* \(2 rows do\).* 'ar_gmm' cannot use"):
         check_modules(config.graph, config.load_data())
-    np.save(tmp_path / "a.npy", [[1, 2], [3, np.nan]])
-    with pytest.raises(DataError, match=r"row 2: holds NaN in a part of the row: column 2 .*stay on disk"):
-        load("files", observations=tmp_path / "a.npy", on_disk=True)
 
 
 @pytest.mark.parametrize(("scale", "expected"), [("standard", StandardScaler()), ("unit", MinMaxScaler())])

@@ -11,6 +11,7 @@ from runner.config.run_config import load_config
 from runner.data import stored
 from runner.data.datasets import load
 from runner.data.errors import DataError
+from runner.data.scaling import scale_rows
 from runner.data.sources import check_modules, load_sources, values_of
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype("f4")
@@ -115,14 +116,21 @@ def test_what_a_run_in_memory_refuses_is_refused(tmp_path, change, expected):
             read(path, on_disk=on_disk)
 
 
-def test_rows_on_disk_lack_all_values_or_none(tmp_path):
+@pytest.mark.parametrize("scale", [None, "standard"])
+def test_rows_on_disk_lack_what_rows_in_memory_do(tmp_path, scale):
     array = X.copy()
-    array[41, 2] = np.nan
+    array[41, 2], array[7] = np.nan, np.nan
     path = put(tmp_path / "x.npy", array)
-    with pytest.raises(DataError, match=r"row 42: holds NaN in a part of the row: column 3"):
-        read(path, on_disk=True)
-    mask = read(path, on_disk=False).mask
-    assert (mask.shape, np.argwhere(mask).tolist()) == (X.shape, [[41, 2]])
+    stored, memory = (scale_rows(read(path, on_disk=on_disk), scale, "data") for on_disk in (True, False))
+    assert np.argwhere(stored.mask).tolist() == [*([7, column] for column in range(X.shape[1])), [41, 2]]
+    np.testing.assert_array_equal(stored.mask, memory.mask)
+    np.testing.assert_array_equal(stored.observations.read(), memory.observations)
+    again = StoredRows.from_text(stored.observations.to_text())
+    np.testing.assert_array_equal(again.take(np.array([41, 7])), memory.observations[[41, 7]])
+    assert "1 value is missing in 1 other row" in stored.notes
+    whole = StoredRows.from_text(read(put(tmp_path / "w.npy", X), on_disk=True).observations.to_text())
+    assert not whole.gaps
+    assert "gaps" not in whole.to_text()
 
 
 def test_files_that_do_not_fit_are_named(tmp_path):

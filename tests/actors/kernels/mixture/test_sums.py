@@ -196,8 +196,7 @@ def test_a_chunk_whose_rows_are_all_missing_adds_nothing():
     [
         ({"X": np.full((120, 5), np.inf)}, "row 0 is not finite"),
         ({"X": np.zeros((120, 4))}, "rows must have the shape"),
-        ({"log_weights": None}, "either log_weights or log_prior"),
-        ({"log_prior": np.zeros((120, K))}, "either log_weights or log_prior"),
+        ({"log_weights": None}, "log_weights or log_prior"),
         ({"log_weights": None, "log_prior": np.full((120, K), -np.inf)}, "no possible class"),
         ({"mask": np.zeros(3, dtype=bool)}, "mask must have the shape"),
     ],
