@@ -324,6 +324,7 @@ def evidence_lower_bound(
     *,
     log_prior: FloatArray | None = None,
     temperature: float = 1.0,
+    use_weights: bool = False,
 ) -> float:
     """Return the bound as :func:`actors.kernels.mixture.variational.evidence_lower_bound` does, for these classes."""
     return variational.bound_of_likelihoods(
@@ -333,6 +334,7 @@ def evidence_lower_bound(
         alpha,
         log_prior=log_prior,
         temperature=temperature,
+        use_weights=use_weights,
     )
 
 
@@ -344,6 +346,7 @@ def variational_bayes(
     iterations: int,
     *,
     log_prior: FloatArray | None = None,
+    use_weights: bool = False,
     temperature: float = 1.0,
     on_iteration: Callable[[int, float], object] | None = None,
 ) -> tuple[FloatArray, Classes, float]:
@@ -361,6 +364,8 @@ def variational_bayes(
         The maximum; fewer if the bound stops rising. With 0 the classes follow from the responsibilities.
     log_prior : ndarray of float64, shape (N, K), optional
         Log-priors of the classes of each row, which replace the weights. -inf forbids a class.
+    use_weights : bool
+        Whether the weights multiply `log_prior`, if there is any, instead.
     temperature : float
         The exponent of the likelihood.
     on_iteration : callable, optional
@@ -384,16 +389,20 @@ def variational_bayes(
     classes, before = classes_from(data, r, prior), -math.inf
     for done in range(1, iterations + 1):
         class_scores = expected_log_weights(classes.counts, alpha) if bias is None else bias
+        if bias is not None and use_weights:
+            class_scores = bias + expected_log_weights(classes.counts, alpha)
         r = softmax_of_rows(class_scores + temperature * expected_log_density(data, classes, prior))
         r[~data.present] = 0.0
         classes = classes_from(data, r, prior)
-        objective = evidence_lower_bound(r, classes, prior, alpha, log_prior=bias, temperature=temperature)
+        objective = evidence_lower_bound(
+            r, classes, prior, alpha, log_prior=bias, temperature=temperature, use_weights=use_weights
+        )
         if on_iteration is not None:
             on_iteration(done, objective)
         if objective - before < MIN_RISE * data.present.sum():
             break
         before = objective
-    return r, classes, evidence_lower_bound(r, classes, prior, alpha, log_prior=bias)
+    return r, classes, evidence_lower_bound(r, classes, prior, alpha, log_prior=bias, use_weights=use_weights)
 
 
 class DrawnClasses(NamedTuple):
@@ -464,6 +473,7 @@ def blocked_gibbs(
     *,
     K: int,
     log_prior: FloatArray | None = None,
+    use_weights: bool = False,
     temperature: float = 1.0,
     on_sweep: Callable[[int, int], object] | None = None,
 ) -> tuple[IntArray, Classes]:
@@ -471,7 +481,7 @@ def blocked_gibbs(
 
     Given the rows, which are the regressors of others, labels are independent under these parameters: the sampler is
     that of :mod:`actors.kernels.mixture.blocked_gibbs`. At a temperature τ the likelihood of a label has the exponent
-    τ.
+    τ. A `log_prior` (N, K) replaces the weights of the classes; with `use_weights` they multiply.
 
     Returns
     -------
@@ -490,7 +500,11 @@ def blocked_gibbs(
     for done in range(1, iterations + 1):
         drawn = draw_parameters(classes, prior, generator)
         log_weights = draw_log_weights(alpha + classes.counts, generator)
-        scores = temperature * log_density(data, drawn) + (log_weights if log_prior is None else log_prior)
+        scores = temperature * log_density(data, drawn)
+        if log_prior is None or use_weights:
+            scores += log_weights
+        if log_prior is not None:
+            scores += log_prior
         uniforms = generator.random(len(z))
         before, z = z, np.full(len(z), -1)
         z[data.present] = draw_from_scores(scores[data.present], uniforms[data.present])

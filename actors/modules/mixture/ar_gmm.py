@@ -360,6 +360,7 @@ class ARGMM(ClassModule[ARGMMParameters]):
             soft, classes, bound = variational_bayes(
                 *(data, soft, prior, parameters.alpha, iterations),
                 log_prior=log_prior,
+                use_weights=above is None,
                 temperature=temperature,
                 on_iteration=lambda done, objective: context.report(done, iterations, objective=objective),
             )
@@ -370,6 +371,7 @@ class ARGMM(ClassModule[ARGMMParameters]):
             labels, classes = blocked_gibbs(
                 *(data, start.labels, prior, parameters.alpha, iterations, context.generator),
                 log_prior=log_prior,
+                use_weights=above is None,
                 temperature=temperature,
                 on_sweep=lambda done, moved: context.report(done, iterations, moved=float(moved)),
                 K=K,

@@ -101,6 +101,23 @@ def test_the_posterior_is_likelihood_times_weight_times_label():
     np.testing.assert_allclose(up["log_prob"], scores - logsumexp(scores, axis=1, keepdims=True), atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"type": "gmm", "engine": engine} for engine in ENGINES),
+        *({"type": "ar_gmm", "engine": engine} for engine in ("vb", "blocked-gibbs")),
+    ],
+)
+def test_a_source_that_knows_no_label_leaves_the_weights(given):
+    type_, flat = given.pop("type"), sent(np.full(N, -1))
+    start = {} if type_ == "ar_gmm" else {"start": "kmeans"}
+    one, other = (
+        update(make_module(type_, {"classes": K, "iterations": 15, **start, **given}), data(rows()), *messages)
+        for messages in ((), (flat,))
+    )
+    np.testing.assert_allclose(other.outputs["Pdz"], one.outputs["Pdz"], atol=1e-9)
+
+
 def test_priors_from_above_multiply_with_labels():
     known = some_labels(each=5)
     above = np.random.default_rng(0).dirichlet(np.ones(K), N)

@@ -206,6 +206,25 @@ class TestLearning:
         _, classes, bound = ar.variational_bayes(data, np.ones((20, 1)), prior, 1.0, 5)
         assert bound == pytest.approx(ar.log_marginal_likelihood(classes, prior)[0], rel=1e-12)
 
+    def test_weights_multiply_labels_that_say_nothing(self):
+        """A flat prior of each row leaves the weights as they are; the bound has its log beside."""
+        rows, labels, _ = made_rows()
+        data, prior, flat = make_series(rows), weak_prior(2), np.full((len(rows), 2), -np.log(2.0))
+        start = np.where(np.random.default_rng(0).random(len(rows)) < 0.3, labels, 0)
+        soft = [
+            ar.variational_bayes(data, np.eye(2)[start], prior, 1.0, 20, **given)
+            for given in ({}, {"log_prior": flat, "use_weights": True}, {"log_prior": flat})
+        ]
+        np.testing.assert_allclose(soft[1][0], soft[0][0], atol=1e-12)
+        assert soft[1][2] == pytest.approx(soft[0][2] - len(rows) * np.log(2.0), rel=1e-12)
+        assert not np.allclose(soft[2][0], soft[0][0], atol=1e-3)
+        drawn = [
+            ar.blocked_gibbs(data, start, prior, 1.0, 5, np.random.default_rng(1), K=2, **given)[0]
+            for given in ({}, {"log_prior": flat, "use_weights": True}, {"log_prior": flat})
+        ]
+        assert np.array_equal(drawn[0], drawn[1])
+        assert not np.array_equal(drawn[0], drawn[2])
+
     def test_by_sampling_finds_the_same_classes(self):
         rows, labels, _ = made_rows()
         data, rng = make_series(rows), np.random.default_rng(0)
