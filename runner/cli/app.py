@@ -146,6 +146,9 @@ def run(
     local: Local = False,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the model file.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the former run of this name, if there is one and it has ended.")
+    ] = False,
     detach: Detach = False,
     dry_run: Annotated[
         bool,
@@ -186,6 +189,7 @@ def run(
                 address=address,
                 detach=detach,
                 local=local,
+                overwrite=overwrite,
             )
         with ignored_signals():  # the run is complete
             print_run_result(directory, result, as_json)

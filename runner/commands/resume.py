@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import MISSING, fields
 from typing import Any
 
 from actors.coordination.events import Emit, ignore
 from actors.graph.registry import find
 from actors.storage.manifest import Manifest
-from runner.cluster.errors import UnprovenError
 from runner.cluster.signals import before_exit, ignored_signals
 from runner.commands.driver import check_detachable, launch, start_and_follow, watched
+from runner.commands.former_run import FORMER_RUN_SECONDS, end_former_run
 from runner.commands.interrupts import interruptible
 from runner.commands.local import check_local, local_run
 from runner.config.run_config import RunConfig, shares_rows
@@ -33,7 +33,6 @@ from runner.runs.records import is_done
 from runner.runs.state import (
     note_storage,
     prepare_state_directory,
-    read_record,
     remove_record,
 )
 from runner.runs.timing import Clock
@@ -42,9 +41,6 @@ from runner.tracking.loading import make_callbacks
 
 CHANGEABLE_KEYS = ("schedule.rounds", "recovery", "checkpoints.keep", "cluster", "code", "tracking")
 """Keys of a config that may change when a run is resumed, as they do not affect the results of a round."""
-
-FORMER_RUN_SECONDS = 20.0
-"""Seconds to wait until a cluster has ended the actors of a driver that ended."""
 
 
 def resume(
@@ -101,7 +97,7 @@ def resume(
     prepare_state_directory()
     note_storage(directory.commits_location)
     with tracking, directory.lock():
-        _end_former_run(directory, address)
+        end_former_run(directory, address)
         manifest = directory.checkpoints.newest_whole(progress.log)
         if manifest is not None:
             _check_resumable(directory, manifest, config)
@@ -242,30 +238,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
         else:
             lines.append(f"{place}: {json.dumps(old)} in the run, {json.dumps(new)} now")
     return lines
-
-
-def _end_former_run(directory: RunDirectory, address: str | None) -> None:
-    """Raise an error if the run is still running; otherwise end its actors that are left on a cluster.
-
-    A cluster that was started by the run's driver outlives a killed driver by some seconds; wait for its end. A run of
-    which the user's state has no record counts as not running.
-    """
-    record = read_record(directory.path)
-    if record is None or not record.address:  # it ran in its driver's process, which does not hold the lock any more
-        return
-    from runner.runs.connect import await_end_of_cluster, connect_to_run  # import Ray
-
-    if record.detached:
-        named = address if address == record.address else None
-        # A cluster without the proof has taken the place of the run's own.
-        with suppress(UnprovenError), connect_to_run(directory, locked=True, address=named) as client:
-            ended = client.ended() if client else "not running"
-            if ended in ("", "done"):
-                what = "is done" if ended else "is still running"
-                raise RunDirectoryError(
-                    f"{directory.path}: the run {what}; see it with serket attach {directory.cli_name}"
-                )
-            if client:
-                client.stop()
-                remove_record(directory.path)
-    await_end_of_cluster(record, FORMER_RUN_SECONDS)

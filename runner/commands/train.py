@@ -10,6 +10,7 @@ from actors.coordination.events import Emit, ignore
 from runner.cluster.errors import ClusterError
 from runner.cluster.signals import before_exit, ignored_signals
 from runner.commands.driver import check_detachable, launch, start_and_follow, watched
+from runner.commands.former_run import delete_former_run
 from runner.commands.interrupts import interruptible
 from runner.commands.local import check_local, local_run
 from runner.config.run_config import RunConfig
@@ -39,6 +40,7 @@ def train(
     address: str | None = None,
     detach: bool = False,
     local: bool = False,
+    overwrite: bool = False,
 ) -> tuple[RunDirectory, dict[str, Any] | None]:
     """Train the model of `config` on a cluster, or in this process.
 
@@ -57,6 +59,8 @@ def train(
         Whether to return after the first commit, while the run continues.
     local : bool
         Whether all modules live in this process, without Ray.
+    overwrite : bool
+        Whether a former run of this name is deleted, once the data are loaded and checked.
 
     Returns
     -------
@@ -68,6 +72,8 @@ def train(
     ClusterError
         If the cluster cannot be joined, if the run is to be detached from one that ends with this process, or if it
         cannot be a local one.
+    RunDirectoryError
+        If the run's directory cannot be created, or a former run not be overwritten.
     StoppedError
         If the run was stopped.
     """
@@ -84,18 +90,21 @@ def train(
     clock.mark("data")
     categories = config.categories(data)
     storage = config.checkpoints.storage
+    if overwrite and (sentence := delete_former_run(runs, name or config.name, config, address)):
+        progress.log(sentence)
     directory = RunDirectory.create(
         runs,
         name or config.name,
         graph,
-        exact=name is not None,
+        exact=overwrite or name is not None,
         categories=categories,
         storage=storage,
         reports=config.report,
     )
     note_storage(directory.commits_location)
     if directory.name != (name or config.name):
-        progress.log(f"{runs / (name or config.name)} is there already; this run is {directory.name}")
+        taken = runs / (name or config.name)
+        progress.log(f"{taken} is there already; this run is {directory.name} (--overwrite deletes the former run)")
     for line in describe_data(data):
         progress.log(line)
     with tracking, ExitStack() as stack:

@@ -102,8 +102,7 @@ class RunDirectory:
         RunDirectoryError
             If the name is not valid, if `exact` and it exists, or if the directory cannot be created.
         """
-        if not re.fullmatch(RUN_NAME, name):
-            raise RunDirectoryError(f"{printable_line(name, 40)!r} cannot be a run's name: {run_name_problem(name)}")
+        check_run_name(name)
         for attempt in range(1, 10_000):
             path = runs / (name if attempt == 1 else f"{name}-{attempt}")
             try:
@@ -164,13 +163,13 @@ class RunDirectory:
         if not self.storage:
             return
         root = str(self.checkpoints.root)
-        token = self._claim_token()
+        token = self.claim_token()
         if not token:
             token = uuid.uuid4().hex
             self.write_json(_CLAIM, {"token": token, "storage": root})
         claim_storage(root, self.name, token)
 
-    def _claim_token(self) -> str:
+    def claim_token(self) -> str:
         """Return the token of this run's claim, empty if there is none."""
         return str(self.read_json(_CLAIM).get("token", "")) if self._files.exists(_CLAIM) else ""
 
@@ -277,7 +276,7 @@ class RunDirectory:
     def delete_unstarted(self) -> None:
         """Delete the directory of a run that could not start; other files in it are kept."""
         with suppress(RunDirectoryError):
-            if self.storage and (token := self._claim_token()):
+            if self.storage and (token := self.claim_token()):
                 release_storage(self.checkpoints.root, token)
         with suppress(OSError):
             self._files.delete(["config.yaml", "environment.json", _CLAIM, ".lock"])
@@ -557,6 +556,12 @@ def _timed_event(
     """Return an event of the status files; None if it is of no known kind."""
     event = parse_checked_event(name, fields)
     return None if event is None else TimedEvent(time, event, number, incarnation)
+
+
+def check_run_name(name: str) -> None:
+    """Raise RunDirectoryError if a text cannot be the name of a run, and so of its directory."""
+    if not re.fullmatch(RUN_NAME, name):
+        raise RunDirectoryError(f"{printable_line(name, 40)!r} cannot be a run's name: {run_name_problem(name)}")
 
 
 class OpenedRun(NamedTuple):

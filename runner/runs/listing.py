@@ -7,7 +7,7 @@ cannot be read is listed with the reason.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,11 +105,22 @@ def list_runs(directory: Path) -> list[ListedRun]:
     return sorted((_list_run(path, directory) for path in paths), key=lambda run: (-run.changed, run.name))
 
 
+def is_run(directory: Path) -> bool:
+    """Return whether a directory has the files by which that of a run is known."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        return _has_signs({entry.name for entry in entries})
+    return False
+
+
+def _has_signs(names: Collection[str]) -> bool:
+    return "config.yaml" in names and not _SIGNS.isdisjoint(names)
+
+
 def _find_runs(directory: Path, depth: int) -> Iterator[Path]:
     """Yield the run directories below a directory, or itself; at most one more than may be listed."""
     with os.scandir(directory) as entries:
         found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-    if "config.yaml" in found and not _SIGNS.isdisjoint(found):
+    if _has_signs(found):
         yield directory
         return
     if depth == MAX_LISTED_DEPTH:
@@ -163,8 +174,8 @@ def _read(path: Path) -> dict[str, Any]:
         If one of them cannot be read, or is not valid.
     """
     files = RunFiles(path)
-    outline = _read_outline(files.read_config())
-    commits = [] if outline.pop("elsewhere") else Checkpoints(files.root / "checkpoints").names()
+    outline = read_outline(files.read_config())
+    commits = [] if outline.pop("storage") else Checkpoints(files.root / "checkpoints").names()
     last = commit_order(commits[-1]) if commits else None
     known: dict[str, Any] = {**outline, "round": last and last[0] - (last[1] != float("inf"))}
     result = files.read_object("result.json") if files.exists("result.json") else {}
@@ -189,8 +200,8 @@ def _is_alive(record: RunRecord) -> bool:
     return record.detached or psutil.pid_exists(record.pid)
 
 
-def _read_outline(text: str) -> dict[str, Any]:
-    """Return the name and the rounds in a config, and whether its commits are elsewhere, without making objects of it.
+def read_outline(text: str) -> dict[str, Any]:
+    """Return the name and the rounds in a config, and the storage of its commits, without making objects of it.
 
     Raises
     ------
@@ -213,10 +224,11 @@ def _read_outline(text: str) -> dict[str, Any]:
     rounds = found.get(("schedule", "rounds"), "")
     if ("name",) not in found:
         raise ValueError("config.yaml: has no name; is it the config of a run?")
+    storage = found.get(("checkpoints", "storage"), "null")
     return {
         "model": printable_line(found["name",], 100),
         "rounds": int(rounds) if rounds.isdecimal() and len(rounds) < 10 else None,
-        "elsewhere": found.get(("checkpoints", "storage"), "null") not in ("null", "~", ""),
+        "storage": "" if storage in ("null", "~") else storage,
     }
 
 
