@@ -28,6 +28,7 @@ from actors.limits import MAX_NAME_CHARACTERS, MAX_WORKERS
 from actors.types import Array, IntArray, State
 from actors.variables import local_runs, ray_address
 from runner import spellings as spelling
+from runner.handle_signature import HandleSignature
 from runner.report.printable import brief
 from runner.spellings import RECOGNITION, Spellings
 from runner.user_networks import copy_networks, own_builders
@@ -81,6 +82,7 @@ class Handle:
     type: str
     short: str
     spellings: ClassVar[Spellings] = Spellings()
+    __signature__ = HandleSignature()
     _counter: ClassVar[Iterator[int]] = itertools.count()
 
     def __init__(self, *values: Any, **given: Any) -> None:
