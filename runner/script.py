@@ -231,10 +231,12 @@ class Observation(Handle):
         Name of the run, whose commits are stored in ``runs/``; by default the name of the script.
     name : str, optional
         Name of the source; by default ``data``, numbered if a model has several. If there are several sources, the
-        seed, the address, the name of the run and `local` are those of the source created first.
+        seed, the address, the name of the run, `local` and `verbose` are those of the source created first.
     local : bool, optional
         Whether all modules live in this process, without Ray; by default if ``SERKET_LOCAL`` is 1 in the environment.
         The results are the same.
+    verbose : bool
+        Whether each update writes a line to stderr. What is said of the data and deaths of processes is written anyway.
     """
 
     type, short = "observation", "data"
@@ -252,6 +254,7 @@ class Observation(Handle):
         run: str | None = None,
         name: str = "",
         local: bool | None = None,
+        verbose: bool = True,
     ) -> None:
         from actors.messaging.stored_rows import is_url
         from runner.data.errors import DataError
@@ -261,6 +264,8 @@ class Observation(Handle):
         seed = _checked_integer(seed, "seed", 0)
         if local is not None and not isinstance(local, bool):
             raise ModuleError(f"local is {brief(local)}, expected True or False")
+        if not isinstance(verbose, bool):
+            raise ModuleError(f"verbose is {brief(verbose)}, expected True or False")
         if run is not None and not isinstance(run, str):
             raise ModuleError(f"run is {brief(run)}, expected the name of the run, a text")
         self.local = local_runs() if local is None else local
@@ -272,6 +277,7 @@ class Observation(Handle):
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
         self.data = with_lengths(rows, lengths)
         self.seed = seed
+        self.verbose = verbose
         self.address = address or ray_address() or None
         self.run = run or _script_name()
 

@@ -31,7 +31,7 @@ from runner.data.errors import DataError
 from runner.data.rows import check_category_counts
 from runner.data.sources import check_modules, check_sources, describe_data, source_states
 from runner.report.printable import brief
-from runner.report.progress import Progress, make_progress
+from runner.report.progress import Progress, make_script_progress
 from runner.runs.directory import RunDirectory
 from runner.runs.learnt import check_learnt
 from runner.runs.local_client import LocalClient
@@ -106,7 +106,7 @@ class ScriptRun:
             scheduled=False,
             recognizing=tuple(loaded),
         )
-        progress = make_progress(graph, terminal=False)
+        progress = make_script_progress(graph, verbose=source.verbose)
         for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
             progress.log(line)
         self._write_config(handles, source, code, progress)

@@ -228,8 +228,28 @@ def print_run_result(directory: RunDirectory, result: dict[str, Any] | None, as_
                 say(f"report in {report}")
 
 
+_MEANINGS = {
+    "rounds": ("", "passes of the schedule"),
+    "seconds": ("s", "of the whole command"),
+    "evidence": (
+        "nats",
+        "log-density of the rows, or a bound of it; the higher, the better, among runs on the same rows",
+    ),
+    "score": ("nats", "the evidence plus what other modules add to it; rounds end when it rises no more"),
+    "accuracy": ("", "share of rows whose class is matched to their category"),
+    "ari": ("", "agreement of classes and categories: 1 if they are the same, about 0 by chance"),
+    "nmi": ("", "information that classes and categories share: 1 if they are the same, 0 if none"),
+    "overhead_share": ("", "of the time of the rounds, in which no module computed"),
+    "first_output": ("s", "from the command until a module had learnt something"),
+}
+"""The unit and the meaning of each figure of a result."""
+
+
 def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """Print the result of a run or a recognition, one line for each value or as one JSON object."""
+    """Print the result of a run or a recognition, one line for each value or as one JSON object.
+
+    A figure has its unit, and what it means (:data:`_MEANINGS`).
+    """
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -246,5 +266,6 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
             value = (
                 f"{value:.1%}" if name == "overhead_share" else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
             )
-        shown = "–" if value is None else printable_line(value)
-        say(f"{printable_line(name).replace('_', ' '):>15}  {shown}")
+        unit, meaning = _MEANINGS.get(name, ("", "")) if value is not None else ("", "")
+        shown = "–" if value is None else f"{printable_line(value)} {unit}".rstrip()
+        say(f"{printable_line(name).replace('_', ' '):>15}  {shown:<{14 * bool(meaning)}}  {meaning}".rstrip())

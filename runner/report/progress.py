@@ -46,6 +46,9 @@ MAX_SPARKS = 30
 
 _BARS = "▁▂▃▄▅▆▇█"
 
+_NATS = frozenset({"evidence", "score"})
+"""Measures of a run, which modules have, too; in nats."""
+
 _STATUS_FIELDS = frozenset({"doing", "done", "total"})
 """The fields of a module's status that are not metrics."""
 
@@ -91,11 +94,17 @@ class PlainProgress(Progress):
     graph : Graph
     stream : text stream
     clock : callable
+    single : bool
+        Whether each update is a commit, as in scripts: one line has the update's figures and the scores after it.
     """
 
-    def __init__(self, graph: Graph, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, graph: Graph, stream: TextIO, clock: Callable[[], float] = time.monotonic, *, single: bool = False
+    ) -> None:
         super().__init__(graph, clock)
         self._stream = stream
+        self._single = single
+        self._update: list[str] = []  # the line of an update that is not committed yet
         self._last_written = clock()
 
     def event(self, event: Event) -> None:
@@ -112,8 +121,13 @@ class PlainProgress(Progress):
                 evidence = format_metrics({"evidence": event.evidence})
                 line = [self._round_label(event.round), "chains", best, f"{event.moves} moves kept", *evidence]
             case UpdateFinished(exchange=None) if event.round > 0:
-                metrics = format_metrics(event.metrics)
+                metrics = format_metrics(event.metrics, own=True)
                 line = [self._round_label(event.round), event.module, format_duration(event.seconds), *metrics]
+                if self._single:
+                    line, self._update = [], line
+            case Scored() if self._single:
+                scores = [] if event.accuracies else format_metrics({"accuracy": event.accuracy})
+                line, self._update = [*self._update, *scores, *format_accuracies(event)], []
             case Scored():
                 scores = format_metrics({"evidence": event.evidence, "accuracy": event.accuracy})
                 line = [self._round_label(event.round), "committed", *scores, *format_accuracies(event)]
@@ -132,7 +146,7 @@ class PlainProgress(Progress):
         for module, activity in status["active"].items():
             count, total = counts_of(activity)
             done = f"{count:g}/{total:g}" if total else ""
-            line = [label, module, str(activity.get("doing", "")), done, *format_metrics(activity)]
+            line = [label, module, str(activity.get("doing", "")), done, *format_metrics(activity, own=True)]
             self._write([part for part in line if part])
 
     def _write(self, line: list[str]) -> None:
@@ -246,7 +260,7 @@ class RichProgress(Progress):
             return self._active_row(f"▸ {indent}{module}", self._active[module])
         if module in self._finished:
             seconds, metrics = self._finished[module]
-            shown = Text("  ".join(format_metrics(metrics)), "dim")
+            shown = Text("  ".join(format_metrics(metrics, own=True)), "dim")
             return [Text(f"  {indent}{module}"), "", format_duration(seconds), shown]
         return [Text(f"  {indent}{module}", "dim"), "", "", ""]
 
@@ -258,7 +272,7 @@ class RichProgress(Progress):
         done, total = counts_of(activity)
         bar = ProgressBar(total or None, done, self._bar_width, pulse=not total)
         count = f"{done:g}/{total:g}" if total else printable_line(activity.get("doing", "learning"))
-        return [Text(name, "bold cyan"), bar, Text(count), Text("  ".join(format_metrics(activity)))]
+        return [Text(name, "bold cyan"), bar, Text(count), Text("  ".join(format_metrics(activity, own=True)))]
 
     def _completed(self) -> float:
         """Return the number of completed rounds, including the completed fraction of the current one."""
@@ -313,6 +327,23 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(int(8 * ((value - low) / span)) if span else 3, 7)] for value in known)
 
 
+def make_script_progress(graph: Graph, *, verbose: bool) -> Progress:
+    """Return the progress of a script for stderr: a line for each update, or only what is said once and faults."""
+    return PlainProgress(graph, sys.stderr, single=True) if verbose else _SentencesAlone(graph, sys.stderr)
+
+
+class _SentencesAlone(PlainProgress):
+    """Writes sentences, such as those about data and deaths, but no line for each event."""
+
+    def event(self, event: Event) -> None:
+        """Write a sentence."""
+        if isinstance(event, LogMessage):
+            super().event(event)
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+
 def make_progress(graph: Graph, terminal: bool | None = None) -> Progress:
     """Return the progress display for stderr.
 
@@ -336,10 +367,13 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def format_metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """Return ``name=value`` for each numeric metric, of at most :data:`actors.limits.MAX_LISTED_NAMES`."""
+def format_metrics(metrics: Mapping[str, Any], *, own: bool = False) -> list[str]:
+    """Return ``name=value`` for each numeric metric, of at most :data:`actors.limits.MAX_LISTED_NAMES`.
+
+    Evidence and score are in nats. Those of a module, which are not those of the run, are called its `own`.
+    """
     return [
-        f"{printable_line(name, MAX_NAME_CHARACTERS)}={_format_value(name, value)}"
+        f"{'own ' * (own and name in _NATS)}{printable_line(name, MAX_NAME_CHARACTERS)}={_format_value(name, value)}"
         for name, value in islice(metrics.items(), MAX_LISTED_NAMES)
         if isinstance(value, int | float) and name not in _STATUS_FIELDS
     ]
@@ -364,4 +398,4 @@ def _format_value(name: str, value: float) -> str:
     if name == "accuracy":
         return f"{value:.3f}"
     value = math.copysign(math.inf, value) if abs(value) > 1e300 else float(value)
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return (f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}") + " nats" * (name in _NATS)

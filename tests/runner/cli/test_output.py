@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from runner.cli import output
 from runner.cli.app import app
-from runner.cli.output import print_result, run_app, say, user_errors, write_traceback
+from runner.cli.output import _MEANINGS, print_result, run_app, say, user_errors, write_traceback
+from runner.report.clustering_metrics import Scores
 from runner.runs.directory import RunDirectory
+from runner.runs.records import RoundScores, build_result
 from tests.support.bounded import bounded
 
 ESCAPE = "\x1b]0;forged\x07\x9b31m\u202e"
@@ -178,3 +180,21 @@ def test_an_error_of_usage_is_short() -> None:
     done = CliRunner().invoke(app, ["generate", "a", "--seed", "9" * 100_000])
     assert done.exit_code == 2
     assert len(done.output) < 3_000
+
+
+def test_each_figure_of_a_result_has_its_unit_and_a_line_that_explains_it(capsys):
+    figures = {"evidence": 112.71, "score": -299.5, "accuracy": 0.9934, "overhead_share": 0.195, "ari": None}
+    print_result({"run": "hmm", **figures}, as_json=False)
+    evidence, score = (line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()[1:3])
+    assert evidence[:3] == ["evidence", "112.7", "nats"]
+    assert evidence[3].startswith("log-density of the rows, or a bound of it; the higher, the better")
+    assert score[:3] == ["score", "-299.5", "nats"]
+    assert score[3] == "the evidence plus what other modules add to it; rounds end when it rises no more"
+    print_result(figures, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "accuracy  0.9934          share of rows whose class is matched to their category" in lines[2]
+    assert "overhead share  19.5%           of the time of the rounds, in which no module computed" in lines[3]
+    assert lines[4].strip() == "ari  –"
+    result = build_result(RoundScores(1, 2.0, Scores(1.0, 1.0, 1.0), 3.0), "hmm", 4.0, {"gmm": 1.0})
+    explained = {"overhead_share", "first_output", *_MEANINGS}
+    assert {name for name, value in result.items() if isinstance(value, float)} <= explained

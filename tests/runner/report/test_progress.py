@@ -80,8 +80,8 @@ class TestPlain:
             "placed  vae  node 10.0.0.1  process 77  cpu",
             "vae: the cluster has no GPU [so] it runs on the CPU",
             "round 1/5  vae  12.3 s  loss=98.12",
-            "round 1/5  gmm  2.0 s  evidence=-123456.8",
-            "round 1/5  committed  evidence=-123456.8  accuracy=0.832",
+            "round 1/5  gmm  2.0 s  own evidence=-123456.8 nats",
+            "round 1/5  committed  evidence=-123456.8 nats  accuracy=0.832",
             "round 2/5  vae  3.0 s  loss=0.0001235",
             "round 2/5  committed",
         ]
@@ -97,8 +97,26 @@ class TestPlain:
         stream = io.StringIO()
         fields = {"round": 2, "step": 1, "chain": 3, "origin": "afresh", "evidence": 41.25, "moves": 2}
         PlainProgress(graph(), stream).event(event("selected", fields))
-        line = "round 2/5  chains  best: afresh (chain 3)  2 moves kept  evidence=41.25\n"
+        line = "round 2/5  chains  best: afresh (chain 3)  2 moves kept  evidence=41.25 nats\n"
         assert stream.getvalue() == line
+
+    def test_a_script_has_a_line_for_each_update(self) -> None:
+        stream = io.StringIO()
+        plain = PlainProgress(graph(rounds=1), stream, single=True)
+        for module in ("gmm", "mm"):
+            plain.event(updated(module, 1, 0.1, evidence=-3.0))
+            plain.event(event("scores", {"round": 1, "evidence": -2.0, "accuracy": 0.75 if module == "gmm" else None}))
+        assert stream.getvalue().splitlines() == [
+            "round 1  gmm  0.1 s  own evidence=-3 nats  accuracy=0.750",
+            "round 1  mm  0.1 s  own evidence=-3 nats",
+        ]
+
+    def test_a_script_that_is_not_verbose_has_only_sentences(self, capsys: pytest.CaptureFixture[str]) -> None:
+        quiet = progress.make_script_progress(graph(), verbose=False)
+        for each in EVENTS:
+            quiet.event(each)
+        quiet.log("data: 3 rows")
+        assert capsys.readouterr().err.splitlines() == [EVENTS[1].message, "data: 3 rows"]  # type: ignore[attr-defined]
 
     def test_the_progress_of_a_long_update_is_written_after_the_heartbeat_interval(self) -> None:
         stream, clock = io.StringIO(), Clock()
@@ -147,10 +165,10 @@ class TestRich:
         assert lines[0].split() == ["round", "2/5", "━" * 5 + "╸", "25.0", "s", "about", "1", "min", "15", "s", "left"]
         assert lines[1] == "  mm"
         assert lines[2].startswith("  └ gmm ")
-        assert "evidence=-123456.8" in lines[2]
+        assert "own evidence=-123456.8 nats" in lines[2]
         assert lines[3].startswith("▸   └ vae ")
         assert lines[3].split()[-2:] == ["120/200", "loss=101.0"]
-        assert lines[4] == "after round 1/5  evidence=-123456.8  accuracy=0.832"
+        assert lines[4] == "after round 1/5  evidence=-123456.8 nats  accuracy=0.832"
         assert len(lines) == 5
 
     @pytest.mark.parametrize("width", [60, 100])
@@ -179,7 +197,7 @@ class TestRich:
         rich = self.quiet(clock)
         for number, evidence in enumerate([0.0, 7.0, 3.0], start=1):
             rich.event(event("scores", {"round": number, "evidence": evidence}))
-        assert self.show(rich)[-1] == "after round 3/5  evidence=3  ▁█▄"
+        assert self.show(rich)[-1] == "after round 3/5  evidence=3 nats  ▁█▄"
 
     def test_deaths_are_counted_and_a_module_that_died_is_marked_until_it_is_back(self, clock: Clock) -> None:
         rich = self.quiet(clock)

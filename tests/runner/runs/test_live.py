@@ -58,7 +58,11 @@ def test_events_tell_what_modules_do(driven):
     assert [state["modules"][name]["state"] for name in ("data", "gmm", "mm")] == ["waiting", "learning", "waiting"]
     emit(driven, UpdateFinished(0, "gmm", 1, seconds=2.0, metrics={"evidence": -3.5}), start=NOW + 2)
     state = live.poll()
-    assert state["modules"]["gmm"] == {"state": "waiting", "note": "learnt for 2.0 s", "metrics": "evidence=-3.5"}
+    assert state["modules"]["gmm"] == {
+        "state": "waiting",
+        "note": "learnt for 2.0 s",
+        "metrics": "own evidence=-3.5 nats",
+    }
 
 
 def test_each_event_is_read_once_and_a_line_that_is_being_written_waits(driven):
