@@ -27,6 +27,7 @@ from actors.types import Array, BoolArray, Float32Array, IntArray, State
 if TYPE_CHECKING:
     import torch
 
+    from actors.kernels.neural.pictures import Augmentation, Picture
     from actors.kernels.neural.shared_training import Batches, SharedNetworks
     from actors.kernels.neural.vae_training import TrainingOptions
     from actors.modules.vae import VAEParameters
@@ -91,7 +92,10 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         if len(rows):
             values = self._tensor(_read(message, rows, parameters, self._memory_of(message, len(rows))))
             means = self._tensor(prior_mean_of(chunk.inbox, len(chunk), parameters.latent_dim, rows))
-            noise = torch.randn(means.shape, generator=self._torch_generator(context), device=self.device)
+            generator = self._torch_generator(context)
+            noise = torch.randn(means.shape, generator=generator, device=self.device)
+            if (augmentation := augmentation_of(parameters, _shape_of(learnt))) is not None:
+                values = augmentation(values, generator)
             beta = self._beta(parameters, learnt)
             with self._learning(parameters, context):
                 gradient, terms = shared.gradient(
@@ -292,7 +296,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         from actors.kernels.neural.shared_training import SharedNetworks
         from actors.kernels.neural.vae_training import make_optimiser, save
 
-        networks = self._new_networks(int(np.prod(shape, dtype=np.int64)), _update_seed(context))
+        networks = self._new_networks(shape, _update_seed(context))
         state = {
             **save(networks, make_optimiser(networks)),
             "loss": np.zeros(0),
@@ -302,13 +306,17 @@ class SharedVAE(ShardedModule["VAEParameters"]):
             self._shared = SharedNetworks(networks)
         return state
 
-    def _new_networks(self, pixels: int, seed: int) -> torch.nn.ModuleDict:
-        """Return new networks, on the module's device."""
+    def _new_networks(self, shape: tuple[int, ...], seed: int) -> torch.nn.ModuleDict:
+        """Return new networks for observations of a shape, on the module's device."""
         from actors.kernels.neural.vae_networks import build
 
-        own = self.parameters
+        own, pixels = self.parameters, int(np.prod(shape, dtype=np.int64))
+        picture = picture_of_rows(own, shape) if own.networks == "conv" else None
         try:
-            networks = build(pixels, own.hidden, own.latent_dim, seed, own.encoder, own.decoder, own.hidden_decoder)
+            networks = build(
+                pixels, own.hidden, own.latent_dim, seed, own.encoder, own.decoder, own.hidden_decoder, picture,
+                own.filters,
+            )  # fmt: skip
         except ValueError as error:
             raise ModuleError(str(error)) from error
         return networks.to(self.device)
@@ -327,8 +335,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         if self._shared is None or self._shared.device.type != self.device:
             from actors.kernels.neural.shared_training import SharedNetworks
 
-            pixels = int(np.prod(_shape_of(learnt), dtype=np.int64))
-            self._shared = SharedNetworks(self._new_networks(pixels, seed=0))
+            self._shared = SharedNetworks(self._new_networks(_shape_of(learnt), seed=0))
         return self._shared
 
     @contextmanager
@@ -458,6 +465,49 @@ def prior_mean_of(inbox: Inbox, count: int, latent_dim: int, rows: IntArray | sl
         total[present] += mean[rows][present]
         messages[present] += 1.0
     return np.divide(total, np.maximum(messages, 1.0), dtype=np.float32)
+
+
+def picture_of_rows(parameters: VAEParameters, shape: tuple[int, ...]) -> Picture:
+    """Return the shape of the pictures that observations of a shape are.
+
+    Raises
+    ------
+    ModuleError
+        If they are none.
+    """
+    from actors.kernels.neural.pictures import picture_of
+
+    try:
+        return picture_of(shape, parameters.shape)
+    except ValueError as error:
+        raise ModuleError(f"{_reason_for_pictures(parameters)}: {error}") from error
+
+
+def _reason_for_pictures(parameters: VAEParameters) -> str:
+    """Return the parameter for which rows have to be pictures."""
+    return "networks: conv" if parameters.networks == "conv" else "augment"
+
+
+def augmentation_of(parameters: VAEParameters, shape: tuple[int, ...]) -> Augmentation | None:
+    """Return how observations of a shape are changed at random while the VAE learns; None if they are not.
+
+    Raises
+    ------
+    ModuleError
+        If they are no pictures, or pictures that are too small.
+    """
+    shift = parameters.augment.get("shift", 0)
+    if not shift:
+        return None
+    from actors.kernels.neural.pictures import Augmentation
+
+    picture = picture_of_rows(parameters, shape)
+    if shift >= min(picture.height, picture.width):
+        raise ModuleError(
+            f"augment: a shift of up to {shift} pixels leaves nothing of pictures of {picture.height}×{picture.width}; "
+            "use a smaller shift"
+        )
+    return Augmentation(picture, shift)
 
 
 def _present(message: Message) -> BoolArray:

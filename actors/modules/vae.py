@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from actors.messaging.message import Message
 from actors.messaging.validation import as_float32
 from actors.module import Context, Inbox, Outbox, Port
 from actors.modules.decoding import decode_class_means
-from actors.modules.shared_vae import SharedVAE, prior_mean_of
+from actors.modules.shared_vae import SharedVAE, augmentation_of, picture_of_rows, prior_mean_of
 from actors.modules.user_networks import named_failures, training_failures
 from actors.modules.value_ranges import check_float32, check_unit_interval, report_units
 from actors.types import Array, BoolArray, Float32Array, State
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Likelihood = Literal["bce", "mse"]
+_Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class VAEParameters:
     encoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     decoder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     hidden_decoder: Annotated[int, Field(ge=1)] | None = None
+    networks: Literal["dense", "conv"] = "dense"
+    filters: Annotated[tuple[_Positive, ...], Field(min_length=1, max_length=8)] = (16, 32)
+    shape: Annotated[tuple[_Positive, ...], Field(min_length=2, max_length=3)] | None = None
+    augment: Mapping[Literal["shift"], Annotated[int, Field(ge=0)]] = field(default_factory=dict)
 
 
 class VAE(SharedVAE):
@@ -107,6 +112,17 @@ class VAE(SharedVAE):
             (N, latent_dim) to logits (N, input_dim).
         hidden_decoder : int, optional
             Units of the hidden layer of the default decoder, if they are not as many as those of the encoder.
+        networks : {"dense", "conv"}
+            Whether the default networks have one hidden layer, or are those for pictures: convolutions, each of which
+            halves height and width, and one hidden layer (:mod:`actors.kernels.neural.pictures`).
+        filters : list of int
+            Number of filters of each convolution of the encoder; those of the decoder follow in reverse.
+        shape : list of int, optional
+            Height, width and, if there are several, channels of a picture, where rows are flat. Observations of shape
+            (N, height, width) or (N, height, width, channels) say it themselves.
+        augment : mapping
+            How pictures are changed at random in each step of the training, and never else. ``shift`` is the most
+            pixels by which one is moved up or down and left or right; pixels at its edge are repeated.
 
     Attributes
     ----------
@@ -126,8 +142,18 @@ class VAE(SharedVAE):
         "patience",
         "mixed_precision",
         "learning_rate",
+        "augment",
     )
-    fixed_parameters = ("latent_dim", "hidden", "hidden_decoder", "encoder", "decoder")
+    fixed_parameters = (
+        "latent_dim",
+        "hidden",
+        "hidden_decoder",
+        "encoder",
+        "decoder",
+        "networks",
+        "filters",
+        "shape",
+    )
     ports = (
         Port("observations", "in", "forward", "observations"),
         Port("class_means", "in", "backward", "class_means", optional=True),
@@ -138,12 +164,15 @@ class VAE(SharedVAE):
 
     @classmethod
     def check_observations(cls, parameters: VAEParameters, values: Array, source: str, learns: bool) -> None:
-        """Raise ModuleError for values outside float32, or outside [0, 1] with likelihood ``bce``.
+        """Raise ModuleError for values outside float32, or outside [0, 1] with likelihood ``bce``, or no pictures.
 
         Log a warning for rows to learn from with likelihood ``mse`` whose unit does not fit its variance of 1.
         """
         if not source:
             return
+        if parameters.networks == "conv":
+            picture_of_rows(parameters, values.shape[1:])
+        augmentation_of(parameters, values.shape[1:])
         check_float32(values, f"observations of {source}")
         if parameters.likelihood == "bce":
             check_unit_interval(values, f"observations of {source}", "likelihood 'bce'")
@@ -167,7 +196,8 @@ class VAE(SharedVAE):
         if device != self.device:
             _log.warning("device %r was requested but is not available: the VAE uses the CPU", device)
         own = self.parameters
-        if self.device == "cpu" and own.encoder is None and own.decoder is None and not own.mixed_precision:
+        is_default = own.encoder is None and own.decoder is None and own.networks == "dense"
+        if self.device == "cpu" and is_default and not own.mixed_precision:
             from actors.kernels.neural.step_kernels import compile_kernels
 
             compile_kernels(own.likelihood)
@@ -193,7 +223,7 @@ class VAE(SharedVAE):
         if not present.any():
             raise ModuleError("every row of the observations is missing: there is nothing to learn from")
         if self._networks is None or parameters.restart_weights:
-            self._build_networks(values.shape[1], context.torch_seed)
+            self._build_networks(message["values"].shape[1:], context.torch_seed)
             self._shape, self._loss = message["values"].shape[1:], []
         networks = self._networks
         assert networks is not None
@@ -309,7 +339,7 @@ class VAE(SharedVAE):
 
         self._shape = tuple(int(length) for length in state["shape"])
         self._loss = [float(loss) for loss in state["loss"]]
-        self._build_networks(int(np.prod(self._shape, dtype=np.int64)), seed=0)
+        self._build_networks(self._shape, seed=0)
         assert self._networks is not None
         assert self._optimiser is not None
         try:
@@ -319,11 +349,11 @@ class VAE(SharedVAE):
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _build_networks(self, pixels: int, seed: int) -> None:
-        """Build new networks and a new optimiser."""
+    def _build_networks(self, shape: tuple[int, ...], seed: int) -> None:
+        """Build new networks for observations of a shape, and a new optimiser."""
         from actors.kernels.neural.vae_training import make_optimiser
 
-        self._networks = self._new_networks(pixels, seed)
+        self._networks = self._new_networks(shape, seed)
         self._optimiser = make_optimiser(self._networks)
 
     def _train(
@@ -342,6 +372,7 @@ class VAE(SharedVAE):
 
         assert self._networks is not None
         assert self._optimiser is not None
+        assert self._shape is not None
         training = kernels.TrainingOptions(
             epochs=parameters.epochs,
             batch_size=parameters.batch_size or len(rows),
@@ -354,6 +385,7 @@ class VAE(SharedVAE):
             mixed_precision=parameters.mixed_precision,
             even_batches=parameters.encoder is not None or parameters.decoder is not None,
             gaps=gaps,
+            augmentation=augmentation_of(parameters, self._shape),
         )
 
         def on_epoch(done: int, total: int, loss: float) -> None:

@@ -30,7 +30,8 @@ from torch.nn.functional import log_softmax, softplus
 
 from actors.kernels.neural.adam import Adam
 from actors.kernels.neural.device_batches import batch_sizes
-from actors.kernels.neural.vae_networks import CHUNK, Decoder, UserNetworkError, initialise, load_user_network, seeded
+from actors.kernels.neural.layers import initialise
+from actors.kernels.neural.vae_networks import CHUNK, Decoder, UserNetworkError, load_user_network, seeded
 
 Loss = Literal["mse", "bce", "cross_entropy"]
 Network: TypeAlias = nn.Module

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from actors.kernels.jit import as_input
+from actors.kernels.neural.layers import Linear, initialise
+from actors.kernels.neural.pictures import ConvolutionalDecoder, ConvolutionalEncoder, Picture
 
 Likelihood = Literal["bce", "mse"]
 
@@ -39,9 +41,9 @@ class Encoder(nn.Module):
 
     def __init__(self, pixels: int, hidden: int, latent_dim: int) -> None:
         super().__init__()
-        self.hidden = _Linear(pixels, hidden)
+        self.hidden = Linear(pixels, hidden)
         # One layer for both heads: one product instead of two.
-        self.heads = _Linear(hidden, 2 * latent_dim)
+        self.heads = Linear(hidden, 2 * latent_dim)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, (N, L) each, of q(z | row) for `rows` (N, P)."""
@@ -60,32 +62,13 @@ class Decoder(nn.Module):
 
     def __init__(self, latent_dim: int, hidden: int, pixels: int) -> None:
         super().__init__()
-        self.hidden = _Linear(latent_dim, hidden)
-        self.out = _Linear(hidden, pixels)
+        self.hidden = Linear(latent_dim, hidden)
+        self.out = Linear(hidden, pixels)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return the logits (N, P) for `latents` (N, L)."""
         logits: Tensor = self.out(relu(self.hidden(latents)))
         return logits
-
-
-class _Linear(nn.Linear):
-    """A layer with uninitialised weights, made without drawing from the process's generator.
-
-    torch's function for it, skip_init, imports sympy, which takes a third of a second.
-    """
-
-    def reset_parameters(self) -> None:
-        """Leave the weights as they are."""
-
-
-def initialise(layers: nn.Module, generator: torch.Generator) -> None:
-    """Initialise all linear layers uniformly within ±1/sqrt(inputs), torch's default, with draws from `generator`."""
-    for layer in layers.modules():
-        if isinstance(layer, nn.Linear):
-            bound = 1.0 / math.sqrt(layer.in_features)
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
 _GLOBAL_GENERATORS = threading.RLock()
@@ -111,6 +94,8 @@ def build(
     encoder: str | None = None,
     decoder: str | None = None,
     hidden_decoder: int | None = None,
+    picture: Picture | None = None,
+    filters: Sequence[int] = (),
 ) -> nn.ModuleDict:
     """Return new networks ``encoder`` and ``decoder`` on the CPU, with weights determined by the seed.
 
@@ -125,6 +110,10 @@ def build(
         modules with the outputs of `Encoder` and `Decoder`.
     hidden_decoder : int, optional
         Width of the default decoder, if it is not `hidden`.
+    picture : Picture, optional
+        For networks of convolutions in place of the default ones: the shape of a row of `pixels` values.
+    filters : sequence of int
+        Number of filters of each convolution.
 
     Raises
     ------
@@ -134,15 +123,22 @@ def build(
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, nn.Module] = {}
     with seeded(seed):
-        for name, dotted, default, inputs, units, outputs in (
-            ("encoder", encoder, Encoder, pixels, hidden, latent_dim),
-            ("decoder", decoder, Decoder, latent_dim, hidden_decoder or hidden, pixels),
+        for name, dotted, inputs, outputs in (
+            ("encoder", encoder, pixels, latent_dim),
+            ("decoder", decoder, latent_dim, pixels),
         ):
             if dotted is not None:
                 parts[name] = load_user_network(dotted, inputs, outputs, pair=name == "encoder")
+                continue
+            if name == "encoder" and picture is not None:
+                parts[name] = ConvolutionalEncoder(picture, filters, hidden, latent_dim)
+            elif name == "encoder":
+                parts[name] = Encoder(pixels, hidden, latent_dim)
+            elif picture is not None:
+                parts[name] = ConvolutionalDecoder(latent_dim, hidden_decoder or hidden, picture, filters)
             else:
-                parts[name] = default(inputs, units, outputs)
-                initialise(parts[name], generator)
+                parts[name] = Decoder(latent_dim, hidden_decoder or hidden, pixels)
+            initialise(parts[name], generator)
     return nn.ModuleDict(parts)
 
 

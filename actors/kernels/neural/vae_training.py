@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from actors.kernels.neural.adam import MOMENTS, Adam
 from actors.kernels.neural.default_training import DefaultTraining, applies_to
 from actors.kernels.neural.device_batches import batch_sizes, iterate_batches
+from actors.kernels.neural.pictures import Augmentation
 from actors.kernels.neural.vae_networks import (
     Likelihood,
     kl_divergence,
@@ -62,6 +63,8 @@ class TrainingOptions:
         Whether the rows are spread evenly over the batches, for networks that may fail on a small last one.
     gaps : bool
         Whether values of rows may be missing (NaN).
+    augmentation : Augmentation, optional
+        How rows are changed at random in each step.
     """
 
     epochs: int
@@ -75,6 +78,7 @@ class TrainingOptions:
     mixed_precision: bool = False
     even_batches: bool = False
     gaps: bool = False
+    augmentation: Augmentation | None = None
 
     def beta(self, epoch: int) -> float:
         """Return β in an epoch of this training, counted from 0."""
@@ -167,12 +171,16 @@ def _epoch_runner(
         means = torch.split(prior_mean.index_select(0, order), sizes)
         return order, zip(means, torch.split(standard_normal(prior_mean.shape, generator), sizes), strict=True)
 
-    if options.gaps or options.mixed_precision or device.type != "cpu" or not applies_to(networks, optimiser):
+    is_special = options.gaps or options.mixed_precision or options.augmentation is not None
+    if is_special or device.type != "cpu" or not applies_to(networks, optimiser):
 
         def run_automatically(beta: float) -> tuple[float, float]:
             order, given = draws()
-            batches = zip(iterate_batches(rows, order, sizes, device), given, strict=True)
-            sums = sum(_step(networks, optimiser, batch, *of_batch, beta, options) for batch, of_batch in batches)
+            batches: Iterator[Tensor] = iterate_batches(rows, order, sizes, device)
+            if options.augmentation is not None:
+                batches = (options.augmentation(batch, generator) for batch in batches)
+            pairs = zip(batches, given, strict=True)
+            sums = sum(_step(networks, optimiser, batch, *of_batch, beta, options) for batch, of_batch in pairs)
             # The only synchronisation with the device in an epoch.
             reconstruction, kl = cast("Tensor", sums).tolist()
             return reconstruction, kl

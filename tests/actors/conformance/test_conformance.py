@@ -60,6 +60,13 @@ class TestVAE(QuickChecks):
     parameters = {"latent_dim": 2, "epochs": 2, "batch_size": 10, "hidden": 4}
 
 
+class TestVAEOfPictures(QuickChecks):
+    module = "vae"
+    parameters = {"latent_dim": 2, "epochs": 2, "batch_size": 10, "hidden": 4, "networks": "conv", "filters": [2],
+                  "augment": {"shift": 1}}  # fmt: skip
+    sizes = {"...": (4, 5)}
+
+
 class TestGMM(QuickChecks):
     module = "gmm"
     parameters = {"classes": 3, "iterations": 2}

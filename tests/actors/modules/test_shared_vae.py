@@ -86,6 +86,11 @@ def two_updates(extents, rows, above, **parameters):
         ),
         pytest.param({}, (), {"encoder": ENCODER, "batch_size": 200}, marks=pytest.mark.slow),
         ({"mask": GAPS}, (prior(),), {"batch_size": 200, "send": "sample"}),
+        (
+            {"mask": MASK},
+            (prior(),),
+            {"networks": "conv", "filters": [2, 4], "augment": {"shift": 1}, "batch_size": 200},
+        ),
     ],
 )
 def test_the_bits_do_not_depend_on_the_number_of_workers_or_the_cuts(rows, above, parameters):

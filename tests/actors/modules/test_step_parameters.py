@@ -48,7 +48,11 @@ MODELS = {
         {"a": ("gmm", GMM_FILE), "b": ("gmm", GMM_FILE)},
         ["data -> a", "words -> b", "a -> it", "b -> it"],
     ),
-    "vae": ({"latent_dim": 2, "hidden": 6, "epochs": 2}, {"gmm": ("gmm", GMM_FILE)}, ["data -> it", "it -> gmm"]),
+    "vae": (
+        {"latent_dim": 2, "hidden": 6, "epochs": 2, "shape": [2, 2]},
+        {"gmm": ("gmm", GMM_FILE)},
+        ["data -> it", "it -> gmm"],
+    ),
     "network": ({"hidden": 6, "epochs": 2}, {"gmm": ("gmm", GMM_FILE)}, ["data -> gmm", "gmm -> it", "words -> it"]),
     "mlda": ({"topics": 3, "iterations": 4}, {}, ["words -> it"]),
     "pca": ({"latent_dim": 2}, {"gmm": ("gmm", GMM_FILE)}, ["data -> it", "it -> gmm"]),
@@ -74,7 +78,7 @@ OTHER_VALUES = {
     "vae": {
         "epochs": 3, "batch_size": 20, "likelihood": "mse", "send": "sample", "send_variance": True,
         "restart_weights": True, "kl_weight": 4.0, "kl_warmup": 2, "patience": 1, "mixed_precision": True,
-        "learning_rate": 0.05,
+        "learning_rate": 0.05, "augment": {"shift": 1},
     },
     "network": {
         "epochs": 3, "batch_size": 20, "learning_rate": 0.05, "weight_decay": 0.1, "restart_weights": True,
