@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -32,11 +33,13 @@ class TransposedConvolution(nn.ConvTranspose2d):
         """Leave the weights as they are."""
 
 
-def initialise(layers: nn.Module, generator: torch.Generator) -> None:
+def initialise(layers: nn.Module, generator: torch.Generator, rectified: Sequence[nn.Module] = ()) -> None:
     """Initialise all layers uniformly within ±1/sqrt(inputs), torch's default, with draws from `generator`.
 
-    The inputs are those of one output. In a transposed convolution with stride s and kernels of k×k these are
-    channels · (k/s)² on average, fewer than those of a convolution.
+    Where rectified linear units follow, each such layer shrinks what it is given by sqrt(6), deep networks to almost
+    nothing. Layers in `rectified` are drawn within ±sqrt(6/inputs), with biases of zero, by which the second moment
+    stays the same (K. He et al., "Delving deep into rectifiers", 2015, section 2.2). The inputs are those of one
+    output: in a transposed convolution with stride s and kernels of k×k these are channels · (k/s)² on average.
     """
     for layer in layers.modules():
         if isinstance(layer, nn.Linear):
@@ -48,6 +51,10 @@ def initialise(layers: nn.Module, generator: torch.Generator) -> None:
         else:
             continue
         bound = 1.0 / math.sqrt(inputs)
-        nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-        if layer.bias is not None:
+        if any(layer is each for each in rectified):
+            wide = math.sqrt(6.0) * bound
+            nn.init.uniform_(layer.weight, -wide, wide, generator=generator)
+            nn.init.zeros_(layer.bias)
+        else:
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

@@ -101,6 +101,11 @@ class ConvolutionalEncoder(nn.Module):
         Number of filters of each convolution.
     hidden, latent_dim : int
         Widths of the layers after them.
+
+    Attributes
+    ----------
+    rectified : tuple of Module
+        The layers that rectified linear units follow.
     """
 
     def __init__(self, picture: Picture, filters: Sequence[int], hidden: int, latent_dim: int) -> None:
@@ -113,14 +118,15 @@ class ConvolutionalEncoder(nn.Module):
         last = math.prod(_sizes(picture, len(filters))[-1])
         self.hidden = Linear(channels[-1] * last, hidden)
         self.heads = Linear(hidden, 2 * latent_dim)
+        self.rectified = (*self.convolutions, self.hidden)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, (N, L) each, of q(z | row) for `rows` (N, P)."""
-        # As a view of (N, height, width, channels) the tensor is in torch's format "channels last".
+        # As views of (N, height, width, channels) maps are in torch's format "channels last", which is faster.
         maps = rows.reshape(len(rows), *self._picture).permute(0, 3, 1, 2)
         for layer in self.convolutions:
             maps = relu(layer(maps))
-        mean, log_variance = self.heads(relu(self.hidden(maps.flatten(1)))).chunk(2, dim=1)
+        mean, log_variance = self.heads(relu(self.hidden(maps.permute(0, 2, 3, 1).flatten(1)))).chunk(2, dim=1)
         return mean, log_variance
 
 
@@ -134,12 +140,17 @@ class ConvolutionalDecoder(nn.Module):
     picture : Picture
     filters : sequence of int
         Number of filters of each convolution of the encoder; the decoder's follow in reverse.
+
+    Attributes
+    ----------
+    rectified : tuple of Module
+        The layers that rectified linear units follow.
     """
 
     def __init__(self, latent_dim: int, hidden: int, picture: Picture, filters: Sequence[int]) -> None:
         super().__init__()
         sizes, channels = _sizes(picture, len(filters))[::-1], [*filters[::-1], picture.channels]
-        self._first = (channels[0], *sizes[0])
+        self._first = (*sizes[0], channels[0])
         self.hidden = Linear(latent_dim, hidden)
         self.maps = Linear(hidden, math.prod(self._first))
         self.convolutions = nn.ModuleList(
@@ -154,10 +165,11 @@ class ConvolutionalDecoder(nn.Module):
             )
             for (above, below), after in zip(pairwise(channels), sizes[1:], strict=True)
         )
+        self.rectified = (self.hidden, self.maps, *self.convolutions[:-1])
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return the logits (N, P) for `latents` (N, L)."""
-        maps = self.maps(relu(self.hidden(latents))).view(len(latents), *self._first)
+        maps = self.maps(relu(self.hidden(latents))).view(len(latents), *self._first).permute(0, 3, 1, 2)
         for layer in self.convolutions:
             maps = layer(relu(maps))
         return maps.permute(0, 2, 3, 1).flatten(1)

@@ -130,14 +130,20 @@ def build(
             if dotted is not None:
                 parts[name] = load_user_network(dotted, inputs, outputs, pair=name == "encoder")
                 continue
-            if name == "encoder" and picture is not None:
-                parts[name] = ConvolutionalEncoder(picture, filters, hidden, latent_dim)
-            elif name == "encoder":
-                parts[name] = Encoder(pixels, hidden, latent_dim)
-            elif picture is not None:
-                parts[name] = ConvolutionalDecoder(latent_dim, hidden_decoder or hidden, picture, filters)
-            else:
-                parts[name] = Decoder(latent_dim, hidden_decoder or hidden, pixels)
+            if picture is not None:
+                network = (
+                    ConvolutionalEncoder(picture, filters, hidden, latent_dim)
+                    if name == "encoder"
+                    else ConvolutionalDecoder(latent_dim, hidden_decoder or hidden, picture, filters)
+                )
+                initialise(network, generator, network.rectified)
+                parts[name] = network
+                continue
+            parts[name] = (
+                Encoder(pixels, hidden, latent_dim)
+                if name == "encoder"
+                else Decoder(latent_dim, hidden_decoder or hidden, pixels)
+            )
             initialise(parts[name], generator)
     return nn.ModuleDict(parts)
 

@@ -8,6 +8,7 @@ import torch
 from scipy.signal import correlate2d
 from scipy.stats import chisquare
 
+from actors.kernels.neural.layers import initialise
 from actors.kernels.neural.pictures import (
     KERNEL,
     Augmentation,
@@ -23,7 +24,9 @@ SHAPES = [Picture(28, 28, 1), Picture(8, 8, 1), Picture(7, 5, 3), Picture(1, 9, 
 
 
 def networks(picture: Picture, filters: tuple[int, ...] = (3, 4)) -> torch.nn.ModuleDict:
-    return build(picture.values, 6, 2, seed=1, picture=picture, filters=filters)
+    pair = build(picture.values, 6, 2, seed=1, picture=picture, filters=filters)
+    initialise(pair, torch.Generator().manual_seed(2))  # with biases
+    return pair
 
 
 def weights_of(layer: torch.nn.Module) -> list[Array]:
@@ -74,10 +77,9 @@ def test_networks_are_those_of_scipy(picture: Picture) -> None:
         maps = row.reshape(picture)
         for layer in encoder.convolutions:
             maps = halve(maps, layer)
-        hidden = np.maximum(dense(encoder.hidden, maps.transpose(2, 0, 1).ravel()), 0)
+        hidden = np.maximum(dense(encoder.hidden, maps.ravel()), 0)
         np.testing.assert_allclose(coded, dense(encoder.heads, hidden), atol=1e-5)
-        maps = dense(decoder.maps, np.maximum(dense(decoder.hidden, latent), 0)).reshape(-1, *sizes[-1])
-        maps = maps.transpose(1, 2, 0)
+        maps = dense(decoder.maps, np.maximum(dense(decoder.hidden, latent), 0)).reshape(*sizes[-1], -1)
         for layer, size in zip(decoder.convolutions, sizes[-2::-1], strict=True):
             maps = double(np.maximum(maps, 0), layer, size)
         np.testing.assert_allclose(pixels.reshape(picture), maps, atol=1e-5)
@@ -90,11 +92,29 @@ def test_weights_are_drawn_from_the_seed_and_within_their_bounds() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     for name, weight in one.named_parameters():
         assert torch.equal(weight, two.get_parameter(name))
-        assert not torch.equal(weight, other.get_parameter(name))
+        assert weight.ndim == 1 or not torch.equal(weight, other.get_parameter(name))
     # Inputs of one output: kernels of 9 values, of which a transposed one with stride 2 gives 9/4 to each output.
-    for layer, inputs in ((one["encoder"].convolutions[1], 16 * 9), (one["decoder"].convolutions[0], 32 * 9 / 4)):
+    for layer, inputs, bound in (
+        (one["encoder"].convolutions[1], 16 * 9, 6**0.5),
+        (one["encoder"].heads, 64, 1),
+        (one["decoder"].maps, 64, 6**0.5),
+        (one["decoder"].convolutions[0], 32 * 9 / 4, 6**0.5),
+    ):
         largest = float(layer.weight.detach().abs().max()) * inputs**0.5
-        assert 0.99 < largest <= 1
+        assert 0.97 * bound < largest <= bound
+
+
+def test_initial_layers_keep_the_scale_of_what_they_get() -> None:
+    picture = Picture(32, 32, 3)
+    pair = build(picture.values, 256, 64, 0, picture=picture, filters=(32, 32, 32, 32))
+    with torch.no_grad():
+        maps = torch.randn(20, picture.values, generator=torch.Generator().manual_seed(0))
+        seen = []
+        for layer in pair["encoder"].rectified:
+            layer.register_forward_hook(lambda _layer, _given, made: seen.append(float(made.square().mean())))
+        pair["encoder"](maps)
+    # Twice the second moment of what is rectified, less what is lost at the edges, layer by layer.
+    assert all(0.5 < moment < 2.5 for moment in seen), seen
 
 
 @pytest.mark.parametrize("channels", [1, 3])
