@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from actors.kernels.neural.pictures import Augmentation, Picture
     from actors.kernels.neural.shared_training import Batches, SharedNetworks
+    from actors.kernels.neural.vae_networks import ClassPrior
     from actors.kernels.neural.vae_training import TrainingOptions
     from actors.modules.vae import VAEParameters
 
@@ -105,6 +106,7 @@ class SharedVAE(ShardedModule["VAEParameters"]):
                     beta,
                     parameters.likelihood,
                     parameters.mixed_precision,
+                    self._classes(chunk.inbox, rows, parameters),
                     gaps=message.missing_values is not None,
                 )
         else:
@@ -368,6 +370,17 @@ class SharedVAE(ShardedModule["VAEParameters"]):
 
         tensor = torch.from_numpy(array)
         return tensor if self.device == "cpu" else tensor.to(self.device)
+
+    def _classes(self, inbox: Inbox, rows: IntArray | BoolArray, parameters: VAEParameters) -> ClassPrior | None:
+        """Return what the message with class means says of some rows; None if it has no weight of its own."""
+        message = inbox.first("class_means")
+        if message is None or not parameters.class_weight:
+            return None
+        from actors.kernels.neural.vae_networks import ClassPrior
+
+        means, responsibilities = message["means"], message["responsibilities"][rows]
+        arrays = (np.array(values, dtype=np.float32) for values in (means, responsibilities))
+        return ClassPrior(*map(self._tensor, arrays), parameters.class_weight)
 
     def _memory_of(self, message: Message, count: int) -> Float32Array:
         """Return memory for some observations, the same in every step, as far as it is large enough."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from actors.kernels.neural.adam import Adam
+    from actors.kernels.neural.vae_networks import ClassPrior
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class VAEParameters:
     filters: Annotated[tuple[_Positive, ...], Field(min_length=1, max_length=8)] = (16, 32)
     shape: Annotated[tuple[_Positive, ...], Field(min_length=2, max_length=3)] | None = None
     augment: Mapping[Literal["shift"], Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    class_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class VAE(SharedVAE):
@@ -123,6 +125,10 @@ class VAE(SharedVAE):
         augment : mapping
             How pictures are changed at random in each step of the training, and never else. ``shift`` is the most
             pixels by which one is moved up or down and left or right; pixels at its edge are repeated.
+        class_weight : float
+            α. Above 0, Σ_k r_k E_q[log p(k | z1)] is added α times to what is maximised, r_k being the responsibilities
+            from above and p(k | z1) the posterior of equally probable classes with the densities N(m_k, I). The bound
+            depends little on whether latent vectors tell their classes; this makes them do so.
 
     Attributes
     ----------
@@ -143,6 +149,7 @@ class VAE(SharedVAE):
         "mixed_precision",
         "learning_rate",
         "augment",
+        "class_weight",
     )
     fixed_parameters = (
         "latent_dim",
@@ -230,7 +237,8 @@ class VAE(SharedVAE):
         rows, means = place_rows(values, torch.device(self.device)), self._tensor(prior_mean[present])
         generator = torch.Generator(self.device).manual_seed(context.torch_seed)
         gaps = message.missing_values is not None
-        epochs = self._train(rows, means, generator, parameters, context, gaps=gaps) if context.learn else 0
+        classes = self._classes(inbox, present, parameters)
+        epochs = self._train(rows, means, generator, parameters, context, classes, gaps=gaps) if context.learn else 0
         with named_failures(context.where):
             encoded = kernels.encode(networks, kernels.without_gaps(rows) if gaps else rows)
             parts = kernels.elbo(networks, rows, means, encoded, parameters.likelihood, generator, gaps=gaps)
@@ -363,6 +371,7 @@ class VAE(SharedVAE):
         generator: torch.Generator,
         parameters: VAEParameters,
         context: Context,
+        classes: ClassPrior | None,
         *,
         gaps: bool = False,
     ) -> int:
@@ -395,7 +404,7 @@ class VAE(SharedVAE):
             training_failures(context.where, parameters.encoder, parameters.decoder, parameters.likelihood),
             seeded(context.torch_seed),  # dropout in a user's network draws from the global generator
         ):
-            losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch)
+            losses = kernels.train(self._networks, self._optimiser, rows, means, training, generator, on_epoch, classes)
         self._loss += losses
         return len(losses)
 

@@ -26,7 +26,7 @@ from actors.kernels.neural import step_kernels as kernels
 from actors.kernels.neural.adam import MOMENTS
 from actors.kernels.neural.default_gradient import DefaultGradient, is_written_out
 from actors.kernels.neural.default_training import adam_numbers
-from actors.kernels.neural.vae_networks import Likelihood, UserNetworkError
+from actors.kernels.neural.vae_networks import ClassPrior, Likelihood, UserNetworkError
 from actors.kernels.neural.vae_training import loss_terms, make_optimiser
 from actors.kernels.neural.weight_block import WeightBlock, copy_of
 from actors.kernels.types import Array, Float32Array, FloatArray, IntArray
@@ -202,6 +202,7 @@ class SharedNetworks:
         beta: float,
         likelihood: Likelihood,
         mixed_precision: bool = False,
+        classes: ClassPrior | None = None,
         *,
         gaps: bool = False,
     ) -> tuple[Float32Array, FloatArray]:
@@ -214,13 +215,14 @@ class SharedNetworks:
         UserNetworkError
             If learning changes more than the weights, such as running means, which are not sums over rows.
         """
-        if self._written_out is not None and not mixed_precision and not gaps:
+        if self._written_out is not None and not mixed_precision and classes is None and not gaps:
             self._written_out.threads.use(torch.get_num_threads())
             into = self._written_out.new_memory()
             terms = np.array(self._written_out.compute(rows, prior_mean, noise, beta, likelihood, into))
             gradient = into.memory
         else:
-            gradient, terms = self._differentiate(rows, prior_mean, noise, beta, likelihood, mixed_precision, gaps=gaps)
+            of_rows = rows, prior_mean, noise, beta, likelihood, mixed_precision, classes
+            gradient, terms = self._differentiate(*of_rows, gaps=gaps)
         if not math.isfinite(terms.sum()):
             gradient = np.full(self.weights, np.nan, np.float32)  # infinities of opposite sign would be added
         return gradient, terms
@@ -233,6 +235,7 @@ class SharedNetworks:
         beta: float,
         likelihood: Likelihood,
         mixed_precision: bool,
+        classes: ClassPrior | None,
         *,
         gaps: bool,
     ) -> tuple[Float32Array, FloatArray]:
@@ -243,7 +246,9 @@ class SharedNetworks:
             weight.grad = None
         buffers = dict(self.networks.named_buffers()) if self._has_buffers else {}
         before = {name: buffer._version for name, buffer in buffers.items()}
-        reconstruction, kl = loss_terms(self.networks, rows, prior_mean, noise, likelihood, mixed_precision, gaps=gaps)
+        reconstruction, kl = loss_terms(
+            self.networks, rows, prior_mean, noise, likelihood, mixed_precision, gaps=gaps, classes=classes
+        )
         changed = [name for name, buffer in buffers.items() if buffer._version != before[name]]
         if buffers:
             changed += [name for name, buffer in self.networks.named_buffers() if buffer is not buffers.get(name)]

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import log_softmax, relu, softplus
 
 from actors.kernels.jit import as_input
 from actors.kernels.neural.layers import Linear, initialise
@@ -294,6 +294,32 @@ def _compiled_loss(logits: Tensor, rows: Tensor, likelihood: Likelihood) -> floa
 def kl_divergence(mean: Tensor, log_variance: Tensor, prior_mean: Tensor) -> Tensor:
     """Return KL(N(mean, exp(log_variance)) ‖ N(prior_mean, I)), summed over rows and dimensions (all (N, L))."""
     return 0.5 * ((mean - prior_mean).square() + log_variance.exp() - log_variance - 1.0).sum()
+
+
+class ClassPrior(NamedTuple):
+    """What is known of the classes of rows, from above.
+
+    Parameters
+    ----------
+    means : Tensor, shape (K, L)
+    responsibilities : Tensor, shape (N, K)
+    weight : float
+        Of :func:`class_loss`.
+    """
+
+    means: Tensor
+    responsibilities: Tensor
+    weight: float
+
+
+def class_loss(latents: Tensor, classes: ClassPrior) -> Tensor:
+    """Return -Σ_n Σ_k r_nk log p(k | z_n), summed over rows, for `latents` (N, L).
+
+    Under equally probable classes with the densities N(m_k, I), p(k | z) is the softmax of z·m_k - |m_k|²/2. D. P.
+    Kingma et al., "Semi-supervised learning with deep generative models", 2014, eq. 9, add the same with labels.
+    """
+    logits = latents @ classes.means.T - 0.5 * classes.means.square().sum(dim=1)
+    return -(classes.responsibilities * log_softmax(logits, dim=1)).sum()
 
 
 def reconstruct(networks: nn.ModuleDict, latents: Tensor, likelihood: Likelihood, into: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,9 @@ from actors.kernels.neural.default_training import DefaultTraining, applies_to
 from actors.kernels.neural.device_batches import batch_sizes, iterate_batches
 from actors.kernels.neural.pictures import Augmentation
 from actors.kernels.neural.vae_networks import (
+    ClassPrior,
     Likelihood,
+    class_loss,
     kl_divergence,
     observed_loss,
     reconstruction_loss,
@@ -107,6 +110,7 @@ def train(
     options: TrainingOptions,
     generator: torch.Generator,
     on_epoch: Callable[[int, int, float], None],
+    classes: ClassPrior | None = None,
 ) -> list[float]:
     """Maximise E_q[log p(row | z)] - β · KL(q(z | row) ‖ N(prior_mean, I)) over the weights, in place.
 
@@ -122,6 +126,8 @@ def train(
         Generator of the order of rows and of the noise; on the networks' device.
     on_epoch : callable
         Called after each epoch with the number of epochs done, their total as far as known, and the epoch's loss.
+    classes : ClassPrior, optional
+        Classes of the rows, whose weighted :func:`class_loss` is added to the loss, as part of its first term.
 
     Returns
     -------
@@ -136,7 +142,7 @@ def train(
     networks.train()
     optimiser.learning_rate = options.learning_rate
     losses: list[float] = []
-    with _epoch_runner(networks, optimiser, rows, prior_mean, options, generator) as run_epoch:
+    with _epoch_runner(networks, optimiser, rows, prior_mean, options, generator, classes) as run_epoch:
         for epoch in range(options.epochs):
             beta = options.beta(epoch)
             reconstruction, kl = (value / len(rows) for value in run_epoch(beta))
@@ -161,6 +167,7 @@ def _epoch_runner(
     prior_mean: Tensor,
     options: TrainingOptions,
     generator: torch.Generator,
+    classes: ClassPrior | None,
 ) -> Iterator[Callable[[float], tuple[float, float]]]:
     """Provide the function that takes the steps of an epoch with some β; it returns the two terms of the loss."""
     sizes, device = batch_sizes(len(rows), options.batch_size, even=options.even_batches), generator.device
@@ -171,7 +178,7 @@ def _epoch_runner(
         means = torch.split(prior_mean.index_select(0, order), sizes)
         return order, zip(means, torch.split(standard_normal(prior_mean.shape, generator), sizes), strict=True)
 
-    is_special = options.gaps or options.mixed_precision or options.augmentation is not None
+    is_special = options.gaps or options.mixed_precision or options.augmentation is not None or classes is not None
     if is_special or device.type != "cpu" or not applies_to(networks, optimiser):
 
         def run_automatically(beta: float) -> tuple[float, float]:
@@ -179,8 +186,8 @@ def _epoch_runner(
             batches: Iterator[Tensor] = iterate_batches(rows, order, sizes, device)
             if options.augmentation is not None:
                 batches = (options.augmentation(batch, generator) for batch in batches)
-            pairs = zip(batches, given, strict=True)
-            sums = sum(_step(networks, optimiser, batch, *of_batch, beta, options) for batch, of_batch in pairs)
+            of_batches = zip(batches, given, _divide(classes, order, sizes), strict=True)
+            sums = sum(_step(networks, optimiser, batch, *own, beta, options, of) for batch, own, of in of_batches)
             # The only synchronisation with the device in an epoch.
             reconstruction, kl = cast("Tensor", sums).tolist()
             return reconstruction, kl
@@ -205,6 +212,15 @@ def _epoch_runner(
             training.finish()
 
 
+def _divide(classes: ClassPrior | None, order: Tensor, sizes: list[int]) -> Iterator[ClassPrior | None]:
+    """Yield what is known of the classes of each batch."""
+    if classes is None:
+        yield from repeat(None, len(sizes))
+        return
+    for responsibilities in torch.split(classes.responsibilities.index_select(0, order), sizes):
+        yield classes._replace(responsibilities=responsibilities)
+
+
 def _step(
     networks: nn.ModuleDict,
     optimiser: Adam,
@@ -213,10 +229,13 @@ def _step(
     noise: Tensor,
     beta: float,
     options: TrainingOptions,
+    classes: ClassPrior | None,
 ) -> Tensor:
     """Take one step on a batch; return its summed reconstruction loss and KL divergence, as one tensor (2,)."""
     precision, gaps = options.mixed_precision, options.gaps
-    reconstruction, kl = loss_terms(networks, rows, prior_mean, noise, options.likelihood, precision, gaps=gaps)
+    reconstruction, kl = loss_terms(
+        networks, rows, prior_mean, noise, options.likelihood, precision, gaps=gaps, classes=classes
+    )
     optimiser.zero_grad()
     torch.autograd.backward((reconstruction + beta * kl) / len(rows))
     optimiser.step()
@@ -232,14 +251,21 @@ def loss_terms(
     mixed_precision: bool = False,
     *,
     gaps: bool = False,
+    classes: ClassPrior | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the summed reconstruction loss and KL divergence of a batch, with its graph of gradients."""
+    """Return the summed reconstruction loss and KL divergence of a batch, with its graph of gradients.
+
+    With `classes` the weighted :func:`class_loss` is part of the first term.
+    """
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=mixed_precision):
         mean, log_variance = (head.float() for head in networks["encoder"](without_gaps(rows) if gaps else rows))
         latents = torch.addcmul(mean, torch.exp(0.5 * log_variance), noise)
         logits = networks["decoder"](latents).float()
     of_values = observed_loss if gaps else reconstruction_loss
-    return of_values(logits, rows, likelihood), kl_divergence(mean, log_variance, prior_mean)
+    loss = of_values(logits, rows, likelihood)
+    if classes is not None:
+        loss = loss + classes.weight * class_loss(latents, classes)
+    return loss, kl_divergence(mean, log_variance, prior_mean)
 
 
 # --- state --------------------------------------------------------------------------------------------------------

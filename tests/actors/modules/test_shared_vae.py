@@ -89,7 +89,7 @@ def two_updates(extents, rows, above, **parameters):
         (
             {"mask": MASK},
             (prior(),),
-            {"networks": "conv", "filters": [2, 4], "augment": {"shift": 1}, "batch_size": 200},
+            {"networks": "conv", "filters": [2, 4], "augment": {"shift": 1}, "class_weight": 3.0},
         ),
     ],
 )

@@ -78,7 +78,7 @@ OTHER_VALUES = {
     "vae": {
         "epochs": 3, "batch_size": 20, "likelihood": "mse", "send": "sample", "send_variance": True,
         "restart_weights": True, "kl_weight": 4.0, "kl_warmup": 2, "patience": 1, "mixed_precision": True,
-        "learning_rate": 0.05, "augment": {"shift": 1},
+        "learning_rate": 0.05, "augment": {"shift": 1}, "class_weight": 30.0,
     },
     "network": {
         "epochs": 3, "batch_size": 20, "learning_rate": 0.05, "weight_decay": 0.1, "restart_weights": True,

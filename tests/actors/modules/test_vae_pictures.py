@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 from actors.errors import ModuleError
 from tests.support.toy_modules import same_arrays
@@ -134,9 +136,54 @@ def test_parameters_are_checked():
         {"shape": [2, 2, 2, 2]},
         {"augment": {"rotate": 3}},
         {"augment": {"shift": -1}},
+        {"class_weight": -1},
     ):
         with pytest.raises(ModuleError, match=next(iter(wrong))):
             make_vae(**wrong)
+
+
+def by_class(rows=N):
+    """Return class means far from what the pictures are, in a message, and the classes of the rows."""
+    classes = np.arange(rows) % 3
+    means = np.random.default_rng(3).normal(size=(3, D))
+    return class_means(means, np.eye(3)[classes]), means, classes
+
+
+def test_the_loss_of_classes_is_that_of_scipy():
+    from actors.kernels.neural.vae_networks import ClassPrior, class_loss
+
+    generator = np.random.default_rng(0)
+    latents, means, r = generator.normal(size=(9, D)), generator.normal(size=(4, D)), generator.dirichlet(np.ones(4), 9)
+    densities = np.stack([multivariate_normal(mean).logpdf(latents) for mean in means], axis=1)
+    expected = -(r * (densities - logsumexp(densities, axis=1, keepdims=True))).sum()
+    found = class_loss(torch.tensor(latents), ClassPrior(torch.tensor(means), torch.tensor(r), 2.0))
+    assert float(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("networks", ["dense", "conv"])
+def test_the_weight_of_classes_makes_latent_vectors_tell_them(networks):
+    rows, (above, means, classes) = observations(images()), by_class()
+    posteriors = []
+    for weight in (0.0, 20.0):
+        own = {**CONV, "networks": networks, "augment": {}, "epochs": 30, "class_weight": weight}
+        z = call(make_vae(**own), rows, above).outputs["z"]
+        densities = -0.5 * ((z[:, None] - means) ** 2).sum(axis=2)
+        posteriors.append(np.exp(densities - logsumexp(densities, axis=1, keepdims=True))[np.arange(N), classes].mean())
+    assert posteriors[1] > posteriors[0] + 0.02
+
+
+def test_the_weight_of_classes_needs_classes():
+    rows = observations(images())
+    assert same_arrays(call(make_vae(class_weight=20.0), rows).outputs, call(make_vae(), rows).outputs)
+
+
+def test_classes_of_rows_that_are_missing_are_left_out():
+    absent, values = np.arange(N) % 4 == 1, images()
+    whole, (above, means, classes) = make_vae(class_weight=5.0), by_class()
+    kept = class_means(means, np.eye(3)[classes][~absent])
+    given = observations(np.where(absent[:, None, None], 0.0, values), mask=absent)
+    found, expected = call(whole, given, above), call(make_vae(class_weight=5.0), observations(values[~absent]), kept)
+    assert np.array_equal(found.outputs["loss"], expected.outputs["loss"])
 
 
 def test_learning_does_not_draw_from_the_process():
