@@ -16,6 +16,7 @@ from actors.kernels.mixture.blocked_gibbs import (
     draw_log_weights,
     tempered_posterior,
 )
+from actors.kernels.mixture.context_init import COMPONENTS_PER_CLASS, labels_from_contexts
 from actors.kernels.mixture.gibbs import gibbs
 from actors.kernels.mixture.incomplete import (
     Incomplete,
@@ -42,7 +43,7 @@ from actors.module import Context
 from actors.types import BoolArray, FloatArray, IntArray
 
 Engine = Literal["gibbs", "vb", "blocked-gibbs"]
-Start = Literal["auto", "random", "kmeans", "sequence"]
+Start = Literal["auto", "random", "kmeans", "sequence", "contexts"]
 
 KMEANS_RESTARTS = 10
 """Runs of k-means; a single one merges two clear classes in some starts."""
@@ -151,7 +152,7 @@ def initial_assignment(
 
     Parameters
     ----------
-    start : {"auto", "random", "kmeans", "sequence"}
+    start : {"auto", "random", "kmeans", "sequence", "contexts"}
         As in :class:`actors.modules.mixture.gmm.GMM`, with ``rule: extrinsic``.
     rows : ndarray (N, D) float64
         Finite.
@@ -174,6 +175,10 @@ def initial_assignment(
         ordered = context.order_above and len(rows) > 1
         ordered = ordered and neighbours_correlate(rows, window=STARTS[0][0], products=False, lengths=lengths)
         start = "sequence" if ordered else "kmeans"
+    if start == "contexts":
+        per_class = COMPONENTS_PER_CLASS[context.chain % len(COMPONENTS_PER_CLASS)]
+        found = labels_from_contexts(rows, classes, context.generator, per_class=per_class, lengths=lengths)
+        return Assignment(found)
     if start == "kmeans":
         return Assignment(kmeans_labels(rows, classes, context.generator, restarts=KMEANS_RESTARTS))
     return Assignment(

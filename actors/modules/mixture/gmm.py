@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError
+from actors.kernels.mixture.context_init import compile_kernels as compile_contexts
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.pooling import sums_of_posterior
 from actors.kernels.mixture.scatter import compile_kernels as compile_scatter
@@ -88,12 +89,14 @@ class GMM(SharedMixture[GMMParameters]):
             What is sampled and sent; see above.
         burn_in : int
             Additional sweeps in the first update.
-        start : {"auto", "random", "kmeans", "sequence"}
-            Initial labels: uniformly random; by k-means; or from the directions that each row shares with its
-            neighbours in the sequence (:mod:`actors.kernels.mixture.sequence_init`), with other settings in each of
-            several chains. ``auto`` is ``random`` with ``rule: tutorial``, which is defined so. Else it is ``sequence``
-            if a module above learns from the order of the rows and rows correlate with their neighbours beyond
-            chance, and ``kmeans`` if not.
+        start : {"auto", "random", "kmeans", "sequence", "contexts"}
+            Initial labels: uniformly random; by k-means; from the directions that each row shares with its
+            neighbours in the sequence (:mod:`actors.kernels.mixture.sequence_init`); or from several small components a
+            class, merged by what precedes and follows them (:mod:`actors.kernels.mixture.context_init`), for many
+            classes or classes of several clumps. The latter two have other settings in each of several chains;
+            ``contexts`` is ``kmeans`` where the order says nothing. ``auto`` is ``random`` with ``rule: tutorial``,
+            which is defined so. Else it is ``sequence`` if a module above learns from the order of the rows and rows
+            correlate with their neighbours beyond chance, and ``kmeans`` if not.
         calibrate : bool
             Whether the likelihood is tempered and mixed with a lapse rate, to correct the over-confidence that the
             priors from above reveal (:mod:`actors.kernels.mixture.calibration`). The message upwards is then relative
@@ -131,6 +134,8 @@ class GMM(SharedMixture[GMMParameters]):
         super().prepare(device, threads)
         if self.parameters.engine == "vb":
             compile_scatter()
+        if self.parameters.start == "contexts":
+            compile_contexts()
 
     @property
     def classes(self) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
+from sklearn.metrics import adjusted_rand_score
 
 from actors.errors import ModuleError
 from actors.graph.registry import make_module
@@ -265,3 +266,17 @@ def test_a_k_means_start_separates_the_classes_before_the_first_sweep(seed):
     gmm = make_gmm(start="kmeans", itr=0)
     outbox = update(gmm, latent_vectors(X), seed=seed)
     assert same_partition(outbox.outputs["class"])
+
+
+def test_a_start_by_contexts_joins_the_clumps_of_a_class():
+    rows = 240
+    generator = np.random.default_rng(0)
+    truth, clump = np.arange(rows) % K, generator.integers(0, 2, rows)
+    # Each class has a clump on either side, beside one of another class.
+    centres = np.stack([CENTRES, -1.5 * CENTRES], axis=1)
+    X = centres[truth, clump] + 0.5 * generator.normal(size=(rows, D))
+    message = make_message(Header("latent_vectors", "vae", "latent_vectors", "gmm"), {"mean": X})
+    gmm = make_gmm(start="contexts", itr=0)
+    gmm.prepare("cpu", 1)
+    found = update(gmm, message, receivers=()).outputs["class"]
+    assert adjusted_rand_score(truth, found) > 0.95
