@@ -14,12 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.kernels.jit import as_input
 from actors.kernels.log_rows import softmax_of_rows
+from actors.kernels.mixture.class_components import (
+    counts_of_classes,
+    expected_log_shares,
+    log_marginal_of_shares,
+)
 from actors.kernels.mixture.incomplete import (
     Incomplete,
     all_pairs,
@@ -135,6 +141,28 @@ def expected_log_weights(counts: IntArray | FloatArray, alpha: float) -> FloatAr
     return weights
 
 
+def expected_log_scores(
+    counts: IntArray | FloatArray,
+    alpha: float,
+    log_prior: FloatArray | None = None,
+    *,
+    use_weights: bool = False,
+    components: int = 1,
+) -> FloatArray:
+    """Return what an iteration adds to the log-densities of the columns, (K·m,) or (N, K·m).
+
+    These are the expected log-weights of the classes, or `log_prior` (N, K) in their place (or both, with
+    `use_weights`), and the expected log-shares of the components within each class, if there are several.
+    """
+    of_classes = counts_of_classes(counts, components)
+    scores = expected_log_weights(of_classes, alpha) if log_prior is None else log_prior
+    if log_prior is not None and use_weights:
+        scores = log_prior + expected_log_weights(of_classes, alpha)
+    if components == 1:
+        return scores
+    return np.asarray(np.repeat(scores, components, axis=-1) + expected_log_shares(counts, components, alpha))
+
+
 def soft_log_predictive_loo(
     X: ArrayLike, responsibilities: FloatArray, posterior: NIWPosterior, prior: NIWPrior
 ) -> FloatArray:
@@ -184,6 +212,7 @@ def evidence_lower_bound(
     log_prior: FloatArray | None = None,
     temperature: float = 1.0,
     use_weights: bool = False,
+    components: int = 1,
 ) -> float:
     """Return the lower bound of the log evidence for a posterior computed from these responsibilities.
 
@@ -205,16 +234,23 @@ def evidence_lower_bound(
         If less than one, the result is the objective of an iteration at this temperature instead of the bound.
     use_weights : bool
         Whether the weights multiply `log_prior`, if there is any, instead of being replaced by it.
+    components : int
+        m; responsibilities and posterior then have K·m columns, `log_prior` has K. Their shares add a term like that of
+        the weights.
 
     Returns
     -------
     float
         -inf if a row has a responsibility for a class that its prior forbids.
     """
-    return bound_of_likelihoods(
+    of_shares = 0.0
+    if components > 1:
+        of_shares = log_marginal_of_shares(posterior.counts, components, alpha)
+        log_prior = None if log_prior is None else np.repeat(log_prior, components, axis=1)
+    return of_shares + bound_of_likelihoods(
         log_marginal_likelihood(posterior, prior),
         responsibilities,
-        posterior.counts,
+        counts_of_classes(posterior.counts, components),
         alpha,
         log_prior=log_prior,
         temperature=temperature,
@@ -260,6 +296,7 @@ def variational_bayes(
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
     incomplete: Incomplete | None = None,
+    components: int = 1,
     on_iteration: Callable[[int, float], object] | None = None,
 ) -> tuple[FloatArray, NIWPosterior, float]:
     """Run iterations that update first the responsibilities given the posterior, then the posterior given these.
@@ -287,6 +324,9 @@ def variational_bayes(
     incomplete : Incomplete, optional
         The rows with some missing values, in the place of which X has any finite numbers. The missing values of a row
         have a distribution q(x_m | z) for each class (:mod:`actors.kernels.mixture.incomplete`).
+    components : int
+        m, the components of each class (:mod:`actors.kernels.mixture.class_components`). Responsibilities and posterior
+        have K·m columns, `log_bias` has K.
     on_iteration : callable, optional
         Called after each iteration with (iterations done, the objective at this temperature, which never falls).
 
@@ -311,28 +351,28 @@ def variational_bayes(
     check_finite(rows, missing)
     if not alpha > 0.0:
         raise ValueError(f"alpha must be positive, but is {alpha}")
-    log_prior = None if log_bias is None else as_bias(log_bias, N, out.shape[1], missing)[~missing]
+    log_prior = None if log_bias is None else as_bias(log_bias, N, out.shape[1] // components, missing)[~missing]
     seen, r = as_input(rows[~missing]), out[~missing]
     sums = _Sums(seen, prior, renumbered(incomplete, missing), out.shape[1])
     posterior, entropy = sums.first(r)
     before = -math.inf
+    bound_options: dict[str, Any] = {"log_prior": log_prior, "use_weights": use_weights, "components": components}
     for done in range(1, iterations + 1):
-        class_scores = expected_log_weights(posterior.counts, alpha) if log_prior is None else log_prior
-        if log_prior is not None and use_weights:
-            class_scores = log_prior + expected_log_weights(posterior.counts, alpha)
+        class_scores = expected_log_scores(
+            posterior.counts, alpha, log_prior, use_weights=use_weights, components=components
+        )
         r = softmax_of_rows(class_scores + temperature * sums.expected_log_density(posterior))
         posterior, entropy = sums.posterior(r, posterior)
-        objective = evidence_lower_bound(
-            r, posterior, prior, alpha, log_prior=log_prior, temperature=temperature, use_weights=use_weights
+        objective = temperature * entropy + evidence_lower_bound(
+            r, posterior, prior, alpha, **bound_options, temperature=temperature
         )
-        objective += temperature * entropy
         if on_iteration is not None:
             on_iteration(done, objective)
         if objective - before < MIN_RISE * len(seen):
             break
         before = objective
     out[missing], out[~missing] = 0.0, r
-    bound = evidence_lower_bound(r, posterior, prior, alpha, log_prior=log_prior, use_weights=use_weights)
+    bound = evidence_lower_bound(r, posterior, prior, alpha, **bound_options)
     return out, posterior, bound + entropy
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from actors.errors import ModuleError, NonFiniteError
+from actors.kernels.mixture.class_components import class_densities
 from actors.kernels.mixture.columns import Columns
 from actors.kernels.mixture.gibbs import compile_kernels
 from actors.kernels.mixture.incomplete import (
@@ -25,7 +27,7 @@ from actors.kernels.mixture.incomplete import (
 from actors.kernels.mixture.known_labels import named_as_known, seeded_kmeans
 from actors.kernels.mixture.niw import NIWPrior, sample_predictive
 from actors.kernels.mixture.sums import responsibilities_given
-from actors.kernels.mixture.variational import expected_log_weights, most_probable_labels
+from actors.kernels.mixture.variational import expected_log_scores, most_probable_labels
 from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
 from actors.modules.class_posteriors import combine_priors, normalise_rows
@@ -86,6 +88,15 @@ class Mixture(ClassModule[P]):
             If the data do not allow it.
         """
 
+    def _log_shares(self) -> FloatArray | None:
+        """Return the log-shares (K·m,) of the components within each class; None if each class is one Gaussian."""
+        return None
+
+    @property
+    def _components(self) -> int:
+        """m, the number of Gaussians of each class."""
+        return 1
+
     # --- the contract ---------------------------------------------------------------------------------------------
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
@@ -125,10 +136,11 @@ class Mixture(ClassModule[P]):
             temperature=1.0 if above is None else context.temperature * trust,
             incomplete=incomplete,
             known=None if told is None else known_classes(told),
+            components=self._components,
         )
         try:
             start = self._current_assignment(problem, rows, columns, message.lengths, context)
-            assignment, factors, loo, metrics = self._fit(problem, start, context)
+            assignment, factors, loo, metrics, log_within = self._fit(problem, start, context)
             likelihood = loo
             if self._weights_multiply_prior(parameters):
                 likelihood = log_predictive_observed(X, incomplete, factors, prior)
@@ -156,7 +168,8 @@ class Mixture(ClassModule[P]):
         volume = len(present) * by_row if isinstance(by_row, float) else float(by_row[~missing].sum())
         metrics |= {name: metrics[name] - volume for name in ("evidence", "score", "bound") if name in metrics}
         log_volume = 0.0 if parameters.calibrate else by_row
-        return self._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
+        outbox = self._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
+        return self._with_component_means(outbox, log_within, missing)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Classify new rows by the learnt factors.
@@ -173,8 +186,9 @@ class Mixture(ClassModule[P]):
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         X, missing, seen, differing = self._read_new_rows(data_message(inbox), context)
         self._log_differing(differing, context)
-        likelihood, log_volume = self._new_likelihood(X, missing, context, seen)
+        likelihood, log_volume, log_within = self._new_likelihood(X, missing, context, seen)
         outbox = self._compose_outbox(inbox, context, likelihood, missing, {}, log_volume)
+        outbox = self._with_component_means(outbox, log_within, missing)
         return self._with_log_evidence(outbox, inbox, context, likelihood, missing, log_volume)
 
     def _read_new_rows(
@@ -196,10 +210,11 @@ class Mixture(ClassModule[P]):
 
     def _new_likelihood(
         self, X: FloatArray, missing: BoolArray, context: Context, seen: BoolArray | None = None
-    ) -> tuple[FloatArray, float | FloatArray]:
+    ) -> tuple[FloatArray, float | FloatArray, FloatArray | None]:
         """Return log p(row | class) of new internal rows, (N, K), and what converts it to the units of the rows.
 
-        `seen` (N, D) is false where a value is missing.
+        The third is log p(component | class, row), (N, K·m), where classes have components. `seen` (N, D) is false
+        where a value is missing.
         """
         assert self._factors is not None
         assert self._prior is not None
@@ -209,10 +224,13 @@ class Mixture(ClassModule[P]):
             likelihood = log_predictive_observed(X, incomplete, self._factors, self._prior)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
+        log_within, shares = None, self._log_shares()
+        if shares is not None:
+            likelihood, log_within = class_densities(likelihood + shares, self._components)
         if self._calibration is not None:
             likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
         likelihood[missing] = 0.0
-        return likelihood, log_volumes(self._columns, seen) if self._calibration is None else 0.0
+        return likelihood, log_volumes(self._columns, seen) if self._calibration is None else 0.0, log_within
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send class means for classes from the prior, or drawn by the weights without one; output ``class`` (N,).
@@ -238,7 +256,8 @@ class Mixture(ClassModule[P]):
         arrays = {"means": self._class_means(), "responsibilities": responsibilities}
         outputs: dict[str, Array] = {"class": responsibilities.argmax(axis=1)}
         if not context.receivers.get("class_means"):
-            rows = sample_predictive(outputs["class"], self._factors, self._prior, context.generator)
+            drawn = self._draw_components(outputs["class"], context.generator)
+            rows = sample_predictive(drawn, self._factors, self._prior, context.generator)
             outputs["x"] = self._columns.external(rows)
         return Outbox([OutgoingMessage("class_means", arrays)], outputs=outputs)
 
@@ -272,10 +291,10 @@ class Mixture(ClassModule[P]):
         if not state:
             return
         factors, prior, columns = unpack(state)
-        if factors.counts.size != self.classes:
-            raise ModuleError(
-                f"the state has {factors.counts.size} classes, this {self.display_name} has {self.classes}"
-            )
+        if factors.counts.size != self.classes * self._components:
+            own = f"{self.classes}" if self._components == 1 else f"{self.classes} of {self._components} components"
+            held = f"{factors.counts.size} {'classes' if self._components == 1 else 'components in all'}"
+            raise ModuleError(f"the state has {held}, this {self.display_name} has {own}")
         self._factors, self._prior, self._columns = factors, prior, columns
         self._restore_rows(state)
 
@@ -311,12 +330,19 @@ class Mixture(ClassModule[P]):
         if problem.incomplete is not None:
             filled = fill_by_one_gaussian(problem.rows, problem.missing, problem.incomplete, problem.prior)
             rows = columns.external(filled)
+        scores = expected_log_scores(
+            self._factors.counts,
+            problem.alpha,
+            problem.log_prior,
+            use_weights=problem.use_counts,
+            components=problem.components,
+        )
         soft = responsibilities_given(
             self._columns.internal(rows),
             self._factors,
             self._prior,
-            log_weights=expected_log_weights(self._factors.counts, problem.alpha) if problem.use_counts else None,
-            log_prior=problem.log_prior,
+            log_weights=scores if problem.log_prior is None else None,
+            log_prior=None if problem.log_prior is None else scores,
             temperature=problem.temperature,
             mask=problem.missing,
         )
@@ -359,6 +385,35 @@ class Mixture(ClassModule[P]):
         columns = self._choose_columns(filled_with_seen(rows, absent)[~missing], message, context)
         seen: BoolArray = ~absent[:, columns.kept]
         return with_column_means(columns.internal(rows), seen), columns, missing | ~seen.any(axis=1), seen
+
+    def _with_component_means(self, outbox: Outbox, log_within: FloatArray | None, missing: BoolArray) -> Outbox:
+        """Return the outbox with the means of the components, not of the classes, in the message downwards.
+
+        A row's expected mean is then that of its components (`log_within`, (N, K·m)), where classes have several.
+        """
+        if log_within is None:
+            return outbox
+        assert self._factors is not None
+        assert self._columns is not None
+        shares = self._log_shares()
+        within = np.exp(np.where(missing[:, None], shares, log_within))
+        of_rows = np.repeat(outbox.outputs["Pdz"], self._components, axis=1) * within
+        of_rows /= of_rows.sum(axis=1, keepdims=True)
+        own = {"means": self._columns.external(self._factors.mean), "responsibilities": of_rows}
+        messages = [
+            replace(message, arrays={**message.arrays, **own}) if message.port == "class_means" else message
+            for message in outbox.messages
+        ]
+        return replace(outbox, messages=messages)
+
+    def _draw_components(self, classes: IntArray, generator: np.random.Generator) -> IntArray:
+        """Return a component (N,) of each row's class, drawn by the shares; the class where it is one Gaussian."""
+        shares = self._log_shares()
+        if shares is None:
+            return classes
+        of_class = np.exp(shares).reshape(self.classes, -1).cumsum(axis=1)[:, :-1]
+        drawn = (generator.random(len(classes))[:, None] > of_class[classes]).sum(axis=1)
+        return np.asarray(classes * self._components + drawn, dtype=np.int64)
 
     def _class_means(self) -> FloatArray:
         """Return the class means (K, D) in the units of the rows."""

@@ -16,6 +16,7 @@ from actors.kernels.mixture.blocked_gibbs import (
     draw_log_weights,
     tempered_posterior,
 )
+from actors.kernels.mixture.class_components import class_densities, component_labels, loo_log_shares
 from actors.kernels.mixture.context_init import COMPONENTS_PER_CLASS, labels_from_contexts
 from actors.kernels.mixture.gibbs import gibbs
 from actors.kernels.mixture.incomplete import (
@@ -89,7 +90,8 @@ class Assignment(NamedTuple):
     labels : ndarray of int64, shape (N,)
         -1 for a row without a class.
     responsibilities : ndarray of float64, shape (N, K), or None
-        The soft assignment, where the engine infers one; the labels are its argmax.
+        The soft assignment, where the engine infers one; the labels are its argmax. If classes have m components each,
+        both are of the components, K·m in all.
     """
 
     labels: IntArray
@@ -121,6 +123,8 @@ class FitProblem:
         The rows with some missing values, in the place of which `rows` has the mean of the column.
     known : ndarray of int64 (N,), optional
         The classes that labels name, -1 for rows without a label; they are in `log_prior`, too.
+    components : int
+        m, the components of each class; more than one with variational Bayes only.
     """
 
     rows: FloatArray
@@ -134,15 +138,20 @@ class FitProblem:
     temperature: float
     incomplete: Incomplete | None = None
     known: IntArray | None = None
+    components: int = 1
 
 
 class FitResult(NamedTuple):
-    """The result of one update: assignment, its factors, the leave-one-out log-likelihood (N, K), and metrics."""
+    """The result of one update: assignment, its factors, the leave-one-out log-likelihood (N, K), and metrics.
+
+    `log_within` (N, K·m), log p(component | class, row), is there if classes have several components.
+    """
 
     assignment: Assignment
     factors: NIWPosterior
     loo_log_likelihood: FloatArray
     metrics: Mapping[str, float]
+    log_within: FloatArray | None = None
 
 
 def initial_assignment(
@@ -221,10 +230,16 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
     ValueError
         If the kernel rejects its input.
     """
-    carried = start.responsibilities
+    soft, m = start.responsibilities, problem.components
+    if soft is None and m == 1:
+        soft = one_hot_responsibilities(start.labels, problem.classes)
+    elif soft is None:
+        first = np.where(problem.missing, -1, start.labels)
+        first = component_labels(problem.rows, first, problem.classes, m, context.generator)
+        soft = one_hot_responsibilities(first, problem.classes * m)
     responsibilities, factors, bound = variational_bayes(
         problem.rows,
-        one_hot_responsibilities(start.labels, problem.classes) if carried is None else carried,
+        soft,
         problem.prior,
         problem.alpha,
         problem.iterations,
@@ -233,6 +248,7 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
         use_weights=problem.use_counts,
         mask=problem.missing,
         incomplete=problem.incomplete,
+        components=m,
         on_iteration=lambda done, objective: context.report(done, problem.iterations, objective=objective),
     )
     loo_log_likelihood = soft_log_predictive_loo(problem.rows, responsibilities, factors, problem.prior)
@@ -240,11 +256,14 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
         loo_log_likelihood = soft_loo_observed(
             problem.rows, loo_log_likelihood, responsibilities, problem.incomplete, factors, problem.prior
         )
+    log_within = None
+    if m > 1:
+        shares = loo_log_shares(responsibilities, factors.counts, m, problem.alpha)
+        loo_log_likelihood, log_within = class_densities(loo_log_likelihood + shares, m)
     # Without an iteration a row can stay in a class that its prior excludes: the bound is -inf, which is no metric.
     metrics = {} if bound == -np.inf else {"bound": bound}
-    return FitResult(
-        Assignment(most_probable_labels(responsibilities), responsibilities), factors, loo_log_likelihood, metrics
-    )
+    assignment = Assignment(most_probable_labels(responsibilities), responsibilities)
+    return FitResult(assignment, factors, loo_log_likelihood, metrics, log_within)
 
 
 def fit_blocked_gibbs(problem: FitProblem, start: Assignment, context: Context) -> FitResult:

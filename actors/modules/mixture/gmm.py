@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import AliasChoices, Field
 
 from actors.errors import ModuleError
+from actors.kernels.mixture.class_components import counts_of_classes, log_shares
 from actors.kernels.mixture.context_init import compile_kernels as compile_contexts
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.pooling import sums_of_posterior
@@ -48,8 +49,14 @@ class GMMParameters:
     start: Start = "auto"
     calibrate: bool = False
     engine: Engine = "gibbs"
+    components: Annotated[int, Field(ge=1)] = 1
 
     def __post_init__(self) -> None:
+        if self.components > 1 and self.engine != "vb":
+            raise ValueError(
+                f"components: {self.components} (Gaussians of each class) are learnt by engine vb, not by "
+                f"{self.engine!r}; use engine: vb"
+            )
         if self.engine != "gibbs" and self.rule == "tutorial":
             raise ValueError(
                 f"rule 'tutorial' is defined by sampling: it goes with engine 'gibbs', not with {self.engine!r}"
@@ -108,6 +115,11 @@ class GMM(SharedMixture[GMMParameters]):
             other, with the parameters integrated out; ``blocked-gibbs`` draws the parameters of all classes, then the
             labels of all rows given these (:mod:`actors.kernels.mixture.blocked_gibbs`). ``tutorial`` goes with
             ``gibbs`` only.
+        components : int
+            m, the Gaussians of each class (:mod:`actors.kernels.mixture.class_components`), for classes that one does
+            not fit; with ``vb`` only. The message upwards is the likelihood of the class, the sum over its components;
+            the one downwards has the means of all components. ``alpha`` is the pseudo-count of each class, and of
+            each component within its class. Workers cannot share the rows.
 
     Notes
     -----
@@ -122,7 +134,7 @@ class GMM(SharedMixture[GMMParameters]):
 
     Parameters: ClassVar[type[Any]] = GMMParameters
     learning_parameters = ("iterations", "burn_in", "start")
-    fixed_parameters = ("classes",)
+    fixed_parameters = ("classes", "components")
     display_name = "GMM"
     ports = (
         *SharedMixture.ports,
@@ -161,6 +173,8 @@ class GMM(SharedMixture[GMMParameters]):
     @classmethod
     def unshared_setting(cls, parameters: GMMParameters) -> str | None:
         """Return which parameter needs all rows in one process; None if workers can share them."""
+        if parameters.components > 1:
+            return f"has components: {parameters.components}, which need all rows in one process; use components: 1"
         if parameters.rule == "tutorial":
             return "has rule 'tutorial', which needs all rows in one process; use rule: extrinsic and engine: vb"
         if parameters.engine == "gibbs":
@@ -182,6 +196,10 @@ class GMM(SharedMixture[GMMParameters]):
                 f"has learnt by engine {self.parameters.engine!r}, whose sums are those of one draw of the labels: use "
                 "engine: vb"
             )
+        if self.parameters.components > 1:
+            raise ModuleError(
+                f"has components: {self.parameters.components}, which are not matched between runs: use components: 1"
+            )
         if self.parameters.calibrate:
             raise ModuleError(
                 "has learnt with calibrate: true, and temperature and lapse rate follow from the densities of single "
@@ -196,6 +214,8 @@ class GMM(SharedMixture[GMMParameters]):
         parameters = self.at(context)
         if parameters.classes != self.parameters.classes:
             raise ModuleError("the number of classes cannot be set for a step: labels are carried over")
+        if parameters.components != self.parameters.components:
+            raise ModuleError("the number of components cannot be set for a step: responsibilities are carried over")
         return parameters
 
     def _initial_assignment(
@@ -225,12 +245,29 @@ class GMM(SharedMixture[GMMParameters]):
 
     def _log_weights(self, factors: NIWPosterior, parameters: GMMParameters) -> FloatArray:
         """Return log((N_k + alpha) / (N + K alpha)), (K,)."""
-        weights = factors.counts + parameters.alpha
+        weights = counts_of_classes(factors.counts, parameters.components) + parameters.alpha
         log_weights: FloatArray = np.log(weights / weights.sum())
         return log_weights
 
     def _expected_class_count(self, rows: int, parameters: GMMParameters) -> float:  # noqa: ARG002 (always K)
-        return parameters.classes
+        return parameters.classes * parameters.components
+
+    @property
+    def _components(self) -> int:
+        return self.parameters.components
+
+    def _log_shares(self) -> FloatArray | None:
+        if self._components == 1:
+            return None
+        assert self._factors is not None
+        return log_shares(self._factors.counts, self._components, self.parameters.alpha)
+
+    def _class_means(self) -> FloatArray:
+        means, shares = super()._class_means(), self._log_shares()
+        if shares is None:
+            return means
+        weighted = np.exp(shares)[:, None] * means
+        return np.asarray(weighted.reshape(self.classes, self._components, -1).sum(axis=1))
 
     def _weights_multiply_prior(self, parameters: GMMParameters) -> bool:
         return parameters.rule == "tutorial"

@@ -705,7 +705,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         """Classify a chunk's rows; the metrics are the left-out columns that differ from training."""
         X, missing, seen, differing = self._read_new_rows(data_message(chunk.inbox), context)
         with self._named(context, chunk):
-            likelihood, log_volume = self._new_likelihood(X, missing, context, seen)
+            likelihood, log_volume, _ = self._new_likelihood(X, missing, context, seen)
             outbox = self._compose_outbox(chunk.inbox, context, likelihood, missing, {}, log_volume)
         return Outbox(outbox.messages, {str(column): 1.0 for column in differing.tolist()}, outbox.outputs)
 

@@ -82,6 +82,11 @@ class TestGMMWithVariationalBayes(QuickChecks):
     parameters = {"classes": 3, "iterations": 2, "engine": "vb"}
 
 
+class TestGMMOfSeveralComponents(QuickChecks):
+    module = "gmm"
+    parameters = {"classes": 3, "iterations": 2, "engine": "vb", "components": 2, "start": "contexts"}
+
+
 class TestGMMWithBlockedGibbsSampling(QuickChecks):
     module = "gmm"
     parameters = {"classes": 3, "iterations": 2, "engine": "blocked-gibbs"}
