@@ -56,7 +56,9 @@ def class_densities(log_joint: FloatArray, components: int) -> tuple[FloatArray,
     return of_classes, within
 
 
-def loo_log_shares(responsibilities: FloatArray, counts: FloatArray, components: int, alpha: float) -> FloatArray:
+def loo_log_shares(
+    responsibilities: FloatArray, counts: FloatArray | IntArray, components: int, alpha: float
+) -> FloatArray:
     """Return the logarithms (N, K·m) of the shares' posterior means, each row left out by its responsibilities."""
     left = np.maximum(counts - responsibilities, 0.0).reshape(len(responsibilities), -1, components) + alpha
     shares: FloatArray = np.log(left) - np.log(left.sum(axis=2, keepdims=True))

@@ -396,6 +396,7 @@ class Mixture(ClassModule[P]):
         assert self._factors is not None
         assert self._columns is not None
         shares = self._log_shares()
+        assert shares is not None
         within = np.exp(np.where(missing[:, None], shares, log_within))
         of_rows = np.repeat(outbox.outputs["Pdz"], self._components, axis=1) * within
         of_rows /= of_rows.sum(axis=1, keepdims=True)
