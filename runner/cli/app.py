@@ -91,7 +91,7 @@ Data = Annotated[
     list[str],
     typer.Argument(
         metavar="[SOURCE=]DATA...",
-        help="A data file or the name of a data set (mnist, digits, words), one for each source of the model.",
+        help="A data file or the name of a data set (mnist, digits, words, clumps), one for each source of the model.",
     ),
 ]
 Lengths = Annotated[
@@ -603,7 +603,9 @@ def new_module(
 def new_model(
     data: Annotated[
         str,
-        typer.Argument(metavar="[DATA]", help="A file of rows, or a built-in data set (mnist, digits, words, cycle)."),
+        typer.Argument(
+            metavar="[DATA]", help="A file of rows, or a built-in data set (mnist, digits, words, clumps, cycle)."
+        ),
     ] = "",
     classes: Annotated[
         str | None,

@@ -30,7 +30,7 @@ from runner.data.table_outline import TableOutline, read_outline
 from runner.data.tables import TableOptions, is_time_name
 from runner.report.printable import printable_line
 
-BUILT_IN = ("mnist", "digits", "words", "cycle")
+BUILT_IN = ("mnist", "digits", "words", "clumps", "cycle")
 
 MANY_COLUMNS = 30
 """Columns from which a module that makes latent vectors of the rows is put below the mixture."""

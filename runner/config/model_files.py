@@ -16,7 +16,7 @@ from runner.report.printable import printable_line
 
 _SUFFIXES = (".yaml", ".yml")
 
-_SHAPES = {"mnist": (3000, 784), "digits": (1740, 64), "words": (3000, 55), "cycle": (100, 2)}
+_SHAPES = {"mnist": (3000, 784), "digits": (1740, 64), "words": (3000, 55), "clumps": (18200, 16), "cycle": (100, 2)}
 """Rows that are used by default, those of digits in cyclic order, and columns, of each built-in data set."""
 
 _SIZES = ("classes", "topics", "most", "latent_dim")

@@ -155,7 +155,7 @@ class BagConfig(Section):
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
-    source: Literal["mnist", "digits", "words", "cycle", "files"]
+    source: Literal["mnist", "digits", "words", "clumps", "cycle", "files"]
     count: Annotated[int, Field(ge=1)] | None = None
     offset: Annotated[int, Field(ge=0)] = 0
     order: Literal["cyclic", "given", "shuffled"] = "given"

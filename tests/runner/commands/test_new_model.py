@@ -176,10 +176,15 @@ def test_the_model_of_pictures_trains(place):
     )
 
 
-@pytest.mark.parametrize("name", ["digits", "words", "cycle"])
+@pytest.mark.parametrize("name", ["digits", "words", "clumps", "cycle"])
 def test_built_in_data_have_models_too(place, name):
     serket("new-model", name, "--classes", "10", "--output", "built.yaml")
-    expected = {"digits": ["vae", "gmm", "markov"], "words": ["mlda", "markov"], "cycle": ["gmm", "markov"]}
+    expected = {
+        "digits": ["vae", "gmm", "markov"],
+        "words": ["mlda", "markov"],
+        "clumps": ["gmm", "markov"],
+        "cycle": ["gmm", "markov"],
+    }
     assert types("built") == expected[name]
 
 
@@ -218,7 +223,7 @@ def test_any_file_name_gives_a_name_that_a_model_may_have(place, data, name):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "the data are not given; name a file of rows, or one of mnist, digits, words, cycle"),
+        ([], "the data are not given; name a file of rows, or one of mnist, digits, words, clumps, cycle"),
         (["nope.csv", "--classes", "3"], "nope.csv: there is no such file, and no built-in data set of this name"),
         (["arm.csv", "--classes", "3"], "columns 'trial' and 'activity' seem to be no values; say what they are"),
         (
