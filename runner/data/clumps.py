@@ -52,7 +52,8 @@ class ClumpedClasses:
             clump = generator.choice(len(shares), len(own), p=shares)
             normal = generator.normal(size=(len(own), COLUMNS))
             X[own] = centres[clump] + np.einsum("nij,nj->ni", roots[clump], normal)
-        return np.clip(np.round(0.5 * (LEVELS - 1) + self._unit * X), 0.0, LEVELS - 1.0) + 0.0  # without -0.0
+        rows: Array = np.clip(np.round(0.5 * (LEVELS - 1) + self._unit * X), 0.0, LEVELS - 1.0)
+        return rows + 0.0  # without -0.0
 
 
 def _root(generator: np.random.Generator) -> Array:
