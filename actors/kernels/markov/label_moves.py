@@ -18,6 +18,12 @@ from actors.kernels.types import FloatArray, IntArray
 TINY = 1e-300
 """Added to sums that may be zero and are divided by."""
 
+NEGLIGIBLE = 1e-9
+"""Rows of a smaller probability of a class do not count for its split: together, they are less than one row in 10^9."""
+
+CLASSES_PER_MOVE = 8
+"""Of twice as many classes or more, the first proposal makes one move for each of these at once."""
+
 
 class Split(NamedTuple):
     """A division of one class into two.
@@ -27,7 +33,7 @@ class Split(NamedTuple):
     strength : float
         The first singular value of the covariance in :func:`split`, in rows.
     side : ndarray (N,) float64
-        The sign assigns each row of the class to one of the halves.
+        The sign assigns each row of the class to one of the halves; zero for rows of other classes.
     """
 
     strength: float
@@ -68,24 +74,31 @@ def split(posterior: FloatArray, k: int, lengths: npt.ArrayLike | None = None) -
     lengths : array_like of int (S,), optional
         Lengths of the sequences.
     """
-    N, K = posterior.shape
+    N = len(posterior)
     starts = boundaries(N, lengths)
-    before, after = np.zeros((N, K)), np.zeros((N, K))
-    before[1:], after[:-1] = posterior[:-1], posterior[1:]
-    before[starts[:-1]], after[starts[1:] - 1] = 0.0, 0.0
-    weights = posterior[:, k].copy()
-    weights[starts[:-1]], weights[starts[1:] - 1] = 0.0, 0.0  # these rows lack a predecessor or a successor
+    # Most rows are surely of another class: those left out, all splits together cost N K², not N K³.
+    members = np.flatnonzero(posterior[:, k] > NEGLIGIBLE)
+    first, last = (np.isin(members, edges) for edges in (starts[:-1], starts[1:] - 1))
+    before, after = posterior[members - 1], posterior[(members + 1) % N]
+    before[first], after[last] = 0.0, 0.0
+    weights = posterior[members, k]
+    weights[first | last] = 0.0  # these rows lack a predecessor or a successor
     total = weights.sum() + TINY
     before -= weights @ before / total
     after -= weights @ after / total
     U, strengths, Vt = np.linalg.svd((before * weights[:, None]).T @ after)
-    return Split(float(strengths[0]), before @ U[:, 0] + after @ Vt[0])
+    side = np.zeros(N)
+    side[members] = before @ U[:, 0] + after @ Vt[0]
+    return Split(float(strengths[0]), side)
 
 
 def split_and_merge(
     posterior: FloatArray, transitions: npt.ArrayLike, number: int, lengths: npt.ArrayLike | None = None
 ) -> IntArray | None:
-    """Return the labels after the `number`-th move: two similar classes are merged, and a third is split.
+    """Return the labels after the `number`-th proposal: two similar classes are merged, and a third is split.
+
+    With many classes, several such moves are proposed at once: one of the best ones for each
+    :data:`CLASSES_PER_MOVE` classes, no class being in two of them. One by one, they would need as many chains.
 
     Parameters
     ----------
@@ -94,8 +107,8 @@ def split_and_merge(
     transitions : array_like (K, K)
         Expected numbers of transitions.
     number : int
-        Index of the move, from 0. Moves are sorted by the sum of two ranks: the pair's by similarity, the split class's
-        by strength.
+        Index of the proposal, from 0: the moves at once, if there are several, then single moves. Moves are sorted by
+        the sum of two ranks: the pair's by similarity, the split class's by strength.
     lengths : array_like of int (S,), optional
         Lengths of the sequences.
 
@@ -104,10 +117,13 @@ def split_and_merge(
     ndarray (N,) int64, or None
         None if there are at most `number` moves.
     """
-    above = np.triu_indices(posterior.shape[1], 1)
-    pairs = np.argsort(-similarity(transitions)[above], kind="stable")[: number + 1]
+    K = posterior.shape[1]
+    at_once = K // CLASSES_PER_MOVE
+    above = np.triu_indices(K, 1)
+    # Enough pairs for the moves at once, each of which excludes pairs of three classes, in the order of their ranks.
+    pairs = np.argsort(-similarity(transitions)[above], kind="stable")[: number + 1 + K * (at_once > 1)]
     labels: IntArray = posterior.argmax(axis=1).astype(np.int64)
-    splits = [split(posterior, k, lengths) for k in range(posterior.shape[1])]
+    splits = [split(posterior, k, lengths) for k in range(K)]
     strongest = [
         k
         for k in np.argsort([-candidate.strength for candidate in splits], kind="stable")
@@ -118,9 +134,24 @@ def split_and_merge(
         kept, freed = int(above[0][pair]), int(above[1][pair])
         others = [int(k) for k in strongest if k not in (kept, freed)]
         moves += [(pair_rank + split_rank, pair_rank, kept, freed, k) for split_rank, k in enumerate(others)]
-    if number >= len(moves):
+    ranked = [(kept, freed, k) for *_, kept, freed, k in sorted(moves)]
+    proposals = [[move] for move in ranked]
+    if at_once > 1 and len(several := _apart(ranked, at_once)) > 1:
+        proposals.insert(0, several)
+    if number >= len(proposals):
         return None
-    *_, kept, freed, k = sorted(moves)[number]
-    labels[labels == freed] = kept
-    labels[(labels == k) & (splits[k].side > 0)] = freed
+    for kept, freed, k in proposals[number]:
+        labels[labels == freed] = kept
+        labels[(labels == k) & (splits[k].side > 0)] = freed
     return labels
+
+
+def _apart(moves: list[tuple[int, int, int]], most: int) -> list[tuple[int, int, int]]:
+    """Return the first moves, at most `most`, that have no class in common."""
+    chosen: list[tuple[int, int, int]] = []
+    used: set[int] = set()
+    for move in moves:
+        if len(chosen) < most and used.isdisjoint(move):
+            chosen.append(move)
+            used.update(move)
+    return chosen

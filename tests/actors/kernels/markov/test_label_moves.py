@@ -89,3 +89,27 @@ def test_a_move_returns_a_label_for_every_row():
     assert moved.dtype == np.int64
     assert moved.shape == labels.shape
     assert set(moved) <= set(range(K))
+
+
+def test_the_split_is_that_of_the_covariance_of_all_rows():
+    generator = np.random.default_rng(3)
+    posterior = generator.dirichlet(np.full(K, 0.1), 300)
+    for k in range(K):
+        weights, total = posterior[1:-1, k], posterior[1:-1, k].sum()
+        before, after = (rows - weights @ rows / total for rows in (posterior[:-2], posterior[2:]))
+        expected = np.linalg.svd((before * weights[:, None]).T @ after, compute_uv=False)[0]
+        assert split(posterior, k).strength == pytest.approx(expected, rel=1e-6)
+
+
+def test_with_many_classes_several_moves_are_made_at_once():
+    classes, rows = 24, 4800
+    truth = np.arange(rows) % classes
+    labels, generator = truth.copy(), np.random.default_rng(0)
+    for first in (0, 8, 16):  # in each third the errors of `wrong_labels`
+        labels[truth == first + 1] = first + 2
+        labels[(truth == first) & (generator.random(rows) < 0.5)] = first + 1
+    posterior = np.eye(classes)[labels]
+    counts = expected_counts(posterior)
+    assert accuracy(split_and_merge(posterior, counts, 0), truth) > 0.99
+    one = accuracy(split_and_merge(posterior, counts, 1), truth)
+    assert accuracy(labels, truth) + 0.03 < one < 0.95
