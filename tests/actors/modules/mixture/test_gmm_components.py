@@ -1,19 +1,28 @@
 """Tests of a GMM whose classes have several components: likelihoods, messages, states, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from scipy.stats import multivariate_t
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.metrics import adjusted_rand_score
 
+from actors.backends.in_process import InProcessBackend
+from actors.coordination.coordinator import Coordinator
 from actors.errors import ModuleError
 from actors.graph.registry import make_module
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
+from runner.config.run_config import load_config
+from runner.data.clumps import ClumpedClasses
+from runner.report.clustering_metrics import accuracy, match
 from tests.actors.modules.mixture.test_gmm import latent_vectors, prior_of, update, upward
 from tests.support.toy_modules import check_state_transfer, same_arrays
 
+CONFIG = Path(__file__).parents[4] / "configs" / "many_classes.yaml"
 K, M, D = 3, 2, 2
 CENTRES = np.array([[[0.0, 8.0], [8.0, 8.0]], [[8.0, 0.0], [-8.0, -8.0]], [[-8.0, 4.0], [0.0, -8.0]]])
 
@@ -197,3 +206,26 @@ def test_a_state_of_other_components_is_refused():
     gmm, _ = learnt(X, truth)
     with pytest.raises(ModuleError, match="6 components in all, this GMM has 3 of 3 components"):
         make_gmm(components=3).load_state(gmm.state())
+
+
+def test_classes_of_clumps_are_found_by_their_order_and_recognized_without_it():
+    classes, generator = 8, np.random.default_rng(0)
+    made, truth = ClumpedClasses(classes, 1), np.arange(1600) % classes
+    others = np.repeat(np.arange(classes), 50)
+    X, new = made.rows(truth, generator), made.rows(others, generator)
+    given = [
+        f"modules.gmm.classes={classes}",
+        "data={source: cycle}",
+        "schedule.steps=[{steps: [gmm, mm], repeat: 6, tolerance: 5.0}, {module: gmm, set: {iterations: 0}}]",
+    ]
+    coordinator = Coordinator(load_config(CONFIG, given).graph, InProcessBackend(), seed=0)
+    coordinator.start({"data": {"values": X}})
+    coordinator.run_rounds()
+    found = coordinator.outputs("gmm")["class"]
+    assert accuracy(found, truth) > 0.99
+    gmm = make_gmm(classes=classes, components=3, calibrate=True)
+    gmm.load_state(coordinator.state("gmm"))
+    recognized = update(gmm, latent_vectors(new), answer="recognize").outputs["class"]
+    discriminants = QuadraticDiscriminantAnalysis().fit(X, truth).score(new, others)
+    named = match(found, truth)
+    assert np.mean([named[k] == true for k, true in zip(recognized.tolist(), others, strict=True)]) > discriminants
