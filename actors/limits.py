@@ -142,6 +142,9 @@ MAX_CHECK_SIZE = 100_000
 MAX_CACHE_BYTES = 64 << 20
 """Size of the cached copy of a built-in data set."""
 
+MAX_UNPACKED_BYTES = 1 << 30
+"""Files in the archive of a package that a data set is read from."""
+
 # --- the user's state directory -----------------------------------------------------------------------------------
 
 MAX_RUN_RECORD_BYTES = 64 << 10

@@ -12,11 +12,19 @@ from runner.config.error_messages import ConfigError, suggest
 from runner.config.model_names import included_models
 from runner.config.run_config import Override, RunConfig, load_config
 from runner.config.yaml_io import parse, read_config_text
+from runner.data.packaged import PACKAGED, SHAPES
 from runner.report.printable import printable_line
 
 _SUFFIXES = (".yaml", ".yml")
 
-_SHAPES = {"mnist": (3000, 784), "digits": (1740, 64), "words": (3000, 55), "clumps": (18200, 16), "cycle": (100, 2)}
+_SHAPES = {
+    "mnist": (3000, 784),
+    "digits": (1740, 64),
+    "words": (3000, 55),
+    "clumps": (18200, 16),
+    "cycle": (100, 2),
+    **SHAPES,
+}
 """Rows that are used by default, those of digits in cyclic order, and columns, of each built-in data set."""
 
 _SIZES = ("classes", "topics", "most", "latent_dim")
@@ -143,7 +151,10 @@ def _summary(text: str) -> str:
 
 def _describe_source(name: str, values: dict[Any, Any]) -> dict[str, Any]:
     rows, columns = _SHAPES.get(str(values.get("source")), (None, None))
-    return {"name": name, "source": values.get("source"), "rows": values.get("count") or rows, "columns": columns}
+    source = values.get("source")
+    rows = values.get("count") or rows
+    place = "of another package" if source in PACKAGED else "included"
+    return {"name": name, "source": source, "rows": rows, "columns": columns, "from": place}
 
 
 def _describe_module(name: str, module: dict[Any, Any]) -> dict[str, Any]:
@@ -156,7 +167,8 @@ def _describe_module(name: str, module: dict[Any, Any]) -> dict[str, Any]:
 def model_lines(entry: dict[str, Any]) -> list[str]:
     """Return the lines that describe a model to people."""
     data = ", ".join(
-        f"{each['source']} ({each['rows']:,} rows × {each['columns']} columns, included)" for each in entry["data"]
+        f"{each['source']} ({each['rows']:,} rows × {each['columns']} columns, {each['from']})"
+        for each in entry["data"]
     )
     modules = ", ".join(
         f"{each['name']} ({each['size']})" if each["size"] else str(each["name"]) for each in entry["modules"]

