@@ -91,7 +91,7 @@ Data = Annotated[
     list[str],
     typer.Argument(
         metavar="[SOURCE=]DATA...",
-        help="A data file or the name of a data set (mnist, words, clumps, watch:1,2), one for each source of the model.",
+        help="A data file or the name of a data set (mnist, words, watch:1,2), one for each source of the model.",
     ),
 ]
 Lengths = Annotated[

