@@ -329,6 +329,7 @@ class Scored(Event):
     accuracy: float | None = None
     ari: float | None = None
     nmi: float | None = None
+    ece: float | None = None  # expected calibration error
     accuracies: Mapping[str, float] = field(default_factory=dict)  # by module, if several are labelled
 
 

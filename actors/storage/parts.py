@@ -31,6 +31,9 @@ from actors.types import Array, State
 KEPT_OUTPUT = "class"
 """The output that is kept once all parts were read: the measures of a run need it after the files are written."""
 
+POSTERIOR = "Pdz"
+"""The output with the class posteriors of the rows."""
+
 _NAMES = ("rows", "sequences", "samples")
 
 
@@ -217,6 +220,7 @@ class CommittedOutputs(Mapping[str, Any]):
         self._sharded = index.sharded("outputs", files)
         self._forms: dict[str, Any] | None = None
         self._kept: dict[str, Any] = {}
+        self._confidence: Array | None = None
         self.names = index.names
         self.total = index.total
 
@@ -229,6 +233,7 @@ class CommittedOutputs(Mapping[str, Any]):
             If a part cannot be read, or if it does not fit the others.
         """
         kept: list[Array] = []
+        largest: list[Array] = []
         ends = (*self._sharded.first_rows[1:], self.total)
         for file, first, end in zip(self._sharded.parts, self._sharded.first_rows, ends, strict=True):
             outputs = self._read(file)
@@ -238,9 +243,21 @@ class CommittedOutputs(Mapping[str, Any]):
                 raise CheckpointError(f"{file.path}: has other outputs or rows than its index says")
             if KEPT_OUTPUT in outputs:
                 kept.append(outputs[KEPT_OUTPUT])
+            if POSTERIOR in outputs:
+                largest.append(outputs[POSTERIOR].max(axis=1))
             yield first, outputs
         if kept:
             self._kept = {KEPT_OUTPUT: self.names.join(KEPT_OUTPUT, kept)}
+        if largest:
+            self._confidence = np.concatenate(largest)
+
+    @property
+    def confidence(self) -> Array | None:
+        """The largest class probability (N,) of each row, None without a posterior; kept once all parts were read."""
+        if self._confidence is None and POSTERIOR in self:
+            for _ in self.by_part():
+                pass
+        return self._confidence
 
     def _form(self, name: str, value: Any, rows: int) -> Any:
         """Return what is the same in all parts of an output; empty for one that cannot be in a part of `rows` rows."""

@@ -104,7 +104,7 @@ def print_run(status: dict[str, Any], console: Console | None = None, *, hint: s
     console.print(f"run {status['run']}: {len(commits)} commits, the last {commits[-1] if commits else 'none yet'}")
     result = status.get("result")
     if result:
-        figures = ("accuracy", "ari", "nmi", "evidence", "seconds")
+        figures = ("accuracy", "ari", "nmi", "ece", "evidence", "seconds")
         console.print(
             "done: " + ", ".join(f"{name} {result[name]:.4g}" for name in figures if _is_number(result.get(name)))
         )

@@ -13,9 +13,9 @@ from actors.kernels.sequences import boundaries
 from actors.types import Array, IntArray
 from runner.commands.trained_run import load_trained_run, recognize_rows
 from runner.data.sources import Data, common_categories, common_lengths, count_rows
-from runner.report.clustering_metrics import matched_classes, score
+from runner.report.clustering_metrics import matched_classes
 from runner.report.printable import printable_line
-from runner.runs.directory import OpenedRun, RunDirectoryError
+from runner.runs.directory import OpenedRun, RunDirectoryError, compare
 
 
 def recognize(
@@ -40,9 +40,9 @@ def recognize(
         By module and name; also written to the modules' directories as ``<name>_recog``, and beside them the sequences
         (:func:`describe_sequences`) as ``sequences_recog.txt``.
     result : dict
-        ``run``, ``rows``; in order also ``sequences``, their number; with categories, ``accuracy``, ``ari`` and
-        ``nmi`` of the most abstract module, and ``modules`` with those of each if several have classes; with lengths,
-        ``per_sequence``, a list of :func:`describe_sequences`' columns for each sequence.
+        ``run``, ``rows``; in order also ``sequences``, their number; with categories, ``accuracy``, ``ari``, ``nmi``
+        and ``ece`` of the most abstract module, and ``modules`` with those of each if several have classes; with
+        lengths, ``per_sequence``, a list of :func:`describe_sequences`' columns for each sequence.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def recognize(
         directory.write_sequences(module, columns, "recog")
         per_sequence.update(columns)
         if categories is not None and "class" in own and len(own["class"]) == len(categories):
-            by_module[module] = asdict(score(own["class"], categories))
+            by_module[module] = asdict(compare(module, own, categories))
             result.update(by_module[module])
     if len(by_module) > 1:
         result["modules"] = by_module

@@ -27,11 +27,14 @@ class Scores:
         Adjusted Rand index, at most 1; expected value 0 for random classes.
     nmi : float
         Mutual information, normalised by the arithmetic mean of the entropies, in [0, 1].
+    ece : float or None
+        Expected calibration error of the posterior (:mod:`runner.report.reliability`), in [0, 1]; None without one.
     """
 
     accuracy: float
     ari: float
     nmi: float
+    ece: float | None = None
 
 
 class Confusion(NamedTuple):
@@ -194,7 +197,7 @@ def confusion(classes: ArrayLike, categories: ArrayLike) -> Confusion:
 
 
 def score(classes: ArrayLike, categories: ArrayLike) -> Scores:
-    """Return all metrics that a run reports.
+    """Return all metrics of classes that a run reports; that of probabilities is None.
 
     Parameters
     ----------

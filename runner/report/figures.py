@@ -29,6 +29,7 @@ from runner.report.plots import (
     legend_of,
     state_strips,
 )
+from runner.report.reliability import Reliability
 
 WIDTH = 4.6
 """Inches; about 440 pixels of a page."""
@@ -354,6 +355,26 @@ def posteriors(tables: Mapping[str, FloatArray], rows: Sequence[Any]) -> str:
     axes.set_xticks(range(0, values.shape[1], step))
     axes.set_xlabel("class")
     axes.set_ylabel("row")
+    return svg(figure)
+
+
+def reliability(tables: Mapping[str, Reliability]) -> str:
+    """Draw accuracy over confidence by bin, a line for each of `tables`; points are as large as bins have rows."""
+    legend = 0.2 * math.ceil(len(tables) / 2) if len(tables) > 1 else 0.0
+    figure, axes = _axes(3.0 + legend, left=0.95, top=0.25 + legend)
+    low = min(float(min(each.confidence.min(), each.accuracy.min())) for each in tables.values())
+    axes.plot([0, 1], [0, 1], "--", color="#808080", linewidth=1)
+    for number, (name, each) in enumerate(tables.items()):
+        colour, share = PALETTE[number % 10], each.rows / each.rows.sum()
+        axes.plot(each.confidence, each.accuracy, "-", color=colour, linewidth=1, label=label_text(name))
+        axes.scatter(each.confidence, each.accuracy, 8 + 120 * share, color=colour, alpha=0.7, linewidths=0)
+    axes.set_xlim(max(low - 0.05, 0.0), 1.02)
+    axes.set_ylim(max(low - 0.05, 0.0), 1.04)
+    axes.set_xlabel("probability of the most probable class")
+    axes.set_ylabel("share of rows where it is right")
+    axes.grid(alpha=0.3)
+    if len(tables) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9)
     return svg(figure)
 
 

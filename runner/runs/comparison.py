@@ -18,7 +18,7 @@ from runner.report.printable import printable_line
 from runner.runs.outline import RunOutline, read_outline
 from runner.runs.run_files import RunDirectoryError
 
-MEASURES = ("accuracy", "ari", "nmi", "evidence", "score", "rounds", "seconds", "first_output", "overhead_share")
+MEASURES = ("accuracy", "ari", "nmi", "ece", "evidence", "score", "rounds", "seconds", "first_output", "overhead_share")
 """What is compared, in this order; modules' accuracies follow."""
 
 NOT_COMPARED = ("name",)

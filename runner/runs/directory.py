@@ -15,7 +15,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -30,6 +30,7 @@ from actors.limits import MAX_WHOLE_ROWS
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.claims import ClaimedError, claim_storage, is_claimed, probe_storage, release_storage
 from actors.storage.manifest import Manifest
+from actors.storage.parts import POSTERIOR, CommittedOutputs
 from actors.storage.safe_files import open_file, open_root
 from actors.storage.status_files import SavedEvent
 from actors.types import Array
@@ -37,6 +38,7 @@ from runner.config.cross_checks import RUN_NAME, run_name_problem
 from runner.config.run_config import Override, RunConfig, load_config
 from runner.report.clustering_metrics import Scores, matched_classes, score
 from runner.report.printable import printable_line
+from runner.report.reliability import reliability
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog, LogPosition, parse_checked_event
 from runner.runs.outputs import read_array, write_arrays
@@ -438,7 +440,7 @@ class RunDirectory:
                         f"accuracy is not computed; give categories of its own, by module"
                     )
                 elif classes is not None and labels is not None:
-                    by_module[module] = _compare(module, classes, labels)
+                    by_module[module] = compare(module, outputs(module), labels)
         agreement = list(by_module.values())[-1] if by_module else None
         return RoundScores(manifest.round, manifest.evidence(self.graph.modules), agreement, manifest.score, by_module)
 
@@ -476,7 +478,7 @@ class RunDirectory:
         elif categories is not None and len(categories) != len(classes):
             categories = None  # they are those of the data, and the module has rows of its own
         if categories is not None:
-            accuracy = _compare(module, classes, categories).accuracy
+            accuracy = compare(module, outputs, categories).accuracy
             with self._output_files.create(f"{directory}/acc_{phase}.txt") as file:
                 file.write(f"{accuracy:.6f}\n".encode())
             matched = {"class_matched": matched_classes(classes, categories)}
@@ -536,8 +538,22 @@ class RunDirectory:
             self._files.delete([name])
 
 
-def _compare(module: str, classes: Array, categories: Array) -> Scores:
-    """Return the agreement of a module's classes and the categories.
+def confidence_of(outputs: Mapping[str, Array]) -> Array | None:
+    """Return the largest class probability (N,) of each row; None of outputs without a posterior."""
+    if isinstance(outputs, CommittedOutputs):  # of many rows no process needs all posteriors
+        return outputs.confidence
+    return outputs[POSTERIOR].max(axis=1) if POSTERIOR in outputs else None
+
+
+def compare(module: str, outputs: Mapping[str, Array], categories: Array) -> Scores:
+    """Return the agreement of a module's classes and probabilities with the categories.
+
+    Parameters
+    ----------
+    module : str
+    outputs : mapping of str to ndarray
+        With ``class``; without ``Pdz`` no calibration error is known.
+    categories : ndarray (N,)
 
     Raises
     ------
@@ -545,7 +561,11 @@ def _compare(module: str, classes: Array, categories: Array) -> Scores:
         If they cannot be compared.
     """
     try:
-        return score(classes, categories)
+        classes, confidence = outputs["class"], confidence_of(outputs)
+        scores = score(classes, categories)
+        if confidence is None:
+            return scores
+        return replace(scores, ece=reliability(confidence, classes, categories).ece)
     except (ValueError, TypeError, OverflowError) as error:
         raise ModuleError(f"module {module!r}: its classes cannot be compared with the categories: {error}") from error
 

@@ -20,12 +20,15 @@ from runner.report.printable import csv_cell
 from runner.runs.run_files import RunDirectoryError, RunFiles
 
 METRICS = ("round", "evidence", "score", "accuracy", "ari", "nmi")
-"""The columns of ``metrics.csv``; those of modules follow (:data:`MODULE_PREFIX`)."""
+"""The first columns of ``metrics.csv``; :data:`ECE` and those of modules follow (:data:`MODULE_PREFIX`)."""
+
+ECE = "ece"
+"""The column of the expected calibration error, where it is known; files of earlier versions lack it."""
 
 MODULE_PREFIX = "accuracy_"
 """Before a module's name, the column of its accuracy, if several modules are labelled."""
 
-_MODULE_COLUMN = re.compile(rf"{MODULE_PREFIX}[A-Za-z0-9_-]{{1,{MAX_NAME_CHARACTERS}}}")
+_MODULE_COLUMN = re.compile(rf"{ECE}|{MODULE_PREFIX}[A-Za-z0-9_-]{{1,{MAX_NAME_CHARACTERS}}}")
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class RoundScores:
     by_module: Mapping[str, Scores] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
-        """Return round, evidence, score, accuracy, ari and nmi; None if unknown."""
+        """Return round, evidence, score, accuracy, ari, nmi and ece; None if unknown."""
         fields: dict[str, Any] = {"round": self.round, "evidence": self.evidence, "score": self.score}
-        fields.update({name: getattr(self.scores, name, None) for name in ("accuracy", "ari", "nmi")})
+        fields.update({name: getattr(self.scores, name, None) for name in ("accuracy", "ari", "nmi", ECE)})
         # What a module calls its evidence may be a text; it is no value by which rounds can be compared.
         return {name: value if isinstance(value, int | float) else None for name, value in fields.items()}
 
@@ -90,7 +93,8 @@ class MetricsFile:
     def append(self, scores: RoundScores) -> None:
         """Add the line of a round; a module that has an accuracy for the first time gets a column in all lines."""
         columns = self._columns()
-        values = {**scores.fields(), **{MODULE_PREFIX + name: each for name, each in scores.accuracies.items()}}
+        known = {name: value for name, value in scores.fields().items() if name in METRICS or value is not None}
+        values = {**known, **{MODULE_PREFIX + name: each for name, each in scores.accuracies.items()}}
         new = [name for name in values if name not in columns]
         if new or not self._files.size(self.path.name):
             kept = [line.rstrip("\r\n") for line in self._lines()[1:]] if self._files.size(self.path.name) else []

@@ -104,7 +104,7 @@ def _texts_by_name(value: Any, where: str) -> None:
 def _scores_by_module(value: Any, where: str) -> None:
     for name, scores in check_mapping(value, where, MAX_MANIFEST_ENTRIES).items():
         for key, number in check_mapping(scores, f"{where}.{name}", MAX_MANIFEST_ENTRIES).items():
-            check_number(number, f"{where}.{name}.{key}")
+            _optional_number(number, f"{where}.{name}.{key}")
 
 
 _Check = Callable[[Any, str], Any]
@@ -124,7 +124,9 @@ _CHECKS: Mapping[str, Mapping[str, _Check]] = {
         "module_seconds": _seconds_by_name,
         "phases": _seconds_by_name,
         "modules": _scores_by_module,
-        **dict.fromkeys(("seconds", "evidence", "score", "accuracy", "ari", "nmi", "overhead_share"), _optional_number),
+        **dict.fromkeys(
+            ("seconds", "evidence", "score", "accuracy", "ari", "nmi", "ece", "overhead_share"), _optional_number
+        ),
     },
     "live.json": {
         "time": check_number,

@@ -21,7 +21,7 @@ from actors.limits import MAX_REPORT_READ_BYTES
 from actors.messaging.message import Message
 from actors.messaging.stored_rows import StoredRows
 from actors.storage.manifest import Manifest, ModuleRecord
-from actors.types import Array, FloatArray
+from actors.types import Array, BoolArray, FloatArray
 from runner.report import figures
 from runner.report.clustering_metrics import accuracy, confusion, match
 from runner.report.model_layout import Drawing, Sent, draw_model
@@ -29,6 +29,7 @@ from runner.report.pages import Panel, Picture, Section, Table, render_page
 from runner.report.plots import project
 from runner.report.printable import format_bytes, printable_line
 from runner.report.progress import format_duration
+from runner.report.reliability import reliability_of
 from runner.runs.artifacts import CommitOutputs, class_order, read_commit, sequence_lengths
 from runner.runs.directory import RunDirectory
 from runner.runs.history import RunHistory
@@ -90,6 +91,7 @@ class RunReport:
             Section("classes", "Classes", list(self._classes())),
             Section("transitions", "Transitions", [*self._transitions(), *self._durations()]),
             Section("latents", "Latent space and decoded classes", list(self._latents())),
+            Section("reliability", "Do probabilities hold", list(self._reliabilities())),
             Section("uncertain", "Least certain rows", list(self._uncertain())),
             Section("run", "How the run went", list(self._run())),
             Section("setup", "Configuration and machine", list(self._setup())),
@@ -102,7 +104,8 @@ class RunReport:
     def _facts(self) -> dict[str, str]:
         source: Mapping[str, Any] = self.result or (self.rounds[-1] if self.rounds else {})
         facts = {}
-        for key, label in (("accuracy", "Accuracy"), ("ari", "ARI"), ("nmi", "NMI"), ("evidence", "Evidence (nats)")):
+        measures = {"accuracy": "Accuracy", "ari": "ARI", "nmi": "NMI", "ece": "ECE", "evidence": "Evidence (nats)"}
+        for key, label in measures.items():
             facts[label] = _number(source.get(key), 4 if key != "evidence" else 1) or "not measured"
         facts["Rounds"] = f"{len(self.rounds)} of {self.graph.schedule.rounds}"
         seconds = self.result.get("seconds")
@@ -168,6 +171,9 @@ class RunReport:
             "Accuracy, ARI and NMI",
             lambda: self._curve(lines("accuracy", "ari", "nmi", *own), "agreement", 1.0),
             f"Not measured: {self.no_labels}.",
+        )
+        yield _panel(
+            "Expected calibration error", lambda: self._curve(lines("ece"), "ece"), f"Not measured: {self.no_labels}."
         )
         yield _panel(
             "Evidence",
@@ -360,6 +366,50 @@ class RunReport:
         _check_size(record, f"message:{slot}")
         return self.directory.checkpoints.message(record, slot)
 
+    # --- whether probabilities hold -------------------------------------------------------------------------------
+
+    def _reliabilities(self) -> Iterator[Panel]:
+        modules = [module for module, outputs in self.commit.outputs.items() if {"Pdz", "class"} <= outputs.keys()]
+        for module in modules[:MAX_CONFUSIONS]:
+            yield _panel_of(f"Reliability of {module}", partial(self._reliability_panel, module))
+        if not modules:
+            yield Panel("Reliability", missing="Not measured: no module names classes with their probabilities.")
+
+    def _reliability_panel(self, module: str) -> Panel:
+        """Return how often a module's classes are right, by their probability, with and without each parent."""
+        title, record = f"Reliability of {module}", self.manifest.modules[module] if self.manifest else None
+        if record is None or self.directory.categories_of(module) is None:
+            return Panel(title, missing=f"Not measured: {self.no_labels}.")
+        posterior, without, _missing = self._posteriors(module, record)
+        labels = self.directory.categories_of(module, len(posterior))
+        if labels is None:
+            return Panel(title, missing="Not measured: the labels are those of other rows.")
+        shown = {_with_parents(without): posterior, **{f"without {name}": each for name, each in without.items()}}
+        tables = {name: reliability_of(each, labels) for name, each in shown.items()}
+        rows = [
+            (name, f"{tables[name].ece:.4f}", f"{reliability_of(each, labels, binning='mass').ece:.4f}")
+            for name, each in shown.items()
+        ]
+        columns = ("posterior", "calibration error", "with bins of equal numbers of rows")
+        picture = Picture(figures.reliability(tables), "accuracy by the probability of the most probable class")
+        said = "On the dashed line probabilities are as often right as they say. Points are as large as their bin."
+        return Panel(title, [picture], [Table(columns, rows)], [said])
+
+    def _posteriors(
+        self, module: str, record: ModuleRecord
+    ) -> tuple[FloatArray, dict[str, FloatArray], BoolArray | None]:
+        """Return a module's posterior (N, K), that without each parent that it sends to, and the missing rows (N,).
+
+        The message to a parent is the posterior without that parent's own prior, of the same update.
+        """
+        _check_size(record, "outputs")
+        posterior = np.asarray(self.commit.outputs[module]["Pdz"], dtype=np.float64)
+        slots = [slot for slot in record.slots if slot.startswith("class_posteriors.")]
+        messages = {slot.partition(".")[2]: self._message(record, slot) for slot in slots}
+        without = {name: np.exp(np.asarray(m["log_prob"], np.float64)) for name, m in messages.items()}
+        without = {name: values for name, values in without.items() if values.shape == posterior.shape}
+        return posterior, without, next((m.mask for m in messages.values() if m.mask is not None), None)
+
     # --- least certain rows ---------------------------------------------------------------------------------------
 
     def _uncertain(self) -> Iterator[Panel]:
@@ -369,33 +419,23 @@ class RunReport:
             slots = [slot for slot in record.slots if slot.startswith("class_posteriors.")] if record else []
             if "Pdz" in outputs and record is not None and slots:
                 found = True
-                yield _panel_of(f"Posterior of {module}", partial(self._parents_panel, module, outputs, record, slots))
+                yield _panel_of(f"Posterior of {module}", partial(self._parents_panel, module, record))
         if not found:
             yield Panel(
                 "Posterior with and without the parent",
                 missing="Not recorded: no module has a parent that sends a prior of its classes.",
             )
 
-    def _parents_panel(
-        self, module: str, outputs: Mapping[str, Array], record: ModuleRecord, slots: Sequence[str]
-    ) -> Panel:
-        """Return what the parents' messages changed in a module's posterior.
-
-        The message to a parent is the posterior without that parent's own prior, of the same update.
-        """
-        _check_size(record, "outputs")
-        posterior = np.asarray(outputs["Pdz"], dtype=np.float64)
-        messages = {slot.partition(".")[2]: self._message(record, slot) for slot in slots}
-        without = {name: np.exp(np.asarray(m["log_prob"], np.float64)) for name, m in messages.items()}
-        without = {name: values for name, values in without.items() if values.shape == posterior.shape}
-        missing = next((m.mask for m in messages.values() if m.mask is not None), None)
+    def _parents_panel(self, module: str, record: ModuleRecord) -> Panel:
+        """Return what the parents' messages changed in a module's posterior."""
+        posterior, without, missing = self._posteriors(module, record)
         entropy = -np.sum(posterior * np.log(np.maximum(posterior, 1e-300)), axis=1)
         if missing is not None:
             entropy = np.where(missing, -np.inf, entropy)
         rows = np.argsort(-entropy, kind="stable")[:UNCERTAIN_ROWS]
         rows = rows[np.isfinite(entropy[rows])]
         labels = self.directory.categories_of(module, len(posterior))
-        with_parents = f"with {' and '.join(without)}"
+        with_parents = _with_parents(without)
         sentences = [_change(posterior, values, name, labels) for name, values in without.items()]
         tables = {with_parents: posterior[rows], **{f"without {name}": v[rows] for name, v in without.items()}}
         columns = ("row", "label", "class", *(f"without {name}" for name in without), "entropy (nats)")
@@ -523,6 +563,10 @@ def _change(posterior: FloatArray, without: FloatArray, parent: str, labels: Arr
     if labels is None:
         return f"{sentence}."
     return f"{sentence}: accuracy {accuracy(before, labels):.4f} without it, {accuracy(after, labels):.4f} with it."
+
+
+def _with_parents(without: Mapping[str, FloatArray]) -> str:
+    return f"with {' and '.join(without)}" if without else "as it is"
 
 
 def _number(value: Any, digits: int) -> str:

@@ -21,7 +21,7 @@ from runner.sweeps.trials import is_finished
 
 TABLE = "sweep.csv"
 REPORT = "report.html"
-MEASURES = ("evidence", "score", "accuracy", "ari", "nmi", "rounds", "seconds")
+MEASURES = ("evidence", "score", "accuracy", "ari", "nmi", "ece", "rounds", "seconds")
 _SHOWN = ("evidence", "score", "accuracy", "ari", "seconds")
 
 

@@ -45,7 +45,7 @@ class Callback:
     def round_finished(self, event: dict[str, Any]) -> None:
         """Follow a round that was measured: ``round``, ``metrics``.
 
-        The metrics are those that are known of ``evidence``, ``score``, ``accuracy``, ``ari``, ``nmi``, and
+        The metrics are those that are known of ``evidence``, ``score``, ``accuracy``, ``ari``, ``nmi``, ``ece``, and
         ``accuracy_<module>`` where several modules are labelled.
         """
 

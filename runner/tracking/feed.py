@@ -147,7 +147,7 @@ class Tracking:
 
 def round_metrics(event: Scored) -> dict[str, float]:
     """Return what is known of a round, by name."""
-    own = {name: getattr(event, name) for name in ("evidence", "score", "accuracy", "ari", "nmi")}
+    own = {name: getattr(event, name) for name in ("evidence", "score", "accuracy", "ari", "nmi", "ece")}
     known = {name: float(value) for name, value in own.items() if value is not None}
     return known | {f"accuracy_{module}": float(value) for module, value in event.accuracies.items()}
 

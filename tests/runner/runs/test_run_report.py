@@ -14,10 +14,13 @@ from actors.coordination.events import ModuleDied, ModuleRecovered, TimedEvent
 from runner.cli.app import app
 from runner.commands.train import train
 from runner.config.run_config import load_config
+from runner.report.clustering_metrics import Scores
 from runner.report.progress import Progress
+from runner.report.reliability import reliability_of
 from runner.runs import artifacts
 from runner.runs.comparison import compare_runs
 from runner.runs.directory import open_run
+from runner.runs.records import RoundScores
 from runner.runs.run_files import RunDirectoryError
 from runner.runs.timing import Clock
 from tests.support.pages import check_self_contained
@@ -91,6 +94,30 @@ def test_it_names_the_sizes_of_messages_and_the_measures(learnt, page):
     result = json.loads((learnt.path / "result.json").read_text())
     assert f"Accuracy {result['accuracy']:,.4f}" in page.text
     assert f"Evidence (nats) {result['evidence']:,.1f}" in page.text
+    assert f"ECE {result['ece']:,.4f}" in page.text
+
+
+def test_it_shows_whether_probabilities_hold_with_and_without_the_parent(learnt, page):
+    manifest = learnt.checkpoints.latest()
+    posterior = learnt.checkpoints.outputs(manifest, "gmm")["Pdz"]
+    alone = np.exp(learnt.checkpoints.message(manifest.modules["gmm"], "class_posteriors.mm")["log_prob"])
+    labels = learnt.categories_of("gmm")
+    for name, each in (("with mm", posterior), ("without mm", alone)):
+        width, mass = (reliability_of(each, labels, binning=binning).ece for binning in ("width", "mass"))
+        assert f"{name} {width:.4f} {mass:.4f}" in page.text
+    rounds = learnt.metrics_file.rows()
+    assert rounds[-1]["ece"] == pytest.approx(reliability_of(posterior, labels).ece, abs=1e-6)
+
+
+def test_metrics_of_earlier_versions_get_the_column_of_calibration_errors(run):
+    directory = open_run(run).directory
+    lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    place = lines[0].index("ece")
+    (run / "metrics.csv").write_text("".join(",".join(line[:place]) + "\r\n" for line in lines))
+    assert "ece" not in directory.metrics_file.rows()[0]
+    scores = RoundScores(3, -1.0, Scores(0.5, 0.4, 0.3, 0.2))
+    directory.metrics_file.append(scores)
+    assert [row["ece"] for row in directory.metrics_file.rows()] == [None, None, 0.2]
 
 
 def test_it_says_what_the_parent_changed(learnt, page):
@@ -176,7 +203,7 @@ def test_what_is_too_large_to_be_read_is_not_read(run, monkeypatch):
     monkeypatch.setattr("runner.runs.run_report.MAX_REPORT_READ_BYTES", 1000)
     serket("report", run)
     text = check_self_contained((run / "report.html").read_text()).text
-    assert text.count("too much to be read for a report") == 2
+    assert text.count("too much to be read for a report") == 3
 
 
 def test_a_run_of_version_0_1_has_a_report(tmp_path):
