@@ -66,6 +66,9 @@ MAX_INTEGER = 2**63 - 1
 MAX_DURATION = 10_000
 """Rows of the longest segment of a Markov model with explicit durations, ``max_duration``."""
 
+MAX_POSTERIOR_SAMPLES = 100_000
+"""Draws of a Markov model's parameters from their posterior, ``samples``."""
+
 DEFAULT_MAX_DURATION = 300
 """The same where a model file sets none and a sequence has more rows: time and memory grow with it."""
 

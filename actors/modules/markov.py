@@ -23,6 +23,8 @@ from actors.kernels.markov.inference import (
 )
 from actors.kernels.markov.label_moves import split_and_merge
 from actors.kernels.markov.order_test import fit_frequencies, order_penalty
+from actors.kernels.markov.posterior_samples import compile_kernels as compile_samplers
+from actors.kernels.markov.posterior_samples import draw_chains, interval
 from actors.kernels.markov.segment_passes import SegmentWeights
 from actors.kernels.markov.semi_markov import (
     SegmentResult,
@@ -57,6 +59,7 @@ from actors.modules.markov_durations import (
     learning_weights,
     parameters_of_order,
     probabilities,
+    segment_intervals,
     sticky_start,
     tell_long_durations,
 )
@@ -104,10 +107,14 @@ class MarkovModel(SharedMarkovModel):
             :data:`actors.limits.DEFAULT_MAX_DURATION`. It bounds time and memory.
         prior_duration : float or "auto"
             The mean of the durations under their prior, in rows; with ``auto`` found by the evidence.
+        samples : int
+            With a number above 0, intervals of transitions and durations are those of that many draws of classes and
+            parameters (:mod:`actors.kernels.markov.posterior_samples`), which hold where classes overlap; outputs
+            ``trans_low`` and ``trans_high`` (K, K) are added (``smoothed``).
     """
 
     Parameters: ClassVar[type[Any]] = MarkovParameters
-    learning_parameters = ("inner_iterations", "num_samp")
+    learning_parameters = ("inner_iterations", "num_samp", "samples")
     fixed_parameters = ("durations", "max_duration")
     uses_order = True
 
@@ -128,6 +135,8 @@ class MarkovModel(SharedMarkovModel):
         compile_kernels()
         if self._explicit:
             compile_segment_kernels()
+        if self.parameters.samples:
+            compile_samplers()
 
     def update(self, inbox: Inbox, context: Context) -> Outbox:
         """Learn the transitions; send each row a prior over its class.
@@ -148,6 +157,7 @@ class MarkovModel(SharedMarkovModel):
             self._class_counts = present(fit.posterior, combined.mask).sum(axis=0)
             log_likelihood = self._test_order(fit, combined, parameters) if smoothed else fit.log_likelihood
             path = self._best_path(combined.log_prob, combined, self._weights(parameters))
+            intervals = self._intervals(combined, parameters, context)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         messages = compose_messages(log_message, combined.by_sender, combined.row_arrays, context, extrinsic=smoothed)
@@ -161,6 +171,7 @@ class MarkovModel(SharedMarkovModel):
                 "Pdz": fit.posterior,
                 "viterbi": path,
                 **(duration_outputs(self._segments, parameters) if self._segments is not None else {}),
+                **intervals,
             },
         )
 
@@ -390,6 +401,29 @@ class MarkovModel(SharedMarkovModel):
         if weights is not None:
             return best_segmentation(log_prob, weights, combined.lengths, combined.mask)[0]
         return viterbi(log_prob, *self._transition_model, combined.lengths, combined.mask)[0]
+
+    def _intervals(
+        self, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
+    ) -> dict[str, Array]:
+        """Return the outputs that follow from draws of the posterior, if any are asked for and rows are ordered."""
+        if not parameters.samples or self._frequencies is not None:
+            return {}
+        if self._segments is not None:
+            return segment_intervals(self._segments, combined, parameters, context)
+        assert self._transitions is not None
+        K, kappa = combined.log_prob.shape[1], parameters.self_counts(self._transitions)
+        draws = draw_chains(
+            combined.log_prob,
+            *self._transition_model,
+            np.full((K, K), parameters.pseudo_count) + kappa * np.eye(K),
+            parameters.samples,
+            context.generator,
+            initial_alpha=parameters.pseudo_count if parameters.initial == "learnt" else None,
+            lengths=combined.lengths,
+            mask=combined.mask,
+        )
+        low, high = interval(draws.transitions)
+        return {"trans_low": low, "trans_high": high}
 
     def _test_order(
         self, fit: ForwardBackwardResult, combined: CombinedPosteriors, parameters: MarkovParameters

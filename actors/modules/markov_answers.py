@@ -17,7 +17,7 @@ from actors.kernels.markov.transition_posterior import (
     transition_bound_term,
 )
 from actors.kernels.sequences import boundaries
-from actors.limits import MAX_DURATION
+from actors.limits import MAX_DURATION, MAX_POSTERIOR_SAMPLES
 from actors.module import Context, OutgoingMessage
 from actors.modules.class_posteriors import FLOOR, CombinedPosteriors, normalise_rows
 from actors.types import Array, FloatArray, IntArray
@@ -38,12 +38,15 @@ class MarkovParameters:
     durations: Literal["geometric", "poisson", "negative_binomial"] = "geometric"
     max_duration: Annotated[int, Field(ge=1, le=MAX_DURATION)] | None = None
     prior_duration: Annotated[float, Field(gt=1, le=MAX_DURATION)] | Literal["auto"] = "auto"
+    samples: Annotated[int, Field(ge=0, le=MAX_POSTERIOR_SAMPLES)] = 0
 
     def __post_init__(self) -> None:
         sticky, explicit = self.self_transition_prior != 0.0, self.durations != "geometric"
         if self.rule == "tutorial" and (sticky or explicit):
             given = f"durations: {self.durations}" if explicit else "self_transition_prior"
             raise ValueError(f"rule 'tutorial' counts sampled pairs of rows: {given} needs rule: smoothed")
+        if self.rule == "tutorial" and self.samples:
+            raise ValueError("rule 'tutorial' has no posterior to draw from: samples needs rule: smoothed")
         if sticky and explicit:
             raise ValueError(
                 f"with durations: {self.durations} no class follows itself: leave out self_transition_prior, "

@@ -23,6 +23,7 @@ from actors.kernels.markov.durations import (
     mean_durations,
 )
 from actors.kernels.markov.inference import PreparedRows, expected_by_model, expected_counts, logarithm
+from actors.kernels.markov.posterior_samples import SegmentPriors, draw_semi_markov, interval
 from actors.kernels.markov.segment_passes import SegmentWeights
 from actors.kernels.markov.semi_markov import SegmentExpectations, SegmentResult, expected_segments, segment_weights
 from actors.kernels.markov.transition_posterior import (
@@ -285,6 +286,32 @@ def duration_outputs(learnt: LearntSegments, parameters: MarkovParameters) -> di
     means, intervals = mean_durations(family, learnt.durations, learnt.prior_duration - 1.0)
     table = np.exp(probabilities(learnt, parameters).durations)
     return {"mean_duration": means, "duration_interval": intervals, "duration_prob": table}
+
+
+def segment_intervals(
+    learnt: LearntSegments, combined: CombinedPosteriors, parameters: MarkovParameters, context: Context
+) -> dict[str, Array]:
+    """Return means and 95 % intervals of durations and transitions, from draws of segments and parameters."""
+    priors = SegmentPriors(
+        parameters.pseudo_count, parameters.initial == "learnt", family_of(parameters), learnt.prior_duration - 1.0
+    )
+    draws = draw_semi_markov(
+        combined.log_prob,
+        probabilities(learnt, parameters),
+        priors,
+        parameters.samples,
+        context.generator,
+        lengths=combined.lengths,
+        mask=combined.mask,
+    )
+    assert draws.mean_durations is not None
+    low, high = interval(draws.transitions)
+    return {
+        "mean_duration": draws.mean_durations.mean(axis=0),
+        "duration_interval": np.stack(interval(draws.mean_durations), axis=1),
+        "trans_low": low,
+        "trans_high": high,
+    }
 
 
 def tell_long_durations(learnt: LearntSegments, parameters: MarkovParameters, longest: int, module: str) -> bool:

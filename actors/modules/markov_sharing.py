@@ -104,6 +104,11 @@ class SharedMarkovModel(ShardedModule[MarkovParameters]):
                 f"learns durations: {parameters.durations}, whose segments cross the chunks of workers, so that it "
                 "needs all rows in one process; use workers: 1, or durations: geometric"
             )
+        if parameters.samples:
+            return (
+                "draws from the posterior (samples), which needs all rows in one process; use workers: 1, or leave "
+                "samples out"
+            )
         if parameters.self_transition_prior == "auto":
             return (
                 "compares several values of self_transition_prior (auto), which needs all rows in one process; use "

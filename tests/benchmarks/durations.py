@@ -1,9 +1,9 @@
 """Explicit durations of the Markov model: ``python -m tests.benchmarks.durations [coverage | accuracy]``.
 
 ``coverage``: of simulated sequences whose emissions are known, in how many the 95 % posterior intervals of mean
-durations and of transition probabilities hold the true values. ``accuracy``: made data whose states last, by GMM + MM
-with each kind of durations and by hmmlearn, over seeds, with the lengths of the most probable segments beside the true
-ones. Models run in this process, with the same results as on Ray.
+durations and of transition probabilities hold the true values, given the expected segments and by draws (`samples`).
+``accuracy``: made data whose states last, by GMM + MM with each kind of durations and by hmmlearn, over seeds, with the
+lengths of the most probable segments beside the true ones. Models run in this process, with the same results as on Ray.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from tests.benchmarks.hmm import CONFIG
 MEANS = np.array([5.0, 12.0, 25.0])
 FOLLOWS = np.array([[0.0, 0.7, 0.3], [0.4, 0.0, 0.6], [0.2, 0.8, 0.0]])
 """The chain of `coverage`: mean durations in rows, and transitions between segments."""
+
+DRAWS = 300
+"""Draws of the posterior in `coverage`."""
 
 FAMILIES = ("poisson", "negative_binomial")
 
@@ -64,10 +67,11 @@ def draw(rows: int, family: str, means: np.ndarray, follows: np.ndarray, rng: np
 # --- coverage -----------------------------------------------------------------------------------------------------
 
 
-def covered(family: str, rows: int, apart: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def covered(family: str, rows: int, apart: float, seed: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Return whether the intervals of the mean durations (K,) and of the transitions (K (K - 1),) hold the true values.
 
-    The likelihoods are those of unit-variance Gaussians whose means are `apart`, so that classes keep their numbers.
+    They are those of `samples` draws of the posterior, or with 0 those given the expected segments. The likelihoods are
+    those of unit-variance Gaussians whose means are `apart`, so that classes keep their numbers.
     """
     rng, K = np.random.default_rng(seed), len(MEANS)
     classes = draw(rows, family, MEANS, FOLLOWS, rng).classes
@@ -77,10 +81,15 @@ def covered(family: str, rows: int, apart: float, seed: int) -> tuple[np.ndarray
     arrays = {"log_prob": log_density - log_norm[:, None], "log_norm": log_norm}
     message = make_message(Header("class_posteriors", "gmm", "class_posteriors", "mm"), arrays)
     given = {"durations": family, "max_duration": 100, "estimate": "variational"}
-    module = make_module("markov", {**given, "prior_duration": 10.0, "inner_iterations": 8, "alpha": 1.0})
-    interval = module.update(Inbox([message]), Context("mm")).outputs["duration_interval"]
+    module = make_module(
+        "markov", {**given, "prior_duration": 10.0, "inner_iterations": 8, "alpha": 1.0, "samples": samples}
+    )
+    outputs = module.update(Inbox([message]), Context("mm", seed=seed)).outputs
+    interval = outputs["duration_interval"]
     of_durations = (interval[:, 0] <= MEANS) & (interval[:, 1] >= MEANS)
     off = ~np.eye(K, dtype=bool)
+    if samples:
+        return of_durations, (outputs["trans_low"][off] <= FOLLOWS[off]) & (outputs["trans_high"][off] >= FOLLOWS[off])
     counts = module.state()["segment_transitions"] + off  # with the pseudo-counts of the prior
     posterior = beta(counts[off], (counts.sum(axis=1, keepdims=True) - counts)[off])
     low, high = posterior.interval(0.95)
@@ -90,15 +99,17 @@ def covered(family: str, rows: int, apart: float, seed: int) -> tuple[np.ndarray
 def print_coverage(simulations: int, rows: int, families: tuple[str, ...]) -> None:
     """Print the coverage of each family, for classes that are told apart and for classes that overlap."""
     print(f"\n{simulations} sequences of {rows:,} rows, {load()}\n")
-    print("| durations | means apart, in deviations | mean durations | transitions | mean durations by class |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| durations | means apart, in deviations | intervals | mean durations | transitions | durations by class |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for family in families:
-        for apart in (6.0, 2.0):
-            found = [covered(family, rows, apart, seed) for seed in range(simulations)]
+        for apart, samples in ((6.0, 0), (6.0, DRAWS), (2.0, 0), (2.0, DRAWS)):
+            found = [covered(family, rows, apart, seed, samples) for seed in range(simulations)]
             durations, transitions = (np.array([each[number] for each in found]) for number in (0, 1))
             by_class = ", ".join(f"{share:.3f}" for share in durations.mean(axis=0))
+            by = f"{samples} draws" if samples else "expected segments"
             print(
-                f"| {family} | {apart:g} | {durations.mean():.3f} | {transitions.mean():.3f} | {by_class} |", flush=True
+                f"| {family} | {apart:g} | {by} | {durations.mean():.3f} | {transitions.mean():.3f} | {by_class} |",
+                flush=True,
             )
 
 

@@ -184,6 +184,35 @@ def mean_durations(
     return 1.0 + means, 1.0 + np.stack([_quantiles(at_most, len(n), tail) for tail in tails], axis=1)
 
 
+def draw_durations(
+    family: Family, counts: FloatArray, timescale: float, generator: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Draw distributions of durations from their posterior; return log-probabilities (K, D) and means (K,), in rows.
+
+    Parameters
+    ----------
+    family, counts, timescale
+        As in :func:`duration_posterior`.
+    generator : numpy.random.Generator
+    """
+    further = np.arange(counts.shape[1], dtype=np.float64)
+    n, m = counts.sum(axis=1), counts @ further
+    if family == "poisson":
+        rate = generator.gamma(1.0 + m, 1.0 / (1.0 / timescale + n))[:, None]
+        log_prob: FloatArray = further * np.log(rate) - rate - gammaln(further + 1.0)
+        return log_prob, 1.0 + rate[:, 0]
+    coefficients = _log_coefficients(further)
+    a, b = timescale / SHAPES + m[:, None], _PRIOR_FAILURES + SHAPES * n[:, None]
+    log_q = _log_marginals(counts, coefficients, a, b, timescale)
+    chosen = (log_q + generator.gumbel(size=log_q.shape)).argmax(axis=1)
+    row, r = np.arange(len(n)), SHAPES[chosen][:, None]
+    # p / (1 - p) is a ratio of two gamma variables: no difference of nearly equal numbers is taken.
+    odds = (generator.standard_gamma(a[row, chosen]) / generator.standard_gamma(b[row, chosen]))[:, None]
+    odds = np.maximum(odds, np.finfo(np.float64).tiny)
+    log_prob = coefficients[chosen] - r * np.log1p(odds) + further * (np.log(odds) - np.log1p(odds))
+    return log_prob, 1.0 + (r * odds)[:, 0]
+
+
 def _log_coefficients(further: FloatArray) -> FloatArray:
     """Return log Γ(d - 1 + r) / (Γ(r) (d - 1)!), (R, D)."""
     coefficients: FloatArray = gammaln(further + SHAPES[:, None]) - gammaln(SHAPES)[:, None] - gammaln(further + 1.0)

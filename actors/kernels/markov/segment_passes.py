@@ -155,6 +155,82 @@ def best_paths(
 
 
 @kernel
+def pick(logs: FloatArray, count: int, uniform: float) -> int:
+    """Return one of the first `count` numbers with probabilities of these logarithms; -1 if all are zero.
+
+    `logs` is overwritten.
+    """
+    top = -np.inf
+    for i in range(count):
+        top = max(top, logs[i])
+    if top == -np.inf:
+        return -1
+    total = 0.0
+    for i in range(count):
+        logs[i] = math.exp(logs[i] - top)
+        total += logs[i]
+    threshold, last = uniform * total, -1
+    for i in range(count):
+        if logs[i] > 0.0:
+            last = i
+            if threshold < logs[i]:
+                break
+            threshold -= logs[i]
+    return last
+
+
+@kernel
+def sample_segments(
+    evidence: FloatArray,
+    weights: SegmentWeights,
+    starts: IntArray,
+    uniforms: FloatArray,
+    messages: SegmentMessages,
+    counts: SegmentCounts,
+) -> bool:
+    """Draw the segments of all sequences and add them to the counts; return False if a sequence is impossible.
+
+    After the backward pass a sequence is drawn from its first row on: the class of a segment in proportion to `begun`,
+    its duration to the terms of `begun`. What a last segment has beyond the end is drawn as well and counted with the
+    complete ones. `uniforms` has two numbers for each row and two for each sequence.
+    """
+    K, D = weights.durations.shape
+    work, used = np.empty(max(K, D)), 0
+    for s in range(starts.shape[0] - 1):
+        t, end, before = starts[s], starts[s + 1], -1
+        _backward_pass(evidence, weights, t, end, work, messages)
+        while t < end:
+            for k in range(K):
+                into = weights.initial[k] if before < 0 else weights.transitions[before, k]
+                work[k] = into + messages.begun[k, t]
+            k = pick(work, K, uniforms[used])
+            if k < 0:
+                return False
+            if before < 0:
+                counts.initial[k] += 1.0
+            else:
+                counts.transitions[before, k] += 1.0
+            of_rows, count = 0.0, min(D, end - t)
+            for i in range(count):
+                of_rows += evidence[k, t + i]
+                if t + i == end - 1:
+                    work[i] = of_rows + weights.survival[k, i]
+                else:
+                    work[i] = of_rows + weights.durations[k, i] + messages.ended[k, t + i]
+            i = pick(work, count, uniforms[used + 1])
+            used += 2
+            last = t + i == end - 1
+            t, before = t + i + 1, k
+            if last:
+                for d in range(i, D):
+                    work[d - i] = weights.durations[k, d]
+                i += pick(work, D - i, uniforms[used])
+                used += 1
+            counts.durations[k, i] += 1.0
+    return True
+
+
+@kernel
 def _backward_pass(
     evidence: FloatArray, weights: SegmentWeights, first: int, end: int, work: FloatArray, messages: SegmentMessages
 ) -> None:

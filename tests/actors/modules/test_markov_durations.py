@@ -49,6 +49,36 @@ def noisy(classes, seed, apart=1.2):
     return -0.5 * (x[:, None] - apart * np.arange(3)) ** 2
 
 
+# --- draws of the posterior ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [{}, {"self_transition_prior": 3.0}, {"durations": "poisson", "max_duration": 40}])
+def test_draws_give_intervals_and_change_nothing_else(given):
+    mm, without, _ = made(rows=200, estimate="variational", initial="learnt", **given)
+    again, outbox, _ = made(rows=200, estimate="variational", initial="learnt", samples=20, **given)
+    assert same_arrays(mm.state(), again.state())
+    low, high = (outbox.outputs[name] for name in ("trans_low", "trans_high"))
+    assert ((low >= 0.0) & (low <= high) & (high <= 1.0)).all()
+    assert (outbox.outputs["trans_low"] < without.outputs["trans_prob"] + 0.1).all()
+    shown = {"trans_low", "trans_high", "duration_interval", "mean_duration"}
+    assert same_arrays(*({n: v for n, v in each.outputs.items() if n not in shown} for each in (without, outbox)))
+    assert outbox.metrics == without.metrics
+    if "durations" in given:
+        interval, mean = (outbox.outputs[name] for name in ("duration_interval", "mean_duration"))
+        assert ((interval[:, 0] < mean) & (mean < interval[:, 1])).all()
+
+
+def test_the_same_draws_come_from_the_same_seed():
+    first, second = (made(rows=120, samples=10)[1].outputs for _ in range(2))
+    assert same_arrays({"low": first["trans_low"]}, {"low": second["trans_low"]})
+
+
+def test_draws_need_all_rows_in_one_process_and_a_posterior():
+    assert "samples" in MarkovModel.unshared_setting(MarkovParameters(samples=5))
+    with pytest.raises(ValueError, match="needs rule: smoothed"):
+        MarkovParameters(rule="tutorial", samples=5)
+
+
 # --- explicit durations -------------------------------------------------------------------------------------------
 
 
@@ -371,7 +401,18 @@ def test_the_sticky_bound_is_tight_for_its_prior():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_intervals_hold_the_true_values_as_often_as_they_say(family):
     """Forty simulations, 120 mean durations and 240 transitions: within four standard errors of 95 %."""
-    found = [covered(family, 1000, 6.0, seed) for seed in range(40)]
+    found = [covered(family, 1000, 6.0, seed, samples=0) for seed in range(40)]
+    check_coverage(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_intervals_of_draws_hold_the_true_values_where_classes_overlap(family):
+    """As above, for classes two deviations apart, where the intervals of expected segments are too narrow."""
+    check_coverage([covered(family, 700, 2.0, seed, samples=120) for seed in range(40)])
+
+
+def check_coverage(found):
     for number in (0, 1):
         held = np.concatenate([each[number] for each in found])
         assert abs(held.mean() - 0.95) < 4.0 * np.sqrt(0.95 * 0.05 / len(held))

@@ -72,7 +72,7 @@ OTHER_VALUES = {
     },
     "markov": {
         "rule": "tutorial", "num_samp": 7, "alpha": 20.0, "inner_iterations": 1, "initial": "learnt",
-        "test_order": True, "estimate": "variational", "self_transition_prior": 30.0,
+        "test_order": True, "estimate": "variational", "self_transition_prior": 30.0, "samples": 7,
     },
     "product": {"iterations": 1, "lapse": 0.4},
     "vae": {
