@@ -66,6 +66,9 @@ MAX_INTEGER = 2**63 - 1
 MAX_DURATION = 10_000
 """Rows of the longest segment of a Markov model with explicit durations, ``max_duration``."""
 
+MAX_REGIMES = 1_000
+"""Regimes of a Markov model whose transitions depend on one, ``regimes``."""
+
 MAX_POSTERIOR_SAMPLES = 100_000
 """Draws of a Markov model's parameters from their posterior, ``samples``."""
 

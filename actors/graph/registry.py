@@ -44,6 +44,7 @@ BUILT_IN: dict[str, str] = {
     "dp_gmm": "actors.modules.mixture.dp_gmm:DPGMM",
     "labels": "actors.modules.labels:Labels",
     "ar_gmm": "actors.modules.mixture.ar_gmm:ARGMM",
+    "switching_markov": "actors.modules.switching_markov:SwitchingMarkov",
 }
 """Short name → location of the class. A string, so that nothing is imported before it is needed (torch above all)."""
 

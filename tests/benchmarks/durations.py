@@ -156,11 +156,11 @@ def composed(**markov: object) -> Callable[[np.ndarray, int], Result]:
     return method
 
 
-def hmmlearn_best_of(X: np.ndarray, seed: int, starts: int = 5) -> Result:
+def hmmlearn_best_of(X: np.ndarray, seed: int, starts: int = 5, classes: int = STATES) -> Result:
     """Return the EM fit with the highest likelihood of `starts` starts."""
     fits = []
     for start in range(starts):
-        hmm = GaussianHMM(STATES, "full", n_iter=200, tol=1e-3, random_state=1000 * seed + start)
+        hmm = GaussianHMM(classes, "full", n_iter=200, tol=1e-3, random_state=1000 * seed + start)
         with contextlib.suppress(ValueError):  # a covariance has become singular
             fits.append((hmm.fit(X).score(X), -start, hmm))
     best = max(fits)[2]

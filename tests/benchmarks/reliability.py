@@ -100,9 +100,12 @@ def results(case: Case, seed: int, calibrate: bool) -> Iterator[tuple[str, np.nd
     coordinator.run_rounds()
     yield "learnt, in order", coordinator.outputs("gmm")["Pdz"], data.learnt.categories
     states = {name: coordinator.state(name) for name in graph.modules if name not in graph.sources}
-    for ordered in (True, False):
-        posterior = recognized(graph, states, data.others.values, ordered)
-        yield f"others, {'in' if ordered else 'out of'} order", posterior, data.others.categories
+    for what, rows, ordered in (
+        ("learnt, out of order", data.learnt, False),
+        ("others, in order", data.others, True),
+        ("others, out of order", data.others, False),
+    ):
+        yield what, recognized(graph, states, rows.values, ordered), rows.categories
 
 
 def recognized(graph: Graph, states: Mapping[str, object], values: np.ndarray, ordered: bool) -> np.ndarray:

@@ -106,6 +106,11 @@ class TestMarkovModelWithDurations(QuickChecks):
     parameters = {"durations": "negative_binomial", "max_duration": 12}
 
 
+class TestSwitchingMarkov(QuickChecks):
+    module = "switching_markov"
+    parameters = {"regimes": 3}
+
+
 class TestProduct(QuickChecks):
     module = "product"
 

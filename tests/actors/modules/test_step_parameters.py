@@ -43,6 +43,11 @@ MODELS = {
     "dp_gmm": ({"most": 6, "iterations": 5, "start": "kmeans", "prior_scale": "data"}, {}, ["data -> it"]),
     "ar_gmm": ({"classes": 3, "iterations": 5}, {}, ["data -> it"]),
     "markov": ({}, {"gmm": ("gmm", GMM_FILE)}, ["data -> gmm", "gmm -> it"]),
+    "switching_markov": (
+        {"regimes": 2, "window": 7},
+        {"gmm": ("gmm", GMM_FILE), "words": ("markov", {})},
+        ["data -> gmm", "gmm -> it", "it -> words"],
+    ),
     "product": (
         {},
         {"a": ("gmm", GMM_FILE), "b": ("gmm", GMM_FILE)},
@@ -74,6 +79,7 @@ OTHER_VALUES = {
         "rule": "tutorial", "num_samp": 7, "alpha": 20.0, "inner_iterations": 1, "initial": "learnt",
         "test_order": True, "estimate": "variational", "self_transition_prior": 30.0, "samples": 7,
     },
+    "switching_markov": {"inner_iterations": 1, "alpha": 20.0, "initial": "learnt", "window": 3},
     "product": {"iterations": 1, "lapse": 0.4},
     "vae": {
         "epochs": 3, "batch_size": 20, "likelihood": "mse", "send": "sample", "send_variance": True,

@@ -57,7 +57,8 @@ USAGE = {
     name: HELP.format(f" {name}") for name in ("run", "recognize", "predict", "generate", "merge", "inspect", "export")
 }
 MODULE_TYPES = (
-    "one of observation, vae, gmm, markov, product, pca, network, mlda, dp_gmm, labels, ar_gmm, or package.module:Class"
+    "one of observation, vae, gmm, markov, product, pca, network, mlda, dp_gmm, labels, ar_gmm, switching_markov, "
+    "or package.module:Class"
 )
 
 TABLE = [
