@@ -322,4 +322,5 @@ def _pick(weights: FloatArray, uniforms: FloatArray) -> IntArray:
     """Return a class (N,) for each row of weights (N, K), from numbers between 0 and 1."""
     cdf = np.cumsum(weights, axis=1)
     chosen = (uniforms[:, None] * cdf[:, -1:] >= cdf).sum(axis=1)
-    return np.minimum(chosen, weights.shape[1] - 1).astype(np.int64)
+    classes: IntArray = np.minimum(chosen, weights.shape[1] - 1).astype(np.int64)
+    return classes

@@ -409,7 +409,7 @@ def test_intervals_hold_the_true_values_as_often_as_they_say(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_intervals_of_draws_hold_the_true_values_where_classes_overlap(family):
     """As above, for classes two deviations apart, where the intervals of expected segments are too narrow."""
-    check_coverage([covered(family, 700, 2.0, seed, samples=120) for seed in range(40)])
+    check_coverage([covered(family, 1000, 2.0, seed, samples=150) for seed in range(40)])
 
 
 def check_coverage(found):
