@@ -26,11 +26,12 @@ from tests.benchmarks import other_methods
 from tests.benchmarks.orders import ORDERS, ROWS, rows_for
 
 ROOT = Path(__file__).parent.parent.parent
-CONFIGS = ("mnist.yaml", "vae_gmm.yaml", "tutorial.yaml", "digits.yaml")
+CONFIGS = ("mnist.yaml", "mnist_conv.yaml", "vae_gmm.yaml", "tutorial.yaml", "digits.yaml")
 SUFFIX = ", not calibrated"
 NOT_CALIBRATED = tuple(name + SUFFIX for name in ("in order", *ORDERS, "shuffled"))
 SHUFFLED = ("shuffled", "shuffled, without MM")
 OTHER_METHODS = tuple(other_methods.METHODS)
+IN_ORDER = ("mnist.yaml", "mnist_conv.yaml")
 UNSEEN = ("2,000 others in order", "2,000 others out of order")
 
 
@@ -69,16 +70,16 @@ def in_order(seed: int, runs: Path, config: str = "mnist.yaml") -> Iterator[tupl
     """Yield the results of training on digits in order and, for the reference task, of recognizing other digits."""
     result = train(config, [f"seed={seed}"], runs)
     path = runs / result["run"]
-    if config == "mnist.yaml":
+    if config in IN_ORDER:
         labels = load("mnist", count=ROWS, order="cyclic").categories
         transitions = np.loadtxt(path / "module003_mm" / "trans_prob_learn.txt")
         result["cycle"] = one_cycle(transitions, np.loadtxt(path / "module002_gmm" / "class_learn.txt"), labels)
     yield config, result
-    if config == "mnist.yaml":
+    if config in IN_ORDER:
         for name, options in zip(UNSEEN, ([], ["--unordered"]), strict=True):
             started = time.time()
             recognized = serket("recognize", path, "mnist", "--offset", 300, *options)
-            yield name, {**recognized, "seconds": time.time() - started}
+            yield f"{config}: {name}", {**recognized, "seconds": time.time() - started}
 
 
 @cache
@@ -123,9 +124,9 @@ def print_table(table: dict[str, list[dict[str, Any]]]) -> None:
         )
         print(f"| {name} | {len(row)} | {accuracy.min():.4f} | {np.median(accuracy):.4f} | {nmi.min():.4f} "
               f"| {np.median(seconds):.1f} | {seconds.max():.1f} |")  # fmt: skip
-    cycles = [result["cycle"] for result in table.get("mnist.yaml", ())]
-    if cycles:
-        print(f"\nthe transitions' argmax is the ten-cycle in {sum(cycles)} of {len(cycles)} seeds")
+    for name in IN_ORDER:
+        if cycles := [result["cycle"] for result in table.get(name, ())]:
+            print(f"\n{name}: the transitions' argmax is the ten-cycle in {sum(cycles)} of {len(cycles)} seeds")
     pairs = [[result["accuracy"] for result in table[name]] for name in SHUFFLED if name in table]
     if len(pairs) == 2 and len(pairs[0]) > 1:
         difference = np.subtract(*pairs)
