@@ -379,8 +379,8 @@ class SharedVAE(ShardedModule["VAEParameters"]):
         from actors.kernels.neural.vae_networks import ClassPrior
 
         means, responsibilities = message["means"], message["responsibilities"][rows]
-        arrays = (np.array(values, dtype=np.float32) for values in (means, responsibilities))
-        return ClassPrior(*map(self._tensor, arrays), parameters.class_weight)
+        known, shares = (self._tensor(np.array(values, dtype=np.float32)) for values in (means, responsibilities))
+        return ClassPrior(known, shares, parameters.class_weight)
 
     def _memory_of(self, message: Message, count: int) -> Float32Array:
         """Return memory for some observations, the same in every step, as far as it is large enough."""

@@ -50,6 +50,7 @@ def initialise(layers: nn.Module, generator: torch.Generator, rectified: Sequenc
                 inputs /= math.prod(layer.stride)
         else:
             continue
+        assert layer.bias is not None
         bound = 1.0 / math.sqrt(inputs)
         if any(layer is each for each in rectified):
             wide = math.sqrt(6.0) * bound

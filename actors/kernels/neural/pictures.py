@@ -172,7 +172,8 @@ class ConvolutionalDecoder(nn.Module):
         maps = self.maps(relu(self.hidden(latents))).view(len(latents), *self._first).permute(0, 3, 1, 2)
         for layer in self.convolutions:
             maps = layer(relu(maps))
-        return maps.permute(0, 2, 3, 1).flatten(1)
+        logits: Tensor = maps.permute(0, 2, 3, 1).flatten(1)
+        return logits
 
 
 class Augmentation(NamedTuple):
