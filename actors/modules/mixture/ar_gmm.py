@@ -29,6 +29,7 @@ from actors.kernels.mixture.autoregression import (
 from actors.kernels.mixture.columns import Columns
 from actors.kernels.mixture.known_labels import named_as_known
 from actors.kernels.mixture.niw import NIWPosterior
+from actors.kernels.mixture.segment_start import consensus_of_segments
 from actors.kernels.mixture.sequence_init import kmeans_labels, motion_features
 from actors.kernels.mixture.variational import most_probable_labels, one_hot_responsibilities
 from actors.kernels.sequences import boundaries
@@ -52,6 +53,12 @@ from actors.types import Array, BoolArray, FloatArray, IntArray, State
 WINDOWS = (15, 7, 31, 3)
 """Rows on both sides of a row that a start by k-means looks at, per chain in turn: none fits all data."""
 
+SEGMENTS = (1.0, 1.5, 2.0, 3.0)
+"""Rows of a segment for each column, per chain in turn: fewer do not determine a covariance."""
+
+MIN_SEGMENT = 8
+"""Rows of a segment, however few columns there are."""
+
 
 @dataclass(frozen=True)
 class ARGMMParameters:
@@ -66,7 +73,7 @@ class ARGMMParameters:
     prior_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["data"] = "data"
     prior_mean: Literal["persistence", "zero"] = "persistence"
     burn_in: Annotated[int, Field(ge=0)] = 0
-    start: Literal["kmeans", "random"] = "kmeans"
+    start: Literal["kmeans", "segments", "random"] = "kmeans"
     calibrate: bool = False
     engine: Literal["vb", "blocked-gibbs"] = "vb"
 
@@ -105,9 +112,11 @@ class ARGMM(ClassModule[ARGMMParameters]):
             A row is expected to be where the row before it was, or at the mean of all rows.
         burn_in : int
             Additional sweeps in the first update.
-        start : {"kmeans", "random"}
-            Initial labels: by k-means of means and sizes of movements in a window around each row (another one in each
-            of several chains), or uniformly random.
+        start : {"kmeans", "segments", "random"}
+            Initial labels: by k-means of means and sizes of movements in a window around each row; by short segments,
+            which are merged by the evidence into K classes, for several lengths whose consensus is taken
+            (:mod:`actors.kernels.mixture.segment_start`); or uniformly random. Each of several chains has another
+            window, or other lengths of segments.
         calibrate : bool
             As in the GMM.
         engine : {"vb", "blocked-gibbs"}
@@ -165,7 +174,7 @@ class ARGMM(ClassModule[ARGMMParameters]):
             X, starts = columns.internal(rows), boundaries(len(rows), message.lengths)
             prior = self._priors(X, missing, starts, columns, parameters)
             data = series(X - prior.centre, missing, starts, parameters.order)
-            start = self._start(X, missing, message.lengths, told, context)
+            start = self._start(X, missing, message.lengths, told, (data, prior), context)
             learnt, loo, metrics = self._learn(data, start, prior, (above, joint_prior(above, told)), context)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
@@ -285,23 +294,38 @@ class ARGMM(ClassModule[ARGMMParameters]):
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _initial_assignment(self, rows: FloatArray, lengths: Array | None, context: Context) -> Assignment:
+    def _initial_assignment(
+        self, rows: FloatArray, lengths: Array | None, given: tuple[Series, Prior], context: Context
+    ) -> Assignment:
         parameters = self._step_parameters(context)
         if problem := _row_count_problem(len(rows), parameters):
             raise ValueError(problem)  # the caller names the module
         if parameters.start == "random":
             return Assignment(context.generator.integers(0, self.classes, len(rows)))
+        if parameters.start == "segments":
+            factor = SEGMENTS[context.chain % len(SEGMENTS)]
+            length = max(MIN_SEGMENT, round(factor * rows.shape[1]))
+            data, prior = given
+            return Assignment(
+                consensus_of_segments(data, boundaries(len(rows), lengths), self.classes, length, prior.dynamics)
+            )
         features = motion_features(rows, window=WINDOWS[context.chain % len(WINDOWS)], lengths=lengths)
         return Assignment(kmeans_labels(features, self.classes, context.generator, restarts=KMEANS_RESTARTS))
 
     def _start(
-        self, X: FloatArray, missing: BoolArray, lengths: Array | None, told: FloatArray | None, context: Context
+        self,
+        X: FloatArray,
+        missing: BoolArray,
+        lengths: Array | None,
+        told: FloatArray | None,
+        given: tuple[Series, Prior],
+        context: Context,
     ) -> Assignment:
         """Return the assignment of the last update, or the initial one, for internal rows (N, D)."""
         if self._assignment is None or self._factors is None:
             # Missing rows take the mean of the others, where they influence the start least.
             filled = np.where(missing[:, None], X[~missing].mean(axis=0), X)
-            first = self._initial_assignment(filled, lengths, context)
+            first = self._initial_assignment(filled, lengths, given, context)
             if told is None:
                 return first
             return Assignment(named_as_known(first.labels, known_classes(told), self.classes))
