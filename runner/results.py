@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -223,23 +222,29 @@ class RunResults:
         write_page(RunReport(self._run.directory).render(), place)
         return place
 
-    def plots(self, folder: str | Path | None = None) -> list[Path]:
-        """Draw the pictures that ``serket run`` leaves, as PNG files, and return their paths.
+    def plots(self, folder: str | Path | None = None, suffix: str = "png") -> list[Path]:
+        """Draw the pictures that ``serket run`` leaves, and return their paths.
 
         Parameters
         ----------
         folder : str or Path, optional
-            Where they are written; it is made if it does not exist. By default the run's directory.
-        """
-        from runner.runs.artifacts import draw_plots
+            Where they are written; it is made if it does not exist. By default the run's directory, as PNG files.
+        suffix : {"png", "svg", "pdf"}
+            Of the files in a folder; the last two are vector formats.
 
+        Raises
+        ------
+        GraphError
+            If there is no such format, or no folder for a vector format.
+        """
+        from runner.runs.artifacts import PICTURE_FORMATS, draw_plots
+
+        if suffix not in PICTURE_FORMATS or (folder is None and suffix != "png"):
+            raise GraphError(
+                f"plots: suffix is {suffix!r}; give one of {', '.join(PICTURE_FORMATS)}, and a folder for svg and pdf"
+            )
         self._read_categories()
-        drawn = draw_plots(self._run.directory)
-        if folder is None:
-            return drawn
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        return [Path(shutil.copy(each, place / each.name)) for each in drawn]
+        return draw_plots(self._run.directory, None if folder is None else Path(folder), suffix)
 
     def _read_categories(self) -> None:
         """Read the categories with the data, once; without them if the files are gone."""

@@ -439,6 +439,11 @@ def inspect(
 def report(
     runs_given: Annotated[list[str], typer.Argument(metavar="RUN...", help="Directories of runs, or their names.")],
     out: Annotated[Path, typer.Option(help="The page for several runs.")] = Path("comparison.html"),
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Draw the pictures of one run into a folder, instead of the page."),
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="Of the pictures: svg, pdf or png.")] = "svg",
     runs: Runs = Path("runs"),
 ) -> None:
     """Write report.html into the directory of a run; of several runs, a page that compares them.
@@ -446,10 +451,16 @@ def report(
     Example: serket report mnist
     """
     with user_errors():
-        from runner.commands.report import report_run, write_comparison
-        from runner.runs.directory import find_run
+        from runner.commands.report import draw_pictures, report_run, write_comparison
+        from runner.runs.directory import RunDirectoryError, find_run
 
         paths = [find_run(each, runs) for each in runs_given]
+        if pictures is not None:
+            if len(paths) > 1:
+                raise RunDirectoryError("--pictures: are those of one run; give one")
+            for drawn in draw_pictures(paths[0], pictures, format_):
+                say(drawn)
+            return
         if len(paths) == 1:
             out = report_run(paths[0])
         else:

@@ -101,7 +101,8 @@ def print_run(status: dict[str, Any], console: Console | None = None, *, hint: s
     if "storage" in status:
         console.print(f"run {status['run']}: {status['storage']}", soft_wrap=True)
         return
-    console.print(f"run {status['run']}: {len(commits)} commits, the last {commits[-1] if commits else 'none yet'}")
+    count, last = len(commits), commits[-1] if commits else "none yet"
+    console.print(f"run {status['run']}: {count} commit{'s' * (count != 1)}, the last {last}")
     result = status.get("result")
     if result:
         figures = ("accuracy", "ari", "nmi", "ece", "evidence", "seconds")

@@ -256,6 +256,7 @@ def finish(monitor: RunMonitor, clock: Clock, *, last: bool = True) -> dict[str,
     directory.write_models()
     if last:
         try:
+            artifacts.write_row_table(directory)
             artifacts.draw_plots(directory)
         except (ValueError, OSError) as error:  # a failed plot must not fail a finished run
             monitor.progress.log(f"not all plots could be drawn: {error}")

@@ -24,15 +24,17 @@ from actors.limits import MAX_METRICS_FILE_BYTES, MAX_RUN_FILE_BYTES
 from actors.storage.manifest import FileRecord, Manifest, ModuleRecord, pack_manifest
 from actors.storage.state_codec import pack_state
 from actors.types import State
+from runner.commands.trained_run import scaled_states
 from runner.config.run_config import RunConfig
 from runner.config.yaml_io import dump
 from runner.data.errors import DataError
-from runner.data.scaling import is_scaled
 from runner.data.sources import common_categories
+from runner.report.category_names import storable
 from runner.runs.archive import ExportError, write_archive
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.environment import current_environment
 from runner.runs.run_files import RunFiles
+from runner.runs.scales import SCALES, pack_scales
 from runner.runs.state import is_known_storage
 
 COMMIT = "checkpoints"
@@ -79,7 +81,7 @@ def export(run: OpenedRun, file: Path, *, with_rows: bool = False) -> Exported:
     ExportError
         If the file exists or cannot be written, or if the config holds paths that cannot be left out.
     RunDirectoryError
-        If the run has learnt nothing yet, is one that has no rows, or scales its rows and is to go without them.
+        If the run has learnt nothing yet, or is one that has no rows and is to go with them.
     """
     config, directory = run
     manifest = _last_commit(directory)
@@ -88,16 +90,12 @@ def export(run: OpenedRun, file: Path, *, with_rows: bool = False) -> Exported:
     if with_rows and not carried:
         raise RunDirectoryError(f"{directory.path}: the run has no rows itself, as it was merged or imported without")
     whole = carried and (with_rows or not own_files)
-    scaled = [name for name, source in config.sources.items() if is_scaled(source.scale)]
-    if scaled and not whole:
-        raise RunDirectoryError(
-            f"{directory.path}: {scaled[0]} is scaled by its own rows, and the scale is a part of these, so that "
-            "nothing could be recognized without them: export it --with-rows, or train on rows that are scaled before"
-        )
     plain = _portable_config(config, directory, whole=whole)
     records, files = _whole_commit(directory, manifest) if whole else _learnt(config, directory, manifest)
     if whole and own_files:
         files |= _categories(config)
+    if not whole and (scales := scaled_states(directory)):
+        files[SCALES] = pack_scales(scales)
     name = f"{COMMIT}/{manifest.name}/manifest.json"
     files[name] = pack_manifest(replace(manifest, modules=records, config={}))
     files["config.yaml"] = dump(plain).encode()
@@ -226,7 +224,7 @@ def _categories(config: RunConfig) -> dict[str, bytes]:
     if categories is None:
         return {}
     file = io.BytesIO()
-    np.save(file, categories, allow_pickle=False)
+    np.save(file, storable(categories), allow_pickle=False)
     return {CATEGORIES: file.getvalue()}
 
 

@@ -33,12 +33,13 @@ _PART = r"(\.[^/]*\.part)?"
 _OWN = re.compile(
     rf"""
     (config\.yaml | (claim|environment|imported|live|merged|mlflow|result)\.json | metrics\.csv | events\.jsonl | \.lock
-     | (report|comparison)\.html | error\.txt){_PART}
+     | (report|comparison)\.html | error\.txt | scales\.safetensors){_PART}
     | (class_means|confusion|generated|latents|predicted|progress|states|transitions)(_[^/]*)?\.(png|pdf|svg){_PART}
     | (data|code|tensorboard)(/.*)?
     | module[0-9]{{3,}}_[^/]+
     | module[0-9]{{3,}}_[^/]+/[^/]+_(learn|recog)
-    | module[0-9]{{3,}}_[^/]+/([^/]+_(learn|recog)(\.txt|\.npy|/[0-9]+\.npy)|loss\.txt|model\.safetensors){_PART}
+    | rows_(learn|recog)\.csv{_PART}
+    | module[0-9]{{3,}}_[^/]+/([^/]+_(learn|recog)(\.txt|\.npy|\.csv|/[0-9]+\.npy)|loss\.txt|model\.safetensors){_PART}
     | checkpoints(/(round-[^/]+|failure|unread_events|unheard|claim|probe)(/[^/]+)?)?
     """,
     re.VERBOSE,

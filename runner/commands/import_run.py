@@ -42,6 +42,7 @@ from runner.report.printable import printable_line, printable_reason
 from runner.runs.archive import Archive, open_archive
 from runner.runs.directory import IMPORTED, RunDirectory, RunDirectoryError
 from runner.runs.run_files import RunFiles
+from runner.runs.scales import MAX_SCALES_BYTES, SCALES, unpack_scales
 
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 """A text that names code, ``package.module:name``, as a module's type or a network."""
@@ -186,7 +187,7 @@ def _read_manifest(archive: Archive) -> Manifest:
         raise archive.refused(str(error)) from None
     expected = {f"{COMMIT}/{file.path}": (file.size, file.digest) for file in files_of(manifest).values()}
     found = {name: tuple(member) for name, member in archive.members.items() if name != places[0]}
-    for name in (*_RECORDS, "config.yaml", CATEGORIES):
+    for name in (*_RECORDS, "config.yaml", CATEGORIES, SCALES):
         found.pop(name, None)
     if found != expected or places[0] != f"{COMMIT}/{manifest.name}/manifest.json":
         raise archive.refused("its files are not those of its commit")
@@ -235,6 +236,7 @@ def _complete(
     except CheckpointError as error:
         raise archive.refused(str(error)) from None
     config = _make_config(content, directory.path, file)
+    _check_scales(directory, archive, manifest)
     files = RunFiles(directory.path)
     directory.write_json(IMPORTED, {"run": head.run, "rows": head.rows, "sequences": head.sequences})
     directory.write_json("environment.json", {**head.environment, "address": "", "detached": False, "own": False})
@@ -247,6 +249,20 @@ def _complete(
     written = parse(files.read_config(), str(directory.path))
     checkpoints.commit(replace(manifest, run=directory.name, config=written))
     directory.write_models()
+
+
+def _check_scales(directory: RunDirectory, archive: Archive, manifest: Manifest) -> None:
+    """Refuse scales of sources that the file does not name as scaled, or that are not valid."""
+    graph = directory.graph
+    scaled = [name for name in graph.sources if graph.modules[name].parameters.get("scaled")]
+    needed = bool(scaled) and any(name not in manifest.modules for name in scaled)
+    if needed != (SCALES in archive.members):
+        raise archive.refused(f"{'it lacks' if needed else 'it needs no'} {SCALES}, how the rows are scaled")
+    if needed:
+        try:
+            unpack_scales(archive.read(SCALES, MAX_SCALES_BYTES), scaled)
+        except ValueError as error:
+            raise archive.refused(printable_reason(error)) from None
 
 
 def _check_state(directory: RunDirectory, archive: Archive, name: str, state: State) -> None:

@@ -23,6 +23,7 @@ from actors.types import Array, FloatArray, State
 from runner.commands.trained_run import TrainedRun, load_trained_run, new_source_states, outputs_of, scalings_above
 from runner.data.errors import DataError
 from runner.data.sources import Data, common_categories, count_rows, values_of
+from runner.report.category_names import category_name
 from runner.report.clustering_metrics import match
 from runner.report.console import SafeConsole
 from runner.report.plots import draw_images
@@ -51,6 +52,8 @@ class Prediction:
         The decoded mean of each class; None if no module decodes.
     categories : dict of int to int
         The category to which each class is matched; empty if the observed rows have no labels.
+    names : dict of int to str
+        The name of that category.
     """
 
     run: str
@@ -58,6 +61,7 @@ class Prediction:
     probabilities: FloatArray
     images: Array | None = None
     categories: dict[int, int] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
 
     def result(self) -> dict[str, Any]:
         """Return the output of ``--json``: all probabilities, and each step's most probable class and category."""
@@ -79,7 +83,7 @@ class Prediction:
         table = Table("step", "class", *(["category"] if self.categories else []), "probability", box=None)
         for step, classes in enumerate(self.shown_classes()):
             for k in classes:
-                category = [str(self.categories.get(k, "–"))] if self.categories else []
+                category = [self.names.get(k, "–")] if self.categories else []
                 place = str(step + 1) if k == classes[0] else ""
                 table.add_row(place, str(k), *category, f"{self.probabilities[step, k]:.3f}")
         console.print(table)
@@ -94,7 +98,7 @@ class Prediction:
         shown = [(step, k) for step, classes in enumerate(self.shown_classes()) for k in classes]
         titles = []
         for step, k in shown:
-            category = f" = {self.categories[k]}" if k in self.categories else ""
+            category = f" = {self.names[k]}" if k in self.names else ""
             titles.append(f"step {step + 1}\nclass {k}{category}, p={self.probabilities[step, k]:.2f}")
         draw_images(self.images[[k for _, k in shown]], path, titles)
         return True
@@ -139,7 +143,8 @@ def predict_rows(trained: TrainedRun, data: Data, steps: int) -> Prediction:
     rows = count_rows(data)
     classes, labels = _find_output(outputs, "class"), common_categories(data)
     categories = {} if classes is None or labels is None else match(classes[:rows], labels)
-    return Prediction(directory.name, rows, smoothed[rows:], _decode_class_means(trained), categories)
+    names = {k: category_name(labels, label) for k, label in categories.items()}
+    return Prediction(directory.name, rows, smoothed[rows:], _decode_class_means(trained), categories, names)
 
 
 def check_steps(given: Any, what: str = "steps") -> int:

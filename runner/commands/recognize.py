@@ -15,6 +15,7 @@ from runner.commands.trained_run import load_trained_run, recognize_rows
 from runner.data.sources import Data, common_categories, common_lengths, count_rows
 from runner.report.clustering_metrics import matched_classes
 from runner.report.printable import printable_line
+from runner.runs.artifacts import classes_of
 from runner.runs.directory import OpenedRun, RunDirectoryError, compare
 
 
@@ -61,6 +62,8 @@ def recognize(
     starts = boundaries(count_rows(data), lengths)
     if ordered:
         result["sequences"] = len(starts) - 1
+    if ordered:
+        directory.write_rows("recog", lengths, classes_of(outputs), common_categories(data))
     categories, by_module = common_categories(data), dict[str, dict[str, float]]()
     per_sequence: dict[str, Array] = {}
     for module, own in outputs.items():

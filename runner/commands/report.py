@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from actors.errors import ModuleError
 from actors.storage.filesystem import storage_at
 from runner.data.errors import DataError
+from runner.report.printable import printable_line
 from runner.runs.directory import RunDirectoryError, open_run
 from runner.runs.run_report import REPORT, write_report
 
@@ -34,6 +36,29 @@ def report_run(path: Path) -> Path:
         )
     write_report(directory, no_labels=no_labels)
     return path / REPORT
+
+
+def draw_pictures(path: Path, folder: Path, suffix: str) -> list[Path]:
+    """Draw the pictures of the run in the directory `path` into a folder; return the files.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is no such format, or the folder cannot be made.
+    """
+    from runner.runs.artifacts import PICTURE_FORMATS, draw_plots
+
+    if suffix not in PICTURE_FORMATS:
+        raise RunDirectoryError(f"--format {printable_line(suffix, 20)}: give one of {', '.join(PICTURE_FORMATS)}")
+    config, directory = open_run(path)
+    with suppress(DataError, ModuleError, OSError):  # without labels, if the data are gone
+        directory.categories = config.categories(config.load_data())
+    try:
+        return draw_plots(directory, folder, suffix)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"--pictures {printable_line(folder)}: cannot be written ({error.strerror}); give another folder"
+        ) from error
 
 
 def write_comparison(paths: Sequence[Path], out: Path) -> None:

@@ -97,7 +97,11 @@ def scaled_states(directory: RunDirectory) -> dict[str, State]:
     graph = directory.graph
     names = [name for name in graph.sources if graph.modules[name].parameters.get("scaled")]
     manifest = directory.checkpoints.latest() if names else None
-    return {name: directory.checkpoints.state(manifest, name) for name in names if manifest is not None}
+    if manifest is None:
+        return {}
+    if any(name not in manifest.modules for name in names):  # an imported run without rows
+        return directory.scales(names)
+    return {name: directory.checkpoints.state(manifest, name) for name in names}
 
 
 def scalings_above(directory: RunDirectory) -> dict[str, Scaling]:

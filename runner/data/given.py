@@ -23,6 +23,7 @@ from runner.data.intake import Rows, check_categories, check_lengths, check_obse
 from runner.data.scaling import OTHERS
 from runner.data.sources import check_sources, load_new_rows
 from runner.data.tables import TableOptions, column_places, sequence_lengths
+from runner.report.category_names import storable
 from runner.report.printable import brief
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def _store_source(folder: Path, name: str, section: DataConfig, given: Any, leng
             kept["frames"] = {key: value for key, value in own.items() if value is not None}
         if rows.categories is not None:
             labels = check_categories(rows.categories, "X", rows=len(rows.values))[0]
-            kept["categories"] = str(_save(folder / f"{name}.categories.npy", labels))
+            kept["categories"] = str(_save(folder / f"{name}.categories.npy", storable(labels)))
         kept |= {"scale": _numbered(section, rows)} if isinstance(section.scale, dict) else {}
         np.save(observations, _with_gaps(rows), allow_pickle=False)
     plain = {**kept, "source": "files", "observations": observations}
@@ -278,13 +279,15 @@ def _store_categories(folder: Path, given: Given, config: RunConfig, rows: int |
     if not isinstance(labels, Mapping) or hasattr(labels, "to_numpy"):
         if _is_file(labels):
             return str(labels)
-        return str(_save(folder / "categories.npy", check_categories(_joined(labels), "categories", rows=rows)[0]))
+        return str(
+            _save(folder / "categories.npy", storable(check_categories(_joined(labels), "categories", rows=rows)[0]))
+        )
     if odd := [name for name in labels if name not in config.modules]:
         raise DataError(
             f"categories: are given of {brief(odd[0])}, which is no module; there are {', '.join(config.modules)}"
         )
     checked = {name: check_categories(_joined(own), f"categories, {name}")[0] for name, own in labels.items()}
-    return {name: str(_save(folder / f"categories.{name}.npy", labels)) for name, labels in checked.items()}
+    return {name: str(_save(folder / f"categories.{name}.npy", storable(labels))) for name, labels in checked.items()}
 
 
 def _joined(labels: Any) -> Any:

@@ -25,6 +25,7 @@ from actors.types import Array, BoolArray, FloatArray, IntArray
 from runner.data.conversion import REMEDY, WHAT, column_values, frame_values, unwrap, unwrap_sequences
 from runner.data.errors import EXACT, DataError
 from runner.data.tables import Content, sequence_lengths
+from runner.report.category_names import NamedCategories
 from runner.report.printable import brief, printable_line
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
@@ -514,7 +515,7 @@ def _numbered_names(values: Array, where: str, locate: Callable[[int], str]) -> 
     kinds, labels = np.unique(names, return_inverse=True)
     shown = ", ".join(f"{number} = {printable_line(name, 40)}" for number, name in enumerate(kinds[:MAX_LISTED_NAMES]))
     more = f" and {len(kinds) - MAX_LISTED_NAMES} more" if len(kinds) > MAX_LISTED_NAMES else ""
-    return labels.reshape(-1).astype(np.int64), (f"categories {shown}{more}",)
+    return NamedCategories(labels.reshape(-1), kinds.tolist()), (f"categories {shown}{more}",)
 
 
 def _whole_numbers(values: Array, where: str, what: str, locate: Callable[[int], str]) -> IntArray:

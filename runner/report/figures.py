@@ -21,18 +21,27 @@ from actors.types import Array, FloatArray, IntArray
 from runner.report.plots import (
     INK,
     MARKERS,
+    MAX_BARS,
+    MAX_LEVEL_CHARACTERS,
     MAX_SIZE_WITH_NUMBERS,
     PALETTE,
+    as_pictures,
+    class_labels,
     draw_points,
     draw_strips,
     label_text,
     legend_of,
+    named_groups,
     state_strips,
+    turn_labels,
 )
 from runner.report.reliability import Reliability
 
 WIDTH = 4.6
 """Inches; about 440 pixels of a page."""
+
+MAX_HEAT_MAP_CHARACTERS = 20
+"""Of a label beside a heat map."""
 
 MIN_ARROW = 0.005
 """Probability of the most probable other class from which a class that mostly follows itself has an arrow to it."""
@@ -175,11 +184,12 @@ def confusion(matrix: ArrayLike, rows: Sequence[Any], columns: Sequence[Any]) ->
     return _heat_map(shares, texts, rows, columns, ("class", "label"))
 
 
-def transitions(values: FloatArray, order: Sequence[int]) -> str:
-    """Draw transition probabilities (K, K), the classes in this order."""
+def transitions(values: FloatArray, order: Sequence[int], names: Mapping[int, str] | None = None) -> str:
+    """Draw transition probabilities (K, K), the classes in this order, with what they are matched to."""
     shown = values[np.ix_(order, order)]
     texts = [[_probability(p) for p in row] for row in shown]
-    return _heat_map(shown, texts, list(order), list(order), ("next class", "class"))
+    labels = class_labels(order, names or {})
+    return _heat_map(shown, texts, labels, labels, ("next class", "class"))
 
 
 def states(classes: ArrayLike, categories: ArrayLike | None, lengths: ArrayLike | None) -> str:
@@ -202,16 +212,27 @@ def _heat_map(
     columns: Sequence[Any],
     names: tuple[str, str],
 ) -> str:
+    rows, columns = ([_shortened(each) for each in labels] for labels in (rows, columns))
     left = 0.45 + 0.075 * max(len(label_text(row)) for row in rows)
+    longest = max(map(len, columns))
+    bottom = 0.48 + (0.05 * longest if longest > MAX_LEVEL_CHARACTERS else 0.0)
     side = WIDTH - left - 0.12
-    figure, axes = _axes(float(np.clip(side * len(rows) / len(columns), 0.8, 1.4 * side)) + 0.6, left=left)
+    height = float(np.clip(side * len(rows) / len(columns), 0.8, 1.4 * side)) + 0.12 + bottom
+    figure, axes = _axes(height, left=left, bottom=bottom)
     _draw_cells(axes, values, texts if max(values.shape) <= MAX_SIZE_WITH_NUMBERS else [])
     for axis, labels in ((axes.yaxis, rows), (axes.xaxis, columns)):
         step = math.ceil(len(labels) / 25)
         axis.set_ticks(range(0, len(labels), step), [label_text(label) for label in labels[::step]], fontsize=9)
+    turn_labels(axes, columns)
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
     return svg(figure)
+
+
+def _shortened(label: Any) -> str:
+    """Return a label of at most MAX_HEAT_MAP_CHARACTERS."""
+    text = str(label)
+    return text if len(text) <= MAX_HEAT_MAP_CHARACTERS else f"{text[: MAX_HEAT_MAP_CHARACTERS - 1]}…"
 
 
 def _draw_cells(axes: Any, values: FloatArray, texts: Sequence[Sequence[str]]) -> None:
@@ -273,9 +294,9 @@ def transition_graph(values: FloatArray, order: Sequence[int], names: Mapping[in
 
 def latents(plane: FloatArray, names: tuple[str, str], groups: Array | None, legend: str) -> str:
     """Plot latent vectors projected to a plane (N, 2), with names of its axes, coloured by group (N,)."""
-    indices, labels = np.zeros(len(plane), np.int64), np.empty(0, np.int64)
+    indices, labels = np.zeros(len(plane), np.int64), list[str]()
     if groups is not None:
-        labels, indices = np.unique(groups, return_inverse=True)
+        labels, indices = named_groups(groups)
     figure, axes = _axes(3.9, top=0.35, left=0.6)
     draw_points(axes, plane, indices, labels if len(labels) <= len(PALETTE) * len(MARKERS) else [], rasterized=True)
     axes.set(xlabel=names[0], ylabel=names[1])
@@ -284,14 +305,14 @@ def latents(plane: FloatArray, names: tuple[str, str], groups: Array | None, leg
 
 
 def images(stack: FloatArray, titles: Sequence[str]) -> str:
-    """Draw images (K, P) or (K, H, W), or curves where P is no square number, in a grid with titles."""
-    shown = _as_pictures(stack)
+    """Draw images (K, H, W), or rows (K, P) as images or curves (:func:`runner.report.plots.as_pictures`)."""
+    shown = as_pictures(stack)
     return _picture_grid(shown, titles, 5) if shown.ndim == 3 else _curve_grid([shown], titles)
 
 
 def pairs(originals: FloatArray, decoded: FloatArray, titles: Sequence[str]) -> str:
-    """Draw rows (n, P) above their reconstructions (n, P); as curves, both in one panel, if P is no square number."""
-    one, other = _as_pictures(originals), _as_pictures(decoded)
+    """Draw rows (n, P) above their reconstructions (n, P); those that are no images as curves, both in one panel."""
+    one, other = as_pictures(originals), as_pictures(decoded)
     if one.ndim == 2:
         return _curve_grid([one, other], titles)
     return _picture_grid(np.concatenate([one, other], axis=1), titles, 6)
@@ -320,7 +341,10 @@ def _picture_grid(stack: FloatArray, titles: Sequence[str], columns: int) -> str
 
 
 def _curve_grid(stacks: Sequence[FloatArray], titles: Sequence[str]) -> str:
-    """Draw rows (n, P) as curves in a grid, those of all stacks in the same panels; the grid is one plot."""
+    """Draw rows (n, P) as curves in a grid, those of all stacks in the same panels; the grid is one plot.
+
+    Few columns are no curve: they are bars, those of the other stacks points.
+    """
     count, length = stacks[0].shape
     columns = min(count, 4)
     rows = math.ceil(count / columns)
@@ -331,7 +355,14 @@ def _curve_grid(stacks: Sequence[FloatArray], titles: Sequence[str]) -> str:
     x = np.linspace(0.05, 0.95, length)
     for colour, stack in zip(PALETTE, stacks, strict=False):
         for n, values in enumerate(stack):
-            axes.plot(n % columns + x, -(n // columns) + 0.75 * (values - low) / span, color=colour, linewidth=1.2)
+            across, up = n % columns + x, -(n // columns) + 0.75 * (values - low) / span
+            if length > MAX_BARS:
+                axes.plot(across, up, color=colour, linewidth=1.2)
+            elif stack is stacks[0]:
+                base = -(n // columns) + 0.75 * -low / span
+                axes.bar(across, up - base, 0.7 * 0.9 / length, base, color=colour)
+            else:
+                axes.plot(across, up, "o", color=colour, markersize=4)
     for n, title in enumerate(titles[:count]):
         axes.text(n % columns + 0.5, -(n // columns) + 0.87, label_text(title), ha="center", va="center", fontsize=8)
     axes.set(xlim=(0, columns), ylim=(1.02 - rows - 0.05, 1.0))
@@ -401,13 +432,6 @@ def timeline(tracks: Mapping[str, Sequence[tuple[float, float]]], marks: Sequenc
     axes.set_xlabel("seconds since the first event")
     axes.grid(axis="x", alpha=0.3)
     return svg(figure)
-
-
-def _as_pictures(stack: FloatArray) -> FloatArray:
-    """Return rows (K, P) as square images (K, H, W) if P is a square number of at least 16; else as they are."""
-    values = np.asarray(stack, dtype=np.float64)
-    side = math.isqrt(values.shape[1]) if values.ndim == 2 else 0
-    return values.reshape(-1, side, side) if side >= 4 and side * side == values.shape[1] else values
 
 
 def _probability(p: float) -> str:

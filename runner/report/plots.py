@@ -1,4 +1,4 @@
-"""Plots of a run, each drawn from plain arrays into one PNG file.
+"""Plots of a run, each drawn from plain arrays into one file: PNG, or a vector format.
 
 matplotlib is imported only inside the functions, and used without pyplot, so that no global state changes and no
 display is required.
@@ -6,7 +6,7 @@ display is required.
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -15,21 +15,29 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from actors.types import FloatArray, IntArray
+from actors.types import Array, FloatArray, IntArray
+from runner.report.category_names import category_name
 from runner.report.clustering_metrics import match
 from runner.report.printable import printable_line
 
-# Ten colours that are distinguishable with common colour vision deficiencies (Petroff, 2021, arXiv:2107.02270)
+# Ten colours that are distinguishable with common colour vision deficiencies (Petroff, 2021, arXiv:2107.02270), the
+# greys last
 PALETTE = (
-    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+    "#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#92dadd", "#a96b59", "#e76300", "#b9ac70", "#717581", "#94a4a2",
 )  # fmt: skip
 INK = "#111111"
 """Of texts on a light ground; a picture on a page gives texts that are black the colour of the page's text."""
 
 MARKERS = "os^Dv"  # one shape for each ten classes
+VECTOR_FORMATS = ("svg", "pdf")
 MAX_SIZE_WITH_NUMBERS = 12
 MAX_LABELLED_GROUPS = 50
+MAX_LEVEL_CHARACTERS = 4
 MAX_IMAGES = 256
+MIN_IMAGE_SIDE = 8
+"""Rows of fewer columns than the square of it are no images: they are those of sensors."""
+MAX_BARS = 40
+"""Rows of at most as many columns are drawn as bars: a line would join channels that have nothing in common."""
 MAX_DRAWN_SEQUENCES = 12
 MAX_DRAWN_STATES = 400
 """Rows of a sequence whose classes are drawn over time: each has some pixels."""
@@ -85,7 +93,7 @@ def draw_progress(
         known = np.flatnonzero(np.isfinite(values))
         colour = PALETTE[0] if name == "accuracy" else PALETTE[6]
         axes.plot(numbers[known], values[known], "o-", color=colour, linewidth=2, markersize=5)
-        axes.set_ylabel(name)
+        axes.set_ylabel("evidence (nats)" if name == "evidence" else name)
         axes.grid(alpha=0.3)
         axes.margins(x=0.08, y=0.2)
         if name == "accuracy":  # the range from just below the minimum to 1
@@ -119,7 +127,7 @@ def draw_confusion(
     row_labels, column_labels : sequence, length C and K, or None
         Names of categories and classes; by default their indices.
     path : str, Path or binary file
-        The PNG file.
+        The picture (:func:`_save_figure`).
 
     Raises
     ------
@@ -135,7 +143,12 @@ def draw_confusion(
     _save_figure(figure, path)
 
 
-def draw_transitions(T: ArrayLike, path: str | Path | BinaryIO, order: Sequence[int] | None = None) -> None:
+def draw_transitions(
+    T: ArrayLike,
+    path: str | Path | BinaryIO,
+    order: Sequence[int] | None = None,
+    names: Mapping[int, str] | None = None,
+) -> None:
     """Draw a transition matrix as a heat map.
 
     Parameters
@@ -146,6 +159,8 @@ def draw_transitions(T: ArrayLike, path: str | Path | BinaryIO, order: Sequence[
         The PNG file.
     order : sequence of int, length K, optional
         The order of the classes (a permutation of 0 … K−1), such as that of the matched categories.
+    names : mapping of int to str, optional
+        What stands beside the number of a class: the category to which it is matched.
 
     Raises
     ------
@@ -161,9 +176,15 @@ def draw_transitions(T: ArrayLike, path: str | Path | BinaryIO, order: Sequence[
     texts = np.array(
         [[f"{p:.2f}".lstrip("0") if 0.005 <= p < 0.995 else "1" if p > 0.5 else "" for p in r] for r in values]
     )
-    figure, axes = _heat_map(values, texts, list(shown), list(shown), "probability")
+    labels = class_labels(shown.tolist(), names or {})
+    figure, axes = _heat_map(values, texts, labels, labels, "probability")
     axes.set(xlabel="next class", ylabel="class", title="transition probabilities")
     _save_figure(figure, path)
+
+
+def class_labels(order: Sequence[int], names: Mapping[int, str]) -> list[str]:
+    """Return the number of each class and, where it has one that differs, its name: ``3 = grasp``."""
+    return [f"{k} = {names[k]}" if names.get(k, str(k)) != str(k) else str(k) for k in order]
 
 
 def draw_states(
@@ -202,7 +223,7 @@ class StateStrips(NamedTuple):
     ----------
     lines : ndarray of int, shape (H, L)
         Indices of groups; -1 where nothing is drawn. Each sequence has lines of its labels above lines of its
-        classes; one of -1 is between sequences.
+        classes, with one of -1 between; several of -1 are between sequences.
     places : list of float
         The line of the middle of each sequence.
     names : list of str
@@ -228,7 +249,7 @@ def state_strips(classes: ArrayLike, categories: ArrayLike | None, lengths: Arra
         If the lengths or the categories do not match the rows.
     """
     found = np.asarray(classes)
-    truth = None if categories is None else np.asarray(categories)
+    truth = None if categories is None else np.asanyarray(categories)
     spans = np.array([len(found)]) if lengths is None else np.asarray(lengths)
     sizes = {len(found), int(spans.sum()), len(found if truth is None else truth)}
     if found.ndim != 1 or len(found) == 0 or len(sizes) > 1:
@@ -239,19 +260,21 @@ def state_strips(classes: ArrayLike, categories: ArrayLike | None, lengths: Arra
     width = min(int(spans[: len(shown)].max()), MAX_DRAWN_STATES)
     lines: list[IntArray] = []
     places = []
+    blank = np.full(width, -1, np.int64)
     for each in shown:
         first = len(lines)
-        for groups, thickness in zip(of_rows, (2, 3)[-len(of_rows) :], strict=True):
-            line = np.full(width, -1, np.int64)
+        for groups, thickness in zip(of_rows, (8, 12)[-len(of_rows) :], strict=True):
+            lines += [blank] * (len(lines) > first)  # between labels and classes
+            line = blank.copy()
             own = groups[starts[each] : starts[each + 1]][:width]
             line[: len(own)] = own
             lines += [line] * thickness
         places.append((first + len(lines) - 1) / 2)
-        lines.append(np.full(width, -1, np.int64))
+        lines += [blank] * 5
     said = [f"the first {len(shown)} of {len(spans)} sequences"] if len(shown) < len(spans) else []
     said += [f"the first {width} rows"] if width < spans[: len(shown)].max() else []
     what = "classes over time" if truth is None else "labels (above) and classes (below) over time"
-    return StateStrips(np.stack(lines[:-1]), places, [str(n) for n in shown], names, ", ".join([what, *said]))
+    return StateStrips(np.stack(lines[:-5]), places, [str(n) for n in shown], names, ", ".join([what, *said]))
 
 
 def _name_groups(classes: IntArray, labels: IntArray | None) -> tuple[list[str], list[IntArray]]:
@@ -262,10 +285,13 @@ def _name_groups(classes: IntArray, labels: IntArray | None) -> tuple[list[str],
     found, by_class = np.unique(classes, return_inverse=True)
     if labels is None:
         return [f"class {k}" for k in found.tolist()], [by_class]
-    known, by_label = np.unique(labels, return_inverse=True)
+    known, by_label = np.unique(np.asarray(labels), return_inverse=True)
     matched = match(classes, labels)
     inverse = {label: k for k, label in matched.items()}
-    names = [f"{label} = class {inverse[label]}" if label in inverse else str(label) for label in known.tolist()]
+    names = [
+        f"{category_name(labels, label)} = class {inverse[label]}" if label in inverse else category_name(labels, label)
+        for label in known.tolist()
+    ]
     group_of = []
     for k in found.tolist():
         if k in matched:
@@ -331,12 +357,12 @@ def draw_latents(
     from matplotlib.lines import Line2D
 
     pair = [_as_matrix(first), _as_matrix(last)]
-    groups = np.zeros(len(pair[0]), dtype=np.int64) if colours is None else np.asarray(colours)
+    groups = np.zeros(len(pair[0]), dtype=np.int64) if colours is None else np.asanyarray(colours)
     if groups.ndim != 1 or any(len(points) != len(groups) for points in pair):
         raise ValueError(
             f"{len(pair[0])} and {len(pair[1])} latent vectors, {groups.shape} colours: expected one per row"
         )
-    labels, indices = np.unique(groups, return_inverse=True)
+    labels, indices = named_groups(groups)
     labelled = colours is not None and len(labels) <= MAX_LABELLED_GROUPS
     figure = _new_figure(11, 5.4)
     panels = figure.subplots(1, 2)
@@ -349,6 +375,19 @@ def draw_latents(
         texts = [label_text(label) for label in labels]
         figure.legend(handles, texts, loc="outside right center", ncols=math.ceil(len(labels) / 20))
     _save_figure(figure, path)
+
+
+def named_groups(groups: Array) -> tuple[list[str], IntArray]:
+    """Return the name of each group, and the index of each row's group."""
+    known, indices = np.unique(np.asarray(groups), return_inverse=True)
+    return [category_name(groups, label) for label in known.tolist()], indices
+
+
+def as_pictures(stack: ArrayLike) -> FloatArray:
+    """Return rows (K, P) as square images (K, H, W) if P is the square of at least MIN_IMAGE_SIDE; else as they are."""
+    values = np.asarray(stack, dtype=np.float64)
+    side = math.isqrt(values.shape[1]) if values.ndim == 2 else 0
+    return values.reshape(-1, side, side) if side >= MIN_IMAGE_SIDE and side * side == values.shape[1] else values
 
 
 def draw_images(images: ArrayLike, path: str | Path | BinaryIO, titles: Sequence[str] | None = None) -> None:
@@ -371,9 +410,7 @@ def draw_images(images: ArrayLike, path: str | Path | BinaryIO, titles: Sequence
     if stack.ndim not in (2, 3) or stack.size == 0 or (titles is not None and len(titles) != len(stack)):
         raise ValueError(f"images of shape {stack.shape}: expected (K, P) or (K, H, W), and K titles or none")
     total, stack = len(stack), stack[:MAX_IMAGES]
-    side = math.isqrt(stack.shape[1])
-    if stack.ndim == 2 and side * side == stack.shape[1]:
-        stack = stack.reshape(-1, side, side)
+    stack = as_pictures(stack)
     columns = math.ceil(math.sqrt(len(stack)))
     rows = math.ceil(len(stack) / columns)
     cell = float(np.clip(14 / columns, 0.7, 2.2 if stack.ndim == 2 else 1.5))
@@ -390,7 +427,11 @@ def draw_images(images: ArrayLike, path: str | Path | BinaryIO, titles: Sequence
         if image.ndim == 2:
             axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         else:
-            axes.plot(image, color=PALETTE[0], linewidth=1.5)
+            if len(image) > MAX_BARS:
+                axes.plot(image, color=PALETTE[0], linewidth=1.5)
+            else:
+                axes.bar(range(len(image)), image, color=PALETTE[0])
+                axes.axhline(0, color="0.6", linewidth=0.8)
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         axes.set(xticks=[], yticks=[])
         if titles is not None:
@@ -410,7 +451,16 @@ def _new_figure(width: float, height: float) -> Any:
 
 
 def _save_figure(figure: Any, path: str | Path | BinaryIO) -> None:
-    figure.savefig(path, format="png", dpi=120)
+    """Write a figure as PNG, or as the suffix of a path says (:data:`VECTOR_FORMATS`)."""
+    from matplotlib import rc_context
+
+    suffix = Path(path).suffix[1:].lower() if isinstance(path, str | Path) else ""
+    if suffix not in VECTOR_FORMATS:
+        figure.savefig(path, format="png", dpi=120)
+        return
+    dates = {"svg": "Date", "pdf": "CreationDate"}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "serket", "pdf.fonttype": 42}):  # texts stay texts
+        figure.savefig(path, format=suffix, dpi=300, metadata={dates[suffix]: None})
 
 
 def label_text(label: Any) -> str:
@@ -455,11 +505,20 @@ def _heat_map(
             fontsize=9,
             parse_math=False,
         )
+    turn_labels(axes, [str(label) for label in names[1]])
     if max(rows, columns) <= MAX_SIZE_WITH_NUMBERS:
         for i, j in np.ndindex(rows, columns):
             text_colour = "white" if values[i, j] > 0.55 else "black" if values[i, j] >= 0.02 else "0.5"
             axes.text(j, i, texts[i, j], ha="center", va="center", color=text_colour, fontsize=8)
     return figure, axes
+
+
+def turn_labels(axes: Any, labels: Sequence[str]) -> None:
+    """Turn the labels below a heat map where they are too long to stand side by side."""
+    if max(map(len, labels), default=0) > MAX_LEVEL_CHARACTERS:
+        axes.tick_params(axis="x", labelrotation=40)
+        for text in axes.get_xticklabels():
+            text.set(ha="right", rotation_mode="anchor")
 
 
 def _plot_points(axes: Any, points: FloatArray, groups: IntArray, labels: Sequence[Any] | NDArray[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from actors.limits import MAX_PLOTTED_ROWS, MAX_REPORT_READ_BYTES
 from actors.storage.parts import CommittedOutputs
 from actors.types import Array, IntArray
 from runner.report import plots
+from runner.report.category_names import category_name
 from runner.report.clustering_metrics import confusion, match
 from runner.report.printable import format_bytes
 from runner.runs.directory import RunDirectory
@@ -67,8 +69,36 @@ def read_commit(directory: RunDirectory, commit: str, *, classes: bool = True) -
     return CommitOutputs(outputs, found, directory.categories_of(classifier, len(found)))
 
 
-def draw_plots(directory: RunDirectory) -> list[Path]:
-    """Draw the plots of a finished run into its directory.
+@dataclass(frozen=True)
+class Album:
+    """Where plots are drawn: into the run's directory, or into a folder of the user's, in one of PICTURE_FORMATS."""
+
+    directory: RunDirectory
+    folder: Path | None = None
+    suffix: str = "png"
+
+    def draw(self, name: str, draw: Callable[[BinaryIO | Path], None]) -> Path:
+        """Draw a plot into a file called `name` with the suffix; return its path."""
+        if self.folder is not None:
+            draw(self.folder / f"{name}.{self.suffix}")
+            return self.folder / f"{name}.{self.suffix}"
+        with self.directory.new_file(f"{name}.png") as file:
+            draw(file)
+        return self.directory.path / f"{name}.png"
+
+
+PICTURE_FORMATS = ("png", *plots.VECTOR_FORMATS)
+
+
+def draw_plots(directory: RunDirectory, folder: Path | None = None, suffix: str = "png") -> list[Path]:
+    """Draw the plots of a finished run into its directory, or into a folder, which is made if it does not exist.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    folder : Path, optional
+    suffix : {"png", "svg", "pdf"}
+        Of the files in a folder.
 
     Returns
     -------
@@ -78,13 +108,19 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
     commits = [name for name in directory.checkpoints.names() if name != "round-000"]
     if not commits:
         return []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    album = Album(directory, folder, suffix)
     first, last = read_commit(directory, commits[0], classes=False), read_commit(directory, commits[-1])
-    drawn = [_draw_progress(directory), *_draw_classes(directory, last)]
+    drawn = [_draw_progress(album), *_draw_classes(album, last)]
     transitions = last.find("trans_prob")
     if transitions is not None:
         order = class_order(transitions, last)
-        drawn.append(_save(directory, "transitions.png", lambda file: plots.draw_transitions(transitions, file, order)))
-        drawn += _draw_states(directory, last)
+        draw = partial(
+            plots.draw_transitions, transitions, order=order, names=matched_names(last.classes, last.categories)
+        )
+        drawn.append(album.draw("transitions", lambda file: draw(path=file)))
+        drawn += _draw_states(album, last)
     before, after = first.points("z"), last.points("z")
     if before is not None and after is not None:
         z, rows, total = after
@@ -93,8 +129,26 @@ def draw_plots(directory: RunDirectory) -> list[Path]:
         some = f", {len(rows):,} of {total:,} rows" if len(rows) < total else ""
         names = tuple(f"after {name.replace('-', ' ')}{some}" for name in (commits[0], commits[-1]))
         draw = partial(plots.draw_latents, before[0], z, colours, names=names)
-        drawn.append(_save(directory, "latents.png", draw))
-    return [*drawn, *_draw_means(directory, last)]
+        drawn.append(album.draw("latents", draw))
+    return [*drawn, *_draw_means(album, last)]
+
+
+def classes_of(outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+    """Return the classes of rows, by module; of a Markov model, the most probable path."""
+    found = {module: own.get("class", own.get("viterbi")) for module, own in outputs.items()}
+    return {module: classes for module, classes in found.items() if classes is not None}
+
+
+def write_row_table(directory: RunDirectory) -> None:
+    """Write ``rows_learn.csv`` of a finished run, unless it has too many rows for a table."""
+    newest = directory.checkpoints.latest()
+    if newest is None:
+        return
+    commit = read_commit(directory, newest.name)
+    with suppress(ValueError):  # too many rows
+        classes = classes_of(commit.outputs)
+        lengths = sequence_lengths(directory, next((len(each) for each in classes.values()), 0))
+        directory.write_rows("learn", lengths, classes, commit.categories)
 
 
 def sequence_lengths(directory: RunDirectory, rows: int) -> Array | None:
@@ -119,16 +173,16 @@ def sequence_lengths(directory: RunDirectory, rows: int) -> Array | None:
     return None
 
 
-def _draw_states(directory: RunDirectory, commit: CommitOutputs) -> list[Path]:
+def _draw_states(album: Album, commit: CommitOutputs) -> list[Path]:
     """Draw the classes of rows in order over time; not those of more rows than are read for a picture."""
     if commit.classes is None:
         return []
     try:
-        lengths = sequence_lengths(directory, len(commit.classes))
+        lengths = sequence_lengths(album.directory, len(commit.classes))
     except ValueError:
         return []
     draw = partial(plots.draw_states, commit.classes, commit.categories, lengths)
-    return [_save(directory, "states.png", draw)]
+    return [album.draw("states", draw)]
 
 
 def class_order(transitions: Array, commit: CommitOutputs) -> list[int]:
@@ -148,42 +202,44 @@ def class_order(transitions: Array, commit: CommitOutputs) -> list[int]:
     return order
 
 
-def _draw_progress(directory: RunDirectory) -> Path:
-    rows = directory.metrics_file.rows()
+def matched_names(classes: Array | None, categories: Array | None) -> dict[int, str]:
+    """Return the name of the category to which each class is matched; empty without categories."""
+    if classes is None or categories is None:
+        return {}
+    return {k: category_name(categories, label) for k, label in match(classes, categories).items()}
+
+
+def _draw_progress(album: Album) -> Path:
+    rows = album.directory.metrics_file.rows()
     accuracy = [row["accuracy"] for row in rows]
     rounds = [int(row["round"] or 0) for row in rows]
     shown = None if all(value is None for value in accuracy) else accuracy
     draw = partial(plots.draw_progress, rounds, shown, [row["evidence"] for row in rows])
-    return _save(directory, "progress.png", draw)
+    return album.draw("progress", draw)
 
 
-def _draw_classes(directory: RunDirectory, commit: CommitOutputs) -> list[Path]:
+def _draw_classes(album: Album, commit: CommitOutputs) -> list[Path]:
     if commit.classes is None or commit.categories is None:
         return []
     table = confusion(commit.classes, commit.categories)
-    draw = partial(plots.draw_confusion, table.matrix, list(table.categories), list(table.classes))
-    return [_save(directory, "confusion.png", draw)]
+    names = [category_name(commit.categories, k) for k in table.categories.tolist()]
+    draw = partial(plots.draw_confusion, table.matrix, names, list(table.classes))
+    return [album.draw("confusion", draw)]
 
 
-def _draw_means(directory: RunDirectory, commit: CommitOutputs) -> list[Path]:
+def _draw_means(album: Album, commit: CommitOutputs) -> list[Path]:
     """Draw the class means, as decoded by the module below at the end of the run."""
-    drawn = []
-    for module in directory.graph.modules:
-        images = directory.read_output(module, "mu_hat", "learn")
+    drawn = list[Path]()
+    for module in album.directory.graph.modules:
+        images = album.directory.read_output(module, "mu_hat", "learn")
         if images is None:
             continue
         matched: dict[int, int] = {}
         if commit.classes is not None and commit.categories is not None:
             matched = match(commit.classes, commit.categories)
         order = sorted(range(len(images)), key=lambda k: (matched.get(k, len(images)), k))
-        titles = [f"class {k} = {matched[k]}" if k in matched else f"class {k}" for k in order]
+        names = matched_names(commit.classes, commit.categories)
+        titles = [f"class {k} = {names[k]}" if k in names else f"class {k}" for k in order]
         draw = partial(plots.draw_images, images[order], titles=titles)
-        drawn.append(_save(directory, "class_means.png", draw))
+        drawn.append(album.draw(f"class_means_{module}" if drawn else "class_means", draw))
     return drawn
-
-
-def _save(directory: RunDirectory, name: str, draw: Callable[[BinaryIO], None]) -> Path:
-    """Draw a plot into a file of the run directory; return its path."""
-    with directory.new_file(name) as file:
-        draw(file)
-    return directory.path / name

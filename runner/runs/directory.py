@@ -26,14 +26,15 @@ from filelock import FileLock, Timeout
 from actors.coordination.events import TimedEvent
 from actors.errors import CheckpointError, ModuleError, StorageError
 from actors.graph.graph import Graph
+from actors.graph.registry import find
 from actors.limits import MAX_WHOLE_ROWS
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.claims import ClaimedError, claim_storage, is_claimed, probe_storage, release_storage
-from actors.storage.manifest import Manifest
+from actors.storage.manifest import Manifest, ModuleRecord
 from actors.storage.parts import POSTERIOR, CommittedOutputs
 from actors.storage.safe_files import open_file, open_root
 from actors.storage.status_files import SavedEvent
-from actors.types import Array
+from actors.types import Array, State
 from runner.config.cross_checks import RUN_NAME, run_name_problem
 from runner.config.run_config import Override, RunConfig, load_config
 from runner.report.clustering_metrics import Scores, matched_classes, score
@@ -41,9 +42,11 @@ from runner.report.printable import printable_line
 from runner.report.reliability import reliability
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog, LogPosition, parse_checked_event
-from runner.runs.outputs import read_array, write_arrays
+from runner.runs.outputs import TEXT_COLUMNS, TEXT_ROWS, read_array, write_arrays
 from runner.runs.records import MetricsFile, RoundScores
 from runner.runs.run_files import RunDirectoryError, RunFiles
+from runner.runs.scales import MAX_SCALES_BYTES, SCALES, unpack_scales
+from runner.runs.tables import class_table, row_table
 
 __all__ = ["OpenedRun", "RunDirectory", "RunDirectoryError", "find_run", "open_run"]
 
@@ -342,6 +345,19 @@ class RunDirectory:
         """Read ``imported.json``: where an imported run is from, and what of it is here; empty if it is no such run."""
         return self.read_json(IMPORTED) if self._files.exists(IMPORTED) else {}
 
+    def scales(self, sources: Sequence[str]) -> dict[str, State]:
+        """Return how the columns of `sources` are scaled, of an imported run without rows.
+
+        Raises
+        ------
+        RunDirectoryError
+            If that is not known.
+        """
+        try:
+            return unpack_scales(self._files.read_bounded(SCALES, MAX_SCALES_BYTES), sources)
+        except ValueError as error:
+            raise RunDirectoryError(f"{self.path}: how its rows are scaled is not known: {error}") from error
+
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run's directory.
 
@@ -483,11 +499,15 @@ class RunDirectory:
                 file.write(f"{accuracy:.6f}\n".encode())
             matched = {"class_matched": matched_classes(classes, categories)}
             write_arrays(self._output_files, module, directory, matched, phase)
+            with self._output_files.create(f"{directory}/classes_{phase}.csv") as file:
+                file.write(class_table(classes, categories).encode())
 
     def delete_outputs(self, module: str, phase: str) -> None:
         """Delete the files of a module's outputs in a phase, so that none stays beside those of other rows."""
         directory = self._module_directory_name(module)
-        names = [name for name in self._output_files.names_in(directory) if re.search(rf"_{phase}\.(txt|npy)$", name)]
+        names = [
+            name for name in self._output_files.names_in(directory) if re.search(rf"_{phase}\.(txt|npy|csv)$", name)
+        ]
         if names:
             self._output_files.delete([f"{directory}/{name}" for name in names])
 
@@ -518,13 +538,39 @@ class RunDirectory:
         return read_array(self._output_files, self._module_directory_name(module), name, phase)
 
     def write_models(self) -> None:
-        """Copy each module's last state to its output directory, as ``model.safetensors``."""
+        """Copy each module's last state to its output directory, as ``model.safetensors``.
+
+        Covariances of classes are written as text beside it: ``covariances_learn.txt``, D lines for each class.
+        """
         manifest = self.checkpoints.latest()
         for module, record in manifest.modules.items() if manifest else ():
             if module not in self.graph.sources and module not in self.recognizing:
                 path = f"{self._module_directory_name(module)}/model.safetensors"
                 with self._output_files.create(path) as file:
                     file.write(self.checkpoints.read_label(record, "state"))
+                self._write_covariances(record, module)
+
+    def _write_covariances(self, record: ModuleRecord, module: str) -> None:
+        """Write the expected covariance of each class of a Gaussian mixture, if they are not too many for a text."""
+        covariances_in = getattr(find(self.graph.modules[module].type), "covariances_in", None)
+        found = None if covariances_in is None else covariances_in(self.checkpoints.load(record, "state"))
+        if found is not None and found.shape[1] <= TEXT_COLUMNS:
+            with self._output_files.create(f"{self._module_directory_name(module)}/covariances_learn.txt") as file:
+                header = "{} classes, {} lines of {} numbers for each".format(*found.shape)
+                np.savetxt(file, found.reshape(-1, found.shape[1]), fmt="%.8g", header=header)
+
+    def write_rows(
+        self, phase: str, lengths: Array | None, classes: Mapping[str, Array], categories: Array | None
+    ) -> None:
+        """Write ``rows_<phase>.csv``, what is known of each row, unless there are too many rows.
+
+        Modules that have rows of their own, in another number than the first, are left out.
+        """
+        rows = next((len(each) for each in classes.values()), 0)
+        if 0 < rows <= TEXT_ROWS:
+            alike = {module: each for module, each in classes.items() if len(each) == rows}
+            with self._output_files.create(f"rows_{phase}.csv") as file:
+                file.write(row_table(rows, lengths, alike, categories).encode())
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[BinaryIO]:

@@ -23,14 +23,15 @@ from actors.messaging.stored_rows import StoredRows
 from actors.storage.manifest import Manifest, ModuleRecord
 from actors.types import Array, BoolArray, FloatArray
 from runner.report import figures
-from runner.report.clustering_metrics import accuracy, confusion, match
+from runner.report.category_names import category_name
+from runner.report.clustering_metrics import accuracy, confusion
 from runner.report.model_layout import Drawing, Sent, draw_model
 from runner.report.pages import Panel, Picture, Section, Table, render_page
 from runner.report.plots import project
 from runner.report.printable import format_bytes, printable_line
 from runner.report.progress import format_duration
 from runner.report.reliability import reliability_of
-from runner.runs.artifacts import CommitOutputs, class_order, read_commit, sequence_lengths
+from runner.runs.artifacts import CommitOutputs, class_order, matched_names, read_commit, sequence_lengths
 from runner.runs.directory import RunDirectory
 from runner.runs.history import RunHistory
 from runner.runs.run_files import RunDirectoryError
@@ -221,7 +222,10 @@ class RunReport:
             yield Panel("Transition probabilities", missing="Not measured: the model has no Markov model.")
             return
         order = class_order(values, self.commit)
-        yield _panel("Transition probabilities", lambda: [Picture(figures.transitions(values, order), "transitions")])
+        matched = matched_names(self.commit.classes, self.commit.categories)
+        yield _panel(
+            "Transition probabilities", lambda: [Picture(figures.transitions(values, order, matched), "transitions")]
+        )
         cycles = figures.most_probable_cycles(values)
         names = self._class_names()
         rows = []
@@ -275,7 +279,7 @@ class RunReport:
             labels = self.directory.categories_of(module, len(classes))
         if classes is None or labels is None:
             return {}
-        return {k: f"{k} = {name}" for k, name in match(classes, labels).items()}
+        return {k: f"{k} = {name}" for k, name in matched_names(classes, labels).items()}
 
     # --- latent space ---------------------------------------------------------------------------------------------
 
@@ -351,7 +355,10 @@ class RunReport:
         rows = numbers[chosen].astype(np.int64)
         originals = values.take(rows) if isinstance(values, StoredRows) else np.asarray(values)[rows]
         labels = self.commit.categories
-        titles = [f"{n}" if labels is None or n >= len(labels) else f"{n}, label {labels[n]}" for n in rows]
+        titles = [
+            f"{n}" if labels is None or n >= len(labels) else f"{n}, label {category_name(labels, int(labels[n]))}"
+            for n in rows
+        ]
         one, other = (each.reshape(len(rows), -1) for each in (originals, decoded[chosen]))
         return [Picture(figures.pairs(one, other, titles), f"{len(rows)} rows and their reconstructions")]
 
@@ -442,7 +449,7 @@ class RunReport:
         lines = [
             (
                 int(n),
-                "–" if labels is None else int(labels[n]),
+                "–" if labels is None else category_name(labels, int(labels[n])),
                 int(posterior[n].argmax()),
                 *(int(values[n].argmax()) for values in without.values()),
                 f"{abs(entropy[n]):.3g}",
@@ -514,13 +521,14 @@ def _check_size(record: ModuleRecord, label: str) -> None:
 
 def _confusion_pictures(classes: Array, labels: Array) -> list[Picture]:
     table = confusion(classes, labels)
-    drawn = figures.confusion(table.matrix, list(table.categories), list(table.classes))
+    names = [category_name(labels, k) for k in table.categories.tolist()]
+    drawn = figures.confusion(table.matrix, names, list(table.classes))
     return [Picture(drawn, "rows of each label in each class")]
 
 
 def _class_sizes(module: str, classes: Array, labels: Array | None) -> Panel:
     numbers, sizes = np.unique(classes, return_counts=True)
-    matched = match(classes, labels) if labels is not None else {}
+    matched = matched_names(classes, labels)
     rows = [(int(k), f"{n:,}", matched.get(int(k), "–")) for k, n in zip(numbers[:50], sizes[:50], strict=True)]
     sentences = [f"The first 50 of {len(numbers)} classes."] if len(numbers) > 50 else []
     if labels is not None:

@@ -41,7 +41,7 @@ from actors.modules.mixture.class_module import (
     log_volumes,
     rows_and_mask,
 )
-from actors.modules.mixture.class_states import Classes, pack, unpack
+from actors.modules.mixture.class_states import Classes, expected_covariances, pack, unpack
 from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, MixtureParameters
 from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
@@ -274,6 +274,11 @@ class Mixture(ClassModule[P]):
             **self._state_of_rows(),
             **pack(Classes(self._factors, self._prior, self._columns)),
         }
+
+    @staticmethod
+    def covariances_in(state: Mapping[str, Any]) -> FloatArray | None:
+        """Return the expected covariance of each class (K, D, D) of a state; None if it has no classes."""
+        return expected_covariances(state)
 
     def state_without_rows(self) -> State:
         """Return the state without the labels and responsibilities of rows; the factors are sums over rows."""

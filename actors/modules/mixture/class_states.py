@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.kernels.mixture.columns import Columns, identity
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior
-from actors.types import State
+from actors.types import FloatArray, State
 
 
 class Classes(NamedTuple):
@@ -55,3 +55,26 @@ def unpack_prior(state: Mapping[str, Any], before: str = "") -> tuple[NIWPrior, 
     names = [f"{before}columns_{name}" for name in Columns._fields]
     known = names[0] in state
     return prior, Columns(*(np.array(state[n]) for n in names)) if known else identity(prior.mean.size)
+
+
+def expected_covariances(state: Mapping[str, Any]) -> FloatArray | None:
+    """Return the posterior mean of each class's covariance (K, D, D), in the units of the rows.
+
+    It is S / (nu - D - 1), NaN for a class of which it does not exist; 0 for columns without variance, which are left
+    out of the classes. None for a state without classes.
+    """
+    if "chol" not in state:
+        return None
+    factors, prior, columns = unpack(state)
+    classes, width = factors.mean.shape
+    degrees = prior.nu0 + np.asarray(factors.counts, dtype=np.float64) - width - 1.0
+    lower = np.tril(factors.chol)  # the sampler keeps one half of the scale alone
+    with np.errstate(divide="ignore", invalid="ignore"):
+        within = np.where(degrees > 0.0, 1.0 / degrees, np.nan)[:, None, None] * (lower @ lower.transpose(0, 2, 1))
+    if columns.unchanged:
+        return within
+    exponent = columns.exponent[columns.kept]
+    full = np.zeros((classes, len(columns.kept), len(columns.kept)))
+    kept = np.flatnonzero(columns.kept)
+    full[:, kept[:, None], kept] = np.ldexp(np.ldexp(within, exponent[:, None]), exponent)
+    return full

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from actors.storage.checkpoints import Checkpoints
+from actors.storage.state_codec import pack_state
 from runner.cli.app import app
 from runner.commands.export import export
 from runner.commands.generate import generate
@@ -22,6 +23,7 @@ from runner.config.yaml_io import parse
 from runner.data.sources import load_new_rows
 from runner.runs.archive import CONTENTS, open_archive
 from runner.runs.directory import open_run
+from runner.runs.scales import unpack_scales
 from tests.runner.commands.test_predict import serket, train
 
 MODEL = """
@@ -45,6 +47,7 @@ connections: [pictures -> gmm -> mlda, words -> mlda]
 schedule: {{rounds: 1, steps: [{{steps: [gmm, mlda], repeat: 2}}]}}
 """
 TUTORIAL = MODEL.replace("estimate: variational", "rule: tutorial").replace("initial: learnt, ", "")
+SCALED = MODEL.replace("lengths.txt}}", "lengths.txt, scale: standard}}")
 LENGTHS = np.full(12, 10)
 LABELS = np.tile([0, 1, 2, 2, 2], 24)
 MEANS = np.array([[0.0, 0.0, 5.0], [6.0, 0.0, 5.0], [0.0, 6.0, 5.0]])
@@ -64,7 +67,7 @@ def site(tmp_path_factory):
     np.savetxt(folder / "labels.txt", LABELS, fmt="%d")
     np.savetxt(folder / "lengths.txt", LENGTHS, fmt="%d")
     np.save(folder / "words.npy", np.random.default_rng(2).poisson(np.eye(3)[LABELS] * 5 + 0.2).astype(float))
-    for name, model in {"arm": MODEL, "words": WORDS, "tutorial": TUTORIAL}.items():
+    for name, model in {"arm": MODEL, "words": WORDS, "tutorial": TUTORIAL, "scaled": SCALED}.items():
         (folder / f"{name}.yaml").write_text(model.format(folder))
         train(folder / "runs" / name, folder / name)
     return folder
@@ -104,7 +107,7 @@ def same(left, right):
 # --- what an imported run can do -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["arm", "words", "tutorial"])
+@pytest.mark.parametrize("name", ["arm", "words", "tutorial", "scaled"])
 @pytest.mark.parametrize("with_rows", [False, True])
 def test_an_imported_run_recognizes_and_generates_with_the_same_bits(site, tmp_path, name, with_rows):
     export(open_run(site / "runs" / name), tmp_path / "a", with_rows=with_rows)
@@ -112,6 +115,42 @@ def test_an_imported_run_recognizes_and_generates_with_the_same_bits(site, tmp_p
     theirs, ours = site / "runs" / name, path
     same(recognized(theirs, site, words=name == "words"), recognized(ours, site, words=name == "words"))
     same(generate(open_run(theirs), 20, seed=3)[0], generate(open_run(ours), 20, seed=3)[0])
+
+
+def test_a_scale_is_exported_without_rows_and_exported_again(site, tmp_path):
+    export(open_run(site / "runs" / "scaled"), tmp_path / "a")
+    path = imported(tmp_path / "a")
+    states = recognized(path, site)
+    np.testing.assert_array_equal(states["gmm"]["class"], recognized(site / "runs" / "scaled", site)["gmm"]["class"])
+    scale = unpack_scales((path / "scales.safetensors").read_bytes(), ["data"])["data"]
+    np.testing.assert_allclose(scale["center"], rows(0).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(scale["width"], rows(0).std(axis=0), rtol=1e-6)
+    export(open_run(path), tmp_path / "b")
+    assert unpack_scales(open_member(tmp_path / "b", "scales.safetensors"), ["data"])["data"].keys() == scale.keys()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {},
+        {"data/center": np.zeros(3)},
+        {"data/center": np.zeros(3), "data/width": np.zeros(3)},
+        {"data/center": np.zeros(3), "data/width": np.ones(2)},
+        {"data/center": np.full(3, np.nan), "data/width": np.ones(3)},
+        {"data/center": np.zeros(3, np.float32), "data/width": np.ones(3)},
+        {"data/center": np.zeros(3), "data/width": np.ones(3), "other/center": np.ones(3)},
+    ],
+)
+def test_a_scale_of_another_form_is_refused(entries):
+    with pytest.raises(ValueError, match=r"scales\.safetensors"):
+        unpack_scales(pack_state(entries), ["data"])
+    with pytest.raises(ValueError, match=r"scales\.safetensors"):
+        unpack_scales(b"no file", ["data"])
+
+
+def open_member(file, name):
+    with open_archive(file) as archive:
+        return archive.read(name, 10**6)
 
 
 def test_the_commands_take_an_imported_run_under_its_new_name(site, file):
@@ -123,7 +162,7 @@ def test_the_commands_take_an_imported_run_under_its_new_name(site, file):
         .stdout.splitlines()[-1]
     )  # fmt: skip
     assert result["accuracy"] > 0.9
-    assert "1 commits, the last round-001" in serket("inspect", "theirs", *runs).stdout
+    assert "1 commit, the last round-001" in serket("inspect", "theirs", *runs).stdout
     assert (path / "module001_gmm" / "model.safetensors").exists()
     assert json.loads((path / "imported.json").read_text()) == {"run": "arm", "rows": False, "sequences": 12}
 

@@ -134,7 +134,7 @@ def test_no_row_is_read_and_no_file_with_rows_is_needed(sites, tmp_path):
 def test_the_new_run_is_used_like_any_other(sites, tmp_path):
     merge(tmp_path, *sites.values())
     folder, runs = tmp_path / "runs/all", ("--runs", tmp_path / "runs")
-    assert "1 commits" in serket("inspect", "all", *runs).output
+    assert "1 commit, the last" in serket("inspect", "all", *runs).output
     np.save(tmp_path / "new.npy", rows_of("a") + 0.01)
     np.save(tmp_path / "labels.npy", np.argmin(((rows_of("a")[:, None] - MEANS) ** 2).sum(axis=2), axis=1))
     words = ("all", tmp_path / "new.npy", "--categories", tmp_path / "labels.npy", *runs, "--json")

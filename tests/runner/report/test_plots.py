@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from runner.report import plots as report
+from runner.report.category_names import NamedCategories
 
 RNG = np.random.default_rng(0)
 
@@ -48,7 +49,7 @@ def texts(axes: Any) -> list[str]:
 
 def test_progress_has_one_panel_for_accuracy_and_one_for_evidence(drawn: Any) -> None:
     panels = drawn(report.draw_progress, [1, 2, 3], [0.8, 0.9, 0.99], [-3.0, -2.0, -1.0])
-    assert [axes.get_ylabel() for axes in panels] == ["accuracy", "evidence"]
+    assert [axes.get_ylabel() for axes in panels] == ["accuracy", "evidence (nats)"]
     assert panels[0].get_title(loc="left") == "accuracy: 0.9900 after round 3"
 
 
@@ -62,7 +63,7 @@ def test_no_tick_of_accuracy_is_above_one(drawn: Any, low: float) -> None:
 @pytest.mark.parametrize("accuracy", [None, [None, None]])
 def test_progress_without_categories_shows_only_evidence(drawn: Any, accuracy: Any) -> None:
     (panel,) = drawn(report.draw_progress, [1, 2], accuracy, [-2.0, -1.0])
-    assert panel.get_ylabel() == "evidence"
+    assert panel.get_ylabel() == "evidence (nats)"
 
 
 def test_progress_leaves_out_unknown_values(drawn: Any) -> None:
@@ -190,13 +191,46 @@ def test_rectangular_images_keep_their_shape(drawn: Any) -> None:
 
 
 def test_rows_whose_length_is_not_a_square_number_are_drawn_as_curves(drawn: Any) -> None:
-    panels = drawn(report.draw_images, RNG.normal(size=(3, 18)))
+    panels = drawn(report.draw_images, RNG.normal(size=(3, 65)))
     assert all(len(axes.lines) == 1 and not axes.images for axes in panels)
     assert len({axes.get_ylim() for axes in panels}) == 1
 
 
+@pytest.mark.parametrize("channels", [4, 9, 18, 36])
+def test_the_channels_of_sensors_are_bars_and_no_picture_where_their_number_is_a_square(
+    drawn: Any, channels: int
+) -> None:
+    means = RNG.normal(size=(3, channels))
+    for axes, mean in zip(drawn(report.draw_images, means), means, strict=True):
+        assert not axes.images
+        np.testing.assert_allclose([bar.get_height() for bar in axes.patches], mean)
+
+
+def test_names_of_categories_stand_beside_classes(drawn: Any) -> None:
+    axes = drawn(report.draw_transitions, np.eye(3), order=[2, 0, 1], names={0: "lift", 2: "grasp", 1: "1"})[0]
+    shown = [text.get_text() for text in axes.get_yticklabels()]
+    assert shown == ["2 = grasp", "0 = lift", "1"]
+    assert {text.get_rotation() for text in axes.get_xticklabels()} == {40.0}  # long ones side by side would overlap
+    labels = NamedCategories(np.array([0, 1] * 10), ["grasp", "lift"])
+    figure = drawn(report.draw_latents, RNG.normal(size=(20, 3)), RNG.normal(size=(20, 3)), labels)[0].figure
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["grasp", "lift"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["grasp", "lift"]
+    strips = report.state_strips(np.array([1, 0] * 10), labels, None)
+    assert strips.groups == ["grasp = class 1", "lift = class 0"]
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_a_suffix_chooses_a_vector_format(tmp_path: Path, suffix: str, start: bytes) -> None:
+    for path in (tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"):
+        report.draw_transitions(np.eye(2), path, names={0: "a name"})
+        assert path.read_bytes().startswith(start)
+    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()  # without a date
+    if suffix == "svg":
+        assert "0 = a name" in (tmp_path / "a.svg").read_text()  # as text
+
+
 def test_images_share_one_scale(drawn: Any) -> None:
-    for images, scale in ((np.full((2, 4), 0.3), (0, 1)), (np.array([[-2.0] * 4, [3.0] * 4]), (-2, 3))):
+    for images, scale in ((np.full((2, 64), 0.3), (0, 1)), (np.array([[-2.0] * 64, [3.0] * 64]), (-2, 3))):
         panels = drawn(report.draw_images, images)
         assert all(axes.images[0].get_clim() == scale for axes in panels)
 
@@ -259,9 +293,12 @@ def test_each_sequence_has_a_line_with_labels_above_classes_in_the_same_colours(
     labels = [0, 0, 1, 0, 1]
     strips = report.state_strips([7, 7, 5, 7, 7], labels, [3, 2])
     assert strips.groups == ["0 = class 7", "1 = class 5"]
-    assert strips.lines.shape == (2 + 3 + 1 + 2 + 3, 3)
-    np.testing.assert_array_equal(strips.lines[[0, 4]], [[0, 0, 1], [0, 0, 1]])
-    np.testing.assert_array_equal(strips.lines[[6, 10]], [[0, 1, -1], [0, 0, -1]])
+    ends = np.flatnonzero(np.any(strips.lines[1:] != strips.lines[:-1], axis=1))
+    shown = strips.lines[[0, *(ends + 1)]]  # between labels and classes is a thin line, between sequences a thick one
+    blank = [-1, -1, -1]
+    assert shown.tolist() == [[0, 0, 1], blank, [0, 0, 1], blank, [0, 1, -1], blank, [0, 0, -1]]
+    between = np.flatnonzero(np.all(strips.lines == -1, axis=1))
+    assert between.tolist() == [8, 21, 22, 23, 24, 25, 34]
     (panel,) = drawn(report.draw_states, [7, 7, 5, 7, 7], labels, [3, 2])
     assert [text.get_text() for text in panel.get_yticklabels()] == ["0", "1"]
 
@@ -271,7 +308,7 @@ def test_without_labels_the_classes_stand_alone_and_what_is_left_out_is_said(dra
     (panel,) = drawn(report.draw_states, classes, None, np.full(30, 500))
     assert panel.get_title() == "classes over time, the first 12 of 30 sequences, the first 400 rows"
     pixels = panel.images[0].get_array()
-    assert pixels.shape[:2] == (12 * 4 - 1, 400)
+    assert pixels.shape[:2] == (12 * 17 - 5, 400)
     assert len(np.unique(pixels[0], axis=0)) == 11
 
 
