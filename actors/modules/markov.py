@@ -335,7 +335,8 @@ class MarkovModel(SharedMarkovModel):
         """As `_learn_smoothed`, with segments of explicit durations."""
         self._segments = learn_segments(tempered, combined, self._segments, parameters, context)
         longest = int(np.diff(boundaries(len(tempered), combined.lengths)).max())
-        if not self._told:  # once, not in each update
+        # Once, not in each update, and not by copies in other chains: the module continues the one that is selected.
+        if not self._told and context.chain == 0:
             self._told = tell_long_durations(self._segments, parameters, longest, context.module)
         learnt = probabilities(self._segments, parameters)
         self._trans_prob, self._initial = np.exp(learnt.transitions), np.exp(learnt.initial)

@@ -287,6 +287,14 @@ def test_the_log_says_where_segments_are_longer_than_they_may_be(caplog):
         made(durations="negative_binomial", max_duration=12)
     assert caplog.text.count("segments of class") == 1  # of three updates
     assert "reach max_duration, 12 rows: set a larger one" in caplog.text
+    caplog.clear()
+    rows = message(noisy(lasting_classes(600, 0), 0))
+    copies = [make_module("markov", {"durations": "negative_binomial", "max_duration": 12}) for _ in range(3)]
+    with caplog.at_level(logging.WARNING):
+        for chain, copy in enumerate(copies):
+            for round_ in range(3):
+                update(copy, rows, round=round_, chain=chain)
+    assert caplog.text.count("segments of class") == 1  # of three chains
 
 
 def test_the_prior_duration_grows_with_the_durations_of_the_rows():
