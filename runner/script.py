@@ -208,7 +208,8 @@ class Observation(Handle):
     Parameters
     ----------
     data : array_like (N, …), str or Path
-        An array, lists, a masked array or a data frame of real numbers. Rows without any value (NaN or masked) are
+        An array, lists, a masked array or a data frame of real numbers, whose columns of times are left out, which
+        is said. Rows without any value (NaN or masked) are
         missing; values that are missing in a part of a row are left out by the modules that can, and what a
         conversion to float64 would change is refused. A text
         is the path of a file, a directory or a URL, as ``observations`` of a model file; rows of large files stay on
@@ -257,6 +258,7 @@ class Observation(Handle):
         verbose: bool = True,
     ) -> None:
         from actors.messaging.stored_rows import is_url
+        from runner.data.conversion import without_times
         from runner.data.errors import DataError
         from runner.data.scaling import is_scaled, scale_rows
 
@@ -272,7 +274,12 @@ class Observation(Handle):
         self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences, "scale": scale}
         self.file = str(Path(data).absolute()) if isinstance(data, str | Path) and not is_url(str(data)) else ""
         self.parameters = {"scaled": True} if is_scaled(scale) else {}
+        data, times = without_times(data, None)
+        self.reading["times"] = times
         rows = scale_rows(read_rows(data, "data", **self.reading), scale, "data")
+        if times:
+            said = f"{', '.join(map(repr, times))}, a time, is left out (rename it to use it)"
+            rows = replace(rows, notes=(*rows.notes, said))
         if lengths is not None and sequences:
             raise DataError("lengths: sequences gives the lengths itself; leave out one of them")
         self.data = with_lengths(rows, lengths)
@@ -287,10 +294,12 @@ class Observation(Handle):
 
 def read_rows(given: npt.ArrayLike | str | Path, where: str, **reading: Any) -> Dataset:
     """Return rows that a script gives, or the file that it names, checked."""
+    from runner.data.conversion import without_times
     from runner.data.datasets import Dataset, load
     from runner.data.intake import check_observations
 
-    reading = {key: value for key, value in reading.items() if key != "scale"}
+    given, _ = without_times(given, reading.get("times", ()))
+    reading = {key: value for key, value in reading.items() if key not in ("scale", "times")}
     if isinstance(given, str | Path):
         return load("files", observations=given, **reading)
     rows = check_observations(given, where, **reading)

@@ -185,6 +185,24 @@ def time_columns(frames: Sequence[Any], options: TableOptions) -> list[str]:
     ]
 
 
+def without_times(given: Any, names: Sequence[str] | None) -> tuple[Any, tuple[str, ...]]:
+    """Return data frames without their columns of times, and the names of these; what is no frame stays as it is.
+
+    Parameters
+    ----------
+    given : object
+        A frame, a list of frames, or anything else.
+    names : sequence of str, optional
+        The columns that were left out of the rows to learn from, for new rows; by default those that are times.
+    """
+    parts = list(given) if isinstance(given, list | tuple) else [given]
+    if not parts or not all(hasattr(part, "columns") and hasattr(part, "to_numpy") for part in parts):
+        return given, ()
+    times = tuple(time_columns(parts, TableOptions()) if names is None else names)
+    kept = [part[[name for name in part.columns if str(name) not in times]] for part in parts] if times else parts
+    return kept if isinstance(given, list | tuple) else kept[0], times
+
+
 def _is_time(frame: Any, name: str, options: TableOptions) -> bool:
     values = column_values(frame[name])
     if values.dtype.kind in "Mm" or (values.dtype.kind == "O" and any(isinstance(each, str) for each in values)):

@@ -12,6 +12,7 @@ import torch
 import runner as srk
 from actors.errors import GraphError, ModuleError
 from runner.data.errors import DataError
+from runner.script import read_rows
 
 ROWS = np.repeat([[0.0, 0.0], [9.0, 0.0]], 10, axis=0) + np.random.default_rng(0).normal(size=(20, 2))
 
@@ -116,3 +117,19 @@ def test_rows_to_predict_are_bounded_before_anything_is_allocated(
 def test_a_handle_shows_its_type_and_the_parameters_that_it_was_given():
     assert repr(srk.GMM(4, prior_scale="data")) == "GMM(classes=4, prior_scale='data')"
     assert repr(srk.MarkovModel()) == "MarkovModel()"
+
+
+def test_a_column_of_times_of_a_frame_is_left_out_and_said_and_so_it_is_of_new_frames() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS, columns=["force", "angle"])
+    frame.insert(0, "time", np.arange(len(ROWS)) * 0.1)
+    source = srk.Observation(frame)
+    np.testing.assert_array_equal(source.data.observations, ROWS)
+    assert "'time', a time, is left out" in source.data.notes[-1]
+    assert source.data.columns == ("force", "angle")
+    both = srk.Observation([frame, frame], sequences=True)
+    assert both.data.observations.shape == (40, 2)
+    falling = frame.iloc[::-1]  # no times by themselves, but those that the model has left out
+    np.testing.assert_array_equal(read_rows(falling, "data", **source.reading).observations, ROWS[::-1])
+    np.testing.assert_array_equal(read_rows(ROWS, "data", **source.reading).observations, ROWS)
+    assert srk.Observation(falling).data.observations.shape == (20, 3)
