@@ -20,6 +20,9 @@ from actors.kernels.jit import KERNELS, cache_directory, cache_problem, source_d
 _CONFIG: Any = numba.config
 _LOCATOR = f"{__name__}.DigestLocator"
 
+LOCK_SECONDS = 60.0
+"""For which a kernel is waited for that another process compiles; the largest takes some 20 seconds."""
+
 
 class DigestLocator(_CacheLocator):
     """Locate the compiled form of a kernel for numba (see ``NUMBA_CACHE_LOCATOR_CLASSES``).
@@ -72,9 +75,44 @@ class _FallbackCache(FunctionCache):
     """A cache whose read and write errors become warnings: the kernel is then compiled and kept in memory.
 
     So does a cache that another user could have written: machine code is run as it is.
+
+    Processes that need the same kernel at the same time, such as those of chains, compile it once: who finds none in
+    the cache locks its file until it has saved the kernel, and the others wait for that. A kernel is locked while those
+    that it calls are, never the other way round, as no kernel calls itself through another.
     """
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        self._lock: Any = None
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = self._load(sig, target_context)
+        if found is None and self._acquire():
+            found = self._load(sig, target_context)
+            if found is not None:
+                self.release()
+        return found
+
+    def _acquire(self) -> bool:
+        """Lock this kernel against other processes; return whether another process may have compiled it since."""
+        from filelock import FileLock, Timeout
+
+        if self._lock is not None or cache_problem(self.cache_path):
+            return False
+        lock = FileLock(Path(self.cache_path) / f"{self._impl.filename_base}.lock", thread_local=False)
+        with contextlib.suppress(OSError, NotImplementedError, Timeout):  # then each compiles for itself
+            self._impl.locator.ensure_cache_path()
+            lock.acquire(LOCK_SECONDS, poll_interval=0.02)
+            self._lock = lock
+        return self._lock is not None
+
+    def release(self) -> None:
+        """Let other processes have this kernel, or compile it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         if problem := cache_problem(self.cache_path):
             _warn(f"compiled kernels are not read from {self.cache_path}: {problem}")
             return None
@@ -94,6 +132,8 @@ class _FallbackCache(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except Exception as error:
             _warn(f"cannot write compiled kernels to {self.cache_path}: {error!r}")
+        finally:
+            self.release()
 
 
 def _warn(message: str) -> None:
@@ -116,5 +156,16 @@ def dispatcher_of(function: Callable[..., Any]) -> Any:
     _install_locator()
     compiled: Any = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function)
     if not _CONFIG.DISABLE_JIT:
-        compiled._cache = _FallbackCache(function)  # type: ignore[no-untyped-call]
+        cache = _FallbackCache(function)
+        compiled._cache = cache
+        compile_uncached = compiled._compiler.compile
+
+        def compile_or_release(*types: Any) -> Any:
+            try:
+                return compile_uncached(*types)
+            except BaseException:
+                cache.release()
+                raise
+
+        compiled._compiler.compile = compile_or_release
     return compiled

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numba
@@ -13,6 +14,7 @@ import pytest
 
 import actors.kernels
 from actors.kernels import compilation, jit
+from actors.kernels.mixture import cholesky
 
 PACKAGE = Path(actors.kernels.__file__).parent
 
@@ -87,17 +89,49 @@ def test_kernels_are_recompiled_when_the_cache_is_damaged(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_processes_can_compile_at_the_same_time(tmp_path):
+def test_of_several_processes_one_compiles_and_the_others_load(tmp_path):
     package = copy_package(tmp_path / "package")
     environment = {**os.environ, "PYTHONPATH": str(package), "SERKET_CACHE_DIR": str(tmp_path / "cache")}
     started = [
         subprocess.Popen([sys.executable, "-c", USE], env=environment, stdout=subprocess.PIPE, cwd=package)
         for _ in range(3)
     ]
-    for process in started:
-        process.communicate(timeout=120)
-        assert process.returncode == 0
+    counts = [process.communicate(timeout=120)[0].split()[-2:] for process in started]
+    assert sorted(counts) == [[b"0", b"1"], [b"1", b"0"], [b"1", b"0"]]
     assert use_kernel(package, tmp_path / "cache")[0] == (1, 0)
+
+
+def test_a_kernel_that_another_process_compiles_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERKET_CACHE_DIR", str(tmp_path))
+    function = cholesky.factorize.__wrapped__
+    one, other = (compilation.dispatcher_of(function)._cache for _ in range(2))
+    found = []
+    monkeypatch.setattr(one, "_load", lambda *_: None)
+    monkeypatch.setattr(other, "_load", lambda *_: "compiled" if found else None)
+    assert one.load_overload((), None) is None
+    waiting = threading.Thread(target=lambda: found.append(other.load_overload((), None)))
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    found.append("saved")
+    with pytest.warns(RuntimeWarning, match="cannot write compiled kernels"):
+        one.save_overload((), None)
+    waiting.join(10.0)
+    assert found == ["saved", "compiled"]
+    assert one.load_overload((), None) is None  # nothing is locked any more
+    one.release()
+
+
+def test_a_kernel_that_cannot_be_compiled_is_not_locked_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERKET_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compilation, "LOCK_SECONDS", 0.0)
+    dispatcher = compilation.dispatcher_of(cholesky.factorize.__wrapped__)
+    with pytest.raises(numba.TypingError):
+        dispatcher("text", "text")
+    cache = compilation.dispatcher_of(cholesky.factorize.__wrapped__)._cache
+    cache.load_overload((numba.int64,), numba.core.registry.cpu_target.target_context)
+    assert cache._lock is not None
+    cache.release()
 
 
 def test_functions_outside_the_package_use_numbas_own_locators():
