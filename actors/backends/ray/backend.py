@@ -38,6 +38,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.backends.module_host import ModuleHost
 from actors.backends.ray.deaths import death_reason, describe_memory_kills, memory_figures
 from actors.backends.ray.groups import RayGroup
+from actors.backends.ray.kept_inputs import SentInputs
 from actors.backends.ray.module_actor import (
     MODULE_TITLE,
     RemoteModule,
@@ -164,6 +165,7 @@ class RayBackend:
         self._places: dict[str, ModulePlaced] = {}
         self._started = time.time()
         self._prepared: dict[str, Any] = {}
+        self._sent = SentInputs()
         self._later: Sequence[str] = ()  # modules whose actors are not created yet
         self._starting: dict[str, Future[None]] = {}  # modules that are started beside what others do
         self._unresponsive: set[str] = set()  # modules that did not answer in time
@@ -407,12 +409,18 @@ class RayBackend:
             return RayTask(group.submit(call, arrays).result)
         self._await_started(module)
         method = self._actors[module].call.options(num_returns=3 + len(slots))
-        summary, *objects = method.remote(self._incarnation(module), call, layout, *flat)
+        incarnation, names, sent = self._incarnation(module), tuple[str, ...](), flat
+        if call.mode == "update":
+            names, sent = self._sent.leave_out(module, incarnation, flat)
+        summary, *objects = method.remote(incarnation, call, layout, names, *sent)
         if self._later and call.mode == "update" and call.round:
             self._start_later()
 
         def wait() -> ResultRef:
-            return _result(self._get(module, summary, timeout=self._recovery.timeout, given=flat), objects, slots)
+            read, kept = self._get(module, summary, timeout=self._recovery.timeout, given=flat)
+            if names:
+                self._sent.note(module, incarnation, kept)
+            return _result(read, objects, slots)
 
         return RayTask(wait)
 

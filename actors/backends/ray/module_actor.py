@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.backends.in_process import InProcessBackend
 from actors.backends.module_host import Arrays, HostResult, ModuleHost
 from actors.backends.ray.deaths import count_oom_kills, describe_crash
+from actors.backends.ray.kept_inputs import KeptInputs
 from actors.backends.shard_host import ShardHost, cut_to_sample
 from actors.coordination.backend import ChainCall, ModuleCall, ModuleResult
 from actors.coordination.chains import run_chain
@@ -94,6 +95,7 @@ class ModuleActor:
         self._host = (make_host or (ModuleHost if spec.sharing is None else ShardHost))(spec, slots)
         self._incarnation = uuid.uuid4().hex
         self._exchange, self._alone = Exchange(), True
+        self._kept = KeptInputs()
 
     @ray.method(concurrency_group="status")
     def place(self) -> ModulePlaced:
@@ -114,10 +116,18 @@ class ModuleActor:
         """Prepare the module on the device that Ray assigned; return the device that the module uses."""
         return self._host.prepare("cuda" if ray.get_gpu_ids() else "cpu")
 
-    def call(self, incarnation: str, call: ModuleCall, layout: Layout, *arrays: Any) -> tuple[Any, ...]:
-        """Call the module; return the result's summary, state, outputs and, for each slot, the message's arrays."""
+    def call(
+        self, incarnation: str, call: ModuleCall, layout: Layout, names: Sequence[str], *arrays: Any
+    ) -> tuple[Any, ...]:
+        """Call the module; return a summary, the state, the outputs and, for each slot, the message's arrays.
+
+        The arrays of an update have names, and None stands for those that are kept here
+        (:mod:`actors.backends.ray.kept_inputs`). With the summary come the names of what is kept then.
+        """
         self._begin(incarnation)
-        return self._returned(self._host.call(call, restore(layout, arrays)))
+        given = self._kept.complete(names, arrays) if names else arrays
+        summary, *objects = self._returned(self._host.call(call, restore(layout, given)))
+        return ((summary, self._kept.names), *objects)
 
     def open_shard(
         self,
