@@ -6,6 +6,8 @@ Imported when the first kernel is called (:mod:`actors.kernels.jit`).
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,11 @@ from numba.core.caching import CacheImpl, FunctionCache, _CacheLocator
 
 import actors.kernels.compiled_lanes  # noqa: F401 (registers them with numba)
 from actors.kernels.jit import KERNELS, cache_directory, cache_problem, source_digest
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where each process compiles for itself
+    fcntl = None  # type: ignore[assignment]
 
 _CONFIG: Any = numba.config
 _LOCATOR = f"{__name__}.DigestLocator"
@@ -83,7 +90,7 @@ class _FallbackCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)  # type: ignore[no-untyped-call]
-        self._lock: Any = None
+        self._lock: int | None = None  # the descriptor of the locked file
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = self._load(sig, target_context)
@@ -95,21 +102,31 @@ class _FallbackCache(FunctionCache):
 
     def _acquire(self) -> bool:
         """Lock this kernel against other processes; return whether another process may have compiled it since."""
-        from filelock import FileLock, Timeout
-
-        if self._lock is not None or cache_problem(self.cache_path):
+        if self._lock is not None or fcntl is None or cache_problem(self.cache_path):
             return False
-        lock = FileLock(Path(self.cache_path) / f"{self._impl.filename_base}.lock", thread_local=False)
-        with contextlib.suppress(OSError, NotImplementedError, Timeout):  # then each compiles for itself
+        until = time.monotonic() + LOCK_SECONDS
+        with contextlib.suppress(OSError):  # of a folder that cannot be written, or of files that cannot be locked
             self._impl.locator.ensure_cache_path()
-            lock.acquire(LOCK_SECONDS, poll_interval=0.02)
-            self._lock = lock
+            path = Path(self.cache_path) / f"{self._impl.filename_base}.lock"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                while self._lock is None:
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        self._lock = descriptor
+                    except BlockingIOError:
+                        if time.monotonic() > until:
+                            break
+                        time.sleep(0.02)
+            finally:
+                if self._lock is None:
+                    os.close(descriptor)
         return self._lock is not None
 
     def release(self) -> None:
         """Let other processes have this kernel, or compile it."""
         if self._lock is not None:
-            self._lock.release()
+            os.close(self._lock)  # which unlocks it
             self._lock = None
 
     def _load(self, sig: Any, target_context: Any) -> Any:
