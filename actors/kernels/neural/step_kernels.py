@@ -1,7 +1,7 @@
 """Compiled kernels of a step of the VAE's default networks: what is left beside the matrix products.
 
-Each reads and writes its arrays once, row by row, in loops of few arrays, which the compiler turns into vector
-instructions. All arrays are float32 and C-contiguous; sums over rows of the terms of the loss are float64.
+Each reads and writes its arrays once, row by row, in loops that the compiler turns into vector instructions. All arrays
+are float32 and C-contiguous; sums over rows of the terms of the loss are float64.
 
 N is the number of rows of the step, P the number of pixels, L the number of latent dimensions, H that of hidden units.
 """
@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from actors.kernels.jit import kernel
-from actors.kernels.types import Float32Array, FloatArray, IntArray
+from actors.kernels.types import Float32Array, FloatArray
 
 FLUSH = 64
 """Rows after which the products and sums of a column are added in float64. A product of as many factors, each between 1
@@ -150,7 +150,6 @@ def bernoulli(
         The parts that are computed.
     """
     N, P = logits.shape
-    factors = np.empty(P, np.float32)
     product, linear = np.ones(P, np.float32), np.zeros(P, np.float32)
     for part in range(first, end):
         begin, stop = N * part // len(losses), N * (part + 1) // len(losses)
@@ -159,16 +158,12 @@ def bernoulli(
         for n in range(begin, stop):
             y, x = logits[n], rows[n]
             for p in range(P):
-                y[p] += bias[p]
-            for p in range(P):
-                v = y[p]
-                factors[p] = _factor(v)
+                v = y[p] + bias[p]
+                factor = _factor(v)
+                product[p] *= factor
                 linear[p] += (v if v > _ZERO else _ZERO) - x[p] * v
-            for p in range(P):
-                product[p] *= factors[p]
-            for p in range(P):
-                s = _ONE / factors[p]
-                d = (s if y[p] >= _ZERO else _ONE - s) - x[p]
+                s = _ONE / factor
+                d = (s if v >= _ZERO else _ONE - s) - x[p]
                 y[p] = d
                 column[p] += d
             if (n - begin) % FLUSH == FLUSH - 1 or n == stop - 1:
@@ -208,15 +203,6 @@ def gaussian(
                     loss += 0.5 * squares[p]
                     squares[p] = _ZERO
         losses[part] = loss
-
-
-@kernel
-def gather(rows: Float32Array, chosen: IntArray, into: Float32Array, first: int, end: int) -> None:
-    """Copy the chosen rows number `first` to `end` of `rows`, each to its place in `into` (N, P)."""
-    for n in range(first, end):
-        row = chosen[n]
-        for p in range(into.shape[1]):
-            into[n, p] = rows[row, p]
 
 
 @kernel
@@ -386,7 +372,6 @@ def compile_kernels(likelihood: str) -> None:
     reconstruct = bernoulli if likelihood == "bce" else gaussian
     reconstruct(small.copy(), column, small, parts, np.zeros(1), 0, 1)
     (bernoulli_loss if likelihood == "bce" else gaussian_loss)(small, small)
-    gather(small, np.zeros(1, np.int64), small.copy(), 0, 1)
     rectify(small, column)
     rectify_backward(small, small, column)
     one = small[:, :1].copy()
