@@ -1,6 +1,7 @@
 """The laws of the code: which files may import which, what is public, and how long a function may be."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -16,13 +17,34 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
 MAX_FUNCTION = 60
 
-each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
+
+def each_file(law):
+    """Return the test that all files keep a law, a function that asserts it of one file; it names those that do not."""
+
+    @functools.wraps(law)
+    def test():
+        broken = {}
+        for path, name in zip(FILES, NAMES, strict=True):
+            try:
+                law(path)
+            except AssertionError as error:
+                broken[name] = str(error)
+        assert broken == {}
+
+    del test.__wrapped__  # by which pytest would look for a fixture `path`
+    return test
 
 
+@functools.cache
+def tree_of(source):
+    return ast.parse(source)
+
+
+@functools.cache
 def imports_in(source, package=()):
     """Return the names of the modules that Python code imports, at its top or anywhere within."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -136,7 +158,7 @@ READS_VARIABLES = "actors/kernels/variables.py"
 def reads_environment(source):
     """Return the lines on which code reads an environment variable; setting one for others is no reading."""
     lines = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Attribute) and node.attr in ("getenv", "environ", "environb"):
             lines.append(node.lineno)
         elif isinstance(node, ast.ImportFrom) and node.module == "os":
@@ -269,7 +291,7 @@ def test_nothing_lies_beside_the_folders_of_the_design():
 @each_file
 def test_every_file_says_what_it_holds(path):
     """In the first line of its docstring, as a sentence or a phrase with a stop or a colon."""
-    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    docstring = ast.get_docstring(tree_of(path.read_text()))
     assert docstring
     assert len(docstring.splitlines()[0]) >= 20
 
@@ -278,9 +300,7 @@ def test_every_file_says_what_it_holds(path):
 def test_no_function_is_long(path):
     """Its documentation aside, which is as long as it has to be."""
     functions = [
-        node
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node for node in ast.walk(tree_of(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     lengths = {node.name: node.end_lineno - node.lineno + 1 - docstring_lines(node) for node in functions}
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION} == {}
