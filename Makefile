@@ -29,11 +29,16 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Those that need Ray wait for processes most of the time, so they run beside the others, which share two processes.
-test: check
-	@log=$$(mktemp); $(BIN)/python -m pytest -m ray > $$log 2>&1 & beside=$$!; \
+# Those that need Ray wait for processes part of the time, so they and the linters run beside the others, which share two
+# processes. Only the files with such tests are imported for them.
+RAY_TESTS = $$(grep -rlF mark.ray tests --include='test_*.py')
+
+test: $(VENV)/.installed-dev
+	@log=$$(mktemp); checked=$$(mktemp); $(MAKE) --no-print-directory check > $$checked 2>&1 & checking=$$!; \
+	$(BIN)/python -m pytest -m ray $(RAY_TESTS) > $$log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not ray"; here=$$?; \
-	wait $$beside; beside=$$?; cat $$log; rm -f $$log; test $$here -eq 0 && test $$beside -eq 0
+	wait $$beside; beside=$$?; wait $$checking; checking=$$?; cat $$log $$checked; rm -f $$log $$checked; \
+	test $$here -eq 0 && test $$beside -eq 0 && test $$checking -eq 0
 
 # Fault injection: kill modules, coordinators, drivers, nodes and network links, and print what was observed. Most of the
 # time is spent waiting, so two halves run in parallel.

@@ -18,6 +18,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 SMALL = [
     "--set", "data.count=100", "--set", "modules.vae.epochs=2", "--set", "modules.vae.hidden=16",
     "--set", "modules.vae.latent_dim=4", "--set", "modules.gmm.iterations=3", "--set", "schedule.rounds=2",
+    "--set", "schedule.steps=[vae, {steps: [gmm, mm], repeat: 3}, {module: gmm, set: {iterations: 0}}]",
 ]  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def events_of(path):
 @pytest.mark.parametrize(
     "text", [pytest.param(CHAINS, id="chains"), pytest.param(WORKERS, id="workers", marks=pytest.mark.slow)]
 )
-def test_a_run_leaves_the_same_in_one_process_and_on_ray_and_goes_on_elsewhere(ray_cluster, model, tmp_path, text):
+def test_a_run_leaves_the_same_in_one_process_and_on_ray_and_goes_on_here(ray_cluster, model, tmp_path, text):
     path = model(text)
     (here, local), (there, on_ray) = (train_in(tmp_path / str(each), path, local=each) for each in (True, False))
     assert digests(here.path) == digests(there.path)
@@ -102,9 +102,19 @@ def test_a_run_leaves_the_same_in_one_process_and_on_ray_and_goes_on_elsewhere(r
         on_ray[name] for name in ("evidence", "score", "accuracy", "nmi")
     ]
     whole, _ = train_in(tmp_path / "whole", path, "schedule.rounds=3", local=True)
-    for begun, locally in ((here, False), (there, True)):
-        resume_in(begun.path, "schedule.rounds=3", local=locally)
-        assert digests(begun.path) == digests(whole.path)
+    resume_in(there.path, "schedule.rounds=3", local=True)
+    assert digests(there.path) == digests(whole.path)
+
+
+@pytest.mark.slow  # its commits are those of a run on Ray, by the test above
+@pytest.mark.ray
+@pytest.mark.parametrize("text", [pytest.param(CHAINS, id="chains"), pytest.param(WORKERS, id="workers")])
+def test_a_run_in_one_process_goes_on_on_ray(ray_cluster, model, tmp_path, text):
+    path = model(text)
+    begun, _ = train_in(tmp_path / "begun", path, local=True)
+    whole, _ = train_in(tmp_path / "whole", path, "schedule.rounds=3", local=True)
+    resume_in(begun.path, "schedule.rounds=3", local=False)
+    assert digests(begun.path) == digests(whole.path)
 
 
 COMMAND = """

@@ -75,6 +75,7 @@ def meeting(place, chains, expected):
     return Graph([ModuleSpec("data", f"{TOYS}:Source"), guest], [Connection("data", "guest")], Schedule(1, (block,)))
 
 
+@pytest.mark.slow  # as those of the next test, which also meet
 def test_chains_run_in_parallel_each_in_its_own_process(tmp_path):
     events = run_on_actors(meeting(tmp_path, chains=3, expected=3), "meeting")
     assert len({file.read_text() for file in tmp_path.iterdir()}) == 3
@@ -209,12 +210,6 @@ def test_a_modules_file_is_imported_from_the_code_directory_of_the_model(tmp_pat
     events = run_on_actors(graph, "far-away")
     assert [fields["module"] for name, _, fields in events if name == "placed"] == ["data", "encoder", "mirror"]
     assert "selected" in {name for name, _, _ in events}
-
-
-def test_an_exception_in_a_module_is_raised_with_its_name_and_traceback():
-    with pytest.raises(ModuleFailedError, match=r"(?s)module 'encoder' raised.*as the test asked") as failure:
-        run_on_actors(model(fail_in_round=1), "raising")
-    assert "toy_modules.py" in str(failure.value)
 
 
 @pytest.mark.slow

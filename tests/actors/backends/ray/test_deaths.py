@@ -47,6 +47,8 @@ class Dying(Module):
                 ctypes.string_at(0)
             case "MemoryError":
                 np.empty((2**45,))
+            case "ValueError":
+                raise ValueError("as the test asked")
         return Outbox([])
 
     def recognize(self, inbox, context):
@@ -63,9 +65,10 @@ ENDS = {
     "sys.exit": "its process ended itself with exit code 4",
     "SIGKILL": r"its process ended without a report \(killed by a signal, or ended by os._exit\)",
     "MemoryError": r"module 'memoryerror' ran out of memory: Unable to allocate 256. TiB .*use fewer rows",
+    "ValueError": r"(?s)module 'valueerror' raised an error.*test_deaths\.py.*in update.*as the test asked",
     "SIGSEGV": r"(?s)died during update.*Segmentation fault.*test_deaths\.py.*in update",
 }
-"""Ways in which a module ends its process, and what the run says of each."""
+"""Ways in which a module ends its process or its update, and what the run says of each."""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def dying(ray_cluster):
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("way", "reason"), ENDS.items())
-def test_what_ended_a_module_is_named(dying, way, reason):
+def test_what_ended_a_module_or_its_update_is_named(dying, way, reason):
     with pytest.raises(ModuleFailedError, match=reason) as failure:
         dying(way)
     assert "worker" not in str(failure.value).partition("Fatal Python error")[0].lower()  # nothing of Ray's own words

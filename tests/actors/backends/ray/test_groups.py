@@ -122,7 +122,7 @@ def by_calls_of_actors(events):
 
 def test_workers_that_cannot_connect_say_so_once_and_the_bits_are_the_same(tmp_path):
     firewall = Instrumentation(make_host=unconnected_host)
-    events = run_on_workers("group-apart", tmp_path / "run", 3, instrumentation=firewall)
+    events = run_on_workers("group-apart", tmp_path / "run", 2, instrumentation=firewall)
     (sentence,) = by_calls_of_actors(events)
     assert sentence.startswith("kmeans: its workers exchange sums by calls of actors")
     assert sentence.endswith("the firewall is shut")
