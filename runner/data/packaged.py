@@ -88,7 +88,7 @@ def load_packaged(
         raise DataError(f"data.observations: {name} is where its package is installed; leave it out")
     found = _LOADERS[name](None if location is None else Path(root) / Path(location).expanduser())
     found = found if subjects is None else _choose_subjects(found, name, subjects)
-    rows = check_observations(found.values, name, columns=found.columns, narrow=True, whole_rows=True)
+    rows = check_observations(found.values, name, columns=found.columns, narrow=True)
     labels, notes = check_categories(found.categories, f"the categories of {name}", rows=len(rows.values))
     return replace(rows, notes=(*rows.notes, *notes), lengths=found.lengths, columns=found.columns), labels
 

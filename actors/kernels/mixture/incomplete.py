@@ -465,7 +465,7 @@ def posterior_expected(
     """
     K = len(given.mean)
     weights = responsibilities[incomplete.rows[pairs.row], pairs.of_class]
-    nu = prior.nu0 + given.counts
+    nu = np.add(prior.nu0, given.counts, dtype=np.float64)
     found = conditionals(X, incomplete, pairs, given.mean, given.scale, weights)
     complete = responsibilities.copy()
     complete[incomplete.rows] = 0.0
@@ -535,7 +535,10 @@ def incomplete_sums(
     """
     K, D = given.mean.shape
     pairs = _group(incomplete, *np.nonzero(responsibilities[incomplete.rows]))
-    weights, nu = responsibilities[incomplete.rows[pairs.row], pairs.of_class], prior.nu0 + given.counts
+    weights, nu = (
+        responsibilities[incomplete.rows[pairs.row], pairs.of_class],
+        np.add(prior.nu0, given.counts, dtype=np.float64),
+    )
     found = conditionals(X, incomplete, pairs, given.mean, given.scale, weights)
     first, second = np.zeros((K, D)), np.zeros((K, D, D))
     ends = np.searchsorted(pairs.of_class, np.arange(K + 1))
@@ -611,7 +614,7 @@ def expected_by_labels(
     found = conditionals(X, incomplete, pairs, given.mean, given.scale, np.ones(len(pairs.row)))
     filled = X.copy()
     filled[incomplete.rows[pairs.row]] = found.values
-    return filled, found.scatter / (prior.nu0 + given.counts)[:, None, None]
+    return filled, found.scatter / (np.add(prior.nu0, given.counts, dtype=np.float64))[:, None, None]
 
 
 def posterior_given_labels(

@@ -476,7 +476,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             **pack_prior(prior, columns, "target_"),
             "phase": FIT,
             "gaps": gaps,
-            "log_volume": float(log_volumes(columns, values[None])[0]) if gaps else rows * columns.log_volume,
+            "log_volume": float(np.sum(log_volumes(columns, values[None]))) if gaps else rows * columns.log_volume,
             "trust": learnt.get("temperature", 1.0),
             "with_prior": bool(sums["with_prior"][0]),
             "rows": rows,
@@ -810,7 +810,7 @@ def _translated(classes: Classes, prior: NIWPrior, columns: Columns) -> tuple[NI
     degrees = (prior.nu0 + factors.counts) / (before.nu0 + factors.counts)
     factor = np.ldexp(1.0, own.exponent[both] - columns.exponent[both])
     inner = both[own.kept]
-    scale = (prior.nu0 + factors.counts)[:, None, None] * np.diag(np.diagonal(prior.scale))
+    scale = np.add(prior.nu0, factors.counts, dtype=np.float64)[:, None, None] * np.diag(np.diagonal(prior.scale))
     known = factors.scale[:, inner][:, :, inner] * factor[:, None] * factor * degrees[:, None, None]
     scale[np.ix_(np.arange(len(scale)), kept, kept)] = known
     return posterior_from_moments(factors.counts.astype(np.float64), mean, scale), prior
