@@ -440,6 +440,14 @@ class Module(ABC, Generic[P]):
             Whether the run learns from the rows; if not, it recognises them.
         """
 
+    @classmethod
+    def whole_rows_setting(cls, parameters: P) -> str | None:  # noqa: ARG003 (for overriding)
+        """Return which parameter needs rows that lack none of their values; None if there is none.
+
+        It is asked where :attr:`missing_values` says that the module can use them; in words that follow its name.
+        """
+        return None
+
     def prepare(self, device: str, threads: int) -> None:
         """Prepare for the first update; called once.
 

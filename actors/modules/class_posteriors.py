@@ -17,9 +17,12 @@ from actors.errors import ModuleError
 from actors.kernels.log_rows import log_sum_exp
 from actors.messaging.message import Message
 from actors.module import Inbox
-from actors.types import Array, FloatArray
+from actors.types import Array, FloatArray, IntArray
 
 PORT = "class_posteriors"
+
+LABELS = "labels"
+"""Port of what is known of the classes of some rows."""
 
 FLOOR = 1e-10
 """Probability that a message keeps for every class: an unobserved transition must not rule out a row's class."""
@@ -205,3 +208,46 @@ def combine_priors(inbox: Inbox, port: str, shape: tuple[int, ...], without: str
         if came != shape:
             raise ModuleError(f"{message.header.route}: log_prob of shape {came} came, expected {shape}")
     return inbox.log_product(port, without=without)
+
+
+def label_prior(inbox: Inbox, shape: tuple[int, int]) -> FloatArray | None:
+    """Return log p(label | class), (N, K), the product over all sources; 0 for rows without. None if no labels came.
+
+    Raises
+    ------
+    ModuleError
+        If labels are not of `shape`, or contradict each other.
+    """
+    messages = inbox.all(LABELS)
+    if not messages:
+        return None
+    combine_priors(inbox, LABELS, shape)  # checks
+    total = np.zeros(shape)
+    for message in messages.values():
+        log_prob = np.asarray(message["log_prob"], np.float64)
+        total += log_prob if message.mask is None else np.where(message.mask[:, None], 0.0, log_prob)
+    return total
+
+
+def known_classes(told: FloatArray) -> IntArray:
+    """Return the most probable class (N,) by labels alone (N, K), -1 for rows without a label."""
+    return np.where(np.ptp(np.exp(told), axis=1) > 0.0, told.argmax(axis=1), -1).astype(np.int64)
+
+
+def joint_prior(above: FloatArray | None, told: FloatArray | None) -> FloatArray | None:
+    """Return the product of a prior from above and labels (N, K), as log-distributions if both are there.
+
+    Raises
+    ------
+    ModuleError
+        If they exclude each other in a row.
+    """
+    if above is None or told is None:
+        return told if above is None else above
+    product = above + told
+    excluded = np.flatnonzero(product.max(axis=1) == -np.inf)
+    if len(excluded):
+        raise ModuleError(
+            f"the prior from above excludes the label of row {excluded[0] + 1}; give labels a confidence below 1"
+        )
+    return normalise_rows(product)

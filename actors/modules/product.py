@@ -13,10 +13,14 @@ from actors.errors import ModuleError
 from actors.kernels.label_alignment import align
 from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import (
+    LABELS,
     CombinedPosteriors,
     add_floor,
     combine_posteriors,
     combine_priors,
+    joint_prior,
+    known_classes,
+    label_prior,
     log_normalisers,
     normalise_rows,
     sender_likelihoods,
@@ -71,6 +75,9 @@ class Product(MergeableModule[ProductParameters]):
     for which the permutations were inferred; later updates start from these and change them only if others explain the
     rows better.
 
+    Labels of some rows name the joint classes: they take part in the alignment as a sender would whose labels are the
+    joint ones, and multiply with the priors.
+
     Priors from above take no part in the alignment: they derive from posteriors in the previous alignment, and so would
     only confirm it.
 
@@ -94,6 +101,7 @@ class Product(MergeableModule[ProductParameters]):
     ports = (
         Port("class_posteriors", "in", "forward", "class_posteriors"),
         Port(PRIOR, "in", "backward", "transition_prior", optional=True),
+        Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True, beside=True),
         Port("joint_posteriors", "out", "forward", "class_posteriors", per_receiver=True),
         Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
     )
@@ -119,8 +127,10 @@ class Product(MergeableModule[ProductParameters]):
         permutations = self._permutations
         learn = context.learn and parameters.iterations > 0
         if learn:
-            start = [permutations.get(sender) for sender in likelihoods]
-            aligned = align(list(likelihoods.values()), start, parameters.lapse, parameters.iterations)
+            start, inputs = [permutations.get(sender) for sender in likelihoods], list(likelihoods.values())
+            if (told := label_prior(inbox, inputs[0].shape)) is not None:
+                start, inputs = [np.arange(told.shape[1]), *start], [normalise_rows(told), *inputs]
+            aligned = align(inputs, start, parameters.lapse, parameters.iterations)[-len(likelihoods) :]
             self._permutations = permutations = {**permutations, **dict(zip(likelihoods, aligned, strict=True))}
         joint = _combine(inbox, likelihoods, permutations)
         if learn:
@@ -279,7 +289,10 @@ def _combine(
     }
     combined = combine_posteriors(inbox.all("class_posteriors"), aligned)
     rows, classes = combined.log_prob.shape
-    log_prior = combine_priors(inbox, PRIOR, (rows, classes))
+    told = label_prior(inbox, (rows, classes))
+    log_prior = _with_labels(combine_priors(inbox, PRIOR, (rows, classes)), told)
+    if told is not None and combined.mask is not None:  # a missing row that has a label says something
+        combined = combined._replace(mask=combined.mask & (known_classes(told) < 0))
     scores = combined.log_prob + (-np.log(classes) if log_prior is None else log_prior)
     norms = log_normalisers(scores, [*likelihoods, *inbox.all(PRIOR)])
     return _JointPosterior(combined, log_prior, scores - norms[:, None], _zero_where_missing(norms, combined))
@@ -295,7 +308,8 @@ def _compose_outbox(
     """Return the extrinsic message to each receiver above and below, without what that receiver sent."""
     combined, messages = joint.combined, []
     for receiver in context.receivers.get("joint_posteriors", ()):
-        others = combine_priors(inbox, PRIOR, combined.log_prob.shape, without=receiver)
+        told = label_prior(inbox, combined.log_prob.shape)
+        others = _with_labels(combine_priors(inbox, PRIOR, combined.log_prob.shape, without=receiver), told)
         scores = combined.log_prob if others is None else combined.log_prob + others
         norms = np.logaddexp.reduce(scores, axis=1)
         log_norm = combined.row_norms + _zero_where_missing(norms, combined)
@@ -314,6 +328,12 @@ def _compose_outbox(
         messages.append(OutgoingMessage("transition_prior", {"log_prob": message, **combined.row_arrays}, receiver))
     posterior = np.exp(joint.log_posterior)
     return Outbox(messages, metrics, {"class": joint.log_posterior.argmax(axis=1), "Pdz": posterior})
+
+
+def _with_labels(above: FloatArray | None, told: FloatArray | None) -> FloatArray | None:
+    """Return the product of priors from above and labels (N, K), as log-distributions; None without either."""
+    product = joint_prior(above, told)
+    return product if product is None or told is None else normalise_rows(product)
 
 
 def _zero_where_missing(norms: FloatArray, combined: CombinedPosteriors) -> FloatArray:

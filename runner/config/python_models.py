@@ -159,7 +159,11 @@ def with_labels(config: RunConfig) -> tuple[RunConfig, str]:
     takers = [name for name, module in config.modules.items() if _takes_labels(module.type)]
     if told or len(takers) != 1:
         several = told or takers
-        found = f"there are {', '.join(several)}" if several else "there is none; use a gmm"
+        found = (
+            f"there are {', '.join(several)}"
+            if several
+            else "there is none; use a gmm, dp_gmm, ar_gmm, mlda or product"
+        )
         what = "source of labels" if told else "module that takes labels"
         raise GraphError(f"labels: need one {what}, and {found}")
     name = next(each for each in ("labels", "known_labels", "labels_of_rows") if each not in config.modules)

@@ -352,12 +352,23 @@ class RunConfig(Section):
         """Return the parameters of a source of labels, whose classes are those of the module that gets them."""
         confidence = {} if source.confidence is None else {"confidence": source.confidence}
         for connection in self._connections():
-            module = self.modules.get(connection.upper)
-            if connection.lower == name and module is not None:
-                classes = getattr(find(module.type).Parameters(**module.parameters), "classes", None)
-                if isinstance(classes, int):
-                    return {"classes": classes, **confidence}
+            if connection.lower == name and (classes := self._classes_of(connection.upper)) is not None:
+                return {"classes": classes, **confidence}
         return confidence
+
+    def _classes_of(self, name: str, above: tuple[str, ...] = ()) -> int | None:
+        """Return the number of classes of a module, or of those below it that it combines; None if it has none.
+
+        `above` are the modules on whose behalf it is asked, in case that connections, not checked yet, form a cycle.
+        """
+        if (module := self.modules.get(name)) is None or name in above:
+            return None
+        parameters = find(module.type).Parameters(**module.parameters)
+        for key in ("classes", "most", "topics"):
+            if isinstance(classes := getattr(parameters, key, None), int):
+                return classes
+        below = (self._classes_of(each.lower, (*above, name)) for each in self._connections() if each.upper == name)
+        return next((classes for classes in below if classes is not None), None)
 
     def _connections(self) -> list[Connection]:
         return [Connection(*pair.split(" -> ")) for pair in self.connections]

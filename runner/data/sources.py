@@ -224,7 +224,7 @@ def _check_module(graph: Graph, module: ModuleSpec, parameters: Any, data: Data,
     told = [name for name in below if graph.modules[name].type == "labels"]
     below = [name for name in below if name not in told]
     for name in below:
-        _check_missing_values(module, data[name], name, learns=learns)
+        _check_missing_values(module, parameters, data[name], name, learns=learns)
     for name in below or [""]:
         every = np.arange(count_rows(data))
         blocks = _present_rows(data[name]) if name else iter([(every, np.empty((len(every), 0)))])
@@ -256,7 +256,7 @@ def _check_labels(module: ModuleSpec, data: Data, *, learns: bool) -> None:
         raise DataError(f"{_label(module.name)}: {problem}")
 
 
-def _check_missing_values(module: ModuleSpec, source: Dataset, name: str, *, learns: bool) -> None:
+def _check_missing_values(module: ModuleSpec, parameters: Any, source: Dataset, name: str, *, learns: bool) -> None:
     """Raise an error if values are missing in part of a row of a source, and the module above it cannot use that."""
     if source.mask is None or source.mask.ndim == 1:
         return
@@ -268,10 +268,13 @@ def _check_missing_values(module: ModuleSpec, source: Dataset, name: str, *, lea
         return
     where = f"row {lacking[0] + 1} of {_label(name)}"
     others = f" ({len(lacking):,} rows do)" if len(lacking) > 1 else ""
-    if not find(module.type).missing_values:
+    cls = find(module.type)
+    if cls.missing_values and (setting := cls.whole_rows_setting(parameters)):
+        raise ModuleError(f"module {module.name!r}: {where} lacks some of its values{others}, and it {setting}")
+    if not cls.missing_values:
         raise ModuleError(
             f"module {module.name!r}: {where} lacks some of its values{others}, which a module of type "
-            f"{module.type!r} cannot use; fill them in, or use one that leaves them out, such as gmm, pca or vae"
+            f"{module.type!r} cannot use; fill them in, or use one that leaves them out, such as gmm, pca, vae or mlda"
         )
 
 

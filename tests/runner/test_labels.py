@@ -79,8 +79,8 @@ def test_what_labels_cannot_be_is_refused(files):
         gmm().fit(X, labels=np.zeros((120, 2)), progress=False)
     with pytest.raises(DataError, match="labels: holds texts"):
         gmm().fit(X, labels=["a"] * 120, progress=False)
-    with pytest.raises(GraphError, match="need one module that takes labels, and there is none; use a gmm"):
-        Model({"dp": {"type": "dp_gmm"}}, ["data -> dp"]).fit(X, labels=KNOWN, progress=False)
+    with pytest.raises(GraphError, match="need one module that takes labels, and there is none; use a gmm, dp_gmm"):
+        Model({"pca": {"type": "pca", "latent_dim": 1}}, ["data -> pca"]).fit(X, labels=KNOWN, progress=False)
     with pytest.raises(ConfigError, match="confidence: is that of labels; add type: labels"):
         load_config(files / "m.yaml", ["data.labels.type=observations"])
     with pytest.raises(ConfigError, match="module 'gmm': labels say something about rows, but nothing sends it these"):

@@ -79,6 +79,8 @@ def test_workers_learn_from_rows_on_disk_that_lack_values(tmp_path):
 
 
 def test_a_module_that_needs_whole_rows_says_so():
-    network = {"type": "mlda", "topics": 3}
-    with pytest.raises(ModuleError, match=r"module 'mlda': row \d+ of data lacks some of its values .* cannot use"):
-        Model({"mlda": network}, ["data -> mlda"]).fit(np.abs(X), progress=False)
+    mlda = {"type": "mlda", "topics": 3}
+    with pytest.raises(ModuleError, match=r"'mlda': row \d+ of data lacks some .*and it learns by engine 'gibbs'.* vb"):
+        Model({"mlda": mlda}, ["data -> mlda"]).fit(np.round(np.abs(X)), progress=False)
+    counts = np.where(np.isnan(X), np.nan, np.random.default_rng(0).poisson(5, X.shape))
+    Model({"mlda": {**mlda, "engine": "vb"}}, ["data -> mlda"]).fit(counts, progress=False)

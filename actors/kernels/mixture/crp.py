@@ -113,6 +113,7 @@ def sample_crp_mixture(
     generator: np.random.Generator,
     *,
     log_prior: FloatArray | None = None,
+    log_labels: FloatArray | None = None,
     temperature: float = 1.0,
     mask: ArrayLike | None = None,
     incomplete: Incomplete | None = None,
@@ -124,7 +125,9 @@ def sample_crp_mixture(
 
     Without `log_prior` the target is p(z) Π_k p(rows of k)^temperature, with p(z) as above. With it, the classes that
     are occupied at the start are weighted by it (`prior_with_empty_classes`), and a row of any other class has the
-    weight 1 / (n + α): (K - M)! / K! · α^M Π_t p'_t(z_t) replaces p(z), except in splits and merges (see there).
+    weight 1 / (n + α): (K - M)! / K! · α^M Π_t p'_t(z_t) replaces p(z), except in splits and merges (see there). Either
+    is multiplied by Π_t p(label_t | z_t) where there are labels, and there are no splits and merges then: proposals are
+    made for labels that can be exchanged.
 
     Parameters
     ----------
@@ -144,6 +147,8 @@ def sample_crp_mixture(
         Source of all randomness.
     log_prior : ndarray of float64, shape (N, K), optional
         Log-prior over the classes of each row, from another module; not changed.
+    log_labels : ndarray of float64, shape (N, K), optional
+        log p(label | class), 0 for rows without a label.
     temperature : float
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
@@ -174,6 +179,9 @@ def sample_crp_mixture(
     posterior = posterior_from_labels(data.rows, data.labels, max_classes, prior)
     if log_prior is not None:
         data.bias[:] = _class_bias(data.bias, posterior.counts, alpha)
+    if log_labels is not None:
+        data.bias[:] += log_labels
+        proposals = 0
     sampler = SplitMergeSampler(data, posterior, tables, prior, has_row_prior=log_prior is not None)
     for done in range(1, iterations + 1):
         moved = 0 if completion is None else completion.redraw(posterior, sampler.tables, generator)

@@ -13,6 +13,15 @@ latent Dirichlet allocation", 2010, with the numbers (H…). Summing over the cl
 one γ for a row, its tokens would decide for one of two classes that they fit alike, and with a certainty that they do
 not have.
 
+*Missing counts.* Of a row and modality in which the counts of the words U are missing, the n_O observed tokens have the
+likelihood Π_w (p_w / p_O)^n_w, p_w = Σ_k θ_k φ_kw and p_O = 1 - p_U: that of a multinomial distribution of n_O tokens
+over the observed words O. It is what independent Poisson counts of means λ p_w give, whose missing ones are summed out,
+with λ integrated out under its scale-invariant prior dλ / λ: the length of the row says nothing. (As zeros, missing
+counts would say that their words did not occur.) By Σ_j C(n_O + j - 1, j) p_U^j = p_O^-n_O it is the sum over the
+number j of unobserved tokens, with words of U, each of which adds the factor p_w as every other token does. With
+ρ_w = Σ_k exp(E[log θ_k] + E[log φ_kw]) and ρ = Σ_{w in U} ρ_w, the optimal q(j) is negative binomial, a missing cell
+has the expected count n_O ρ_w / (1 - ρ), and the bound the term -n_O log(1 - ρ).
+
 Throughout, N is the number of rows, K that of topics, W that of words of all modalities, M that of modalities. All sums
 over rows add over parts of the rows.
 """
@@ -29,7 +38,7 @@ from actors.kernels.jit import as_input, kernel
 from actors.kernels.mlda.row_updates import digamma
 from actors.kernels.special import digamma as digamma_of
 from actors.kernels.special import gammaln
-from actors.kernels.types import FloatArray, Int32Array, IntArray
+from actors.kernels.types import BoolArray, FloatArray, Int32Array, IntArray
 
 MIN_RISE = 1e-6
 """Nats a row: iteration ends when the bound rises by less."""
@@ -42,6 +51,12 @@ FIRST_STEPS, MAX_STEPS = 5, 50
 
 REFINED, DROPPED = 4.0, 25.0
 """Nats by which a class's bound may be lower than the largest to be likely; and from which it is left out."""
+
+MISSING = -1.0
+"""Stands for a count that was not observed."""
+
+LEAST_SEEN = 1e-12
+"""Least probability that is given to the observed words of a row together."""
 
 SMALLEST = 1e-280
 """Below this, sums of probabilities are computed in the log domain instead."""
@@ -56,7 +71,7 @@ class CountRows(NamedTuple):
         First cell of each row, then C.
     words : ndarray of int32, shape (C,)
     counts : ndarray of float64, shape (C,)
-        n_dw, not necessarily whole.
+        n_dw, not necessarily whole; :data:`MISSING` if it was not observed.
     """
 
     starts: IntArray
@@ -145,6 +160,14 @@ class Workspace(NamedTuple):
         E[log θ], its exponential relative to the largest, the next γ, topics of one token, parameters of θ's prior.
     bounds, chances : ndarray (K,)
         Lower bounds of log p(tokens | class), and q(class); -1 for a class that was left out.
+    filled : ndarray (n,)
+        ``values``, with the expected effective counts where they are missing.
+    kinds : ndarray (n,)
+        The modality of each cell.
+    observed, raw, unseen : ndarray (M,)
+        By modality: n_O, effective and as counted, and ρ.
+    gaps : ndarray (1,)
+        Above 0 if a count is missing.
     """
 
     values: FloatArray
@@ -160,12 +183,27 @@ class Workspace(NamedTuple):
     concentration: FloatArray
     bounds: FloatArray
     chances: FloatArray
+    filled: FloatArray
+    kinds: IntArray
+    observed: FloatArray
+    raw: FloatArray
+    unseen: FloatArray
+    gaps: FloatArray
 
 
-def make_rows(values: Sequence[FloatArray]) -> CountRows:
-    """Return the positive cells of the counts (N, V) of each modality."""
+def make_rows(values: Sequence[FloatArray], absent: Sequence[BoolArray | None] | None = None) -> CountRows:
+    """Return the positive cells of the counts (N, V) of each modality, and those whose counts are missing.
+
+    `absent` (N, V) are true where a count is missing. Without any other token of its modality in the row it says
+    nothing, and is left out.
+    """
+    if absent is not None:
+        values = [
+            of if lacking is None else np.where(lacking & (of > 0.0).any(axis=1, keepdims=True), MISSING, of)
+            for of, lacking in zip(values, absent, strict=True)
+        ]
     joined = np.concatenate(values, axis=1)
-    rows, words = np.nonzero(joined > 0.0)
+    rows, words = np.nonzero((joined > 0.0) | (joined == MISSING))
     starts = np.zeros(len(joined) + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=len(joined)), out=starts[1:])
     return CountRows(starts, words.astype(np.int32), joined[rows, words])
@@ -250,7 +288,7 @@ def _root(slope: Callable[[float], float], limits: tuple[float, float]) -> float
 
 
 @kernel
-def make_workspace(longest: int, topics: int) -> Workspace:
+def make_workspace(longest: int, topics: int, modalities: int) -> Workspace:
     """Allocate the scratch arrays for rows with at most `longest` cells."""
     n, K = longest, topics
     logs, weights, own, gammas = np.zeros((n, K)), np.zeros((n, K)), np.zeros((n, K)), np.zeros((K, K))
@@ -262,8 +300,28 @@ def make_workspace(longest: int, topics: int) -> Workspace:
         np.zeros(K),
     )
     values, shifts, bounds, chances = np.zeros(n), np.zeros(n), np.zeros(K), np.zeros(K)
+    filled, kinds, gaps = np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros(1)
+    observed, raw, unseen = np.zeros(modalities), np.zeros(modalities), np.zeros(modalities)
     return Workspace(
-        values, logs, weights, own, shifts, gammas, mean_log, theta, following, shares, concentration, bounds, chances
+        values,
+        logs,
+        weights,
+        own,
+        shifts,
+        gammas,
+        mean_log,
+        theta,
+        following,
+        shares,
+        concentration,
+        bounds,
+        chances,
+        filled,
+        kinds,
+        observed,
+        raw,
+        unseen,
+        gaps,
     )
 
 
@@ -316,15 +374,34 @@ def expect_theta(gamma: FloatArray, work: Workspace) -> float:
 
 
 @kernel
+def fill_missing(n: int, largest: float, work: Workspace) -> None:
+    """Fill in ρ of each modality, and the expected effective counts n_O ρ_w / (1 - ρ) of missing cells.
+
+    `largest` is that of ``work.mean_log``.
+    """
+    work.unseen[:] = 0.0
+    for i in range(n):
+        if work.values[i] < 0.0:
+            work.filled[i] = math.exp(share_word(i, largest, work))
+            work.unseen[work.kinds[i]] += work.filled[i]
+    for i in range(n):
+        if work.values[i] < 0.0:
+            m = work.kinds[i]
+            work.filled[i] *= work.observed[m] / max(1.0 - work.unseen[m], LEAST_SEEN)
+
+
+@kernel
 def improve_gamma(n: int, gamma: FloatArray, work: Workspace, steps: int) -> None:
     """Iterate (B7) for γ (K,) in place, for the first n cells of the workspace and the prior ``work.concentration``."""
     K, following, enough = gamma.shape[0], work.following, CHANGE * gamma.sum()
     for _ in range(steps):
         largest = expect_theta(gamma, work)
+        if work.gaps[0] > 0.0:
+            fill_missing(n, largest, work)
         for k in range(K):
             following[k] = work.concentration[k]
         for i in range(n):
-            norm, value = 0.0, work.values[i]
+            norm, value = 0.0, work.filled[i]
             for k in range(K):
                 work.shares[k] = work.theta[k] * work.weights[i, k]
                 norm += work.shares[k]
@@ -352,6 +429,11 @@ def bound_row(n: int, gamma: FloatArray, work: Workspace) -> float:
     for i in range(n):
         if work.values[i] > 0.0:
             bound += work.values[i] * share_word(i, largest, work)
+    if work.gaps[0] > 0.0:
+        fill_missing(n, largest, work)
+        for m in range(work.unseen.shape[0]):
+            if work.unseen[m] > 0.0:
+                bound -= work.observed[m] * math.log(max(1.0 - work.unseen[m], LEAST_SEEN))
     return bound
 
 
@@ -363,8 +445,8 @@ def fit_row(n: int, log_prior: FloatArray, alpha: float, work: Workspace) -> flo
     its words with others, and from half, topics that a row has besides.
     """
     K, bounds, chances, total = log_prior.shape[0], work.bounds, work.chances, 0.0
-    for i in range(n):
-        total += work.values[i]
+    for m in range(work.observed.shape[0]):
+        total += work.observed[m]
     best, best_with_prior = -np.inf, -np.inf
     for c in range(K):
         gamma = work.gammas[c]
@@ -406,10 +488,15 @@ def expect_tokens(n: int, counts: FloatArray, work: Workspace) -> None:
     for c in range(work.chances.shape[0]):
         if work.chances[c] > 0.0:
             largest = expect_theta(work.gammas[c], work)
+            if work.gaps[0] > 0.0:
+                fill_missing(n, largest, work)
             for i in range(n):
                 share_word(i, largest, work)
+                number, m = counts[i], work.kinds[i]
+                if number < 0.0:
+                    number = work.filled[i] * work.raw[m] / work.observed[m]
                 for k in range(work.shares.shape[0]):
-                    work.own[i, k] += work.chances[c] * counts[i] * work.shares[k]
+                    work.own[i, k] += work.chances[c] * number * work.shares[k]
 
 
 @kernel
@@ -422,6 +509,25 @@ def longest_row(starts: IntArray) -> int:
 
 
 @kernel
+def weigh_row(
+    words: Int32Array, counts: FloatArray, modality: Int32Array, powers: FloatArray, without: int, work: Workspace
+) -> None:
+    """Fill in the effective counts; zero for the modality `without`."""
+    work.observed[:], work.raw[:], work.unseen[:], work.gaps[0] = 0.0, 0.0, 0.0, 0.0
+    for i in range(words.shape[0]):
+        m = modality[words[i]]
+        work.kinds[i], work.values[i], work.filled[i] = m, 0.0, 0.0
+        if m == without:
+            continue
+        if counts[i] < 0.0:
+            work.values[i], work.gaps[0] = MISSING, 1.0
+        else:
+            work.values[i] = work.filled[i] = counts[i] * powers[m]
+            work.observed[m] += work.values[i]
+            work.raw[m] += counts[i]
+
+
+@kernel
 def load_row(
     words: Int32Array,
     counts: FloatArray,
@@ -431,8 +537,8 @@ def load_row(
     work: Workspace,
 ) -> None:
     """Load the cells of one row: effective counts and E[log φ]."""
+    weigh_row(words, counts, modality, powers, -1, work)
     for i in range(words.shape[0]):
-        work.values[i] = counts[i] * powers[modality[words[i]]]
         work.logs[i] = log_words[words[i]]
     relate_weights(words.shape[0], work)
 
@@ -486,7 +592,7 @@ def _expect(
     sums: FloatArray,
 ) -> None:
     """Add each row's sums to `by_word` (W, K), `shares` (K,) and `sums`: bound, Σ E[log θ], rows."""
-    K, work = log_prior.shape[1], make_workspace(longest_row(starts), log_prior.shape[1])
+    K, work = log_prior.shape[1], make_workspace(longest_row(starts), log_prior.shape[1], powers.shape[0])
     for d in range(starts.shape[0] - 1):
         own_words, own_counts = words[starts[d] : starts[d + 1]], counts[starts[d] : starts[d + 1]]
         n = own_words.shape[0]
@@ -578,7 +684,11 @@ def _answer(
     predicted: FloatArray,
 ) -> None:
     """Fill in the last three arrays; `first` is the first word of modality `without`."""
-    K, work, left = log_prior.shape[1], make_workspace(longest_row(starts), log_prior.shape[1]), np.empty(totals.shape)
+    K, work, left = (
+        log_prior.shape[1],
+        make_workspace(longest_row(starts), log_prior.shape[1], powers.shape[0]),
+        np.empty(totals.shape),
+    )
     everything, flat = np.ones(powers.shape[0]), np.full(log_prior.shape[1], -math.log(log_prior.shape[1]))
     tempered = (powers != 1.0).any()
     for d in range(starts.shape[0] - 1):
@@ -639,16 +749,6 @@ def remove_row(
         for k in range(left.shape[1]):
             work.logs[i, k] = math.log(work.logs[i, k] / left[modality[words[i]], k])
     relate_weights(words.shape[0], work)
-
-
-@kernel
-def weigh_row(
-    words: Int32Array, counts: FloatArray, modality: Int32Array, powers: FloatArray, without: int, work: Workspace
-) -> None:
-    """Fill in the effective counts; zero for the modality `without`."""
-    for i in range(words.shape[0]):
-        m = modality[words[i]]
-        work.values[i] = 0.0 if m == without else counts[i] * powers[m]
 
 
 @kernel
@@ -726,7 +826,7 @@ def _score(
     scores: FloatArray,
 ) -> None:
     """Fill in `scores` (M, N, K)."""
-    (M, K), work = totals.shape, make_workspace(longest_row(starts), totals.shape[1])
+    (M, K), work = totals.shape, make_workspace(longest_row(starts), totals.shape[1], totals.shape[0])
     left, tokens = np.empty((M, K)), np.empty(M)
     for d in range(starts.shape[0] - 1):
         own_words, own_counts = words[starts[d] : starts[d + 1]], counts[starts[d] : starts[d + 1]]
@@ -737,12 +837,15 @@ def _score(
         left[:], tokens[:] = totals, 0.0
         for i in range(n):
             m = modality[own_words[i]]
-            tokens[m] += own_counts[i]
             for k in range(K):
                 before = parameters[own_words[i], k]
                 rest = max(before - work.own[i, k], beta)
                 left[m, k] -= before - rest
+                if own_counts[i] < 0.0:  # the distribution over the observed words alone is a Dirichlet distribution
+                    left[m, k] -= rest
+                    continue
                 scores[m, d, k] += math.lgamma(rest + own_counts[i]) - math.lgamma(rest)
+            tokens[m] += max(own_counts[i], 0.0)
         for m in range(M):
             if tokens[m] > 0.0:
                 for k in range(K):

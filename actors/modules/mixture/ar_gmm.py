@@ -35,15 +35,18 @@ from actors.kernels.mixture.variational import most_probable_labels, one_hot_res
 from actors.kernels.sequences import boundaries
 from actors.messaging.message import rows_of
 from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import combine_priors, normalise_rows
-from actors.modules.mixture.class_module import (
+from actors.modules.class_posteriors import (
     LABELS,
-    PRIOR,
-    ClassModule,
-    data_message,
+    combine_priors,
     joint_prior,
     known_classes,
     label_prior,
+    normalise_rows,
+)
+from actors.modules.mixture.class_module import (
+    PRIOR,
+    ClassModule,
+    data_message,
     rows_and_mask,
 )
 from actors.modules.mixture.class_states import pack_prior, unpack_prior

@@ -30,14 +30,11 @@ from actors.kernels.mixture.sums import responsibilities_given
 from actors.kernels.mixture.variational import expected_log_scores, most_probable_labels
 from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
-from actors.modules.class_posteriors import combine_priors, normalise_rows
+from actors.modules.class_posteriors import combine_priors, joint_prior, known_classes, label_prior, normalise_rows
 from actors.modules.mixture.class_module import (
     PRIOR,
     ClassModule,
     data_message,
-    joint_prior,
-    known_classes,
-    label_prior,
     log_volumes,
     rows_and_mask,
 )
@@ -137,6 +134,8 @@ class Mixture(ClassModule[P]):
             incomplete=incomplete,
             known=None if told is None else known_classes(told),
             components=self._components,
+            above=above,
+            told=told,
         )
         try:
             start = self._current_assignment(problem, rows, columns, message.lengths, context)
@@ -149,8 +148,8 @@ class Mixture(ClassModule[P]):
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._prior, self._columns = assignment, factors, prior, columns
-        if above is not None and log_prior is not None:
-            log_prior = self._adjust_prior(log_prior, factors, parameters)
+        if above is not None:
+            log_prior = joint_prior(self._adjust_prior(above, factors, parameters), told)
         elif log_prior is not None:  # the weights multiply labels
             log_prior = normalise_rows(log_prior + self._log_weights(factors, parameters))
         loo[missing] = 0.0

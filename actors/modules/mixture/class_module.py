@@ -23,7 +23,13 @@ from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.message import Message, rows_of
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox, Module, Outbox, OutgoingMessage, Port
-from actors.modules.class_posteriors import combine_priors, normalise_rows, normalise_with_norms
+from actors.modules.class_posteriors import (
+    combine_priors,
+    joint_prior,
+    known_classes,
+    label_prior,
+    normalise_with_norms,
+)
 from actors.modules.mixture.engines import Assignment, MixtureParameters
 from actors.types import Array, BoolArray, FloatArray, IntArray, State
 
@@ -33,9 +39,6 @@ MIN_SCALE_RATIO = 2.0**-40
 """Smallest scale of the prior, relative to the variance of its column: below, a class of few rows gets singular."""
 
 PRIOR = "transition_prior"
-
-LABELS = "labels"
-"""Port of what is known of the classes of some rows."""
 
 NO_ROWS = "every row of the latent vectors is missing: there is nothing to learn from"
 
@@ -332,49 +335,6 @@ def rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:
     """Return the rows (N, D) as float64, and the mask (N,) of the missing ones."""
     X = np.asarray(values := row_values(message), dtype=np.float64).reshape(len(values), -1)
     return X, np.zeros(len(X), dtype=np.bool_) if message.mask is None else np.array(message.mask)
-
-
-def label_prior(inbox: Inbox, shape: tuple[int, int]) -> FloatArray | None:
-    """Return log p(label | class), (N, K), the product over all sources; 0 for rows without. None if no labels came.
-
-    Raises
-    ------
-    ModuleError
-        If labels are not of `shape`, or contradict each other.
-    """
-    messages = inbox.all(LABELS)
-    if not messages:
-        return None
-    combine_priors(inbox, LABELS, shape)  # checks
-    total = np.zeros(shape)
-    for message in messages.values():
-        log_prob = np.asarray(message["log_prob"], np.float64)
-        total += log_prob if message.mask is None else np.where(message.mask[:, None], 0.0, log_prob)
-    return total
-
-
-def known_classes(told: FloatArray) -> IntArray:
-    """Return the most probable class (N,) by labels alone (N, K), -1 for rows without a label."""
-    return np.where(np.ptp(np.exp(told), axis=1) > 0.0, told.argmax(axis=1), -1).astype(np.int64)
-
-
-def joint_prior(above: FloatArray | None, told: FloatArray | None) -> FloatArray | None:
-    """Return the product of a prior from above and labels (N, K), as log-distributions if both are there.
-
-    Raises
-    ------
-    ModuleError
-        If they exclude each other in a row.
-    """
-    if above is None or told is None:
-        return told if above is None else above
-    product = above + told
-    excluded = np.flatnonzero(product.max(axis=1) == -np.inf)
-    if len(excluded):
-        raise ModuleError(
-            f"the prior from above excludes the label of row {excluded[0] + 1}; give labels a confidence below 1"
-        )
-    return normalise_rows(product)
 
 
 def log_left_out(columns: Columns, before: Columns | None, context: Context) -> None:

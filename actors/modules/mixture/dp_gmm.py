@@ -21,7 +21,8 @@ from actors.kernels.mixture.incomplete import log_predictive_loo_observed
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.sequence_init import STARTS, counted_labels_from_sequence
 from actors.kernels.special import logsumexp
-from actors.module import Context, Inbox, Outbox
+from actors.module import Context, Inbox, Outbox, Port
+from actors.modules.class_posteriors import LABELS
 from actors.modules.mixture.base import Mixture
 from actors.modules.mixture.engines import Assignment, FitProblem, FitResult, initial_assignment
 from actors.types import Array, BoolArray, FloatArray, State
@@ -54,6 +55,10 @@ class DPGMM(Mixture[DPGMMParameters]):
     what a module above has learnt stays valid when classes appear or vanish. An empty class has the likelihood of the
     prior. A prior from above applies to the occupied classes; the empty ones share the mass that the process gives to a
     new class (:func:`actors.kernels.mixture.crp.prior_with_empty_classes`).
+
+    Labels of some rows name columns: a labelled row is in the column of its label, or in another one with the
+    probability that the label is wrong. There are no proposals to split and merge classes then, which would exchange
+    columns.
 
     Metrics: ``occupied``, the number of classes that contain sampled rows, and ``classes``, the number of classes that
     are the most probable one of any row (output ``class``). A sample usually has a few rows in small classes.
@@ -92,6 +97,10 @@ class DPGMM(Mixture[DPGMMParameters]):
     learning_parameters = ("iterations", "burn_in", "start", "split_merge")
     fixed_parameters = ("most",)
     display_name = "DP-GMM"
+    ports = (
+        *Mixture.ports,
+        Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True, beside=True),
+    )
 
     def __init__(self, parameters: DPGMMParameters) -> None:
         super().__init__(parameters)
@@ -159,7 +168,8 @@ class DPGMM(Mixture[DPGMMParameters]):
             self._concentration(parameters),
             problem.iterations,
             context.generator,
-            log_prior=problem.log_prior,
+            log_prior=problem.above,
+            log_labels=problem.told,
             temperature=problem.temperature,
             mask=problem.missing,
             incomplete=problem.incomplete,

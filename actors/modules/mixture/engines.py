@@ -125,6 +125,8 @@ class FitProblem:
         The classes that labels name, -1 for rows without a label; they are in `log_prior`, too.
     components : int
         m, the components of each class; more than one with variational Bayes only.
+    above, told : ndarray (N, K) float64, optional
+        The factors of `log_prior`: the product of the priors from above, and log p(label | class).
     """
 
     rows: FloatArray
@@ -139,6 +141,8 @@ class FitProblem:
     incomplete: Incomplete | None = None
     known: IntArray | None = None
     components: int = 1
+    above: FloatArray | None = None
+    told: FloatArray | None = None
 
 
 class FitResult(NamedTuple):

@@ -16,7 +16,7 @@ from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.pooling import sums_of_posterior
 from actors.kernels.mixture.scatter import compile_kernels as compile_scatter
 from actors.module import Context, Port
-from actors.modules.mixture.class_module import LABELS
+from actors.modules.class_posteriors import LABELS
 from actors.modules.mixture.class_states import unpack
 from actors.modules.mixture.engines import (
     ENGINES,

@@ -82,16 +82,13 @@ from actors.kernels.mixture.variational import (
     soft_log_predictive_loo,
 )
 from actors.module import Context, Inbox, Outbox
-from actors.modules.class_posteriors import combine_priors, normalise_rows
+from actors.modules.class_posteriors import combine_priors, joint_prior, known_classes, label_prior, normalise_rows
 from actors.modules.mixture.base import Mixture, filled_with_seen
 from actors.modules.mixture.class_module import (
     INITIAL_LAPSE,
     NO_ROWS,
     PRIOR,
     data_message,
-    joint_prior,
-    known_classes,
-    label_prior,
     log_left_out,
     log_volumes,
     row_values,

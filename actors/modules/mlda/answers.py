@@ -9,7 +9,14 @@ import numpy as np
 
 from actors.kernels.mlda.calibration import PredictionCalibration
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
-from actors.modules.class_posteriors import combine_priors, normalise_with_norms
+from actors.modules.class_posteriors import (
+    combine_priors,
+    joint_prior,
+    known_classes,
+    label_prior,
+    normalise_rows,
+    normalise_with_norms,
+)
 from actors.modules.mlda.tokens import ReceivedModality, lengths_and_mask
 from actors.types import Array, BoolArray, Float32Array, FloatArray, IntArray
 
@@ -57,11 +64,14 @@ def compose_outbox(
 ) -> Outbox:
     """Combine the rows' likelihoods with the priors from above; return messages, outputs and the ``evidence``."""
     log_posterior, log_norm = normalise_with_norms(rows.likelihood + rows.log_prior)
+    told = label_prior(inbox, rows.log_prior.shape)
     of_rows = lengths_and_mask(modalities, rows.missing)
+    if told is not None and "mask" in of_rows:  # a missing row that has a label says something
+        of_rows["mask"] = of_rows["mask"] & (known_classes(told) < 0)
     messages = []
     for receiver in context.receivers.get("topic_posteriors", ()):
         # Without the receiver's own prior (the cavity message), which would otherwise be counted twice.
-        others = inbox.log_product("topic_prior", without=receiver)
+        others = joint_prior(inbox.log_product("topic_prior", without=receiver), told)
         up, up_norm = normalise_with_norms(rows.likelihood if others is None else rows.likelihood + others)
         up_norm[rows.missing] = 0.0  # a missing row carries no evidence
         messages.append(OutgoingMessage("topic_posteriors", {"log_prob": up, "log_norm": up_norm, **of_rows}, receiver))
@@ -81,10 +91,16 @@ def compose_outbox(
 
 
 def log_prior_of(inbox: Inbox, rows: int, topics: int) -> tuple[FloatArray, bool]:
-    """Return the product of the priors from above (rows, K), uniform without any, and whether there is any."""
+    """Return the product of the priors from above and labels (rows, K), and whether there is any prior from above.
+
+    It is uniform without either.
+    """
     expected = (rows, topics)
-    product = combine_priors(inbox, "topic_prior", expected)
-    return (np.full(expected, -np.log(expected[1])), False) if product is None else (product, True)
+    above, told = combine_priors(inbox, "topic_prior", expected), label_prior(inbox, expected)
+    product = joint_prior(above, told)
+    if product is None:
+        return np.full(expected, -np.log(expected[1])), False
+    return (product if told is None else normalise_rows(product)), above is not None
 
 
 def word_distributions(counts: IntArray | FloatArray, beta: float) -> FloatArray:
@@ -109,8 +125,13 @@ def prediction_calibration(values: Array, mean: Array) -> PredictionCalibration:
 def _reconstruct(modality: ReceivedModality, shares: FloatArray, known: KnownModality) -> Float32Array:
     """Return the histograms predicted from topic shares (N, K), in the shape and with the sums of those received.
 
-    A missing histogram is given the mean sum.
+    A missing histogram is given the mean sum; one in which counts are missing, the sum of which the observed words are
+    expected to have theirs.
     """
-    totals = np.where(modality.totals > 0, modality.totals, known.total)
-    values = shares @ known.words * totals[:, None]
+    predicted, totals = shares @ known.words, modality.totals
+    if (absent := modality.message.missing_values) is not None:
+        seen = np.where(absent, 0.0, predicted).sum(axis=1)
+        totals = totals / np.where(seen > 0.0, seen, 1.0)
+    totals = np.where(modality.totals > 0, totals, known.total)
+    values = predicted * totals[:, None]
     return values.astype(np.float32).reshape(modality.message["values"].shape)

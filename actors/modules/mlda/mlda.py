@@ -19,6 +19,7 @@ from actors.kernels.mlda.calibration import (
 from actors.kernels.mlda.gibbs import compile_kernels, count, counts_from_words
 from actors.kernels.mlda.row_updates import Corpus, Settings, class_scores
 from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
+from actors.modules.class_posteriors import LABELS
 from actors.modules.mlda.answers import (
     PREDICTION_PORTS,
     InferredRows,
@@ -91,6 +92,10 @@ class MLDA(SharedMLDA):
     Outputs: ``class`` and ``Pdz`` of P(class k | d), and ``Pzw_NAME`` (K, V), each topic's word distribution in
     modality NAME.
 
+    Of a row in which some counts of a histogram are missing, engine ``vb`` uses the others, as a multinomial
+    distribution over their words (:mod:`actors.kernels.mlda.variational`); engine ``gibbs`` needs whole histograms. A
+    weight is then the number of the observed tokens.
+
     When a row's tokens change between updates, the j-th token of a word keeps the topic of the row's previous j-th
     token of that word; topics of further tokens are drawn given all that are kept.
 
@@ -145,16 +150,25 @@ class MLDA(SharedMLDA):
     """
 
     Parameters: ClassVar[type[Any]] = MLDAParameters
+    missing_values = True
     learning_parameters = ("iterations", "burn_in", "start", "restarts")
     fixed_parameters = ("topics",)
     ports = (
         Port("observations", "in", "forward", "observations", optional=True, several=True),
         Port("class_posteriors", "in", "forward", "class_posteriors", optional=True),
         Port("topic_prior", "in", "backward", "transition_prior", optional=True),
+        Port(LABELS, "in", "forward", "transition_prior", optional=True, several=True, beside=True),
         Port("topic_posteriors", "out", "forward", "class_posteriors", per_receiver=True),
         Port("transition_prior", "out", "backward", "transition_prior", per_receiver=True),
         Port("reconstructions", "out", "backward", "reconstructions", per_receiver=True),
     )
+
+    @classmethod
+    def whole_rows_setting(cls, parameters: MLDAParameters) -> str | None:
+        """Return which parameter needs rows that lack none of their values; None if there is none."""
+        return (
+            "learns by engine 'gibbs', which needs whole rows; use engine: vb" if parameters.engine == "gibbs" else None
+        )
 
     @classmethod
     def check_observations(cls, parameters: MLDAParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003

@@ -404,7 +404,7 @@ class SharedMLDA(ShardedModule[MLDAParameters]):
 
     def _rows_of(self, inbox: Inbox, learnt: State, parameters: MLDAParameters, context: Context) -> _Rows:
         modalities = self._read(inbox, learnt, parameters, context)
-        cells = make_rows([modality.counts for modality in modalities])
+        cells = make_rows([each.counts for each in modalities], [each.absent for each in modalities])
         log_prior, has_prior = log_prior_of(inbox, len(cells.starts) - 1, parameters.topics)
         words = make_words([modality.size for modality in modalities])
         return _Rows(modalities, cells, words, np.diff(cells.starts) == 0, log_prior, has_prior)

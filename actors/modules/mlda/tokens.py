@@ -80,10 +80,13 @@ class CountedModality(ReceivedModality):
     Attributes
     ----------
     counts : ndarray of float64, shape (N, V)
-        Zeros where the row is missing.
+        Zeros where the row is missing, or the count.
+    absent : ndarray of bool, shape (N, V), or None
+        True where a count is missing; None where rows are whole or missing as a whole.
     """
 
     counts: FloatArray
+    absent: BoolArray | None = None
 
 
 M = TypeVar("M", Modality, CountedModality)
@@ -192,6 +195,9 @@ def _read(
 def _tokenize(name: str, message: Message, weight: int | None, context: Context) -> Modality:
     """Return the tokens of one message."""
     where = f"module {context.module!r}: {message.header.route}"
+    absent = message.missing_values
+    if absent is not None and (absent.any(axis=1) & ~absent.all(axis=1)).any():
+        raise ModuleError(f"{where}: some counts of a row are missing, which engine 'gibbs' cannot use; use engine: vb")
     values = _values(name, message, context)
     if weight is None and message.header.kind == "class_posteriors":
         weight = POSTERIOR_TOKENS
@@ -222,7 +228,8 @@ def _count(name: str, message: Message, weight: int | None, context: Context) ->
         values = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
         sums = values.sum(axis=1, keepdims=True)
         values = np.divide(values, sums, out=np.zeros_like(values), where=sums > 0) * weight
-    return CountedModality(name, message, size, totals, values)
+    absent = message.missing_values if message.header.kind == "observations" else None
+    return CountedModality(name, message, size, totals, values, absent)
 
 
 def _values(name: str, message: Message, context: Context) -> FloatArray:
@@ -234,6 +241,8 @@ def _values(name: str, message: Message, context: Context) -> FloatArray:
         values = np.asarray(histograms, dtype=np.float64).reshape(len(histograms), -1)
     if message.mask is not None:
         values = np.where(message.mask[:, None], 0.0, values)
+    if message.missing_values is not None:
+        values = np.where(message.missing_values, 0.0, values)
     check_range(context.where, f"histograms of {name}", values)
     if values.min() < 0:
         row = int(np.flatnonzero((values < 0).any(axis=1))[0])

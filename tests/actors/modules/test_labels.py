@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from actors.errors import ModuleError
 from actors.graph.registry import make_module
 from actors.kernels.mixture.known_labels import named_as_known, seeded_kmeans
-from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo
+from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_predictive_loo, posterior_from_labels
 from actors.kernels.mixture.variational import one_hot_responsibilities, variational_bayes
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
@@ -136,6 +136,58 @@ def test_priors_from_above_multiply_with_labels():
     (without,) = [each.arrays for each in flat.messages if each.port == "class_posteriors"]
     ratio = np.exp(up["log_prob"] - without["log_prob"]) / told
     np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones(K), rtol=0.2)
+
+
+def test_a_dirichlet_process_has_the_classes_of_the_labels():
+    known = some_labels(each=4)
+    dp = make_module("dp_gmm", {"most": 6, "iterations": 20})
+    outbox = update(dp, data(rows()), sent(known, classes=6))
+    assert (outbox.outputs["class"] == NAMES[TRUTH]).mean() > 0.95
+    update(dp := make_module("dp_gmm", {"most": 6}), data(rows()), sent(NAMES[TRUTH], classes=6))
+    state = dp.state()
+    prior = NIWPrior(state["prior_mean"], state["prior_count"], state["degrees"], state["prior_scale"])
+    expected = posterior_from_labels(rows(), NAMES[TRUTH], 6, prior)  # of supervised estimates
+    np.testing.assert_allclose(state["mean"], expected.mean, rtol=1e-9)
+    np.testing.assert_allclose(state["scale"], expected.scale, rtol=1e-9)
+
+
+def posteriors(sender, log_prob, receiver="product"):
+    header = Header("class_posteriors", sender, "class_posteriors", receiver)
+    return make_message(header, {"log_prob": log_prob, "log_norm": np.zeros(len(log_prob))})
+
+
+def test_a_product_has_the_classes_of_the_labels_and_multiplies_them():
+    known, generator = some_labels(each=5), np.random.default_rng(0)
+    shares = [0.1 + 0.7 * np.eye(K)[order[TRUTH]] for order in (np.array([1, 2, 0]), np.array([0, 2, 1]))]
+    logs = [np.log(generator.dirichlet(np.full(K, 5.0), N) * each) for each in shares]
+    logs = [each - logsumexp(each, axis=1, keepdims=True) for each in logs]
+    product, context = make_module("product", {}), Context("product", receivers={"transition_prior": ("a", "b")})
+    inbox = Inbox((posteriors("a", logs[0]), posteriors("b", logs[1]), sent(known, confidence=0.7)))
+    outbox = product.update(inbox, context)
+    assert (outbox.outputs["class"] == NAMES[TRUTH]).mean() > 0.9
+    own = [product.state()[f"permutation.{name}"] for name in "ab"]
+    told = np.where(known[:, None] < 0, 1.0, np.where(known[:, None] == np.arange(K), 0.7, 0.15))
+    joint = np.exp(logs[0][:, own[0]] + logs[1][:, own[1]]) * told
+    np.testing.assert_allclose(outbox.outputs["Pdz"], joint / joint.sum(axis=1, keepdims=True), atol=1e-12)
+    down = next(each.arrays["log_prob"] for each in outbox.messages if each.receiver == "a")
+    cavity = np.exp(logs[1][:, own[1]]) * told
+    cavity = (cavity / cavity.sum(axis=1, keepdims=True))[:, np.argsort(own[0])]
+    np.testing.assert_allclose(np.exp(down), cavity, atol=1e-8)
+
+
+@pytest.mark.parametrize("engine", ["gibbs", "vb"])
+def test_labels_are_a_prior_of_the_class_of_an_mldas_row(engine):
+    generator, known = np.random.default_rng(1), some_labels(each=6)
+    counts = generator.multinomial(30, 0.01 + 0.94 * np.repeat(np.eye(K), 2, axis=1)[NAMES[TRUTH]] / 2)
+    parameters = {"topics": K, "iterations": 20, "engine": engine}
+    told, found = sent(known, confidence=0.9), []
+    as_prior = make_message(Header("transition_prior", "mm", "topic_prior", "mlda"), {"log_prob": told["log_prob"]})
+    for message in (told, as_prior):
+        mlda = make_module("mlda", parameters)
+        found.append(mlda.update(Inbox((data(counts.astype(float)), message)), Context("mlda", seed=4)))
+    np.testing.assert_allclose(found[0].outputs["Pdz"], found[1].outputs["Pdz"], atol=1e-12)
+    assert found[0].metrics["evidence"] == pytest.approx(found[1].metrics["evidence"])
+    assert (found[0].outputs["class"] == NAMES[TRUTH]).mean() > 0.95
 
 
 def test_a_missing_row_with_a_label_says_its_class():

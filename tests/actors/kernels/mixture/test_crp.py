@@ -95,6 +95,19 @@ def check_against(posterior, max_classes, draws, batches):
     assert error.max() < 0.02
 
 
+def test_five_points_with_labels_follow_the_posterior_over_all_labellings():
+    """A label is right with probability 0.8; row 3 has label 2, row 1 label 0."""
+    told = np.zeros((N, 3))
+    told[3], told[1] = np.log([0.1, 0.1, 0.8]), np.log([0.8, 0.1, 0.1])
+    every = labellings(3)
+    weights = exact(3, 0.8) * np.exp(told[np.arange(N), every].sum(axis=1))
+    generator, z, draws = np.random.default_rng(2), np.zeros(N, np.int64), []
+    for _ in range(4000):
+        z = sample_crp_mixture(POINTS, z, 3, PRIOR, 0.8, 1, generator, log_labels=told, proposals=3).labels
+        draws.append(z)
+    check_against(weights / weights.sum(), 3, draws, 20)
+
+
 @pytest.mark.parametrize("proposals", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("max_classes", "alpha", "temperature"), [(N, 0.8, 1.0), (3, 2.0, 0.3)])
 def test_five_points_follow_the_posterior_over_all_partitions(max_classes, alpha, temperature, proposals):

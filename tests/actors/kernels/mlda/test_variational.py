@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 from scipy.special import digamma, gammaln, logsumexp, softmax
+from scipy.stats import beta as beta_distribution
 from sklearn.decomposition import LatentDirichletAllocation
 
 from actors.kernels.mlda import calibration
@@ -80,7 +82,7 @@ def test_topics_and_bound_are_those_of_scikit_learn():
     other = LatentDirichletAllocation(K, max_iter=4, evaluate_every=-1, **settings, **tight).fit(values)
     # How scikit-learn draws the parameters of the first topics from its seed.
     parameters = np.random.RandomState(5).gamma(100.0, 0.01, (K, 12)).T
-    rows, work = make_rows([values]), make_workspace(12, K)
+    rows, work = make_rows([values]), make_workspace(12, K, 1)
 
     def sums_of(topics):
         counts, bound, log_words = np.zeros_like(topics.counts), 0.0, expected_log_words(topics, words)
@@ -316,3 +318,113 @@ def test_calibrations_of_predictions_from_sums_are_those_from_all_rows():
     found = calibration.best_prediction(sum(fits), mean)
     assert found[:3] == expected[:3]
     assert_allclose(found.mean, expected.mean)
+
+
+# --- rows in which counts are missing -------------------------------------------------------------------------------
+
+
+def exact_evidence(counts, absent, phi, alpha, log_prior, tokens=None):
+    """Return log p(observed tokens) of a row of two topics with known words, by quadrature over θ.
+
+    With `tokens` it is the sum over numbers of unobserved tokens up to that, in the place of p_O^-n.
+    """
+    n = counts[~absent].sum()
+
+    def density(share, c):
+        p = np.array([share, 1 - share]) @ phi
+        value = np.prod(p[~absent] ** counts[~absent])
+        if tokens is None:
+            value *= p[~absent].sum() ** -n
+        else:
+            j = np.arange(tokens)
+            value *= (np.exp(gammaln(n + j) - gammaln(n) - gammaln(j + 1)) * p[absent].sum() ** j).sum()
+        a = alpha + (np.arange(2) == c)
+        return value * beta_distribution(*a).pdf(share)
+
+    parts = [np.exp(log_prior[c]) * quad(density, 0, 1, args=(c,), limit=200)[0] for c in range(2)]
+    return np.log(sum(parts))
+
+
+def known_topics(phi, tokens=1e7):
+    """Return topics whose words are known: of so many tokens that nothing is uncertain."""
+    return Topics(tokens * phi.T, np.ones(1), 1.0, 1e-3)
+
+
+def test_missing_counts_are_the_sum_over_all_numbers_of_unobserved_tokens():
+    phi = np.array([[0.5, 0.2, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
+    counts, absent = np.array([2.0, 1.0, 0.0, 0.0]), np.array([False, False, True, True])
+    log_prior = np.log([0.3, 0.7])
+    conditional = exact_evidence(counts, absent, phi, 1.0, log_prior)
+    assert exact_evidence(counts, absent, phi, 1.0, log_prior, tokens=200) == pytest.approx(conditional, abs=1e-8)
+
+
+def test_the_bound_of_a_row_that_lacks_counts_is_below_its_evidence_as_far_as_that_of_a_whole_row():
+    generator, gaps, of_whole_rows, as_zeros = np.random.default_rng(0), [], [], []
+    for _ in range(8):
+        phi = generator.dirichlet(np.ones(4), 2)
+        counts, log_prior = generator.integers(0, 6, 4).astype(float), np.log(generator.dirichlet(np.ones(2)))
+        absent = np.arange(4) == generator.integers(4)
+        counts[absent], counts[(~absent).argmax()] = 0.0, 3.0
+        rows, known = make_rows([counts[None]], [absent[None]]), (make_words([4]), known_topics(phi), log_prior[None])
+        bound = expect(rows, *known).bound
+        gaps.append(exact_evidence(counts, absent, phi, 1.0, log_prior) - bound)
+        as_zeros.append(abs(expect(make_rows([counts[None]]), *known).bound - bound))
+        share = phi[:, absent].mean()
+        whole = np.where(absent, np.round(counts.sum() * share / (1 - share)), counts)
+        evidence = exact_evidence(whole, np.zeros(4, dtype=bool), phi, 1.0, log_prior)
+        of_whole_rows.append(evidence - expect(make_rows([whole[None]]), *known).bound)
+    assert min(gaps) > -1e-4
+    assert np.mean(gaps) < np.mean(of_whole_rows) + 0.1
+    assert max(as_zeros) > 0.1
+
+
+def test_of_one_topic_all_is_exact():
+    """The expected count of a missing cell is that of the negative binomial distribution."""
+    phi = np.array([[0.5, 0.2, 0.2, 0.1]])
+    counts, absent = np.array([[4.0, 1.0, 0.0, 0.0]]), np.array([[False, False, False, True]])
+    topics = known_topics(phi)._replace(exponents=np.array([0.5]))
+    found = expect(make_rows([counts], [absent]), make_words([4]), topics, np.zeros((1, 1)))
+    assert found.bound == pytest.approx(0.5 * (4 * np.log(0.5 / 0.9) + np.log(0.2 / 0.9)), abs=1e-5)
+    np.testing.assert_allclose(found.counts[:, 0], [4.0, 1.0, 0.0, 5.0 * 0.1 / 0.9], atol=1e-5)
+    answers = answer(make_rows([counts], [absent]), make_words([4]), topics, np.zeros((1, 1)))
+    assert answers.likelihood[0, 0] == pytest.approx(4 * np.log(0.5 / 0.9) + np.log(0.2 / 0.9), abs=1e-5)
+
+
+def test_a_modality_without_observed_tokens_says_nothing():
+    values, words = some_counts()
+    absent = [np.zeros_like(each, dtype=bool) for each in values]
+    absent[1][::7] = True
+    topics, log_prior = some_topics(words), some_prior(40)
+    for one, other in zip(make_rows(values), make_rows(values, absent), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert expect(make_rows(values, absent), words, topics, log_prior).rows == 40
+
+
+def test_the_bound_never_falls_where_counts_are_missing():
+    values, words = some_counts()
+    absent = [np.random.default_rng(m).random(each.shape) < 0.3 for m, each in enumerate(values)]
+    values = [np.where(lacking, 0.0, each) for each, lacking in zip(values, absent, strict=True)]
+    rows, topics, log_prior, bounds = make_rows(values, absent), some_topics(words), some_prior(40), []
+    for _ in range(25):
+        sums = expect(rows, words, topics, log_prior)
+        bounds.append(sums.bound + topic_bound(topics, words))
+        topics = topics._replace(counts=sums.counts)
+    assert (np.diff(bounds) > -1e-3).all()  # the iteration of a row ends early (CHANGE)
+    assert bounds[-1] > bounds[0] + 10
+
+
+def test_the_scores_of_topics_are_those_of_the_observed_words_alone():
+    """The distribution over the observed words is a Dirichlet distribution: the others' counts do not matter."""
+    values, words = [np.array([[3.0, 2.0, 0.0, 0.0], [1.0, 4.0, 2.0, 5.0]])], make_words([4])
+    absent = [np.array([[False, False, True, True], [False] * 4])]
+    topics = some_topics(words)
+    before = topics._replace(counts=topics.counts + 50.0)
+    found = class_scores(make_rows(values, absent), words, topics, no_prior(2), (before, 1.0))[0, 0]
+    parts = make_rows(values, absent), words, before, no_prior(2)
+    own = expect(make_rows([values[0][:1]], [absent[0][:1]]), words, before, no_prior(1)).counts
+    assert len(parts[0].counts) == 8
+    rest = np.maximum(topics.counts + BETA - own, BETA)[:2]
+    n = values[0][0, :2, None]
+    expected = (gammaln(rest + n) - gammaln(rest)).sum(axis=0)
+    expected -= gammaln(rest.sum(axis=0) + n.sum()) - gammaln(rest.sum(axis=0))
+    np.testing.assert_allclose(found, expected, atol=1e-9)

@@ -270,3 +270,50 @@ def test_errors_name_the_rows_of_the_chunk():
         by_workers([2], observed("left", values), sample_rows=SIZE)
     with pytest.raises(ModuleError, match="every row is missing or empty"):
         call(vb(), observed("left", np.zeros((N, 3))))
+
+
+# --- counts that are missing ------------------------------------------------------------------------------------------
+
+
+def lacking(share=0.35, seed=2):
+    """Return histograms in which counts are missing: more often those of frequent words, which zeros would hide."""
+    messages = []
+    for message in both():
+        values = np.array(message["values"])
+        absent = np.random.default_rng(seed).random(values.shape) < np.where(values > 4, 2 * share, share / 2)
+        absent[5] = True
+        messages.append(observed(message.header.sender, np.where(absent, 0.0, values), mask=absent))
+    return messages
+
+
+def test_rows_in_which_counts_are_missing_are_classified_by_the_others():
+    messages = lacking()
+    found = call(vb(), *messages, seed=1)
+    zeros = [observed(each.header.sender, np.array(each["values"])) for each in messages]
+    accuracies = [accuracy(each.outputs["class"], TRUTH) for each in (found, call(vb(), *zeros, seed=1))]
+    assert accuracies[0] >= 0.8  # 0.99 from all counts; those that are missing are mostly the high ones
+    assert accuracies[0] > accuracies[1] + 0.05
+    down = next(each.arrays["values"] for each in found.messages if each.receiver == "left")
+    assert down.shape == (N, 12)
+    seen, whole = ~messages[0]["mask"], np.array(both()[0]["values"])
+    expected, tokens = np.where(seen, down, 0).sum(axis=1), np.where(seen, whole, 0).sum(axis=1)
+    np.testing.assert_allclose(expected[tokens > 0], tokens[tokens > 0], rtol=1e-5)
+
+
+def test_any_number_of_workers_has_the_same_bits_where_counts_are_missing():
+    messages, answers = [*lacking(), beliefs(), some_prior("mm", 3)], []
+    for cuts in ([], [3], [1, 2, 5]):
+        first = call_by_workers(vb, cut_at(cuts, N, SIZE), messages, receivers=RECEIVERS)
+        again = call_by_workers(vb, cut_at(cuts, N, SIZE), messages, first.state, receivers=RECEIVERS, round=1)
+        answers.append((first, again))
+    assert all(same_answers(one, answers[0][n]) for each in answers for n, one in enumerate(each))
+    recognized = [
+        call_by_workers(vb, cut_at(cuts, N, SIZE), messages[:2], first.state, receivers=RECEIVERS, mode="recognize")
+        for cuts in ([], [4])
+    ]
+    assert same_answers(*recognized)
+
+
+def test_the_engine_gibbs_refuses_rows_in_which_counts_are_missing():
+    with pytest.raises(ModuleError, match=r"some counts of a row are missing, .* use engine: vb"):
+        call(make_mlda(), *lacking())
