@@ -148,10 +148,7 @@ class Mixture(ClassModule[P]):
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._prior, self._columns = assignment, factors, prior, columns
-        if above is not None:
-            log_prior = joint_prior(self._adjust_prior(above, factors, parameters), told)
-        elif log_prior is not None:  # the weights multiply labels
-            log_prior = normalise_rows(log_prior + self._log_weights(factors, parameters))
+        log_prior = self._prior_of_rows(above, told, parameters)
         loo[missing] = 0.0
         likelihood[missing] = 0.0
         if not parameters.calibrate:
@@ -303,6 +300,15 @@ class Mixture(ClassModule[P]):
         self._restore_rows(state)
 
     # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _prior_of_rows(self, above: FloatArray | None, told: FloatArray | None, parameters: P) -> FloatArray | None:
+        """Return the prior (N, K) of the rows' classes after learning: from above, from labels and the weights."""
+        assert self._factors is not None
+        if above is not None:
+            return joint_prior(self._adjust_prior(above, self._factors, parameters), told)
+        if told is None:
+            return None
+        return normalise_rows(told + self._log_weights(self._factors, parameters))  # the weights multiply labels
 
     def _current_assignment(
         self, problem: FitProblem, rows: FloatArray, columns: Columns, lengths: Array | None, context: Context
