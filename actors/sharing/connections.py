@@ -134,6 +134,7 @@ class Listener:
         self._deadline = time.monotonic() + seconds
         self._seconds = seconds
         self._known: dict[int, Connection] = {}
+        self._claimed: set[int] = set()  # numbers of workers that have proven the secret
         self._ended = False
         self._change = threading.Condition()
         self._places = threading.BoundedSemaphore(workers + MAX_WAITING_STRANGERS)
@@ -184,21 +185,32 @@ class Listener:
             threading.Thread(target=self._greet, args=(peer,), name="greeting", daemon=True).start()
 
     def _greet(self, peer: socket.socket) -> None:
+        claimed = None
         try:
-            rank = self._rank_of(peer)
+            deadline = min(self._deadline, time.monotonic() + CONNECT_SECONDS)
+            rank, answer = self._rank_of(peer, deadline)
             with self._change:
-                if self._ended or rank in self._known:
+                # Before it is told so: the one that learns that it is known is the one that is kept.
+                if self._ended or rank in self._claimed:
+                    raise WorkerConnectionError("a worker that nothing waits for")
+                self._claimed.add(rank)
+                claimed = rank
+            _send_by(peer, answer, deadline)
+            with self._change:
+                if self._ended:
                     raise WorkerConnectionError("a worker that nothing waits for")
                 self._known[rank] = Connection(peer)
                 self._change.notify_all()
         except (OSError, WorkerConnectionError, struct.error):
+            with self._change:
+                if claimed is not None and claimed not in self._known:
+                    self._claimed.discard(claimed)
             peer.close()
         finally:
             self._places.release()
 
-    def _rank_of(self, peer: socket.socket) -> int:
-        """Return the number of the worker at the other end, when it has proven the secret."""
-        deadline = min(self._deadline, time.monotonic() + CONNECT_SECONDS)
+    def _rank_of(self, peer: socket.socket, deadline: float) -> tuple[int, bytes]:
+        """Return the number of the worker at the other end, when it has proven the secret, and the proof for it."""
         drawn = secrets.token_bytes(_NONCE)
         _send_by(peer, _GREETING + drawn, deadline)
         rank, theirs, proof = _HELLO.unpack(_read_by(peer, _HELLO.size, deadline))
@@ -206,8 +218,7 @@ class Listener:
             raise WorkerConnectionError("a stranger")
         if not 1 <= rank < self._workers:
             raise WorkerConnectionError("a worker that the group does not have")
-        _send_by(peer, _proof(self._secret, b"first", rank, drawn, theirs), deadline)
-        return int(rank)
+        return int(rank), _proof(self._secret, b"first", rank, drawn, theirs)
 
 
 def connect(host: str, port: int, secret: bytes, rank: int, seconds: float = CONNECT_SECONDS) -> Connection:
