@@ -24,17 +24,17 @@ mnist: install
 digits: install
 	$(BIN)/serket run configs/digits.yaml
 
+CHECK := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(CHECK)
 
 # Those that need Ray wait for processes part of the time, so they and the linters run beside the others, which share two
 # processes. Only the files with such tests are imported for them.
 RAY_TESTS = $$(grep -rlF mark.ray tests --include='test_*.py')
 
 test: $(VENV)/.installed-dev
-	@log=$$(mktemp); checked=$$(mktemp); $(MAKE) --no-print-directory check > $$checked 2>&1 & checking=$$!; \
+	@log=$$(mktemp); checked=$$(mktemp); { $(CHECK); } > $$checked 2>&1 & checking=$$!; \
 	$(BIN)/python -m pytest -m ray $(RAY_TESTS) > $$log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not ray"; here=$$?; \
 	wait $$beside; beside=$$?; wait $$checking; checking=$$?; cat $$log $$checked; rm -f $$log $$checked; \
