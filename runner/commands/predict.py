@@ -53,7 +53,7 @@ class Prediction:
     categories : dict of int to int
         The category to which each class is matched; empty if the observed rows have no labels.
     names : dict of int to str
-        The name of that category.
+        The name of that category, where it has one.
     """
 
     run: str
@@ -83,7 +83,7 @@ class Prediction:
         table = Table("step", "class", *(["category"] if self.categories else []), "probability", box=None)
         for step, classes in enumerate(self.shown_classes()):
             for k in classes:
-                category = [self.names.get(k, "–")] if self.categories else []
+                category = [self._category_of(k) or "–"] if self.categories else []
                 place = str(step + 1) if k == classes[0] else ""
                 table.add_row(place, str(k), *category, f"{self.probabilities[step, k]:.3f}")
         console.print(table)
@@ -98,10 +98,14 @@ class Prediction:
         shown = [(step, k) for step, classes in enumerate(self.shown_classes()) for k in classes]
         titles = []
         for step, k in shown:
-            category = f" = {self.names[k]}" if k in self.names else ""
-            titles.append(f"step {step + 1}\nclass {k}{category}, p={self.probabilities[step, k]:.2f}")
+            named = f" = {category}" if (category := self._category_of(k)) else ""
+            titles.append(f"step {step + 1}\nclass {k}{named}, p={self.probabilities[step, k]:.2f}")
         draw_images(self.images[[k for _, k in shown]], path, titles)
         return True
+
+    def _category_of(self, k: int) -> str:
+        """Return the name of a class's category, else its number; nothing where it has none."""
+        return self.names.get(k) or (str(self.categories[k]) if k in self.categories else "")
 
 
 def predict(run: OpenedRun, data: Data, steps: int) -> Prediction:

@@ -197,7 +197,7 @@ def test_accuracies_of_several_labelled_modules_are_in_the_metrics_and_the_log(r
         module.update()
     directory = lower._model.directory
     rows = directory.metrics_file.rows()
-    assert [set(row) - {"round", "evidence", "score", "accuracy", "ari", "nmi"} for row in rows] == [
+    assert [set(row) - {"round", "evidence", "score", "accuracy", "ari", "nmi", "ece"} for row in rows] == [
         {"accuracy_lower", "accuracy_upper"}
     ] * 2
     assert [row["accuracy_upper"] for row in rows] == [None, 1.0]

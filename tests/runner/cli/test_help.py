@@ -85,7 +85,7 @@ def place(tmp_path):
     ("words", "expected"),
     [
         pytest.param(["serket", "rec"], ["recognize"], marks=pytest.mark.slow),
-        (["serket", "run", "m"], ["many_classes", "mnist", "mine.yaml"]),
+        (["serket", "run", "m"], ["many_classes", "mnist", "mnist_conv", "motion", "mine.yaml"]),
         pytest.param(["serket", "inspect", "ro"], ["robot", "robot-2"], marks=pytest.mark.slow),
     ],
 )
