@@ -114,7 +114,7 @@ def combine_posteriors(
     mask = rows_missing_for_all(messages)
     lengths = next((m.lengths for m in messages.values() if m.lengths is not None), None)
     sent, log_norm = _sent_norms(messages), total_log_norm(messages, norms, mask)
-    row_norms: FloatArray = np.asarray(np.sum([norms if mask is None else np.where(mask, 0.0, norms), *sent], axis=0))
+    row_norms: FloatArray = np.asarray(np.sum([present_norms(norms, mask), *sent], axis=0))
     return CombinedPosteriors(product - norms[:, None], by_sender, row_norms, log_norm, lengths, mask)
 
 
@@ -126,7 +126,12 @@ def total_log_norm(messages: Mapping[str, Message], norms: FloatArray, mask: Arr
 
 def _sent_norms(messages: Mapping[str, Message]) -> list[FloatArray]:
     """Return the log-normalisers (N,) that each sender removed from its rows, 0 for those that it missed."""
-    return [m["log_norm"] if m.mask is None else np.where(m.mask, 0.0, m["log_norm"]) for m in messages.values()]
+    return [present_norms(m["log_norm"], m.mask) for m in messages.values()]
+
+
+def present_norms(norms: FloatArray, mask: Array | None) -> FloatArray:
+    """Return log-normalisers (N,), 0 for the rows that a mask (N,) says are missing: these carry no evidence."""
+    return norms if mask is None else np.where(mask, 0.0, norms)
 
 
 def rows_missing_for_all(messages: Mapping[str, Message]) -> Array | None:

@@ -23,6 +23,7 @@ from actors.modules.class_posteriors import (
     label_prior,
     log_normalisers,
     normalise_rows,
+    present_norms,
     sender_likelihoods,
 )
 from actors.sharing.contract import MergeableModule
@@ -295,7 +296,7 @@ def _combine(
         combined = combined._replace(mask=combined.mask & (known_classes(told) < 0))
     scores = combined.log_prob + (-np.log(classes) if log_prior is None else log_prior)
     norms = log_normalisers(scores, [*likelihoods, *inbox.all(PRIOR)])
-    return _JointPosterior(combined, log_prior, scores - norms[:, None], _zero_where_missing(norms, combined))
+    return _JointPosterior(combined, log_prior, scores - norms[:, None], present_norms(norms, combined.mask))
 
 
 def _compose_outbox(
@@ -312,7 +313,7 @@ def _compose_outbox(
         others = _with_labels(combine_priors(inbox, PRIOR, combined.log_prob.shape, without=receiver), told)
         scores = combined.log_prob if others is None else combined.log_prob + others
         norms = np.logaddexp.reduce(scores, axis=1)
-        log_norm = combined.row_norms + _zero_where_missing(norms, combined)
+        log_norm = combined.row_norms + present_norms(norms, combined.mask)
         arrays = {"log_prob": scores - norms[:, None], "log_norm": log_norm, **combined.row_arrays}
         messages.append(OutgoingMessage("joint_posteriors", arrays, receiver))
     for receiver in context.receivers.get("transition_prior", ()):
@@ -334,11 +335,6 @@ def _with_labels(above: FloatArray | None, told: FloatArray | None) -> FloatArra
     """Return the product of priors from above and labels (N, K), as log-distributions; None without either."""
     product = joint_prior(above, told)
     return product if product is None or told is None else normalise_rows(product)
-
-
-def _zero_where_missing(norms: FloatArray, combined: CombinedPosteriors) -> FloatArray:
-    """Return norms (N,), 0 for rows that are missing for every sender."""
-    return norms if combined.mask is None else np.where(combined.mask, 0.0, norms)
 
 
 def _in_sender_labels(log_prob: FloatArray, labels: IntArray) -> FloatArray:

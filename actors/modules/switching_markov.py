@@ -27,6 +27,7 @@ from actors.modules.class_posteriors import (
     combine_posteriors,
     combine_priors,
     normalise_with_norms,
+    present_norms,
     sender_likelihoods,
     temper,
 )
@@ -281,7 +282,7 @@ class SwitchingMarkov(Module[SwitchingMarkovParameters]):
         for receiver in context.receivers.get(REGIMES, ()):
             others = combine_priors(inbox, PRIOR, fit.log_regimes.shape, receiver)
             up, up_norm = normalise_with_norms(fit.log_regimes if others is None else fit.log_regimes + others)
-            norms = present_norms(up_norm + row_norms, combined)
+            norms = present_norms(up_norm + row_norms, combined.mask)
             arrays = {"log_prob": up, "log_norm": norms, **combined.row_arrays}
             messages.append(OutgoingMessage(REGIMES, arrays, receiver))
         posterior, matrices = self._regime_posterior(fit, log_prior), self._matrices(self.at(context))
@@ -306,16 +307,11 @@ class SwitchingMarkov(Module[SwitchingMarkovParameters]):
         log_posterior, by_row = normalise_with_norms(combined.log_prob + log_message)
         posterior = np.exp(log_posterior)
         messages = compose_messages(log_message, combined.by_sender, combined.row_arrays, context, extrinsic=True)
-        norms = present_norms(by_row + combined.row_norms + np.log(R), combined)
+        norms = present_norms(by_row + combined.row_norms + np.log(R), combined.mask)
         arrays = {"log_prob": np.full((rows, R), -np.log(R)), "log_norm": norms, **combined.row_arrays}
         messages += [OutgoingMessage(REGIMES, arrays, receiver) for receiver in context.receivers.get(REGIMES, ())]
         outputs = {"msg": np.exp(log_message), "filtered": posterior, "smoothed": posterior}
         return Outbox(messages, outputs={**outputs, "log_evidence": log_evidence_of_sequences(by_row, combined)})
-
-
-def present_norms(norms: FloatArray, combined: CombinedPosteriors) -> FloatArray:
-    """Return the normalisers (N,) of a message: a missing row has the likelihood 1 in every regime."""
-    return norms if combined.mask is None else np.where(combined.mask, 0.0, norms)
 
 
 def _pick(weights: FloatArray, uniforms: FloatArray) -> IntArray:

@@ -36,7 +36,7 @@ from actors.kernels.mixture import niw, variational
 from actors.kernels.mixture.blocked_gibbs import draw_classes, draw_from_scores, draw_log_weights
 from actors.kernels.mixture.niw import MIN_DOWNDATE, NIWPosterior, NIWPrior, squared_mahalanobis
 from actors.kernels.mixture.scatter import weighted_scatter
-from actors.kernels.mixture.variational import MIN_RISE, expected_log_weights
+from actors.kernels.mixture.variational import MIN_RISE, expected_log_scores
 from actors.kernels.special import digamma, gammaln, multigammaln
 from actors.kernels.types import BoolArray, FloatArray, IntArray
 
@@ -388,9 +388,7 @@ def variational_bayes(
     bias = None if log_prior is None else np.where(data.present[:, None], log_prior, 0.0)
     classes, before = classes_from(data, r, prior), -math.inf
     for done in range(1, iterations + 1):
-        class_scores = expected_log_weights(classes.counts, alpha) if bias is None else bias
-        if bias is not None and use_weights:
-            class_scores = bias + expected_log_weights(classes.counts, alpha)
+        class_scores = expected_log_scores(classes.counts, alpha, bias, use_weights=use_weights)
         r = softmax_of_rows(class_scores + temperature * expected_log_density(data, classes, prior))
         r[~data.present] = 0.0
         classes = classes_from(data, r, prior)

@@ -41,7 +41,6 @@ from actors.modules.class_posteriors import (
     joint_prior,
     known_classes,
     label_prior,
-    normalise_rows,
 )
 from actors.modules.mixture.class_module import (
     PRIOR,
@@ -182,9 +181,7 @@ class ARGMM(ClassModule[ARGMMParameters]):
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._priors_of_classes, self._columns = *learnt, prior, columns
-        log_prior = joint_prior(above, told)
-        if above is None and told is not None:  # the weights multiply labels
-            log_prior = normalise_rows(told + self._log_weights(self._factors, parameters))
+        log_prior = self._prior_of_rows(above, told, parameters)
         self._calibration = (
             self._fit_calibration(
                 loo[~missing], self._factors, parameters, None if above is None else log_prior, missing

@@ -30,7 +30,7 @@ from actors.kernels.mixture.sums import responsibilities_given
 from actors.kernels.mixture.variational import expected_log_scores, most_probable_labels
 from actors.messaging.message import Message
 from actors.module import Context, Inbox, Outbox, OutgoingMessage
-from actors.modules.class_posteriors import combine_priors, joint_prior, known_classes, label_prior, normalise_rows
+from actors.modules.class_posteriors import combine_priors, joint_prior, known_classes, label_prior
 from actors.modules.mixture.class_module import (
     PRIOR,
     ClassModule,
@@ -300,15 +300,6 @@ class Mixture(ClassModule[P]):
         self._restore_rows(state)
 
     # --- helpers --------------------------------------------------------------------------------------------------
-
-    def _prior_of_rows(self, above: FloatArray | None, told: FloatArray | None, parameters: P) -> FloatArray | None:
-        """Return the prior (N, K) of the rows' classes after learning: from above, from labels and the weights."""
-        assert self._factors is not None
-        if above is not None:
-            return joint_prior(self._adjust_prior(above, self._factors, parameters), told)
-        if told is None:
-            return None
-        return normalise_rows(told + self._log_weights(self._factors, parameters))  # the weights multiply labels
 
     def _current_assignment(
         self, problem: FitProblem, rows: FloatArray, columns: Columns, lengths: Array | None, context: Context

@@ -28,6 +28,7 @@ from actors.modules.class_posteriors import (
     joint_prior,
     known_classes,
     label_prior,
+    normalise_rows,
     normalise_with_norms,
 )
 from actors.modules.mixture.engines import Assignment, MixtureParameters
@@ -146,6 +147,15 @@ class ClassModule(Module[P]):
         above = combine_priors(inbox, PRIOR, (rows, self.classes), without)
         above = None if above is None else self._adjust_prior(above, self._factors, parameters)
         return joint_prior(above, label_prior(inbox, (rows, self.classes)))
+
+    def _prior_of_rows(self, above: FloatArray | None, told: FloatArray | None, parameters: P) -> FloatArray | None:
+        """Return the prior (N, K) of the rows' classes after learning: from above, from labels and the weights."""
+        assert self._factors is not None
+        if above is not None:
+            return joint_prior(self._adjust_prior(above, self._factors, parameters), told)
+        if told is None:
+            return None
+        return normalise_rows(told + self._log_weights(self._factors, parameters))  # the weights multiply labels
 
     def _choose_columns(self, present: FloatArray, message: Message, context: Context) -> Columns:
         """Return the conversion of the rows (M, D) that are not missing; log which columns are left out."""
