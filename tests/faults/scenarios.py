@@ -24,8 +24,8 @@ from actors.storage.checkpoints import Checkpoints
 from runner.runs.coordinator_client import CoordinatorClient
 from tests.faults.runs import digests, run_undisturbed
 
-STABLE = Resources(num_cpus=0.5)
-"""Resources of modules that do not die: only the node that survives has CPUs for them."""
+STABLE = Resources(num_cpus=0.5, custom={"head": 0.01})
+"""Resources of modules that do not die: they go to the head, which survives."""
 MORTAL = Resources(num_gpus=1)
 """Resources of the module whose node dies: a logical GPU."""
 LARGE = np.random.default_rng(1).normal(size=(20000, 4))
