@@ -379,8 +379,9 @@ def make_watchdog(*, own: bool) -> ClusterWatchdog:
     """Return what watches the cluster that this process has joined or, if `own`, started."""
     address = str(ray.get_runtime_context().gcs_address)
     node = ray._private.worker.global_worker.node
-    raylet = find_raylet(str(node.raylet_socket_name)) if node is not None else 0
-    return ClusterWatchdog(own=own, raylet=raylet, answers=lambda: is_answering(address))
+    socket = str(node.raylet_socket_name) if node is not None else ""
+    raylet = find_raylet(socket) if socket else 0
+    return ClusterWatchdog(own=own, raylet=raylet, answers=lambda: is_answering(address), socket_name=socket)
 
 
 def is_answering(address: str) -> bool:

@@ -37,6 +37,20 @@ def find_raylet(socket_name: str) -> int:
     return min(found, key=lambda pid: found[pid], default=0)
 
 
+def processes_of(socket_name: str) -> set[psutil.Process]:
+    """Return the processes that name a raylet's socket: the raylet, its agents, and workers that are being started.
+
+    Workers that are being started notice the end of their raylet late, and have no parent then that tells whose they
+    are. A worker that has started has another name, and ends with its raylet.
+    """
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if socket_name and any(word.endswith(f"={socket_name}") for word in process.cmdline()):
+                found.add(process)
+    return found
+
+
 def running_cluster_addresses() -> list[str]:
     """Return the addresses of the clusters of which a raylet of this user or of root runs here, the newest first."""
     found = []

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 from actors.limits import GCS_SECONDS, WATCH_SECONDS
-from runner.cluster.processes import end_processes, is_alive, is_stopped, own_cluster_processes
+from runner.cluster.processes import end_processes, is_alive, is_stopped, own_cluster_processes, processes_of
 from runner.cluster.signals import exit_with_message
 
 _SNAPSHOT_INTERVAL = 10
@@ -32,10 +32,13 @@ class ClusterWatchdog:
     answers : callable
         Returns whether the cluster's control service (GCS) answers; not called for a cluster that this process has
         started, whose processes say more.
+    socket_name : str
+        Of the raylet; empty if it is not known.
     """
 
-    def __init__(self, *, own: bool, raylet: int, answers: Callable[[], bool]) -> None:
+    def __init__(self, *, own: bool, raylet: int, answers: Callable[[], bool], socket_name: str = "") -> None:
         self._own = own
+        self._socket_name = socket_name
         self._answers = answers
         self._watched: dict[str, psutil.Process] = {}
         self.processes = own_cluster_processes() if own else set()
@@ -78,7 +81,8 @@ class ClusterWatchdog:
         """End this process with a message and status 1, and with it the cluster that it has started."""
         with suppress(Exception):
             release()
-        end_processes(self.processes | own_cluster_processes() if self._own else (), 0.0)
+        if self._own:
+            end_processes(self.processes | own_cluster_processes() | processes_of(self._socket_name), 0.0)
         exit_with_message(message)
 
 

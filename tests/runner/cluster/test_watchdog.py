@@ -27,6 +27,19 @@ def test_a_process_that_is_gone_is_named_at_once(raylet):
     assert wait_until(watchdog.reason, 5) == f"the raylet of its Ray cluster, process {raylet.pid}, is gone"
 
 
+def test_workers_that_are_being_started_end_with_their_own_cluster(raylet, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(watchdogs, "exit_with_message", ended.append)
+    sockets = [f"{tmp_path}/{name}/raylet" for name in ("own", "other")]
+    workers = [subprocess.Popen(["sh", "-c", "sleep 60; true", f"--raylet-name={socket}"]) for socket in sockets]
+    watchdog = ClusterWatchdog(own=True, raylet=raylet.pid, answers=lambda: True, socket_name=sockets[0])
+    watchdog.end("it is gone", lambda: None)
+    assert workers[0].wait(5) == -signal.SIGKILL
+    assert (workers[1].poll(), ended) == (None, ["it is gone"])
+    workers[1].kill()
+    workers[1].wait()
+
+
 def test_a_process_may_be_stopped_for_a_while(raylet, monkeypatch):
     monkeypatch.setattr(watchdogs, "GCS_SECONDS", 0.3)
     watchdog = ClusterWatchdog(own=True, raylet=raylet.pid, answers=lambda: True)
