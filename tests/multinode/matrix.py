@@ -19,6 +19,7 @@ from actors.backends.ray.placement_groups import nodes
 from actors.coordination.placement import Placement, allocate_gpus, assign, build_bundles
 from actors.errors import BackendError
 from actors.graph.graph import Graph
+from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Resources
 from tests.faults.scenarios import run_and_print
 from tests.multinode.layouts import GIB, NODES, STORE
@@ -67,10 +68,13 @@ BELOW = {"data": (), "vae": ("data",), "gmm": ("data",), "mm": ("data", "gmm")}
 
 
 def graph_with(module: str, resources: Resources) -> Graph:
-    """Return the smallest graph that contains `module`, which alone has `resources`."""
+    """Return the smallest graph that contains `module`, which alone has `resources` and learns first.
+
+    Processes of modules that learn later may be started later.
+    """
     names = (*BELOW[module], module)
     specs = [ModuleSpec(n, *TYPES[n], resources=resources if n == module else Resources()) for n in names]
-    return Graph(specs, [Connection(*pair) for pair in pairwise(names)])
+    return Graph(specs, [Connection(*pair) for pair in pairwise(names)], Schedule(1, (Step(module),)))
 
 
 def place(module: str, resources: Resources, node_names: dict[str, str]) -> str:
