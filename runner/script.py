@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from runner.user_networks import copy_networks, own_builders
 if TYPE_CHECKING:
     from runner.data.datasets import Dataset
     from runner.script_run import ScriptRun
+    from runner.tracking.callback import Callback
 
 # What reads data and runs models is imported by the functions that use it: `from runner import GMM` stays fast.
 
@@ -117,8 +118,13 @@ class Handle:
         self.below: list[Handle] = []
         self.above: list[Handle] = []
         self.number: int | None = None  # in the names of output directories, once a model is made
-        self._model: ScriptRun | None = None
+        self._runs: list[ScriptRun] = []  # several of an observation that is given to several models
         self._number = next(self._counter)
+
+    @property
+    def _model(self) -> ScriptRun | None:
+        """The run of the model that the handle belongs to; of an observation, the one that was made last."""
+        return self._runs[-1] if self._runs else None
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={brief(value)}" for name, value in self._given.items())
@@ -159,6 +165,24 @@ class Handle:
             ScriptRun(self._connected_handles())
         assert self._model is not None
         self._model.update(self)
+
+    def close(self) -> None:
+        """End the run of the module's model: its callbacks, its modules' processes, and the cluster that it started.
+
+        What was learnt can still be used (:attr:`outputs`, :meth:`recognize`), but no module of the model be updated.
+        An observation ends all runs that it is part of. Without this call, a run ends with the script.
+        """
+        for run in self._runs:
+            run.close()
+
+    def __enter__(self) -> Self:
+        """Return the handle, whose run ends with the block as by :meth:`close`."""
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """End the run, and tell its callbacks of an error."""
+        for run in self._runs:
+            run.close(error)
 
     @property
     def outputs(self) -> Mapping[str, Array]:
@@ -232,12 +256,17 @@ class Observation(Handle):
         Name of the run, whose commits are stored in ``runs/``; by default the name of the script.
     name : str, optional
         Name of the source; by default ``data``, numbered if a model has several. If there are several sources, the
-        seed, the address, the name of the run, `local` and `verbose` are those of the source created first.
+        seed, the address, the name of the run, `local`, `verbose` and `callbacks` are those of the source created
+        first.
     local : bool, optional
         Whether all modules live in this process, without Ray; by default if ``SERKET_LOCAL`` is 1 in the environment.
         The results are the same.
     verbose : bool
         Whether each update writes a line to stderr. What is said of the data and deaths of processes is written anyway.
+    callbacks : sequence of Callback, str or mapping
+        What follows the run (:class:`runner.Callback`): objects, or ``"tensorboard"``, ``"mlflow"``,
+        ``"package.module:Class"``, or maps with one of these as ``type`` and arguments. Whatever they raise is
+        reported, and the run goes on. They are closed with the run (:meth:`close`, ``with``, or the script's end).
     """
 
     type, short = "observation", "data"
@@ -256,11 +285,13 @@ class Observation(Handle):
         name: str = "",
         local: bool | None = None,
         verbose: bool = True,
+        callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
     ) -> None:
         from actors.messaging.stored_rows import is_url
         from runner.data.conversion import without_times
         from runner.data.errors import DataError
         from runner.data.scaling import is_scaled, scale_rows
+        from runner.tracking.loading import check_list
 
         super().__init__(name=name)
         seed = _checked_integer(seed, "seed", 0)
@@ -270,6 +301,8 @@ class Observation(Handle):
             raise ModuleError(f"verbose is {brief(verbose)}, expected True or False")
         if run is not None and not isinstance(run, str):
             raise ModuleError(f"run is {brief(run)}, expected the name of the run, a text")
+        check_list(callbacks)
+        self.callbacks = tuple(callbacks)
         self.local = local_runs() if local is None else local
         self.reading: dict[str, Any] = {"divide_by": divide_by, "sequences": sequences, "scale": scale}
         self.file = str(Path(data).absolute()) if isinstance(data, str | Path) and not is_url(str(data)) else ""

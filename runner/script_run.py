@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -35,8 +37,11 @@ from runner.report.progress import Progress, make_script_progress
 from runner.runs.directory import RunDirectory
 from runner.runs.learnt import check_learnt
 from runner.runs.local_client import LocalClient
+from runner.runs.records import build_result
 from runner.runs.state import RunRecord, new_secret, recorded
 from runner.script import Handle, Lengths, Observation, Rows, read_rows, with_lengths
+from runner.tracking.feed import Tracking
+from runner.tracking.loading import make_callbacks
 
 if TYPE_CHECKING:
     from runner.runs.client import RunClient
@@ -61,6 +66,8 @@ class ScriptRun:
     """
 
     _next_number: ClassVar[int] = 0  # of the next module's output directory in this process
+    _connection: ClassVar[ExitStack] = ExitStack()  # of this process to a cluster, as long as any of its runs needs it
+    _connected: ClassVar[list[ScriptRun]] = []
 
     def __init__(self, handles: list[Handle]) -> None:
         observations = [handle for handle in handles if isinstance(handle, Observation)]
@@ -69,10 +76,11 @@ class ScriptRun:
         source = observations[0]
         self._seed = source.seed
         self._observations = observations
+        callbacks = make_callbacks(source.callbacks)
         _assign_names(handles)
-        self._stack = ExitStack()
-        atexit.register(self._stack.close)
-        code = Path(self._stack.enter_context(TemporaryDirectory(prefix="serket-networks-")))
+        folder = TemporaryDirectory(prefix="serket-networks-")
+        atexit.register(folder.cleanup)  # what was learnt is used by this code, also after the run
+        code = Path(folder.name)
         for handle in handles:
             handle.complete(code)
         specs = {
@@ -109,13 +117,26 @@ class ScriptRun:
         progress = make_script_progress(graph, verbose=source.verbose)
         for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
             progress.log(line)
-        self._write_config(handles, source, code, progress)
-        self._client, observe = self._start(spec, progress, source)
-        self._monitor = RunMonitor(self.directory, progress, single=True, observe=observe)
-        self._monitor.follow(self._client.begin({**source_states(graph, data), **loaded}, scheduled=False))
+        config = self._write_config(handles, source, code, progress)
+        self._tracking = Tracking(callbacks, progress.log, single=True)
         self._round, self._updated = 1, list[Handle]()
+        self._began = time.time()
+        self._failure: BaseException | None = None  # of the last update
+        self._closed = False
+        self._client: RunClient | None = None
+        self._stack = ExitStack()
+        atexit.register(self._close_at_exit)
+        try:
+            client, observe = self._start(spec, progress, source)
+            self._client = client
+            self._monitor = RunMonitor(self.directory, progress, single=True, observe=observe, tracking=self._tracking)
+            self._tracking.begin(self.directory, config)
+            self._monitor.follow(client.begin({**source_states(graph, data), **loaded}, scheduled=False))
+        except BaseException as error:
+            self.close(error)
+            raise
         for handle in handles:
-            handle._model = self
+            handle._runs.append(self)
 
     @classmethod
     def _number(cls, graph: Graph, handles: Mapping[str, Handle]) -> dict[str, int]:
@@ -137,7 +158,8 @@ class ScriptRun:
         from runner.runs.coordinator_client import CoordinatorClient
 
         own = source.address is None
-        address = self._stack.enter_context(cluster(source.address, collect_code(spec.graph)))
+        self._connected.append(self)
+        address = self._connection.enter_context(cluster(source.address, collect_code(spec.graph)))
         self.directory.write_environment(address)
         record = RunRecord(address, own=own, secret=new_secret())
         client = CoordinatorClient.launch(replace(spec, secret=record.secret))
@@ -146,8 +168,54 @@ class ScriptRun:
         self._stack.enter_context(watched(self.directory, progress, own=own, remedy=left))
         return client, PrometheusMetrics(self.directory.name).observe
 
-    def _write_config(self, handles: list[Handle], source: Observation, code: Path, progress: Progress) -> None:
-        """Write the config by which others can use what is learnt, with the networks that classes define."""
+    def close(self, error: BaseException | None = None, *, exiting: bool = False) -> None:
+        """End the run, if it is open, and tell its callbacks why.
+
+        Parameters
+        ----------
+        error : BaseException, optional
+            Why the run ends; by default the error of the last update, if that has failed.
+        exiting : bool
+            Whether this process ends, and with it all that the run has started.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self._close_at_exit)
+        error = error or self._failure
+        try:
+            self._tracking.end_round()
+            if error is None:
+                self._tracking.finish(self._result())
+            if self._client is not None and not exiting:
+                self._client.stop()
+            self._stack.close()
+            if self in self._connected:
+                self._connected.remove(self)
+                if not self._connected:
+                    self._connection.close()
+        finally:
+            self._tracking.close(error)
+
+    def _close_at_exit(self) -> None:
+        """End the run with the script; with the error that ends that, which an interactive session outlives."""
+        self.close(None if hasattr(sys, "ps1") else getattr(sys, "last_value", None), exiting=True)
+
+    def _result(self) -> dict[str, Any]:
+        """Return what callbacks are told of a complete run."""
+        seconds = time.time() - self._began
+        return build_result(self._monitor.scores, self.directory.name, seconds, self._monitor.module_seconds)
+
+    def _write_config(
+        self, handles: list[Handle], source: Observation, code: Path, progress: Progress
+    ) -> dict[str, Any]:
+        """Write the config by which others can use what is learnt, with the networks that classes define.
+
+        Returns
+        -------
+        dict
+            The config as plain data; empty if there is no model file of the script.
+        """
         path = self.directory.path
         copied = path.absolute() / "code"
         if any(code.iterdir()):
@@ -157,15 +225,24 @@ class ScriptRun:
         except ConfigError as error:
             reason = str(error).partition("\n")[0]
             progress.log(f"{path}: only this script can use what is learnt, as there is no model file of it ({reason})")
-            return
+            return {}
         self.directory.write_config(config)
+        return config.plain()
 
     def update(self, handle: Handle) -> None:
         """Update one module; a second update of a module in the same round starts the next round."""
+        if self._closed or self._client is None:
+            raise GraphError(f"{handle.name}: its run is closed; connect new modules to learn more")
         if handle in self._updated:
+            self._tracking.end_round()
             self._round, self._updated = self._round + 1, []
         step = len(self._updated)
-        self._monitor.follow(self._client.update(handle.name, self._round, step))
+        try:
+            self._monitor.follow(self._client.update(handle.name, self._round, step))
+        except BaseException as error:
+            self._failure = error
+            raise
+        self._failure = None
         self._updated.append(handle)
         self.directory.write_models()
 

@@ -45,6 +45,7 @@ class Callback:
     def round_finished(self, event: dict[str, Any]) -> None:
         """Follow a round that was measured: ``round``, ``metrics``.
 
+        A round of a script of handles ends where the next one begins, or with the run.
         The metrics are those that are known of ``evidence``, ``score``, ``accuracy``, ``ari``, ``nmi``, ``ece``, and
         ``accuracy_<module>`` where several modules are labelled.
         """
@@ -72,7 +73,11 @@ class Callback:
         """
 
     def run_finished(self, result: dict[str, Any]) -> None:
-        """Follow the end of a complete run, whose `result` is the contents of ``result.json``."""
+        """Follow the end of a complete run, whose `result` is the contents of ``result.json``.
+
+        That of a script of handles, which writes no such file, has ``run``, ``rounds``, ``seconds``, the last measures
+        and ``module_seconds``.
+        """
 
     def run_stopped(self, event: dict[str, Any]) -> None:
         """Follow the end of a run that was stopped or has failed: ``reason``, ``failed``; it may be resumed later."""

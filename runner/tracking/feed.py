@@ -36,9 +36,19 @@ class Tracking:
     callbacks : sequence of Callback
     log : callable
         Shows a sentence to the user.
+    single : bool
+        Whether every update is measured, so that a round ends where :meth:`end_round` says (for the script interface).
     """
 
-    def __init__(self, callbacks: Sequence[Callback] = (), log: Callable[[str], None] = lambda _text: None) -> None:
+    def __init__(
+        self,
+        callbacks: Sequence[Callback] = (),
+        log: Callable[[str], None] = lambda _text: None,
+        *,
+        single: bool = False,
+    ) -> None:
+        self._single = single
+        self._measured: TimedEvent | None = None  # the last measures of a round of which no callback was told
         self._callbacks = list(callbacks)
         self._working = list(callbacks)
         self._log = log
@@ -95,7 +105,9 @@ class Tracking:
                 number = {"update": self._updates[event.module], "metrics": dict(event.metrics)}
                 self._tell("update_finished", {**when, **own, **place, **number})
             case Scored():
-                self._tell("round_finished", {**when, "round": event.round, "metrics": round_metrics(event)})
+                self._measured = timed
+                if not self._single:
+                    self.end_round()
             case Committed():
                 own = {name: getattr(event, name) for name in ("round", "name", "whole", "seconds")}
                 self._tell("committed", {**when, **own})
@@ -103,6 +115,13 @@ class Tracking:
                 self._tell("fault", {"event": event.event, **when, **event.fields()})
             case ModuleRecovered():
                 self._tell("recovered", {**when, **event.fields()})
+
+    def end_round(self) -> None:
+        """Tell the callbacks the last measures of a round that has ended."""
+        timed, self._measured = self._measured, None
+        if timed is not None and isinstance(timed.event, Scored):
+            measures = {"round": timed.event.round, "metrics": round_metrics(timed.event)}
+            self._tell("round_finished", {"time": timed.time, **measures})
 
     def finish(self, result: dict[str, Any]) -> None:
         """Tell the callbacks that the run is complete."""
@@ -116,6 +135,10 @@ class Tracking:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        """Close the callbacks, after they were told the error that ends the context."""
+        self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
         """Tell the callbacks why the run has ended, if it is not complete, and close all of them."""
         if error is not None and self._directory is not None and not self._ended:
             failed = not isinstance(error, StoppedError | KeyboardInterrupt)

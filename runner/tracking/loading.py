@@ -71,12 +71,19 @@ def make_callback(given: Any) -> Callback:
         raise ModuleError(f"tracking: {shown} cannot be made ({reason}); correct its arguments") from error
 
 
+def check_list(given: Any) -> None:
+    """Raise ModuleError if callbacks are not given as a list."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise ModuleError(f"callbacks is {brief(given)}, expected a list; write callbacks=[…]")
+
+
 def make_callbacks(given: Iterable[Any]) -> list[Callback]:
     """Return the callbacks that stand in a list.
 
     Raises
     ------
     ModuleError
-        If one cannot be made.
+        If it is no list, or one cannot be made.
     """
+    check_list(given)
     return [make_callback(each) for each in given]

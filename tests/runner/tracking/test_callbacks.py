@@ -216,9 +216,10 @@ def test_the_examples_of_the_docstring_and_of_the_guide_are_true(tmp_path, monke
     text = (Path(__file__).parents[3] / "docs/tracking.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "docs/tracking.md", "exec"), {})
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, *updates = capsys.readouterr().out.splitlines()
     assert first.startswith("1 {'evidence': ")
     assert second.startswith("2 {'evidence': ")
+    assert [line.partition(" {")[0] for line in updates] == ["gmm 1", "gmm 2"]  # of a script
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
