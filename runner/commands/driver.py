@@ -15,11 +15,12 @@ from actors.errors import CheckpointError
 from actors.types import Array
 from actors.variables import injected_faults, writes_reports
 from runner.cluster.errors import ClusterError, CoordinatorEndedError
-from runner.cluster.signals import ignore_signals
+from runner.cluster.signals import before_exit, ignore_signals
 from runner.cluster.watchdog import watch
-from runner.commands.interrupts import Interrupts, StoppedError
+from runner.commands.interrupts import Interrupts, StoppedError, interruptible
 from runner.commands.monitor import RunMonitor
 from runner.config.run_config import RunConfig
+from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset
 from runner.data.sources import source_states
 from runner.report.plots import prepare_drawing
@@ -28,7 +29,7 @@ from runner.runs import artifacts
 from runner.runs.client import EventStream, RunClient
 from runner.runs.directory import RunDirectory
 from runner.runs.records import build_result
-from runner.runs.state import RunRecord, new_secret, recorded
+from runner.runs.state import RunRecord, new_secret, recorded, remove_record
 from runner.runs.timing import Clock
 from runner.tracking.feed import Tracking
 
@@ -60,6 +61,29 @@ def _instrumentation(root: str) -> Instrumentation:
         return Instrumentation()
     instrumentation: Instrumentation = importlib.import_module(FAULT_INJECTION).instrumentation(faults, root)
     return instrumentation
+
+
+def join_cluster(
+    stack: ExitStack,
+    config: RunConfig,
+    directory: RunDirectory,
+    progress: Progress,
+    clock: Clock,
+    address: str | None,
+) -> str:
+    """Join the cluster of a run, or start one on this machine, until `stack` ends; return the cluster's address.
+
+    Raises
+    ------
+    ClusterError
+        If it cannot be joined, or has too few nodes.
+    """
+    from runner.cluster.connection import await_nodes, cluster  # imports Ray
+
+    joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
+    await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
+    clock.mark("ray")
+    return joined
 
 
 def launch(
@@ -102,6 +126,17 @@ def launch(
     stack.enter_context(recorded(directory.path, record))
     client = CoordinatorClient.launch(spec, patience=patience)
     return client, PrometheusMetrics(directory.name).observe
+
+
+@contextmanager
+def guarded(directory: RunDirectory, progress: Progress, *, own: bool) -> Iterator[None]:
+    """As :func:`watched`, for a run of the command line: an interrupt says how to go on, and leaves no record of it."""
+    with (
+        before_exit(lambda: remove_record(directory.path)),
+        interruptible(directory),
+        watched(directory, progress, own=own),
+    ):
+        yield
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from typing import Any
 
 from actors.coordination.events import Emit, ignore
 from runner.cluster.signals import before_exit
-from runner.commands.driver import build_run_spec, launch, start_and_follow, watched
+from runner.commands.driver import build_run_spec, join_cluster, launch, start_and_follow, watched
 from runner.commands.local import check_local
 from runner.config.run_config import RunConfig
-from runner.config.user_code import collect_code
 from runner.data.datasets import Dataset
 from runner.data.given import Given, store_rows
 from runner.data.sources import check_modules, describe_data
@@ -87,7 +86,7 @@ def fit(
             stack.enter_context(directory.lock())
             stack.callback(progress.close)
             start = _start_on_ray if ray else _start_here
-            client, observe = start(stack, config, directory, progress, address, known=known)
+            client, observe = start(stack, config, directory, progress, clock, address, known=known)
             tracking.begin(directory, config.plain())
             start_and_follow(
                 client,
@@ -138,6 +137,7 @@ def _start_here(
     config: RunConfig,
     directory: RunDirectory,
     progress: Progress,  # noqa: ARG001 (of the other start)
+    clock: Clock,  # noqa: ARG001
     address: str | None,  # noqa: ARG001
     *,
     known: bool,
@@ -156,15 +156,13 @@ def _start_on_ray(
     config: RunConfig,
     directory: RunDirectory,
     progress: Progress,
+    clock: Clock,
     address: str | None,
     *,
     known: bool,  # noqa: ARG001 (a run on a cluster always has a record, with its secret)
 ) -> tuple[RunClient, Emit]:
     """Start the coordinator on a cluster."""
-    from runner.cluster.connection import await_nodes, cluster  # imports Ray
-
-    joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
-    await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
+    joined = join_cluster(stack, config, directory, progress, clock, address)
     directory.write_config(config)
     directory.write_environment(joined, own=address is None)
     client, observe = launch(stack, config, directory, joined, own=address is None, detached=False)

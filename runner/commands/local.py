@@ -8,13 +8,27 @@ from contextlib import contextmanager
 from actors.variables import injected_faults
 from runner.cluster.errors import ClusterError
 from runner.cluster.signals import before_exit, exit_with_message
-from runner.commands.driver import build_run_spec
+from runner.commands.driver import build_run_spec, check_detachable
 from runner.config.run_config import RunConfig
 from runner.config.sections import ClusterConfig, ResourcesConfig
 from runner.report.progress import Progress
 from runner.runs.directory import RunDirectory
 from runner.runs.local_client import LocalClient
 from runner.runs.state import RunRecord, recorded, remove_record
+
+
+def check_place(config: RunConfig, *, address: str | None, detach: bool, local: bool) -> None:
+    """Check that a model can run where it is to run: in this process if it is `local`, otherwise on a cluster.
+
+    Raises
+    ------
+    ClusterError
+        If it cannot be a local one, or if it is to be detached from a cluster that ends with this process.
+    """
+    if local:
+        check_local(config, address=address, detach=detach)
+    elif detach:
+        check_detachable(address)
 
 
 def check_local(config: RunConfig, *, address: str | None, detach: bool, option: str = "--local") -> None:

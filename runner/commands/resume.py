@@ -9,16 +9,15 @@ from contextlib import ExitStack
 from dataclasses import MISSING, fields
 from typing import Any
 
-from actors.coordination.events import Emit, ignore
+from actors.coordination.events import Emit, TimedEvent, ignore
 from actors.graph.registry import find
 from actors.storage.manifest import Manifest
-from runner.cluster.signals import before_exit, ignored_signals
-from runner.commands.driver import check_detachable, launch, start_and_follow, watched
+from runner.cluster.signals import ignored_signals
+from runner.commands.driver import guarded, join_cluster, launch, start_and_follow
 from runner.commands.former_run import FORMER_RUN_SECONDS, end_former_run
-from runner.commands.interrupts import interruptible
-from runner.commands.local import check_local, local_run
+from runner.commands.local import check_place, local_run
 from runner.config.run_config import RunConfig, shares_rows
-from runner.config.user_code import collect_code
+from runner.data.datasets import Dataset
 from runner.data.sources import (
     check_modules,
     check_same_conversions,
@@ -30,11 +29,7 @@ from runner.report.progress import Progress
 from runner.runs.client import RunClient
 from runner.runs.directory import OpenedRun, RunDirectory, RunDirectoryError
 from runner.runs.records import is_done
-from runner.runs.state import (
-    note_storage,
-    prepare_state_directory,
-    remove_record,
-)
+from runner.runs.state import note_storage, prepare_state_directory
 from runner.runs.timing import Clock
 from runner.tracking.feed import Tracking
 from runner.tracking.loading import make_callbacks
@@ -89,34 +84,13 @@ def resume(
         If the run was stopped.
     """
     config, directory = run
-    if local:
-        check_local(config, address=address, detach=detach)
-    elif detach:
-        check_detachable(address)
+    check_place(config, address=address, detach=detach, local=local)
     tracking = Tracking(make_callbacks(config.tracking_arguments()), progress.log)
     prepare_state_directory()
     note_storage(directory.commits_location)
     with tracking, directory.lock():
         end_former_run(directory, address)
-        manifest = directory.checkpoints.newest_whole(progress.log)
-        if manifest is not None:
-            _check_resumable(directory, manifest, config)
-            sources = [name for name in directory.graph.sources if name in manifest.modules]  # a merged run has none
-            states = {name: directory.checkpoints.state(manifest, name) for name in sources}
-            check_same_conversions(states, config.sources)
-        config.convert_data(address, progress.log)  # again, if the cache was emptied
-        if manifest is not None:
-            check_stored_unchanged(states)
-        directory.claim()
-        directory.repair()
-        missed = directory.import_saved_events()
-        data = config.load_data()
-        if manifest is not None:
-            check_same_files(states, data)
-        check_modules(directory.graph, data)
-        for line in describe_data(data):
-            progress.log(line)
-        directory.categories = config.categories(data)
+        data, missed = _recover(run, progress, address)
         clock.mark("data")
         with ExitStack() as stack:
             client, observe = _start(stack, run, progress, clock, address, detach=detach, local=local)
@@ -136,6 +110,31 @@ def resume(
             with ignored_signals():  # the run is complete; only the cluster is to end
                 stack.close()
             return directory, result
+
+
+def _recover(run: OpenedRun, progress: Progress, address: str | None) -> tuple[dict[str, Dataset], list[TimedEvent]]:
+    """Claim and repair the directory of a run that can be resumed; return its rows, and the events that it missed."""
+    config, directory = run
+    manifest = directory.checkpoints.newest_whole(progress.log)
+    if manifest is not None:
+        _check_resumable(directory, manifest, config)
+        sources = [name for name in directory.graph.sources if name in manifest.modules]  # a merged run has none
+        states = {name: directory.checkpoints.state(manifest, name) for name in sources}
+        check_same_conversions(states, config.sources)
+    config.convert_data(address, progress.log)  # again, if the cache was emptied
+    if manifest is not None:
+        check_stored_unchanged(states)
+    directory.claim()
+    directory.repair()
+    missed = directory.import_saved_events()
+    data = config.load_data()
+    if manifest is not None:
+        check_same_files(states, data)
+    check_modules(directory.graph, data)
+    for line in describe_data(data):
+        progress.log(line)
+    directory.categories = config.categories(data)
+    return data, missed
 
 
 def _start(
@@ -159,16 +158,10 @@ def _start(
 
     if local:
         return stack.enter_context(local_run(config, directory, progress, describe)), ignore
-    from runner.cluster.connection import await_nodes, cluster  # imports Ray
-
-    joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
-    await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
-    clock.mark("ray")
     own = address is None
+    joined = join_cluster(stack, config, directory, progress, clock, address)
     client, observe = launch(stack, config, directory, joined, own=own, detached=detach, patience=FORMER_RUN_SECONDS)
-    stack.enter_context(before_exit(lambda: remove_record(directory.path)))
-    stack.enter_context(interruptible(directory))
-    stack.enter_context(watched(directory, progress, own=own))
+    stack.enter_context(guarded(directory, progress, own=own))
     describe(joined)
     return client, observe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,16 @@ from typing import Any
 from actors.coordination.events import Emit, ignore
 from runner.cluster.errors import ClusterError
 from runner.cluster.signals import before_exit, ignored_signals
-from runner.commands.driver import check_detachable, launch, start_and_follow, watched
-from runner.commands.former_run import delete_former_run
-from runner.commands.interrupts import interruptible
-from runner.commands.local import check_local, local_run
+from runner.commands.driver import guarded, join_cluster, launch, start_and_follow
+from runner.commands.former_run import FORMER_RUN_SECONDS, delete_former_run
+from runner.commands.local import check_place, local_run
 from runner.config.run_config import RunConfig
-from runner.config.user_code import collect_code
+from runner.data.datasets import Dataset
 from runner.data.sources import check_modules, describe_data
 from runner.report.progress import Progress
 from runner.runs.client import RunClient
 from runner.runs.directory import RunDirectory
-from runner.runs.state import (
-    StateError,
-    note_storage,
-    prepare_state_directory,
-    remove_record,
-)
+from runner.runs.state import StateError, note_storage, prepare_state_directory
 from runner.runs.timing import Clock
 from runner.tracking.feed import Tracking
 from runner.tracking.loading import make_callbacks
@@ -77,47 +72,27 @@ def train(
     StoppedError
         If the run was stopped.
     """
-    if local:
-        check_local(config, address=address, detach=detach)
-    elif detach:
-        check_detachable(address)
+    check_place(config, address=address, detach=detach, local=local)
     tracking = Tracking(make_callbacks(config.tracking_arguments()), progress.log)
     prepare_state_directory()
-    graph = config.graph
     config.convert_data(address, progress.log)
     data = config.load_data()
-    check_modules(graph, data)
+    check_modules(config.graph, data)
     clock.mark("data")
-    categories = config.categories(data)
-    storage = config.checkpoints.storage
-    if overwrite and (sentence := delete_former_run(runs, name or config.name, config, address)):
-        progress.log(sentence)
-    directory = RunDirectory.create(
-        runs,
-        name or config.name,
-        graph,
-        exact=overwrite or name is not None,
-        categories=categories,
-        storage=storage,
-        reports=config.report,
-    )
-    note_storage(directory.commits_location)
-    if directory.name != (name or config.name):
-        taken = runs / (name or config.name)
-        progress.log(f"{taken} is there already; this run is {directory.name} (--overwrite deletes the former run)")
+    directory = _make_directory(config, data, progress, runs, name, address, overwrite=overwrite)
     for line in describe_data(data):
         progress.log(line)
     with tracking, ExitStack() as stack:
         try:
             stack.enter_context(directory.lock())
-            client, observe = _start(stack, config, directory, progress, clock, address, detach=detach, local=local)
+            client, observe = _start(
+                stack, config, directory, progress, clock, address, detach=detach, local=local, overwrite=overwrite
+            )
         except (ClusterError, StateError, OSError, KeyboardInterrupt):
             directory.delete_unstarted()
             raise
         if not local:
-            stack.enter_context(before_exit(lambda: remove_record(directory.path)))
-            stack.enter_context(interruptible(directory))
-            stack.enter_context(watched(directory, progress, own=address is None))
+            stack.enter_context(guarded(directory, progress, own=address is None))
         tracking.begin(directory, config.plain())
         result = start_and_follow(
             client, data, directory, clock=clock, progress=progress, detach=detach, observe=observe, tracking=tracking
@@ -125,6 +100,32 @@ def train(
         with ignored_signals():  # the run is complete; only the cluster is to end
             stack.close()
         return directory, result
+
+
+def _make_directory(
+    config: RunConfig,
+    data: Mapping[str, Dataset],
+    progress: Progress,
+    runs: Path,
+    name: str | None,
+    address: str | None,
+    *,
+    overwrite: bool,
+) -> RunDirectory:
+    """Make the directory of a new run, in the place of a former run's if that is to be overwritten, and say so."""
+    wanted = name or config.name
+    categories = config.categories(data)  # what is wrong with them is found before anything is deleted
+    if overwrite and (sentence := delete_former_run(runs, wanted, config, address)):
+        progress.log(sentence)
+    exact, storage = overwrite or name is not None, config.checkpoints.storage
+    directory = RunDirectory.create(
+        runs, wanted, config.graph, exact=exact, categories=categories, storage=storage, reports=config.report
+    )
+    note_storage(directory.commits_location)
+    if directory.name != wanted:
+        taken = runs / wanted
+        progress.log(f"{taken} is there already; this run is {directory.name} (--overwrite deletes the former run)")
+    return directory
 
 
 def _start(
@@ -137,6 +138,7 @@ def _start(
     *,
     detach: bool,
     local: bool,
+    overwrite: bool,
 ) -> tuple[RunClient, Emit]:
     """Start the coordinator of a new run; return its client, and what observes the metrics of its commits."""
     if local:
@@ -146,12 +148,10 @@ def _start(
             directory.write_environment("", own=True)
 
         return stack.enter_context(local_run(config, directory, progress, describe)), ignore
-    from runner.cluster.connection import await_nodes, cluster  # imports Ray
-
+    own = address is None
     with before_exit(directory.delete_unstarted):
-        joined = stack.enter_context(cluster(address, collect_code(directory.graph)))
-    await_nodes(config.cluster.nodes, config.recovery.wait, progress.log)
-    clock.mark("ray")
+        joined = join_cluster(stack, config, directory, progress, clock, address)
     directory.write_config(config)
-    directory.write_environment(joined, detached=detach, own=address is None)
-    return launch(stack, config, directory, joined, own=address is None, detached=detach)
+    directory.write_environment(joined, detached=detach, own=own)
+    patience = FORMER_RUN_SECONDS if overwrite else 0.0  # the former run's coordinator may be about to end
+    return launch(stack, config, directory, joined, own=own, detached=detach, patience=patience)
