@@ -1,5 +1,6 @@
 """Test ``serket run --overwrite``: what it deletes, and all that it leaves alone."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from actors.storage.checkpoints import Checkpoints
 from actors.storage.claims import CLAIM
 from runner.runs.state import RunRecord, read_record, write_record
+from tests.conftest import wait_until
 from tests.runner.commands.test_places import serket
 
 MODEL = """
@@ -192,3 +195,65 @@ def test_commits_elsewhere_of_another_run_are_left_alone(place):
     said = serket(*RUN, *elsewhere[2:], code=2)
     assert "what is there is not claimed by this run, so --overwrite deletes nothing" in said
     assert contents(place) == before
+
+
+# --- runs on Ray ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def detached(place, ray_cluster):
+    """Return the arguments of a detached run called far on a cluster, which goes on until it is stopped."""
+    arguments = ("run", "model.yaml", "--name", "far", "--address", ray_cluster, "--detach")
+    yield (*arguments, "--set", "schedule.rounds=100000")
+    if read_record(Path("runs/far")):
+        serket("stop", "far", "--now")
+
+
+def last_round():
+    return Checkpoints(Path("runs/far/checkpoints")).latest().round
+
+
+@pytest.mark.ray
+def test_a_detached_run_is_overwritten_once_it_has_ended_and_the_new_one_is_resumed(detached):
+    serket(*detached)
+    said = serket(*detached, "--overwrite", code=2)
+    assert "runs/far: the run is still running; see it with serket attach" in said
+    serket("stop", "far", "--now")
+    said = serket(*detached, "--overwrite", "--set", "seed=3")
+    assert "runs/far: the former run is deleted (" in said
+    assert "far continues; follow it with serket attach" in said
+    assert "seed: 3" in Path("runs/far/config.yaml").read_text()
+    serket("stop", "far")
+    stopped_in = last_round()
+    said = serket("resume", "far", "--address", detached[5], "--set", f"schedule.rounds={stopped_in + 1}")
+    assert f"continuing from round-{stopped_in:03d}" in said
+    assert last_round() == stopped_in + 1
+    assert json.loads(Path("runs/far/result.json").read_text())["rounds"] == stopped_in + 1
+    assert {event["run"] for event in map(json.loads, Path("runs/far/events.jsonl").read_text().splitlines())} == {
+        "far"
+    }
+
+
+@pytest.mark.ray
+def test_a_detached_run_that_is_done_is_overwritten_once_its_result_was_fetched(detached):
+    few = (*detached[:-1], "schedule.rounds=2")
+    serket(*few)
+    wait_until(lambda: last_round() == 2, 60)
+    wait_until(lambda: "the run is done; see it with serket attach" in serket(*few, "--overwrite", code=2), 60)
+    assert last_round() == 2
+    serket("attach", "far")
+    assert "runs/far: the former run is deleted (" in serket(*few, "--overwrite")
+    serket("attach", "far")
+    assert json.loads(Path("runs/far/result.json").read_text())["rounds"] == 2
+
+
+@pytest.mark.ray
+def test_a_run_without_detach_takes_the_place_of_a_detached_one_and_the_other_way_round(detached):
+    serket(*detached)
+    serket("stop", "far", "--now")
+    attached = [each for each in detached if each != "--detach"][:-1]
+    said = serket(*attached, "schedule.rounds=2", "--overwrite")
+    assert "runs/far: the former run is deleted (" in said
+    assert last_round() == 2
+    assert "runs/far: the former run is deleted (" in serket(*detached, "--overwrite")
+    assert not Path("runs/far/result.json").exists()  # of the former run
