@@ -160,7 +160,7 @@ def script(trained):
     model._observations = [Observation(draw(0), name="data")]
     model._monitor = SimpleNamespace(progress=SimpleNamespace(log=said.append))
     gmm, mm = GMM(3, name="gmm"), MarkovModel(name="mm")
-    gmm._model = mm._model = model
+    gmm._runs = mm._runs = [model]
     return SimpleNamespace(gmm=gmm, mm=mm, said=said)
 
 
