@@ -57,30 +57,38 @@ def recognize(
     outputs = recognize_rows(trained, data, ordered=ordered)
     if out is not None:
         out.mkdir(exist_ok=True)
-    lengths = common_lengths(data)
-    result: dict[str, Any] = {"run": directory.name, "rows": count_rows(data)}
+    categories, lengths = common_categories(data), common_lengths(data)
     starts = boundaries(count_rows(data), lengths)
     if ordered:
-        result["sequences"] = len(starts) - 1
-    if ordered:
-        directory.write_rows("recog", lengths, classes_of(outputs), common_categories(data))
-    categories, by_module = common_categories(data), dict[str, dict[str, float]]()
+        directory.write_rows("recog", lengths, classes_of(outputs), categories)
     per_sequence: dict[str, Array] = {}
     for module, own in outputs.items():
+        columns = describe_sequences(starts, own, categories) if ordered else {}
         directory.delete_outputs(module, "recog")
         directory.write_outputs(module, own, "recog", categories)
-        columns = describe_sequences(starts, own, categories) if ordered else {}
         directory.write_sequences(module, columns, "recog")
         per_sequence.update(columns)
-        if categories is not None and "class" in own and len(own["class"]) == len(categories):
-            by_module[module] = asdict(compare(module, own, categories))
-            result.update(by_module[module])
-    if len(by_module) > 1:
-        result["modules"] = by_module
+    result: dict[str, Any] = {"run": directory.name, "rows": count_rows(data)}
+    if ordered:
+        result["sequences"] = len(starts) - 1
+    result.update(_score(outputs, categories))
     if lengths is not None:
         rows = zip(*(column.tolist() for column in per_sequence.values()), strict=True)
         result["per_sequence"] = [dict(zip(per_sequence, row, strict=True)) for row in rows]
     return outputs, result
+
+
+def _score(outputs: Mapping[str, Mapping[str, Array]], categories: IntArray | None) -> dict[str, Any]:
+    """Return the scores of the most abstract module with classes; if several have some, also those of each."""
+    if categories is None:
+        return {}
+    by_module = {
+        module: asdict(compare(module, own, categories))
+        for module, own in outputs.items()
+        if "class" in own and len(own["class"]) == len(categories)
+    }
+    last = next(reversed(by_module.values()), {})
+    return {**last, "modules": by_module} if len(by_module) > 1 else last
 
 
 def _check_new(out: Path) -> Path:

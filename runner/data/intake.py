@@ -113,13 +113,7 @@ def check_observations(
         values = np.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.dtype.type(0), values)
         notes.extend(missing_notes(mask))
     if divide_by is not None:
-        if isinstance(divide_by, bool | str) or not np.isfinite(divide_by) or divide_by <= 0:
-            raise DataError(f"{where}: divide_by is {divide_by!r}; give a finite number above 0")
-        values = np.divide(values, values.dtype.type(divide_by))
-        if not np.isfinite(values).all():
-            raise DataError(
-                f"{where}: divided by {divide_by:g} its values are beyond {values.dtype}; correct divide_by"
-            )
+        values = _divide(values, divide_by, where)
         notes.append(f"values are divided by {divide_by:g}")
     if values.ndim > 2:
         size = "×".join(map(str, values.shape[1:]))
@@ -132,6 +126,16 @@ def check_observations(
             )
         )
     return Rows(values, mask, tuple(notes), lengths, tuple(columns))
+
+
+def _divide(values: Array, divisor: float, where: str) -> Array:
+    """Return values divided by a number, which must be one that leaves them finite."""
+    if isinstance(divisor, bool | str) or not np.isfinite(divisor) or divisor <= 0:
+        raise DataError(f"{where}: divide_by is {divisor!r}; give a finite number above 0")
+    divided: Array = np.divide(values, values.dtype.type(divisor))
+    if not np.isfinite(divided).all():
+        raise DataError(f"{where}: divided by {divisor:g} its values are beyond {values.dtype}; correct divide_by")
+    return divided
 
 
 def _count(number: int, what: str) -> str:

@@ -427,23 +427,7 @@ def load_new_rows(
         If files or the choice of rows are not valid, a source is missing or named twice, or the sources do not describe
         the same rows.
     """
-    names = list(sources)
-    chosen: dict[str, str] = {}
-    for text in given:
-        name, equals, origin = text.partition("=")
-        if not (equals and name in names):
-            if equals and "/" not in name and not Path(text).exists():
-                raise DataError(
-                    f"{printable_line(text, 80)}: the run has no source {printable_line(name, 60)}; its sources are "
-                    f"{', '.join(names)}"
-                )
-            observed = _observed(names, sources)
-            name, origin = observed[0], text
-            if len(observed) != 1:
-                raise DataError(f"{text!r}: this run has the sources {', '.join(names)}; name one, as in {name}={text}")
-        if name in chosen:
-            raise DataError(f"source {name} is given twice, as {chosen[name]!r} and {origin!r}; leave one out")
-        chosen[name] = origin
+    chosen = _name_sources(sources, given)
     built_in = [origin for origin in chosen.values() if _is_data_set(origin)]
     if categories is not None and len(built_in) == len(chosen):
         raise DataError(f"--categories goes with a data file; {built_in[0]} has its own")
@@ -472,6 +456,28 @@ def load_new_rows(
                 **reading,
             )
     return check_same_rows(data) if graph is None else check_sources(data, graph)
+
+
+def _name_sources(sources: Iterable[str], given: Sequence[str]) -> dict[str, str]:
+    """Return what is given for each source by its name, from texts ``name=data``, or ``data`` for the only source."""
+    names = list(sources)
+    chosen: dict[str, str] = {}
+    for text in given:
+        name, equals, origin = text.partition("=")
+        if not (equals and name in names):
+            if equals and "/" not in name and not Path(text).exists():
+                raise DataError(
+                    f"{printable_line(text, 80)}: the run has no source {printable_line(name, 60)}; its sources are "
+                    f"{', '.join(names)}"
+                )
+            observed = _observed(names, sources)
+            name, origin = observed[0], text
+            if len(observed) != 1:
+                raise DataError(f"{text!r}: this run has the sources {', '.join(names)}; name one, as in {name}={text}")
+        if name in chosen:
+            raise DataError(f"source {name} is given twice, as {chosen[name]!r} and {origin!r}; leave one out")
+        chosen[name] = origin
+    return chosen
 
 
 def _is_data_set(origin: str) -> bool:

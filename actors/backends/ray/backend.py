@@ -749,29 +749,7 @@ class RayBackend:
         try:
             return get_with_checks(reference, timeout, lambda: self._check(module, who, given, cpus))
         except RayTaskError as error:
-            cause = error.cause
-            while isinstance(cause, RayTaskError):  # of a worker, passed on by the call that got its answer
-                cause = cause.cause
-            if isinstance(cause, RayActorError | WorkerCrashedError | NodeDiedError):  # likewise
-                reason = self._death_reason(self._worker_of(module, cause), cause)
-                raise ModuleDiedError(f"its process {reason}") from None
-            if isinstance(cause, ObjectLostError):
-                raise ObjectsLostError(f"an input of {who} was lost: {_first_line(cause)}") from None
-            if isinstance(cause, StaleIncarnationError):
-                raise ModuleDiedError("its process died, and the new one does not have its state yet") from None
-            if reraise and isinstance(cause, reraise):
-                raise cause from None
-            if isinstance(cause, NonFiniteError):  # its message names the module
-                raise ModuleFailedError(str(cause)) from None
-            if isinstance(cause, MemoryError):
-                raise ModuleFailedError(
-                    f"{who} ran out of memory: {_first_line(cause) or 'it could not allocate more'}; use fewer rows or "
-                    f"give it more memory; {_SAVED}"
-                ) from None
-            if isinstance(cause, ModuleError | MessageError):  # complete without the traceback
-                raise ModuleFailedError(_name_once(who, str(cause))) from None
-            trace = shorten_text(str(error), MAX_ERROR_CHARACTERS)
-            raise ModuleFailedError(f"{who} raised an error\n{trace}") from None
+            raise self._error_of_task(error, module, who, reraise) from None
         except ObjectLostError as error:
             raise ObjectsLostError(f"the result of {who} was lost: {_first_line(error)}") from None
         except OutOfMemoryError as error:
@@ -783,6 +761,34 @@ class RayBackend:
             if module:
                 self._unresponsive.add(module)
             raise ModuleDiedError(f"it did not answer within {timeout:g} s") from None
+
+    def _error_of_task(
+        self, error: RayTaskError, module: str, who: str, reraise: type[Exception] | tuple[()]
+    ) -> Exception:
+        """Return what stands for an exception that a call has raised, or that it got from the call of a worker."""
+        cause = error.cause
+        while isinstance(cause, RayTaskError):  # of a worker, passed on by the call that got its answer
+            cause = cause.cause
+        if isinstance(cause, RayActorError | WorkerCrashedError | NodeDiedError):  # likewise
+            reason = self._death_reason(self._worker_of(module, cause), cause)
+            return ModuleDiedError(f"its process {reason}")
+        if isinstance(cause, ObjectLostError):
+            return ObjectsLostError(f"an input of {who} was lost: {_first_line(cause)}")
+        if isinstance(cause, StaleIncarnationError):
+            return ModuleDiedError("its process died, and the new one does not have its state yet")
+        if reraise and isinstance(cause, reraise):
+            return cause
+        if isinstance(cause, NonFiniteError):  # its message names the module
+            return ModuleFailedError(str(cause))
+        if isinstance(cause, MemoryError):
+            return ModuleFailedError(
+                f"{who} ran out of memory: {_first_line(cause) or 'it could not allocate more'}; use fewer rows or "
+                f"give it more memory; {_SAVED}"
+            )
+        if isinstance(cause, ModuleError | MessageError):  # complete without the traceback
+            return ModuleFailedError(_name_once(who, str(cause)))
+        trace = shorten_text(str(error), MAX_ERROR_CHARACTERS)
+        return ModuleFailedError(f"{who} raised an error\n{trace}")
 
     def _worker_of(self, module: str, error: Exception) -> str:
         """Return the worker of a module whose actor an error names; the module itself if it names none."""

@@ -158,11 +158,8 @@ class Mixture(ClassModule[P]):
             self._calibration = self._fit_calibration(loo[~missing], factors, parameters, told_from_above, missing)
             likelihood = self._calibrated_likelihood(likelihood, factors, parameters)
             likelihood[missing] = 0.0
-        metrics = {**self._evidences(loo, log_prior, context), **metrics}
         by_row = log_volumes(columns, seen)
-        # These are log densities of the rows in the units that they came in.
-        volume = len(present) * by_row if isinstance(by_row, float) else float(by_row[~missing].sum())
-        metrics |= {name: metrics[name] - volume for name in ("evidence", "score", "bound") if name in metrics}
+        metrics = _in_given_units({**self._evidences(loo, log_prior, context), **metrics}, by_row, missing)
         log_volume = 0.0 if parameters.calibrate else by_row
         outbox = self._compose_outbox(inbox, context, likelihood, missing, metrics, log_volume)
         return self._with_component_means(outbox, log_within, missing)
@@ -437,3 +434,16 @@ def filled_with_seen(rows: FloatArray, absent: BoolArray) -> FloatArray:
     """Return rows (N, D) with the column's first value in the place of missing ones: the range stays what it is."""
     first = rows[absent.argmin(axis=0), np.arange(rows.shape[1])]
     return np.where(absent, first, rows)
+
+
+def _in_given_units(
+    metrics: Mapping[str, float], log_volumes: float | FloatArray, missing: BoolArray
+) -> dict[str, float]:
+    """Return metrics whose log-densities are those of the rows in the units that they came in.
+
+    `log_volumes` are the logarithms of the volumes by which each row (N,) was scaled, or that of all rows.
+    """
+    present = ~missing
+    volume = present.sum() * log_volumes if isinstance(log_volumes, float) else log_volumes[present].sum()
+    densities = ("evidence", "score", "bound")
+    return {name: value - float(volume) if name in densities else value for name, value in metrics.items()}
