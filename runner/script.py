@@ -385,6 +385,10 @@ class HACFeatureExtractor(Observation):
 class _WithNetworks(Handle):
     """A module whose networks a subclass may define by methods, as in the SERKET toolkits."""
 
+    def __init__(self, *values: Any, **given: Any) -> None:
+        super().__init__(*values, **given)
+        own_builders(type(self), _WithNetworks)  # refused before anything is trained
+
     def complete(self, directory: Path) -> None:
         """Add the networks that the class defines (:mod:`runner.user_networks`)."""
         methods = own_builders(type(self), _WithNetworks)
@@ -404,10 +408,6 @@ class VAE(_WithNetworks):
     """
 
     type, short, spellings = "vae", "vae", spelling.VAE
-
-    def __init__(self, *values: Any, **given: Any) -> None:
-        super().__init__(*values, **given)
-        own_builders(type(self), _WithNetworks)  # refused before anything is trained
 
 
 class TorchVAE(VAE):
@@ -528,10 +528,6 @@ class Network(_WithNetworks):
     """
 
     type, short, spellings = "network", "network", spelling.NN
-
-    def __init__(self, *values: Any, **given: Any) -> None:
-        super().__init__(*values, **given)
-        own_builders(type(self), _WithNetworks)  # refused before anything is trained
 
 
 class TorchNN(Network):

@@ -21,7 +21,7 @@ from actors.coordination.session import RunSpec
 from actors.errors import GraphError, ModuleError
 from actors.graph.graph import Graph
 from actors.graph.spec import Connection, ModuleSpec
-from actors.types import Array
+from actors.types import Array, State
 from runner.commands.monitor import RunMonitor
 from runner.commands.predict import check_steps, predict_rows
 from runner.commands.trained_run import find_missing_lengths, load_last_commit, recognize_rows
@@ -83,19 +83,14 @@ class ScriptRun:
         code = Path(folder.name)
         for handle in handles:
             handle.complete(code)
-        specs = {
-            h: ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources, h.code, h.sharing) for h in handles
-        }
-        graph = Graph(specs.values(), [Connection(lower.name, h.name) for h in handles for lower in h.below])
-        for problem in sharing_problems(graph).values():
-            raise ModuleError(problem)
-        data = check_sources({handle.name: handle.data for handle in observations}, graph)
         categories = {h.name: h.category for h in handles if h.category is not None}
-        check_category_counts(categories, data, graph)
         loaded = {h.name: h.learnt for h in handles if h.learnt is not None}
+        graph = _make_graph(handles)
+        data = check_sources({handle.name: handle.data for handle in observations}, graph)
+        check_category_counts(categories, data, graph)
         for handle in handles:
             if handle.learnt is not None and handle.load_dir is not None:
-                check_learnt(handle.learnt, specs[handle], handle.load_dir)
+                check_learnt(handle.learnt, graph.modules[handle.name], handle.load_dir)
         check_modules(graph, data, recognizing=loaded)
         self.directory = RunDirectory.create(
             Path("runs"),
@@ -126,15 +121,7 @@ class ScriptRun:
         self._client: RunClient | None = None
         self._stack = ExitStack()
         atexit.register(self._close_at_exit)
-        try:
-            client, observe = self._start(spec, progress, source)
-            self._client = client
-            self._monitor = RunMonitor(self.directory, progress, single=True, observe=observe, tracking=self._tracking)
-            self._tracking.begin(self.directory, config)
-            self._monitor.follow(client.begin({**source_states(graph, data), **loaded}, scheduled=False))
-        except BaseException as error:
-            self.close(error)
-            raise
+        self._begin(spec, progress, source, config, {**source_states(graph, data), **loaded})
         for handle in handles:
             handle._runs.append(self)
 
@@ -145,6 +132,25 @@ class ScriptRun:
             if handles[name].number is None:
                 handles[name].number, cls._next_number = cls._next_number, cls._next_number + 1
         return {name: handle.number for name, handle in handles.items() if handle.number is not None}
+
+    def _begin(
+        self,
+        spec: RunSpec,
+        progress: Progress,
+        source: Observation,
+        config: dict[str, Any],
+        states: Mapping[str, State],
+    ) -> None:
+        """Start the modules, and tell the callbacks; if that fails, the run is closed."""
+        try:
+            client, observe = self._start(spec, progress, source)
+            self._client = client
+            self._monitor = RunMonitor(self.directory, progress, single=True, observe=observe, tracking=self._tracking)
+            self._tracking.begin(self.directory, config)
+            self._monitor.follow(client.begin(states, scheduled=False))
+        except BaseException as error:
+            self.close(error)
+            raise
 
     def _start(self, spec: RunSpec, progress: Progress, source: Observation) -> tuple[RunClient, Emit]:
         """Start the coordinator, in this process or on a cluster; return its client and what observes its metrics."""
@@ -290,6 +296,15 @@ class ScriptRun:
         if manifest is None or handle.name not in manifest.modules:
             return {}
         return self.directory.checkpoints.outputs(manifest, handle.name)
+
+
+def _make_graph(handles: list[Handle]) -> Graph:
+    """Return the graph of connected handles; raise ModuleError for a module that cannot share its rows as asked."""
+    specs = [ModuleSpec(h.name, h.type, h.parameters, h.threads, h.resources, h.code, h.sharing) for h in handles]
+    graph = Graph(specs, [Connection(lower.name, h.name) for h in handles for lower in h.below])
+    for problem in sharing_problems(graph).values():
+        raise ModuleError(problem)
+    return graph
 
 
 def _assign_names(handles: list[Handle]) -> None:
