@@ -10,6 +10,7 @@ import runner as srk
 from actors.errors import GraphError, ModuleError
 from runner.runs.directory import open_run
 from tests.runner.tracking.test_callbacks import ROWS, Failing, Recorder
+from tests.runner.tracking.test_trackers import open_mlflow, read_tensorboard, scalars
 
 
 @pytest.fixture(autouse=True)
@@ -131,13 +132,27 @@ def test_a_callback_that_raises_stops_no_script_and_changes_no_bit():
         np.testing.assert_array_equal(outputs[0][name], outputs[1][name])
 
 
-def test_a_tracker_has_its_name_and_arguments_as_in_a_model_file(tmp_path):
+def test_tensorboard_has_a_point_for_each_round_of_a_script(tmp_path):
     pytest.importorskip("tensorboard")
     _, gmm, markov = connect({"type": "tensorboard", "directory": "logs"})
     with gmm:
-        learn(gmm, markov, 1)
-    (events,) = (tmp_path / "logs/pair").iterdir()
-    assert b"round/evidence" in events.read_bytes()
+        learn(gmm, markov)
+    rows = open_run(tmp_path / "runs/pair").directory.metrics_file.rows()[1::2]
+    found = scalars(read_tensorboard(tmp_path / "logs/pair"), "round/evidence")
+    assert [step for step, _ in found] == [1, 2]
+    assert [value for _, value in found] == pytest.approx([row["evidence"] for row in rows])
+
+
+def test_mlflow_says_how_a_script_ended(tmp_path):
+    pytest.importorskip("mlflow")
+    _, gmm, markov = connect("mlflow")
+    with gmm:
+        learn(gmm, markov)
+    client, run = open_mlflow(tmp_path / "mlruns")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["modules.gmm.classes"] == "2"
+    history = client.get_metric_history(run.info.run_id, "evidence")
+    assert [each.step for each in history] == [1, 2]
 
 
 def test_what_is_no_callback_is_refused_before_anything_starts(tmp_path):
