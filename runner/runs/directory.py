@@ -504,12 +504,17 @@ class RunDirectory:
 
     def delete_outputs(self, module: str, phase: str) -> None:
         """Delete the files of a module's outputs in a phase, so that none stays beside those of other rows."""
-        directory = self._module_directory_name(module)
-        names = [
-            name for name in self._output_files.names_in(directory) if re.search(rf"_{phase}\.(txt|npy|csv)$", name)
+        files, directory = self._output_files, self._module_directory_name(module)
+        delete = [
+            f"{directory}/{name}" for name in files.names_in(directory) if re.search(rf"_{phase}\.(txt|npy|csv)$", name)
         ]
-        if names:
-            self._output_files.delete([f"{directory}/{name}" for name in names])
+        for folder in files.directories_in(directory):  # of many rows, as versions up to 0.2 wrote them
+            if folder.endswith(f"_{phase}"):
+                delete += [f"{directory}/{folder}/{name}" for name in files.names_in(f"{directory}/{folder}")]
+        if delete:
+            files.delete(delete)
+        for parent in sorted({path.rpartition("/")[0] for path in delete} - {directory}):
+            files.delete_directory(parent)
 
     def _say(self, directory: str, sentences: Mapping[str, str]) -> None:
         """Log what the files of a module's outputs are, once for each kind of them."""

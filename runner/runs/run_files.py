@@ -49,6 +49,10 @@ class RunFiles(LocalStorage):
         """Return the names of the files in a directory, in ascending order; none if there is no such directory."""
         return sorted(name for name, kind in self._entries(split_path(directory)).items() if kind == "file")
 
+    def directories_in(self, directory: str) -> list[str]:
+        """Return the names of the directories in a directory, in ascending order; links are left out."""
+        return sorted(name for name, kind in self._entries(split_path(directory)).items() if kind == "directory")
+
     def read_bounded(self, path: str, max_bytes: int) -> bytes:
         """Return the contents of a file.
 

@@ -355,7 +355,7 @@ def test_an_output_that_is_accepted_can_be_written_and_is_not_copied(value, tmp_
     outputs = ask(scripted(Outbox(outputs={"Überblick z": value}))).outputs
     assert outputs["Überblick z"] is value
     write_arrays(RunFiles(tmp_path), "m", "module001_m", outputs, "learn")
-    assert [path.stem for path in (tmp_path / "module001_m").iterdir()] == ["Überblick z_learn"]
+    assert {path.stem for path in (tmp_path / "module001_m").iterdir()} == {"Überblick z_learn"}
 
 
 # --- the state --------------------------------------------------------------------------------------------------------

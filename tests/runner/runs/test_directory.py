@@ -35,12 +35,23 @@ def test_outputs_are_text_files_in_the_numbered_directory_of_the_module(director
     np.testing.assert_allclose(latents, expected, rtol=1e-7)
 
 
-def test_wide_arrays_are_npy_files_and_training_curves_have_no_phase(directory):
+def test_wide_arrays_have_no_text_and_training_curves_no_phase(directory):
     outputs = {"x_hat": np.zeros((3, 784)), "stack": np.zeros((2, 3, 4)), "loss": np.arange(3.0), "class": np.arange(3)}
     directory.write_outputs("encoder", outputs, "learn")
     names = {path.name for path in (directory.path / "module001_encoder").iterdir()}
-    assert names == {"x_hat_learn.npy", "stack_learn.npy", "loss.txt", "class_learn.txt"}
+    texts = {"loss.txt", "class_learn.txt"}
+    assert names == {"x_hat_learn.npy", "stack_learn.npy", "loss.npy", "class_learn.npy", *texts}
     assert (directory.path / "module001_encoder" / "class_learn.txt").read_text().split() == ["0", "1", "2"]
+
+
+def test_outputs_of_other_rows_are_deleted_also_those_of_earlier_versions(directory):
+    own = directory.path / "module001_encoder"
+    directory.write_outputs("encoder", {"class": np.arange(3)}, "learn")
+    directory.write_outputs("encoder", {"class": np.arange(3), "z": np.zeros((3, 2))}, "recog")
+    (own / "Pdz_recog").mkdir()
+    np.save(own / "Pdz_recog" / "000000000.npy", np.zeros((3, 2)))
+    directory.delete_outputs("encoder", "recog")
+    assert {path.name for path in own.iterdir()} == {"class_learn.npy", "class_learn.txt"}
 
 
 def test_the_accuracy_of_classes_is_written_beside_them(directory):

@@ -230,7 +230,7 @@ def test_an_output_whose_name_leads_elsewhere_is_refused_with_its_module(directo
 
 def test_outputs_of_odd_types_are_written_or_refused_with_their_module(directory):
     directory.write_outputs("encoder", {"single": np.array(1.5), "list": [1, 2]}, "learn")
-    assert directory.read_output("encoder", "single", "learn").tolist() == [[1.5]]
+    assert directory.read_output("encoder", "single", "learn").tolist() == [1.5]
     for value in (np.array(["a"]), np.array([None]), {"a": 1}, "text"):
         with pytest.raises(ModuleError, match=r"module 'encoder': its output odd is .*, expected an array of numbers"):
             directory.write_outputs("encoder", {"odd": value}, "learn")

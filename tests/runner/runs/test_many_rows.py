@@ -56,13 +56,13 @@ def test_many_rows_have_the_measures_and_the_outputs_of_few(both):
     assert many.metrics_file.rows()[-1]["accuracy"] > 0.9
     for module, name in (("gmm", "class"), ("gmm", "Pdz"), ("mm", "viterbi"), ("pca", "z"), ("gmm", "class_matched")):
         read = many.read_output(module, name, "learn")
-        np.testing.assert_allclose(read.reshape(ROWS, -1), few.read_output(module, name, "learn"), rtol=1e-7)
-        files = sorted(path.name for path in (many.module_directory(module) / f"{name}_learn").iterdir())
-        assert files == ["000000000.npy", "000000110.npy", "000000220.npy"]
+        np.testing.assert_array_equal(read, few.read_output(module, name, "learn"))
+        assert not (many.module_directory(module) / f"{name}_learn.txt").exists()
+        assert (few.module_directory(module) / f"{name}_learn.txt").exists()
     for module, name in (("mm", "trans_prob"), ("gmm", "mu")):
         of_few, of_many = (each.read_output(module, name, "learn") for each in both)
         np.testing.assert_array_equal(of_many, of_few)
-    sampled = many.read_output("pca", "x_hat_rows", "learn")[:, 0].astype(int)
+    sampled = many.read_output("pca", "x_hat_rows", "learn")
     np.testing.assert_array_equal(sampled, spread_rows(ROWS, 90))
     reconstructed, all_rows = (each.read_output("pca", "x_hat", "learn") for each in (many, few))
     np.testing.assert_array_equal(reconstructed, all_rows[sampled])
@@ -77,12 +77,11 @@ def test_the_log_says_once_what_is_not_as_with_few_rows(both, tmp_path, caplog):
             again.record(commit)
     assert sorted(record.getMessage() for record in caplog.records) == [
         "module001_pca: x_hat has 90 of the rows, evenly spread; x_hat_rows says which",
-        "module001_pca: z_learn: 300 rows are not written as text but as .npy files of 110 rows, such as "
-        "z_learn/000000000.npy; read them with numpy.load",
-        "module002_gmm: Pdz_learn, class_learn: 300 rows are not written as text but as .npy files of 110 rows, such "
-        "as Pdz_learn/000000000.npy; read them with numpy.load",
-        "module003_mm: Pdz_learn, msg_learn, viterbi_learn: 300 rows are not written as text but as .npy files of 110 "
-        "rows, such as Pdz_learn/000000000.npy; read them with numpy.load",
+        "module001_pca: z_learn: 300 rows have no text; read the .npy files, for example with numpy.load",
+        "module002_gmm: Pdz_learn, class_learn: 300 rows have no text; read the .npy files, for example with "
+        "numpy.load",
+        "module003_mm: Pdz_learn, msg_learn, viterbi_learn: 300 rows have no text; read the .npy files, for example "
+        "with numpy.load",
         "pca: reconstructions of more than 100,000 rows are not sent: no module reads them",
     ]
 
