@@ -285,7 +285,7 @@ def look_at(data: Dataset, *, counted: bool = False) -> Facts:
         sequences=1 if data.lengths is None else len(data.lengths),
         missing=0 if missing is None else int(missing.sum()),
         divide_by=divide_by,
-        remarks=[*data.notes, *_remarks(present, kind)],
+        remarks=[*data.notes, *data.clock_notes(), *_remarks(present, kind)],
     )
 
 

@@ -161,7 +161,7 @@ def frame_values(frame: Any, where: str, notes: list[str]) -> tuple[Array, list[
 
 
 def time_columns(frames: Sequence[Any], options: TableOptions) -> list[str]:
-    """Return the names of the columns that are times, and so no data, unless the options name columns.
+    """Return the names of the columns that are times, and so no data, unless the options name columns or none is left.
 
     They are called like times (``time``, ``timestamp``, ``date``, …), and hold dates, texts, or numbers that never fall
     within a sequence, as in text tables.
@@ -176,13 +176,14 @@ def time_columns(frames: Sequence[Any], options: TableOptions) -> list[str]:
         return []
     given = (*options.exclude, options.sequence_column, options.category_column)
     names = [str(name) for name in frames[0].columns]
-    return [
+    times = [
         name
         for name in names
         if is_time_name(name)
         and name not in given
         and all(name in frame.columns and _is_time(frame, name, options) for frame in frames)
     ]
+    return times if any(name not in times and name not in given for name in names) else []
 
 
 def without_times(given: Any, names: Sequence[str] | None) -> tuple[Any, tuple[str, ...]]:

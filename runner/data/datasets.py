@@ -12,7 +12,15 @@ from actors.messaging.stored_rows import StoredRows, describe_files, read_array
 from actors.types import Array, BoolArray, IntArray
 from runner.data.builtin import LABELLED, make_cycle
 from runner.data.errors import DataError
-from runner.data.intake import Rows, check_categories, check_lengths, compact_mask, content_rows, describe_rows
+from runner.data.intake import (
+    Rows,
+    check_categories,
+    check_lengths,
+    clock_notes,
+    compact_mask,
+    content_rows,
+    describe_rows,
+)
 from runner.data.packaged import IN_SEQUENCES, LOCATED, PACKAGED, load_packaged
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
 from runner.data.ros import BagOptions, find_bags, read_bags
@@ -67,7 +75,11 @@ class Dataset:
 
     def describe(self) -> str:
         """Return one line: rows, columns, sequences, where they are from, and what was done with them."""
-        return describe_rows(self.observations, self.lengths, self.name, self.notes)
+        return describe_rows(self.observations, self.lengths, self.name, (*self.notes, *self.clock_notes()))
+
+    def clock_notes(self) -> list[str]:
+        """Return a note on columns that rise in every row (:func:`runner.data.intake.clock_notes`)."""
+        return clock_notes(self.observations, self.lengths, self.columns)
 
 
 def load(

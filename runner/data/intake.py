@@ -29,6 +29,8 @@ from runner.report.category_names import NamedCategories
 from runner.report.printable import brief, printable_line
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_MIN_CLOCK_STEPS = 20
+"""Steps between rows from which a column that rises in each is hardly data by chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,6 +331,41 @@ def missing_notes(mask: BoolArray) -> list[str]:
         where = _count(lacking, "other row" if rows.any() else "row")
         notes.append(f"{_count(count, 'value')} {'are' if count > 1 else 'is'} missing in {where}")
     return notes
+
+
+def clock_notes(values: Array | StoredRows, lengths: IntArray | None, columns: Sequence[str]) -> list[str]:
+    """Return a note on the columns that rise from each row to the next in all sequences, as a clock does.
+
+    By such a column classes become stretches of time. It may be data, and so is kept; columns that are called like
+    times were left out before.
+
+    Parameters
+    ----------
+    values : ndarray (N, D) or StoredRows
+        Rows on disk, and of more dimensions, have no such note.
+    lengths : ndarray (S,), optional
+    columns : sequence of str
+        Their names, or none.
+    """
+    if not isinstance(values, np.ndarray) or values.ndim != 2:
+        return []
+    within = np.ones(max(len(values) - 1, 0), np.bool_)
+    if lengths is not None:
+        within[np.cumsum(lengths)[:-1] - 1] = False
+    if within.sum() < _MIN_CLOCK_STEPS:
+        return []
+    few = np.flatnonzero(within)[:_MIN_CLOCK_STEPS]
+    likely = np.flatnonzero((values[few + 1] > values[few]).all(axis=0))
+    rising = [place for place in likely if (np.diff(values[:, place])[within] > 0).all()]
+    if not rising or len(rising) == values.shape[1]:
+        return []
+    shown = [_column(place, columns) for place in rising[:3]]
+    more = f" and {len(rising) - 3} more" if len(rising) > 3 else ""
+    does = "rises" if len(rising) == 1 else "rise"
+    return [
+        f"{', '.join(shown)}{more} {does} from each row to the next, as a clock does, and is learnt from: leave it out "
+        f"if it is one (data.exclude)"
+    ]
 
 
 def compact_mask(mask: BoolArray) -> BoolArray:

@@ -46,7 +46,9 @@ _INDEX_NAMES = re.compile(r"|unnamed: 0(\.\d+)?|index", re.IGNORECASE)
 _CERTAIN_INDEX_NAMES = re.compile(r"|unnamed: 0(\.\d+)?", re.IGNORECASE)
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _TIME = re.compile(
-    r"(date|date_?time|time|time_?stamp|stamp)([ _]?[\[(]?(s|ms|us|ns|secs?|seconds)[\])]?)?", re.IGNORECASE
+    r"((date|date_?time|time|time_?stamp|stamp|elapsed|(?-i:t))([ _]?[\[(]?(s|ms|us|ns|secs?|seconds)[\])]?)?"
+    r"|secs?|seconds|ms|msecs?|milliseconds)",
+    re.IGNORECASE,
 )
 _COMPARED_LINES = 100
 _MIN_COUNTED = 4

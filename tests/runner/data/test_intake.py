@@ -20,7 +20,7 @@ import runner as srk
 from actors.errors import ModuleError
 from actors.limits import MAX_EXPANSION
 from runner.config.run_config import RunConfig, load_config
-from runner.data.datasets import load
+from runner.data.datasets import Dataset, load
 from runner.data.errors import DataError
 from runner.data.intake import check_categories, check_lengths, check_observations
 from runner.data.sources import check_modules, check_new_rows, describe_data, load_new_rows, source_states
@@ -43,6 +43,29 @@ def test_rows_columns_sequences_and_source_are_said_in_one_line(tmp_path: Path) 
     assert describe_data({"data": data}) == ["data: 3,000 rows × 784 columns in 1 sequence, from x.npy"]
     data = load("files", observations=tmp_path / "x.npy", lengths=[1000, 2000])
     assert data.describe() == "3,000 rows × 784 columns in 2 sequences, from x.npy"
+
+
+RISES = "rises from each row to the next, as a clock does, and is learnt from: leave it out if it is one (data.exclude)"
+
+
+@pytest.mark.parametrize(
+    ("first", "lengths", "said"),
+    [
+        (np.arange(40) * 0.02, None, True),
+        (np.tile(np.arange(20.0), 2), [20, 20], True),
+        (np.tile(np.arange(20.0), 2), None, False),  # falls once
+        (np.repeat(np.arange(20.0), 2), None, False),  # does not rise in each row
+        (np.arange(12.0), None, False),  # few rows
+    ],
+)
+def test_a_column_like_a_clock_is_said_to_be_learnt_from(first: Any, lengths: Any, said: bool) -> None:
+    other = np.random.default_rng(0).normal(size=len(first))
+    frame = pd.DataFrame({"count": first + 0.5, "force": other})
+    for given, name in ((frame, "column 1 ('count')"), (frame.to_numpy(), "column 1")):
+        rows = check_observations(given, "x")
+        data = Dataset(rows.values, None, None if lengths is None else np.array(lengths), "x", columns=rows.columns)
+        assert data.clock_notes() == [f"{name} {RISES}"] * said
+        assert data.describe().endswith(RISES) == said
 
 
 def test_three_axes_are_rows_unless_they_are_said_to_be_sequences() -> None:

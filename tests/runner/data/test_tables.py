@@ -167,6 +167,23 @@ def test_columns_name_data_sequences_and_categories_and_a_time_is_left_out(tmp_p
     assert "column 1 ('time'), a time, is left out (data.columns to use it)" in data.notes
 
 
+@pytest.mark.parametrize("name", ["t", "t_s", "time [ms]", "Elapsed", "seconds", "ms", "Timestamp", "stamp (ns)"])
+def test_names_of_times(tmp_path: Path, name: str) -> None:
+    data = _load(tmp_path, TRIALS.replace("time", name, 1), sequence_column="trial", category_column="label")
+    assert data.columns == ("force", "angle")
+
+
+@pytest.mark.parametrize("name", ["T", "torque", "msg", "second_joint", "temperature", "s"])
+def test_names_that_are_no_times(tmp_path: Path, name: str) -> None:
+    data = _load(tmp_path, TRIALS.replace("time", name, 1), sequence_column="trial", category_column="label")
+    assert data.columns == (name, "force", "angle")
+
+
+def test_a_time_that_falls_within_a_sequence_is_data(tmp_path: Path) -> None:
+    rows = "".join(f"{value},{row}.5\n" for row, value in enumerate([1.0, 2.0, 1.5, 3.0]))
+    assert _load(tmp_path, f"t,force\n{rows}", exclude=()).columns == ("t", "force")
+
+
 @pytest.mark.parametrize("columns", [("angle", "time"), (4, 1), ("angle", 1), ("4", "1")])
 def test_columns_are_chosen_by_name_or_number_in_their_order(tmp_path: Path, columns: tuple[str | int, ...]) -> None:
     data = _load(tmp_path, TRIALS, columns=columns)
