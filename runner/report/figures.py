@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from actors.types import Array, FloatArray, IntArray
 from runner.report.plots import (
+    GREY,
     INK,
     MARKERS,
     MAX_BARS,
@@ -276,7 +277,7 @@ def transition_graph(values: FloatArray, order: Sequence[int], names: Mapping[in
         if others and not reached and values[k, others[0]] >= MIN_ARROW:  # the class mostly follows itself
             reached = others[:1]
         for j in reached:
-            colour = PALETTE[0] if j == others[0] else PALETTE[8]
+            colour = PALETTE[0] if j == others[0] else GREY
             axes.add_patch(
                 FancyArrowPatch(
                     places[k], places[j], arrowstyle="-|>", mutation_scale=10, color=colour, shrinkA=shrink,

@@ -20,11 +20,14 @@ from runner.report.category_names import category_name
 from runner.report.clustering_metrics import match
 from runner.report.printable import printable_line
 
-# Ten colours that are distinguishable with common colour vision deficiencies (Petroff, 2021, arXiv:2107.02270), the
-# greys last
+# Ten colours that are distinguishable with common colour vision deficiencies: the first eight of Petroff (2021,
+# arXiv:2107.02270) and, in the place of two greys, those that are farthest from the eight and from each other.
 PALETTE = (
-    "#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#92dadd", "#a96b59", "#e76300", "#b9ac70", "#717581", "#94a4a2",
+    "#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#92dadd", "#a96b59", "#e76300", "#b9ac70", "#a81878", "#6018f0",
 )  # fmt: skip
+GREY = "#717581"
+"""Of what is there for completeness, on light and dark grounds."""
+
 INK = "#111111"
 """Of texts on a light ground; a picture on a page gives texts that are black the colour of the page's text."""
 
@@ -208,11 +211,18 @@ def draw_states(
         If the lengths or the categories do not match the rows.
     """
     strips = state_strips(classes, categories, lengths)
-    figure = _new_figure(9, 0.9 + (0.42 if categories is not None else 0.3) * len(strips.names))
+    height, handles = 0.9 + (0.42 if categories is not None else 0.3) * len(strips.names), legend_of(strips)
+    lines = math.ceil(len(handles) / math.ceil(len(handles) / 20))
+    beside = 0.25 + 0.24 * lines <= height  # else the legend would be cut
+    below = 0.0 if beside else 0.2 + 0.24 * math.ceil(len(handles) / 6)
+    figure = _new_figure(9, height + below)
     axes = figure.add_subplot()
     draw_strips(axes, strips)
     axes.set_title(strips.title, fontsize=10)
-    figure.legend(handles=legend_of(strips), loc="outside right center", ncols=math.ceil(len(strips.groups) / 20))
+    if beside:
+        figure.legend(handles=handles, loc="outside right center", ncols=math.ceil(len(handles) / 20))
+    else:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=9)
     _save_figure(figure, path)
 
 
@@ -542,12 +552,61 @@ def draw_points(
         colours = to_rgba_array(PALETTE)[groups[selected] % 10]
         options: dict[str, Any] = {"alpha": 0.7, "linewidths": 0, "rasterized": rasterized}
         axes.scatter(*plane[selected].T, s=size, c=colours, marker=marker, **options)
-    for index, label in enumerate(labels):
-        median = np.median(plane[groups == index], axis=0)
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.9, "edgecolor": PALETTE[index % 10]}
-        text = {"fontsize": 10, "weight": "bold", "color": INK}
-        axes.annotate(label_text(label), median, ha="center", va="center", bbox=box, **text)
+    _label_groups(axes, plane, groups, [label_text(label) for label in labels])
     axes.grid(alpha=0.2)
+
+
+def _label_groups(axes: Any, plane: FloatArray, groups: IntArray, labels: Sequence[str]) -> None:
+    """Write the label of each group near the median of its points, so that no label hides another."""
+    if not labels:
+        return
+    medians = np.stack([np.median(plane[groups == index], axis=0) for index in range(len(labels))])
+    to_axes = axes.transData + axes.transAxes.inverted()
+    inches = np.array([axes.figure.get_figwidth(), axes.figure.get_figheight()]) * axes.get_position().size
+    sizes = np.array([[11.0 * 0.62 * len(label) + 9.0, 19.0] for label in labels]) / (72.0 * inches)
+    low, high = sizes / 2, np.maximum(1.0 - sizes / 2, sizes / 2)
+    places = np.clip(spread_boxes(to_axes.transform(medians), sizes), low, high)
+    for index, (label, median, place) in enumerate(zip(labels, medians, places, strict=True)):
+        colour = PALETTE[index % 10]
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.9, "edgecolor": colour}
+        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 1.2, "shrinkA": 0.0, "shrinkB": 0.0}
+        text = {"fontsize": 10, "weight": "bold", "color": INK, "ha": "center", "va": "center", "bbox": box}
+        axes.annotate(label, median, place, xycoords="data", textcoords="axes fraction", arrowprops=arrow, **text)
+
+
+def spread_boxes(centres: ArrayLike, sizes: ArrayLike) -> FloatArray:
+    """Return centres of boxes that are moved apart until no two of them overlap, at most 1,000 times.
+
+    Parameters
+    ----------
+    centres : array_like of float, shape (K, 2)
+    sizes : array_like of float, shape (K, 2)
+        Widths and heights.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, 2)
+    """
+    places, extent = np.array(centres, np.float64), np.asarray(sizes, np.float64)
+    first, second = np.triu_indices(len(places), 1)
+    needed = (extent[first] + extent[second]) / 2
+    for _ in range(1000):
+        apart = places[second] - places[first]
+        lacking = needed - np.abs(apart)
+        overlaps = (lacking > 1e-9).all(axis=1)
+        if not overlaps.any():
+            break
+        for pair in np.flatnonzero(overlaps):  # along the axis on which less is lacking; equal centres upwards
+            one, two = first[pair], second[pair]
+            difference = places[two] - places[one]
+            short = needed[pair] - np.abs(difference)
+            if (short <= 0).any():
+                continue
+            axis = int(short[1] <= short[0])
+            step = (0.55 * short[axis] + 1e-6) * (1.0 if difference[axis] >= 0 else -1.0)
+            places[one, axis] -= step
+            places[two, axis] += step
+    return places
 
 
 def project(points: FloatArray) -> tuple[FloatArray, tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Tests of the plots: files, panels, labels, and edge cases."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -324,3 +325,72 @@ def test_a_class_that_is_matched_to_no_label_is_a_group_of_its_own() -> None:
 def test_labels_or_lengths_of_other_rows_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="expected as many categories, and lengths that add up"):
         report.state_strips([0, 1], **{"categories": None, "lengths": None, **wrong})
+
+
+# --- legibility -----------------------------------------------------------------------------------------------
+
+VISION = {  # Machado, Oliveira and Fernandes (2009), severity 1
+    "common": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def lab(colour: str, vision: Any) -> Any:
+    """Return CIE L*a*b* (D65) of a colour as it is seen."""
+    value = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.clip(
+        np.asarray(vision) @ np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4), 0, 1
+    )
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ linear / [0.9505, 1.0, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_no_two_colours_of_groups_are_alike_and_none_is_grey(vision: str) -> None:
+    seen = [lab(colour, VISION[vision]) for colour in report.PALETTE]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 18
+    if vision == "common":
+        assert min(np.hypot(*colour[1:]) for colour in seen) > 20
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 30])
+def test_boxes_are_moved_apart_until_none_hides_another(count: int) -> None:
+    centres = 0.5 + 0.02 * np.random.default_rng(count).normal(size=(count, 2))
+    centres[: count // 2] = centres[0]
+    sizes = np.tile([0.06, 0.04], (count, 1))
+    places = report.spread_boxes(centres, sizes)
+    for one, two in itertools.combinations(places, 2):
+        assert (np.abs(one - two) >= [0.06, 0.04] - np.array(1e-6)).any()
+    np.testing.assert_array_equal(report.spread_boxes(places, sizes), places)
+
+
+def test_boxes_that_do_not_overlap_stay_where_they_are() -> None:
+    centres = np.array([[0.1, 0.1], [0.5, 0.1], [0.5, 0.2]])
+    np.testing.assert_array_equal(report.spread_boxes(centres, np.full((3, 2), 0.09)), centres)
+
+
+def test_labels_of_groups_in_one_place_do_not_hide_each_other(drawn: Any) -> None:
+    points = np.random.default_rng(0).normal(size=(300, 2))
+    for axes in drawn(report.draw_latents, points, points, np.arange(300) % 10):
+        boxes = [text.get_bbox_patch().get_window_extent() for text in axes.texts]
+        assert len(boxes) == 10
+        assert not any(one.padded(-1).overlaps(two.padded(-1)) for one, two in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize("sequences", [1, 3, 12])
+@pytest.mark.parametrize("groups", [2, 10, 40])
+def test_the_legend_of_classes_over_time_is_within_the_picture(drawn: Any, sequences: int, groups: int) -> None:
+    labels = np.arange(sequences * 50) % groups
+    (axes,) = drawn(report.draw_states, labels, labels, np.full(sequences, 50))
+    figure = axes.figure
+    (legend,) = figure.legends
+    inside, whole = legend.get_window_extent(), figure.bbox
+    assert inside.x0 >= whole.x0 - 1
+    assert inside.x1 <= whole.x1 + 1
+    assert inside.y0 >= whole.y0 - 1
+    assert inside.y1 <= whole.y1 + 1
+    assert not inside.overlaps(axes.get_window_extent())
