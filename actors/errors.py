@@ -94,6 +94,22 @@ class WorkerConnectionError(SerketError, RuntimeError):
 # --- texts --------------------------------------------------------------------------------------------------------
 
 
+def raised_in(module: str, error: BaseException) -> None:
+    """Note in an exception of a module's own code which module raised it; its type and text stay as they are."""
+    note = f"module {module!r} raised an error"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return the text of an exception, with the module that raised it (:func:`raised_in`) and its type."""
+    text = str(error)
+    note = next((each for each in getattr(error, "__notes__", ()) if each.endswith(" raised an error")), "")
+    if not note or isinstance(error, SerketError):
+        return text
+    return f"{note}: {type(error).__name__}{f': {text}' if text else ''}"
+
+
 def shorten_text(text: str, limit: int) -> str:
     """Return `text` as valid Unicode; one of more than `limit` characters (at least 100) is cut in its middle."""
     if len(text) > limit:

@@ -12,7 +12,7 @@ from actors.backends.shard_host import ShardHost, call_group, copied, cut_to_sam
 from actors.coordination.backend import ChainCall, MessageRef, ModuleCall, ModuleResult, Ref, ResultRef, Task
 from actors.coordination.chains import run_chain
 from actors.coordination.events import ModulePlaced
-from actors.errors import ModuleFailedError
+from actors.errors import ModuleFailedError, SerketError, raised_in
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block
 from actors.messaging.codec import pack_header
@@ -157,6 +157,8 @@ def _run(work: Callable[[], T], module: str = "") -> FinishedTask[T]:
         text = f"{who} ran out of memory: {reason}; use fewer rows or give it more memory"
         return FinishedTask(error=ModuleFailedError(text))
     except Exception as error:
+        if module and not isinstance(error, SerketError):
+            raised_in(module, error)
         return FinishedTask(error=error)
     except SystemExit as error:  # of a module's code: it would end this process without a word
         return FinishedTask(error=ModuleFailedError(f"{who} ended its process: it called sys.exit({error.code!r})"))

@@ -25,6 +25,7 @@ from actors.coordination.coordinator import Coordinator, Halt
 from actors.coordination.events import Committed, CoordinatorRestarted, Emit, Event, ModulePlaced, TimedEvent, ignore
 from actors.coordination.placement import Placement
 from actors.coordination.recovery import RecoveryPolicy
+from actors.errors import describe_failure
 from actors.graph.graph import Graph
 from actors.limits import MAX_COMMIT_EVENT_BYTES, MAX_KEPT_EVENTS, MAX_UNREAD_EVENTS
 from actors.messaging.message import SCHEMA
@@ -370,7 +371,7 @@ class Session:
             self._failure, ended = (None, "closed") if self._closing else (error, "failed")
             if self._checkpoints is not None and self._failure is not None:
                 with suppress(OSError):  # the failure may be that nothing can be written
-                    self._checkpoints.status_files.write_failure(str(error))
+                    self._checkpoints.status_files.write_failure(describe_failure(error))
         with self._changed:
             self._ended = ended
             self._changed.notify_all()

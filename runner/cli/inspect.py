@@ -36,9 +36,9 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
     -------
     dict
         ``run``, ``commits``, ``rounds``; ``result`` if it is done; ``actors`` (node, pid, device and activity of each)
-        while it is running; ``unknown``, why there is no cluster to query; ``failure`` if it failed; ``next``,
-        the command that continues it; ``script``, what to do with the run of a script; ``storage`` alone, why nothing
-        is read at a URL.
+        while it is running; ``unknown``, why there is no cluster to query; ``failure`` if it failed, and ``learnt``,
+        which is false, if it has learnt nothing before; ``next``, the command that continues it;
+        ``script``, what to do with the run of a script; ``storage`` alone, why nothing is read at a URL.
     """
     outline = read_outline(path)
     directory = outline.directory
@@ -67,6 +67,8 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
     else:
         failure = directory.checkpoints.status_files.read_failure()
         status.update({"failure": failure} if failure else {}, next=f"serket resume {directory.cli_name}")
+        if failure and (latest is None or latest.round == 0):
+            status["learnt"] = False
     return status
 
 
@@ -144,8 +146,13 @@ def _inactive_run_lines(status: dict[str, Any], hint: str) -> list[str]:
         return [status["unknown"]]
     if "script" in status:
         return [status["script"]]
-    failed = [f"failed: {printable(status['failure']).rstrip()}"] if "failure" in status else []
-    return [*failed, f"{hint}it is not running; continue with: {status['next']}"]
+    if "failure" not in status:
+        return [f"{hint}it is not running; continue with: {status['next']}"]
+    goes_on = f"{hint}it is not running; correct the cause, or it fails again; then continue with: {status['next']}"
+    if not status.get("learnt", True):
+        free = "it has learnt nothing yet: a corrected model file can take its name with serket run MODEL --overwrite"
+        return [f"failed: {printable(status['failure']).rstrip()}", goes_on, free]
+    return [f"failed: {printable(status['failure']).rstrip()}", goes_on]
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:

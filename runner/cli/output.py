@@ -59,7 +59,14 @@ def user_errors() -> Iterator[None]:
 
 def _fail_unexpectedly(error: Exception) -> None:
     """Report an error that no bad input should cause; the traceback of an internal error is written to a file."""
-    from actors.errors import BackendError, CheckpointError, MessageError, ModuleFailedError, StorageError
+    from actors.errors import (
+        BackendError,
+        CheckpointError,
+        MessageError,
+        ModuleFailedError,
+        StorageError,
+        describe_failure,
+    )
     from runner.cluster.errors import ClusterError
     from runner.commands.interrupts import StoppedError
 
@@ -69,11 +76,15 @@ def _fail_unexpectedly(error: Exception) -> None:
         _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
     if isinstance(error, ModuleFailedError | CheckpointError | MessageError | StoppedError | OSError):
         _fail(error, 1)
-    first_line = str(printable(error)).strip().partition("\n")[0]
-    reason = f"{type(error).__name__}: {printable_line(first_line)}" if first_line else type(error).__name__
+    described = describe_failure(error)
+    of_module = described != str(error)
+    first_line = str(printable(described if of_module else error)).strip().partition("\n")[0]
+    name = type(error).__name__
+    reason = f"internal error: {name}: {printable_line(first_line)}" if first_line else f"internal error: {name}"
+    reason = printable_line(first_line) if of_module else reason
     file = write_traceback(error)
     where = f"; the traceback is in {file}" if file else "; its traceback could not be written to any file"
-    _fail(f"internal error: {reason}{where}", 1)
+    _fail(f"{reason}{where}", 1)
 
 
 def write_traceback(error: Exception) -> Path | None:

@@ -11,6 +11,7 @@ the module's state, loads it into the new process and repeats the call.
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 import uuid
@@ -83,7 +84,14 @@ from actors.errors import (
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block
 from actors.graph.spec import ModuleSpec
-from actors.limits import JOIN_SECONDS, KILL_SECONDS, MAX_ERROR_CHARACTERS, MODULE_REPLY_SECONDS, STATUS_SECONDS
+from actors.limits import (
+    JOIN_SECONDS,
+    KILL_SECONDS,
+    MAX_ERROR_CHARACTERS,
+    MAX_PRINTED_LINE,
+    MODULE_REPLY_SECONDS,
+    STATUS_SECONDS,
+)
 from actors.messaging.message import SCHEMA
 from actors.sharing.chunks import ShardedArrays, flatten
 from actors.storage.manifest import FileRecord
@@ -92,6 +100,7 @@ from actors.storage.parts import assemble
 
 _TRACEBACK_TIMEOUT = 20.0
 _POLL_SECONDS = 0.1
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in the first line of a traceback from Ray
 _SAVED = "everything up to the last commit is saved"
 
 T = TypeVar("T")
@@ -787,8 +796,9 @@ class RayBackend:
             )
         if isinstance(cause, ModuleError | MessageError):  # complete without the traceback
             return ModuleFailedError(_name_once(who, str(cause)))
-        trace = shorten_text(str(error), MAX_ERROR_CHARACTERS)
-        return ModuleFailedError(f"{who} raised an error\n{trace}")
+        trace = shorten_text(_COLOURS.sub("", str(error)), MAX_ERROR_CHARACTERS)
+        raised = shorten_text(f"{type(cause).__name__}: {_first_line(cause)}", MAX_PRINTED_LINE).rstrip(": ")
+        return ModuleFailedError(f"{who} raised an error: {raised}\n{trace}")
 
     def _worker_of(self, module: str, error: Exception) -> str:
         """Return the worker of a module whose actor an error names; the module itself if it names none."""
