@@ -402,10 +402,12 @@ class Model:
         """
         from runner.commands.generate import generate_from
         from runner.commands.predict import check_steps
+        from runner.runs.levels import generated_classes
 
         outputs = generate_from(self._trained(seed), check_steps(n, "n"))
-        classes = next(own["class"] for own in outputs.values() if "class" in own)
         graph = self._opened().directory.graph
+        classes = generated_classes(graph, outputs)
+        assert classes is not None
         rows: dict[str, Array | None] = dict.fromkeys(graph.sources)
         for each in graph.connections:
             if each.lower in rows and (drawn := _find(outputs.get(each.upper, {}), "x_hat", "x")) is not None:

@@ -461,6 +461,15 @@ class MarkovModel(Handle):
         return self._model.predict(data, lengths, steps)
 
 
+class SwitchingMarkov(Handle):
+    """A Markov model with transitions for each regime: ``SwitchingMarkov(R)``; parameters as in ``serket modules``.
+
+    A :class:`MarkovModel` above it learns the order of the regimes, such as words of syllables.
+    """
+
+    type, short, spellings = "switching_markov", "switching_mm", Spellings(positional=("regimes",))
+
+
 class MLDA(Handle):
     """Multimodal latent Dirichlet allocation: ``MLDA(topics, weights=…)``; parameters as in ``serket modules``.
 

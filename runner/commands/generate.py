@@ -10,6 +10,7 @@ from actors.types import Array
 from runner.commands.trained_run import TrainedRun, load_trained_run, outputs_of, scalings_above
 from runner.report.plots import draw_images
 from runner.runs.directory import OpenedRun
+from runner.runs.levels import generated_classes
 
 
 def generate(
@@ -41,9 +42,10 @@ def generate(
     RunDirectoryError
         If the run has no commit yet.
     """
-    outputs = generate_from(load_trained_run(run, seed), rows)
+    trained = load_trained_run(run, seed)
+    outputs = generate_from(trained, rows)
     decoded = next((own["x_hat"] for own in outputs.values() if "x_hat" in own), None)
-    classes = next((own["class"] for own in outputs.values() if "class" in own), None)
+    classes = generated_classes(trained.coordinator.graph, outputs)
     drawn = next((own["x"] for own in outputs.values() if "x" in own), None)
     values = decoded if decoded is not None else drawn
     if out is None:

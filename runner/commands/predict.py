@@ -29,6 +29,7 @@ from runner.report.console import SafeConsole
 from runner.report.plots import draw_images
 from runner.report.printable import brief
 from runner.runs.directory import OpenedRun
+from runner.runs.levels import modules_of_regimes
 
 MIN_SHOWN_PROBABILITY = 0.05
 """Minimal probability of a class that is shown besides the most probable one."""
@@ -139,7 +140,8 @@ def predict_rows(trained: TrainedRun, data: Data, steps: int) -> Prediction:
     }
     answers = coordinator.recognize(states, sources, ordered=True)
     outputs = {name: outputs_of(each) for name, each in answers.items()}
-    smoothed = _find_output(outputs, "smoothed")
+    above = modules_of_regimes(coordinator.graph)  # of which no row has a class of its own
+    smoothed = _find_output({name: own for name, own in outputs.items() if name not in above}, "smoothed")
     if smoothed is None:
         raise GraphError(
             f"{directory.path}: no module of this run learns the order of the classes; predict needs a markov module"

@@ -23,6 +23,7 @@ _SHAPES = {
     "words": (3000, 55),
     "clumps": (18200, 16),
     "cycle": (100, 2),
+    "syllables": (2000, 2),
     **SHAPES,
 }
 """Rows that are used by default, those of digits in cyclic order, and columns, of each built-in data set."""

@@ -193,7 +193,7 @@ def default_schedule(graph: Graph) -> dict[str, Any]:
 
     Modules with latent vectors learn first. All others exchange messages until one exchange changes the score by
     little; where a Markov model is above a mixture, from several starts, of which the best one is kept. A mixture then
-    answers the last message.
+    answers the last message, and before it a Markov model with regimes.
     """
     kinds = {name: spec.type for name, spec in graph.modules.items() if name not in graph.sources}
     first = [name for name, kind in kinds.items() if kind in _LATENT]
@@ -207,7 +207,8 @@ def default_schedule(graph: Graph) -> dict[str, Any]:
         block |= {"repeat": 10, "tolerance": 5.0}
     if "markov" in kinds.values() and any(kinds[name] in _MIXTURES for name in rest):
         block["chains"] = 3 if by_network else 4
-    last = [{"module": name, "set": {"iterations": 0}} for name in rest if kinds[name] in ("gmm", "ar_gmm")]
+    last = [{"module": name, "set": {"inner_iterations": 0}} for name in rest if kinds[name] == "switching_markov"]
+    last += [{"module": name, "set": {"iterations": 0}} for name in rest if kinds[name] in ("gmm", "ar_gmm")]
     return {"rounds": 3 if by_network else 2, "steps": [*steps, block, *last]}
 
 

@@ -39,8 +39,9 @@ from runner.config.error_messages import (
     format_value,
     get_fields,
 )
+from runner.data.datasets import IN_SEQUENCES
 from runner.data.images import ImageOptions
-from runner.data.packaged import IN_SEQUENCES, LOCATED, WITH_SUBJECTS
+from runner.data.packaged import LOCATED, WITH_SUBJECTS
 from runner.data.ros import BagOptions, topic_problem
 from runner.data.shards import IMAGES, PARQUET, ShardOptions
 from runner.data.tables import TableOptions, is_table
@@ -162,6 +163,7 @@ class DataConfig(Section):
         "words",
         "clumps",
         "cycle",
+        "syllables",
         "spoken_digits",
         "spoken_digits_frames",
         "mocap6",

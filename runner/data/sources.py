@@ -21,10 +21,10 @@ from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, IntArray, State
 from runner.config.sections import DataConfig
 from runner.data import datasets
-from runner.data.datasets import Dataset
+from runner.data.datasets import IN_SEQUENCES, Dataset
 from runner.data.errors import DataError
 from runner.data.intake import columns_without_values, describe_empty
-from runner.data.packaged import IN_SEQUENCES, LOCATED, PACKAGED
+from runner.data.packaged import LOCATED, PACKAGED
 from runner.data.rows import known_rows
 from runner.data.scaling import scale_new_rows, scale_rows, scaling_in
 from runner.data.shards import Converter, digest_of, find_shards, kind_of

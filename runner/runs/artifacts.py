@@ -20,6 +20,7 @@ from runner.report.category_names import category_name
 from runner.report.clustering_metrics import confusion, match
 from runner.report.printable import format_bytes
 from runner.runs.directory import RunDirectory
+from runner.runs.levels import modules_of_regimes
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Album:
         return self.directory.path / f"{name}.png"
 
 
+MAX_REGIMES_DRAWN = 8
 PICTURE_FORMATS = ("png", *plots.VECTOR_FORMATS)
 
 
@@ -120,7 +122,7 @@ def draw_plots(directory: RunDirectory, folder: Path | None = None, suffix: str 
             plots.draw_transitions, transitions, order=order, names=matched_names(last.classes, last.categories)
         )
         drawn.append(album.draw("transitions", lambda file: draw(path=file)))
-        drawn += _draw_states(album, last)
+        drawn += [*_draw_states(album, last), *_draw_regimes(album, last)]
     before, after = first.points("z"), last.points("z")
     if before is not None and after is not None:
         z, rows, total = after
@@ -173,7 +175,7 @@ def sequence_lengths(directory: RunDirectory, rows: int) -> Array | None:
     return None
 
 
-def _draw_states(album: Album, commit: CommitOutputs) -> list[Path]:
+def _draw_states(album: Album, commit: CommitOutputs, name: str = "states") -> list[Path]:
     """Draw the classes of rows in order over time; not those of more rows than are read for a picture."""
     if commit.classes is None:
         return []
@@ -182,7 +184,26 @@ def _draw_states(album: Album, commit: CommitOutputs) -> list[Path]:
     except ValueError:
         return []
     draw = partial(plots.draw_states, commit.classes, commit.categories, lengths)
-    return [album.draw("states", draw)]
+    return [album.draw(name, draw)]
+
+
+def _draw_regimes(album: Album, commit: CommitOutputs) -> list[Path]:
+    """Draw the transitions in each regime, and transitions and path of the module above, whose classes they are."""
+    drawn, above = list[Path](), modules_of_regimes(album.directory.graph)
+    names = matched_names(commit.classes, commit.categories)
+    for module, own in commit.outputs.items():
+        if "regime_trans_prob" in own:
+            order = class_order(own["trans_prob"], commit)
+            for r, values in enumerate(own["regime_trans_prob"][:MAX_REGIMES_DRAWN]):
+                draw = partial(plots.draw_transitions, values, order=order, names=names)
+                drawn.append(album.draw(f"transitions_{module}_{r}", lambda file, draw=draw: draw(path=file)))
+        if module in above and "trans_prob" in own:
+            draw = partial(plots.draw_transitions, own["trans_prob"])
+            drawn.append(album.draw(f"transitions_{module}", draw))
+        if module in above and "viterbi" in own:
+            path = CommitOutputs(commit.outputs, own["viterbi"], album.directory.categories_of(module))
+            drawn += _draw_states(album, path, f"states_{module}")
+    return drawn
 
 
 def class_order(transitions: Array, commit: CommitOutputs) -> list[int]:

@@ -42,6 +42,7 @@ from runner.report.printable import printable_line
 from runner.report.reliability import reliability
 from runner.runs.environment import current_environment, describe_changes
 from runner.runs.event_log import EventLog, LogPosition, parse_checked_event
+from runner.runs.levels import modules_of_regimes
 from runner.runs.outputs import TEXT_COLUMNS, TEXT_ROWS, read_array, write_arrays
 from runner.runs.records import MetricsFile, RoundScores
 from runner.runs.run_files import RunDirectoryError, RunFiles
@@ -463,9 +464,10 @@ class RunDirectory:
     def categories_of(self, module: str, rows: int | None = None) -> Array | None:
         """Return the labels with which the classes of `module` are compared.
 
-        If it has `rows` of its own, the labels that are common to all modules are those of other rows.
+        If it has `rows` of its own, the labels that are common to all modules are those of other rows, and of a module
+        whose classes are regimes of one below they are those of other classes.
         """
-        common = self.categories.get("")
+        common = None if module in modules_of_regimes(self.graph) else self.categories.get("")
         if common is not None and rows is not None and len(common) != rows:
             common = None
         return self.categories.get(module, common)

@@ -34,12 +34,14 @@ from runner.report.reliability import reliability_of
 from runner.runs.artifacts import CommitOutputs, class_order, matched_names, read_commit, sequence_lengths
 from runner.runs.directory import RunDirectory
 from runner.runs.history import RunHistory
+from runner.runs.levels import modules_of_regimes
 from runner.runs.run_files import RunDirectoryError
 
 REPORT = "report.html"
 UNCERTAIN_ROWS = 8
 COMPARED_ROWS = 12
 MAX_TABLE_COLUMNS = 12
+MAX_REGIMES_SHOWN = 8
 MAX_CONFUSIONS = 4
 """Modules whose classes are compared with labels, and whose latent vectors are drawn."""
 _PROBLEMS = (ValueError, OSError, CheckpointError, ModuleError)
@@ -83,6 +85,7 @@ class RunReport:
         names = [name for name in directory.checkpoints.names() if name != "round-000"]
         self.manifest: Manifest | None = directory.checkpoints.manifest(names[-1]) if names else None
         self.commit = read_commit(directory, names[-1]) if names else CommitOutputs({})
+        self._above = modules_of_regimes(self.graph)
 
     def render(self) -> str:
         """Return the report as HTML."""
@@ -211,23 +214,41 @@ class RunReport:
                 yield _panel(
                     f"Classes of {module} over time", partial(self._state_pictures, classes, labels), wide=True
                 )
+        for module in self._above:
+            if (path := self.commit.outputs.get(module, {}).get("viterbi")) is not None:
+                labels = self.directory.categories_of(module, len(path))
+                yield _panel(f"Classes of {module} over time", partial(self._state_pictures, path, labels), wide=True)
 
     def _state_pictures(self, classes: Array, labels: Array | None) -> list[Picture]:
         drawn = figures.states(classes, labels, sequence_lengths(self.directory, len(classes)))
         return [Picture(drawn, "the class of each row, a line for each sequence")]
 
     def _transitions(self) -> Iterator[Panel]:
-        values = self.commit.find("trans_prob")
-        if values is None or values.ndim != 2 or len(values) < 2:
+        found = {module: own["trans_prob"] for module, own in self.commit.outputs.items() if "trans_prob" in own}
+        matrices = {module: each for module, each in found.items() if each.ndim == 2 and len(each) > 1}
+        if not matrices:
             yield Panel("Transition probabilities", missing="Not measured: the model has no Markov model.")
-            return
-        order = class_order(values, self.commit)
-        matched = matched_names(self.commit.classes, self.commit.categories)
-        yield _panel(
-            "Transition probabilities", lambda: [Picture(figures.transitions(values, order, matched), "transitions")]
-        )
+        for module, values in matrices.items():
+            yield from self._matrix_panels(values, f" of {module}" if len(matrices) > 1 else "", self._level_of(module))
+            regimes = self.commit.outputs[module].get("regime_trans_prob", ())
+            order = class_order(values, self.commit)
+            matched = matched_names(self.commit.classes, self.commit.categories)
+            for r, each in enumerate(regimes[:MAX_REGIMES_SHOWN]):
+                yield _panel(
+                    f"Transition probabilities of {module} in regime {r}",
+                    partial(_transition_pictures, each, order, matched),
+                )
+
+    def _level_of(self, module: str) -> CommitOutputs:
+        """Return the outputs with the classes whose order a module learns: none, if these are regimes."""
+        return CommitOutputs(self.commit.outputs) if module in self._above else self.commit
+
+    def _matrix_panels(self, values: FloatArray, whose: str, level: CommitOutputs) -> Iterator[Panel]:
+        """Show a matrix and its cycles."""
+        order, matched = class_order(values, level), matched_names(level.classes, level.categories)
+        yield _panel(f"Transition probabilities{whose}", partial(_transition_pictures, values, order, matched))
         cycles = figures.most_probable_cycles(values)
-        names = self._class_names()
+        names = _shown_names(matched)
         rows = []
         for cycle in cycles[:20]:
             steps = [float(values[k, cycle[(place + 1) % len(cycle)]]) for place, k in enumerate(cycle)]
@@ -237,7 +258,7 @@ class RunReport:
         table = Table(("cycle along the most probable next class", "classes", "mean probability of a step"), rows)
         if len(values) <= 40:
             yield _panel(
-                "Graph of the transitions and its cycles",
+                f"Graph of the transitions{whose} and its cycles",
                 lambda: [
                     Picture(
                         figures.transition_graph(values, order, names),
@@ -249,14 +270,18 @@ class RunReport:
                 tables=[table],
             )
         else:
-            yield Panel("Cycles", tables=[table], missing=f"{len(values)} classes are too many for a drawn graph.")
+            too_many = f"{len(values)} classes are too many for a drawn graph."
+            yield Panel(f"Cycles{whose}", tables=[table], missing=too_many)
 
     def _durations(self) -> Iterator[Panel]:
         """Show how long segments are, for a Markov model with explicit durations."""
-        means, intervals = self.commit.find("mean_duration"), self.commit.find("duration_interval")
-        if means is None or intervals is None:
+        found = (own for own in self.commit.outputs.items() if {"mean_duration", "duration_interval"} <= own[1].keys())
+        module, own = next(found, ("", {}))
+        if not module:
             return
-        names, shown = self._class_names(), range(min(len(means), 100))
+        means, intervals = own["mean_duration"], own["duration_interval"]
+        level, shown = self._level_of(module), range(min(len(means), 100))
+        names = _shown_names(matched_names(level.classes, level.categories))
         rows = [
             (names.get(k, str(k)), f"{means[k]:.1f}", f"{intervals[k, 0]:.1f} to {intervals[k, 1]:.1f}") for k in shown
         ]
@@ -279,7 +304,7 @@ class RunReport:
             labels = self.directory.categories_of(module, len(classes))
         if classes is None or labels is None:
             return {}
-        return {k: f"{k} = {name}" for k, name in matched_names(classes, labels).items()}
+        return _shown_names(matched_names(classes, labels))
 
     # --- latent space ---------------------------------------------------------------------------------------------
 
@@ -510,6 +535,15 @@ class RunReport:
             tables=[Table(("what", "value"), rows, numbers=False)],
             missing="" if environment else "Not recorded: there is no environment.json.",
         )
+
+
+def _shown_names(matched: Mapping[int, str]) -> dict[int, str]:
+    """Return what stands for each class that is matched to a label."""
+    return {k: f"{k} = {name}" for k, name in matched.items()}
+
+
+def _transition_pictures(values: FloatArray, order: Sequence[int], matched: Mapping[int, str]) -> list[Picture]:
+    return [Picture(figures.transitions(values, order, matched), "transitions")]
 
 
 def _check_size(record: ModuleRecord, label: str) -> None:

@@ -1,8 +1,7 @@
 """Words of syllables: GMM + switching_markov + markov beside models of one level: ``python -m tests.benchmarks.words``.
 
-Made data: three words, each an order of six syllables of its own, of which one step in ten is random; a word lasts 4
-rows and a Poisson number, 15 on average. Rows are points around a hexagon. Models run in this process, with the same
-results as on Ray.
+Made data (:mod:`runner.data.syllables`): three words, each an order of six syllables of its own. Models run in this
+process, with the same results as on Ray.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,39 +17,11 @@ from actors.coordination.coordinator import Coordinator
 from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec
+from runner.data.syllables import SYLLABLES, WORDS, speak
 from runner.report.clustering_metrics import accuracy
 from tests.benchmarks.durations import hmmlearn_best_of
 
-ORDERS = ((0, 1, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0), (0, 2, 4, 1, 3, 5))
-SYLLABLES, WORDS = 6, len(ORDERS)
-LASTING, RANDOM = 15, 0.1
 GMM = {"classes": SYLLABLES, "iterations": 2, "prior_scale": "data", "start": "kmeans"}
-
-
-class Spoken(NamedTuple):
-    """Rows (N, 2), and the syllable and the word of each."""
-
-    rows: np.ndarray
-    syllables: np.ndarray
-    words: np.ndarray
-
-
-def speak(rows: int, apart: float, seed: int) -> Spoken:
-    """Return words after each other; neighbouring syllables are `apart` standard deviations from each other."""
-    rng = np.random.default_rng(seed)
-    follows = np.full((WORDS, SYLLABLES, SYLLABLES), RANDOM / SYLLABLES)
-    for word, order in enumerate(ORDERS):
-        follows[word, order, np.roll(order, -1)] += 1.0 - RANDOM
-    words: list[int] = []
-    while len(words) < rows:
-        others = [word for word in range(WORDS) if not words or word != words[-1]]
-        words += [int(rng.choice(others))] * (4 + rng.poisson(LASTING - 4))
-    syllables = [int(rng.integers(SYLLABLES))]
-    for word in words[1:rows]:
-        syllables.append(int(rng.choice(SYLLABLES, p=follows[word, syllables[-1]])))
-    angle = 2.0 * np.pi * np.array(syllables) / SYLLABLES
-    X = apart * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.normal(size=(rows, 2))
-    return Spoken(X, np.array(syllables), np.array(words[:rows]))
 
 
 def model(two_levels: bool, chains: int = 2) -> Graph:

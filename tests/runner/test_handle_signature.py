@@ -14,7 +14,18 @@ import runner as srk
 from actors.graph.registry import find
 from runner.handle_signature import OPTIONS
 
-HANDLES = [srk.VAE, srk.PCA, srk.GMM, srk.ARGMM, srk.DPGMM, srk.MarkovModel, srk.MLDA, srk.Product, srk.Network]
+HANDLES = [
+    srk.VAE,
+    srk.PCA,
+    srk.GMM,
+    srk.ARGMM,
+    srk.DPGMM,
+    srk.MarkovModel,
+    srk.SwitchingMarkov,
+    srk.MLDA,
+    srk.Product,
+    srk.Network,
+]
 TOOLKIT = [srk.torch_vae.TorchVAE, srk.torch_nn.TorchNN]
 
 

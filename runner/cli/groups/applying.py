@@ -105,11 +105,12 @@ def generate(
     with user_errors():
         from runner.commands.generate import generate as generate_rows
         from runner.runs.directory import find_run, open_run
+        from runner.runs.levels import generated_classes
 
         opened = open_run(find_run(run, runs))
         check_picture(out)
         outputs, written = generate_rows(opened, length, out, seed)
-        classes = next((arrays["class"] for arrays in outputs.values() if "class" in arrays), None)
+        classes = generated_classes(opened.directory.graph, outputs)
         if classes is not None:
             say("classes " + " ".join(map(str, classes)))
         say(written)

@@ -12,8 +12,9 @@ from actors.kernels.markov.switching import switching_forward_backward
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
+from runner.data.syllables import SYLLABLES, WORDS, speak
 from runner.report.clustering_metrics import accuracy
-from tests.benchmarks.words import SYLLABLES, WORDS, learn, model, speak
+from tests.benchmarks.words import learn, model
 
 RECEIVERS = {"regime_posteriors": ("words", "topics"), "transition_prior": ("gmm",)}
 RNG = np.random.default_rng(0)

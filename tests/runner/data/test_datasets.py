@@ -208,7 +208,7 @@ def test_lengths_are_refused_in_orders_that_mix_sequences(files: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"source": "imagenet"}, "use one of mnist, digits, words, clumps, cycle, spoken_digits, "),
+        ({"source": "imagenet"}, "use one of mnist, digits, words, clumps, cycle, syllables, spoken_digits, "),
         ({"source": "mnist", "order": "random"}, "use one of cyclic, given, shuffled"),
         ({"source": "mnist", "count": 0}, r"data\.count is 0"),
         ({"source": "mnist", "count": 2.5}, r"data\.count is 2\.5"),

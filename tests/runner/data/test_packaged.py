@@ -16,14 +16,14 @@ from runner.config.sections import DataConfig
 from runner.data import packaged
 from runner.data.datasets import SOURCES, load
 from runner.data.errors import DataError
-from runner.data.packaged import IN_SEQUENCES, PACKAGED, SHAPES
+from runner.data.packaged import PACKAGED, PACKAGED_SEQUENCES, SHAPES
 from runner.data.sources import load_new_rows
 
 
 def test_model_files_take_the_same_names_as_scripts():
     assert get_args(DataConfig.model_fields["source"].annotation) == SOURCES
     assert set(SHAPES) == set(PACKAGED)
-    assert set(IN_SEQUENCES) < set(PACKAGED)
+    assert set(PACKAGED_SEQUENCES) < set(PACKAGED)
 
 
 # --- made data of the packages' form --------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ REAL = [name for name in PACKAGED if name not in packaged.LOCATED]
 def test_the_packages_hold_what_is_said_of_them(name):
     data = load(name)
     assert data.observations.shape == SHAPES[name]
-    assert (data.lengths is not None) == (name in IN_SEQUENCES)
+    assert (data.lengths is not None) == (name in PACKAGED_SEQUENCES)
     assert data.lengths is None or data.lengths.sum() == len(data.observations)
     count = {"spoken": 10, "watch": 7, "japanese": 9, "basic": 4}[name.partition("_")[0]]
     assert len(np.unique(data.categories)) == count
