@@ -1,10 +1,12 @@
-"""Real recordings beside other libraries: ``python -m tests.benchmarks.recordings {speech,motion,gestures}``.
+"""Real data beside other libraries: ``python -m tests.benchmarks.recordings {speech,motion,gestures,clothes}``.
 
 ``speech``: ``configs/speech.yaml`` on 2,400 spoken digits in cyclic order and 600 others out of order, beside hmmlearn,
 scikit-learn's GaussianMixture and supervised quadratic discriminants (QDA). ``motion``: ``configs/motion.yaml`` on
 mocap6; ``gestures``: ``configs/gestures.yaml`` on a watch's recordings; both beside hmmlearn and GaussianMixture, with
-the lengths of the segments of the most probable path. Models run in this process, with the same results as on Ray; no
-label reaches them. The data are those of docs/model_files.md, "Data of other packages".
+the lengths of the segments of the most probable path. ``clothes``: ``configs/mnist_conv.yaml`` on 10,000 pictures of
+Fashion-MNIST in cyclic order, without an order, and 2,000 others, beside QDA on the same latent vectors. Models run in
+this process, with the same results as on Ray; no label reaches them. The data are those of docs/model_files.md, "Data
+of other packages".
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from tests.benchmarks.durations import load as machine_load
 CONFIGS = Path(__file__).parents[2] / "configs"
 TRAINED = 2400
 """Spoken digits that are learnt from; the 600 others are recognized out of order."""
+PICTURES, OTHERS = 10_000, 2_000
+"""Pictures of clothes that are learnt from, and others that are recognized."""
 
 
 def train(name: str, data: Dataset, seed: int) -> Coordinator:
@@ -45,13 +49,17 @@ def train(name: str, data: Dataset, seed: int) -> Coordinator:
     return coordinator
 
 
-def recognized(trained: Coordinator, data: Dataset) -> np.ndarray:
-    """Return the classes (N,) of the mixture for new rows that have no order."""
+def answers(trained: Coordinator, data: Dataset, *, ordered: bool = False) -> Any:
+    """Return the outputs of the modules for new rows, by module."""
     graph = trained.graph
     states = {name: trained.state(name) for name in graph.modules if name not in graph.sources}
     fresh = Coordinator(graph, InProcessBackend(), seed=0)
-    outputs: Any = fresh.recognize(states, source_states(graph, {"data": data}), ordered=False)
-    return np.asarray(outputs["gmm"]["class"])
+    return fresh.recognize(states, source_states(graph, {"data": data}), ordered=ordered)
+
+
+def recognized(trained: Coordinator, data: Dataset) -> np.ndarray:
+    """Return the classes (N,) of the mixture for new rows that have no order."""
+    return np.asarray(answers(trained, data)["gmm"]["class"])
 
 
 def best_hidden_markov(data: Dataset, classes: int, starts: int, seed: int) -> Any:
@@ -87,6 +95,34 @@ def print_speech(seeds: int) -> None:
     for name, fits in (("hmmlearn, best of 3", hmms), ("GaussianMixture, best of 3", mixtures)):
         found = [accuracy(fit.predict(data.observations), data.categories) for fit in fits]
         print(f"| {name} | {np.mean(found):.4f}, {np.min(found):.4f} | |", flush=True)
+
+
+def print_clothes(folder: str | None, seeds: int) -> None:
+    """Print accuracies of pictures that were learnt from and of others, and those of QDA on their latent vectors."""
+
+    def pictures(**options: Any) -> Dataset:
+        return load("fashion_mnist", observations=folder, **options)
+
+    skipped = PICTURES // 10  # of each class
+    others = {order: pictures(order=order, offset=skipped, count=OTHERS) for order in ("cyclic", "shuffled")}
+    names = ("learnt", "others in order", "others out of order", "QDA: learnt", "QDA: others")
+    print(f"\n{PICTURES:,} pictures, {OTHERS:,} others, {seeds} seeds, {machine_load()}\n")
+    print(f"| learnt from | {' | '.join(names)} | s |\n|{' --- |' * (len(names) + 2)}", flush=True)
+    for order in ("cyclic", "shuffled"):
+        found, begun = {name: list[float]() for name in names}, time.process_time()
+        for seed in range(seeds):
+            data = pictures(order=order, count=PICTURES)
+            trained = train("mnist_conv", data, seed)
+            found["learnt"].append(accuracy(trained.outputs("gmm")["class"], data.categories))
+            for name, kind in (("in order", "cyclic"), ("out of order", "shuffled")):
+                outputs, rows = answers(trained, others[kind], ordered=kind == "cyclic"), others[kind]
+                found[f"others {name}"].append(accuracy(outputs["gmm"]["class"], rows.categories))
+            qda = QuadraticDiscriminantAnalysis().fit(trained.outputs("vae")["z"], data.categories)
+            found["QDA: learnt"].append(qda.score(trained.outputs("vae")["z"], data.categories))
+            found["QDA: others"].append(qda.score(outputs["vae"]["z"], rows.categories))
+            print("".join(f"| {each[-1]:.4f} " for each in found.values()) + f"| (seed {seed})", flush=True)
+        cells = " | ".join(f"{np.mean(each):.4f}, {np.min(each):.4f}" for each in found.values())
+        print(f"| {order} | {cells} | {(time.process_time() - begun) / seeds:.0f} |", flush=True)
 
 
 def _paths(data: Dataset, path: np.ndarray) -> np.ndarray:
@@ -136,14 +172,17 @@ def print_sequences(name: str, data: Dataset, classes: int, seeds: int) -> None:
 def main() -> None:
     """Print the table that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("table", choices=("speech", "motion", "gestures"))
+    parser.add_argument("table", choices=("speech", "motion", "gestures", "clothes"))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--archive", default="bnpy-0.1.7.tar.gz", help="of bnpy, for motion")
+    parser.add_argument("--folder", help="with the files of dataset-fashion-mnist, for clothes")
     given = parser.parse_args()
     logging.getLogger("hmmlearn").setLevel(logging.ERROR)  # it warns about starts that converge badly
     with threadpool_limits(1):
         if given.table == "speech":
             print_speech(given.seeds)
+        elif given.table == "clothes":
+            print_clothes(given.folder, given.seeds)
         elif given.table == "motion":
             print_sequences("motion", load("mocap6", observations=given.archive), 12, given.seeds)
         else:
