@@ -24,7 +24,7 @@ class TestErrors:
             ("data=mnist", "data: expected a map, got 'mnist'"),
             (
                 "data.source=cifar",
-                "data.source: expected 'mnist' or 'digits' or 'words' or 'clumps' or 'cycle' or 'syllables' or 'spoken_digits' or ",
+                "data.source: expected 'mnist' or 'digits' or 'words' or 'clumps' or 'cycle' or 'syllables' or ",
             ),
             ("data.count=0", "data.count: expected an integer of at least 1, got 0"),
             ("data.lengths=[3]", "data.lengths: goes with source 'files', the source is 'mnist'"),
