@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actors.errors import ModuleError
+from actors.kernels.inversion import draw_chain
 from actors.kernels.markov.inference import (
     ForwardBackwardResult,
     compile_kernels,
@@ -242,7 +243,7 @@ class MarkovModel(SharedMarkovModel):
         if weights is not None and self._frequencies is None:
             classes = draw_segments(weights, context.rows, context.generator)
         else:
-            classes = _draw_chain(first, transition_prob, context.generator.random(context.rows))
+            classes = draw_chain(first, transition_prob, context.generator.random(context.rows))
         log_prior = one_hot_log_prob(classes, len(first))
         messages = [
             OutgoingMessage("transition_prior", {"log_prob": log_prior}, receiver)
@@ -466,14 +467,3 @@ class MarkovModel(SharedMarkovModel):
                 f"{first.header.route}: {classes} classes came, {context.module!r} has learnt {len(self._trans_prob)}"
             )
         return combine_posteriors(inbox.all("class_posteriors"), by_sender)
-
-
-def _draw_chain(first: FloatArray, transition_prob: FloatArray, draws: Array) -> IntArray:
-    """Return classes (N,) of a chain, from numbers (N,) between 0 and 1."""
-    transition_cdf = np.cumsum(transition_prob, axis=1)
-    classes = np.empty(len(draws), np.int64)
-    cdf = np.cumsum(first)
-    for t, draw in enumerate(draws):
-        classes[t] = min(int(np.searchsorted(cdf, draw * cdf[-1], side="right")), len(transition_cdf) - 1)
-        cdf = transition_cdf[classes[t]]
-    return classes

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from actors.kernels.inversion import draw_class
 from actors.kernels.markov.durations import (
     Family,
     duration_bound_term,
@@ -345,9 +346,8 @@ def draw_segments(model: SegmentWeights, rows: int, generator: np.random.Generat
     classes, lengths, drawn, cdf = [], [], 0, first
     while drawn < rows:
         of_class, of_length = generator.random(2)
-        classes.append(min(int(np.searchsorted(cdf, of_class * cdf[-1], side="right")), len(cdf) - 1))
-        table = durations[classes[-1]]
-        lengths.append(1 + min(int(np.searchsorted(table, of_length * table[-1], side="right")), len(table) - 1))
+        classes.append(draw_class(cdf, of_class))
+        lengths.append(1 + draw_class(durations[classes[-1]], of_length))
         drawn, cdf = drawn + lengths[-1], transitions[classes[-1]]
     path: IntArray = np.repeat(np.array(classes, np.int64), lengths)[:rows]
     return path

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from actors.errors import ModuleError
+from actors.kernels.inversion import draw_chain, draw_rows
 from actors.kernels.markov.inference import transition_probabilities
 from actors.kernels.markov.switching import (
     WINDOWS,
@@ -38,7 +39,7 @@ from actors.modules.markov_answers import (
     present,
     unordered_message,
 )
-from actors.types import FloatArray, IntArray, State
+from actors.types import FloatArray, State
 
 PRIOR, REGIMES = "regime_prior", "regime_posteriors"
 
@@ -170,12 +171,9 @@ class SwitchingMarkov(Module[SwitchingMarkovParameters]):
         message = inbox.first(PRIOR)
         rows, uniforms = context.rows, context.generator.random((context.rows, 2))
         prior = np.tile(self._frequencies, (rows, 1)) if message is None else np.exp(np.asarray(message["log_prob"]))
-        regimes = _pick(prior, uniforms[:, 0])
-        matrices, initial = self._matrices(self.at(context)), self._first(self.at(context))
-        classes = np.empty(rows, np.int64)
-        for t in range(rows):
-            weights = initial if t == 0 else matrices[regimes[t], classes[t - 1]]
-            classes[t] = _pick(weights[None], uniforms[t : t + 1, 1])[0]
+        regimes = draw_rows(np.cumsum(prior, axis=1), uniforms[:, 0])
+        initial = self._first(self.at(context))
+        classes = draw_chain(initial, self._matrices(self.at(context)), uniforms[:, 1], regimes)
         log_prob = one_hot_log_prob(classes, len(initial))
         messages = [
             OutgoingMessage("transition_prior", {"log_prob": log_prob}, receiver)
@@ -312,11 +310,3 @@ class SwitchingMarkov(Module[SwitchingMarkovParameters]):
         messages += [OutgoingMessage(REGIMES, arrays, receiver) for receiver in context.receivers.get(REGIMES, ())]
         outputs = {"msg": np.exp(log_message), "filtered": posterior, "smoothed": posterior}
         return Outbox(messages, outputs={**outputs, "log_evidence": log_evidence_of_sequences(by_row, combined)})
-
-
-def _pick(weights: FloatArray, uniforms: FloatArray) -> IntArray:
-    """Return a class (N,) for each row of weights (N, K), from numbers between 0 and 1."""
-    cdf = np.cumsum(weights, axis=1)
-    chosen = (uniforms[:, None] * cdf[:, -1:] >= cdf).sum(axis=1)
-    classes: IntArray = np.minimum(chosen, weights.shape[1] - 1).astype(np.int64)
-    return classes

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from actors.kernels.inversion import draw_rows
 from actors.kernels.jit import as_input
 from actors.kernels.mixture.input_checks import as_bias, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments, squared_mahalanobis
@@ -251,9 +252,4 @@ def draw_labels(
 def draw_from_scores(scores: FloatArray, uniforms: FloatArray) -> IntArray:
     """Draw from the distributions ∝ exp(scores) (N, K) by inversion, one uniform each; a class of zero never."""
     cumulative = np.cumsum(np.exp(scores - scores.max(axis=1, keepdims=True)), axis=1)
-    whole = cumulative[:, -1]
-    # The product may be rounded up to the sum, beyond the last class that is possible.
-    level = np.minimum(uniforms * whole, np.nextafter(whole, 0.0))
-    # The first class whose cumulative probability is above the level: it has added something to it.
-    drawn: IntArray = (cumulative <= level[:, None]).sum(axis=1)
-    return drawn
+    return draw_rows(cumulative, uniforms)

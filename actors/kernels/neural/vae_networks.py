@@ -120,32 +120,27 @@ def build(
     ValueError
         If a callable cannot be loaded, fails, or does not return a torch module.
     """
-    generator = torch.Generator().manual_seed(seed)
-    parts: dict[str, nn.Module] = {}
+    generator, width = torch.Generator().manual_seed(seed), hidden_decoder or hidden
     with seeded(seed):
-        for name, dotted, inputs, outputs in (
-            ("encoder", encoder, pixels, latent_dim),
-            ("decoder", decoder, latent_dim, pixels),
-        ):
-            if dotted is not None:
-                parts[name] = load_user_network(dotted, inputs, outputs, pair=name == "encoder")
-                continue
-            if picture is not None:
-                network = (
-                    ConvolutionalEncoder(picture, filters, hidden, latent_dim)
-                    if name == "encoder"
-                    else ConvolutionalDecoder(latent_dim, hidden_decoder or hidden, picture, filters)
-                )
-                initialise(network, generator, network.rectified)
-                parts[name] = network
-                continue
-            parts[name] = (
-                Encoder(pixels, hidden, latent_dim)
-                if name == "encoder"
-                else Decoder(latent_dim, hidden_decoder or hidden, pixels)
-            )
-            initialise(parts[name], generator)
-    return nn.ModuleDict(parts)
+        if encoder is not None:
+            up = load_user_network(encoder, pixels, latent_dim, pair=True)
+        elif picture is not None:
+            up = _initialised(ConvolutionalEncoder(picture, filters, hidden, latent_dim), generator)
+        else:
+            up = _initialised(Encoder(pixels, hidden, latent_dim), generator)
+        if decoder is not None:
+            down = load_user_network(decoder, latent_dim, pixels)
+        elif picture is not None:
+            down = _initialised(ConvolutionalDecoder(latent_dim, width, picture, filters), generator)
+        else:
+            down = _initialised(Decoder(latent_dim, width, pixels), generator)
+    return nn.ModuleDict({"encoder": up, "decoder": down})
+
+
+def _initialised(network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return a network of this package with its initial weights."""
+    initialise(network, generator, getattr(network, "rectified", ()))
+    return network
 
 
 class UserNetworkError(ValueError):
