@@ -293,6 +293,39 @@ def transition_graph(values: FloatArray, order: Sequence[int], names: Mapping[in
     return svg(figure)
 
 
+def leading_transitions(
+    values: FloatArray, order: Sequence[int], most: int, share: float = 0.9
+) -> list[tuple[int, int]]:
+    """Return the transitions (class, next class) that make up this share of each class's probability, at most `most`.
+
+    They are in the order of the classes, those of a class from its most probable one on.
+    """
+    pairs = list[tuple[int, int]]()
+    for k in order:
+        likely = np.argsort(-values[k], kind="stable")
+        needed = int(np.searchsorted(np.cumsum(values[k][likely]), share * values[k].sum())) + 1
+        pairs += [(k, int(j)) for j in likely[:needed]]
+    return pairs[:most]
+
+
+def transition_intervals(
+    values: FloatArray, low: FloatArray, high: FloatArray, pairs: Sequence[tuple[int, int]], names: Mapping[int, str]
+) -> str:
+    """Draw the probabilities (K, K) of transitions `pairs` as points, with a bar from `low` to `high` (K, K) each."""
+    labels = [_shortened(f"{names.get(k, k)} → {names.get(j, j)}") for k, j in pairs]
+    left = 0.3 + 0.085 * max(len(label_text(label)) for label in labels)
+    figure, axes = _axes(0.2 * len(pairs) + 0.7, left=left)
+    for place, pair in enumerate(pairs):
+        axes.plot([low[pair], high[pair]], [place, place], "-|", color=PALETTE[0], linewidth=2, markersize=7)
+        axes.plot(values[pair], place, "o", color=PALETTE[1], markersize=4)
+    axes.set_yticks(range(len(pairs)), [label_text(label) for label in labels], fontsize=8)
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel("probability, and its 95 % posterior interval")
+    axes.grid(axis="x", alpha=0.3)
+    return svg(figure)
+
+
 def latents(plane: FloatArray, names: tuple[str, str], groups: Array | None, legend: str) -> str:
     """Plot latent vectors projected to a plane (N, 2), with names of its axes, coloured by group (N,)."""
     indices, labels = np.zeros(len(plane), np.int64), list[str]()

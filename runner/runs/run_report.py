@@ -42,6 +42,8 @@ UNCERTAIN_ROWS = 8
 COMPARED_ROWS = 12
 MAX_TABLE_COLUMNS = 12
 MAX_REGIMES_SHOWN = 8
+MAX_INTERVALS = 100
+MAX_DRAWN_INTERVALS = 30
 MAX_CONFUSIONS = 4
 """Modules whose classes are compared with labels, and whose latent vectors are drawn."""
 _PROBLEMS = (ValueError, OSError, CheckpointError, ModuleError)
@@ -229,7 +231,9 @@ class RunReport:
         if not matrices:
             yield Panel("Transition probabilities", missing="Not measured: the model has no Markov model.")
         for module, values in matrices.items():
-            yield from self._matrix_panels(values, f" of {module}" if len(matrices) > 1 else "", self._level_of(module))
+            whose, level = f" of {module}" if len(matrices) > 1 else "", self._level_of(module)
+            yield from self._matrix_panels(values, whose, level)
+            yield from self._transition_intervals(module, whose, level)
             regimes = self.commit.outputs[module].get("regime_trans_prob", ())
             order = class_order(values, self.commit)
             matched = matched_names(self.commit.classes, self.commit.categories)
@@ -272,6 +276,32 @@ class RunReport:
         else:
             too_many = f"{len(values)} classes are too many for a drawn graph."
             yield Panel(f"Cycles{whose}", tables=[table], missing=too_many)
+
+    def _transition_intervals(self, module: str, whose: str, level: CommitOutputs) -> Iterator[Panel]:
+        """Show the intervals of transitions, for a Markov model that draws from their posterior."""
+        own = self.commit.outputs[module]
+        if "trans_low" not in own or "trans_high" not in own:
+            return
+        values, low, high = (np.asarray(own[name]) for name in ("trans_prob", "trans_low", "trans_high"))
+        order, names = class_order(values, level), _shown_names(matched_names(level.classes, level.categories))
+        pairs = figures.leading_transitions(values, order, MAX_INTERVALS)
+        rows = [
+            (names.get(k, str(k)), names.get(j, str(j)), f"{values[k, j]:.3f}", f"{low[k, j]:.3f} to {high[k, j]:.3f}")
+            for k, j in pairs
+        ]
+        yield _panel(
+            f"Intervals of the transitions{whose}",
+            lambda: [
+                Picture(
+                    figures.transition_intervals(values, low, high, pairs[:MAX_DRAWN_INTERVALS], names),
+                    "the probabilities of transitions with their intervals, as in the table",
+                )
+            ],
+            said="A point is what the model computes with; a bar is where the true probability lies, by draws of "
+            "classes and parameters. Shown are the next classes that make up 90 % of each class's probability, at most "
+            f"{MAX_INTERVALS} transitions.",
+            tables=[Table(("class", "next class", "probability", "95 % posterior interval"), rows)],
+        )
 
     def _durations(self) -> Iterator[Panel]:
         """Show how long segments are, for a Markov model with explicit durations."""

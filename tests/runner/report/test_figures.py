@@ -40,6 +40,9 @@ DRAWN = {
     "confusion": lambda: figures.confusion([[3, 1], [0, 2]], [HOSTILE, "$x$"], ["a", "b"]),
     "transitions": lambda: figures.transitions(cyclic([0, 1, 2], 0.25), [2, 0, 1]),
     "graph": lambda: figures.transition_graph(cyclic([0, 1, 2], 0.25), [2, 0, 1], {1: HOSTILE}),
+    "intervals": lambda: figures.transition_intervals(
+        np.eye(2), np.eye(2) - 0.1, np.eye(2), [(0, 0), (1, 1)], {1: HOSTILE}
+    ),
     "latents": lambda: figures.latents(np.eye(4)[:, :2], ("x", HOSTILE), np.array([0, 0, 1, 1]), "by class"),
     "images": lambda: figures.images(np.ones((3, 64)), ["a", HOSTILE, "c"]),
     "curved images": lambda: figures.images(np.ones((3, 65)), ["a", HOSTILE, "c"]),
@@ -130,6 +133,13 @@ def test_a_class_that_mostly_follows_itself_has_an_arrow_to_the_class_that_comes
 
     sticky = 0.95 * np.eye(3) + 0.05 * np.roll(np.eye(3), 1, axis=1)
     assert arrows(sticky) >= arrows(np.eye(3)) + 3
+
+
+def test_the_leading_transitions_make_up_most_of_the_probability():
+    values = np.array([[0.95, 0.04, 0.01], [0.5, 0.05, 0.45], [0.3, 0.3, 0.4]])
+    assert figures.leading_transitions(values, [1, 0, 2], 10) == [(1, 0), (1, 2), (0, 0), (2, 2), (2, 0), (2, 1)]
+    assert figures.leading_transitions(values, [1, 0, 2], 2) == [(1, 0), (1, 2)]
+    assert figures.leading_transitions(np.zeros((2, 2)), [0, 1], 9) == [(0, 0), (1, 0)]
 
 
 def test_an_axis_of_shares_ends_at_one():

@@ -15,6 +15,7 @@ from runner.cli.app import app
 from runner.commands.train import train
 from runner.config.run_config import load_config
 from runner.report.clustering_metrics import Scores
+from runner.report.figures import leading_transitions
 from runner.report.progress import Progress
 from runner.report.reliability import reliability_of
 from runner.runs import artifacts
@@ -107,6 +108,18 @@ def test_it_shows_whether_probabilities_hold_with_and_without_the_parent(learnt,
         assert f"{name} {width:.4f} {mass:.4f}" in page.text
     rounds = learnt.metrics_file.rows()
     assert rounds[-1]["ece"] == pytest.approx(reliability_of(posterior, labels).ece, abs=1e-6)
+
+
+def test_intervals_of_transitions_are_shown_where_they_are_drawn(tmp_path, page):
+    assert "posterior interval" not in page.text
+    drawn = learn(tmp_path, "modules.mm.samples=30", "schedule.rounds=1", report=True)
+    text = check_self_contained((drawn.path / "report.html").read_text()).text
+    out = artifacts.read_commit(drawn, "round-001").outputs["mm"]
+    pairs = leading_transitions(out["trans_prob"], range(10), 1000)
+    assert 10 < len(pairs) <= 100
+    for k, j in pairs:
+        interval = f"{out['trans_low'][k, j]:.3f} to {out['trans_high'][k, j]:.3f}"
+        assert f"{out['trans_prob'][k, j]:.3f} {interval}" in text
 
 
 def test_metrics_of_earlier_versions_get_the_column_of_calibration_errors(run):
