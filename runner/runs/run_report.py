@@ -455,7 +455,17 @@ class RunReport:
         columns = ("posterior", "calibration error", "with bins of equal numbers of rows")
         picture = Picture(figures.reliability(tables), "accuracy by the probability of the most probable class")
         said = "On the dashed line probabilities are as often right as they say. Points are as large as their bin."
-        return Panel(title, [picture], [Table(columns, rows)], [said])
+        return Panel(title, [picture], [Table(columns, rows)], [said, *self._calibration_of(module)])
+
+    def _calibration_of(self, module: str) -> Iterator[str]:
+        """Yield a sentence on the calibration of a module that has one."""
+        metrics = self.history.metrics.get(module, {})
+        if "likelihood_temperature" in metrics and "lapse_rate" in metrics:
+            temperature, lapse = (metrics[name][-1][1] for name in ("likelihood_temperature", "lapse_rate"))
+            yield (
+                f"With calibrate, {module} raises its likelihood to the power {temperature:g} and takes it to be wrong "
+                f"for {100 * lapse:g} % of the rows, whose classes are then those that other modules predict."
+            )
 
     def _posteriors(
         self, module: str, record: ModuleRecord

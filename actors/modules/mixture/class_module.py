@@ -254,7 +254,10 @@ class ClassModule(Module[P]):
         return normalise_with_norms(scores)
 
     def _evidences(self, loo: FloatArray, log_prior: FloatArray | None, context: Context) -> dict[str, float]:
-        """Return evidence and score of internal rows, from leave-one-out log-likelihoods (N, K), 0 where missing."""
+        """Return evidence, score and calibration of internal rows, from leave-one-out log-likelihoods (N, K).
+
+        These are 0 where a row is missing.
+        """
         assert self._factors is not None
         parameters = self._step_parameters(context)
         # Both the weights and a prior sum to one, so that the evidence is a log density with either.
@@ -264,7 +267,13 @@ class ClassModule(Module[P]):
         if parameters.calibrate and context.receivers.get("class_posteriors"):
             # A calibrated message is relative to the rows' density, which the evidence of the receiver thus lacks.
             metrics["score"] = float(normalise_with_norms(loo + log_weights)[1].sum())
-        return metrics
+        return {**metrics, **self._calibration_metrics()}
+
+    def _calibration_metrics(self) -> dict[str, float]:
+        """Return what the likelihood was calibrated with, if it was."""
+        if self._calibration is None:
+            return {}
+        return {"likelihood_temperature": self._calibration.temperature, "lapse_rate": self._calibration.lapse}
 
     def _with_log_evidence(
         self,

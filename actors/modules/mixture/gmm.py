@@ -107,7 +107,8 @@ class GMM(SharedMixture[GMMParameters]):
         calibrate : bool
             Whether the likelihood is tempered and mixed with a lapse rate, to correct the over-confidence that the
             priors from above reveal (:mod:`actors.kernels.mixture.calibration`). The message upwards is then relative
-            to the density of the rows, and the evidence of the module above measures what the order explains.
+            to the density of the rows, and the evidence of the module above measures what the order explains. A row
+            that leaves an order which goes on without it counts as a lapse: its class is the one that the order gives.
         engine : {"gibbs", "vb", "blocked-gibbs"}
             Sampled labels, or responsibilities by variational Bayes. The latter is deterministic after the start and
             has the metric ``bound``, a lower bound of the log evidence of the rows under the priors from above (absent

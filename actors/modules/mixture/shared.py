@@ -371,7 +371,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         metrics = own._evidences(likelihood, log_prior, context)
         log_volume = log_volumes(known.classes.columns, inner.seen)
         volume = (~missing).sum() * log_volume if isinstance(log_volume, float) else log_volume[~missing].sum()
-        metrics = {name: value - float(volume) for name, value in metrics.items()}
+        metrics = {name: metrics[name] - float(volume) for name in ("evidence", "score") if name in metrics}
         if parameters.calibrate:
             log_volume = 0.0
             likelihood = own._calibrated_likelihood(likelihood, known.classes.factors, parameters)
@@ -379,11 +379,12 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         return own._compose_outbox(chunk.inbox, context, likelihood, missing, metrics, log_volume)
 
     def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:
-        """Return the metrics of an update, the bound among them; log which columns of rows to recognize differ."""
+        """Return the metrics of an update, bound and calibration among them; log which columns of new rows differ."""
         if context.mode == "recognize":
             self._log_differing(np.array(sorted(map(int, sums)), dtype=np.int64), context)
             return {}
-        return {**sums, **({"bound": learnt["bound"]} if "bound" in learnt else {})}
+        bound = {"bound": learnt["bound"]} if "bound" in learnt else {}
+        return {**sums, **bound, **self._loaded(learnt)._calibration_metrics()}
 
     # --- runs that are merged -------------------------------------------------------------------------------------
 

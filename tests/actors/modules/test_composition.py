@@ -96,7 +96,9 @@ def test_a_loaded_calibration_continues_bit_for_bit_also_after_recognition():
     second.load_state(first.state())
     for gmm in (first, second):
         gmm.recognize(inbox, Context("gmm", receivers=receivers))
-        gmm.update(inbox, Context("gmm", round=1, receivers=receivers))
+        metrics = gmm.update(inbox, Context("gmm", round=1, receivers=receivers)).metrics
+        calibration = [metrics[name] for name in ("likelihood_temperature", "lapse_rate")]
+        assert calibration == [gmm.state()[name] for name in ("temperature", "lapse")]
     assert first.state().keys() == second.state().keys()
     for name, value in first.state().items():
         np.testing.assert_array_equal(value, second.state()[name])

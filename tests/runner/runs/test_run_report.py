@@ -110,9 +110,11 @@ def test_it_shows_whether_probabilities_hold_with_and_without_the_parent(learnt,
     assert rounds[-1]["ece"] == pytest.approx(reliability_of(posterior, labels).ece, abs=1e-6)
 
 
-def test_intervals_of_transitions_are_shown_where_they_are_drawn(tmp_path, page):
+def test_intervals_of_transitions_and_the_calibration_are_shown_where_there_are_some(tmp_path, page):
     assert "posterior interval" not in page.text
-    drawn = learn(tmp_path, "modules.mm.samples=30", "schedule.rounds=1", report=True)
+    assert "With calibrate" not in page.text
+    settings = ("modules.mm.samples=30", "modules.gmm.calibrate=true", "schedule.rounds=1")
+    drawn = learn(tmp_path, *settings, report=True)
     text = check_self_contained((drawn.path / "report.html").read_text()).text
     out = artifacts.read_commit(drawn, "round-001").outputs["mm"]
     pairs = leading_transitions(out["trans_prob"], range(10), 1000)
@@ -120,6 +122,11 @@ def test_intervals_of_transitions_are_shown_where_they_are_drawn(tmp_path, page)
     for k, j in pairs:
         interval = f"{out['trans_low'][k, j]:.3f} to {out['trans_high'][k, j]:.3f}"
         assert f"{out['trans_prob'][k, j]:.3f} {interval}" in text
+    trust = drawn.checkpoints.state(drawn.checkpoints.latest(), "gmm")
+    power, lapse = f"{trust['temperature']:g}", f"{100 * trust['lapse']:g}"
+    assert (
+        f"With calibrate, gmm raises its likelihood to the power {power} and takes it to be wrong for {lapse} %" in text
+    )
 
 
 def test_metrics_of_earlier_versions_get_the_column_of_calibration_errors(run):

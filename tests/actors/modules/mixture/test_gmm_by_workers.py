@@ -380,6 +380,9 @@ def test_without_iterations_the_calibration_follows_the_prior(engine):
     other = shared(make, vectors(), prior(seed=3), state=first.state, overrides={"iterations": 0}, cuts=[4])
     assert other.state["temperature"] < first.state["temperature"]
     assert_array_equal(other.state["scale"], first.state["scale"])
+    for each in (first, other):
+        found = [each.metrics[name] for name in ("likelihood_temperature", "lapse_rate")]
+        assert found == [each.state[name] for name in ("temperature", "lapse")]
 
 
 def informed_prior(confidence):
