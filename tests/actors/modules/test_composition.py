@@ -73,6 +73,22 @@ def test_the_evidence_measures_what_the_order_explains():
     assert shuffled < 0.1 * len(X) * np.log(K)
 
 
+def test_rows_off_an_order_are_lapses_only_where_the_order_goes_on_without_them():
+    """The first are rows of a hidden cycle with 10 % of the rows from any class: the lapse rate models just these."""
+    generator, places = np.random.default_rng(3), np.arange(800) % K
+    random = generator.integers(0, K, places.size)
+    off = generator.random(places.size) < 0.1
+    single, lasting = np.where(off, random, places), np.cumsum(np.where(off, random, 1)) % K
+    corners = np.array([[-2.0, -2.0], [2.0, -2.0], [2.0, 2.0], [-2.0, 2.0]])
+    noise = 0.3 * generator.normal(size=(places.size, 2))
+    for classes, hidden in ((single, places), (lasting, lasting)):
+        plain, _ = learn(corners[classes] + noise)
+        calibrated, _ = learn(corners[classes] + noise, **BOTH)
+        assert accuracy(classes_of(plain), classes) == 1.0
+        assert accuracy(classes_of(calibrated), hidden) > 0.99
+        assert (calibrated.state("gmm")["lapse"] >= 0.03) == (hidden is places)
+
+
 def test_the_score_is_the_log_density_of_the_whole_model_also_with_relative_evidence():
     X, _ = four_cycle(0.3, noise_dimensions=0)
     absolute, evidence = learn(X)
