@@ -24,19 +24,16 @@ Throughout, N is the number of rows, D their dimension, K the number of classes,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from actors.kernels.jit import as_input, kernel
-from actors.kernels.log_rows import softmax_of_rows
 from actors.kernels.mixture import niw, variational
-from actors.kernels.mixture.blocked_gibbs import draw_classes, draw_from_scores, draw_log_weights
+from actors.kernels.mixture.blocked_gibbs import draw_classes
 from actors.kernels.mixture.niw import MIN_DOWNDATE, NIWPosterior, NIWPrior, squared_mahalanobis
 from actors.kernels.mixture.scatter import weighted_scatter
-from actors.kernels.mixture.variational import MIN_RISE, expected_log_scores
 from actors.kernels.special import digamma, gammaln, multigammaln
 from actors.kernels.types import BoolArray, FloatArray, IntArray
 
@@ -133,6 +130,15 @@ class Series(NamedTuple):
     present: BoolArray
 
     @property
+    def order(self) -> int:
+        """L."""
+        return (self.regressors.shape[1] - 1) // self.rows.shape[1]
+
+    def with_rows(self, rows: FloatArray) -> Series:
+        """Return the same series with other values (N, D)."""
+        return self._replace(rows=rows, regressors=_regressors(rows, self.follows, self.order))
+
+    @property
     def following(self) -> FloatArray:
         """The rows that have regressors, (M, D)."""
         return as_input(self.rows[self.follows])
@@ -157,23 +163,31 @@ def series(rows: FloatArray, missing: BoolArray, boundaries: IntArray, order: in
     order : int
         L, at least 1.
     """
-    N, D = rows.shape
-    index = np.arange(N)
+    index = np.arange(len(rows))
     # Rows since the last one that has no predecessor: the start of a sequence, or a missing row.
     blocked = np.where(missing, index + 1, 0)
     first = boundaries[:-1]
     blocked[first] = np.maximum(blocked[first], first)
     known = index - np.maximum.accumulate(blocked)
     follows = (known >= order) & ~missing
-    at = np.flatnonzero(follows)
+    return Series(rows, _regressors(rows, follows, order), follows, ~missing)
+
+
+def _regressors(rows: FloatArray, follows: BoolArray, order: int) -> FloatArray:
+    """Return the regressors (M, Q) of those rows (N, D) that have some."""
+    at, D = np.flatnonzero(follows), rows.shape[1]
     regressors = np.ones((at.size, D * order + 1))
     for lag in range(1, order + 1):
         regressors[:, (lag - 1) * D : lag * D] = rows[at - lag]
-    return Series(rows, regressors, follows, ~missing)
+    return regressors
 
 
 def dynamics_posterior(
-    following: FloatArray, regressors: FloatArray, responsibilities: FloatArray, prior: MNIWPrior
+    following: FloatArray,
+    regressors: FloatArray,
+    responsibilities: FloatArray,
+    prior: MNIWPrior,
+    scatter: FloatArray | None = None,
 ) -> MNIWPosterior:
     """Return the posterior of all classes' autoregressions.
 
@@ -185,6 +199,8 @@ def dynamics_posterior(
     responsibilities : ndarray of float64, shape (M, K)
         The weight of each row in each class.
     prior : MNIWPrior
+    scatter : ndarray of float64, shape (K, D + Q, D + Q), optional
+        What the covariances of rows and regressors whose values are not known add to the moments.
 
     Raises
     ------
@@ -197,6 +213,9 @@ def dynamics_posterior(
     residuals = following - regressors @ prior.mean.T
     # M - M0 = (Σ_t r_t (x_t - M0 φ_t) φ_tᵀ) P⁻¹: without M0, whose part would cancel.
     moments = np.stack([(w[:, None] * residuals).T @ regressors for w in weights])
+    if scatter is not None:
+        precision += scatter[:, D:, D:]
+        moments += scatter[:, :D, D:] - prior.mean @ scatter[:, D:, D:]
     try:
         shift = np.linalg.solve(precision, moments.transpose(0, 2, 1)).transpose(0, 2, 1)
         coefficients = prior.mean + shift
@@ -204,6 +223,9 @@ def dynamics_posterior(
         for k in range(K):
             left = as_input(following - regressors @ coefficients[k].T)
             scale[k] += weighted_scatter(left, weights[k : k + 1], np.zeros((1, D)))[0]
+        if scatter is not None:
+            both = np.concatenate([np.broadcast_to(np.eye(D), (K, D, D)), -coefficients], axis=2)
+            scale += both @ scatter @ both.transpose(0, 2, 1)
         return MNIWPosterior(
             responsibilities.sum(axis=0),
             np.ascontiguousarray(coefficients),
@@ -214,20 +236,31 @@ def dynamics_posterior(
         raise ValueError("a class's scale is not positive definite: the prior's scale is too small for data") from error
 
 
-def classes_from(data: Series, responsibilities: FloatArray, prior: Prior) -> Classes:
+def classes_from(
+    data: Series,
+    responsibilities: FloatArray,
+    prior: Prior,
+    scatter: tuple[FloatArray, FloatArray] | None = None,
+) -> Classes:
     """Return the posterior of all classes from rows with responsibilities (N, K), zeros for missing rows.
+
+    `scatter` (K, D + Q, D + Q) and (K, D, D) are the weighted sums of the covariances of rows and regressors, and of
+    rows without regressors, where their values are not known.
 
     Raises
     ------
     ValueError
         If a matrix is not positive definite in float64.
     """
-    r = responsibilities[data.present]
+    r, (following, starting) = responsibilities[data.present], (None, None) if scatter is None else scatter
+    initial = variational.posterior_from_responsibilities(
+        data.rows[data.starts], responsibilities[data.starts], prior.initial
+    )
+    if starting is not None:
+        initial = niw.posterior_from_moments(initial.counts, initial.mean, initial.scale + starting)
     return Classes(
-        dynamics_posterior(data.following, data.regressors, responsibilities[data.follows], prior.dynamics),
-        variational.posterior_from_responsibilities(
-            data.rows[data.starts], responsibilities[data.starts], prior.initial
-        ),
+        dynamics_posterior(data.following, data.regressors, responsibilities[data.follows], prior.dynamics, following),
+        initial,
         r.T @ data.rows[data.present] / (prior.initial.r0 + r.sum(axis=0))[:, None],
     )
 
@@ -338,71 +371,6 @@ def evidence_lower_bound(
     )
 
 
-def variational_bayes(
-    data: Series,
-    responsibilities: FloatArray,
-    prior: Prior,
-    alpha: float,
-    iterations: int,
-    *,
-    log_prior: FloatArray | None = None,
-    use_weights: bool = False,
-    temperature: float = 1.0,
-    on_iteration: Callable[[int, float], object] | None = None,
-) -> tuple[FloatArray, Classes, float]:
-    """Run iterations that update first the responsibilities given the classes, then the classes given these.
-
-    Parameters
-    ----------
-    data : Series
-    responsibilities : ndarray of float64, shape (N, K)
-        Initial ones, not changed; those of missing rows are not read.
-    prior : Prior
-    alpha : float
-        Concentration of the symmetric Dirichlet prior of the weights, > 0.
-    iterations : int
-        The maximum; fewer if the bound stops rising. With 0 the classes follow from the responsibilities.
-    log_prior : ndarray of float64, shape (N, K), optional
-        Log-priors of the classes of each row, which replace the weights. -inf forbids a class.
-    use_weights : bool
-        Whether the weights multiply `log_prior`, if there is any, instead.
-    temperature : float
-        The exponent of the likelihood.
-    on_iteration : callable, optional
-        Called after each iteration with (iterations done, the objective at this temperature, which never falls).
-
-    Returns
-    -------
-    responsibilities : ndarray of float64, shape (N, K)
-        Zeros for missing rows.
-    classes : Classes
-    bound : float
-        Lower bound of the log evidence of the rows that are not missing, at temperature 1.
-
-    Raises
-    ------
-    ValueError
-        If a class's scale gets singular.
-    """
-    r = np.where(data.present[:, None], responsibilities, 0.0)
-    bias = None if log_prior is None else np.where(data.present[:, None], log_prior, 0.0)
-    classes, before = classes_from(data, r, prior), -math.inf
-    for done in range(1, iterations + 1):
-        class_scores = expected_log_scores(classes.counts, alpha, bias, use_weights=use_weights)
-        r = softmax_of_rows(class_scores + temperature * expected_log_density(data, classes, prior))
-        r[~data.present] = 0.0
-        classes = classes_from(data, r, prior)
-        objective = evidence_lower_bound(
-            r, classes, prior, alpha, log_prior=bias, temperature=temperature, use_weights=use_weights
-        )
-        if on_iteration is not None:
-            on_iteration(done, objective)
-        if objective - before < MIN_RISE * data.present.sum():
-            break
-        before = objective
-    return r, classes, evidence_lower_bound(r, classes, prior, alpha, log_prior=bias, use_weights=use_weights)
-
-
 class DrawnClasses(NamedTuple):
     """Drawn parameters of all classes.
 
@@ -459,57 +427,6 @@ def log_density(data: Series, drawn: DrawnClasses) -> FloatArray:
     for rows, chol in ((data.follows, drawn.chol), (data.starts, drawn.initial_chol)):
         out[rows] = -0.5 * (D * math.log(2.0 * math.pi) + _log_det(chol) + out[rows])
     return out
-
-
-def blocked_gibbs(
-    data: Series,
-    labels: IntArray,
-    prior: Prior,
-    alpha: float,
-    iterations: int,
-    generator: np.random.Generator,
-    *,
-    K: int,
-    log_prior: FloatArray | None = None,
-    use_weights: bool = False,
-    temperature: float = 1.0,
-    on_sweep: Callable[[int, int], object] | None = None,
-) -> tuple[IntArray, Classes]:
-    """Draw the parameters of all classes given the labels, then all labels given these, `iterations` times.
-
-    Given the rows, which are the regressors of others, labels are independent under these parameters: the sampler is
-    that of :mod:`actors.kernels.mixture.blocked_gibbs`. At a temperature τ the likelihood of a label has the exponent
-    τ. A `log_prior` (N, K) replaces the weights of the classes; with `use_weights` they multiply.
-
-    Returns
-    -------
-    labels : ndarray of int64, shape (N,)
-        -1 for missing rows.
-    classes : Classes
-        Given these labels.
-
-    Raises
-    ------
-    ValueError
-        If a class's scale gets singular.
-    """
-    z = np.where(data.present, labels, -1)
-    classes = classes_from(data, variational.one_hot_responsibilities(z, K), prior)
-    for done in range(1, iterations + 1):
-        drawn = draw_parameters(classes, prior, generator)
-        log_weights = draw_log_weights(alpha + classes.counts, generator)
-        scores = temperature * log_density(data, drawn)
-        if log_prior is None or use_weights:
-            scores += log_weights
-        if log_prior is not None:
-            scores += log_prior
-        uniforms = generator.random(len(z))
-        before, z = z, np.full(len(z), -1)
-        z[data.present] = draw_from_scores(scores[data.present], uniforms[data.present])
-        classes = classes_from(data, variational.one_hot_responsibilities(z, K), prior)
-        if on_sweep is not None:
-            on_sweep(done, int((z != before).sum()))
-    return z, classes
 
 
 def expected_rows(data: Series, responsibilities: FloatArray, classes: Classes) -> FloatArray:
@@ -570,13 +487,3 @@ def _log_det(chol: FloatArray) -> FloatArray:
     """Return log |L Lᵀ| of Cholesky factors (K, D, D)."""
     log_det: FloatArray = 2.0 * np.log(np.diagonal(chol, axis1=1, axis2=2)).sum(axis=1)
     return log_det
-
-
-def compile_kernels() -> None:
-    """Compile the kernels, or load them from the cache, for the types they are called with."""
-    data = series(np.array([[0.0], [1.0], [0.5]]), np.zeros(3, np.bool_), np.array([0, 3]), 1)
-    dynamics = MNIWPrior(np.zeros((1, 2)), np.ones(2), 3.0, np.eye(1))
-    prior = Prior(dynamics, NIWPrior(np.zeros(1), 1.0, 3.0, np.eye(1)), np.zeros(1))
-    _, classes, _ = variational_bayes(data, np.ones((3, 1)), prior, 1.0, 1)
-    drawn = draw_parameters(classes, prior, np.random.default_rng(0))
-    simulate(np.zeros(3, np.int64), *drawn, np.zeros((3, 1)))

@@ -16,24 +16,32 @@ from actors.kernels.mixture.autoregression import (
     MNIWPrior,
     Prior,
     Series,
-    blocked_gibbs,
-    compile_kernels,
     draw_parameters,
     expected_rows,
-    log_predictive,
-    log_predictive_loo,
     series,
     simulate,
+)
+from actors.kernels.mixture.autoregression_engines import (
+    blocked_gibbs,
+    compile_kernels,
+    responsibilities_given,
     variational_bayes,
 )
 from actors.kernels.mixture.columns import Columns
+from actors.kernels.mixture.incomplete import with_column_means
+from actors.kernels.mixture.incomplete_series import (
+    Values,
+    find_gaps,
+    log_predictive_observed,
+    values_by_one_class,
+)
 from actors.kernels.mixture.known_labels import named_as_known
 from actors.kernels.mixture.niw import NIWPosterior
 from actors.kernels.mixture.segment_start import consensus_of_segments
 from actors.kernels.mixture.sequence_init import kmeans_labels, motion_features
 from actors.kernels.mixture.variational import most_probable_labels, one_hot_responsibilities
 from actors.kernels.sequences import boundaries
-from actors.messaging.message import rows_of
+from actors.messaging.message import Message, rows_of
 from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import (
     LABELS,
@@ -42,10 +50,12 @@ from actors.modules.class_posteriors import (
     known_classes,
     label_prior,
 )
+from actors.modules.mixture.base import filled_with_seen
 from actors.modules.mixture.class_module import (
     PRIOR,
     ClassModule,
     data_message,
+    log_volumes,
     rows_and_mask,
 )
 from actors.modules.mixture.class_states import pack_prior, unpack_prior
@@ -92,6 +102,8 @@ class ARGMM(ClassModule[ARGMMParameters]):
     A row without L rows before it in its sequence, or with a missing one among them, has the density of a Gaussian of
     its class, with the GMM's prior. Rows that come without an order are such rows throughout.
 
+    Values that are missing in part of a row are latent variables (:mod:`actors.kernels.mixture.incomplete_series`).
+
     Parameters
     ----------
     parameters : ARGMMParameters
@@ -135,6 +147,7 @@ class ARGMM(ClassModule[ARGMMParameters]):
     learning_parameters = ("iterations", "burn_in", "start")
     fixed_parameters = ("classes", "order")
     uses_order = True
+    missing_values = True
     display_name = "AR-GMM"
 
     def __init__(self, parameters: ARGMMParameters) -> None:
@@ -168,16 +181,19 @@ class ARGMM(ClassModule[ARGMMParameters]):
         """
         parameters = self._step_parameters(context)
         message = data_message(inbox)
-        rows, missing = rows_and_mask(message)
-        columns = self._choose_columns(rows[~missing], message, context)
-        above = combine_priors(inbox, PRIOR, (len(rows), self.classes))
-        told = label_prior(inbox, (len(rows), self.classes))
+        X, missing, seen, columns = self._rows_to_learn_from(message, context)
+        above = combine_priors(inbox, PRIOR, (len(X), self.classes))
+        told = label_prior(inbox, (len(X), self.classes))
         try:
-            X, starts = columns.internal(rows), boundaries(len(rows), message.lengths)
-            prior = self._priors(X, missing, starts, columns, parameters)
+            starts = boundaries(len(X), message.lengths)
+            prior, variance = self._priors(X, seen, missing, starts, columns, parameters)
             data = series(X - prior.centre, missing, starts, parameters.order)
-            start = self._start(X, missing, message.lengths, told, (data, prior), context)
-            learnt, loo, metrics = self._learn(data, start, prior, (above, joint_prior(above, told)), context)
+            gaps = find_gaps(seen, missing, parameters.order)
+            values = values_by_one_class(data, gaps, prior, variance)
+            start = self._start(
+                values.data.rows + prior.centre, missing, message.lengths, told, (values.data, prior), context
+            )
+            learnt, loo, metrics = self._learn(values, start, prior, (above, joint_prior(above, told)), context)
         except ValueError as error:
             raise ModuleError(f"module {context.module!r}: {error}") from error
         self._assignment, self._factors, self._priors_of_classes, self._columns = *learnt, prior, columns
@@ -190,9 +206,11 @@ class ARGMM(ClassModule[ARGMMParameters]):
             else None  # an earlier update may have fitted one
         )
         metrics = {**self._evidences(loo, log_prior, context), **metrics}
-        volume = (~missing).sum() * columns.log_volume  # densities of the rows in the units that they came in
+        log_volume = log_volumes(columns, None if gaps is None else seen)
+        # Densities of the rows in the units that they came in.
+        volume = np.broadcast_to(log_volume, len(X))[~missing].sum()
         metrics |= {name: metrics[name] - volume for name in ("evidence", "score", "bound") if name in metrics}
-        return self._answer(inbox, context, data, loo, metrics)
+        return self._answer(inbox, context, values.data, loo, metrics, log_volume)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
         """Classify new rows by the learnt classes; rows without an order are sequences of one row each.
@@ -205,14 +223,26 @@ class ARGMM(ClassModule[ARGMMParameters]):
         if self._factors is None or self._priors_of_classes is None or self._columns is None:
             raise ModuleError(f"module {context.module!r} has learnt nothing yet, so it cannot recognize")
         message = data_message(inbox)
-        rows, missing = rows_and_mask(message)
-        X, prior = self._internal_rows(rows, missing, context), self._priors_of_classes
+        (rows, missing), absent, prior = rows_and_mask(message), message.missing_values, self._priors_of_classes
+        seen = np.ones((len(rows), self._columns.kept.sum()), dtype=np.bool_)
+        if absent is not None and absent.shape[1] == self._columns.kept.size:
+            rows = np.where(absent, self._columns.external(prior.centre[None]), rows)
+            seen = ~absent[:, self._columns.kept]
+            missing = missing | ~seen.any(axis=1)
+        X = self._internal_rows(rows, missing, context)
         self._log_differing(self._columns.differing(rows[~missing]), context)
         starts = boundaries(len(X), message.lengths) if context.ordered else np.arange(len(X) + 1)
-        data = series(X - prior.centre, missing, starts, self.parameters.order)
-        likelihood = log_predictive(data, self._factors, prior)
-        outbox = self._answer(inbox, context, data, likelihood, {})
-        return self._with_log_evidence(outbox, inbox, context, likelihood, missing, self._columns.log_volume)
+        values = Values(
+            series(X - prior.centre, missing, starts, self.parameters.order),
+            find_gaps(seen, missing, self.parameters.order),
+        )
+        try:
+            likelihood = self._predictive(values, inbox, context)
+        except ValueError as error:
+            raise ModuleError(f"module {context.module!r}: {error}") from error
+        log_volume = log_volumes(self._columns, None if values.gaps is None else seen)
+        outbox = self._answer(inbox, context, values.data, likelihood, {}, log_volume)
+        return self._with_log_evidence(outbox, inbox, context, likelihood, missing, log_volume)
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Draw one sequence of rows: each row's class from the prior, then the row given those before it.
@@ -337,30 +367,59 @@ class ARGMM(ClassModule[ARGMMParameters]):
             )
         return self._assignment
 
+    def _rows_to_learn_from(
+        self, message: Message, context: Context
+    ) -> tuple[FloatArray, BoolArray, BoolArray, Columns]:
+        """Return internal rows (N, D), which of them are missing, which values are not, and their columns.
+
+        Where values are missing, rows have the mean of the column. A row that has values of left-out columns only is
+        missing.
+        """
+        (rows, missing), absent = rows_and_mask(message), message.missing_values
+        if absent is None:
+            columns = self._choose_columns(rows[~missing], message, context)
+            X = columns.internal(rows)
+            return X, missing, np.broadcast_to(~missing[:, None], X.shape), columns
+        columns = self._choose_columns(filled_with_seen(rows, absent)[~missing], message, context)
+        seen = ~absent[:, columns.kept]
+        return with_column_means(columns.internal(rows), seen), missing | ~seen.any(axis=1), seen, columns
+
     def _priors(
-        self, X: FloatArray, missing: BoolArray, starts: IntArray, columns: Columns, parameters: ARGMMParameters
-    ) -> Prior:
-        """Return the prior of the classes of internal rows (N, D)."""
+        self,
+        X: FloatArray,
+        seen: BoolArray,
+        missing: BoolArray,
+        starts: IntArray,
+        columns: Columns,
+        parameters: ARGMMParameters,
+    ) -> tuple[Prior, FloatArray]:
+        """Return the prior for internal rows (N, D), of which values are `seen`, and their variance (D,)."""
         present = X[~missing]
-        centre, variance = present.mean(axis=0), present.var(axis=0)
+        observed = True if seen[~missing].all() else seen[~missing]  # a mask changes the last bits
+        centre, variance = present.mean(axis=0, where=observed), present.var(axis=0, where=observed)
         D, order = centre.size, parameters.order
         initial = self._prior_from(np.zeros(D), variance, len(present), columns, parameters)
         mean = np.zeros((D, D * order + 1))
         if parameters.prior_mean == "persistence":
             mean[:, :D] = np.eye(D)
         data = series(X - centre, missing, starts, order)
-        unexplained = (
-            np.square(data.following - data.regressors @ mean.T).mean(axis=0) if data.follows.any() else variance
-        )
+        unexplained = variance
+        if data.follows.any():
+            known = seen[data.follows]
+            if parameters.prior_mean == "persistence":
+                known = known & seen[np.flatnonzero(data.follows) - 1]
+            left = np.square(data.following - data.regressors @ mean.T)
+            means = left.mean(axis=0) if known.all() else _means_where(left, known)
+            unexplained = np.where(known.any(axis=0), means, variance)
         noise = self._prior_from(np.zeros(D), unexplained, len(present), columns, parameters)
         # A coefficient's prior mean counts for r0 rows of the variance that its column has.
         spread = np.where(variance == 0.0, 1.0, variance)
         precision = parameters.prior_count * np.append(np.tile(spread, order), 1.0)
-        return Prior(MNIWPrior(mean, precision, noise.nu0, noise.scale), initial, centre)
+        return Prior(MNIWPrior(mean, precision, noise.nu0, noise.scale), initial, centre), variance
 
     def _learn(
         self,
-        data: Series,
+        values: Values,
         start: Assignment,
         prior: Prior,
         priors: tuple[FloatArray | None, FloatArray | None],
@@ -382,7 +441,8 @@ class ARGMM(ClassModule[ARGMMParameters]):
                 one_hot_responsibilities(start.labels, K) if start.responsibilities is None else start.responsibilities
             )
             soft, classes, bound = variational_bayes(
-                *(data, soft, prior, parameters.alpha, iterations),
+                *(values.data, soft, prior, parameters.alpha, iterations),
+                values=values,
                 log_prior=log_prior,
                 use_weights=above is None,
                 temperature=temperature,
@@ -393,7 +453,8 @@ class ARGMM(ClassModule[ARGMMParameters]):
             metrics = {} if bound == -np.inf else {"bound": bound}
         else:
             labels, classes = blocked_gibbs(
-                *(data, start.labels, prior, parameters.alpha, iterations, context.generator),
+                *(values.data, start.labels, prior, parameters.alpha, iterations, context.generator),
+                values=values,
                 log_prior=log_prior,
                 use_weights=above is None,
                 temperature=temperature,
@@ -401,16 +462,40 @@ class ARGMM(ClassModule[ARGMMParameters]):
                 K=K,
             )
             assignment, soft, metrics = Assignment(labels), one_hot_responsibilities(labels, K), {}
-        return (assignment, classes), log_predictive_loo(data, soft, classes, prior), metrics
+        loo = log_predictive_observed(values, soft, classes, prior, left_out=True)
+        return (assignment, classes), loo, metrics
+
+    def _predictive(self, values: Values, inbox: Inbox, context: Context) -> FloatArray:
+        """Return the log predictive density (N, K) of new rows; `values` get what is expected of missing ones."""
+        assert self._factors is not None
+        assert self._priors_of_classes is not None
+        N, parameters, factors = len(values.data.rows), self._step_parameters(context), self._factors
+        responsibilities = np.empty((N, self.classes))
+        if values.gaps is not None:
+            scores = self._combined_prior(inbox, N, parameters)
+            if scores is None or not inbox.all(PRIOR):  # the weights multiply labels
+                scores = (0.0 if scores is None else scores) + self._log_weights(factors, parameters)
+            scores = np.broadcast_to(scores, responsibilities.shape)
+            responsibilities = responsibilities_given(values, factors, self._priors_of_classes, scores)
+        return log_predictive_observed(values, responsibilities, factors, self._priors_of_classes, left_out=False)
 
     def _answer(
-        self, inbox: Inbox, context: Context, data: Series, likelihood: FloatArray, metrics: dict[str, float]
+        self,
+        inbox: Inbox,
+        context: Context,
+        data: Series,
+        likelihood: FloatArray,
+        metrics: dict[str, float],
+        log_volume: float | FloatArray,
     ) -> Outbox:
-        """Return messages and outputs for rows with this log-likelihood (N, K), 0 where they are missing."""
+        """Return messages and outputs for rows with this log-likelihood (N, K), 0 where they are missing.
+
+        `log_volume`, a number or (N,), converts densities to the units of the rows.
+        """
         assert self._factors is not None
         assert self._priors_of_classes is not None
         assert self._columns is not None
-        missing, log_volume = ~data.present, self._columns.log_volume
+        missing = ~data.present
         if self._calibration is not None:
             likelihood = self._calibrated_likelihood(likelihood, self._factors, self._step_parameters(context))
             likelihood[missing], log_volume = 0.0, 0.0
@@ -439,6 +524,11 @@ class ARGMM(ClassModule[ARGMMParameters]):
 
     def _expected_class_count(self, rows: int, parameters: ARGMMParameters) -> float:  # noqa: ARG002 (always K)
         return parameters.classes
+
+
+def _means_where(values: FloatArray, known: BoolArray) -> FloatArray:
+    """Return the mean of each column (D,) of those values (M, D) that are known; 0 where none is."""
+    return np.asarray((values * known).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
 def _row_count_problem(rows: int, parameters: ARGMMParameters) -> str | None:

@@ -168,9 +168,10 @@ def test_a_column_without_any_value_is_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_use_rows_that_lack_values_is_refused_before_a_run(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,\n,4\n5,7\n")
-    (tmp_path / "m.yaml").write_text(MODEL_OF.format("a.csv", "").replace("type: gmm", "type: ar_gmm"))
+    model = MODEL_OF.format("a.csv", "").replace("engine: vb}}", "engine: vb}, net: {type: network}}")
+    (tmp_path / "m.yaml").write_text(model.replace("[data -> gmm]", "[data -> gmm, gmm -> net, data -> net]"))
     config = load_config(tmp_path / "m.yaml")
-    with pytest.raises(ModuleError, match=r"row 2 of data lacks some .* \(2 rows do\).* 'ar_gmm' cannot use"):
+    with pytest.raises(ModuleError, match=r"row 2 of data lacks some .* \(2 rows do\).* 'network' cannot use"):
         check_modules(config.graph, config.load_data())
 
 

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from actors.kernels.mixture import autoregression as ar
+from actors.kernels.mixture import autoregression_engines as engines
 from actors.kernels.mixture.niw import NIWPrior, log_predictive
 from actors.kernels.mixture.niw import posterior_from_labels as niw_posterior
 
@@ -187,7 +188,7 @@ class TestLearning:
         rows, labels, turns = made_rows()
         data, rng = make_series(rows), np.random.default_rng(0)
         start = np.where(rng.random((len(rows), 1)) < 0.3, np.eye(2)[labels], np.eye(2)[rng.integers(0, 2, len(rows))])
-        r, classes, _ = ar.variational_bayes(data, start, weak_prior(2), 1.0, 100)
+        r, classes, _ = engines.variational_bayes(data, start, weak_prior(2), 1.0, 100)
         assert (r.argmax(axis=1) == labels).mean() > 0.95  # one row alone; 0.61 by the same mixture of Gaussians
         for k in range(2):
             np.testing.assert_allclose(classes.dynamics.coefficients[k, :, :2], turns[k], atol=0.05)
@@ -196,14 +197,16 @@ class TestLearning:
         rng = np.random.default_rng(1)
         data, bounds = make_series(rng.normal(size=(60, 2)), [25, 35], order=2), []
         start = np.eye(3)[rng.integers(0, 3, 60)]
-        ar.variational_bayes(data, start, make_prior(2, 2), 0.5, 30, on_iteration=lambda _, bound: bounds.append(bound))
+        engines.variational_bayes(
+            data, start, make_prior(2, 2), 0.5, 30, on_iteration=lambda _, bound: bounds.append(bound)
+        )
         assert len(bounds) > 5
         assert (np.diff(bounds) > -1e-9).all()
 
     def test_the_bound_of_one_class_is_the_evidence(self):
         rng = np.random.default_rng(2)
         data, prior = make_series(rng.normal(size=(20, 2))), make_prior(2)
-        _, classes, bound = ar.variational_bayes(data, np.ones((20, 1)), prior, 1.0, 5)
+        _, classes, bound = engines.variational_bayes(data, np.ones((20, 1)), prior, 1.0, 5)
         assert bound == pytest.approx(ar.log_marginal_likelihood(classes, prior)[0], rel=1e-12)
 
     def test_weights_multiply_labels_that_say_nothing(self):
@@ -212,14 +215,14 @@ class TestLearning:
         data, prior, flat = make_series(rows), weak_prior(2), np.full((len(rows), 2), -np.log(2.0))
         start = np.where(np.random.default_rng(0).random(len(rows)) < 0.3, labels, 0)
         soft = [
-            ar.variational_bayes(data, np.eye(2)[start], prior, 1.0, 20, **given)
+            engines.variational_bayes(data, np.eye(2)[start], prior, 1.0, 20, **given)
             for given in ({}, {"log_prior": flat, "use_weights": True}, {"log_prior": flat})
         ]
         np.testing.assert_allclose(soft[1][0], soft[0][0], atol=1e-12)
         assert soft[1][2] == pytest.approx(soft[0][2] - len(rows) * np.log(2.0), rel=1e-12)
         assert not np.allclose(soft[2][0], soft[0][0], atol=1e-3)
         drawn = [
-            ar.blocked_gibbs(data, start, prior, 1.0, 5, np.random.default_rng(1), K=2, **given)[0]
+            engines.blocked_gibbs(data, start, prior, 1.0, 5, np.random.default_rng(1), K=2, **given)[0]
             for given in ({}, {"log_prior": flat, "use_weights": True}, {"log_prior": flat})
         ]
         assert np.array_equal(drawn[0], drawn[1])
@@ -229,7 +232,7 @@ class TestLearning:
         rows, labels, _ = made_rows()
         data, rng = make_series(rows), np.random.default_rng(0)
         start = np.where(rng.random(len(rows)) < 0.3, labels, rng.integers(0, 2, len(rows)))
-        z, _ = ar.blocked_gibbs(data, start, weak_prior(2), 1.0, 40, rng, K=2)
+        z, _ = engines.blocked_gibbs(data, start, weak_prior(2), 1.0, 40, rng, K=2)
         assert (z == labels).mean() > 0.93
 
     def test_rows_before_which_there_are_none_are_learnt_from_too(self):
@@ -244,7 +247,7 @@ class TestLearning:
     def test_a_forbidden_class_gets_no_row(self):
         rows, _, _ = made_rows(blocks=4)
         log_prior = np.tile([0.0, -np.inf], (len(rows), 1))
-        r, _, _ = ar.variational_bayes(
+        r, _, _ = engines.variational_bayes(
             make_series(rows), np.eye(2)[[0] * len(rows)], weak_prior(2), 1.0, 5, log_prior=log_prior
         )
         assert (r[:, 0] == 1.0).all()

@@ -125,3 +125,57 @@ def test_a_state_of_another_order_is_refused():
 def test_more_classes_than_rows_are_refused():
     with pytest.raises(ModuleError, match="3 rows cannot start 5 classes: use at most 3"):
         learn(ROWS[:3], [3], classes=5)
+
+
+SEEN = np.random.default_rng(5).random(ROWS.shape) > 0.15
+MISSING_ROWS = ~SEEN.any(axis=1)
+
+
+def lacking(X=ROWS):
+    """Rows without the values that are not seen, and their mask."""
+    return np.where(SEEN, X, 0.0), ~SEEN
+
+
+@pytest.mark.parametrize("engine", ["vb", "blocked-gibbs"])
+def test_values_that_are_missing_in_part_of_a_row_are_latent(engine):
+    log_prior = np.log(np.where(np.eye(2)[LABELS] > 0, 0.9, 0.1))
+    X, mask = lacking()
+    module, outbox = learn(X, mask=mask, log_prior=log_prior, engine=engine)
+    assert accuracy(LABELS[~MISSING_ROWS], outbox.outputs["class"][~MISSING_ROWS]) > 0.95
+    for k, turn in enumerate(TURNS):
+        assert_allclose(module.state()["coefficients"][k, :, :2], turn, atol=0.07)
+    assert np.isfinite(outbox.metrics["evidence"])
+    again = learn(np.where(SEEN, ROWS, 1e3), mask=mask, log_prior=log_prior, engine=engine)[1]
+    assert_array_equal(outbox.outputs["Pdz"], again.outputs["Pdz"])  # what stands in their places is not read
+
+
+def test_new_rows_that_lack_values_are_classified_and_have_the_density_of_what_they_have():
+    module, _ = learn()
+    context = Context("it", mode="recognize")
+    whole = module.recognize(inbox_of(ROWS, LENGTHS), context).outputs
+    X, mask = lacking()
+    outputs = module.recognize(inbox_of(X, LENGTHS, mask), context).outputs
+    assert np.isfinite(outputs["log_evidence"]).all()
+    both = ~MISSING_ROWS & SEEN.all(axis=1)
+    assert (outputs["class"] == whole["class"])[both].mean() > 0.85
+    one = np.zeros_like(mask)
+    one[700, 1] = True
+    close = module.recognize(inbox_of(ROWS, LENGTHS, one), context).outputs
+    far = np.abs(np.arange(len(ROWS)) - 700) > 5
+    assert_allclose(close["Pdz"][far], whole["Pdz"][far], atol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_density_of_rows_that_lack_values_is_in_their_units(factor):
+    X, mask = lacking()
+    one, other = (learn(X * np.array([scale, 1.0]), mask=mask)[1] for scale in (1.0, factor))
+    assert_allclose(other.outputs["Pdz"], one.outputs["Pdz"], atol=1e-6)
+    seen = SEEN[:, 0].sum()
+    for name in ("bound", "evidence"):
+        assert_allclose(other.metrics[name], one.metrics[name] - seen * np.log(factor), rtol=1e-6)
+
+
+def test_below_a_markov_model_it_segments_rows_of_which_some_lack_values():
+    X = np.where(SEEN, ROWS, np.nan)
+    trained = model().fit(X, lengths=LENGTHS)
+    assert accuracy(LABELS, trained.predict(X, lengths=LENGTHS)) > 0.95
