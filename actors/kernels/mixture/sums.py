@@ -327,6 +327,7 @@ def bound_from_sums(
     *,
     temperature: float = 1.0,
     use_weights: bool = False,
+    components: int = 1,
 ) -> float:
     """Return the lower bound of the log evidence from the sums over all rows.
 
@@ -336,14 +337,18 @@ def bound_from_sums(
         Of `variational_sums` or `expect`. Sums of rows with log-priors have the term that replaces the weights'.
     posterior : NIWPosterior
         That of the same sums.
-    prior, alpha, temperature, use_weights
+    prior, alpha, temperature, use_weights, components
         As in :func:`actors.kernels.mixture.variational.evidence_lower_bound`.
     """
     no_rows = np.zeros((0, posterior.counts.size))
-    log_prior = no_rows if "log_prior" in sums else None
+    log_prior = no_rows[:, ::components] if "log_prior" in sums else None
     # The terms of the posterior; those that are sums over the rows follow.
     bound = evidence_lower_bound(
-        no_rows, posterior, prior, alpha, log_prior=log_prior, temperature=temperature, use_weights=use_weights
+        *(no_rows, posterior, prior, alpha),
+        log_prior=log_prior,
+        temperature=temperature,
+        use_weights=use_weights,
+        components=components,
     )
     bound += float(np.sum(sums["entropy"])) + float(np.sum(sums.get("log_prior", 0.0)))
     return bound + temperature * float(np.sum(sums.get("missing_entropy", 0.0)))

@@ -120,7 +120,7 @@ class GMM(SharedMixture[GMMParameters]):
             m, the Gaussians of each class (:mod:`actors.kernels.mixture.class_components`), for classes that one does
             not fit; with ``vb`` only. The message upwards is the likelihood of the class, the sum over its components;
             the one downwards has the means of all components. ``alpha`` is the pseudo-count of each class, and of
-            each component within its class. Workers cannot share the rows.
+            each component within its class.
 
     Notes
     -----
@@ -174,8 +174,6 @@ class GMM(SharedMixture[GMMParameters]):
     @classmethod
     def unshared_setting(cls, parameters: GMMParameters) -> str | None:
         """Return which parameter needs all rows in one process; None if workers can share them."""
-        if parameters.components > 1:
-            return f"has components: {parameters.components}, which need all rows in one process; use components: 1"
         if parameters.rule == "tutorial":
             return "has rule 'tutorial', which needs all rows in one process; use rule: extrinsic and engine: vb"
         if parameters.engine == "gibbs":

@@ -39,6 +39,12 @@ from actors.kernels.mixture.blocked_gibbs import (
     tempered_posterior,
 )
 from actors.kernels.mixture.calibration import LAPSES, TEMPERATURES
+from actors.kernels.mixture.class_components import (
+    class_densities,
+    component_labels,
+    expected_log_shares,
+    loo_log_shares,
+)
 from actors.kernels.mixture.columns import Columns, choose_columns
 from actors.kernels.mixture.incomplete import (
     MAX_ITERATIONS,
@@ -77,7 +83,7 @@ from actors.kernels.mixture.sums import (
 )
 from actors.kernels.mixture.variational import (
     MIN_RISE,
-    expected_log_weights,
+    expected_log_scores,
     one_hot_responsibilities,
     soft_log_predictive_loo,
 )
@@ -145,6 +151,17 @@ class _InternalRows(NamedTuple):
     missing: BoolArray
     seen: BoolArray | None
     incomplete: Incomplete | None
+
+
+class _LeftOut(NamedTuple):
+    """Log-likelihoods (N, K) of rows left out of the classes, 0 where they are missing; and the rows.
+
+    `log_within` (N, K·m) is log p(component | class, row), if classes have several components.
+    """
+
+    likelihood: FloatArray
+    log_within: FloatArray | None
+    inner: _InternalRows
 
 
 class _Learnt:
@@ -236,14 +253,17 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             first = self._first_assignment(problem.rows, missing, message.lengths, context, problem)
             wide = _all_kept(columns, present)
             X, labels, scatter = wide.internal(rows), np.where(missing, -1, first.labels), np.zeros(1)
+            gaussians = self.classes * self._components
+            if self._components > 1:
+                labels = component_labels(problem.rows, labels, self.classes, self._components, context.generator)
             if problem.incomplete is not None:
-                X, expected = X.copy(), (problem.rows, labels, self.classes, problem.incomplete, problem.prior)
+                X, expected = X.copy(), (problem.rows, labels, gaussians, problem.incomplete, problem.prior)
                 X[:, columns.kept], scatter = expected_by_labels(*expected)
-        reference = np.tile(X[~missing].mean(axis=0), (self.classes, 1))
+        reference = np.tile(X[~missing].mean(axis=0), (gaussians, 1))
         sums = class_sums_of_labels(X, labels, reference)
         reference += sums["first"] / np.maximum(sums["counts"], 1.0)[:, None]
         sums = class_sums_of_labels(X, labels, reference)
-        sums["second"][np.ix_(np.arange(self.classes), columns.kept, columns.kept)] += scatter
+        sums["second"][np.ix_(np.arange(gaussians), columns.kept, columns.kept)] += scatter
         return {
             "phase": MOMENTS,
             **_prefixed("start_", sums),
@@ -305,15 +325,15 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
                 return fit(rows, known, context)
             if phase == EXPECTED:
                 return self._sums_by_labels(rows, known, context)
-            likelihood, inner = self._leave_one_out(rows, known, context)
-            rows.memo["leave one out"], likelihood = likelihood, likelihood[~inner.missing]
+            found = self._leave_one_out(rows, known, context)
+            rows.memo["leave one out"], likelihood = found[:2], found.likelihood[~found.inner.missing]
             factors = known.classes.factors
             weights = np.exp(self._log_weights(factors, self._step_parameters(context)))
             if phase == SHARPNESS:
                 with_prior = np.array([0.0 if rows.weighted else float(len(chunk))])
                 return {**calibration_sums(likelihood, weights), "with_prior": with_prior}
             assert rows.log_prior is not None
-            return calibration_scores(likelihood, weights, rows.log_prior[~inner.missing], learnt["means"])
+            return calibration_scores(likelihood, weights, rows.log_prior[~found.inner.missing], learnt["means"])
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
         """Return the sums of both; of moments also the extremes, and the first row; of runs those in common units."""
@@ -364,7 +384,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         known, parameters = self._unpacked(learnt, carried=not context.sweep), self._step_parameters(context)
         rows = self._rows_of(chunk, known, context)
         with self._named(context, chunk):
-            likelihood, inner = self._leave_one_out(rows, known, context)
+            likelihood, log_within, inner = self._leave_one_out(rows, known, context)
         missing, log_prior = inner.missing, rows.log_prior
         if rows.weighted and log_prior is not None:  # the weights multiply labels
             log_prior = normalise_rows(log_prior + self._log_weights(known.classes.factors, parameters))
@@ -376,7 +396,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             log_volume = 0.0
             likelihood = own._calibrated_likelihood(likelihood, known.classes.factors, parameters)
             likelihood[missing] = 0.0
-        return own._compose_outbox(chunk.inbox, context, likelihood, missing, metrics, log_volume)
+        outbox = own._compose_outbox(chunk.inbox, context, likelihood, missing, metrics, log_volume)
+        return own._with_component_means(outbox, log_within, missing)
 
     def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:
         """Return the metrics of an update, bound and calibration among them; log which columns of new rows differ."""
@@ -509,8 +530,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
                 inner.X,
                 factors,
                 prior,
-                log_weights=self._expected_weights(factors, context) if rows.weighted else None,
-                log_prior=rows.log_prior,
+                **self._scores(rows, factors, context),
                 temperature=known.power(not rows.weighted, context),
                 mask=inner.missing,
                 incomplete=inner.incomplete,
@@ -533,7 +553,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             inner.X,
             np.where(inner.missing[:, None], 0.0, responsibilities),
             known.reference,
-            log_prior=rows.log_prior,
+            log_prior=_of_components(rows.log_prior, self._components),
             mask=inner.missing,
             incomplete=inner.incomplete,
             given=None if inner.incomplete is None else known.expecting,
@@ -569,8 +589,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         engine, objective, ended = self._engine(context), -np.inf, False
         if engine == "vb":
             power = known.power(learnt["with_prior"], context)
-            weighted = not learnt["with_prior"]
-            objective = bound_from_sums(sums, factors, prior, alpha, temperature=power, use_weights=weighted)
+            terms: dict[str, Any] = {"use_weights": not learnt["with_prior"], "components": self._components}
+            objective = bound_from_sums(sums, factors, prior, alpha, temperature=power, **terms)
             context.report(done, learnt["iterations"], objective=objective)
             ended = objective - learnt["objective"] < MIN_RISE * rows
         else:
@@ -586,8 +606,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             return self._with_drawn(after, context) if engine == "blocked-gibbs" else after
         after |= _prefixed("before_", pack(known.classes))
         if engine == "vb":
-            bound = bound_from_sums(sums, factors, prior, alpha, use_weights=not learnt["with_prior"])
-            after["bound"] = bound - learnt["log_volume"]
+            after["bound"] = bound_from_sums(sums, factors, prior, alpha, **terms) - learnt["log_volume"]
         elif learnt["gaps"]:
             return {**after, "phase": EXPECTED, "done": 0, "objective": -np.inf}
         return self._after_fit(after, context)
@@ -629,14 +648,21 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         message = data_message(chunk.inbox)
         (values, missing), absent = rows_and_mask(message), message.missing_values
         _check_dimension(values, known.classes.columns.kept.size, context)
-        memo = chunk.memo if chunk.total * self.classes <= KEPT_NUMBERS else {}
+        memo = chunk.memo if chunk.total * self.classes * self._components <= KEPT_NUMBERS else {}
         with self._named(context, chunk):
             above = _log_prior(chunk.inbox, (len(values), self.classes))
             log_prior = joint_prior(above, label_prior(chunk.inbox, (len(values), self.classes)))
             return _Rows(values, missing, None if absent is None else ~absent, log_prior, above is None, memo)
 
-    def _expected_weights(self, factors: NIWPosterior, context: Context) -> FloatArray:
-        return expected_log_weights(factors.counts, self._step_parameters(context).alpha)
+    def _scores(self, rows: _Rows, factors: NIWPosterior, context: Context) -> dict[str, FloatArray | None]:
+        """Return what an iteration adds to log-densities, `log_weights` (K·m,) and `log_prior` (N, K·m)."""
+        m, alpha = self._components, self._step_parameters(context).alpha
+        log_weights = None
+        if rows.weighted:
+            log_weights = expected_log_scores(factors.counts, alpha, components=m)
+        elif m > 1:
+            log_weights = expected_log_shares(factors.counts, m, alpha)
+        return {"log_weights": log_weights, "log_prior": _of_components(rows.log_prior, m)}
 
     def _responsibilities(self, rows: _Rows, classes: Classes, known: _Learnt, context: Context) -> FloatArray:
         """Return the responsibilities (N, K) given these classes."""
@@ -646,8 +672,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             inner.X,
             factors,
             prior,
-            log_weights=self._expected_weights(factors, context) if rows.weighted else None,
-            log_prior=rows.log_prior,
+            **self._scores(rows, factors, context),
             temperature=known.power(not rows.weighted, context),
             mask=inner.missing,
             incomplete=inner.incomplete,
@@ -677,8 +702,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         rows.memo["labels"] = known.label_sweep, labels
         return labels
 
-    def _leave_one_out(self, rows: _Rows, known: _Learnt, context: Context) -> tuple[FloatArray, _InternalRows]:
-        """Return the log-likelihood (N, K) of each row without the row itself, 0 where it is missing, and the rows.
+    def _leave_one_out(self, rows: _Rows, known: _Learnt, context: Context) -> _LeftOut:
+        """Return the log-likelihood of each row without the row itself.
 
         The row is in the classes by the responsibility or label that is in the final sums. Where the update had no
         iteration, it is by the responsibility given the classes themselves.
@@ -686,8 +711,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         factors, prior, columns = known.classes
         inner = rows.within(columns, prior)
         if "leave one out" in rows.memo:  # no pass after the first calibration changes the classes
-            kept: FloatArray = rows.memo.pop("leave one out")
-            return kept, inner
+            kept: tuple[FloatArray, FloatArray | None] = rows.memo.pop("leave one out")
+            return _LeftOut(kept[0], kept[1], inner)
         if known.drawn is not None and known.before is not None:
             labels = self._labels(rows, known.before, known, context)
             likelihood = log_predictive_loo_observed(inner.X, labels, inner.incomplete, factors, prior)
@@ -696,15 +721,20 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             likelihood = soft_log_predictive_loo(inner.X, given, factors, prior)
             if inner.incomplete is not None:
                 likelihood = soft_loo_observed(inner.X, likelihood, given, inner.incomplete, factors, prior)
+        log_within, m = None, self._components
+        if m > 1:
+            shares = loo_log_shares(given, factors.counts, m, self._step_parameters(context).alpha)
+            likelihood, log_within = class_densities(likelihood + shares, m)
         likelihood[inner.missing] = 0.0
-        return likelihood, inner
+        return _LeftOut(likelihood, log_within, inner)
 
     def _recognized_chunk(self, chunk: Chunk, context: Context) -> Outbox:
         """Classify a chunk's rows; the metrics are the left-out columns that differ from training."""
         X, missing, seen, differing = self._read_new_rows(data_message(chunk.inbox), context)
         with self._named(context, chunk):
-            likelihood, log_volume, _ = self._new_likelihood(X, missing, context, seen)
+            likelihood, log_volume, log_within = self._new_likelihood(X, missing, context, seen)
             outbox = self._compose_outbox(chunk.inbox, context, likelihood, missing, {}, log_volume)
+            outbox = self._with_component_means(outbox, log_within, missing)
         return Outbox(outbox.messages, {str(column): 1.0 for column in differing.tolist()}, outbox.outputs)
 
     # --- helpers --------------------------------------------------------------------------------------------------
@@ -753,6 +783,11 @@ def _log_prior(inbox: Inbox, shape: tuple[int, int]) -> FloatArray | None:
     product -= largest + np.log(np.exp(product - largest).sum(axis=1, keepdims=True))
     result: FloatArray = product
     return result
+
+
+def _of_components(log_prior: FloatArray | None, components: int) -> FloatArray | None:
+    """Return log-priors of classes (N, K) as those of their components (N, K·m)."""
+    return log_prior if log_prior is None or components == 1 else np.repeat(log_prior, components, axis=1)
 
 
 def _prefixed(prefix: str, entries: Mapping[str, Any]) -> State:

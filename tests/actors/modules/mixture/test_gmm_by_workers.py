@@ -444,3 +444,42 @@ def test_engines_that_need_all_rows_in_one_process_name_those_that_do_not():
         assert "learns from all rows in one process" in sharing_problem(type(make_module(kind, {})), None)
     with pytest.raises(ModuleError, match="module 'it' learns by engine 'gibbs'"):
         shared(gmm(), vectors(), overrides={"engine": "gibbs"})
+
+
+# --- classes of several components ------------------------------------------------------------------------------------
+
+GAPS = np.random.default_rng(4).random((N, D)) < 0.2
+ROWS_OF_COMPONENTS = {
+    "whole": vectors(),
+    "missing": vectors(mask=MASK),
+    "lacking": make_message(
+        Header("observations", "data", "observations", "it"), {"values": np.where(GAPS, 0.0, X), "mask": GAPS}
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS_OF_COMPONENTS)
+@pytest.mark.parametrize("calibrate", [False, True])
+@pytest.mark.parametrize("priors", [(), (prior(),)])
+def test_components_of_classes_are_learnt_as_from_all_rows_in_one_process(rows, calibrate, priors):
+    make, messages = gmm(components=2, calibrate=calibrate), (ROWS_OF_COMPONENTS[rows], *priors)
+    module = make()
+    outbox = unshared(module, *messages, temperature=0.7)
+    answer = shared(make, *messages, cuts=[3, 9], temperature=0.7)
+    assert_agree(answer, outbox, module)
+    new = make()
+    new.load_state(answer.state)
+    assert_agree(
+        shared(make, *messages, cuts=[4], mode="recognize", state=answer.state),
+        unshared(new, *messages, mode="recognize"),
+    )
+
+
+def test_components_have_the_same_bits_however_rows_are_shared():
+    make, messages = gmm(components=3, calibrate=True), (ROWS_OF_COMPONENTS["lacking"], prior())
+    first = shared(make, *messages)
+    later = shared(make, *messages, state=first.state, round=1)
+    for cuts in ([1], [7], [2, 9]):
+        one = shared(make, *messages, cuts=cuts)
+        assert same_answers(one, first)
+        assert same_answers(shared(make, *messages, cuts=cuts, state=one.state, round=1), later)
