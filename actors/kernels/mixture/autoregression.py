@@ -132,7 +132,7 @@ class Series(NamedTuple):
     @property
     def order(self) -> int:
         """L."""
-        return (self.regressors.shape[1] - 1) // self.rows.shape[1]
+        return int(self.regressors.shape[1] - 1) // int(self.rows.shape[1])
 
     def with_rows(self, rows: FloatArray) -> Series:
         """Return the same series with other values (N, D)."""
