@@ -356,7 +356,7 @@ def clock_notes(values: Array | StoredRows, lengths: IntArray | None, columns: S
         return []
     few = np.flatnonzero(within)[:_MIN_CLOCK_STEPS]
     likely = np.flatnonzero((values[few + 1] > values[few]).all(axis=0))
-    rising = [place for place in likely if (np.diff(values[:, place])[within] > 0).all()]
+    rising = [int(place) for place in likely if (np.diff(values[:, place])[within] > 0).all()]
     if not rising or len(rising) == values.shape[1]:
         return []
     shown = [_column(place, columns) for place in rising[:3]]

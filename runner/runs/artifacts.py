@@ -196,7 +196,7 @@ def _draw_regimes(album: Album, commit: CommitOutputs) -> list[Path]:
             order = class_order(own["trans_prob"], commit)
             for r, values in enumerate(own["regime_trans_prob"][:MAX_REGIMES_DRAWN]):
                 draw = partial(plots.draw_transitions, values, order=order, names=names)
-                drawn.append(album.draw(f"transitions_{module}_{r}", lambda file, draw=draw: draw(path=file)))
+                drawn.append(album.draw(f"transitions_{module}_{r}", draw))
         if module in above and "trans_prob" in own:
             draw = partial(plots.draw_transitions, own["trans_prob"])
             drawn.append(album.draw(f"transitions_{module}", draw))
