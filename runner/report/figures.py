@@ -196,13 +196,14 @@ def transitions(values: FloatArray, order: Sequence[int], names: Mapping[int, st
 def states(classes: ArrayLike, categories: ArrayLike | None, lengths: ArrayLike | None) -> str:
     """Draw the class of each row over time, a line for each sequence, below its category."""
     strips = state_strips(classes, categories, lengths)
-    shown = min(len(strips.groups), 40)
-    legend = 0.2 * math.ceil(shown / 4) + 0.05
+    handles = legend_of(strips)
+    longest = max(len(handle.get_label()) for handle in handles)
+    in_line = min(4, max(1, int((WIDTH - 0.3) / (0.3 + 0.068 * longest))))  # names of 8 points, each with its colour
+    legend = 0.2 * math.ceil(len(handles) / in_line) + 0.05
     figure, axes = _axes(0.55 + legend + (0.3 if categories is not None else 0.2) * len(strips.names), top=legend)
     draw_strips(axes, strips)
-    handles = legend_of(strips)
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.12, 1.0), "handlelength": 1.0}
-    axes.legend(handles=handles, ncols=4, frameon=False, fontsize=8, columnspacing=1.0, **place)
+    axes.legend(handles=handles, ncols=in_line, frameon=False, fontsize=8, columnspacing=1.0, **place)
     return svg(figure)
 
 

@@ -319,7 +319,7 @@ def draw_strips(axes: Any, strips: StateStrips) -> None:
     colours = np.append(to_rgba_array(_group_colours(len(strips.groups))), [[0.0, 0.0, 0.0, 0.0]], axis=0)
     axes.imshow(colours[strips.lines], interpolation="nearest", aspect="auto")
     axes.set_yticks(strips.places, strips.names, fontsize=8)
-    axes.set(xlabel="row of the sequence", ylabel="sequence")
+    axes.set(xlabel="row of the sequence", ylabel="sequence" if len(strips.names) > 1 else "")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
 
@@ -560,6 +560,7 @@ def _label_groups(axes: Any, plane: FloatArray, groups: IntArray, labels: Sequen
     """Write the label of each group near the median of its points, so that no label hides another."""
     if not labels:
         return
+    axes.autoscale_view()  # else the axes are those of no points until they are drawn
     medians = np.stack([np.median(plane[groups == index], axis=0) for index in range(len(labels))])
     to_axes = axes.transData + axes.transAxes.inverted()
     inches = np.array([axes.figure.get_figwidth(), axes.figure.get_figheight()]) * axes.get_position().size

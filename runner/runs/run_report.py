@@ -348,7 +348,7 @@ class RunReport:
         means = self.commit.find("mu")
         if means is not None and means.ndim == 2 and means.shape[1] <= MAX_TABLE_COLUMNS and len(means) <= 50:
             rows = [(k, *(f"{value:.4g}" for value in row)) for k, row in enumerate(means)]
-            columns = ("class", *(f"column {d}" for d in range(means.shape[1])))
+            columns = ("class", *(f"column {d + 1}" for d in range(means.shape[1])))
             yield Panel("Class means", tables=[Table(columns, rows)])
         yield from self._reconstructions()
 

@@ -156,7 +156,7 @@ def test_the_button_changes_light_and_dark_by_keyboard(chromium, runs):
 def test_every_link_leads_to_a_part_of_the_page(chromium, runs):
     with opened(chromium, (runs / REPORTS[0]).as_uri()) as page:
         links = page.evaluate("[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
-        assert len(links) == 9
+        assert len(links) == 10
         for link in links:
             assert page.query_selector(link) is not None
 

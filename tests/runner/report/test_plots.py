@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runner.report import figures as drawings
 from runner.report import plots as report
 from runner.report.category_names import NamedCategories
 
@@ -394,3 +395,28 @@ def test_the_legend_of_classes_over_time_is_within_the_picture(drawn: Any, seque
     assert inside.y0 >= whole.y0 - 1
     assert inside.y1 <= whole.y1 + 1
     assert not inside.overlaps(axes.get_window_extent())
+
+
+@pytest.mark.parametrize("names", [["rest", "walk"], ["a very long name of a behaviour"] * 3, list("abcdefghij")])
+def test_the_legend_of_a_report_is_within_its_picture(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(drawings, "svg", lambda figure: figures.append(figure) or "")
+    texts = [f"{name} {number}" for number, name in enumerate(names)]
+    labels = NamedCategories(np.arange(60) % len(names), texts)
+    drawings.states(np.arange(60) % len(names), labels, np.array([20, 40]))
+    (axes,) = figures[0].axes
+    inside, whole = axes.get_legend().get_window_extent(), figures[0].bbox
+    assert inside.x0 >= whole.x0 - 1
+    assert inside.x1 <= whole.x1 + 1
+    assert inside.y1 <= whole.y1 + 2
+
+
+def test_labels_in_a_report_are_near_their_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(drawings, "svg", lambda figure: figures.append(figure) or "")
+    plane = np.array([[-3.0, 2.0], [3.0, 2.0], [0.0, -2.0]]).repeat(20, axis=0)
+    drawings.latents(plane, ("x", "y"), np.arange(3).repeat(20), "groups")
+    (axes,) = figures[0].axes
+    for text in axes.texts:
+        label = axes.transAxes.transform(text.get_position())
+        assert np.linalg.norm(label - axes.transData.transform(text.xy)) < 60
