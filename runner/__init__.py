@@ -62,6 +62,10 @@ def _import_own_actors() -> None:
         If another one has been imported already.
     """
     own = Path(__file__).parent.parent / "actors" / "__init__.py"
+    if (
+        not own.is_file()
+    ):  # on a cluster that was joined: Ray puts each package that it is sent into a folder of its own
+        return
     imported = sys.modules.get("actors")
     if imported is not None:
         if not (imported.__file__ and own.samefile(imported.__file__)):
