@@ -422,3 +422,6 @@ TOKEN_PROBE_SECONDS = 5.0
 
 DEATH_REPORT_SECONDS = 1.0
 """Time that a cluster has to say why a process died; Ray publishes that a moment after the death itself."""
+
+MAX_WINDOW_ROWS = 1_000_000
+"""Rows of a window, and from one window to the next."""

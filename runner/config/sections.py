@@ -29,7 +29,7 @@ from pydantic import (
 from actors.coordination.placement import Placement
 from actors.coordination.recovery import RecoveryPolicy
 from actors.graph.spec import Resources
-from actors.limits import MAX_IMAGE_SIDE, MAX_PATH_CHARACTERS, MAX_SECONDS
+from actors.limits import MAX_IMAGE_SIDE, MAX_PATH_CHARACTERS, MAX_SECONDS, MAX_WINDOW_ROWS
 from actors.messaging.stored_rows import is_url
 from runner.config.error_messages import (
     ConfigErrors,
@@ -46,6 +46,7 @@ from runner.data.ros import BagOptions, topic_problem
 from runner.data.shards import IMAGES, PARQUET, ShardOptions
 from runner.data.tables import TableOptions, is_table
 from runner.data.waves import WaveOptions
+from runner.data.windows import Feature, WindowOptions
 
 
 class Section(BaseModel):
@@ -154,6 +155,28 @@ class BagConfig(Section):
         return BagOptions(tuple(self.topics or ()), self.rate, self.gap, self.clock)
 
 
+class WindowConfig(Section):
+    """How windows of rows become rows; see :class:`runner.data.windows.WindowOptions`."""
+
+    rows: Annotated[int, Field(ge=2, le=MAX_WINDOW_ROWS)]
+    step: Annotated[int, Field(ge=1, le=MAX_WINDOW_ROWS)] | None = None
+    features: Annotated[list[Feature], Field(min_length=1)] = Field(
+        default_factory=lambda: list(WindowOptions.features)
+    )
+    bands: _Count = WindowOptions.bands
+
+    def _finish(self) -> list[Problem]:
+        if len(set(self.features)) < len(self.features):
+            return [(("features",), "names a feature twice; leave one out")]
+        if "spectrum" in self.features and self.bands > self.rows // 2:
+            return [(("bands",), f"expected at most {self.rows // 2}, half the rows of a window, got {self.bands}")]
+        return []
+
+    def to_model(self) -> WindowOptions:
+        """Return the options."""
+        return WindowOptions(self.rows, self.step, tuple(self.features), self.bands)
+
+
 class DataConfig(Section):
     """The training data: arguments of :func:`runner.data.datasets.load`."""
 
@@ -196,6 +219,7 @@ class DataConfig(Section):
     frames: FrameConfig | None = None
     sound: SoundConfig | None = None
     ros: BagConfig | None = None
+    windows: WindowConfig | None = None
     image_size: Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     grey: bool | None = None
     cache: Path | str | None = None
@@ -222,6 +246,9 @@ class DataConfig(Section):
 
     def _finish(self) -> list[Problem]:
         problems: list[Problem] = []
+        if self.windows is not None and (self.labels or self.on_disk or self.order != "given"):
+            text = "are of rows in memory, in the order given; leave out type: labels, on_disk and order"
+            problems.append((("windows",), text))
         keys = ["observations", "categories", "lengths", "header", "index", "divide_by", "sequences", "on_disk"]
         keys += ["columns", "exclude", "sequence_column", "category_column", "variable", "sound", "ros"]
         keys += ["image_size", "grey", "cache", "type"]

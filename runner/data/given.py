@@ -21,7 +21,7 @@ from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
 from runner.data.scaling import OTHERS
-from runner.data.sources import check_sources, load_new_rows
+from runner.data.sources import check_sources, load_new_rows, with_windows
 from runner.data.tables import TableOptions, column_places, sequence_lengths
 from runner.report.category_names import storable
 from runner.report.printable import brief
@@ -313,12 +313,16 @@ def _changed(section: DataConfig, **changes: Any) -> DataConfig:
 
 def _read_source(section: DataConfig, name: str, given: Any, lengths: Any) -> Dataset:
     if _is_file(given):
-        (loaded,) = load_new_rows({name: section}, [str(given)]).values()
-        return loaded if lengths is None else _with_lengths(loaded, lengths)
+        whole = section.model_copy(update={"windows": None})  # lengths are those of rows
+        (loaded,) = load_new_rows({name: whole}, [str(given)]).values()
+        loaded = loaded if lengths is None else _with_lengths(loaded, lengths)
+        return with_windows(section, loaded, name)
     rows = _check_rows(section, name, given, prepared=True)
     if lengths is not None:
         rows = replace(rows, lengths=None if not _are_sequences(given) else rows.lengths)
-    return Dataset(rows.values, None, _find_lengths(rows, lengths), "Python", rows.mask, rows.notes, rows.columns)
+    spans = _find_lengths(rows, lengths)
+    data = Dataset(rows.values, None, spans, "Python", rows.mask, rows.notes, rows.columns)
+    return with_windows(section, data, name)
 
 
 def _with_lengths(data: Dataset, lengths: Any) -> Dataset:

@@ -30,6 +30,7 @@ from runner.data.scaling import scale_new_rows, scale_rows, scaling_in
 from runner.data.shards import Converter, digest_of, find_shards, kind_of
 from runner.data.stored import blocks_to_check
 from runner.data.tables import TableOptions, is_table
+from runner.data.windows import window_rows
 from runner.report.printable import printable_line
 
 Data: TypeAlias = Mapping[str, Dataset]
@@ -455,6 +456,7 @@ def load_new_rows(
                 converter=converter,
                 **reading,
             )
+    data = _windows_of(data, sources)
     return check_same_rows(data) if graph is None else check_sources(data, graph)
 
 
@@ -478,6 +480,13 @@ def _name_sources(sources: Iterable[str], given: Sequence[str]) -> dict[str, str
             raise DataError(f"source {name} is given twice, as {chosen[name]!r} and {origin!r}; leave one out")
         chosen[name] = origin
     return chosen
+
+
+def _windows_of(data: dict[str, Dataset], sources: Any) -> dict[str, Dataset]:
+    """Return a row for each window of the rows of sources that are of windows; names alone do not say it."""
+    if not isinstance(sources, Mapping):
+        return data
+    return {name: with_windows(sources[name], each, _label(name)) for name, each in data.items()}
 
 
 def _is_data_set(origin: str) -> bool:
@@ -550,7 +559,7 @@ def _without_sequences(table: TableOptions) -> TableOptions:
 
 
 def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
-    return datasets.load(
+    loaded = datasets.load(
         source.source,
         seed=seed,
         count=source.count,
@@ -568,3 +577,15 @@ def _load(source: DataConfig, seed: int, categories: Any) -> Dataset:
         shards=source.shard_options(),
         subjects=source.subjects,
     )
+    return with_windows(source, loaded, "data")
+
+
+def with_windows(source: DataConfig, data: Dataset, where: str) -> Dataset:
+    """Return a row for each window of rows, where a source is of windows.
+
+    Raises
+    ------
+    DataError
+        As :func:`runner.data.windows.window_rows` does.
+    """
+    return data if source.windows is None else window_rows(data, source.windows.to_model(), where)

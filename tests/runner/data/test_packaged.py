@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import sys
 import tarfile
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from runner.data.datasets import SOURCES, load
 from runner.data.errors import DataError
 from runner.data.packaged import PACKAGED, PACKAGED_SEQUENCES, SHAPES
 from runner.data.sources import load_new_rows
+from runner.model import Model
 
 
 def test_model_files_take_the_same_names_as_scripts():
@@ -244,3 +246,24 @@ def test_debians_package_holds_what_is_said_of_it(name):
     data = load(name, order="given")
     assert data.observations.shape == SHAPES[name]
     np.testing.assert_array_equal(np.bincount(data.categories), [SHAPES[name][0] // 10] * 10)
+
+
+ARCHIVE = Path(os.environ.get("SERKET_BNPY_ARCHIVE", packaged.BNPY_ARCHIVE))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    packaged._installed_mocap6() is None and not ARCHIVE.is_file(),
+    reason=f"needs bnpy's archive, here or in SERKET_BNPY_ARCHIVE: {packaged.GET_BNPY}",
+)
+def test_mocap6_is_what_is_said_of_it_and_its_motions_are_found():
+    given = ARCHIVE if ARCHIVE.is_file() else None
+    data = load("mocap6", observations=given)
+    assert data.observations.shape == SHAPES["mocap6"]
+    assert len(data.lengths) == 6
+    assert data.lengths.sum() == len(data.categories) == 2058
+    assert len(np.unique(data.categories)) == 12
+    changes = {"data.observations": str(ARCHIVE.absolute())} if given else {"data": {"source": "mocap6"}}
+    model = Model.from_file("motion", **changes).fit(progress=False)
+    assert model.run.summary["accuracy"] > 0.8
+    assert model.run.summary["nmi"] > 0.75
