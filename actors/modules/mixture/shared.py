@@ -88,7 +88,7 @@ from actors.kernels.mixture.variational import (
     soft_log_predictive_loo,
 )
 from actors.module import Context, Inbox, Outbox
-from actors.modules.class_posteriors import combine_priors, joint_prior, known_classes, label_prior, normalise_rows
+from actors.modules.class_posteriors import combine_priors, joint_prior, known_classes, label_prior
 from actors.modules.mixture.base import Mixture, filled_with_seen
 from actors.modules.mixture.class_module import (
     INITIAL_LAPSE,
@@ -386,8 +386,8 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         with self._named(context, chunk):
             likelihood, log_within, inner = self._leave_one_out(rows, known, context)
         missing, log_prior = inner.missing, rows.log_prior
-        if rows.weighted and log_prior is not None:  # the weights multiply labels
-            log_prior = normalise_rows(log_prior + self._log_weights(known.classes.factors, parameters))
+        if rows.weighted:
+            log_prior = own._prior_of_rows(None, log_prior, parameters)
         metrics = own._evidences(likelihood, log_prior, context)
         log_volume = log_volumes(known.classes.columns, inner.seen)
         volume = (~missing).sum() * log_volume if isinstance(log_volume, float) else log_volume[~missing].sum()

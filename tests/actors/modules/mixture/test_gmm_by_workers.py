@@ -15,6 +15,7 @@ from actors.kernels.mixture.niw import NIWPrior, log_marginal_likelihood, log_pr
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
 from actors.module import Context, Inbox
+from actors.modules.class_posteriors import LABELS
 from actors.modules.mixture import engines
 from actors.modules.mixture import shared as mixture_by_workers
 from actors.sharing.contract import sharing_problem
@@ -473,6 +474,17 @@ def test_components_of_classes_are_learnt_as_from_all_rows_in_one_process(rows, 
         shared(make, *messages, cuts=[4], mode="recognize", state=answer.state),
         unshared(new, *messages, mode="recognize"),
     )
+
+
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("priors", [(), (prior(),)])
+def test_labels_of_some_rows_count_as_in_one_process(components, priors):
+    known = np.where(np.arange(N)[:, None] % 5 == 0, np.where(np.eye(K)[TRUTH] > 0.0, 0.9, 0.1 / (K - 1)), 1.0 / K)
+    header = Header("transition_prior", "told", LABELS, "it")
+    make, messages = gmm(components=components), (vectors(), *priors, make_message(header, {"log_prob": np.log(known)}))
+    module = make()
+    outbox = unshared(module, *messages)
+    assert_agree(shared(make, *messages, cuts=[3, 9]), outbox, module)
 
 
 def test_components_have_the_same_bits_however_rows_are_shared():
