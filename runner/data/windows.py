@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from actors.messaging.stored_rows import StoredRows
-from actors.types import Array, FloatArray, IntArray
+from actors.types import Array, BoolArray, FloatArray, IntArray
 from runner.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def window_rows(data: Dataset, options: WindowOptions, where: str) -> Dataset:
     flat = np.asarray(data.observations).reshape(count, -1)
     mask = None
     if data.mask is not None:
-        missing = data.mask.reshape(count, -1).any(axis=1)
+        missing: BoolArray = np.asarray(data.mask.reshape(count, -1).any(axis=1))
         mask = np.lib.stride_tricks.sliding_window_view(missing, options.rows)[starts].any(axis=1)
         flat = np.where(missing[:, None], flat.dtype.type(0), flat)
     columns = data.columns or tuple(f"column {number}" for number in range(1, flat.shape[1] + 1))
