@@ -44,5 +44,4 @@ def test_the_check_of_a_module_in_the_working_directory_kills_its_process(tmp_pa
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("checks", CHECK_CLASSES, ids=lambda cls: cls.__name__)
 def test_a_module_recovers_from_deaths_of_its_process_in_and_before_an_update(checks):
-    derived = type("Checks", (ModuleChecks,), {"module": checks.module, "parameters": checks.parameters})
-    derived().test_it_survives_the_death_of_its_process()
+    ModuleChecks.test_it_survives_the_death_of_its_process(checks())
