@@ -510,7 +510,7 @@ class RunDirectory:
         delete = [
             f"{directory}/{name}" for name in files.names_in(directory) if re.search(rf"_{phase}\.(txt|npy|csv)$", name)
         ]
-        for folder in files.directories_in(directory):  # of many rows, as versions up to 0.2 wrote them
+        for folder in files.directories_in(directory):  # of many rows
             if folder.endswith(f"_{phase}"):
                 delete += [f"{directory}/{folder}/{name}" for name in files.names_in(f"{directory}/{folder}")]
         if delete:

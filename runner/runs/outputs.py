@@ -1,4 +1,4 @@
-"""The files of a module's outputs: an exact .npy of each, beside small ones a text for ``numpy.loadtxt``."""
+"""The files of a module's outputs: an exact .npy, beside small ones a text, and of many rows several .npy files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import reprlib
 import tokenize
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,8 @@ TEXT_COLUMNS = 200
 """Arrays with more columns have no text."""
 
 TEXT_ROWS = 100_000
-"""Arrays with more rows have no text: as text, 10^6 rows of ten classes take 100 MB and half a minute."""
+"""Arrays with more rows are .npy files of as many rows each, without a text: as text, 10^6 rows of ten classes take
+100 MB and half a minute."""
 
 
 def write_arrays(
@@ -33,7 +33,8 @@ def write_arrays(
 ) -> dict[str, str]:
     """Write each of a module's outputs as ``<name>_<phase>.npy``, and as ``.txt`` if it is small enough for a text.
 
-    Outputs in parts are written part by part.
+    Long ones are files in ``<name>_<phase>/``, each called like the number of its first row, ``000000000.npy``. Outputs
+    in parts are written part by part.
 
     Parameters
     ----------
@@ -61,15 +62,18 @@ def write_arrays(
         stem = _checked_stem(module, name, given, phase)
         array = np.atleast_1d(np.asarray(given))  # in commits of earlier versions it may have no dimension
         place = f"{directory}/{stem}"
+        if len(array) > TEXT_ROWS:
+            rows = _RowFiles(files, place, f"module {module!r}: its output {name}")
+            rows.add(array)
+            long[stem] = rows.close(len(array))
+            continue
         with files.create(f"{place}.npy") as file:
             np.save(file, array, allow_pickle=False)
-        is_text = array.ndim <= 2 and len(array) <= TEXT_ROWS and math.prod(array.shape[1:]) <= TEXT_COLUMNS
+        is_text = array.ndim <= 2 and math.prod(array.shape[1:]) <= TEXT_COLUMNS
         if is_text:
             with files.create(f"{place}.txt") as file:
                 np.savetxt(file, array, fmt="%d" if array.dtype.kind in "iub" else "%.8g")
-        elif len(array) > TEXT_ROWS:
-            long[stem] = len(array)
-        _delete_earlier(files, place, is_text)
+        _delete_others(files, place, (".npy", ".txt") if is_text else (".npy",))
     return _sentences(directory, rest, long)
 
 
@@ -93,68 +97,85 @@ def _write_by_part(
     long: dict[str, int],
 ) -> dict[str, Any]:
     """Write the outputs with a row for each row, adding their rows to `long`; return the others, joined."""
-    rows: dict[str, _RowFile] = {}
+    rows: dict[str, _RowFiles] = {}
     others: dict[str, list[Any]] = {}
     joined = {*outputs.names.sequences, *outputs.names.samples}
-    with ExitStack() as opened:  # files get their names when all parts are written
-        for _, part in outputs.by_part():
-            for name, given in part.items():
-                if name in outputs.names.rows:
-                    stem = _checked_stem(module, name, given, phase)
-                    if stem not in rows:
-                        file = opened.enter_context(files.create(f"{directory}/{stem}.npy"))
-                        rows[stem] = _RowFile(file, np.asarray(given), outputs.total)
-                    rows[stem].add(np.asarray(given), f"module {module!r}: its output {name}")
-                elif name in joined or name not in others:
-                    others.setdefault(name, []).append(given)
-        for stem, each in rows.items():
-            each.check_complete(f"module {module!r}: its output {stem}")
-    for stem in rows:
-        _delete_earlier(files, f"{directory}/{stem}", is_text=False)
-    long.update(dict.fromkeys(rows, outputs.total))
+    for _, part in outputs.by_part():
+        for name, given in part.items():
+            if name in outputs.names.rows:
+                stem = _checked_stem(module, name, given, phase)
+                if stem not in rows:
+                    rows[stem] = _RowFiles(files, f"{directory}/{stem}", f"module {module!r}: its output {name}")
+                rows[stem].add(np.asarray(given))
+            elif name in joined or name not in others:
+                others.setdefault(name, []).append(given)
+    long.update({stem: each.close(outputs.total) for stem, each in rows.items()})
     return {name: outputs.names.join(name, parts) for name, parts in others.items()}
 
 
-class _RowFile:
-    """Writes rows, as they come, to one .npy file of `total` rows, which does not depend on the parts."""
+class _RowFiles:
+    """Writes rows, as they come, to .npy files of a fixed number of rows in a directory.
 
-    def __init__(self, file: BinaryIO, first: Array, total: int) -> None:
-        self._file = file
-        self._dtype = first.dtype
-        self._shape = first.shape[1:]
-        self._total = total
-        self._written = 0
-        header = {
-            "descr": np.lib.format.dtype_to_descr(first.dtype),
-            "fortran_order": False,
-            "shape": (total, *self._shape),
-        }
-        np.lib.format.write_array_header_1_0(file, header)
+    The files do not depend on the parts in which the rows come. `what` names the output in errors.
+    """
 
-    def add(self, rows: Array, what: str) -> None:
-        """Append rows; `what` names the output in errors."""
-        if rows.shape[1:] != self._shape or not np.can_cast(rows.dtype, self._dtype, "safe"):
+    def __init__(self, files: RunFiles, place: str, what: str) -> None:
+        self._files = files
+        self._place = place
+        self._what = what
+        self._pending: list[Array] = []
+        self._first = 0
+        self._count = 0  # of pending rows
+        self._like: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+        self._written: set[str] = set()
+
+    def add(self, rows: Array) -> None:
+        """Add rows; write the files that are full."""
+        self._like = self._like or (rows.shape[1:], rows.dtype)
+        shape, dtype = self._like
+        if rows.shape[1:] != shape or not np.can_cast(rows.dtype, dtype, "safe"):
             raise ModuleError(
-                f"{what} has rows {rows.shape[1:]} of {rows.dtype} from row {self._written} on, expected "
-                f"{self._shape} of {self._dtype}, as before"
+                f"{self._what} has rows {rows.shape[1:]} of {rows.dtype} from row {self._first + self._count} on, "
+                f"expected {shape} of {dtype}, as before"
             )
-        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
-        self._written += len(rows)
+        rows = rows.astype(dtype, copy=False)
+        while len(rows):
+            taken = rows[: TEXT_ROWS - self._count]
+            self._pending.append(taken)
+            self._count += len(taken)
+            rows = rows[len(taken) :]
+            if self._count == TEXT_ROWS:
+                self._write()
 
-    def check_complete(self, what: str) -> None:
-        """Refuse to give the file its name if rows are missing, or there are more than the header says."""
-        if self._written != self._total:
-            raise ModuleError(f"{what} has {self._written} rows, expected {self._total}")
+    def close(self, total: int) -> int:
+        """Write the last file, delete those of earlier outputs of the same name; return the number of rows."""
+        if self._count:
+            self._write()
+        if self._first != total:
+            raise ModuleError(f"{self._what} has {self._first} rows, expected {total}")
+        stale = [name for name in self._files.names_in(self._place) if name not in self._written]
+        if stale:
+            self._files.delete([f"{self._place}/{name}" for name in stale])
+        _delete_others(self._files, self._place, ())
+        return self._first
+
+    def _write(self) -> None:
+        name = f"{self._first:09d}.npy"
+        with self._files.create(f"{self._place}/{name}") as file:
+            pending = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+            np.save(file, pending, allow_pickle=False)
+        self._written.add(name)
+        self._first, self._count, self._pending = self._first + self._count, 0, []
 
 
-def _delete_earlier(files: RunFiles, place: str, is_text: bool) -> None:
-    """Delete what an output was written as before: a text, or the directory of .npy files of versions up to 0.2."""
-    old = [f"{place}/{name}" for name in files.names_in(place)]
-    if not is_text and files.exists(f"{place}.txt"):
-        old.append(f"{place}.txt")
+def _delete_others(files: RunFiles, place: str, suffixes: Sequence[str]) -> None:
+    """Delete what an output was written as before, unless its file has one of these suffixes: none of a directory's."""
+    old = [f"{place}{other}" for other in (".npy", ".txt") if other not in suffixes and files.exists(f"{place}{other}")]
+    if suffixes:
+        old += [f"{place}/{name}" for name in files.names_in(place)]
     if old:
         files.delete(old)
-    if files.exists(place):
+    if suffixes and files.exists(place):
         files.delete_directory(place)
 
 
@@ -162,9 +183,10 @@ def _sentences(directory: str, rest: Mapping[str, Any], long: Mapping[str, int])
     """Return the sentences about outputs of many rows, and about those that have a sample of the rows."""
     found = {}
     if long:
+        stem, rows = min(long.items())
         found["long"] = (
-            f"{directory}: {', '.join(sorted(long))}: {max(long.values()):,} rows have no text; read the .npy files, "
-            f"for example with numpy.load"
+            f"{directory}: {', '.join(sorted(long))}: {rows:,} rows are not written as text but as .npy files of "
+            f"{TEXT_ROWS:,} rows, such as {stem}/000000000.npy; read them with numpy.load"
         )
     for name in rest:
         if f"{name}_rows" in rest:
@@ -177,8 +199,8 @@ def _sentences(directory: str, rest: Mapping[str, Any], long: Mapping[str, int])
 def read_array(files: RunFiles, directory: str, name: str, phase: str) -> Array | None:
     """Return an output that :func:`write_arrays` wrote, or None if there is none.
 
-    Versions up to 0.2 wrote a text alone, which has two dimensions and eight digits, or a .npy alone, or .npy files of
-    100,000 rows each in a directory; these are read, too.
+    Versions up to 0.2 wrote a text alone, which has two dimensions and eight digits, or a .npy alone; these are read,
+    too.
 
     Raises
     ------

@@ -57,7 +57,8 @@ def test_many_rows_have_the_measures_and_the_outputs_of_few(both):
     for module, name in (("gmm", "class"), ("gmm", "Pdz"), ("mm", "viterbi"), ("pca", "z"), ("gmm", "class_matched")):
         read = many.read_output(module, name, "learn")
         np.testing.assert_array_equal(read, few.read_output(module, name, "learn"))
-        assert not (many.module_directory(module) / f"{name}_learn.txt").exists()
+        files = sorted(path.name for path in (many.module_directory(module) / f"{name}_learn").iterdir())
+        assert files == ["000000000.npy", "000000110.npy", "000000220.npy"]
         assert (few.module_directory(module) / f"{name}_learn.txt").exists()
     for module, name in (("mm", "trans_prob"), ("gmm", "mu")):
         of_few, of_many = (each.read_output(module, name, "learn") for each in both)
@@ -77,11 +78,12 @@ def test_the_log_says_once_what_is_not_as_with_few_rows(both, tmp_path, caplog):
             again.record(commit)
     assert sorted(record.getMessage() for record in caplog.records) == [
         "module001_pca: x_hat has 90 of the rows, evenly spread; x_hat_rows says which",
-        "module001_pca: z_learn: 300 rows have no text; read the .npy files, for example with numpy.load",
-        "module002_gmm: Pdz_learn, class_learn: 300 rows have no text; read the .npy files, for example with "
-        "numpy.load",
-        "module003_mm: Pdz_learn, msg_learn, viterbi_learn: 300 rows have no text; read the .npy files, for example "
-        "with numpy.load",
+        "module001_pca: z_learn: 300 rows are not written as text but as .npy files of 110 rows, such as "
+        "z_learn/000000000.npy; read them with numpy.load",
+        "module002_gmm: Pdz_learn, class_learn: 300 rows are not written as text but as .npy files of 110 rows, such "
+        "as Pdz_learn/000000000.npy; read them with numpy.load",
+        "module003_mm: Pdz_learn, msg_learn, viterbi_learn: 300 rows are not written as text but as .npy files of 110 "
+        "rows, such as Pdz_learn/000000000.npy; read them with numpy.load",
         "pca: reconstructions of more than 100,000 rows are not sent: no module reads them",
     ]
 

@@ -1,4 +1,4 @@
-"""Output files: one .npy each, a text beside small ones, those of earlier versions, and damaged ones."""
+"""Output files: .npy, a text beside small ones, several for many rows, those of earlier versions, and damaged ones."""
 
 import io
 import itertools
@@ -36,8 +36,7 @@ def written(tmp_path, directory="module001_gmm"):
 
 
 SHAPES = {
-    (3,): True, (3, 2): True, (3, 200): True, (100_000,): True, (0, 2): True,
-    (3, 201): False, (100_001,): False, (100_001, 2): False, (3, 2, 2): False,
+    (3,): True, (3, 2): True, (3, 200): True, (100_000,): True, (0, 2): True, (3, 201): False, (3, 2, 2): False,
 }  # fmt: skip
 """Shapes of outputs, and whether there is a text."""
 
@@ -54,30 +53,33 @@ def test_each_output_is_one_npy_file_and_a_small_one_also_a_text(tmp_path, name,
     if SHAPES[shape] and rows.size:
         text = np.loadtxt(tmp_path / "module001_gmm" / f"{name}_learn.txt", ndmin=1)
         np.testing.assert_allclose(text.reshape(shape), rows, rtol=1e-7)
-    assert set(said) == ({"long"} if shape[0] > 100_000 else set())
+    assert said == {}
 
 
-def test_rows_without_a_text_are_said_to_have_none(tmp_path):
-    said = write_arrays(RunFiles(tmp_path), "gmm", "module001_gmm", {"class": np.arange(230_000)}, "learn")
-    assert list(said.values()) == [
-        "module001_gmm: class_learn: 230,000 rows have no text; read the .npy files, for example with numpy.load"
-    ]
+@pytest.mark.parametrize("shape", [(100_001,), (230_000, 2), (100_001, 2, 3)])
+def test_long_outputs_are_written_as_several_npy_files_and_said_to_be(tmp_path, shape):
+    files, rows = RunFiles(tmp_path), np.arange(np.prod(shape)).reshape(shape)
+    said = write_arrays(files, "gmm", "module001_gmm", {"class": rows}, "learn")
+    starts = range(0, shape[0], 100_000)
+    assert written(tmp_path) == [f"class_learn/{first:09d}.npy" for first in starts]
+    own = tmp_path / "module001_gmm" / "class_learn"
+    np.testing.assert_array_equal(np.concatenate([np.load(path) for path in sorted(own.iterdir())]), rows)
+    np.testing.assert_array_equal(read_array(files, "module001_gmm", "class", "learn"), rows)
+    assert f"class_learn: {shape[0]:,} rows are not written as text but as .npy files of 100,000 rows" in said["long"]
 
 
 def test_files_of_versions_up_to_0_2_are_read_and_replaced(tmp_path):
     files, rows = RunFiles(tmp_path), np.arange(250_000.0).reshape(-1, 2)
     own = tmp_path / "m"
-    (own / "z_learn").mkdir(parents=True)
-    for first in (0, 100_000):
-        np.save(own / "z_learn" / f"{first:09d}.npy", rows[first : first + 100_000])
+    own.mkdir()
     np.savetxt(own / "mu_learn.txt", rows[:3])
     np.save(own / "x_hat_learn.npy", rows[:3])
-    np.testing.assert_array_equal(read_array(files, "m", "z", "learn"), rows)
     for name in ("mu", "x_hat"):
         np.testing.assert_array_equal(read_array(files, "m", name, "learn"), rows[:3])
-    write_arrays(files, "gmm", "m", {"z": rows, "mu": rows[:2]}, "learn")
-    assert written(tmp_path, "m") == ["mu_learn.npy", "mu_learn.txt", "x_hat_learn.npy", "z_learn.npy"]
-    assert not (own / "z_learn").exists()
+    write_arrays(files, "gmm", "m", {"x_hat": rows, "mu": rows[:2]}, "learn")
+    assert written(tmp_path, "m") == [
+        "mu_learn.npy", "mu_learn.txt", "x_hat_learn/000000000.npy", "x_hat_learn/000100000.npy",
+    ]  # fmt: skip
     np.testing.assert_array_equal(read_array(files, "m", "mu", "learn"), rows[:2])
 
 
@@ -105,12 +107,11 @@ def test_outputs_in_parts_are_written_part_by_part_to_the_same_files(tmp_path):
 
 
 @pytest.mark.parametrize("second", [np.zeros((60_000, 3)), np.zeros((60_000, 2), complex), np.zeros((50_000, 2))])
-def test_parts_that_do_not_fit_together_are_refused_and_leave_no_file(tmp_path, second):
+def test_parts_that_do_not_fit_together_are_refused(tmp_path, second):
     parts = ({"z": np.zeros((60_000, 2))}, {"z": second})
     sharded = ShardedOutputs(parts, (0, 60_000), (False,) * 2, OutputNames(("z",)), 120_000)
     with pytest.raises(ModuleError, match=r"module 'vae': its output z(_learn)? has .*, expected"):
         write_arrays(RunFiles(tmp_path), "vae", "m", sharded, "learn")
-    assert written(tmp_path, "m") == []
 
 
 def test_what_an_output_was_before_is_deleted(tmp_path):
@@ -118,19 +119,13 @@ def test_what_an_output_was_before_is_deleted(tmp_path):
     for rows in (10, 250_000, 150_000, 10):
         write_arrays(files, "gmm", "module001_gmm", {"class": np.arange(rows)}, "recog")
         assert read_array(files, "module001_gmm", "class", "recog").size == rows
-        assert written(tmp_path) == ["class_recog.npy", "class_recog.txt"][: 1 + (rows == 10)]
-
-
-def rows_in_a_directory(tmp_path, rows):
-    """Write rows as versions up to 0.2 wrote many."""
-    (tmp_path / "m" / "mu_learn").mkdir(parents=True)
-    for first in range(0, rows, 100_000):
-        np.save(tmp_path / "m" / "mu_learn" / f"{first:09d}.npy", np.zeros((min(100_000, rows - first), 2)))
+    assert written(tmp_path) == ["class_recog.npy", "class_recog.txt"]
+    assert not (tmp_path / "module001_gmm" / "class_recog").exists()
 
 
 def test_a_directory_of_rows_that_is_a_link_is_refused(tmp_path):
     files = RunFiles(tmp_path)
-    rows_in_a_directory(tmp_path, 150_000)
+    write_arrays(files, "gmm", "m", {"mu": np.zeros((150_000, 2))}, "learn")
     (tmp_path / "m" / "mu_learn").rename(tmp_path / "elsewhere")
     (tmp_path / "m" / "mu_learn").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunDirectoryError, match="mu_learn: cannot be read"):
@@ -143,7 +138,7 @@ def test_a_directory_of_rows_that_is_a_link_is_refused(tmp_path):
 @pytest.mark.parametrize("damage", ["missing", "shape", "text", "link"])
 def test_damaged_files_of_rows_are_refused(tmp_path, damage):
     files = RunFiles(tmp_path)
-    rows_in_a_directory(tmp_path, 250_000)
+    write_arrays(files, "gmm", "m", {"mu": np.zeros((250_000, 2))}, "learn")
     second = tmp_path / "m" / "mu_learn" / "000100000.npy"
     second.unlink()
     if damage == "shape":
