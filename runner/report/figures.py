@@ -44,6 +44,12 @@ WIDTH = 4.6
 MAX_HEAT_MAP_CHARACTERS = 20
 """Of a label beside a heat map."""
 
+MAX_PAIR_CHARACTERS = 14
+"""Of each of the two names of a transition, beside its interval."""
+
+MAX_CIRCLE_CHARACTERS = 10
+"""Of a line in the circle of a class."""
+
 MIN_ARROW = 0.005
 """Probability of the most probable other class from which a class that mostly follows itself has an arrow to it."""
 
@@ -231,10 +237,18 @@ def _heat_map(
     return svg(figure)
 
 
-def _shortened(label: Any) -> str:
-    """Return a label of at most MAX_HEAT_MAP_CHARACTERS."""
+def _shortened(label: Any, most: int = MAX_HEAT_MAP_CHARACTERS) -> str:
+    """Return a label of at most `most` characters."""
     text = str(label)
-    return text if len(text) <= MAX_HEAT_MAP_CHARACTERS else f"{text[: MAX_HEAT_MAP_CHARACTERS - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _lines_in_circle(name: str) -> list[str]:
+    """Return the lines of a class's name in a circle: "2 = grasp" in two, which can be twice as large."""
+    number, equals, label = name.partition(" = ")
+    if not equals or len(name) <= MAX_CIRCLE_CHARACTERS - 4:
+        return [_shortened(name, MAX_CIRCLE_CHARACTERS + 2)]
+    return [_shortened(f"{number} =", MAX_CIRCLE_CHARACTERS), _shortened(label, MAX_CIRCLE_CHARACTERS)]
 
 
 def _draw_cells(axes: Any, values: FloatArray, texts: Sequence[Sequence[str]]) -> None:
@@ -287,8 +301,9 @@ def transition_graph(values: FloatArray, order: Sequence[int], names: Mapping[in
             )  # fmt: skip
         ring = float(values[k, k])
         axes.add_patch(Circle(places[k], radius, facecolor="#dbe9f6", edgecolor=PALETTE[6], linewidth=0.3 + 4 * ring))
-        text = label_text(names.get(k, str(k)))[:12]
-        size = float(np.clip(340 * radius / max(len(text), 2), 4, 12))
+        lines = _lines_in_circle(names.get(k, str(k)))
+        size = float(np.clip(340 * radius / max(2, *map(len, lines)), 4, 12))
+        text = "\n".join(map(label_text, lines))
         axes.text(*places[k], text, ha="center", va="center", fontsize=size, color=INK)
     axes.set_axis_off()
     return svg(figure)
@@ -313,7 +328,7 @@ def transition_intervals(
     values: FloatArray, low: FloatArray, high: FloatArray, pairs: Sequence[tuple[int, int]], names: Mapping[int, str]
 ) -> str:
     """Draw the probabilities (K, K) of transitions `pairs` as points, with a bar from `low` to `high` (K, K) each."""
-    labels = [_shortened(f"{names.get(k, k)} → {names.get(j, j)}") for k, j in pairs]
+    labels = [" → ".join(_shortened(names.get(each, each), MAX_PAIR_CHARACTERS) for each in pair) for pair in pairs]
     left = 0.3 + 0.085 * max(len(label_text(label)) for label in labels)
     figure, axes = _axes(0.2 * len(pairs) + 0.7, left=left)
     for place, pair in enumerate(pairs):
@@ -322,7 +337,10 @@ def transition_intervals(
     axes.set_yticks(range(len(pairs)), [label_text(label) for label in labels], fontsize=8)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("probability, and its 95 % posterior interval")
+    axes.set_xticks((0, 0.5, 1))
+    axes.set_xlabel(
+        "probability with its 95 % interval", loc="right"
+    )  # centred, it is wider than the axes beside long names
     axes.grid(axis="x", alpha=0.3)
     return svg(figure)
 

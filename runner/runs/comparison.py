@@ -76,7 +76,10 @@ class Comparison:
     def render(self) -> str:
         """Return the comparison as an HTML page."""
         names = [run.name for run in self.runs]
-        rows = [(name, *(format_measure(name, value) for value in values)) for name, values in self.measures.items()]
+        rows = [
+            (name.replace("_", " "), *(format_measure(name, value) for value in values))
+            for name, values in self.measures.items()
+        ]
         found = self.differences
         config = [(key, *("–" if value is None else value for value in values)) for key, values in found.items()]
         sections = [
@@ -173,4 +176,5 @@ def format_measure(name: str, value: float | None) -> str:
         return f"{value:.1%}"
     if name in ("seconds", "first_output"):
         return f"{value:,.1f} s"
-    return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    text = f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{text} nats" if name in ("evidence", "score") else text

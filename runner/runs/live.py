@@ -171,7 +171,7 @@ class LiveRun:
         note = view.note(now) if not done else ModuleView("done", seconds=view.seconds).note(now)
         if name in self.sources and state != "lost":
             state, note = "waiting", ""
-        return {"state": state, "note": note, "metrics": "  ".join(format_metrics(metrics, own=True))}
+        return {"state": state, "note": note, "metrics": ", ".join(format_metrics(metrics, own=True))}
 
     def _add(self, timed: TimedEvent) -> None:
         when, event = timed.time, timed.event

@@ -167,6 +167,7 @@ def test_a_dark_page_is_printed_light(chromium, runs):
         assert luminance(page.eval_on_selector("body", STYLE, "backgroundColor")) > 0.9
         assert luminance(page.eval_on_selector("body", STYLE, "color")) < 0.05
         assert page.eval_on_selector("nav", STYLE, "display") == "none"
+        assert page.eval_on_selector("h2", STYLE, "breakAfter") == "avoid", "a heading alone at the end of a page"
         assert len(page.pdf()) > 10_000
 
 

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from runner.report import figures
 from runner.report.model_layout import Sent, draw_model
@@ -65,6 +66,43 @@ def test_a_figure_is_well_formed_and_its_texts_are_texts(name):
     assert "#000000" not in drawn, "black follows the colour of the page's text"
     targets = [value for each in root.iter() for key, value in each.attrib.items() if key.endswith("href")]
     assert not [target for target in targets if not target.startswith(("#", "data:image/png;base64,"))]
+
+
+NAMED = {0: "2 = grasp the cup", 1: "0 = lift", 2: "1 = grasp the plate"}
+
+
+def drawn_texts(draw, monkeypatch):
+    """Return the texts of a figure, with their sizes, and those that reach out of it."""
+    kept = []
+    monkeypatch.setattr(figures, "svg", lambda figure: kept.append(figure) or "")
+    draw()
+    (figure,) = kept
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    inside = figure.bbox.padded(2)
+    boxes = [text.get_window_extent() for text in texts]
+    out = [text.get_text() for text, box in zip(texts, boxes, strict=True) if not inside.contains(*box.min)
+           or not inside.contains(*box.max)]  # fmt: skip
+    return {text.get_text(): text.get_fontsize() for text in texts}, out
+
+
+def test_the_names_of_transitions_are_told_apart_and_fit(monkeypatch):
+    pairs = [(k, j) for k in range(3) for j in range(3)]
+    texts, out = drawn_texts(
+        lambda: figures.transition_intervals(np.eye(3), np.eye(3) - 0.1, np.eye(3), pairs, NAMED), monkeypatch
+    )
+    assert out == []
+    assert len([text for text in texts if "→" in text]) == 9
+    assert "2 = grasp the… → 0 = lift" in texts
+
+
+def test_names_in_the_circles_of_classes_have_two_lines_that_can_be_read(monkeypatch):
+    texts, out = drawn_texts(lambda: figures.transition_graph(cyclic([0, 1, 2]), [0, 1, 2], NAMED), monkeypatch)
+    assert out == []
+    assert set(texts) == {"2 =\ngrasp the…", "0 =\nlift", "1 =\ngrasp the…"}
+    assert min(texts.values()) >= 6
+    texts, _ = drawn_texts(lambda: figures.transition_graph(cyclic([0, 1]), [0, 1], {0: "5 = 0"}), monkeypatch)
+    assert texts == {"5 = 0": pytest.approx(12, abs=0.5), "1": 12}
 
 
 def test_two_figures_of_a_page_share_no_name():

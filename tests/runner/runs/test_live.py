@@ -56,12 +56,12 @@ def test_events_tell_what_modules_do(driven):
     state = live.poll()
     assert (state["round"], state["rounds"], state["ended"]) == (1, 4, "")
     assert [state["modules"][name]["state"] for name in ("data", "gmm", "mm")] == ["waiting", "learning", "waiting"]
-    emit(driven, UpdateFinished(0, "gmm", 1, seconds=2.0, metrics={"evidence": -3.5}), start=NOW + 2)
+    emit(driven, UpdateFinished(0, "gmm", 1, seconds=2.0, metrics={"evidence": -3.5, "score": -4.5}), start=NOW + 2)
     state = live.poll()
     assert state["modules"]["gmm"] == {
         "state": "waiting",
         "note": "learnt for 2.0 s",
-        "metrics": "own evidence=-3.5 nats",
+        "metrics": "own evidence=-3.5 nats, own score=-4.5 nats",
     }
 
 

@@ -115,7 +115,7 @@ def test_accuracy_is_shown_and_decides_nothing_and_points_with_fewer_seeds_are_n
     assert summary.best.values == (3,)
     assert summary.best_trial.trial.seed == 1
     assert summary.points[1].show("accuracy") == "0.1500 ± 0.0707"
-    assert summary.points[2].show("evidence") == "-1.0000"
+    assert summary.points[2].show("evidence") == "-1.0000 nats"
 
 
 @pytest.mark.slow
