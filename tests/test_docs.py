@@ -100,3 +100,16 @@ def test_the_newest_version_of_the_changelog_is_that_of_the_package():
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     first = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert first.group(1) == version.group(1)
+
+
+def test_the_readme_has_what_a_newcomer_looks_for_in_this_order():
+    """A picture that a run made, how to install, own data, Python, and how to cite; in at most 220 lines."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    wanted = ("docs/images/mnist_run.png", "pip install", "serket run mnist", "serket new-model data.csv", "```python",
+              "docs/tutorial.md", "@software{")  # fmt: skip
+    places = [readme.find(each) for each in wanted]
+    assert min(places) >= 0, wanted[places.index(-1)] if -1 in places else ""
+    assert places == sorted(places)
+    lines = readme.splitlines()
+    assert len(lines) <= 220
+    assert lines.index("```python") < 120

@@ -108,7 +108,10 @@ def _axes(
 
 
 def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], label: str, top: float | None = None
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
+    label: str,
+    top: float | None = None,
+    bottom: float | None = None,
 ) -> str:
     """Draw lines over the rounds.
 
@@ -120,6 +123,9 @@ def curves(
         Of the values, where there are several lines; one line is labelled by its name.
     top : float, optional
         The largest possible value, below which the axis ends.
+    bottom : float, optional
+        The smallest possible value of shares, at which the axis begins; it spans at least 0.01, so that rounding errors
+        look like none.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -139,6 +145,8 @@ def curves(
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.ticklabel_format(axis="y", useOffset=False)
+    if bottom is not None:
+        axes.set_ylim(bottom, max(axes.get_ylim()[1], bottom + 0.01))
     if top is not None:
         low = axes.get_ylim()[0]
         axes.set_ylim(low, top + 0.03 * max(top - low, 0.05))

@@ -175,11 +175,13 @@ class RunReport:
         own = [name for name in (self.rounds[0] if self.rounds else {}) if name.startswith("accuracy_")]
         yield _panel(
             "Accuracy, ARI and NMI",
-            lambda: self._curve(lines("accuracy", "ari", "nmi", *own), "agreement", 1.0),
+            lambda: self._curve(lines("accuracy", "ari", "nmi", *own), "agreement", top=1.0),
             f"Not measured: {self.no_labels}.",
         )
         yield _panel(
-            "Expected calibration error", lambda: self._curve(lines("ece"), "ece"), f"Not measured: {self.no_labels}."
+            "Expected calibration error",
+            lambda: self._curve(lines("ece"), "ece", bottom=0.0),
+            f"Not measured: {self.no_labels}.",
         )
         yield _panel(
             "Evidence",
@@ -195,9 +197,9 @@ class RunReport:
                     break
         yield _panel("Bound", lambda: self._curve(bounds, "bound"), "Not measured: no module reports a bound.")
 
-    def _curve(self, lines: Mapping[str, Any], label: str, top: float | None = None) -> list[Picture]:
+    def _curve(self, lines: Mapping[str, Any], label: str, **limits: float) -> list[Picture]:
         shows = f"{', '.join(lines)} over {len(self.rounds)} rounds"
-        return [Picture(figures.curves(lines, label, top), shows)] if lines else []
+        return [Picture(figures.curves(lines, label, **limits), shows)] if lines else []
 
     # --- classes --------------------------------------------------------------------------------------------------
 

@@ -105,6 +105,14 @@ def test_names_in_the_circles_of_classes_have_two_lines_that_can_be_read(monkeyp
     assert texts == {"5 = 0": pytest.approx(12, abs=0.5), "1": 12}
 
 
+@pytest.mark.parametrize(("values", "low", "high"), [([8e-7, 9e-7], 0, 0.01), ([0.1, 0.3], 0, 0.35)])
+def test_calibration_errors_are_drawn_from_zero(monkeypatch, values, low, high):
+    kept = []
+    monkeypatch.setattr(figures, "svg", lambda figure: kept.append(figure) or "")
+    figures.curves({"ece": ([1, 2], values)}, "ece", bottom=0.0)
+    assert kept[0].axes[0].get_ylim() == pytest.approx((low, high), rel=0.1)
+
+
 def test_two_figures_of_a_page_share_no_name():
     named = [set(re.findall(r'\bid="([^"]+)"', DRAWN["curves"]())) for _ in range(2)]
     assert named[0]
