@@ -250,6 +250,10 @@ _MEANINGS = {
     "accuracy": ("", "share of rows whose class is matched to their category"),
     "ari": ("", "agreement of classes and categories: 1 if they are the same, about 0 by chance"),
     "nmi": ("", "information that classes and categories share: 1 if they are the same, 0 if none"),
+    "ece": (
+        "",
+        "how far probabilities of classes are from how often they are right: expected calibration error, 0 is best",
+    ),
     "overhead_share": ("", "of the time of the rounds, in which no module computed"),
     "first_output": ("s", "from the command until a module had learnt something"),
 }

@@ -195,6 +195,6 @@ def test_each_figure_of_a_result_has_its_unit_and_a_line_that_explains_it(capsys
     assert "accuracy  0.9934          share of rows whose class is matched to their category" in lines[2]
     assert "overhead share  19.5%           of the time of the rounds, in which no module computed" in lines[3]
     assert lines[4].strip() == "ari  –"
-    result = build_result(RoundScores(1, 2.0, Scores(1.0, 1.0, 1.0), 3.0), "hmm", 4.0, {"gmm": 1.0})
+    result = build_result(RoundScores(1, 2.0, Scores(1.0, 1.0, 1.0, 0.1), 3.0), "hmm", 4.0, {"gmm": 1.0})
     explained = {"overhead_share", "first_output", *_MEANINGS}
     assert {name for name, value in result.items() if isinstance(value, float)} <= explained

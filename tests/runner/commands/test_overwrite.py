@@ -11,6 +11,8 @@ from filelock import FileLock
 
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.claims import CLAIM
+from runner.runs.outputs import write_arrays
+from runner.runs.run_files import RunFiles
 from runner.runs.state import RunRecord, read_record, write_record
 from tests.conftest import wait_until
 from tests.runner.commands.test_places import serket
@@ -83,6 +85,13 @@ def test_a_mistake_in_the_new_run_leaves_the_former_one(place):
     serket(*RUN, "--set", "modules.gmm.classes=41", code=2)  # more than rows
     serket(*RUN, "--address", "127.0.0.1:1", code=2)  # a local run has none
     assert contents(place / "runs") == before
+
+
+def test_all_outputs_of_a_network_are_files_that_runs_make(place):
+    outputs = {"z": np.eye(2), "loss": np.ones(3)}  # the training curve has no phase in its name
+    write_arrays(RunFiles(Path("runs/robot")), "gmm", "module001_gmm", outputs, "learn")
+    assert Path("runs/robot/module001_gmm/loss.npy").exists()
+    assert "runs/robot: the former run is deleted" in serket(*RUN, "--set", "seed=3")
 
 
 def _note(run):

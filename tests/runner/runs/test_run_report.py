@@ -269,7 +269,13 @@ class TestComparison:
         printed = serket("compare", *pair, "--html", tmp_path / "page.html", "--json")
         assert json.loads(printed.strip().splitlines()[-1])["runs"] == ["small", "b"]
         page = check_self_contained((tmp_path / "page.html").read_text())
-        for text in ("modules.gmm.iterations 2 1", "Accuracy by round", "2 runs: small, b", " nats score -", "overhead share"):
+        for text in (
+            "modules.gmm.iterations 2 1",
+            "Accuracy by round",
+            "2 runs: small, b",
+            " nats score -",
+            "overhead share",
+        ):
             assert text in page.text
         assert page.count("figure") == 4
 
