@@ -39,7 +39,8 @@ _OWN = re.compile(
     | module[0-9]{{3,}}_[^/]+
     | module[0-9]{{3,}}_[^/]+/[^/]+_(learn|recog)
     | rows_(learn|recog)\.csv{_PART}
-    | module[0-9]{{3,}}_[^/]+/([^/]+_(learn|recog)(\.(txt|npy|csv)|/[0-9]+\.npy)|loss\.(txt|npy)|model\.safetensors){_PART}
+    | module[0-9]{{3,}}_[^/]+/[^/]+_(learn|recog)(\.(txt|npy|csv)|/[0-9]+\.npy){_PART}
+    | module[0-9]{{3,}}_[^/]+/(loss\.(txt|npy)|model\.safetensors){_PART}
     | checkpoints(/(round-[^/]+|failure|unread_events|unheard|claim|probe)(/[^/]+)?)?
     """,
     re.VERBOSE,
