@@ -243,6 +243,7 @@ def test_a_detached_run_is_overwritten_once_it_has_ended_and_the_new_one_is_resu
     }
 
 
+@pytest.mark.slow  # the test above has the way that most people go
 @pytest.mark.ray
 def test_a_detached_run_that_is_done_is_overwritten_once_its_result_was_fetched(detached):
     few = (*detached[:-1], "schedule.rounds=2")
@@ -256,6 +257,7 @@ def test_a_detached_run_that_is_done_is_overwritten_once_its_result_was_fetched(
     assert json.loads(Path("runs/far/result.json").read_text())["rounds"] == 2
 
 
+@pytest.mark.slow  # the test above has the way that most people go
 @pytest.mark.ray
 def test_a_run_without_detach_takes_the_place_of_a_detached_one_and_the_other_way_round(detached):
     serket(*detached)
