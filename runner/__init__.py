@@ -62,9 +62,7 @@ def _import_own_actors() -> None:
         If another one has been imported already.
     """
     own = Path(__file__).parent.parent / "actors" / "__init__.py"
-    if (
-        not own.is_file()
-    ):  # on a cluster that was joined: Ray puts each package that it is sent into a folder of its own
+    if not own.is_file():  # on a joined cluster Ray puts each package that it is sent into a folder of its own
         return
     imported = sys.modules.get("actors")
     if imported is not None:

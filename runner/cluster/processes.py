@@ -44,9 +44,9 @@ def processes_of(socket_name: str) -> set[psutil.Process]:
     are. A worker that has started has another name, and ends with its raylet.
     """
     found: set[psutil.Process] = set()
-    for process in psutil.process_iter():
+    for process in psutil.process_iter() if socket_name else ():
         with suppress(psutil.Error):
-            if socket_name and any(word.endswith(f"={socket_name}") for word in process.cmdline()):
+            if any(word.endswith(f"={socket_name}") for word in process.cmdline()):
                 found.add(process)
     return found
 
