@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from actors.types import Array
 from runner.config.cross_checks import DATA
+from runner.config.error_messages import Problem, describe_errors, get_fields
 from runner.config.sections import DataConfig
 from runner.data.conversion import choose_columns, time_columns
 from runner.data.datasets import Dataset
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 FOLDER = "data"
 """The folder of a run's directory with the rows that a script gave."""
 
-_OF_ROWS = frozenset({"source", "count", "offset", "order", "observations", "categories", "lengths"})
+_OF_ROWS = frozenset({"source", "count", "offset", "order", "subjects", "observations", "categories", "lengths"})
 """Keys of a source that say which rows it has; other rows have none of them."""
 
 _OF_FRAMES = ("columns", "exclude", "sequence_column", "category_column")
@@ -244,7 +246,15 @@ def _store_source(folder: Path, name: str, section: DataConfig, given: Any, leng
     plain = {**kept, "source": "files", "observations": observations}
     if spans is not None:
         plain["lengths"] = str(_save(folder / f"{name}.lengths.npy", spans))
-    return DataConfig.model_validate(plain)
+    try:
+        return DataConfig.model_validate(plain)
+    except ValidationError as error:  # the model file says how another kind of file is read
+        problem = describe_errors(error, get_fields(DataConfig), plain)[0]
+        raise DataError(f"X, {_place(name, problem)}: {problem[1]}") from error
+
+
+def _place(name: str, problem: Problem) -> str:
+    return ".".join(map(str, ("data", *((name,) if name != DATA else ()), *problem[0])))
 
 
 def _numbered(section: DataConfig, rows: Rows) -> dict[str | int, str]:

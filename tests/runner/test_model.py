@@ -22,10 +22,12 @@ from actors.errors import GraphError, ModuleError
 from runner import GMM, Model
 from runner.cli.app import app
 from runner.commands.train import train
+from runner.config.model_names import included_models
 from runner.config.python_models import default_schedule
 from runner.config.run_config import ConfigError, load_config
 from runner.data.datasets import load
 from runner.data.errors import DataError
+from runner.data.given import Given, store_rows
 from runner.report.clustering_metrics import score
 from runner.report.model_drawing import draw_model
 from runner.report.progress import Progress
@@ -803,6 +805,25 @@ def test_an_included_model_is_found_by_its_name_and_a_file_of_that_name_comes_fi
         Model.from_file("mnits")
     (tmp_path / "hmm").write_text((ROOT / "configs" / "hmm.yaml").read_text().replace("name: hmm", "name: mine"))
     assert "'mine'" in repr(Model.from_file("hmm"))
+
+
+@pytest.mark.parametrize("name", included_models())
+def test_each_included_model_learns_from_rows_of_others(name, tmp_path):
+    config = load_config(included_models()[name])
+    rows = {each: np.ones((200, 3)) for each in config.sources}
+    stored = store_rows(config, Given(rows), tmp_path)
+    for each, source in stored.sources.items():
+        assert (source.source, source.subjects, source.count) == ("files", None, None)
+        np.testing.assert_array_equal(np.load(source.observations), rows[each])
+
+
+def test_how_a_file_of_another_kind_is_read_is_refused_for_the_file_that_is_given(tmp_path):
+    np.savetxt(tmp_path / "rows.csv", WHOLE, delimiter=",")
+    reads_matlab = Model(
+        gmm={"type": "gmm", "classes": 2}, data={"observations": "rows.mat", "variable": "y"}, schedule=ONE_UPDATE
+    )
+    with pytest.raises(DataError, match=r"^X, data\.variable: goes with a \.mat file, whose variable it names"):
+        reads_matlab.fit(tmp_path / "rows.csv", progress=False)
 
 
 # --- times in data frames -------------------------------------------------------------------------------------------
