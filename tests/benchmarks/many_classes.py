@@ -73,17 +73,22 @@ def noisy(K: int, rows: int, generator: np.random.Generator) -> np.ndarray:
 
 def uneven(K: int, rows: int, generator: np.random.Generator) -> np.ndarray:
     """Return the classes of a random chain: three probable successors each, frequencies of 0.3/K to 2.5/K."""
+    # Permutations: each class has three probable predecessors, too. Else one chain in 100,000 is even enough at K = 40.
     while True:
         T = np.full((K, K), 0.03 / K)
-        for k in range(K):
-            T[k, generator.choice(K, 3, replace=False)] += generator.dirichlet(np.ones(3))
-        bounds = np.cumsum(T / T.sum(axis=1, keepdims=True), axis=1)
-        classes, uniforms = np.zeros(rows, np.int64), generator.random(rows)
-        for t in range(1, rows):
-            classes[t] = min(np.searchsorted(bounds[classes[t - 1]], uniforms[t]), K - 1)
-        shares = K * np.bincount(classes, minlength=K) / rows
+        weights = generator.dirichlet(np.ones(3), K)
+        for successor in range(3):
+            T[np.arange(K), generator.permutation(K)] += weights[:, successor]
+        T /= T.sum(axis=1, keepdims=True)
+        system = np.vstack([T.T - np.eye(K), np.ones(K)])
+        shares = K * np.linalg.lstsq(system, np.append(np.zeros(K), 1.0))[0]  # p T = p, Σp = 1
         if shares.min() >= 0.3 and shares.max() <= 2.5:
-            return classes
+            break
+    bounds, uniforms = np.cumsum(T, axis=1), generator.random(rows)
+    classes = np.zeros(rows, np.int64)
+    for t in range(1, rows):
+        classes[t] = min(np.searchsorted(bounds[classes[t - 1]], uniforms[t]), K - 1)
+    return classes
 
 
 ORDERS: dict[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {

@@ -4,9 +4,9 @@
 scikit-learn's GaussianMixture and supervised quadratic discriminants (QDA). ``motion``: ``configs/motion.yaml`` on
 mocap6; ``gestures``: ``configs/gestures.yaml`` on a watch's recordings; both beside hmmlearn and GaussianMixture (of
 gestures on the same windows, and on rows), with the lengths of the segments of the most probable path. ``clothes``:
-``configs/mnist_conv.yaml`` on 10,000 pictures of Fashion-MNIST in cyclic order, without an order, and 2,000 others,
-beside QDA on the same latent vectors. Models run in this process, with the same results as on Ray; no label reaches
-them. The data are those of docs/model_files.md, "Data of other packages".
+``configs/mnist_conv.yaml``, or the dense networks of ``mnist.yaml``, on 10,000 pictures of Fashion-MNIST in cyclic
+order, without an order, and 2,000 others, beside QDA on the same latent vectors. Models run in this process, with the
+same results as on Ray; no label reaches them. The data are those of docs/model_files.md, "Data of other packages".
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def print_speech(seeds: int) -> None:
         print(f"| {name} | {np.mean(found):.4f}, {np.min(found):.4f} | |", flush=True)
 
 
-def print_clothes(folder: str | None, seeds: int) -> None:
+def print_clothes(folder: str | None, seeds: int, model: str) -> None:
     """Print accuracies of pictures that were learnt from and of others, and those of QDA on their latent vectors."""
 
     def pictures(**options: Any) -> Dataset:
@@ -106,13 +106,13 @@ def print_clothes(folder: str | None, seeds: int) -> None:
     skipped = PICTURES // 10  # of each class
     others = {order: pictures(order=order, offset=skipped, count=OTHERS) for order in ("cyclic", "shuffled")}
     names = ("learnt", "others in order", "others out of order", "QDA: learnt", "QDA: others")
-    print(f"\n{PICTURES:,} pictures, {OTHERS:,} others, {seeds} seeds, {machine_load()}\n")
+    print(f"\n`{model}.yaml`, {PICTURES:,} pictures, {OTHERS:,} others, {seeds} seeds, {machine_load()}\n")
     print(f"| learnt from | {' | '.join(names)} | s |\n|{' --- |' * (len(names) + 2)}", flush=True)
     for order in ("cyclic", "shuffled"):
         found, begun = {name: list[float]() for name in names}, time.process_time()
         for seed in range(seeds):
             data = pictures(order=order, count=PICTURES)
-            trained = train("mnist_conv", data, seed)
+            trained = train(model, data, seed)
             found["learnt"].append(accuracy(trained.outputs("gmm")["class"], data.categories))
             for name, kind in (("in order", "cyclic"), ("out of order", "shuffled")):
                 outputs, rows = answers(trained, others[kind], ordered=kind == "cyclic"), others[kind]
@@ -179,13 +179,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--archive", default="bnpy-0.1.7.tar.gz", help="of bnpy, for motion")
     parser.add_argument("--folder", help="with the files of dataset-fashion-mnist, for clothes")
+    parser.add_argument("--model", choices=("mnist", "mnist_conv"), default="mnist_conv", help="for clothes")
     given = parser.parse_args()
     logging.getLogger("hmmlearn").setLevel(logging.ERROR)  # it warns about starts that converge badly
     with threadpool_limits(1):
         if given.table == "speech":
             print_speech(given.seeds)
         elif given.table == "clothes":
-            print_clothes(given.folder, given.seeds)
+            print_clothes(given.folder, given.seeds, given.model)
         elif given.table == "motion":
             print_sequences("motion", load("mocap6", observations=given.archive), 12, given.seeds)
         else:
