@@ -1,35 +1,17 @@
-"""A mixture whose rows workers share: passes over chunks of rows instead of one fit to all of them.
+"""A Gaussian mixture whose rows workers share: passes over chunks of rows instead of one fit to all of them.
 
-An update has up to five kinds of passes. *Moments* gives the units of the columns and the prior (one pass, or two or
-three where the origin of the deviations turns out to be far away). *Fit* is one iteration of the engine. Where rows
-lack some of their values, *expected* follows the last sweep of ``blocked-gibbs``: the labels stay, and the classes
-follow from what they expect of these values, until they hardly change. *Sharpness* and *scores* calibrate the
-likelihood. The parameters between passes are what a state contains (:class:`Classes`), and what the next passes need:
-
-================== ================================================================================================
-``phase``          The kind of the next pass; ``done`` after the last one.
-``origin_…``       Of the deviations that the moments are sums of.
-``start_…``        In the first update: moments of the classes that the sample's rows were assigned to.
-``target_…``       Prior and columns of the present rows. Those of the classes are the ones that they were learnt with.
-``drawn_…``        Engine ``blocked-gibbs``: parameters of the classes, from which the next labels are drawn.
-``before_…``       The classes, or drawn parameters, from which the final responsibilities, or labels, follow.
-================== ================================================================================================
-
-No row has a label or responsibility that is kept. The responsibilities in the final sums are computed again where they
-are needed, from the classes of the iteration before; labels are drawn again, by the same generator of the chunk.
+:mod:`actors.modules.mixture.shared_classes` has the kinds of passes. In the pass *expected* the labels of
+``blocked-gibbs`` stay, and the classes follow from what they expect of missing values, until they hardly change.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from actors.errors import ModuleError, NonFiniteError
+from actors.errors import ModuleError
 from actors.kernels.mixture import pooling
 from actors.kernels.mixture.blocked_gibbs import (
     ClassParameters,
@@ -38,7 +20,6 @@ from actors.kernels.mixture.blocked_gibbs import (
     draw_log_weights,
     tempered_posterior,
 )
-from actors.kernels.mixture.calibration import LAPSES, TEMPERATURES
 from actors.kernels.mixture.class_components import (
     class_densities,
     component_labels,
@@ -62,21 +43,13 @@ from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, log_marginal_like
 from actors.kernels.mixture.row_moments import (
     MAX_EXPONENT,
     Origin,
-    columns_from_moments,
-    combine_extremes,
     internal_moments,
-    next_origin,
     origin_at,
-    row_moments,
 )
 from actors.kernels.mixture.sums import (
     bound_from_sums,
-    calibration_scores,
-    calibration_sums,
-    choose_calibration,
     class_sums_of_labels,
     expect,
-    mean_posteriors,
     posterior_from_sums,
     responsibilities_given,
     variational_sums,
@@ -88,35 +61,38 @@ from actors.kernels.mixture.variational import (
     soft_log_predictive_loo,
 )
 from actors.module import Context, Inbox, Outbox
-from actors.modules.class_posteriors import combine_priors, joint_prior, known_classes, label_prior
+from actors.modules.class_posteriors import joint_prior, known_classes, label_prior
 from actors.modules.mixture.base import Mixture, filled_with_seen
 from actors.modules.mixture.class_module import (
-    INITIAL_LAPSE,
     NO_ROWS,
-    PRIOR,
     data_message,
-    log_left_out,
     log_volumes,
     row_values,
     rows_and_mask,
 )
 from actors.modules.mixture.class_states import Classes, pack, pack_prior, unpack, unpack_prior
-from actors.modules.mixture.engines import Engine, FitProblem, MixtureParameters
+from actors.modules.mixture.engines import FitProblem, MixtureParameters
+from actors.modules.mixture.shared_classes import (
+    EXPECTED,
+    FIT,
+    KEPT_NUMBERS,
+    MOMENTS,
+    LeftOut,
+    SharedClassModule,
+    all_kept,
+    calibration_in,
+    check_dimension,
+    is_first,
+    log_prior_from_above,
+    prefixed,
+    trust_of,
+    with_prefix,
+)
 from actors.sharing.chunks import Chunk
-from actors.sharing.contract import ShardedModule
-from actors.sharing.shard import Statistics, add_statistics
+from actors.sharing.shard import Statistics
 from actors.types import BoolArray, FloatArray, IntArray, State
 
 P = TypeVar("P", bound=MixtureParameters)
-
-MOMENTS, FIT, EXPECTED = "moments", "fit", "expected"
-SHARPNESS, SCORES, DONE = "sharpness", "scores", "done"
-
-CALIBRATION = ("temperature", "lapse", "mean_posterior")
-
-KEPT_NUMBERS = 10_000_000
-"""Most rows times classes, all workers together, for which labels and the likelihoods of the calibration are kept from
-pass to pass: 80 MB in all, and 8 bytes a row. They have the same bits where they are not."""
 
 
 class _Rows(NamedTuple):
@@ -179,13 +155,13 @@ class _Learnt:
         self.classes: Classes = unpack(learnt)
         own: State = {} if carried else learnt
         self.target = unpack_prior(own, "target_") if "target_prior_mean" in own else None
-        before = {name.removeprefix("before_"): each for name, each in own.items() if name.startswith("before_")}
+        before = with_prefix("before_", own)
         self.before: Classes | None = unpack(before) if before else None
         self.drawn: ClassParameters | None = None
         if "drawn_means" in own:
             self.drawn = ClassParameters(*(own[f"drawn_{name}"] for name in ClassParameters._fields))
         self.label_sweep: int | None = own.get("label_sweep")
-        self.trust = float(own["trust"] if "trust" in own else learnt.get("temperature", 1.0))
+        self.trust = trust_of(learnt, carried=carried)
 
     def power(self, with_prior: bool, context: Context) -> float:
         """Return the exponent of the likelihood: below one only against a prior, as in `Mixture.update`."""
@@ -208,26 +184,14 @@ class _Learnt:
         return near if _same(own, columns) else columns.internal(own.external(near))
 
 
-class SharedMixture(Mixture[P], ShardedModule[P]):
+class SharedMixture(Mixture[P], SharedClassModule[P]):
     """A mixture that also learns by workers that share its rows; abstract."""
 
-    row_outputs = ("class", "Pdz")
     distance_unit = "standard deviations"
-
-    @abstractmethod
-    def _engine(self, context: Context) -> Engine:
-        """Return the engine of this step.
-
-        Raises
-        ------
-        ModuleError
-            If it needs all rows in one process.
-        """
 
     def __init__(self, parameters: P) -> None:
         super().__init__(parameters)
         self._last: _Learnt | None = None
-        self._own: tuple[State, SharedMixture[P]] | None = None
 
     # --- the contract ---------------------------------------------------------------------------------------------
 
@@ -251,7 +215,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         with self._named(context):
             problem, missing = self._first_problem(inbox, rows, missing, absent, columns, context)
             first = self._first_assignment(problem.rows, missing, message.lengths, context, problem)
-            wide = _all_kept(columns, present)
+            wide = all_kept(columns, present)
             X, labels, scatter = wide.internal(rows), np.where(missing, -1, first.labels), np.zeros(1)
             gaussians = self.classes * self._components
             if self._components > 1:
@@ -266,12 +230,12 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         sums["second"][np.ix_(np.arange(gaussians), columns.kept, columns.kept)] += scatter
         return {
             "phase": MOMENTS,
-            **_prefixed("start_", sums),
+            **prefixed("start_", sums),
             "start_reference": reference,
             "start_centre": wide.centre,
             "start_exponent": wide.exponent,
             **({} if absent is None else {"start_unseen": absent.all(axis=0)}),
-            **_prefixed("origin_", origin_at(present[0])._asdict()),
+            **prefixed("origin_", origin_at(present[0])._asdict()),
         }
 
     def _first_problem(
@@ -306,106 +270,33 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         )
         return problem, missing
 
-    def accumulate(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
-        """Return the sums of one pass, of the kind that is next.
-
-        Raises
-        ------
-        ModuleError
-            If the rows do not fit what was learnt.
-        """
-        phase, engine = self._phase(learnt, context), self._engine(context)
-        if phase == MOMENTS:
-            return self._moments(chunk, learnt, context)
+    def _fit_sums(self, phase: str, chunk: Chunk, learnt: State, context: Context) -> Statistics:
         known = self._unpacked(learnt, carried=not context.sweep)
         rows = self._rows_of(chunk, known, context)
         with self._named(context, chunk):
-            if phase == FIT:
-                fit = self._expected_sums if engine == "vb" else self._drawn_sums
-                return fit(rows, known, context)
             if phase == EXPECTED:
                 return self._sums_by_labels(rows, known, context)
-            found = self._leave_one_out(rows, known, context)
-            rows.memo["leave one out"], likelihood = found[:2], found.likelihood[~found.inner.missing]
-            factors = known.classes.factors
-            weights = np.exp(self._log_weights(factors, self._step_parameters(context)))
-            if phase == SHARPNESS:
-                with_prior = np.array([0.0 if rows.weighted else float(len(chunk))])
-                return {**calibration_sums(likelihood, weights), "with_prior": with_prior}
-            assert rows.log_prior is not None
-            return calibration_scores(likelihood, weights, rows.log_prior[~found.inner.missing], learnt["means"])
+            fit = self._expected_sums if self._engine(context) == "vb" else self._drawn_sums
+            return fit(rows, known, context)
 
     def merge(self, left: Statistics, right: Statistics) -> Statistics:
         """Return the sums of both; of moments also the extremes, and the first row; of runs those in common units."""
         if "varies" in left:
             return {**pooling.pool(left, right), "rows": left["rows"] + right["rows"]}
-        if "minimum" not in left:
-            return add_statistics(left, right)
-        added = {name: left[name] + right[name] for name in ("rows", "seen", "first", "square", "with_prior")}
-        first = np.where(left["seen"] > 0.0, left["row"], right["row"])
-        return {**added, **combine_extremes(left, right), "row": first, "itemsize": left["itemsize"]}
+        return super().merge(left, right)
 
-    def maximise(self, statistics: Statistics, learnt: State, context: Context) -> State:
-        """Return the parameters for the next pass.
-
-        Raises
-        ------
-        ModuleError
-            If the sums do not allow it.
-        """
-        phase = self._phase(learnt, context)
-        with self._named(context):
-            if phase == MOMENTS:
-                return self._with_units(statistics, learnt, context)
-            if phase == FIT:
-                return self._improved(statistics, learnt, context)
-            if phase == EXPECTED:
-                return self._with_expected(statistics, learnt, context)
-            if phase == SHARPNESS:
-                return self._with_sharpness(statistics, learnt, context)
-        temperature, lapse = choose_calibration(statistics)
-        return _calibrated(learnt, temperature, lapse, learnt["means"])
-
-    def is_finished(self, learnt: State, passes: int, context: Context) -> bool:
-        """Return whether no kind of pass is left."""
-        return self._phase(learnt, replace(context, sweep=passes)) == DONE
-
-    def respond(self, chunk: Chunk, learnt: State, context: Context) -> Outbox:
-        """Return messages, outputs and metrics of one chunk, as `update` or `recognize` of a mixture for all rows.
-
-        Raises
-        ------
-        ModuleError
-            If the rows do not fit what was learnt.
-        """
-        own = self._loaded(learnt)
-        if context.mode == "recognize":
-            return own._recognized_chunk(chunk, context)
-        known, parameters = self._unpacked(learnt, carried=not context.sweep), self._step_parameters(context)
+    def _left_out(self, chunk: Chunk, learnt: State, context: Context, *, keep: bool) -> LeftOut:
+        known = self._unpacked(learnt, carried=not context.sweep)
         rows = self._rows_of(chunk, known, context)
         with self._named(context, chunk):
             likelihood, log_within, inner = self._leave_one_out(rows, known, context)
-        missing, log_prior = inner.missing, rows.log_prior
-        if rows.weighted:
-            log_prior = own._prior_of_rows(None, log_prior, parameters)
-        metrics = own._evidences(likelihood, log_prior, context)
+        if keep:
+            rows.memo["leave one out"] = likelihood, log_within
         log_volume = log_volumes(known.classes.columns, inner.seen)
-        volume = (~missing).sum() * log_volume if isinstance(log_volume, float) else log_volume[~missing].sum()
-        metrics = {name: metrics[name] - float(volume) for name in ("evidence", "score") if name in metrics}
-        if parameters.calibrate:
-            log_volume = 0.0
-            likelihood = own._calibrated_likelihood(likelihood, known.classes.factors, parameters)
-            likelihood[missing] = 0.0
-        outbox = own._compose_outbox(chunk.inbox, context, likelihood, missing, metrics, log_volume)
-        return own._with_component_means(outbox, log_within, missing)
+        return LeftOut(likelihood, inner.missing, rows.log_prior, rows.weighted, log_volume, log_within)
 
-    def finish(self, sums: Mapping[str, float], learnt: State, context: Context) -> Mapping[str, float]:
-        """Return the metrics of an update, bound and calibration among them; log which columns of new rows differ."""
-        if context.mode == "recognize":
-            self._log_differing(np.array(sorted(map(int, sums)), dtype=np.int64), context)
-            return {}
-        bound = {"bound": learnt["bound"]} if "bound" in learnt else {}
-        return {**sums, **bound, **self._loaded(learnt)._calibration_metrics()}
+    def _completed(self, outbox: Outbox, chunk: Chunk, found: LeftOut, context: Context) -> Outbox:  # noqa: ARG002
+        return self._with_component_means(outbox, found.rest, found.missing)
 
     # --- runs that are merged -------------------------------------------------------------------------------------
 
@@ -435,63 +326,25 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
 
     # --- passes ---------------------------------------------------------------------------------------------------
 
-    def _phase(self, learnt: State, context: Context) -> str:
-        """Return the kind of the next pass."""
-        phase: str = learnt.get("phase", DONE)
-        if phase != DONE or context.sweep:
-            return phase
-        if self._iterations(context, first=False):  # from what an earlier update learnt
-            return MOMENTS
-        return SHARPNESS if self._step_parameters(context).calibrate else DONE
-
-    def _iterations(self, context: Context, *, first: bool) -> int:
-        parameters = self._step_parameters(context)
-        return parameters.iterations + (parameters.burn_in if first else 0) if context.learn else 0
-
-    def _moments(self, chunk: Chunk, learnt: State, context: Context) -> Statistics:
-        """Return the moments of a chunk's rows, and whether there is a prior."""
-        message, origin = data_message(chunk.inbox), self._origin(learnt)
-        (rows, missing), absent = rows_and_mask(message), message.missing_values
-        _check_dimension(rows, origin.reference.size, context)
-        with self._named(context, chunk):
-            sums, extremes = row_moments(rows, origin, mask=missing, seen=None if absent is None else ~absent)
-        firsts = (~missing).argmax() if absent is None else absent.argmin(axis=0)
-        return {
-            **sums,
-            **extremes,
-            "row": np.where(sums["seen"] > 0.0, rows[firsts, np.arange(rows.shape[1])], 0.0),
-            "itemsize": np.array([float(row_values(message).dtype.itemsize)]),
-            "with_prior": np.array([float(bool(chunk.inbox.all(PRIOR)))]),
-        }
-
-    def _origin(self, learnt: State) -> Origin:
-        """Return the origin of the next moments: at first, where the prior of an earlier update has its mean."""
-        if learnt.get("phase") == MOMENTS:
-            return Origin(learnt["origin_reference"], learnt["origin_exponent"])
+    def _learnt_origin(self, learnt: State) -> tuple[Origin, Columns]:
         _, prior, columns = self._unpacked(learnt, carried=True).classes
-        return Origin(columns.external(prior.mean[None])[0], np.clip(columns.exponent, -MAX_EXPONENT, MAX_EXPONENT))
+        exponent = np.clip(columns.exponent, -MAX_EXPONENT, MAX_EXPONENT)
+        return Origin(columns.external(prior.mean[None])[0], exponent), columns
 
-    def _with_units(self, sums: Statistics, learnt: State, context: Context) -> State:
-        """Return the parameters with columns and prior of all rows, or with another origin."""
-        if not sums["rows"][0]:
-            raise ModuleError(NO_ROWS)
-        if not sums["seen"].all():
-            raise ModuleError(f"column {int(sums['seen'].argmin()) + 1} has no value in any row; leave it out")
-        origin, first = self._origin(learnt), "start_counts" in learnt
-        before = None if first else self._unpacked(learnt, carried=True).classes.columns
-        extremes = {name: sums[name] for name in ("minimum", "maximum")}
-        if (other := next_origin(sums, extremes, origin)) is not None:
-            return {**learnt, "phase": MOMENTS, **_prefixed("origin_", other._asdict())}
-        dtype = np.float32 if sums["itemsize"][0] == np.dtype(np.float32).itemsize else np.float64
-        columns = columns_from_moments(sums, extremes, origin, sums["row"], dtype)
-        log_left_out(columns, before, context)
-        rows, parameters = int(sums["rows"][0]), self._step_parameters(context)
+    def _factors_in(self, learnt: State, context: Context) -> NIWPosterior:
+        return self._unpacked(learnt, carried=not context.sweep).classes.factors
+
+    def _carried(self, learnt: State) -> State:
+        return {**pack(unpack(learnt)), **calibration_in(learnt)}
+
+    def _with_prior(self, sums: Statistics, origin: Origin, columns: Columns, learnt: State, context: Context) -> State:
+        rows, parameters, first = int(sums["rows"][0]), self._step_parameters(context), is_first(learnt)
         mean, variance = internal_moments(sums, origin, columns)
         prior = self._prior_from(mean, variance, rows, columns, parameters)
         values = sums["seen"][columns.kept]
         gaps = bool((values < rows).any())
         learnt = {
-            **(pack(_started(learnt, prior, columns, variance)) if first else _carried(learnt)),
+            **(pack(_started(learnt, prior, columns, variance)) if first else self._carried(learnt)),
             **pack_prior(prior, columns, "target_"),
             "phase": FIT,
             "gaps": gaps,
@@ -517,7 +370,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             means, chol, draw_log_weights(alpha + factors.counts.astype(np.float64), context.generator)
         )
         sweep = 0 if context.sweep is None else context.sweep
-        return {**learnt, **_prefixed("drawn_", drawn._asdict()), "label_sweep": sweep + 1}
+        return {**learnt, **prefixed("drawn_", drawn._asdict()), "label_sweep": sweep + 1}
 
     def _expected_sums(self, rows: _Rows, known: _Learnt, context: Context) -> Statistics:
         """Return the sums by responsibilities given the classes of the iteration before."""
@@ -580,8 +433,9 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             X = np.where(new, prior.mean, X)
         return class_sums_of_labels(X, labels, known.reference)
 
-    def _improved(self, sums: Statistics, learnt: State, context: Context) -> State:
-        """Return the parameters after an iteration."""
+    def _improved(self, phase: str, sums: Statistics, learnt: State, context: Context) -> State:
+        if phase == EXPECTED:
+            return self._with_expected(sums, learnt, context)
         known, rows, done = self._unpacked(learnt, carried=False), learnt["rows"], learnt["done"] + 1
         assert known.target is not None
         prior, columns = known.target
@@ -604,7 +458,7 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         }
         if done < learnt["iterations"] and not ended:
             return self._with_drawn(after, context) if engine == "blocked-gibbs" else after
-        after |= _prefixed("before_", pack(known.classes))
+        after |= prefixed("before_", pack(known.classes))
         if engine == "vb":
             after["bound"] = bound_from_sums(sums, factors, prior, alpha, **terms) - learnt["log_volume"]
         elif learnt["gaps"]:
@@ -623,34 +477,15 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
         ended = objective - learnt["objective"] < MIN_EXPECTED_RISE * learnt["rows"]
         return self._after_fit(after, context) if ended or done >= MAX_ITERATIONS else after
 
-    def _after_fit(self, learnt: State, context: Context) -> State:
-        """Return the parameters for what follows the last iteration."""
-        if self._step_parameters(context).calibrate:
-            return {**learnt, "phase": SHARPNESS}
-        return {**{name: each for name, each in learnt.items() if name not in CALIBRATION}, "phase": DONE}
-
-    def _with_sharpness(self, sums: Statistics, learnt: State, context: Context) -> State:
-        """Return the parameters with the mean posteriors for each calibration; without a prior, with the first one."""
-        if not sums["rows"][0]:
-            raise ModuleError(NO_ROWS)
-        carried = not context.sweep
-        known = self._unpacked(learnt, carried=carried)
-        weights = np.exp(self._log_weights(known.classes.factors, self._step_parameters(context)))
-        means = mean_posteriors(sums, weights)
-        learnt = {**(_carried(learnt) if carried else learnt), "trust": known.trust}
-        if sums["with_prior"][0]:
-            return {**learnt, "means": means, "phase": SCORES}
-        return _calibrated(learnt, 1.0, INITIAL_LAPSE, means)
-
     # --- rows of a chunk ------------------------------------------------------------------------------------------
 
     def _rows_of(self, chunk: Chunk, known: _Learnt, context: Context) -> _Rows:
         message = data_message(chunk.inbox)
         (values, missing), absent = rows_and_mask(message), message.missing_values
-        _check_dimension(values, known.classes.columns.kept.size, context)
+        check_dimension(values, known.classes.columns.kept.size, context)
         memo = chunk.memo if chunk.total * self.classes * self._components <= KEPT_NUMBERS else {}
         with self._named(context, chunk):
-            above = _log_prior(chunk.inbox, (len(values), self.classes))
+            above = log_prior_from_above(chunk.inbox, (len(values), self.classes))
             log_prior = joint_prior(above, label_prior(chunk.inbox, (len(values), self.classes)))
             return _Rows(values, missing, None if absent is None else ~absent, log_prior, above is None, memo)
 
@@ -745,88 +580,15 @@ class SharedMixture(Mixture[P], ShardedModule[P]):
             self._last = _Learnt(learnt, carried)
         return self._last
 
-    def _loaded(self, learnt: State) -> SharedMixture[P]:
-        """Return a mixture that has learnt these parameters: once for all chunks."""
-        if self._own is None or self._own[0] is not learnt:
-            own = type(self)(self.parameters)
-            own.load_state(learnt)
-            self._own = (learnt, own)
-        return self._own[1]
-
-    @contextmanager
-    def _named(self, context: Context, chunk: Chunk | None = None) -> Iterator[None]:
-        """Name the module, and the rows of the chunk, in errors of the kernels, which count from its first row."""
-        part = ""
-        if chunk is not None and len(chunk) < chunk.total:
-            part = f"in rows {chunk.rows.start} to {chunk.rows.stop - 1}, counted from the first of these: "
-        try:
-            yield
-        except NonFiniteError:
-            raise
-        except ModuleError as error:
-            if not part:
-                raise
-            raise ModuleError(f"{part}{error}") from error
-        except (ValueError, np.linalg.LinAlgError) as error:
-            raise ModuleError(f"module {context.module!r}: {part}{error}") from error
-
-
-def _log_prior(inbox: Inbox, shape: tuple[int, int]) -> FloatArray | None:
-    """Return what `combine_priors` does, in a third of the time: every pass needs it."""
-    factors = [message["log_prob"] for message in inbox.all(PRIOR).values()]
-    if not factors or any(factor.shape != shape for factor in factors):
-        return combine_priors(inbox, PRIOR, shape)
-    product = np.sum([factor.astype(np.float64) for factor in factors], axis=0)
-    largest = product.max(axis=1, keepdims=True)
-    if not np.isfinite(largest).all():
-        return combine_priors(inbox, PRIOR, shape)  # which names the row
-    product -= largest + np.log(np.exp(product - largest).sum(axis=1, keepdims=True))
-    result: FloatArray = product
-    return result
-
 
 def _of_components(log_prior: FloatArray | None, components: int) -> FloatArray | None:
     """Return log-priors of classes (N, K) as those of their components (N, K·m)."""
     return log_prior if log_prior is None or components == 1 else np.repeat(log_prior, components, axis=1)
 
 
-def _prefixed(prefix: str, entries: Mapping[str, Any]) -> State:
-    return {prefix + name: value for name, value in entries.items()}
-
-
-def _carried(learnt: State) -> State:
-    """Return what a state would contain: the classes and the calibration."""
-    return {**pack(unpack(learnt)), **{name: learnt[name] for name in CALIBRATION if name in learnt}}
-
-
-def _calibrated(learnt: State, temperature: float, lapse: float, means: FloatArray) -> State:
-    """Return the final parameters with this calibration, given the mean posteriors (T, L, K) for each."""
-    mean = means[TEMPERATURES.index(temperature), LAPSES.index(lapse)].copy()
-    kept = {name: each for name, each in learnt.items() if name != "means"}
-    return {**kept, "temperature": temperature, "lapse": lapse, "mean_posterior": mean, "phase": DONE}
-
-
 def _same(left: Columns, right: Columns) -> bool:
     """Return whether two conversions of columns are the same."""
     return left is right or all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def _check_dimension(rows: FloatArray, learnt: int, context: Context) -> None:
-    if rows.shape[1] != learnt:
-        raise ModuleError(
-            f"module {context.module!r} has learnt from rows with {learnt} dimensions, rows with {rows.shape[1]} came: "
-            "start a new run"
-        )
-
-
-def _all_kept(columns: Columns, rows: FloatArray) -> Columns:
-    """Return a conversion that keeps all columns, also those that do not vary in these rows (N, D).
-
-    They are divided by their magnitude: in other rows they may vary.
-    """
-    _, magnitude = np.frexp(np.abs(rows).max(axis=0))
-    exponent = np.where(columns.kept, columns.exponent, magnitude.astype(np.int64))
-    return Columns(np.ones_like(columns.kept), columns.centre, exponent)
 
 
 def _with_entropy(sums: dict[str, FloatArray], rows: _Rows) -> Statistics:
