@@ -124,11 +124,14 @@ class ShardedModule(MergeableModule[P]):
     float32_statistics : tuple of str
         Those of the statistics that are added as float32, such as gradients of networks: half as much to exchange. A
         sum is off by at most 6e-8 of the sum of magnitudes for each level of the tree. The others are float64.
+    missing_values_by_workers : bool
+        Whether workers can use rows that lack some of their values, as :attr:`missing_values` says of one process.
     """
 
     row_outputs: ClassVar[tuple[str, ...]] = ()
     sequence_outputs: ClassVar[tuple[str, ...]] = ()
     float32_statistics: ClassVar[tuple[str, ...]] = ()
+    missing_values_by_workers: ClassVar[bool] = True
 
     def __init__(self, parameters: P) -> None:
         super().__init__(parameters)

@@ -272,6 +272,11 @@ def _check_missing_values(module: ModuleSpec, parameters: Any, source: Dataset, 
     cls = find(module.type)
     if cls.missing_values and (setting := cls.whole_rows_setting(parameters)):
         raise ModuleError(f"module {module.name!r}: {where} lacks some of its values{others}, and it {setting}")
+    if cls.missing_values and module.sharing is not None and not getattr(cls, "missing_values_by_workers", True):
+        raise ModuleError(
+            f"module {module.name!r}: {where} lacks some of its values{others}, which a module of type "
+            f"{module.type!r} can use in one process only; leave workers out, or fill them in"
+        )
     if not cls.missing_values:
         raise ModuleError(
             f"module {module.name!r}: {where} lacks some of its values{others}, which a module of type "

@@ -11,6 +11,8 @@ from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.limits import STRETCH_ROWS
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.test_shared_modules import X, graph
+from tests.actors.kernels.mixture.test_autoregression import made_rows
+from tests.actors.modules.test_models_by_workers import dynamics
 from tests.conftest import wait_until
 from tests.faults.runs import deaths, digests, named_actors, run, run_undisturbed
 from tests.faults.test_matrix import add_to_table
@@ -40,6 +42,18 @@ def test_a_worker_may_die_before_in_and_after_its_part_of_an_update(tmp_path, ta
 @pytest.mark.parametrize("phase", HANGS)
 def test_a_worker_that_does_not_answer_is_replaced(tmp_path, phase):
     check(tmp_path, [f"kmeans#1:{phase}:2"], 3, recovery=RecoveryPolicy(timeout=5.0))
+
+
+@pytest.mark.parametrize("target", ["ar", "ar#1"])
+def test_workers_of_autoregressions_may_die(tmp_path, target):
+    """Those after a death get the rows before their chunks again."""
+    rows, _, _ = made_rows(blocks=14, length=50)
+    expected = run_undisturbed(dynamics(1, rounds=3), tmp_path / "undisturbed", rows)
+    root = tmp_path / "run"
+    run(dynamics(2, rounds=3), root, [f"{target}:inside:2", f"{target}:after:3"], rows)
+    assert len(deaths(root)) == 2
+    assert all(digests(Checkpoints(root), name) == digests(expected, name) for name in expected.names())
+    wait_until(lambda: not named_actors())
 
 
 def test_two_workers_may_die_at_once(tmp_path):

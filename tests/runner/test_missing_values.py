@@ -84,3 +84,15 @@ def test_a_module_that_needs_whole_rows_says_so():
         Model({"mlda": mlda}, ["data -> mlda"]).fit(np.round(np.abs(X)), progress=False)
     counts = np.where(np.isnan(X), np.nan, np.random.default_rng(0).poisson(5, X.shape))
     Model({"mlda": {**mlda, "engine": "vb"}}, ["data -> mlda"]).fit(counts, progress=False)
+
+
+def test_workers_of_autoregressions_need_whole_rows():
+    ar = {"type": "ar_gmm", "classes": 3}
+    sentence = (
+        r"module 'gmm': row 1 of .* lacks some of its values \(\d+ rows do\), which a module of type 'ar_gmm' can use "
+        "in one process only; leave workers out, or fill them in"
+    )
+    with pytest.raises(ModuleError, match=sentence):
+        model(gmm={**ar, "workers": 2, "chunk": 32}).fit(X, progress=False)
+    model(gmm=ar).fit(X, progress=False)
+    model(gmm={**ar, "workers": 2, "chunk": 32}).fit(WHOLE, progress=False)

@@ -10,6 +10,7 @@ from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.storage.checkpoints import Checkpoints
 from tests.actors.backends.ray.test_backend import collect_events, launch
+from tests.actors.kernels.mixture.test_autoregression import made_rows
 from tests.faults.runs import digests
 
 ROWS, CLASSES = 700, 3
@@ -34,9 +35,25 @@ def graph(workers, engine="vb", rounds=2, chunk=64, chains=0):
     return Graph(specs, connections, Schedule(rounds, (Step("pca"), above)))
 
 
-def run(root, model):
+MOVING, TURNS, _ = made_rows(blocks=14, length=50)
+
+
+def dynamics(workers, engine="vb", rounds=2, chains=0):
+    """Return autoregressions and a Markov model above, both by workers."""
+    sharing = Sharing(workers, 64, 400)
+    ar = {"classes": 2, "order": 2, "engine": engine, "iterations": 3, "calibrate": True}
+    specs = [
+        ModuleSpec("data", "observation"),
+        ModuleSpec("ar", "ar_gmm", ar, sharing=sharing),
+        ModuleSpec("mm", "markov", sharing=sharing),
+    ]
+    block = Block((Step("ar"), Step("mm")), repeat=2, chains=chains)
+    return Graph(specs, [Connection("data", "ar"), Connection("ar", "mm")], Schedule(rounds, (block,)))
+
+
+def run(root, model, rows=X):
     coordinator = Coordinator(model, InProcessBackend(), run="run", seed=3, checkpoints=Checkpoints(root))
-    coordinator.start({"data": {"values": X, "lengths": LENGTHS}})
+    coordinator.start({"data": {"values": rows, "lengths": LENGTHS}})
     coordinator.run_rounds()
     return coordinator
 
@@ -53,6 +70,17 @@ def test_any_number_of_workers_gives_the_same_commits(tmp_path, engine, numbers)
     assert len(set(zip(labels.tolist(), TRUTH.tolist(), strict=True))) == CLASSES
     for workers in numbers:
         run(tmp_path / str(workers), graph(workers, engine))
+        assert commits(tmp_path / str(workers)) == commits(tmp_path / "1")
+
+
+@pytest.mark.parametrize(("engine", "chains"), [("vb", 0), ("vb", 2), ("blocked-gibbs", 0)])
+def test_any_number_of_workers_gives_autoregressions_the_same_commits(tmp_path, engine, chains):
+    learnt = run(tmp_path / "1", dynamics(1, engine, chains=chains), MOVING)
+    if engine == "vb":
+        right = (learnt.outputs("mm")["viterbi"] == TURNS).mean()
+        assert max(right, 1.0 - right) > 0.9
+    for workers in (2, 3):
+        run(tmp_path / str(workers), dynamics(workers, engine, chains=chains), MOVING)
         assert commits(tmp_path / str(workers)) == commits(tmp_path / "1")
 
 
@@ -87,6 +115,19 @@ def test_workers_on_ray_give_the_bits_of_one_process(tmp_path, engine):
     running = launch(graph(3, engine), "run", Checkpoints(tmp_path / "ray"), seed=3)
     try:
         collect_events(running.begin({"data": {"values": X, "lengths": LENGTHS}}))
+    finally:
+        running.stop()
+    assert commits(tmp_path / "ray") == commits(tmp_path / "1")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_autoregressions_by_workers_on_ray_have_the_bits_of_one_process(tmp_path):
+    run(tmp_path / "1", dynamics(1), MOVING)
+    running = launch(dynamics(2), "run", Checkpoints(tmp_path / "ray"), seed=3)
+    try:
+        collect_events(running.begin({"data": {"values": MOVING, "lengths": LENGTHS}}))
     finally:
         running.stop()
     assert commits(tmp_path / "ray") == commits(tmp_path / "1")
