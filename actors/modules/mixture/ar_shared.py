@@ -447,7 +447,9 @@ class SharedARMixture(ARMixture, SharedClassModule[ARGMMParameters]):
             inner = Preceding(Units(self._columns, prior.centre).internal(before.rows), before.missing)
             data = series_after(inner, rows, missing, starts, self.parameters.order)
             likelihood = log_predictive(data, self._factors, prior)
-            outbox = self._answer(chunk.inbox, context, data, likelihood, {}, self._columns.log_volume)
+            log_volume = self._columns.log_volume
+            outbox = self._answer(chunk.inbox, context, data, likelihood, {}, log_volume)
+            outbox = self._with_log_evidence(outbox, chunk.inbox, context, likelihood, missing, log_volume)
         return Outbox(outbox.messages, {str(column): 1.0 for column in differing.tolist()}, outbox.outputs)
 
     # --- helpers --------------------------------------------------------------------------------------------------

@@ -570,6 +570,7 @@ class SharedMixture(Mixture[P], SharedClassModule[P]):
             likelihood, log_volume, log_within = self._new_likelihood(X, missing, context, seen)
             outbox = self._compose_outbox(chunk.inbox, context, likelihood, missing, {}, log_volume)
             outbox = self._with_component_means(outbox, log_within, missing)
+            outbox = self._with_log_evidence(outbox, chunk.inbox, context, likelihood, missing, log_volume)
         return Outbox(outbox.messages, {str(column): 1.0 for column in differing.tolist()}, outbox.outputs)
 
     # --- helpers --------------------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ class SharedClassModule(ClassModule[P], ShardedModule[P]):
     """Classify rows by learnt classes, also by workers that share the rows; abstract."""
 
     row_outputs = ("class", "Pdz")
+    sequence_outputs = ("log_evidence",)
 
     def __init__(self, parameters: P) -> None:
         super().__init__(parameters)

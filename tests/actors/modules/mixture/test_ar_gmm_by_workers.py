@@ -198,6 +198,19 @@ def test_recognition_is_that_of_one_process_with_the_same_bits_for_any_cuts(cali
     assert several.metrics == {}
 
 
+@pytest.mark.parametrize("lengths", ["one", "several", "at the ends of chunks"])
+def test_as_the_top_of_a_model_it_has_the_density_of_each_sequence(lengths):
+    make, state = ar_gmm(order=3), shared(ar_gmm(order=3), vectors()).state
+    message, call = vectors(lengths=lengths, mask=MASK), {"mode": "recognize", "receivers": {}}
+    one, several = (shared(make, message, state=state, cuts=at, **call) for at in ([], [2, 6, 11]))
+    assert same_answers(one, several)
+    module = make()
+    module.load_state(state)
+    outbox = unshared(module, message, **call)
+    assert len(outbox.outputs["log_evidence"]) == len(LENGTHS[lengths] or [N])
+    assert_agree(several, outbox)
+
+
 @pytest.mark.parametrize("engine", ["vb", "blocked-gibbs"])
 def test_a_state_goes_to_and_fro_between_workers_and_one_process(engine):
     make, told = ar_gmm(engine, calibrate=True, iterations=20), informed_prior(0.9)

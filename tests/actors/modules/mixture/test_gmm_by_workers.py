@@ -195,6 +195,21 @@ def test_a_state_goes_to_and_fro_between_workers_and_one_process(engine):
     assert agreement(answer.outputs["class"]) > 0.98
 
 
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("lengths", [None, [100, 1, 9, 120]])
+def test_as_the_top_of_a_model_it_has_the_density_of_each_sequence(components, lengths):
+    make, state = gmm(components=components), shared(gmm(components=components), vectors()).state
+    rows = {} if lengths is None else {"lengths": np.array(lengths)}
+    call = {"mode": "recognize", "receivers": {}}
+    one, several = (shared(make, vectors(mask=MASK, **rows), state=state, cuts=at, **call) for at in ([], [2, 6, 11]))
+    assert same_answers(one, several)
+    module = make()
+    module.load_state(state)
+    outbox = unshared(module, vectors(mask=MASK, **rows), **call)
+    assert len(outbox.outputs["log_evidence"]) == (1 if lengths is None else 4)
+    assert_agree(several, outbox)
+
+
 def test_generation_uses_what_workers_learnt():
     make = gmm()
     answer, module = shared(make, vectors()), make()
