@@ -44,9 +44,11 @@ from tests.benchmarks.harness import Case, measure
 
 WORKERS = (1, 2, 3, 5, 8)
 GMM = {"classes": 10, "iterations": 5, "prior_scale": "data", "start": "kmeans"}
+AR = {"classes": 4, "order": 1, "iterations": 5, "start": "random", "calibrate": True}
 MODELS = {
     "gmm (vb) + mm": {"gmm": ("gmm", {**GMM, "engine": "vb", "calibrate": True}), "mm": ("markov", {})},
     "gmm (blocked-gibbs) + mm": {"gmm": ("gmm", {**GMM, "engine": "blocked-gibbs"}), "mm": ("markov", {})},
+    "ar_gmm (vb) + mm": {"gmm": ("ar_gmm", {**AR, "order": 3, "engine": "vb"}), "mm": ("markov", {})},
     "pca + gmm + mm": {
         "pca": ("pca", {"latent_dim": 6}),
         "gmm": ("gmm", {**GMM, "engine": "vb"}),
@@ -66,6 +68,17 @@ def made_rows(rows: int, dimensions: int = 18, classes: int = 10, seed: int = 0)
     centres = 3.0 * generator.normal(size=(classes, dimensions))
     labels = np.where(generator.random(rows) < 0.1, generator.integers(0, classes, rows), np.arange(rows) % classes)
     return (centres[labels] + generator.normal(size=(rows, dimensions))).astype(np.float32)
+
+
+def made_motions(rows: int, dimensions: int = 6, classes: int = 4, lasting: int = 40, seed: int = 0) -> np.ndarray:
+    """Return rows (N, D) float32 that turn by another matrix in each class, which lasts for some rows."""
+    generator = np.random.default_rng(seed)
+    turns = [0.98 * np.linalg.qr(generator.normal(size=(dimensions, dimensions)))[0] for _ in range(classes)]
+    labels = np.repeat(generator.integers(0, classes, -(-rows // lasting)), lasting)[:rows]
+    noise, out = generator.normal(size=(rows, dimensions)), np.zeros((rows, dimensions))
+    for t in range(1, rows):
+        out[t] = turns[labels[t]] @ out[t - 1] + noise[t]
+    return out.astype(np.float32)
 
 
 def made_lengths(rows: int, seed: int = 0) -> np.ndarray:
@@ -416,9 +429,15 @@ def print_costs(repeats: int) -> None:
     vae = {"latent_dim": 10, "epochs": 5, "batch_size": 500, "hidden": 128, "likelihood": "mse"}
     lengths = np.array([100] * (rows // 100) + [rows % 100])
     observed_rows = make_message(Header("observations", "data", "observations", "it"), {"values": made_rows(rows)})
+    motions = {"values": made_motions(rows)}
+    observed_motions = make_message(Header("observations", "data", "observations", "it"), motions)
     cases = {
         **{
             f"GMM ({engine})": updates("gmm", {**GMM, "engine": engine, "calibrate": True}, observed_rows, rows, 4096)
+            for engine in ("vb", "blocked-gibbs")
+        },
+        **{
+            f"AR-GMM ({engine})": updates("ar_gmm", {**AR, "engine": engine}, observed_motions, rows, 4096)
             for engine in ("vb", "blocked-gibbs")
         },
         "VAE": updates("vae", vae, observed, 3000, 1500),

@@ -7,6 +7,7 @@ pass. They are L at most, in the units in which they came.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -53,7 +54,7 @@ from actors.module import Context, Inbox, Outbox
 from actors.modules.class_posteriors import joint_prior, label_prior
 from actors.modules.mixture.ar_base import ARGMMParameters, ARMixture
 from actors.modules.mixture.ar_states import LearntClasses, Units, pack, pack_prior, unpack, unpack_prior
-from actors.modules.mixture.class_module import NO_ROWS, data_message, row_values, rows_and_mask
+from actors.modules.mixture.class_module import NO_ROWS, data_message, row_values, rows_and_mask, rows_name
 from actors.modules.mixture.engines import Engine
 from actors.modules.mixture.shared_classes import (
     FIT,
@@ -170,13 +171,12 @@ class SharedARMixture(ARMixture, SharedClassModule[ARGMMParameters]):
 
     def summarise(self, scan: str, chunk: Chunk, learnt: State, context: Context) -> Mapping[str, Any]:  # noqa: ARG002
         """Return the last rows of a chunk, at most L, and whether those before it in their sequence are needed, too."""
-        message = data_message(chunk.inbox)
-        values, order = row_values(message), self.parameters.order
+        message, order = data_message(chunk.inbox), self.parameters.order
         first = max(int(boundaries(len(chunk), chunk.lengths)[-2]), len(chunk) - order)
         if not chunk.continues:
             first = len(chunk)
-        columns = int(np.prod(values.shape[1:]))
-        tail = np.array(values[first:], dtype=np.float64).reshape(len(chunk) - first, columns)
+        values = message.take(rows_name(message), np.arange(first, len(chunk)))
+        tail = np.array(values, dtype=np.float64).reshape(len(values), math.prod(values.shape[1:]))
         missing = np.zeros(len(tail), np.bool_) if message.mask is None else np.array(message.mask[first:])
         open_ = chunk.continues and chunk.continued and first == 0 and len(tail) < order
         return {"rows": tail, "missing": missing, "open": open_}

@@ -347,7 +347,12 @@ def data_message(inbox: Inbox) -> Message:
 
 def row_values(message: Message) -> Array:
     """Return the message's array of rows."""
-    return message["mean" if message.header.kind == "latent_vectors" else "values"]
+    return message[rows_name(message)]
+
+
+def rows_name(message: Message) -> str:
+    """Return the name of the message's array of rows."""
+    return "mean" if message.header.kind == "latent_vectors" else "values"
 
 
 def rows_and_mask(message: Message) -> tuple[FloatArray, BoolArray]:

@@ -228,3 +228,18 @@ def test_a_script_learns_from_a_file_what_it_learns_from_its_array(tmp_path, mon
     np.testing.assert_array_equal(classes[0], classes[2])
     with pytest.raises(DataError, match="there is no such file"):
         srk.Observation("none.npy")
+
+
+def test_rows_on_disk_follow_from_those_before_their_chunk_as_rows_in_memory_do(tmp_path, monkeypatch):
+    import runner as srk
+
+    monkeypatch.setattr(stored, "MEMORY_BYTES", 100)
+    rows, found = np.cumsum(np.random.default_rng(0).normal(size=(150, 2)), axis=0), []
+    for given in (rows, put(tmp_path / "x.npy", rows)):
+        observation = srk.Observation(given, local=True, run=f"r{len(found)}", lengths=[70, 80])
+        mixture = srk.ARGMM(2, order=3, iterations=5, workers=2, chunk=32)
+        mixture.connect(observation)
+        mixture.update()
+        found.append(mixture.recognize(given)["Pdz"])
+    assert isinstance(observation.data.observations, StoredRows)
+    np.testing.assert_array_equal(*found)
