@@ -18,6 +18,11 @@ likelihood of a label has the exponent τ, and a row counts as τ rows for the p
 weights. Where classes have many rows, parameters hardly vary under either, and labels have the same probabilities;
 classes of few rows are closer to the prior here.
 
+*Components.* Where classes are mixtures of m Gaussians each (:mod:`actors.kernels.mixture.class_components`), the
+parameters are those of all K·m components, and a label is a component, hence a class and a component of it, drawn
+jointly: by N(x_t | μ_kj, Σ_kj)^τ w_kj, times w_k or what replaces it. The shares w_kj of a class are drawn as the
+weights are, and count a row as one, too.
+
 Throughout, N is the number of rows of the chunk, D their dimension, K the number of classes.
 """
 
@@ -31,6 +36,7 @@ from numpy.typing import ArrayLike
 
 from actors.kernels.inversion import draw_rows
 from actors.kernels.jit import as_input
+from actors.kernels.mixture.class_components import of_components
 from actors.kernels.mixture.input_checks import as_bias, as_mask, as_rows, check_finite
 from actors.kernels.mixture.niw import NIWPosterior, NIWPrior, posterior_from_moments, squared_mahalanobis
 from actors.kernels.mixture.sums import Sums, posterior_from_sums
@@ -49,11 +55,15 @@ class ClassParameters(NamedTuple):
         Lower Cholesky factors of the covariances Σ.
     log_weights : ndarray of float64, shape (K,)
         log w; the weights sum to one.
+    log_shares : ndarray of float64, shape (K·m,), or None
+        Log-shares of the components of each class, which sum to one in it; means and factors are then those of the K·m
+        components.
     """
 
     means: FloatArray
     chol: FloatArray
     log_weights: FloatArray
+    log_shares: FloatArray | None = None
 
 
 def draw_parameters(
@@ -91,6 +101,35 @@ def draw_parameters(
     tempered = {name: temperature * sums[name] for name in ("counts", "first", "second")}
     means, chol = draw_classes(posterior_from_sums(tempered, reference, prior), prior, generator)
     return ClassParameters(means, chol, draw_log_weights(sums["counts"] + alpha, generator))
+
+
+def draw_given_posterior(
+    posterior: NIWPosterior,
+    prior: NIWPrior,
+    alpha: float,
+    generator: np.random.Generator,
+    *,
+    temperature: float = 1.0,
+    components: int = 1,
+) -> ClassParameters:
+    """Draw as `draw_parameters`, from the posterior of the classes for τ = 1 in place of the sums.
+
+    Parameters
+    ----------
+    posterior : NIWPosterior
+        Of the K·m components.
+    prior, alpha, generator, temperature
+        As in `draw_parameters`; `alpha` is the concentration of the shares of each class, too.
+    components : int
+        m.
+    """
+    means, chol = draw_classes(tempered_posterior(posterior, prior, temperature), prior, generator)
+    counts = posterior.counts.astype(np.float64).reshape(-1, components)
+    log_weights = draw_log_weights(alpha + counts.sum(axis=1), generator)
+    if components == 1:
+        return ClassParameters(means, chol, log_weights)
+    log_shares = draw_log_weights(alpha + counts, generator)
+    return ClassParameters(means, chol, log_weights, log_shares.reshape(-1))
 
 
 def tempered_posterior(posterior: NIWPosterior, prior: NIWPrior, temperature: float) -> NIWPosterior:
@@ -155,7 +194,7 @@ def draw_classes(
 
 
 def draw_log_weights(concentration: FloatArray, generator: np.random.Generator) -> FloatArray:
-    """Draw the logs of weights from the Dirichlet distribution with this concentration (K,).
+    """Draw the logs of weights from the Dirichlet distribution with this concentration, (K,), or of each row of (S, K).
 
     Weights are gamma variables, divided by their sum. One of a small shape a underflows, but not its log: a variable of
     the shape a + 1 times U^(1/a) has the shape a (G. Marsaglia and W. W. Tsang, "A simple method for generating gamma
@@ -163,12 +202,12 @@ def draw_log_weights(concentration: FloatArray, generator: np.random.Generator) 
     """
     logs = np.log(generator.standard_gamma(concentration + 1.0))
     logs -= generator.standard_exponential(concentration.shape) / concentration  # -log U is exponential
-    log_weights: FloatArray = logs - logsumexp(logs)
+    log_weights: FloatArray = logs - logsumexp(logs, axis=-1, keepdims=True)
     return log_weights
 
 
 def log_density(X: ArrayLike, parameters: ClassParameters) -> FloatArray:
-    """Return log N(x_t | μ_k, Σ_k), (N, K), of rows (N, D).
+    """Return log N(x_t | μ_k, Σ_k), (N, K), of rows (N, D); of components, (N, K·m).
 
     Raises
     ------
@@ -196,7 +235,8 @@ def draw_labels(
     """Draw the label of each row of a chunk given the parameters of the classes.
 
     Row t gets label k with probability proportional to exp(log_bias[t, k]) · N(x_t | μ_k, Σ_k)^temperature · w_k, the
-    last if counts are used.
+    last if counts are used. Where classes have m components each, a label is a component, in 0, …, K·m - 1, and its
+    share is a further factor.
 
     Parameters
     ----------
@@ -215,7 +255,7 @@ def draw_labels(
         The exponent of the likelihood.
     mask : array_like of bool, shape (N,), optional
         True for missing rows: they are in no class, and their values (NaN, say) are not used.
-    incomplete : tuple of ndarray, shapes (M,) and (M, K), optional
+    incomplete : tuple of ndarray, shapes (M,) and (M, K·m), optional
         Numbers of the rows in which some values are missing, and the log densities of their observed columns
         (:func:`actors.kernels.mixture.incomplete.log_density_observed`).
 
@@ -230,7 +270,8 @@ def draw_labels(
         If shapes don't fit, a row that isn't missing is not finite, or log_bias has NaN, +inf or a row without any
         possible class.
     """
-    K, D = parameters.means.shape
+    K, D = len(parameters.log_weights), parameters.means.shape[1]
+    m = len(parameters.means) // K
     rows = as_rows(X, D)
     missing = as_mask(mask, len(rows))
     check_finite(rows, missing)
@@ -241,9 +282,11 @@ def draw_labels(
         density[numbers[incomplete[0]]] = incomplete[1]
     scores = temperature * density
     if use_counts:
-        scores += parameters.log_weights
+        scores += of_components(parameters.log_weights, m)
+    if parameters.log_shares is not None:
+        scores += parameters.log_shares
     if log_bias is not None:
-        scores += as_bias(log_bias, len(rows), K, missing)[~missing]
+        scores += of_components(as_bias(log_bias, len(rows), K, missing)[~missing], m)
     labels = np.full(len(rows), -1, dtype=np.int64)
     labels[~missing] = draw_from_scores(scores, uniforms)
     return labels

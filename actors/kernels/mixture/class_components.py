@@ -21,6 +21,11 @@ def counts_of_classes(counts: FloatArray | IntArray, components: int) -> FloatAr
     return counts if components == 1 else counts.reshape(-1, components).sum(axis=1)
 
 
+def of_components(of_classes: FloatArray, components: int) -> FloatArray:
+    """Return values of classes (…, K) as those of their components, (…, K·m): each m times."""
+    return of_classes if components == 1 else np.repeat(of_classes, components, axis=-1)
+
+
 def expected_log_shares(counts: FloatArray | IntArray, components: int, alpha: float) -> FloatArray:
     """Return E[log w_kj] under the posterior of the shares, (K·m,)."""
     posterior = counts.reshape(-1, components) + alpha

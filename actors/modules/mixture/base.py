@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from actors.errors import ModuleError, NonFiniteError
-from actors.kernels.mixture.class_components import class_densities
+from actors.kernels.mixture.class_components import class_densities, component_labels
 from actors.kernels.mixture.columns import Columns
 from actors.kernels.mixture.gibbs import compile_kernels
 from actors.kernels.mixture.incomplete import (
@@ -307,7 +307,11 @@ class Mixture(ClassModule[P]):
         `rows` (N, D) are in the units in which they came.
         """
         if self._factors is None:
-            return self._first_assignment(problem.rows, problem.missing, lengths, context, problem)
+            first = self._first_assignment(problem.rows, problem.missing, lengths, context, problem)
+            if problem.components == 1:
+                return first
+            labels, settings = np.where(problem.missing, -1, first.labels), (problem.classes, problem.components)
+            return Assignment(component_labels(problem.rows, labels, *settings, context.generator))
         assert self._prior is not None
         assert self._columns is not None
         carried = self._assignment

@@ -10,13 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.kernels.mixture.blocked_gibbs import (
-    ClassParameters,
-    draw_classes,
+    draw_given_posterior,
     draw_labels,
-    draw_log_weights,
-    tempered_posterior,
 )
-from actors.kernels.mixture.class_components import class_densities, component_labels, loo_log_shares
+from actors.kernels.mixture.class_components import class_densities, loo_log_shares
 from actors.kernels.mixture.context_init import COMPONENTS_PER_CLASS, labels_from_contexts
 from actors.kernels.mixture.gibbs import gibbs
 from actors.kernels.mixture.incomplete import (
@@ -124,7 +121,7 @@ class FitProblem:
     known : ndarray of int64 (N,), optional
         The classes that labels name, -1 for rows without a label; they are in `log_prior`, too.
     components : int
-        m, the components of each class; more than one with variational Bayes only.
+        m, the components of each class; more than one not with the collapsed sampler.
     above, told : ndarray (N, K) float64, optional
         The factors of `log_prior`: the product of the priors from above, and log p(label | class).
     """
@@ -235,12 +232,8 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
         If the kernel rejects its input.
     """
     soft, m = start.responsibilities, problem.components
-    if soft is None and m == 1:
-        soft = one_hot_responsibilities(start.labels, problem.classes)
-    elif soft is None:
-        first = np.where(problem.missing, -1, start.labels)
-        first = component_labels(problem.rows, first, problem.classes, m, context.generator)
-        soft = one_hot_responsibilities(first, problem.classes * m)
+    if soft is None:
+        soft = one_hot_responsibilities(start.labels, problem.classes * m)
     responsibilities, factors, bound = variational_bayes(
         problem.rows,
         soft,
@@ -260,10 +253,7 @@ def fit_variational(problem: FitProblem, start: Assignment, context: Context) ->
         loo_log_likelihood = soft_loo_observed(
             problem.rows, loo_log_likelihood, responsibilities, problem.incomplete, factors, problem.prior
         )
-    log_within = None
-    if m > 1:
-        shares = loo_log_shares(responsibilities, factors.counts, m, problem.alpha)
-        loo_log_likelihood, log_within = class_densities(loo_log_likelihood + shares, m)
+    loo_log_likelihood, log_within = _of_classes(problem, loo_log_likelihood, responsibilities, factors)
     # Without an iteration a row can stay in a class that its prior excludes: the bound is -inf, which is no metric.
     metrics = {} if bound == -np.inf else {"bound": bound}
     assignment = Assignment(most_probable_labels(responsibilities), responsibilities)
@@ -282,13 +272,14 @@ def fit_blocked_gibbs(problem: FitProblem, start: Assignment, context: Context) 
     labels = np.where(problem.missing, -1, start.labels)
     factors = _posterior_of_labels(problem, labels)
     for done in range(1, problem.iterations + 1):
-        tempered = tempered_posterior(factors, problem.prior, problem.temperature)
-        means, chol = draw_classes(tempered, problem.prior, context.generator)
-        log_weights = draw_log_weights(problem.alpha + factors.counts.astype(np.float64), context.generator)
-        drawn = ClassParameters(means, chol, log_weights)
+        drawn = draw_given_posterior(
+            *(factors, problem.prior, problem.alpha, context.generator),
+            temperature=problem.temperature,
+            components=problem.components,
+        )
         densities = None
         if incomplete is not None:
-            densities = (incomplete.rows, log_density_observed(rows, incomplete, means, chol))
+            densities = (incomplete.rows, log_density_observed(rows, incomplete, drawn.means, drawn.chol))
         before, labels = (
             labels,
             draw_labels(
@@ -303,19 +294,32 @@ def fit_blocked_gibbs(problem: FitProblem, start: Assignment, context: Context) 
             ),
         )
         if incomplete is not None:
-            rows = draw_missing_values(rows, labels, incomplete, means, chol, context.generator)
-        factors = posterior_from_labels(rows, labels, problem.classes, problem.prior)
+            rows = draw_missing_values(rows, labels, incomplete, drawn.means, drawn.chol, context.generator)
+        factors = posterior_from_labels(rows, labels, problem.classes * problem.components, problem.prior)
         context.report(done, problem.iterations, moved=float((labels != before).sum()))
     factors = factors if incomplete is None else _posterior_of_labels(problem, labels)
     loo_log_likelihood = log_predictive_loo_observed(problem.rows, labels, problem.incomplete, factors, problem.prior)
-    return FitResult(Assignment(labels), factors, loo_log_likelihood, {})
+    own = one_hot_responsibilities(labels, factors.counts.size)
+    loo_log_likelihood, log_within = _of_classes(problem, loo_log_likelihood, own, factors)
+    return FitResult(Assignment(labels), factors, loo_log_likelihood, {}, log_within)
 
 
 def _posterior_of_labels(problem: FitProblem, labels: IntArray) -> NIWPosterior:
     """Return the posterior given the labels, with what it expects of missing values."""
+    gaussians = problem.classes * problem.components
     if problem.incomplete is None:
-        return posterior_from_labels(problem.rows, labels, problem.classes, problem.prior)
-    return posterior_given_labels(problem.rows, labels, problem.classes, problem.incomplete, problem.prior)
+        return posterior_from_labels(problem.rows, labels, gaussians, problem.prior)
+    return posterior_given_labels(problem.rows, labels, gaussians, problem.incomplete, problem.prior)
+
+
+def _of_classes(
+    problem: FitProblem, loo: FloatArray, responsibilities: FloatArray, factors: NIWPosterior
+) -> tuple[FloatArray, FloatArray | None]:
+    """Return leave-one-out densities (N, K) from those of components (N, K·m), and `FitResult.log_within`."""
+    if problem.components == 1:
+        return loo, None
+    shares = loo_log_shares(responsibilities, factors.counts, problem.components, problem.alpha)
+    return class_densities(loo + shares, problem.components)
 
 
 FitFunction: TypeAlias = Callable[[FitProblem, Assignment, Context], FitResult]

@@ -52,10 +52,10 @@ class GMMParameters:
     components: Annotated[int, Field(ge=1)] = 1
 
     def __post_init__(self) -> None:
-        if self.components > 1 and self.engine != "vb":
+        if self.components > 1 and self.engine == "gibbs":
             raise ValueError(
-                f"components: {self.components} (Gaussians of each class) are learnt by engine vb, not by "
-                f"{self.engine!r}; use engine: vb"
+                f"components: {self.components} (Gaussians of each class) are learnt by engine vb or blocked-gibbs, "
+                "not by 'gibbs'; use engine: vb"
             )
         if self.engine != "gibbs" and self.rule == "tutorial":
             raise ValueError(
@@ -118,9 +118,9 @@ class GMM(SharedMixture[GMMParameters]):
             ``gibbs`` only.
         components : int
             m, the Gaussians of each class (:mod:`actors.kernels.mixture.class_components`), for classes that one does
-            not fit; with ``vb`` only. The message upwards is the likelihood of the class, the sum over its components;
-            the one downwards has the means of all components. ``alpha`` is the pseudo-count of each class, and of
-            each component within its class.
+            not fit; with ``vb`` and ``blocked-gibbs``, which draws class and component of a row jointly. The message
+            upwards is the likelihood of the class, the sum over its components; the one downwards has the means of all
+            components. ``alpha`` is the pseudo-count of each class, and of each component within its class.
 
     Notes
     -----

@@ -15,16 +15,15 @@ from actors.errors import ModuleError
 from actors.kernels.mixture import pooling
 from actors.kernels.mixture.blocked_gibbs import (
     ClassParameters,
-    draw_classes,
+    draw_given_posterior,
     draw_labels,
-    draw_log_weights,
-    tempered_posterior,
 )
 from actors.kernels.mixture.class_components import (
     class_densities,
     component_labels,
     expected_log_shares,
     loo_log_shares,
+    of_components,
 )
 from actors.kernels.mixture.columns import Columns, choose_columns
 from actors.kernels.mixture.incomplete import (
@@ -159,7 +158,8 @@ class _Learnt:
         self.before: Classes | None = unpack(before) if before else None
         self.drawn: ClassParameters | None = None
         if "drawn_means" in own:
-            self.drawn = ClassParameters(*(own[f"drawn_{name}"] for name in ClassParameters._fields))
+            names = [name for name in ClassParameters._fields if f"drawn_{name}" in own]
+            self.drawn = ClassParameters(**{name: own[f"drawn_{name}"] for name in names})
         self.label_sweep: int | None = own.get("label_sweep")
         self.trust = trust_of(learnt, carried=carried)
 
@@ -364,13 +364,14 @@ class SharedMixture(Mixture[P], SharedClassModule[P]):
         """Return the parameters with those of the classes drawn from their posterior."""
         known, alpha = _Learnt(learnt, carried=False), self._step_parameters(context).alpha
         factors, prior, _ = known.classes
-        tempered = tempered_posterior(factors, prior, known.power(learnt["with_prior"], context))
-        means, chol = draw_classes(tempered, prior, context.generator)
-        drawn = ClassParameters(
-            means, chol, draw_log_weights(alpha + factors.counts.astype(np.float64), context.generator)
+        drawn = draw_given_posterior(
+            *(factors, prior, alpha, context.generator),
+            temperature=known.power(learnt["with_prior"], context),
+            components=self._components,
         )
+        arrays = {name: each for name, each in drawn._asdict().items() if each is not None}
         sweep = 0 if context.sweep is None else context.sweep
-        return {**learnt, **prefixed("drawn_", drawn._asdict()), "label_sweep": sweep + 1}
+        return {**learnt, **prefixed("drawn_", arrays), "label_sweep": sweep + 1}
 
     def _expected_sums(self, rows: _Rows, known: _Learnt, context: Context) -> Statistics:
         """Return the sums by responsibilities given the classes of the iteration before."""
@@ -395,7 +396,7 @@ class SharedMixture(Mixture[P], SharedClassModule[P]):
         """Return the sums by the last labels, with what the classes expect of missing values."""
         assert known.before is not None
         labels = self._labels(rows, known.before, known, context)
-        return self._sums_given(rows, one_hot_responsibilities(labels, self.classes), known)
+        return self._sums_given(rows, one_hot_responsibilities(labels, self.classes * self._components), known)
 
     def _sums_given(self, rows: _Rows, responsibilities: FloatArray, known: _Learnt) -> Statistics:
         """Return the sums by these responsibilities (N, K), for the prior of the present rows."""
@@ -551,6 +552,7 @@ class SharedMixture(Mixture[P], SharedClassModule[P]):
         if known.drawn is not None and known.before is not None:
             labels = self._labels(rows, known.before, known, context)
             likelihood = log_predictive_loo_observed(inner.X, labels, inner.incomplete, factors, prior)
+            given = one_hot_responsibilities(labels, factors.counts.size)
         else:
             given = self._responsibilities(rows, known.before or known.classes, known, context)
             likelihood = soft_log_predictive_loo(inner.X, given, factors, prior)
@@ -584,7 +586,7 @@ class SharedMixture(Mixture[P], SharedClassModule[P]):
 
 def _of_components(log_prior: FloatArray | None, components: int) -> FloatArray | None:
     """Return log-priors of classes (N, K) as those of their components (N, K·m)."""
-    return log_prior if log_prior is None or components == 1 else np.repeat(log_prior, components, axis=1)
+    return None if log_prior is None else of_components(log_prior, components)
 
 
 def _same(left: Columns, right: Columns) -> bool:

@@ -92,6 +92,11 @@ class TestGMMWithBlockedGibbsSampling(QuickChecks):
     parameters = {"classes": 3, "iterations": 2, "engine": "blocked-gibbs"}
 
 
+class TestGMMOfSeveralSampledComponents(QuickChecks):
+    module = "gmm"
+    parameters = {"classes": 3, "iterations": 2, "engine": "blocked-gibbs", "components": 2}
+
+
 class TestMarkovModel(QuickChecks):
     module = "markov"
 

@@ -1,4 +1,4 @@
-"""Test classes that are mixtures, against enumeration, the Pólya urn and scikit-learn."""
+"""Test classes that are mixtures, against enumeration, the Pólya urn, the prior and scikit-learn."""
 
 import itertools
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import gammaln, logsumexp
-from scipy.stats import dirichlet_multinomial
+from scipy.stats import beta, dirichlet_multinomial, invgamma, kstest
+from scipy.stats import t as student_t
 from sklearn.mixture import GaussianMixture
 
+from actors.kernels.mixture.blocked_gibbs import draw_given_posterior, draw_labels
 from actors.kernels.mixture.class_components import (
     class_densities,
     component_labels,
@@ -17,7 +19,7 @@ from actors.kernels.mixture.class_components import (
     log_shares,
     loo_log_shares,
 )
-from actors.kernels.mixture.niw import NIWPrior, log_marginal_likelihood, log_predictive
+from actors.kernels.mixture.niw import NIWPrior, log_marginal_likelihood, log_predictive, posterior_from_labels
 from actors.kernels.mixture.variational import (
     evidence_lower_bound,
     one_hot_responsibilities,
@@ -145,3 +147,99 @@ def test_components_lie_within_their_class():
     np.testing.assert_array_equal(found[labels < 0], -1)
     np.testing.assert_array_equal(found[labels >= 0] // 3, labels[labels >= 0])
     assert len(np.unique(found[labels == 0])) == 3
+
+
+# --- blocked Gibbs sampling -------------------------------------------------------------------------------------------
+
+
+def bias_of_chains(chains, rows, log_prior):
+    """Return log-priors that keep the rows of each of several chains to the K classes of its own.
+
+    Many chains run as one mixture: the weights of a chain's classes relative to each other do not depend on those of
+    other classes (neutrality of the Dirichlet distribution).
+    """
+    bias = np.full((chains, rows, chains, K), -np.inf)
+    bias[np.arange(chains), :, np.arange(chains)] = log_prior
+    return bias.reshape(chains * rows, chains * K)
+
+
+def sweep(X, z, prior, generator, gaussians, **options):
+    """Return new labels, of components, and the parameters that they were drawn with."""
+    factors, temperature = posterior_from_labels(X, z, gaussians, prior), options.get("temperature", 1.0)
+    drawn = draw_given_posterior(factors, prior, ALPHA, generator, temperature=temperature, components=M)
+    return draw_labels(X, drawn, generator, **options), drawn
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_classes_and_components_are_drawn_from_their_joint_posterior_by_enumeration(given):
+    rows, chains, sweeps = 5, 30, 250
+    X, prior = small(rows)
+    X *= 0.4  # so near each other that labels change often
+    log_prior = some_prior(rows) if given else None
+    every = np.array(list(itertools.product(range(K * M), repeat=rows)))
+    exact = np.array([log_joint(X, z, prior, log_prior) for z in every])
+    exact = np.exp(exact - logsumexp(exact))
+    bias = bias_of_chains(chains, rows, 0.0 if log_prior is None else log_prior)
+    generator, frequencies = np.random.default_rng(7), np.zeros((chains, len(every)))
+    tiled, own = np.tile(X, (chains, 1)), K * M * np.arange(chains)[:, None]
+    z = (generator.integers(0, K * M, (chains, rows)) + own).ravel()
+    for done in range(-30, sweeps):
+        z, _ = sweep(tiled, z, prior, generator, chains * K * M, log_bias=bias, use_counts=not given)
+        code = (z.reshape(chains, rows) - own) @ (K * M) ** np.arange(rows - 1, -1, -1)
+        if done >= 0:
+            frequencies[np.arange(chains), code] += 1 / sweeps
+    pairs = list(itertools.combinations(range(rows), 2))
+    told = [every[:, i] // M == k for i in range(rows) for k in range(K) if given]  # else 1/2 by symmetry
+    told += [every[:, i] // M == every[:, j] // M for i, j in pairs] + [every[:, i] == every[:, j] for i, j in pairs]
+    statistics = np.array(told, dtype=float).T
+    means = frequencies @ statistics
+    error = means.std(axis=0, ddof=1) / np.sqrt(chains)
+    assert (np.abs(means.mean(axis=0) - exact @ statistics) / error).max() < 4.5
+    assert error.max() < 0.02
+
+
+def test_rows_drawn_anew_between_sweeps_leave_the_joint_distribution_as_it_is():
+    """J. Geweke, "Getting it right: joint distribution tests of posterior simulators", 2004.
+
+    Marginals stay those of the prior. In place of one long chain there are many short ones, each begun by a draw from
+    the prior, so that all are independent.
+    """
+    groups, chains, rows, sweeps = 60, 40, 4, 4
+    prior, generator = NIWPrior(np.array([1.0]), 0.5, 5.0, np.array([2.0])), np.random.default_rng(8)
+    gaussians, bias = chains * K * M, bias_of_chains(chains, rows, 0.0)
+    drawn = {name: [] for name in ("mean", "variance", "weight", "share", "row", "class", "component")}
+    none = np.full(chains * rows, -1)
+    for _ in range(groups):
+        X, z = np.zeros((chains * rows, 1)), none
+        for done in range(sweeps + 1):  # the first labels and rows are the prior's
+            factors = posterior_from_labels(X, z, gaussians, prior)
+            given = draw_given_posterior(factors, prior, ALPHA, generator, components=M)
+            if done == 0:  # of labels given the weights, without any row
+                z = draw_labels(X, given, generator, log_bias=bias, temperature=0.0)
+            else:
+                z = draw_labels(X, given, generator, log_bias=bias)
+            X = given.means[z] + given.chol[z, :, 0] * generator.standard_normal((chains * rows, 1))
+        own = z.reshape(chains, rows)
+        weights, shares = np.exp(given.log_weights).reshape(chains, K), np.exp(given.log_shares).reshape(chains, K, M)
+        drawn["mean"].append(given.means.reshape(chains, -1)[:, 0])
+        drawn["variance"].append(given.chol.reshape(chains, -1)[:, 0] ** 2)
+        drawn["weight"].append(weights[:, 0] / weights.sum(axis=1))
+        drawn["share"].append(shares[:, 0, 0])
+        drawn["row"].append(X.reshape(chains, rows)[:, 0])
+        drawn["class"].append(own[:, 0] // M == own[:, 1] // M)
+        drawn["component"].append(own[:, 0] == own[:, 1])
+    found = {name: np.concatenate(each) for name, each in drawn.items()}
+    r, nu, scale, centre = prior.r0, prior.nu0, float(prior.scale[0, 0]), float(prior.mean[0])
+    exact = {
+        "mean": student_t(nu, centre, np.sqrt(scale / (r * nu))),
+        "variance": invgamma(nu / 2, scale=scale / 2),
+        "weight": beta(ALPHA, ALPHA),
+        "share": beta(ALPHA, ALPHA),
+        "row": student_t(nu, centre, np.sqrt(scale * (r + 1) / (r * nu))),
+    }
+    for name, distribution in exact.items():
+        assert kstest(found[name], distribution.cdf).pvalue > 1e-3, name
+    same = (ALPHA + 1) / (2 * ALPHA + 1)  # of two draws of an urn of two colours
+    for name, p in (("class", same), ("component", same**2)):
+        n = len(found[name])
+        assert abs(found[name].mean() - p) < 4.5 * np.sqrt(p * (1 - p) / n), name

@@ -16,6 +16,7 @@ from actors.errors import ModuleError
 from actors.graph.registry import make_module
 from actors.messaging.codec import make_message
 from actors.messaging.message import Header
+from actors.modules.class_posteriors import LABELS
 from runner.config.run_config import load_config
 from runner.data.clumps import ClumpedClasses
 from runner.report.clustering_metrics import accuracy, match
@@ -24,6 +25,7 @@ from tests.support.toy_modules import check_state_transfer, same_arrays
 
 CONFIG = Path(__file__).parents[4] / "configs" / "many_classes.yaml"
 K, M, D = 3, 2, 2
+ENGINES = pytest.mark.parametrize("engine", ["vb", "blocked-gibbs"])
 CENTRES = np.array([[[0.0, 8.0], [8.0, 8.0]], [[8.0, 0.0], [-8.0, -8.0]], [[-8.0, 4.0], [0.0, -8.0]]])
 
 
@@ -59,9 +61,10 @@ def message_down(outbox):
     return make_message(Header("class_means", "gmm", "class_means", "vae"), outgoing.arrays)
 
 
-def test_classes_of_two_clumps_are_learnt_and_recognized():
+@ENGINES
+def test_classes_of_two_clumps_are_learnt_and_recognized(engine):
     X, truth = clumps()
-    gmm, outbox = learnt(X, truth)
+    gmm, outbox = learnt(X, truth, engine=engine)
     assert adjusted_rand_score(truth, outbox.outputs["class"]) == 1.0
     others, theirs = clumps(seed=1)
     recognized = update(gmm, latent_vectors(others), answer="recognize", receivers=())
@@ -91,9 +94,10 @@ def class_densities(state, rows, columns=slice(None)):
     return logsumexp(densities.reshape(-1, K, M) + np.log(shares), axis=2)
 
 
-def test_the_likelihood_of_new_rows_is_the_sum_over_components_by_scipy():
+@ENGINES
+def test_the_likelihood_of_new_rows_is_the_sum_over_components_by_scipy(engine):
     X, truth = clumps()
-    gmm, _ = learnt(X, truth)
+    gmm, _ = learnt(X, truth, engine=engine)
     new = clumps(seed=2)[0]
     message = upward(update(gmm, latent_vectors(new), answer="recognize"))
     got = message["log_prob"] + message["log_norm"][:, None]
@@ -101,9 +105,10 @@ def test_the_likelihood_of_new_rows_is_the_sum_over_components_by_scipy():
     assert_allclose(got - got[:, :1], expected - expected[:, :1], atol=1e-8)
 
 
-def test_the_message_downwards_has_the_means_of_components():
+@ENGINES
+def test_the_message_downwards_has_the_means_of_components(engine):
     X, truth = clumps()
-    _, outbox = learnt(X, truth)
+    _, outbox = learnt(X, truth, engine=engine)
     message = message_down(outbox)
     assert message["means"].shape == (K * M, D)
     assert_allclose(message["responsibilities"].reshape(-1, K, M).sum(axis=2), outbox.outputs["Pdz"], atol=1e-12)
@@ -112,40 +117,44 @@ def test_the_message_downwards_has_the_means_of_components():
     assert np.abs(outbox.outputs["Pdz"] @ outbox.outputs["mu"] - X).mean() > 2.0
 
 
-def test_a_state_continues_bit_by_bit():
+@ENGINES
+def test_a_state_continues_bit_by_bit(engine):
     X, truth = clumps()
-    check_state_transfer(update, make_gmm(), make_gmm(), latent_vectors(X), leaning_to(truth))
+    check_state_transfer(update, make_gmm(engine=engine), make_gmm(engine=engine), latent_vectors(X), leaning_to(truth))
 
 
-def test_a_state_without_rows_assigns_them_anew():
+@ENGINES
+def test_a_state_without_rows_assigns_them_anew(engine):
     X, truth = clumps()
-    gmm, outbox = learnt(X, truth)
-    other = make_gmm()
+    gmm, outbox = learnt(X, truth, engine=engine)
+    other = make_gmm(engine=engine)
     other.load_state(gmm.state_without_rows())
     again = update(other, latent_vectors(X), leaning_to(truth), round=9)
     assert_array_equal(again.outputs["class"], outbox.outputs["class"])
 
 
-def test_missing_rows_and_values_are_left_out():
+@ENGINES
+def test_missing_rows_and_values_are_left_out(engine):
     X, truth = clumps()
     mask = np.arange(len(X)) % 10 == 0
-    gmm = make_gmm(start="kmeans")
+    gmm = make_gmm(start="kmeans", engine=engine)
     outbox = update(gmm, latent_vectors(np.where(mask[:, None], 0.0, X), mask=mask), leaning_to(truth))
     down = message_down(outbox)
     assert_allclose(down["responsibilities"].sum(axis=1), 1.0)
     assert gmm.state()["counts"].sum() == pytest.approx((~mask).sum())
 
 
-def test_missing_values_are_integrated_out():
+@ENGINES
+def test_missing_values_are_integrated_out(engine):
     X, truth = clumps()
     absent = np.zeros(X.shape, dtype=bool)
     absent[::3, 0] = True
     header = Header("observations", "data", "observations", "gmm")
     values = make_message(header, {"values": np.where(absent, 0.0, X), "mask": absent})
-    gmm = make_gmm(start="contexts")
+    gmm = make_gmm(start="contexts", engine=engine)
     for number in range(4):
         outbox = update(gmm, values, *([leaning_to(truth)] if number else []), round=number)
-    assert np.isfinite(outbox.metrics["bound"])
+    assert np.isfinite(outbox.metrics["bound" if engine == "vb" else "evidence"])
     assert adjusted_rand_score(truth, outbox.outputs["class"]) > 0.9
     got = upward(update(gmm, values, answer="recognize"))
     got = (got["log_prob"] + got["log_norm"][:, None])[::3]
@@ -153,9 +162,10 @@ def test_missing_values_are_integrated_out():
     assert_allclose(got - got[:, :1], expected - expected[:, :1], atol=1e-8)
 
 
-def test_calibration_is_of_the_classes():
+@ENGINES
+def test_calibration_is_of_the_classes(engine):
     X, truth = clumps()
-    gmm, outbox = learnt(X, truth, calibrate=True)
+    gmm, outbox = learnt(X, truth, calibrate=True, engine=engine)
     assert gmm.state()["mean_posterior"].shape == (K,)
     assert upward(outbox)["log_prob"].shape == (len(X), K)
 
@@ -171,27 +181,62 @@ def test_generated_rows_are_of_all_components():
     assert len({(int(a), int(b) // M) for a, b in zip(z, nearest, strict=True)}) <= K + 2
 
 
+def test_sampled_classes_are_those_of_variational_bayes_up_to_their_deviations():
+    X, truth = clumps(rows=3000)
+    states, messages = [], []
+    for engine in ("vb", "blocked-gibbs"):
+        gmm, _ = learnt(X, truth, engine=engine)
+        states.append(gmm.state())
+        messages.append(upward(update(gmm, latent_vectors(clumps(seed=2)[0]), answer="recognize")))
+    by_vb, sampled = states
+    means = [state["mean"].reshape(K, M, D) for state in states]
+    order = np.linalg.norm(means[0][:, :, None] - means[1][:, None], axis=3).argmin(axis=2)
+    assert (np.sort(order, axis=1) == np.arange(M)).all()
+    matched = (M * np.arange(K)[:, None] + order).ravel()
+    assert sampled["counts"].dtype == np.int64
+    assert_allclose(sampled["counts"][matched], by_vb["counts"], atol=2.0)  # rows between clumps: hardly any
+    spread = 0.7 / np.sqrt(3000 / (K * M))
+    assert np.abs(sampled["mean"][matched] - by_vb["mean"]).max() < 0.1 * spread
+    assert_allclose(np.exp(messages[1]["log_prob"]), np.exp(messages[0]["log_prob"]), atol=1e-3)
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_labels_of_some_rows_name_the_classes_that_are_sampled(lacks):
+    X, truth = clumps()
+    told = np.full((len(X), K), 1.0 / K)
+    told[::5] = np.where(np.eye(K)[truth[::5]] > 0.0, 1.0 - 2e-6, 1e-6)
+    labels = make_message(Header("transition_prior", "labels", LABELS, "gmm"), {"log_prob": np.log(told)})
+    absent = np.zeros(X.shape, dtype=bool)
+    absent[1::4, 1] = lacks
+    header = Header("observations", "data", "observations", "gmm")
+    values = make_message(header, {"values": np.where(absent, 0.0, X), "mask": absent})
+    outbox = update(make_gmm(engine="blocked-gibbs"), values, labels)
+    whole = ~absent.any(axis=1)
+    assert (outbox.outputs["class"] == truth)[whole].mean() > 0.98
+    assert (outbox.outputs["class"] == truth).mean() > 0.9
+
+
 def _generate(rows):
     from actors.module import Context, Inbox
 
     return Inbox([]), Context("gmm", rows=rows)
 
 
-def test_one_component_has_the_bits_of_none():
+@pytest.mark.parametrize("engine", ["vb", "blocked-gibbs"])
+def test_one_component_has_the_bits_of_none(engine):
     X, truth = clumps()
     states = []
     for given in ({}, {"components": 1}):
-        gmm = make_module("gmm", {"classes": K, "engine": "vb", **given})
+        gmm = make_module("gmm", {"classes": K, "engine": engine, **given})
         update(gmm, latent_vectors(X))
         update(gmm, latent_vectors(X), leaning_to(truth), round=1)
         states.append(gmm.state())
     assert same_arrays(*states)
 
 
-@pytest.mark.parametrize("engine", ["gibbs", "blocked-gibbs"])
-def test_sampling_engines_are_refused(engine):
-    with pytest.raises((ModuleError, ValueError), match=r"components: 2 .* engine vb"):
-        make_gmm(engine=engine)
+def test_the_collapsed_sampler_is_refused():
+    with pytest.raises((ModuleError, ValueError), match=r"components: 2 .* engine vb or blocked-gibbs, not by 'gibbs'"):
+        make_gmm(engine="gibbs")
 
 
 def test_merging_is_refused_in_one_sentence():
