@@ -417,4 +417,4 @@ def _parts_for(
     lengths = joined_lengths([part["lengths"] for part in chosen.parts], chosen.continued)
     starts = chosen.first_rows[0] + boundaries(int(lengths.sum()), lengths)
     starts = starts[int(chosen.continued[0]) :]  # its first row may continue a sequence
-    return parts, starts[:-1] if arrays.opens(extent.stop) is False else starts
+    return parts, starts[:-1] if chosen.continues else starts

@@ -389,22 +389,22 @@ class ShardedArrays:
         The number of each part's first row.
     continued : tuple of bool
         Whether a part's first row continues a sequence of the part before.
+    continues : bool
+        Whether the sequence of the last row goes on in a part that is left out.
     """
 
     parts: tuple[Any, ...]
     first_rows: tuple[int, ...]
     continued: tuple[bool, ...]
+    continues: bool = field(default=False, kw_only=True)
 
     def overlapping(self, start: int, stop: int) -> ShardedArrays:
-        """Return the parts with rows from `start` to `stop` - 1, and the beginning of the part after them, if any."""
+        """Return the parts with rows from `start` to `stop` - 1."""
         ends = (*self.first_rows[1:], float("inf"))
         chosen = [n for n, (a, b) in enumerate(zip(self.first_rows, ends, strict=True)) if a < stop and b > start]
         select = slice(chosen[0], chosen[-1] + 1)
-        return ShardedArrays(self.parts[select], self.first_rows[select], self.continued[select])
-
-    def opens(self, row: int) -> bool | None:
-        """Return whether a sequence begins at the first row of a part; None if `row` is no such row."""
-        return not self.continued[self.first_rows.index(row)] if row in self.first_rows else None
+        continues = (*self.continued[1:], self.continues)[chosen[-1]]
+        return ShardedArrays(self.parts[select], self.first_rows[select], self.continued[select], continues=continues)
 
 
 def flatten(objects: Sequence[Any]) -> tuple[tuple[ShardedArrays | None, ...], list[Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.backends.in_process import InProcessBackend
-from actors.backends.shard_host import rows_of_call
+from actors.backends.shard_host import ShardHost, rows_of_call
 from actors.coordination.backend import ModuleCall
 from actors.coordination.coordinator import Coordinator
 from actors.errors import CheckpointError, ModuleError
@@ -16,11 +16,11 @@ from actors.graph.graph import Graph
 from actors.graph.schedule import Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.kernels.row_sample import spread_rows
-from actors.messaging.codec import pack_header
+from actors.messaging.codec import describe, pack_header
 from actors.messaging.message import ArrayHeader, Header
 from actors.messaging.stored_rows import RowFile, StoredRows, file_version
 from actors.sharing import chunks, shard
-from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs
+from actors.sharing.chunks import Extent, ShardedArrays, ShardedOutputs, join_references
 from actors.storage import parts as stored_parts
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.manifest import pack_manifest, unpack_manifest
@@ -269,6 +269,30 @@ def test_messages_that_differ_in_their_rows_are_refused_and_not_cut():
     call = ModuleCall("update", "r", seed=0, round=1, step=0, sequence=1, receivers={}, headers=packed)
     with pytest.raises(ModuleError, match="vae sent 301 rows, pca 300: workers share rows of one number"):
         rows_of_call(call)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("continues", [False, True])
+def test_a_worker_knows_whether_a_sequence_goes_on_after_its_rows(cut, continues):
+    """Also if the parts of other workers are not sent to it, as on Ray."""
+    pieces = [np.array([20, 12]), np.array([5, 27]) if continues else np.array([32])]
+    arrays = [
+        {"log_prob": np.full((32, 3), -np.log(3.0)), "log_norm": np.zeros(32), "lengths": lengths} for lengths in pieces
+    ]
+    headers = [Header("class_posteriors", "gmm", "class_posteriors", arrays=describe(each)) for each in arrays]
+    header, sharded = join_references(headers, arrays, [0, 32], [False, continues])
+    call = ModuleCall(
+        "update", "r", 0, 1, 0, 1, receivers={}, headers=(pack_header(header),), ports=("class_posteriors",)
+    )
+    extents = [Extent(64, CHUNK, first, first + 2) for first in (0, 2)]
+    found = []
+    for rank, own in enumerate(extents):
+        host = ShardHost(graph().modules["mm"], ())
+        host.prepare("cpu")
+        given = sharded.overlapping(own.start, own.stop) if cut else sharded
+        host.open_shard(call, [given], extents, rank)
+        found += [(chunk.continued, chunk.continues) for chunk in host.sample()]
+    assert found == [(False, True), (True, continues), (continues, True), (True, False)]
 
 
 @pytest.mark.parametrize("workers", [None, 2])
