@@ -132,7 +132,17 @@ class Handle:
 
     def _validated(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters of the module."""
-        return validated_parameters(self.type, given)
+        try:
+            return validated_parameters(self.type, given)
+        except ModuleError:
+            from runner.config.cross_checks import check_parameters
+
+            # A class of its own is found or not in a sentence already; of parameters, what a model file would be told.
+            _, problems = check_parameters(self.type, given)
+            if not problems or problems[0][0] == ("type",):
+                raise
+            told = (f"{'.'.join(map(str, place)) or 'parameters'}: {text}" for place, text in problems)
+            raise ModuleError(f"{type(self).__name__}: {'; '.join(told)}") from None
 
     def complete(self, directory: Path) -> None:
         """Complete the parameters once the connections and names of the model are known.
@@ -320,6 +330,9 @@ class Observation(Handle):
         self.verbose = verbose
         self.address = address or ray_address() or None
         self.run = run or _script_name()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name or self.short}: {self.data.sizes()}>"
 
     def update(self) -> None:
         """Do nothing: the data are sent when the model is made."""

@@ -110,6 +110,9 @@ class ScriptRun:
             recognizing=tuple(loaded),
         )
         progress = make_script_progress(graph, verbose=source.verbose)
+        if self.directory.name != source.run:
+            taken = Path("runs", source.run)
+            progress.log(f"{taken} is there already; this run is {self.directory.name}")
         for line in [*describe_data(data), *(f"{h.name}: {note}" for h in handles for note in h.notes)]:
             progress.log(line)
         config = self._write_config(handles, source, code, progress)
@@ -192,7 +195,7 @@ class ScriptRun:
         try:
             self._tracking.end_round()
             if error is None:
-                self._tracking.finish(self._result())
+                self._finish()
             if self._client is not None and not exiting:
                 self._client.stop()
             self._stack.close()
@@ -207,10 +210,13 @@ class ScriptRun:
         """End the run with the script; with the error that ends that, which an interactive session outlives."""
         self.close(None if hasattr(sys, "ps1") else getattr(sys, "last_value", None), exiting=True)
 
-    def _result(self) -> dict[str, Any]:
-        """Return what callbacks are told of a complete run."""
+    def _finish(self) -> None:
+        """Write ``result.json`` of a run that has learnt something, and tell the callbacks that it is complete."""
         seconds = time.time() - self._began
-        return build_result(self._monitor.scores, self.directory.name, seconds, self._monitor.module_seconds)
+        result = build_result(self._monitor.scores, self.directory.name, seconds, self._monitor.module_seconds)
+        if self._updated or self._round > 1:
+            self.directory.write_json("result.json", result)
+        self._tracking.finish(result)
 
     def _write_config(
         self, handles: list[Handle], source: Observation, code: Path, progress: Progress
@@ -295,7 +301,9 @@ class ScriptRun:
         manifest = self.directory.checkpoints.latest()
         if manifest is None or handle.name not in manifest.modules:
             return {}
-        return self.directory.checkpoints.outputs(manifest, handle.name)
+        outputs = self.directory.checkpoints.outputs(manifest, handle.name)
+        # A file of tensors has them in an order of its own, which differs between runs.
+        return {name: outputs[name] for name in sorted(outputs)} if isinstance(outputs, dict) else outputs
 
 
 def _make_graph(handles: list[Handle]) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from runner.runs.state import NO_RECORD, is_known_storage, known_address, read_r
 
 if TYPE_CHECKING:
     from runner.runs.comparison import Comparison
+
+_SCRIPT = "the run is one of a script: Model.load and serket recognize use what it has learnt"
 
 
 def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
@@ -53,6 +56,8 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
     status["commits"] = directory.checkpoints.names()
     if (path / "result.json").exists():
         status["result"] = directory.read_json("result.json")
+        if (latest := directory.checkpoints.latest()) is not None and not latest.config:
+            status["script"] = _SCRIPT
         return status
     described, reason = _describe_actors(directory, address)
     latest = directory.checkpoints.latest()
@@ -63,7 +68,7 @@ def inspect_run(path: Path, address: str | None = None) -> dict[str, Any]:
     elif latest is not None and outline.is_done(latest):
         status["next"] = f"serket attach {directory.cli_name}"
     elif latest is not None and not latest.config:
-        status["script"] = "the run is one of a script: Model.load and serket recognize use what it has learnt"
+        status["script"] = _SCRIPT
     else:
         failure = directory.checkpoints.status_files.read_failure()
         status.update({"failure": failure} if failure else {}, next=f"serket resume {directory.cli_name}")
@@ -107,10 +112,11 @@ def print_run(status: dict[str, Any], console: Console | None = None, *, hint: s
     console.print(f"run {status['run']}: {count} commit{'s' * (count != 1)}, the last {last}")
     result = status.get("result")
     if result:
-        figures = ("accuracy", "ari", "nmi", "ece", "evidence", "seconds")
-        console.print(
-            "done: " + ", ".join(f"{name} {result[name]:.4g}" for name in figures if _is_number(result.get(name)))
-        )
+        figures = {"accuracy": "", "ari": "", "nmi": "", "ece": "", "evidence": " nats", "seconds": " s"}
+        known = [name for name in figures if _is_number(result.get(name))]
+        console.print("done: " + ", ".join(f"{name} {result[name]:.4g}{figures[name]}" for name in known))
+        if "script" in status:
+            console.print(status["script"], soft_wrap=True)
         return
     if "actors" not in status:
         for line in _inactive_run_lines(status, hint):
@@ -202,12 +208,35 @@ def print_module_types(
             problem = "\n".join(_wrap(f"  cannot be used: {entry['problem']}", console.width))
             console.print(Text(problem, "red"), soft_wrap=True)
             continue
-        lines = [f"  {line}" for line in (entry["doc"] if whole else entry["summary"]).splitlines()]
+        lines = [f"  {line}" for line in _plain_lines(entry["doc"] if whole else entry["summary"])]
         lines = [*(part for line in lines for part in _wrap(line, console.width)), *([""] if whole else [])]
         lines += _align([_port_row(port) for port in entry["ports"]], console.width)
         lines += _align([["kind", f"{name}:", arrays] for name, arrays in entry["kinds"].items()], console.width)
         lines += _align([_parameter_row(parameter) for parameter in entry["parameters"]], console.width)
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+_ROLE = re.compile(r":[a-z:]+:`~?([^`]+)`")
+_QUOTED = re.compile(r"`{1,2}([^`]+)`{1,2}")
+_OWN_LINE = re.compile(r"\s*([\w, ]+ (\(or \w+\) )?: |[-=]{3,}$|[-*] |>>> |\d+\. )")
+"""Lines that do not continue the one before: a parameter, the rule below a heading, an item."""
+
+
+def _plain_lines(doc: str) -> list[str]:
+    """Return a docstring without its markup, a paragraph on one line, to be wrapped for a terminal."""
+    lines: list[str] = []
+    for line in _QUOTED.sub(r"\1", _ROLE.sub(r"\1", doc)).splitlines():
+        depth = len(line) - len(line.lstrip())
+        above = lines[-1] if lines else ""
+        depth_above = len(above) - len(above.lstrip())
+        if re.match(r"[-*] ", above.lstrip()):
+            depth_above += 2  # the text of an item
+        runs_on = depth == depth_above and line.strip() and not re.fullmatch(r"\s*[-=]*", above)
+        if runs_on and not _OWN_LINE.match(line):
+            lines[-1] = f"{above.rstrip()} {line.strip()}"
+        else:
+            lines.append(line)
+    return lines
 
 
 def _port_row(port: Mapping[str, Any]) -> list[str]:

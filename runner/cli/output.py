@@ -25,6 +25,7 @@ from actors.limits import MAX_ERROR_FILE_CHARACTERS
 from runner.report.printable import PrintableFormatter, printable, printable_line
 
 if TYPE_CHECKING:
+    from actors.graph.graph import Graph
     from runner.runs.directory import RunDirectory
 
 ERROR_FILE = "error.txt"
@@ -232,7 +233,7 @@ def print_run_result(directory: RunDirectory, result: dict[str, Any] | None, as_
         name = directory.name
         say(f"{name} continues; follow it with serket attach {handle}, stop it with serket stop {handle}")
     else:
-        print_result(result, as_json)
+        print_result(result, as_json, evidence=_meaning_of_evidence(directory.graph))
         if not as_json:
             say(f"results in {directory.path}/")
             if (report := directory.path / "report.html").exists():
@@ -259,11 +260,22 @@ _MEANINGS = {
 }
 """The unit and the meaning of each figure of a result."""
 
+_COMPARES = "the higher, the better, of one model on the same rows"
 
-def print_result(result: dict[str, Any], as_json: bool) -> None:
+
+def _meaning_of_evidence(graph: Graph) -> str:
+    """Return what a model's evidence is; empty if it is the log-density of the rows."""
+    if any(module.parameters.get("calibrate") for module in graph.modules.values()):
+        return f"what the order of the rows explains, relative to the density of each row alone; {_COMPARES}"
+    if any(module.type in ("vae", "pca") for module in graph.modules.values()):
+        return f"log-density of the latent vectors, or a bound of it; {_COMPARES}"
+    return ""
+
+
+def print_result(result: dict[str, Any], as_json: bool, evidence: str = "") -> None:
     """Print the result of a run or a recognition, one line for each value or as one JSON object.
 
-    A figure has its unit, and what it means (:data:`_MEANINGS`).
+    A figure has its unit, and what it means (:data:`_MEANINGS`); `evidence` is what that of this model means.
     """
     if as_json:
         typer.echo(json.dumps(result))
@@ -282,5 +294,6 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
                 f"{value:.1%}" if name == "overhead_share" else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
             )
         unit, meaning = _MEANINGS.get(name, ("", "")) if value is not None else ("", "")
+        meaning = evidence if name == "evidence" and evidence and meaning else meaning
         shown = "–" if value is None else f"{printable_line(value)} {unit}".rstrip()
         say(f"{printable_line(name).replace('_', ' '):>15}  {shown:<{14 * bool(meaning)}}  {meaning}".rstrip())

@@ -20,6 +20,7 @@ from runner.data.intake import (
     compact_mask,
     content_rows,
     describe_rows,
+    describe_sizes,
 )
 from runner.data.packaged import LOCATED, PACKAGED, PACKAGED_SEQUENCES, load_packaged
 from runner.data.readers import IDX_NAME, find_file, locate_row, read_content
@@ -79,6 +80,10 @@ class Dataset:
     def describe(self) -> str:
         """Return one line: rows, columns, sequences, where they are from, and what was done with them."""
         return describe_rows(self.observations, self.lengths, self.name, (*self.notes, *self.clock_notes()))
+
+    def sizes(self) -> str:
+        """Return how many rows, columns and sequences there are."""
+        return describe_sizes(self.observations, self.lengths)
 
     def clock_notes(self) -> list[str]:
         """Return a note on columns that rise in every row (:func:`runner.data.intake.clock_notes`)."""

@@ -628,11 +628,16 @@ def _is_length(value: Any) -> bool:
 # --- what a run says ----------------------------------------------------------------------------------------------
 
 
-def describe_rows(values: Array | StoredRows, lengths: IntArray | None, origin: str, notes: Iterable[str] = ()) -> str:
-    """Return one line: ``3,000 rows × 784 columns in 1 sequence, from x.npy``, and what was done with the data."""
+def describe_sizes(values: Array | StoredRows, lengths: IntArray | None) -> str:
+    """Return ``3,000 rows × 784 columns in 1 sequence``."""
     width = int(np.prod(values.shape[1:]))
     number = 1 if lengths is None else len(lengths)
-    first = f"{_count(len(values), 'row')} × {_count(width, 'column')} in {_count(number, 'sequence')}, from {origin}"
+    return f"{_count(len(values), 'row')} × {_count(width, 'column')} in {_count(number, 'sequence')}"
+
+
+def describe_rows(values: Array | StoredRows, lengths: IntArray | None, origin: str, notes: Iterable[str] = ()) -> str:
+    """Return one line: ``3,000 rows × 784 columns in 1 sequence, from x.npy``, and what was done with the data."""
+    first = f"{describe_sizes(values, lengths)}, from {origin}"
     return printable_line("; ".join([first, *notes]), 4 * MAX_PRINTED_LINE)
 
 

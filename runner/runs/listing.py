@@ -178,6 +178,8 @@ def _read(path: Path) -> dict[str, Any]:
     commits = [] if outline.pop("storage") else Checkpoints(files.root / "checkpoints").names()
     last = commit_order(commits[-1]) if commits else None
     known: dict[str, Any] = {**outline, "round": last and last[0] - (last[1] != float("inf"))}
+    if known["round"] and known["rounds"] and known["round"] > known["rounds"]:
+        known["rounds"] = None  # a script updates as often as it likes
     result = files.read_object("result.json") if files.exists("result.json") else {}
     if result:
         return {**known, "state": "done", "round": result.get("rounds", known["round"]), **_figures(result)}

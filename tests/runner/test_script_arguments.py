@@ -11,7 +11,9 @@ import torch
 
 import runner as srk
 from actors.errors import GraphError, ModuleError
+from runner.cli.inspect import inspect_run
 from runner.data.errors import DataError
+from runner.runs.listing import list_runs
 from runner.script import read_rows
 
 ROWS = np.repeat([[0.0, 0.0], [9.0, 0.0]], 10, axis=0) + np.random.default_rng(0).normal(size=(20, 2))
@@ -44,6 +46,58 @@ def test_a_module_is_not_connected_to_itself() -> None:
 def test_a_name_can_be_that_of_a_file(name: Any) -> None:
     with pytest.raises(ModuleError, match="GMM: name is "):
         srk.GMM(2, name=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clases": 3}, "^GMM: clases: unknown parameter of module type gmm.* did you mean 'classes'"),
+        ({"classes": "x"}, "^GMM: classes: expected an integer of at least 1, got 'x'$"),
+        ({"classes": 0, "rule": "quick"}, "^GMM: classes: expected .* got 0; rule: expected 'extrinsic' or 'tutorial'"),
+    ],
+)
+def test_parameters_are_refused_in_the_words_of_a_model_file(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModuleError, match=message) as raised:
+        srk.GMM(**options)
+    assert raised.value.__suppress_context__  # no traceback of pydantic above it
+
+
+def test_an_observation_shows_its_size() -> None:
+    assert repr(srk.Observation(ROWS, lengths=[15, 5])) == "<Observation data: 20 rows × 2 columns in 2 sequences>"
+    assert repr(srk.Observation(ROWS[:1], name="arm")) == "<Observation arm: 1 row × 2 columns in 1 sequence>"
+
+
+def test_a_script_that_has_ended_is_done_and_says_under_which_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        with srk.Observation(ROWS, local=True, run="arm", verbose=False) as data:
+            gmm = srk.GMM(2, category=[0] * 10 + [1] * 10)
+            gmm.connect(data)
+            for _ in range(3):
+                gmm.update()
+        assert list(gmm.outputs) == sorted(gmm.outputs)
+    assert "runs/arm is there already; this run is arm-2" in capsys.readouterr().err
+    for run in list_runs(tmp_path / "runs"):
+        assert (run.state, run.round, run.rounds, run.accuracy) == ("done", 3, None, 1.0)
+    status = inspect_run(tmp_path / "runs" / "arm")
+    assert status["result"]["rounds"] == 3
+    assert "the run is one of a script" in status["script"]
+
+
+def test_a_script_that_fails_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script() -> None:
+        with srk.Observation(ROWS, local=True, run="arm", verbose=False) as data:
+            gmm = srk.GMM(2)
+            gmm.connect(data)
+            gmm.update()
+            raise KeyError
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError):
+        script()
+    assert [run.state for run in list_runs(tmp_path / "runs")] == ["stopped"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_spelling_means_the_parameter(handle, expected):
     ("make", "error", "message"),
     [
         (lambda: VAE(18, weight_stddev=0.1), ModuleError, "weight_stddev=0.1 cannot be honoured: initial weights are"),
-        (lambda: VAE(18, RE="L1"), ModuleError, "likelihood: Input should be 'bce' or 'mse'"),
+        (lambda: VAE(18, RE="L1"), ModuleError, "^VAE: likelihood: expected 'bce' or 'mse', got 'l1'$"),
         (lambda: VAE(18, 5, epoch=5), TypeError, "epoch is given twice, by position and by name"),
         (lambda: VAE(18, itr=5, epoch=5), TypeError, "itr and epoch are the same parameter"),
         (lambda: VAE(18, device="tpu"), ModuleError, "device='tpu' is not known; use 'cpu' or 'cuda'"),

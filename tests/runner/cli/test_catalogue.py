@@ -74,6 +74,45 @@ def test_ports_kinds_and_parameters_are_those_of_the_class(installed):
     assert described["schema"]["properties"]["size"]["minimum"] == 1
 
 
+DOC = """Sends ``values`` (N, …),
+and :mod:`actors.kernels.gibbs`.
+
+Parameters
+----------
+parameters : Parameters
+    size : int
+        Of a *row*, which goes
+        on: for `n` rows.
+    rate (or r) : float
+        Another.
+
+- An item
+  of two lines.
+- Another.
+"""
+
+
+def test_documentation_is_printed_without_markup_and_wrapped_once(installed):
+    text = printed([{**installed["rich_module:Own"], "doc": DOC}], width=60, whole=True)
+    assert text.splitlines()[1:15] == [
+        "  Sends values (N, …), and actors.kernels.gibbs.",
+        "",
+        "  Parameters",
+        "  ----------",
+        "  parameters : Parameters",
+        "      size : int",
+        "          Of a *row*, which goes on: for n rows.",
+        "      rate (or r) : float",
+        "          Another.",
+        "",
+        "  - An item of two lines.",
+        "  - Another.",
+        "",
+        "  in   forward   observations:  observations",
+    ]
+    assert "`" not in printed(list(installed.values())[: len(BUILT_IN)], whole=True)
+
+
 def test_a_broken_type_has_a_reason_and_the_others_are_listed(installed):
     problem = installed["broken_module:Own"]["problem"]
     assert "'broken' (broken_module:Own of serket-broken 1.2) cannot be loaded: ZeroDivisionError" in problem

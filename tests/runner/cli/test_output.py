@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from runner.cli import output
 from runner.cli.app import app
-from runner.cli.output import _MEANINGS, print_result, run_app, say, user_errors, write_traceback
+from runner.cli.output import _MEANINGS, _meaning_of_evidence, print_result, run_app, say, user_errors, write_traceback
 from runner.report.clustering_metrics import Scores
 from runner.runs.directory import RunDirectory
 from runner.runs.records import RoundScores, build_result
@@ -190,6 +190,8 @@ def test_each_figure_of_a_result_has_its_unit_and_a_line_that_explains_it(capsys
     assert evidence[3].startswith("log-density of the rows, or a bound of it; the higher, the better")
     assert score[:3] == ["score", "-299.5", "nats"]
     assert score[3] == "the evidence plus what other modules add to it; rounds end when it rises no more"
+    print_result(figures, as_json=False, evidence="another one")
+    assert "112.7 nats      another one" in capsys.readouterr().out
     print_result(figures, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert "accuracy  0.9934          share of rows whose class is matched to their category" in lines[2]
@@ -198,3 +200,22 @@ def test_each_figure_of_a_result_has_its_unit_and_a_line_that_explains_it(capsys
     result = build_result(RoundScores(1, 2.0, Scores(1.0, 1.0, 1.0, 0.1), 3.0), "hmm", 4.0, {"gmm": 1.0})
     explained = {"overhead_share", "first_output", *_MEANINGS}
     assert {name for name, value in result.items() if isinstance(value, float)} <= explained
+
+
+@pytest.mark.parametrize(
+    ("model", "begins"),
+    [
+        (
+            "hmm",
+            "what the order of the rows explains, relative to the density of each row alone; the higher, the better",
+        ),
+        ("motion", ""),
+        ("mnist", "what the order of the rows explains"),
+    ],
+)
+def test_evidence_is_called_a_density_of_the_rows_only_where_it_is_one(model: str, begins: str) -> None:
+    from runner.config.model_files import find_model
+
+    meaning = _meaning_of_evidence(find_model(model).load().graph)
+    assert meaning.startswith(begins)
+    assert bool(meaning) == bool(begins)

@@ -68,6 +68,13 @@ def test_a_stopped_run_has_those_of_its_last_round(tmp_path):
     assert (run.state, run.round, run.accuracy, run.evidence) == ("stopped", 1, 0.5, -20.5)
 
 
+def test_a_run_of_a_script_has_no_number_of_rounds_that_it_exceeds(tmp_path):
+    make_run(tmp_path / "a", "round-004", "round-005-step-00")
+    assert (only(tmp_path).round, only(tmp_path).rounds) == (4, 4)
+    make_run(tmp_path / "b" / "c", "round-006-step-00")
+    assert (only(tmp_path / "b").round, only(tmp_path / "b").rounds) == (5, None)
+
+
 def test_a_failed_run_is_told_from_a_stopped_one(tmp_path):
     path = make_run(tmp_path / "a", "round-001")
     (path / "checkpoints" / "failure").mkdir()
