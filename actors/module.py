@@ -184,6 +184,8 @@ class Context:
         (:attr:`Module.uses_order`).
     rows : int
         At generation: the number of rows to generate; 0 for none.
+    noise : bool
+        At generation: whether the latent vectors of rows are drawn from their classes, instead of being class means.
     sweep, chunk : int, optional
         In a module whose rows are divided among workers: the pass over the rows, from 0, and the chunk that is being
         computed. Each chunk and pass has a generator of its own.
@@ -207,6 +209,7 @@ class Context:
     ordered: bool = True
     order_above: bool = False
     rows: int = 0
+    noise: bool = False
     sweep: int | None = None
     chunk: int | None = None
     reporter: Report | None = None

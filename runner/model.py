@@ -201,8 +201,10 @@ class Model:
         ----------
         X : array_like (N, …), list of array_like, str or Path, mapping of str to these, optional
             Rows in temporal order: an array of real numbers of any type, a data frame, a torch tensor, a memory map, or
-            the path of a file. A list of arrays has a sequence in each. With several observations, those of each by
-            name. By default the rows that the model file names. Rows of NaN alone are missing.
+            the path of a file. A list of arrays has a sequence in each. An array S × T × features is S rows, unless the
+            model has ``data={"sequences": True}``; where that is left open, a warning says so. With several
+            observations, those of each by name. By default the rows that the model file names. Rows of NaN alone are
+            missing.
         lengths : array_like of int (S,), optional
             Lengths of the sequences, with sum N; by default all rows are one sequence.
         categories : array_like (N,), or mapping of str to array_like, optional
@@ -244,7 +246,7 @@ class Model:
         from actors.variables import ray_address
         from runner.commands import fit as fitting
         from runner.commands.interrupts import StoppedError
-        from runner.data.given import Given
+        from runner.data.given import Given, ambiguous_axes
         from runner.report.line_progress import progress_of
 
         config = self._untrained_config(X)
@@ -256,6 +258,8 @@ class Model:
             X = rows_and_labels(config, X, labels, source)
         place = self._new_directory() / config.name if path is None else Path(path).absolute()
         given = Given(X, lengths, categories)
+        if sentence := ambiguous_axes(config, given):
+            warnings.warn(sentence, stacklevel=2)
         shown = progress_of(progress, config.graph)
         if ray and address is None:
             address = ray_address() or None
@@ -385,7 +389,7 @@ class Model:
         steps = check_steps(steps)
         return predict_rows(self._trained(), self._new_rows(X, lengths), steps).probabilities
 
-    def generate(self, n: int = 20, *, seed: int | None = None) -> Generated:
+    def generate(self, n: int = 20, *, seed: int | None = None, noise: bool = False) -> Generated:
         """Draw `n` consecutive rows: classes by the learnt transitions, decoded to rows.
 
         Parameters
@@ -393,18 +397,20 @@ class Model:
         n : int
         seed : int, optional
             By default that of the model.
+        noise : bool
+            Whether a VAE or PCA decodes latent vectors that are drawn from the classes of the rows, so that rows of a
+            class differ; otherwise it decodes class means. A mixture right above the observations always draws rows.
 
         Returns
         -------
         Generated
-            ``rows`` (n, …) and ``classes`` (n,). A VAE or PCA decodes the mean of each class to a row, without noise; a
-            mixture right above the observations draws rows from its classes.
+            ``rows`` (n, …) and ``classes`` (n,).
         """
         from runner.commands.generate import generate_from
         from runner.commands.predict import check_steps
         from runner.runs.levels import generated_classes
 
-        outputs = generate_from(self._trained(seed), check_steps(n, "n"))
+        outputs = generate_from(self._trained(seed), check_steps(n, "n"), noise=noise)
         graph = self._opened().directory.graph
         classes = generated_classes(graph, outputs)
         assert classes is not None

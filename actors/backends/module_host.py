@@ -239,6 +239,7 @@ class ModuleHost:
             ordered=call.ordered,
             order_above=call.order_above,
             rows=call.rows,
+            noise=call.noise,
             reporter=report,
         )
         return context

@@ -116,6 +116,7 @@ class ModuleCall:
     ordered: bool = True
     order_above: bool = False
     rows: int = 0
+    noise: bool = False
     headers: tuple[bytes, ...] = ()
     ports: tuple[str, ...] = ()
 

@@ -271,7 +271,7 @@ class Coordinator:
         size = sum(message.header.nbytes for message in sent)
         self._emit(UpdateFinished.at(step, module, position, seconds=seconds, message_bytes=size, metrics={}))
 
-    def generate_rows(self, states: Mapping[str, Ref], rows: int) -> dict[str, Ref | None]:
+    def generate_rows(self, states: Mapping[str, Ref], rows: int, *, noise: bool = False) -> dict[str, Ref | None]:
         """Generate rows with all modules, from the most abstract one down.
 
         Parameters
@@ -279,6 +279,8 @@ class Coordinator:
         states : mapping of str to Ref
             The modules' states.
         rows : int
+        noise : bool
+            Whether the latent vectors of rows are drawn from their classes; otherwise they are class means.
 
         Returns
         -------
@@ -287,7 +289,7 @@ class Coordinator:
         """
         self._load(states)
         downwards = [name for name in reversed(self.graph.modules) if name not in self.graph.sources]
-        return {name: self._ask("generate", name, rows=rows) for name in downwards}
+        return {name: self._ask("generate", name, rows=rows, noise=noise) for name in downwards}
 
     def recognize(self, states: Mapping[str, Ref], data: Mapping[str, Ref], *, ordered: bool) -> dict[str, Ref | None]:
         """Recognize new data: one pass up through all modules, then one down, so that priors reach the lower ones.

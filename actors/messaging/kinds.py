@@ -103,7 +103,12 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "class_means",
-            (ArraySpec("means", ("K", "D")), ArraySpec("responsibilities", ("N", "K"), "distribution"), *_ROWS),
+            (
+                ArraySpec("means", ("K", "D")),
+                ArraySpec("responsibilities", ("N", "K"), "distribution"),
+                ArraySpec("drawn", ("N", "D"), optional=True),  # at generation with noise: latent vectors of the rows
+                *_ROWS,
+            ),
         ),
         Kind("latent_means", (ArraySpec("mean", ("N", "D")), *_ROWS)),
         Kind("transition_prior", (ArraySpec("log_prob", ("N", "K"), "log_distribution"), *_ROWS), multiplies=True),

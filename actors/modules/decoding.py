@@ -22,14 +22,17 @@ def decode_class_means(inbox: Inbox, context: Context, decode: Callable[[Array],
     -------
     Outbox
         Output ``mu_hat`` (K, …) and, with ``context.rows``, ``x_hat`` (N, …), each row decoded from its own prior mean
-        on port ``latent_means``, or else from its expected class mean, responsibilities times means.
+        on port ``latent_means``, from the latent vector that its class has drawn, or else from its expected class mean,
+        responsibilities times means.
     """
-    message, drawn = inbox.first("class_means"), inbox.first("latent_means")
+    message, expected = inbox.first("class_means"), inbox.first("latent_means")
     if message is None:
         return Outbox()
     outputs = {"mu_hat": decode(message["means"])}
-    if context.rows and drawn is not None:
-        outputs["x_hat"] = decode(drawn["mean"])
+    if context.rows and expected is not None:
+        outputs["x_hat"] = decode(expected["mean"])
+    elif context.rows and "drawn" in message.arrays:
+        outputs["x_hat"] = decode(message["drawn"])
     elif context.rows:
         outputs["x_hat"] = decode(message["responsibilities"] @ message["means"])
     return Outbox(outputs=outputs)

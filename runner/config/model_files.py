@@ -11,7 +11,8 @@ from runner.config.cross_checks import as_map, find_sources
 from runner.config.error_messages import ConfigError, suggest
 from runner.config.model_names import included_models
 from runner.config.run_config import Override, RunConfig, load_config
-from runner.config.yaml_io import parse, read_config_text
+from runner.config.sections import find_path_problem
+from runner.config.yaml_io import parse, read_config_text, split_override
 from runner.data.packaged import PACKAGED, SHAPES
 from runner.report.printable import printable_line
 
@@ -27,6 +28,8 @@ _SHAPES = {
     **SHAPES,
 }
 """Rows that are used by default, those of digits in cyclic order, and columns, of each built-in data set."""
+
+_PATHS_OF_DATA = frozenset({"observations", "categories", "lengths", "cache"})
 
 _SIZES = ("classes", "topics", "most", "latent_dim")
 """Parameters that say how large a module is."""
@@ -59,25 +62,39 @@ class ModelFile(NamedTuple):
         path = Path(self.path.name) if self.included else self.path
         text = read_config_text(self.path)
         try:
-            return load_config(path, [_from_here(each, path.parent) for each in settings], text=text)
+            return load_config(path, [setting_from_here(each, path.parent.absolute()) for each in settings], text=text)
         except ConfigError as error:  # which file it is, the key paths do not say
             named = str(error).startswith((str(path), "--set"))
             raise error if named else ConfigError(f"{path}: {error}") from None
 
 
-def _from_here(setting: str | tuple[Sequence[str], Any], root: Path) -> str | tuple[Sequence[str], Any]:
-    """Return a setting of the command line, in which the path of data that is there from here is meant from here."""
-    if not isinstance(setting, str):
-        return setting
-    keys, equals, value = setting.partition("=")
-    parts = [part.strip() for part in keys.split(".")]
-    is_path = bool(equals) and parts[0] == "data" and parts[-1] in ("observations", "categories", "lengths")
-    here, there = Path(value.strip()), root / value.strip()
-    if not is_path or not value.strip() or not os.path.exists(here):  # noqa: PTH110 (False for any odd name)
-        return setting
-    if os.path.realpath(here) == os.path.realpath(there):
-        return setting
-    return parts, str(here.absolute())
+def setting_from_here(setting: Override, root: Path) -> Override:
+    """Return a setting of a command or a script, in which paths are meant from where it is typed."""
+    keys, value = split_override(setting) if isinstance(setting, str) else setting
+    meant = paths_from_here(keys, value, root)
+    return setting if meant == value else (keys, meant)
+
+
+def paths_from_here(keys: Sequence[str], value: Any, root: Path | None) -> Any:
+    """Return the value of a key of a model file with its paths as they are meant where it is typed.
+
+    A relative path starts from the current directory, unless there is nothing of this name while there is in `root`.
+    """
+    if isinstance(value, dict):
+        return {key: paths_from_here([*keys, str(key)], each, root) for key, each in value.items()}
+    if isinstance(value, list):
+        return [paths_from_here(keys, each, root) for each in value]
+    is_path = keys[0] == "code" or list(keys) == ["checkpoints", "storage"]
+    is_path = is_path or (keys[0] == "data" and not _PATHS_OF_DATA.isdisjoint(keys[1:]))
+    if not is_path or not isinstance(value, str) or not value.strip() or "://" in value or find_path_problem(value):
+        return value
+    given = os.path.expanduser(value.strip())  # noqa: PTH111 (never fails)
+    here = Path.cwd() / given
+    there = here if root is None else root / given
+    if root is not None and os.path.realpath(here) == os.path.realpath(there):
+        return value
+    in_root_alone = os.path.exists(there) and not os.path.exists(here)  # noqa: PTH110 (False for any odd name)
+    return value if in_root_alone else str(here)
 
 
 def find_model(given: str) -> ModelFile:

@@ -102,12 +102,16 @@ ScaleKind = Literal["standard", "unit", "none"]
 
 
 class FrameConfig(Section):
-    """Which columns of the data frames that Python gives are used, where a run has their rows in a file of its own."""
+    """How the frames and arrays that Python gives are read, where a run has their rows in a file of its own.
+
+    Which columns of data frames are used, and whether an array S × T × features is one of sequences.
+    """
 
     columns: Annotated[list[_Column], Field(min_length=1)] | None = None
     exclude: Annotated[list[_Column], Field(min_length=1)] | None = None
     sequence_column: _Column | None = None
     category_column: _Column | None = None
+    sequences: bool | None = None
 
     def to_model(self) -> TableOptions:
         """Return the choice of columns."""

@@ -37,14 +37,14 @@ FOLDER = "data"
 _OF_ROWS = frozenset({"source", "count", "offset", "order", "subjects", "observations", "categories", "lengths"})
 """Keys of a source that say which rows it has; other rows have none of them."""
 
-_OF_FRAMES = ("columns", "exclude", "sequence_column", "category_column")
-"""Keys of a source that choose columns of a table or of data frames."""
+_OF_FRAMES = ("columns", "exclude", "sequence_column", "category_column", "sequences")
+"""Keys of a source that choose columns of a table or of data frames, and say what the axes of an array are."""
 
 MAX_NAMED_COLUMNS = 1_000
 """Columns of data frames whose names are kept, by which new frames are read."""
 
 _OF_FILES = frozenset(
-    {*_OF_FRAMES, "variable", "sound", "ros", "header", "index", "image_size", "grey", "on_disk", "cache", "sequences"}
+    {*_OF_FRAMES, "variable", "sound", "ros", "header", "index", "image_size", "grey", "on_disk", "cache"}
 )
 """Keys of a source that say how a file is read."""
 
@@ -139,9 +139,10 @@ def _by_source(given: Any, config: RunConfig, what: str) -> dict[str, Any]:
         return {observed[0]: given}
     unknown = [name for name in given if name not in names]
     if unknown or not given:
+        hint = f" (of columns by name, give pandas.DataFrame({what}))" if len(names) == 1 else ""
         raise DataError(
             f"{what}: has rows of {', '.join(map(brief, unknown)) or 'nothing'}; the observations are "
-            f"{', '.join(names)}"
+            f"{', '.join(names)}{hint}"
         )
     return dict(given)
 
@@ -166,6 +167,27 @@ def _are_sequences(given: Any) -> bool:
     return isinstance(given, list | tuple) and bool(given) and all(getattr(part, "ndim", 0) >= 2 for part in given)
 
 
+def ambiguous_axes(config: RunConfig, given: Given) -> str:
+    """Return what is taken for rows, where an array of three axes may be meant as sequences; empty if none is given.
+
+    Nothing is said of pictures whose pixels are divided, nor where a model says what the first axis is.
+    """
+    rows = given.rows if isinstance(given.rows, Mapping) else dict.fromkeys(config.sources, given.rows)
+    for name, each in rows.items():
+        section = config.sources.get(name)
+        if section is None or section.sequences is not None or section.divide_by is not None:
+            continue
+        shape = tuple(getattr(each, "shape", ()))
+        if len(shape) == 3 and given.lengths is None and shape[1] != shape[2]:
+            what = "{'sequences': True}" if name == DATA else f"{{{name!r}: {{'sequences': True}}}}"
+            where, (first, second, third) = "X" if name == DATA else f"X, {name}", shape
+            return (
+                f"{where}: {first} × {second} × {third} numbers are taken as {first} rows of {second}×{third}; for "
+                f"{first} sequences of {second} rows, give the model data={what}, else {what.replace('True', 'False')}"
+            )
+    return ""
+
+
 def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -> Rows:
     """Return checked rows of an array; `prepared` as their source says, such as divided by a number."""
     where = "X" if name == DATA else f"X, {name}"
@@ -173,7 +195,8 @@ def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -
         raise DataError(
             f"{where}: is of type {type(given).__name__}; give [part for _, part in X], a list of sequences"
         )
-    sequences = bool(section.sequences) or _are_sequences(given)
+    told = bool((section.frames or section).sequences)
+    sequences = _are_sequences(given) or (told and not (prepared and getattr(given, "ndim", 0) == 2))
     options = replace(section.frame_options(), new=prepared)
     parts = list(given) if isinstance(given, list | tuple) else [given]
     if section.frames is not None and all(map(_is_frame, parts)):

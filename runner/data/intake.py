@@ -153,6 +153,9 @@ def _join_sequences(given: Any, where: str) -> tuple[Any, IntArray]:
         for number, part in enumerate(given if isinstance(given, list | tuple) or given.ndim else [], 1)
     ]
     shapes = [part.shape for part in parts]
+    empty = next((number for number, shape in enumerate(shapes, 1) if len(shape) > 1 and shape[0] == 0), None)
+    if empty is not None:
+        raise DataError(f"{where}: sequence {empty} has no rows; leave it out")
     if not parts or min(map(len, shapes)) < 2 or 0 in {shape[0] for shape in shapes}:
         raise DataError(
             f"{where}: sequences need an array of sequences × rows × features, or a list of arrays of rows × features, "
@@ -189,7 +192,8 @@ def _to_numbers(
         raw = _object_values(raw, missing, where, locate)
     if raw.dtype.kind not in "biuf":
         what, remedy = WHAT.get(raw.dtype.kind, str(raw.dtype)), REMEDY.get(raw.dtype.kind, "give numbers")
-        example = f", such as {brief(raw.reshape(-1)[0])}" if raw.size and raw.dtype.kind in "MmUSc" else ""
+        first = raw.reshape(-1)[:1].tolist() if raw.dtype.kind in "US" else raw.reshape(-1)[:1]  # without numpy's names
+        example = f", such as {brief(first[0])}" if raw.size and raw.dtype.kind in "MmUSc" else ""
         raise DataError(f"{where}: holds {what}{example}, not real numbers; {remedy}")
     if raw.dtype.kind == "b":
         notes.append("truth values are 0 and 1")
@@ -504,11 +508,14 @@ def _label_array(given: Any, where: str) -> Array:
 
 
 def _one_per_row(values: Array, where: str, what: str) -> Array:
+    each = "row" if what == "categories" else "sequence"
     if values.size == 0:
-        raise DataError(f"{where}: holds no {what}; give one number per row")
+        raise DataError(f"{where}: holds no {what}; give one number per {each}")
     if values.ndim == 0 or values.size != max(values.shape):
         more = "; of one-hot columns, give argmax(axis=1)" if values.ndim == 2 and what == "categories" else ""
-        raise DataError(f"{where}: holds an array of shape {values.shape}, not {what}; give one number per row{more}")
+        raise DataError(
+            f"{where}: holds an array of shape {values.shape}, not {what}; give one number per {each}{more}"
+        )
     return values.reshape(-1)
 
 
@@ -577,7 +584,7 @@ def _whole_numbers(values: Array, where: str, what: str, locate: Callable[[int],
         why = "is no integer"
         if values.dtype.kind == "u" or (np.isfinite(value) and abs(value) >= EXACT):
             why = "is no integer that is exact, beyond " + ("2^63 - 1" if values.dtype.kind == "u" else "2^53")
-        raise DataError(f"{where}, {locate(row)}: {value} {why}; {what} are")
+        raise DataError(f"{where}, {locate(row)}: {value} {why}; {what} are whole numbers")
     return values.astype(np.int64)
 
 

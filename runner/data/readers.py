@@ -77,7 +77,8 @@ def find_file(path: str | Path, root: str | Path) -> Path:
     except FileNotFoundError:
         if "://" in str(path):
             raise DataError(f"{path}: is a URL, and data are read from files; download it, and give its path") from None
-        raise DataError(f"{file}: there is no such file; correct the path (relative ones start from {root})") from None
+        start = "" if Path(path).expanduser().is_absolute() else f" (relative ones start from {Path(root).absolute()})"
+        raise DataError(f"{file}: there is no such file; correct the path{start}") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be opened ({error}); correct the path or the permissions") from None
     if not file.is_file():

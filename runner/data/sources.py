@@ -544,10 +544,10 @@ def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, ind
         header = learnt.header if header is None else header
         index = learnt.index if index is None else index
         table = replace(learnt.table_options(), header=header, index=index, new=True)
-    shape: dict[str, Any] = (
-        {} if learnt is None else {"divide_by": learnt.divide_by, "sequences": bool(learnt.sequences)}
-    )
+    shape: dict[str, Any] = {}
     if learnt is not None:
+        told = bool((learnt.frames or learnt).sequences)
+        shape |= {"divide_by": learnt.divide_by, "sequences": told and not is_table(Path(origin))}
         shape |= {"waves": learnt.wave_options(), "bags": learnt.bag_options()}
     if learnt is not None and learnt.on_disk and origin.lower().endswith(".npy"):
         shape["on_disk"] = True

@@ -27,7 +27,7 @@ from actors.coordination.events import TimedEvent
 from actors.errors import CheckpointError, ModuleError, StorageError
 from actors.graph.graph import Graph
 from actors.graph.registry import find
-from actors.limits import MAX_WHOLE_ROWS
+from actors.limits import MAX_RUN_FILE_BYTES, MAX_WHOLE_ROWS
 from actors.storage.checkpoints import Checkpoints
 from actors.storage.claims import ClaimedError, claim_storage, is_claimed, probe_storage, release_storage
 from actors.storage.manifest import Manifest, ModuleRecord
@@ -36,6 +36,7 @@ from actors.storage.safe_files import open_file, open_root
 from actors.storage.status_files import SavedEvent
 from actors.types import Array, State
 from runner.config.cross_checks import RUN_NAME, run_name_problem
+from runner.config.model_files import setting_from_here
 from runner.config.run_config import Override, RunConfig, load_config
 from runner.report.clustering_metrics import Scores, matched_classes, score
 from runner.report.printable import printable_line
@@ -47,7 +48,7 @@ from runner.runs.outputs import TEXT_COLUMNS, TEXT_ROWS, read_array, write_array
 from runner.runs.records import MetricsFile, RoundScores
 from runner.runs.run_files import RunDirectoryError, RunFiles
 from runner.runs.scales import MAX_SCALES_BYTES, SCALES, unpack_scales
-from runner.runs.tables import class_table, row_table
+from runner.runs.tables import class_table, read_class_table, row_table
 
 __all__ = ["OpenedRun", "RunDirectory", "RunDirectoryError", "find_run", "open_run"]
 
@@ -291,6 +292,14 @@ class RunDirectory:
     def module_directory(self, module: str) -> Path:
         """Return the directory of a module's outputs, ``module001_vae`` for the first above the observation."""
         return (self.outputs or self.path) / self._module_directory_name(module)
+
+    def names_of_classes(self, module: str) -> dict[int, str]:
+        """Return the category to which each class of a module was matched, by its name; empty if that is not known."""
+        try:
+            name = f"{self._module_directory_name(module)}/classes_learn.csv"
+            return read_class_table(self._output_files.read_bounded(name, MAX_RUN_FILE_BYTES).decode())
+        except (RunDirectoryError, ValueError):
+            return {}
 
     def _module_directory_name(self, module: str) -> str:
         number = self.numbers[module] if module in self.numbers else self.graph.number(module)
@@ -646,7 +655,8 @@ class OpenedRun(NamedTuple):
 
 def open_run(path: Path, settings: Sequence[Override] = ()) -> OpenedRun:
     """Read the config of the run in `path`, overridden by `settings`; the directory has no categories yet."""
-    config = load_config(path / "config.yaml", settings, text=RunFiles(path).read_config())
+    typed = [setting_from_here(each, path.absolute()) for each in settings]
+    config = load_config(path / "config.yaml", typed, text=RunFiles(path).read_config())
     directory = RunDirectory(path, config.graph, storage=config.checkpoints.storage, reports=config.report)
     return OpenedRun(config, directory)
 

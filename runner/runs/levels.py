@@ -18,5 +18,11 @@ def modules_of_regimes(graph: Graph) -> frozenset[str]:
 
 def generated_classes(graph: Graph, outputs: Mapping[str, Mapping[str, Array]]) -> Array | None:
     """Return the class (N,) of each generated row: the first output ``class`` that is not about regimes."""
+    module = module_of_classes(graph, outputs)
+    return None if module is None else outputs[module]["class"]
+
+
+def module_of_classes(graph: Graph, outputs: Mapping[str, Mapping[str, Array]]) -> str | None:
+    """Return the first module with an output ``class`` that is not about regimes."""
     above = modules_of_regimes(graph)
-    return next((own["class"] for name, own in outputs.items() if "class" in own and name not in above), None)
+    return next((name for name, own in outputs.items() if "class" in own and name not in above), None)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from actors.kernels.sequences import boundaries
+from actors.limits import MAX_NAME_CHARACTERS
 from actors.types import Array
 from runner.report.category_names import category_name
 from runner.report.clustering_metrics import match
+from runner.report.printable import printable_line
 
 
 def class_table(classes: Array, categories: Array) -> str:
@@ -31,6 +33,20 @@ def class_table(classes: Array, categories: Array) -> str:
         name = "" if label is None else category_name(categories, label)
         lines.append([int(k), "" if label is None else label, name, int(size), of_rows])
     return _as_csv(["class", "category", "name", "rows", "rows_of_the_category"], lines)
+
+
+def read_class_table(text: str) -> dict[int, str]:
+    """Return the category by name to which each class in a table of :func:`class_table` is matched.
+
+    Raises
+    ------
+    ValueError
+        If it is no such table.
+    """
+    lines = list(csv.reader(io.StringIO(text), strict=True))
+    if not lines or lines[0][:3] != ["class", "category", "name"] or min(map(len, lines)) < 3:
+        raise ValueError("is no table of classes")
+    return {int(k): printable_line(name, MAX_NAME_CHARACTERS) for k, _, name, *_ in lines[1:] if name}
 
 
 def row_table(rows: int, lengths: Array | None, classes: Mapping[str, Array], categories: Array | None) -> str:

@@ -17,6 +17,7 @@ from actors.storage.filesystem import storage_at
 from actors.storage.safe_files import parse_json
 from runner.config.cross_checks import RUN_NAME
 from runner.config.error_messages import format_text, unknown_name
+from runner.config.model_files import paths_from_here
 from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.config.yaml_io import parse
 from runner.report.printable import printable_line
@@ -165,7 +166,7 @@ def parse_grid(given: Sequence[str], model: RunConfig) -> dict[str, list[Any]]:
         twice = next((value for number, value in enumerate(parsed) if value in parsed[:number]), None)
         if twice is not None:
             raise ConfigError(f"--grid {full}: has the value {show(twice)} twice; leave one out")
-        grid[full] = parsed
+        grid[full] = paths_from_here(full.split("."), parsed, None)
     return grid
 
 

@@ -356,6 +356,33 @@ def test_a_list_of_arrays_has_a_sequence_in_each(cycle):
     assert states_of(frames.run.path) == states_of(by_lengths.run.path)
 
 
+def test_an_array_of_three_axes_is_sequences_or_rows_as_the_model_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(5, 8, 2)) + 9.0 * (np.arange(8) // 4)[:, None]
+    two = {"type": "gmm", "classes": 2, "iterations": 2, "start": "kmeans"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learnt = Model(gmm=two, data={"sequences": True}, schedule=ONE_UPDATE).fit(X, progress=False, path="arm")
+        classes = learnt.predict(X)
+        Model(gmm=two, data={"sequences": False}, schedule=ONE_UPDATE).fit(X, progress=False)
+        Model(gmm=two, schedule=ONE_UPDATE).fit(X.reshape(-1, 2), [8] * 5, progress=False)
+        Model(gmm=two, schedule=ONE_UPDATE).fit(rng.random((9, 3, 3)), progress=False)  # as pictures are
+    assert classes.shape == (40,)
+    assert score(classes, np.tile(np.arange(8) // 4, 5)).accuracy == 1.0
+    with pytest.warns(UserWarning, match="learnt from 5 sequences"):
+        assert (learnt.predict(X[1]) == classes[8:16]).all()  # a single one
+    assert (Model.load("arm").predict(X) == classes).all()
+    np.save("new.npy", X)
+    assert CliRunner().invoke(app, ["recognize", "arm", "new.npy", "--runs", "."]).exit_code == 0
+    assert (np.loadtxt("arm/module001_gmm/class_recog.txt") == classes).all()
+    with pytest.warns(
+        UserWarning, match=r"^X: 5 × 8 × 2 numbers are taken as 5 rows of 8×2; for 5 sequences of 8 rows"
+    ):
+        taken = Model(gmm=two, schedule=ONE_UPDATE).fit(X, progress=False)
+    assert taken.predict(X).shape == (5,)
+
+
 def test_new_rows_without_lengths_are_named_if_the_model_learnt_from_sequences(cycle):
     fitted = model().fit(cycle.observations, lengths=[60, 40], progress=False)
     with pytest.warns(UserWarning, match="learnt from 2 sequences, but the 100 rows came without lengths"):
@@ -446,6 +473,32 @@ def test_what_follows_is_predicted_and_generated_by_the_transitions(trained, cyc
     assert (trained.predict(drawn.rows) == drawn.classes).mean() > 0.95
     spread = (cycle.observations - means[found]).std(axis=0)
     np.testing.assert_allclose((drawn.rows - means[drawn.classes]).std(axis=0), spread, rtol=0.25)
+
+
+def test_rows_of_huge_units_are_learnt_from_without_a_word(recwarn):
+    """Their covariances are beyond float64."""
+    kinds = np.arange(40) % 2
+    rows = (np.random.default_rng(0).normal(size=(40, 2)) + 9.0 * kinds[:, None]) * 1e200
+    assert score(mixture(prior_scale="data").fit(rows, progress=False).predict(rows), kinds).accuracy == 1.0
+    assert not [str(each.message) for each in recwarn]
+
+
+def test_rows_of_a_class_differ_if_latent_vectors_are_drawn():
+    """Two classes in turn in a plane of five dimensions: moments of drawn rows are those of the rows learnt from."""
+    rng = np.random.default_rng(0)
+    kinds, axes = np.arange(300) % 2, np.linalg.qr(rng.normal(size=(5, 2)))[0].T
+    rows = (rng.normal(size=(300, 2)) * [2.0, 0.5] + 8.0 * kinds[:, None]) @ axes
+    gmm = {"type": "gmm", "classes": 2, "iterations": 3, "prior_scale": "data", "start": "kmeans"}
+    learnt = Model({"pca": {"type": "pca", "latent_dim": 2}, "gmm": gmm}, ["data -> pca -> gmm"])
+    learnt.fit(rows, progress=False)
+    plain, drawn = learnt.generate(4000), learnt.generate(4000, noise=True)
+    np.testing.assert_array_equal(plain.classes, drawn.classes)
+    assert len(np.unique(plain.rows.round(6), axis=0)) == 2
+    found = learnt.predict(rows)
+    for k in range(2):
+        own, given = drawn.rows[drawn.classes == k], rows[found == k]
+        np.testing.assert_allclose(own.mean(axis=0), given.mean(axis=0), atol=0.2)
+        np.testing.assert_allclose(np.cov(own.T), np.cov(given.T), atol=0.35)
 
 
 def test_results_are_arrays_and_frames(trained, cycle):
@@ -646,6 +699,9 @@ REFUSED_ROWS = {
     "nothing": (None, "X: is missing; give the rows to learn from"),
     "ragged rows": ([[1.0, 2.0], [3.0]], "X: row 2 has 1 numbers where 2 were expected"),
     "sequences of different rows": ([np.zeros((3, 2)), np.zeros((3, 4))], "X: sequence 2 has rows of shape (4,)"),
+    "a sequence without rows": ([np.zeros((3, 2)), np.zeros((0, 2))], "X: sequence 2 has no rows; leave it out"),
+    "texts of numbers": (np.array([["1.5", "2"]]), "X: holds texts, such as '1.5', not real numbers"),
+    "columns by name": ({"a": [1.0], "b": [2.0]}, "X: has rows of 'a', 'b'; the observations are data (of columns"),
     "a text column": (pd.DataFrame({"a": ["x"], "b": [1]}), "X: column 'a' holds texts"),
     "an unknown observation": ({"other": ROWS}, "X: has rows of 'other'; the observations are data"),
     "groups of a frame": (pd.DataFrame({"a": [1]}).groupby("a"), "give [part for _, part in X], a list of sequences"),
@@ -665,6 +721,8 @@ def test_rows_that_cannot_be_used_are_refused_in_one_sentence(name):
 
 REFUSED_BESIDE = {
     "lengths of other rows": ({"lengths": [3, 3]}, "lengths: the lengths do not add up to the 4 rows"),
+    "fractions of rows": ({"lengths": [2.5, 1.5]}, "lengths, row 1: 2.5 is no integer; lengths are whole numbers"),
+    "no lengths": ({"lengths": []}, "lengths: holds no lengths; give one number per sequence"),
     "a negative length": ({"lengths": [5, -1]}, "lengths: has a length that is no positive integer"),
     "lengths of another source": ({"lengths": {"b": [4]}}, "lengths: are given of 'b'"),
     "few categories": ({"categories": [0, 1]}, "categories: holds 2 categories for 4 observations"),

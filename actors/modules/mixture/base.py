@@ -228,7 +228,8 @@ class Mixture(ClassModule[P]):
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send class means for classes from the prior, or drawn by the weights without one; output ``class`` (N,).
 
-        Where no module below decodes class means, the output ``x`` (N, D) has a row drawn from each class.
+        Where no module below decodes class means, the output ``x`` (N, D) has a row drawn from each class; where one
+        does, it is sent such draws if ``context.noise`` asks for them.
 
         Raises
         ------
@@ -246,12 +247,13 @@ class Mixture(ClassModule[P]):
             responsibilities = np.eye(len(weights))[drawn]
         else:
             responsibilities = np.exp(log_prior)
-        arrays = {"means": self._class_means(), "responsibilities": responsibilities}
+        arrays: dict[str, Array] = {"means": self._class_means(), "responsibilities": responsibilities}
         outputs: dict[str, Array] = {"class": responsibilities.argmax(axis=1)}
-        if not context.receivers.get("class_means"):
+        is_decoded = bool(context.receivers.get("class_means"))
+        if context.noise or not is_decoded:
             drawn = self._draw_components(outputs["class"], context.generator)
-            rows = sample_predictive(drawn, self._factors, self._prior, context.generator)
-            outputs["x"] = self._columns.external(rows)
+            rows = self._columns.external(sample_predictive(drawn, self._factors, self._prior, context.generator))
+            (arrays if is_decoded else outputs)["drawn" if is_decoded else "x"] = rows
         return Outbox([OutgoingMessage("class_means", arrays)], outputs=outputs)
 
     def state(self) -> State:

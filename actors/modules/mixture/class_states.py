@@ -76,5 +76,6 @@ def expected_covariances(state: Mapping[str, Any]) -> FloatArray | None:
     exponent = columns.exponent[columns.kept]
     full = np.zeros((classes, len(columns.kept), len(columns.kept)))
     kept = np.flatnonzero(columns.kept)
-    full[:, kept[:, None], kept] = np.ldexp(np.ldexp(within, exponent[:, None]), exponent)
+    with np.errstate(over="ignore"):  # values beyond 1e154 have variances beyond float64, which are infinite
+        full[:, kept[:, None], kept] = np.ldexp(np.ldexp(within, exponent[:, None]), exponent)
     return full

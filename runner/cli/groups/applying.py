@@ -91,11 +91,22 @@ def generate(
     run: RunName,
     length: Annotated[int, typer.Option(min=1, max=256, help="Number of rows.")] = 20,
     out: Annotated[
-        Path, typer.Option(help="Pictures of the rows (.png), or the rows themselves (.csv with their classes, .npy).")
-    ] = Path("generated.png"),
+        Path | None,
+        typer.Option(
+            help="Pictures of the rows (.png), or the rows themselves (.csv with their classes, .npy); by default "
+            "generated.png, if a module decodes pictures."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the random draws; by default that of the run.")
     ] = None,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise",
+            help="Draw each row from its class, so that rows of a class differ; else class means are decoded.",
+        ),
+    ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Generate a sequence from a trained run: classes drawn from the learnt transitions, decoded to pictures.
@@ -108,8 +119,9 @@ def generate(
         from runner.runs.levels import generated_classes
 
         opened = open_run(find_run(run, runs))
-        check_picture(out)
-        outputs, written = generate_rows(opened, length, out, seed)
+        place = out or Path("generated.png")
+        check_picture(place)
+        outputs, written = generate_rows(opened, length, place, seed, noise=noise, must_write=out is not None)
         classes = generated_classes(opened.directory.graph, outputs)
         if classes is not None:
             say("classes " + " ".join(map(str, classes)))

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from runner import Model
 from runner.cli.app import app
+from runner.config.model_files import find_model
+from runner.config.run_config import load_config
+from runner.sweeps.plan import parse_grid
 
 KINDS = np.arange(60) % 2
 MODEL = """name: robot
@@ -89,6 +93,46 @@ def test_a_path_that_is_typed_is_meant_from_where_it_is_typed(place, monkeypatch
     assert "data: 60 rows" in serket(*words)  # there is none here, so it is the one beside the model file
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data={source: files, observations: mine.txt}",
+        "data={camera: {source: files, observations: mine.txt}}",
+        "data.observations=[mine.txt]",
+    ],
+)
+def test_paths_in_maps_and_lists_are_meant_from_where_they_are_typed_too(place, monkeypatch, setting):
+    (place / "below").mkdir()
+    monkeypatch.chdir(place / "below")
+    np.savetxt("mine.txt", np.loadtxt("../x.txt")[:20])
+    if "[" in setting:
+        np.save("mine.npy", np.loadtxt("mine.txt"))
+        setting = setting.replace("txt", "npy")
+    words = ["--set", setting, "--set", "connections=[camera -> gmm]"] if "camera" in setting else ["--set", setting]
+    words += [] if setting.startswith("data=") else ["--set", "data.categories=null"]
+    assert ": 20 rows" in serket("run", "../model.yaml", "--local", *words)
+
+
+def test_scripts_grids_and_code_mean_paths_from_where_they_are_typed(place, monkeypatch):
+    (place / "below").mkdir()
+    monkeypatch.chdir(place / "below")
+    np.savetxt("mine.txt", np.loadtxt("../x.txt")[:20])
+    here = place / "below"
+    model = Model.from_file("../model.yaml", data={"observations": "mine.txt", "categories": None})
+    assert load_config(here / "m.yaml", text=model.to_yaml()).sources["data"].observations == here / "mine.txt"
+    grid = parse_grid(["data.observations=mine.txt,gone.txt", "gmm.classes=2,3"], load_config(place / "model.yaml"))
+    mine = [str(here / "mine.txt"), str(here / "gone.txt")]
+    assert grid == {"data.observations": mine, "modules.gmm.classes": [2, 3]}
+    (here / "lib").mkdir()
+    settings = ["code=[lib]", "checkpoints.storage=kept", "data.lengths=[30, 30]"]
+    found = find_model("../model.yaml").load(settings)
+    assert found.code == [here / "lib"]
+    assert found.checkpoints.storage == str(here / "kept")
+    assert found.sources["data"].observations.samefile(place / "x.txt")  # what the file says starts from its folder
+    said = serket("run", "../model.yaml", "--local", "--set", "data.observations=gone.txt", code=2)
+    assert f"{here / 'gone.txt'}: there is no such file; correct the path\n" in said
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.npy"])
 def test_rows_of_a_mixture_are_drawn_with_noise_into_a_file(place, name):
     said = serket("generate", "robot", "--length", "40", "--out", name)
@@ -102,7 +146,9 @@ def test_rows_of_a_mixture_are_drawn_with_noise_into_a_file(place, name):
         assert rows[classes == 0].std(axis=0).min() > 0.3  # samples, not the mean
     else:
         assert np.load(name).shape == (40, 2)
-    assert "--out FILE.csv writes the rows" in serket("generate", "robot", "--out", "rows.png")
+    said = serket("generate", "robot", "--out", "rows.png", code=2)
+    assert "--out rows.png: no module of this model decodes pictures; --out FILE.csv writes the rows" in said
+    assert "classes " in serket("generate", "robot")
 
 
 def test_a_dry_run_notices_that_the_data_are_missing(place):

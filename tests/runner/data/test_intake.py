@@ -205,7 +205,7 @@ def test_a_missing_row_of_a_file_reaches_the_model_as_missing(tmp_path: Path) ->
 
 BAD_ROWS: dict[str, tuple[Any, str]] = {
     "complex": (ROWS + 1j, "complex numbers.*magnitudes"),
-    "texts": (np.array([["1", "2"]]), "texts, such as '?np.str_.*'1'.*not real numbers"),
+    "texts": (np.array([["1", "2"]]), "texts, such as '1', not real numbers"),
     "bytes": (np.array([[b"1"]]), "bytes"),
     "dates": (np.array(["2024-01-01"], dtype="M8[D]"), "dates.*seconds since the first"),
     "durations": (np.array([3], dtype="m8[s]"), "durations"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,15 +14,50 @@ from actors.kernels.mixture.niw import NIWPrior, posterior_from_labels
 from actors.modules.mixture.class_states import Classes, expected_covariances, pack
 from runner.data.intake import check_categories
 from runner.report.category_names import NamedCategories, category_name, storable
-from runner.runs.tables import class_table, row_table
+from runner.runs.tables import class_table, read_class_table, row_table
 from tests.runner.commands.test_places import serket
 
+PICTURES = """name: arm
+data: {source: files, observations: x.txt, categories: c.txt}
+modules: {pca: {type: pca, latent_dim: 2}, gmm: {type: gmm, classes: 2, iterations: 3, start: kmeans}}
+connections: [data -> pca -> gmm]
+schedule: {rounds: 1}
+report: false
+"""
 CLASSES = np.array([2, 2, 0, 0, 0, 1])
 NAMED = NamedCategories(np.array([0, 0, 1, 1, 0, 0]), ["grasp", "lift, high"])
 
 
 def read(text):
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_categories_of_classes_are_read_back_by_name():
+    assert read_class_table(class_table(CLASSES, NAMED)) == {0: "lift, high", 2: "grasp"}
+    assert read_class_table(class_table(CLASSES, np.array([5, 5, 7, 7, 5, 9]))) == {0: "7", 1: "9", 2: "5"}
+    for damaged in ("", "a,b,c\n1,2,3\n", "class,category,name\n1\n", 'class,category,name\nx,1,"y"\n'):
+        with pytest.raises(ValueError, match=r".+"):
+            read_class_table(damaged)
+
+
+def test_generated_pictures_are_titled_with_the_categories_of_their_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kinds = np.arange(40) % 2
+    np.savetxt("x.txt", np.random.default_rng(0).normal(size=(40, 4)) + 9.0 * kinds[:, None])
+    Path("c.txt").write_text("".join(f"{['reach', 'grasp'][k]}\n" for k in kinds))
+    Path("model.yaml").write_text(PICTURES)
+    serket("run", "model.yaml", "--local")
+    titles = []
+    monkeypatch.setattr("runner.commands.generate.draw_images", lambda *given: titles.extend(given[2]))
+    serket("generate", "arm", "--length", "30")
+    assert set(titles) == {"class 0 = reach", "class 1 = grasp"} or set(titles) == {
+        "class 0 = grasp",
+        "class 1 = reach",
+    }
+    (tmp_path / "runs/arm/module002_gmm/classes_learn.csv").write_text("damaged")
+    titles.clear()
+    serket("generate", "arm", "--length", "30")
+    assert set(titles) == {"class 0", "class 1"}
 
 
 def test_each_class_has_the_category_to_which_it_is_matched_and_its_name():
