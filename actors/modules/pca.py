@@ -108,6 +108,12 @@ class PCA(ShardedModule[PCAParameters]):
         super().__init__(parameters)
         self._fitted: dict[str, Array] = {}  # FITTED_ATTRIBUTES, and the shape of an observation
 
+    @classmethod
+    def check_observations(cls, parameters: PCAParameters, values: Array, source: str, learns: bool) -> None:
+        """Raise ModuleError if there are fewer rows to learn from, or values in each, than components."""
+        if source and learns:
+            _check_enough(len(values), int(np.prod(values.shape[1:])), parameters.latent_dim)
+
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy, on the CPU)
         """Import scikit-learn, so that the first update does not wait for it."""
         import sklearn.decomposition  # noqa: F401
@@ -135,7 +141,7 @@ class PCA(ShardedModule[PCAParameters]):
                 self._fitted = {name: np.array(getattr(fitted, name), order="C") for name in FITTED_ATTRIBUTES}
                 self._fitted[_NOISE] = np.array([fitted.noise_variance_], np.float64)
             else:
-                self._check_enough(scaled.shape[0], scaled.shape[1], context)
+                _check_enough(scaled.shape[0], scaled.shape[1], self.parameters.latent_dim, context.module)
                 found = fit_components(scaled, seen[present], self.parameters.latent_dim)
                 self._fitted = dict(zip((*FITTED_ATTRIBUTES, _NOISE), found[:3], strict=False))
                 self._fitted[_NOISE] = np.array([found.noise])
@@ -257,7 +263,7 @@ class PCA(ShardedModule[PCAParameters]):
         if "moments" in statistics:
             return self._after_em(statistics, learnt)
         count, exponent, reference = int(statistics["count"][0]), _exponent_of(learnt), _reference_of(learnt)
-        self._check_enough(count, reference.size, context)
+        _check_enough(count, reference.size, self.parameters.latent_dim, context.module)
         passes = 1 + (learnt["passes"] if "reference" in learnt else 0)
         if gaps := "seen" in statistics:
             if not statistics["seen"].all():
@@ -373,21 +379,12 @@ class PCA(ShardedModule[PCAParameters]):
             raise ModuleError("latent_dim and whiten also apply to recognition and cannot be set for a step")
         return parameters
 
-    def _check_enough(self, rows: int, values: int, context: Context) -> None:
-        """Raise ModuleError if there are too few rows or values."""
-        components = self.parameters.latent_dim
-        if components > min(rows, values) or rows < 2:
-            raise ModuleError(
-                f"module {context.module!r}: {rows} rows of {values} values are not enough for "
-                f"{components} components, which need as many rows (and at least 2) and as many values"
-            )
-
     def _fit(self, rows: FloatArray, solver: str, context: Context) -> Any:
         """Return scikit-learn's PCA fitted to rows (N, P)."""
         from sklearn import decomposition
 
         own = self.parameters
-        self._check_enough(rows.shape[0], rows.shape[1], context)
+        _check_enough(rows.shape[0], rows.shape[1], own.latent_dim, context.module)
         seed = int(context.generator.integers(2**31))
         # The sign of a component is arbitrary: scikit-learn makes its largest value positive, with every solver.
         return decomposition.PCA(own.latent_dim, whiten=own.whiten, svd_solver=solver, random_state=seed).fit(rows)
@@ -474,6 +471,16 @@ class PCA(ShardedModule[PCAParameters]):
         """Return latent vectors in the units of the observations; whitened ones have none."""
         scaled: FloatArray = latents if self.parameters.whiten else np.ldexp(latents, self._exponent)
         return scaled
+
+
+def _check_enough(rows: int, values: int, components: int, module: str = "") -> None:
+    """Raise ModuleError if there are too few rows or values; `module` names the module where the caller does not."""
+    if components <= min(rows, values) and rows > 1:
+        return
+    found = f"{rows} row{'s' * (rows != 1)} of {values} value{'s' * (values != 1)} {'is' if rows == 1 else 'are'}"
+    remedy = f"use latent_dim: {min(rows, values)} or fewer" if rows > 1 else "give at least 2 rows"
+    where = f"module {module!r}: " if module else ""
+    raise ModuleError(f"{where}{found} not enough for {components} component{'s' * (components != 1)}; {remedy}")
 
 
 def _extreme_exponent(rows: FloatArray) -> int:

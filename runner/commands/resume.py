@@ -176,9 +176,10 @@ def _check_resumable(directory: RunDirectory, manifest: Manifest, config: RunCon
         )
     changed = differences(_with_later_parameters(manifest.config), config.plain(directory.path))
     if changed:
+        free = " (as it has learnt nothing, serket run MODEL --overwrite gives its name)" if manifest.round == 0 else ""
         raise RunDirectoryError(
-            f"{directory.path}: the config is not the one that the run started with; restore it, or start another run:"
-            "\n  " + "\n  ".join(changed)
+            f"{directory.path}: the config is not the one that the run started with; restore it, or start another run"
+            f"{free}:\n  " + "\n  ".join(changed)
         )
     if is_done(manifest, config) and (directory.path / "result.json").exists():
         if manifest.converged:

@@ -119,7 +119,14 @@ def _make_directory(
         progress.log(sentence)
     exact, storage = overwrite or name is not None, config.checkpoints.storage
     directory = RunDirectory.create(
-        runs, wanted, config.graph, exact=exact, categories=categories, storage=storage, reports=config.report
+        runs,
+        wanted,
+        config.graph,
+        exact=exact,
+        remedy=", or --overwrite, which deletes that run",
+        categories=categories,
+        storage=storage,
+        reports=config.report,
     )
     note_storage(directory.commits_location)
     if directory.name != wanted:

@@ -101,8 +101,12 @@ class RunDirectory:
     _directories: dict[Path, RunFiles] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def create(cls, runs: Path, name: str, graph: Graph, *, exact: bool = False, **kwargs: Any) -> RunDirectory:
+    def create(
+        cls, runs: Path, name: str, graph: Graph, *, exact: bool = False, remedy: str = "", **kwargs: Any
+    ) -> RunDirectory:
         """Create the directory of a new run in `runs`: `name`, or `name`-2, -3, … if that exists.
+
+        `remedy` is what else can be done, besides choosing another name, if `exact` and the name is taken.
 
         Raises
         ------
@@ -116,7 +120,9 @@ class RunDirectory:
                 path.mkdir(parents=True)
             except FileExistsError as error:
                 if exact:
-                    raise RunDirectoryError(f"{path}: there is a run of this name; choose another --name") from error
+                    raise RunDirectoryError(
+                        f"{path}: there is a run of this name; choose another --name{remedy}"
+                    ) from error
                 continue
             except OSError as error:
                 raise RunDirectoryError(f"{path}: cannot be created ({error.strerror}); choose other --runs") from error

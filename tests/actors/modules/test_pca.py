@@ -215,7 +215,7 @@ def test_rejects_messages_that_do_not_match():
             call(pca, observations(few))
     with pytest.raises(ModuleError, match=r"0 rows of 12 values are not enough"):
         call(pca, observations(images(), mask=np.ones(N, bool)))
-    with pytest.raises(ModuleError, match=r"1 rows .* at least 2"):
+    with pytest.raises(ModuleError, match=r"1 row of .* at least 2"):
         call(make_module("pca", {"latent_dim": 1}), observations(images(1)))
     with pytest.raises(ModuleError, match=r"reach 1e\+200"):
         call(pca, observations(images() * 1e200 / images().max()))

@@ -112,7 +112,9 @@ def test_a_state_goes_to_and_fro_between_workers_and_one_process():
 
 
 def test_wrong_input_is_refused_in_one_sentence():
-    with pytest.raises(ModuleError, match=r"^module 'it': 1 rows of 12 values are not enough for 3 components"):
+    with pytest.raises(
+        ModuleError, match=r"^module 'it': 1 row of 12 values is not enough for 3 components; give at least 2 rows"
+    ):
         shared(pca(), observations(X[:1]), rows=1)
     with pytest.raises(ModuleError, match="0 rows of 12 values are not enough"):
         shared(pca(), observations(mask=np.ones(N, bool)))

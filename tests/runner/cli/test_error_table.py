@@ -119,7 +119,7 @@ TABLE = [
     ("run arm.yaml --set data.observations=gone.mcap", r".*/gone.mcap: there is no such file; correct the path"),
     # serket run: where and how
     ("run arm.yaml --name a/b", "'a/b' cannot be a run's name: expected a plain directory name of letters, .*, got 'a/b', with '/'"),
-    ("run arm.yaml --name arm", "runs/arm: there is a run of this name; choose another --name"),
+    ("run arm.yaml --name arm", "runs/arm: there is a run of this name; choose another --name, or --overwrite, which deletes that run"),
     ("run arm.yaml --runs rows.csv/x", r"rows.csv/x/arm: cannot be created \(Not a directory\); choose other --runs"),
     ("run arm.yaml --local --detach", "--local ends with this command: leave out --detach, or run the model on Ray"),
     ("run arm.yaml --local --address 10.0.0.1:1", "--local runs every module in this process: leave out --address 10.0.0.1:1, or --local"),

@@ -100,6 +100,18 @@ def test_a_likelihood_that_does_not_fit_the_rows_is_found_before_ray_and_leaves_
     assert [path.name for path in Path("runs").iterdir()] == ["arm"]
 
 
+@pytest.mark.parametrize(
+    "module", ["{type: pca, latent_dim: 4}", "{type: gmm, classes: 41}", "{type: mlda, topics: 2}"]
+)
+def test_modules_look_at_the_rows_before_ray(place, monkeypatch, module):
+    model = f"name: arm\ndata: {{source: files, observations: rows.csv}}\nmodules: {{it: {module}}}\n"
+    Path("arm.yaml").write_text(model + "connections: [data -> it]\nschedule: {rounds: 1}\n")
+    monkeypatch.setattr("runner.cluster.connection.cluster", no_cluster)
+    status, output = serket("run", "arm.yaml")
+    assert (status, output.splitlines()[-1].startswith("serket: module 'it': ")) == (2, True), output
+    assert not Path("runs").exists()
+
+
 def test_a_failure_in_the_first_round_is_told_truly_and_frees_the_name(place):
     own_module("fails_at_once", 1)
     status, output = serket("run", "own.yaml", "--local")
@@ -117,6 +129,9 @@ def test_a_failure_in_the_first_round_is_told_truly_and_frees_the_name(place):
     )
     status, output = serket("resume", "own", "--local")
     assert (status, FAILED in output) == (1, True)
+    status, output = serket("resume", "own", "--local", "--set", "modules.gmm.classes=3")
+    assert status == 2
+    assert "start another run (as it has learnt nothing, serket run MODEL --overwrite gives its name):" in output
     Path("own.yaml").write_text(OWN.replace("own:Own", "gmm"))
     status, output = serket("run", "own.yaml", "--local", "--overwrite")
     assert status == 0, output
