@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -215,7 +215,8 @@ class ScriptRun:
         seconds = time.time() - self._began
         result = build_result(self._monitor.scores, self.directory.name, seconds, self._monitor.module_seconds)
         if self._updated or self._round > 1:
-            self.directory.write_json("result.json", result)
+            with suppress(OSError):  # at the end of a script its directory may have been moved or deleted
+                self.directory.write_json("result.json", result)
         self._tracking.finish(result)
 
     def _write_config(

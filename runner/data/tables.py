@@ -1,5 +1,7 @@
 """Text tables: ``.txt`` (white space), ``.csv`` (commas) and ``.tsv`` (tabs), with ``#`` comments, also gzipped.
 
+A ``.csv`` whose lines are cut into the same number of fields by semicolons or tabs alone is one of these, where commas
+may be decimal ones; a note says so.
 Data frames write tables with a header line and an index column. Where these are certain they are recognized, and what
 is left out is noted; where a line or a column could be data as well, :class:`TableOptions` decide.
 """
@@ -12,6 +14,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -50,6 +53,7 @@ _TIME = re.compile(
     r"|secs?|seconds|ms|msecs?|milliseconds)",
     re.IGNORECASE,
 )
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 _COMPARED_LINES = 100
 _MIN_COUNTED = 4
 """Rows from which a first column that counts them is hardly data by chance."""
@@ -233,11 +237,41 @@ class TextTable:
 
     def __init__(self, file: Path, options: TableOptions) -> None:
         self.file, self.options = file, options
-        self.comma = _SEPARATORS.get(_plain_suffix(file))
         self._header: int | None = None
         self._tiny = False  # whether there may be numbers that are too small for a float
 
     # --- lines ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _layout(self) -> tuple[str | None, bool]:
+        """What separates the columns, None for white space, and whether commas are decimal ones."""
+        usual = _SEPARATORS.get(_plain_suffix(self.file))
+        if usual is None:
+            return usual, False
+        with self._open_text() as stream:
+            lines = islice(iter(partial(stream.readline, MAX_LINE_BYTES), ""), _COMPARED_LINES)
+            texts = [text for line in lines if (text := line.partition("#")[0].strip(" \r\n"))]
+        for separator in (";", "\t") if usual == "," else (usual,):
+            rows = [[cell.strip(' "') for cell in text.split(separator, MAX_COLUMNS)] for text in texts]
+            width = len(rows[0]) if rows else 0
+            if width < 2 or any(len(row) != width for row in rows) or not all(map(any, zip(*rows, strict=True))):
+                continue  # others, or indented lines
+            cells = [cell for row in rows[1:] for cell in row if "," in cell]
+            if all(map(_DECIMAL_COMMA.fullmatch, cells)) and not any("," in cell for cell in rows[0] if not cells):
+                return separator, bool(cells)
+        return usual, False
+
+    @property
+    def comma(self) -> str | None:
+        """What separates the columns; None for white space."""
+        return self._layout[0]
+
+    def _layout_notes(self) -> list[str]:
+        """Return what is unusual in how the table is written."""
+        separator, decimal = self._layout
+        what = {";": "semicolons", "\t": "tabs"}.get(separator or "", "")
+        unusual = _SEPARATORS.get(_plain_suffix(self.file)) != separator
+        return [f"{what} separate its columns"] * unusual + ["its commas are decimal ones"] * decimal
 
     def _open(self) -> IO[bytes]:
         if self.file.name.lower().endswith(".gz"):
@@ -335,6 +369,12 @@ class TextTable:
                 yield number, self._split(text)
 
     def _split(self, text: str) -> list[str]:
+        fields = self._fields(text)
+        if not self._layout[1]:
+            return fields
+        return [field.replace(",", ".") if _DECIMAL_COMMA.fullmatch(field) else field for field in fields]
+
+    def _fields(self, text: str) -> list[str]:
         if self.comma and '"' in text and len(text) < _CHUNK:
             try:
                 return [
@@ -447,7 +487,8 @@ class TextTable:
         if drop and values.shape[1] == 0:
             raise DataError(": holds an index only, no column of data; set data.index to false if it is data")
         named = f" ({_shown(names[0])!r})" if names and names[0] else ""
-        return Content(values, shown, (f"column 1{named}, an index, is left out",) if drop else ())
+        notes = [*self._layout_notes(), *[f"column 1{named}, an index, is left out"] * drop]
+        return Content(values, shown, tuple(notes))
 
     # --- some of the columns ----------------------------------------------------------------------------------------
 
@@ -459,7 +500,7 @@ class TextTable:
         found = {key: self._special(key, shown, width, where) for key in ("sequence_column", "category_column")}
         apart = {key: place for key, place in found.items() if place is not None}
         texts = {key: self._texts_of(place, skip) for key, place in apart.items()}
-        notes: list[str] = []
+        notes = self._layout_notes()
         if options.columns is not None:
             chosen = list(column_places(options.columns, shown, width, f"{where}: data.columns"))
         else:
@@ -518,6 +559,8 @@ class TextTable:
         use = None if columns[:1] == range(1) or not len(columns) else list(columns)
         arguments: dict[str, Any] = {"delimiter": self.comma, "ndmin": 2, "quotechar": '"' if self.comma else None}
         try:
+            if self._layout[1]:
+                raise ValueError("numpy reads no decimal commas")
             with self._open_text() as stream:
                 return np.loadtxt(stream, skiprows=skip, usecols=use, **arguments)
         except DataError:
@@ -553,8 +596,10 @@ class TextTable:
             for place, field in zip(columns, used, strict=False):
                 if not is_number(field) and field not in MISSING:
                     hint = _hint(field, fields if number == top and not skip else [], place, self)
+                    leave_out = self._leave_out(skip, place) if number == top else ""
                     raise DataError(
                         f", line {number}: holds {_decoded(field[:40])!r} where a number belongs{hint}; correct it"
+                        f"{leave_out}"
                     ) from error
             if len(fields) != width:
                 raise DataError(
@@ -570,6 +615,12 @@ class TextTable:
                 f", line {partial}: ends with a {what}, as all rows do, so that column {width} is empty; remove this "
                 f"{what} from each line"
             ) from error
+
+    def _leave_out(self, skip: int, place: int) -> str:
+        """Return how a column is left out that holds a text in the first row; empty if it has no name."""
+        names = next(self._lines(), (0, []))[1] if skip else []
+        name = _shown(names[place]) if place < len(names) else ""
+        return f", or leave out its column (data.exclude: [{name}])" if name and "," not in name else ""
 
     def sample(self, rows: int) -> tuple[list[str], list[list[str]]]:
         """Return the names of the columns, empty without a header, and the fields of the first rows.
@@ -740,6 +791,8 @@ def _hint(field: str, first: Sequence[str], place: int, table: TextTable) -> str
         return " (numbers are written without separators of thousands)"
     if ";" in field or "\t" in field:
         what = "semicolons" if ";" in field else "tabs"
+        if table.comma == ",":
+            return f" ({what} separate columns of a .csv if all lines have as many, and no commas but decimal ones)"
         return f" ({what} separate nothing here: write commas in a .csv, white space in a .txt)"
     if field.strip("\0\x1a") == "":
         return " (the file ends with NUL or control characters; remove them)"

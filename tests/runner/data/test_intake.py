@@ -372,10 +372,10 @@ def test_what_could_be_a_header_or_an_index_is_asked_for(tmp_path: Path, text: s
 CELLS: dict[str, tuple[str, str]] = {
     "decimal comma": ('x,y\n"1,5",2\n', "line 2: holds '1,5'.*a comma within a number"),
     "thousands": ('x,y\n"1,234.5",2\n', "line 2: holds '1,234.5'.*without separators of thousands"),
-    "semicolons": ("x;y\n1,5;2,5\n", "line 2: .*semicolons"),
-    "tabs": ("x\ty\n1\t2\n", "tabs separate nothing here"),
+    "semicolons and thousands": ("x;y\n1.000,5;2,5\n", "line 2: .*semicolons separate columns of a .csv if all lines"),
+    "more semicolons": ("x;y\n1,5;2,5\n1,5;2,5;3\n", "line 2: .*semicolons separate columns of a .csv if all lines"),
     "empty ends": ("x,y\n3,\n5,\n", "line 2: ends with a comma, as all rows do, so that column 2 is empty"),
-    "a text": ("x,y\n1,high\n", "line 2: holds 'high' where a number belongs"),
+    "a text": ("x,y\n1,high\n", "line 2: holds 'high' where a number belongs; correct it, or leave out its column"),
     "ragged": ("x,y\n1,2\n3\n", "line 3: has 1 columns where 2 were expected"),
     "a short header": ("x,y\n1,2,3,4\n", "line 2: has 4 columns where 2 were expected, the number of names"),
     "an underscore": ("x\n1_000\n", "line 2: holds '1_000'"),

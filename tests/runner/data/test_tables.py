@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 
@@ -27,6 +28,43 @@ def test_errors_of_spreadsheets_are_no_comments(tmp_path: Path, cell: str) -> No
     for text in (f"x,y\n1,2\n{cell},4\n3,5\n", f"x,y\n1,2\n4,{cell}\n3,5\n"):
         with pytest.raises(DataError, match=r"line 3: holds '#.*an error of a spreadsheet"):
             table(tmp_path / "x.csv", text)
+
+
+CELLS = [[1.5, -2.25, 3.0], [0.125, 4.0, 5e-3], [7.0, np.nan, 9.0]]
+"""Values that any separator and decimal mark write exactly; one is missing."""
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize(
+    ("separator", "decimal", "said"),
+    [
+        (";", ",", ("semicolons separate its columns", "its commas are decimal ones")),
+        (";", ".", ("semicolons separate its columns",)),
+        ("\t", ",", ("tabs separate its columns", "its commas are decimal ones")),
+        ("\t", ".", ("tabs separate its columns",)),
+        (",", ".", ()),
+    ],
+)
+def test_a_csv_of_semicolons_or_tabs_is_read_and_that_is_said(
+    tmp_path: Path, separator: str, decimal: str, said: tuple[str, ...], header: bool
+) -> None:
+    """As pandas writes it."""
+    frame = pd.DataFrame(CELLS, columns=["force", "Δx", "angle, left" if separator != "," and decimal == "," else "c"])
+    frame.to_csv(path := tmp_path / "a.csv", sep=separator, decimal=decimal, index=False, header=header)
+    for options in ({}, {"table": TableOptions(columns=(1, 2, 3))}):
+        read = load("files", observations=path, **options)
+        np.testing.assert_array_equal(np.where(read.mask, np.nan, read.observations), CELLS)
+        assert read.notes[: len(said)] == said
+
+
+@pytest.mark.parametrize("text", ["x,y\n\t1,2\n\t3,4\n", "\t1,2\n\t3,4\n", "x,y\n1,2\t\n3,4\t\n", "1,;2\n3,;4\n"])
+def test_what_commas_separate_is_not_taken_for_decimals(tmp_path: Path, text: str) -> None:
+    try:
+        found = table(tmp_path / "a.csv", text)
+    except DataError:
+        return
+    np.testing.assert_array_equal(found.observations, [[1, 2], [3, 4]])
+    assert not found.notes
 
 
 def test_comments_are_comments(tmp_path: Path) -> None:
