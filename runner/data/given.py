@@ -23,7 +23,8 @@ from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
 from runner.data.scaling import OTHERS
-from runner.data.sources import check_sources, load_new_rows, with_windows
+from runner.data.sources import check_sources, load_new_rows, names_learnt, with_windows
+from runner.data.table_outline import order_by_name
 from runner.data.tables import TableOptions, column_places, sequence_lengths
 from runner.report.category_names import storable
 from runner.report.printable import brief
@@ -201,6 +202,10 @@ def _check_rows(section: DataConfig, name: str, given: Any, *, prepared: bool) -
     parts = list(given) if isinstance(given, list | tuple) else [given]
     if section.frames is not None and all(map(_is_frame, parts)):
         options = _fitting(options, [str(name) for part in parts for name in part.columns])
+    if prepared and section.frames is None and not options.columns and parts and all(map(_is_frame, parts)):
+        named = [str(name) for name in parts[0].columns]
+        if by_name := order_by_name(named, names_learnt(section, named), where):
+            options = replace(options, columns=by_name, exclude=())
     times = time_columns(parts, options) if parts and all(map(_is_frame, parts)) else []
     options = replace(options, exclude=(*options.exclude, *times))
     if not options.choose or not all(map(_is_frame, parts)):

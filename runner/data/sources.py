@@ -16,6 +16,7 @@ from actors.errors import ModuleError, RowError
 from actors.graph.graph import Graph
 from actors.graph.registry import find
 from actors.graph.spec import ModuleSpec
+from actors.limits import MAX_LISTED_NAMES
 from actors.messaging.message import missing_rows
 from actors.messaging.stored_rows import StoredRows
 from actors.types import Array, IntArray, State
@@ -29,6 +30,7 @@ from runner.data.rows import known_rows
 from runner.data.scaling import scale_new_rows, scale_rows, scaling_in
 from runner.data.shards import Converter, digest_of, find_shards, kind_of
 from runner.data.stored import blocks_to_check
+from runner.data.table_outline import learnt_columns, order_by_name, read_outline
 from runner.data.tables import TableOptions, is_table
 from runner.data.windows import window_rows
 from runner.report.printable import printable_line
@@ -451,7 +453,8 @@ def load_new_rows(
             reading = _reading(learnt, origin, header=header, index=index)
             if lengths is not None:
                 reading["table"] = _without_sequences(reading["table"])
-            data[name] = datasets.load(
+            reading["table"], said = _by_name(learnt, origin, reading["table"])
+            loaded = datasets.load(
                 "files",
                 observations=origin,
                 categories=categories,
@@ -461,6 +464,7 @@ def load_new_rows(
                 converter=converter,
                 **reading,
             )
+            data[name] = replace(loaded, notes=(*loaded.notes, *said))
     data = _windows_of(data, sources)
     return check_same_rows(data) if graph is None else check_sources(data, graph)
 
@@ -554,6 +558,32 @@ def _reading(learnt: DataConfig | None, origin: str, *, header: bool | None, ind
     if learnt is not None and (kind := kind_of(origin, Path())):
         shape["shards"] = learnt.shard_options(kind)
     return {"table": table, **shape}
+
+
+def _by_name(learnt: DataConfig | None, origin: str, table: TableOptions) -> tuple[TableOptions, list[str]]:
+    """Return how a table is read whose columns are in another order than those learnt from, and a note on that."""
+    given = read_outline(Path(origin)) if table.header is not False and table.columns is None else None
+    if learnt is None or given is None:
+        return table, []
+    columns = order_by_name(given.names, names_learnt(learnt, given.names), origin)
+    if not columns:
+        return table, []
+    shown = ", ".join(printable_line(name, 40) for name in columns[:MAX_LISTED_NAMES])
+    more = ", …" * (len(columns) > MAX_LISTED_NAMES)
+    return replace(table, columns=columns, exclude=()), [f"columns are taken by their names: {shown}{more}"]
+
+
+def names_learnt(learnt: DataConfig, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the columns that a source has learnt from, empty if they are unknown, or those `given`."""
+    if learnt.frames is not None:
+        return tuple(str(name) for name in learnt.frames.columns or ())
+    path = learnt.observations
+    if not isinstance(path, str | Path) or not is_table(Path(path)):
+        return ()
+    outline = read_outline(Path(path))
+    if outline is None or outline.names == tuple(given):
+        return ()
+    return learnt_columns(Path(path), learnt.table_options())
 
 
 def _without_sequences(table: TableOptions) -> TableOptions:

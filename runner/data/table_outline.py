@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.limits import MAX_LISTED_NAMES
 from runner.data.errors import DataError
 from runner.data.tables import MISSING, TableOptions, TextTable, is_index_name, is_number, is_table, is_time_name
+from runner.report.printable import printable_line
 
 SAMPLE_ROWS = 2_000
 """Rows from which the kinds of columns are taken."""
@@ -70,6 +72,46 @@ def read_outline(path: Path) -> TableOutline | None:
     if not named or len(set(named)) < len(named) or not all(named):
         return None
     return TableOutline(tuple(named), dict(_texts_of(named, [fields[int(index) :] for fields in rows])))
+
+
+def order_by_name(given: Sequence[str], learnt: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return in which order columns of new rows are those that were learnt from; empty if by their places.
+
+    Columns are taken by their names if any of these is one that was learnt from, and others are left out.
+
+    Parameters
+    ----------
+    given, learnt : sequence of str
+        Names of the columns of new rows, and of those that were learnt from; empty if not known.
+    where : str
+        Name of the new rows for the error.
+
+    Raises
+    ------
+    DataError
+        If some of the columns have names that were learnt from, but not all.
+    """
+    common = set(given) & set(learnt)
+    if not common or tuple(given) == tuple(learnt):
+        return ()
+    absent = [name for name in learnt if name not in common]
+    if absent:
+        lacks = ", ".join(printable_line(name, 40) for name in absent[:MAX_LISTED_NAMES])
+        raise DataError(
+            f"{where}: has no column {lacks}, from which the run has learnt; add what is absent (empty cells are "
+            "missing values), or correct the names"
+        )
+    return tuple(learnt)
+
+
+def learnt_columns(path: Path, options: TableOptions) -> tuple[str, ...]:
+    """Return the names of the columns of a table that make a row; empty if it has none, or cannot be read again."""
+    if options.columns is not None or read_outline(path) is None:
+        return ()
+    try:
+        return TextTable(path, options).read().columns
+    except (DataError, OSError):
+        return ()
 
 
 def _texts_of(names: list[str], rows: list[list[str]]) -> Iterator[tuple[str, str]]:

@@ -475,6 +475,18 @@ def test_what_follows_is_predicted_and_generated_by_the_transitions(trained, cyc
     np.testing.assert_allclose((drawn.rows - means[drawn.classes]).std(axis=0), spread, rtol=0.25)
 
 
+def test_a_model_of_a_file_takes_columns_of_frames_by_their_names(tmp_path):
+    frame = pd.DataFrame({"a": np.arange(20) % 2 * 9.0, "b": np.full(20, 50.0)}) + np.eye(20, 2)
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    learnt = mixture().fit(tmp_path / "x.csv", progress=False)
+    classes = learnt.predict(frame)
+    assert len(np.unique(classes)) == 2
+    np.testing.assert_array_equal(learnt.predict(frame[["b", "a"]]), classes)
+    np.testing.assert_array_equal(learnt.predict(frame.assign(c=1.0)[["c", "b", "a"]]), classes)
+    with pytest.raises(DataError, match="X: has no column b, from which the run has learnt"):
+        learnt.predict(frame[["a"]])
+
+
 def test_rows_of_huge_units_are_learnt_from_without_a_word(recwarn):
     """Their covariances are beyond float64."""
     kinds = np.arange(40) % 2

@@ -30,6 +30,39 @@ def test_errors_of_spreadsheets_are_no_comments(tmp_path: Path, cell: str) -> No
             table(tmp_path / "x.csv", text)
 
 
+ARM = pd.DataFrame({"force": [1.0, 2.0], "current": [3.0, 4.0], "angle": [5.0, 6.0]})
+
+
+def new_rows(path: Path, learnt: DataConfig, frame: pd.DataFrame) -> Dataset:
+    frame.to_csv(path, index=False)
+    return load_new_rows({"data": learnt}, [str(path)])["data"]
+
+
+@pytest.mark.parametrize("of_frames", [False, True])
+def test_columns_of_new_rows_are_those_learnt_from_by_their_names(tmp_path: Path, of_frames: bool) -> None:
+    ARM.assign(time=[0.1, 0.2]).to_csv(tmp_path / "arm.csv", index=False)
+    given = {"frames": {"columns": list(ARM)}} if of_frames else {}
+    learnt = DataConfig.model_validate({"source": "files", "observations": str(tmp_path / "arm.csv"), **given})
+    new = tmp_path / "new.csv"
+    for frame in (
+        ARM[["angle", "force", "current"]],
+        ARM.assign(more=9.0),
+        ARM.assign(time=[1, 2])[["time", *ARM[::-1]]],
+    ):
+        read = new_rows(new, learnt, frame)
+        np.testing.assert_array_equal(read.observations, ARM)
+        assert read.columns == tuple(ARM)
+        assert "columns are taken by their names: force, current, angle" in read.notes
+    with pytest.raises(DataError, match=r"new.csv: has no column current, angle, from which the run has learnt; add"):
+        new_rows(new, learnt, ARM.rename(columns={"current": "ampere", "angle": "radian"}))
+    swapped = ARM[["current", "force", "angle"]]
+    np.testing.assert_array_equal(new_rows(new, learnt, swapped.set_axis(list("abc"), axis=1)).observations, swapped)
+    np.savetxt(tmp_path / "bare.csv", swapped, delimiter=",")  # without names they are by their places
+    np.testing.assert_array_equal(
+        load_new_rows({"data": learnt}, [str(tmp_path / "bare.csv")])["data"].observations, swapped
+    )
+
+
 CELLS = [[1.5, -2.25, 3.0], [0.125, 4.0, 5e-3], [7.0, np.nan, 9.0]]
 """Values that any separator and decimal mark write exactly; one is missing."""
 
