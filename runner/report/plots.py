@@ -61,8 +61,9 @@ def draw_progress(
     accuracy: Sequence[float | None] | None,
     evidence: Sequence[float | None],
     path: str | Path | BinaryIO,
+    losses: Mapping[str, ArrayLike] | None = None,
 ) -> None:
-    """Plot accuracy and evidence by round, in two panels.
+    """Plot accuracy and evidence by round in two panels, and losses by epoch in one for each module.
 
     Parameters
     ----------
@@ -74,6 +75,8 @@ def draw_progress(
         In nats; None if unknown.
     path : str, Path or binary file
         The PNG file.
+    losses : mapping of str to array_like (E,), optional
+        The loss of each epoch of the training, by module.
 
     Raises
     ------
@@ -89,8 +92,15 @@ def draw_progress(
         raise ValueError(
             f"{len(rounds)} rounds, but {[len(v) for v in curves.values()]} values; expected one of each per round"
         )
-    figure = _new_figure(7, 2.4 * len(curves) + 0.5)
-    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    trained = {name: np.asarray(values, np.float64) for name, values in (losses or {}).items()}
+    figure = _new_figure(7, 2.4 * (len(curves) + len(trained)) + 0.5)
+    panels = figure.subplots(len(curves) + len(trained), 1, squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels[len(curves) :], trained.items(), strict=True):
+        _plot_loss(axes, name, values)
+    panels = panels[: len(curves)]
+    for axes in panels[:-1]:
+        axes.sharex(panels[-1])
+        axes.tick_params(labelbottom=False)
     numbers = np.asarray(rounds)
     for axes, (name, values) in zip(panels, curves.items(), strict=True):
         known = np.flatnonzero(np.isfinite(values))
@@ -113,6 +123,18 @@ def draw_progress(
     panels[-1].set_xlim(numbers.min() - 0.5, numbers.max() + 0.5)
     panels[-1].xaxis.set_major_locator(MaxNLocator(min(len(rounds), 20), integer=True, min_n_ticks=1))
     _save_figure(figure, path)
+
+
+def _plot_loss(axes: Any, name: str, values: FloatArray) -> None:
+    """Plot the loss of each epoch of a module."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.plot(np.arange(1, len(values) + 1), values, color=PALETTE[3], linewidth=1.5)
+    last = f": {values[-1]:,.4g} after epoch {len(values)}" if len(values) else ""
+    axes.set_title(printable_line(f"loss of {name}{last}"), loc="left", fontsize=10, parse_math=False)
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
 
 
 def draw_confusion(
@@ -186,8 +208,10 @@ def draw_transitions(
 
 
 def class_labels(order: Sequence[int], names: Mapping[int, str]) -> list[str]:
-    """Return the number of each class and, where it has one that differs, its name: ``3 = grasp``."""
-    return [f"{k} = {names[k]}" if names.get(k, str(k)) != str(k) else str(k) for k in order]
+    """Return the number of each class and its name, ``3 = grasp``; numbers alone where all names are these."""
+    if all(names.get(k, str(k)) == str(k) for k in order):
+        return [str(k) for k in order]
+    return [f"{k} = {names[k]}" if k in names else str(k) for k in order]
 
 
 def draw_states(
@@ -346,7 +370,9 @@ def draw_latents(
     path: str | Path | BinaryIO,
     names: Sequence[str] = ("first round", "last round"),
 ) -> None:
-    """Plot latent vectors of two rounds side by side, each projected to its own two principal components.
+    """Plot latent vectors of two rounds side by side, both projected to the two principal components of the last.
+
+    The panels have the same axes.
 
     Parameters
     ----------
@@ -375,9 +401,13 @@ def draw_latents(
     labels, indices = named_groups(groups)
     labelled = colours is not None and len(labels) <= MAX_LABELLED_GROUPS
     figure = _new_figure(11, 5.4)
-    panels = figure.subplots(1, 2)
-    for axes, points, name in zip(panels, pair, names, strict=True):
-        _plot_points(axes, points, indices, labels if labelled else [])
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    basis = pair[1] if pair[0].shape[1] == pair[1].shape[1] else None
+    planes = [project(points, basis) for points in pair]
+    limits = padded_limits(np.concatenate([plane for plane, _ in planes]))
+    for axes, (plane, axis_labels), name in zip(panels, planes, names, strict=True):
+        axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1], xlim=limits[0], ylim=limits[1])
+        draw_points(axes, plane, indices, labels if labelled else [])
         axes.set_title(printable_line(name), parse_math=False)
     if labelled:
         styles = [(PALETTE[index % 10], MARKERS[index // 10 % len(MARKERS)]) for index in range(len(labels))]
@@ -531,11 +561,11 @@ def turn_labels(axes: Any, labels: Sequence[str]) -> None:
             text.set(ha="right", rotation_mode="anchor")
 
 
-def _plot_points(axes: Any, points: FloatArray, groups: IntArray, labels: Sequence[Any] | NDArray[Any]) -> None:
-    """Plot points in two dimensions, coloured by group index, with the groups' labels, if any, at their medians."""
-    plane, axis_labels = project(points)
-    draw_points(axes, plane, groups, labels)
-    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+def padded_limits(plane: FloatArray) -> list[tuple[float, float]]:
+    """Return the limits of axes in which points of the plane (N, 2) lie, with a margin."""
+    low, high = plane.min(axis=0), plane.max(axis=0)
+    margin = np.where(high > low, 0.05 * (high - low), 0.5)
+    return [(float(a), float(b)) for a, b in zip(low - margin, high + margin, strict=True)]
 
 
 def draw_points(
@@ -610,8 +640,11 @@ def spread_boxes(centres: ArrayLike, sizes: ArrayLike) -> FloatArray:
     return places
 
 
-def project(points: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
-    """Return the first two principal components, or row index and latent dimension, with the labels of the axes."""
+def project(points: FloatArray, basis: FloatArray | None = None) -> tuple[FloatArray, tuple[str, str]]:
+    """Return two principal components, or row index and latent dimension, with the labels of the axes.
+
+    The components are those of `basis`, by default of the points.
+    """
     from sklearn.decomposition import PCA
 
     rows, width = points.shape
@@ -619,6 +652,6 @@ def project(points: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
         return np.column_stack([np.arange(rows), points[:, 0]]), ("row", "latent dimension 1")
     pca = PCA(2, svd_solver="full")
     with np.errstate(invalid="ignore"):  # 0/0 in the explained variance of identical points
-        plane = pca.fit_transform(points)
-    share = np.nan_to_num(pca.explained_variance_ratio_)
+        plane = pca.fit(points if basis is None else basis).transform(points)
+        share = np.nan_to_num(plane.var(axis=0) / points.var(axis=0).sum())
     return plane, (f"component 1 ({share[0]:.0%} of the variance)", f"component 2 ({share[1]:.0%})")

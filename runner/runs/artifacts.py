@@ -114,7 +114,7 @@ def draw_plots(directory: RunDirectory, folder: Path | None = None, suffix: str 
         folder.mkdir(parents=True, exist_ok=True)
     album = Album(directory, folder, suffix)
     first, last = read_commit(directory, commits[0], classes=False), read_commit(directory, commits[-1])
-    drawn = [_draw_progress(album), *_draw_classes(album, last)]
+    drawn = [_draw_progress(album, last), *_draw_classes(album, last)]
     transitions = last.find("trans_prob")
     if transitions is not None:
         order = class_order(transitions, last)
@@ -129,10 +129,16 @@ def draw_plots(directory: RunDirectory, folder: Path | None = None, suffix: str 
         colours = last.classes if last.categories is None else last.categories
         colours = colours[rows] if colours is not None and len(colours) == total else None
         some = f", {len(rows):,} of {total:,} rows" if len(rows) < total else ""
-        names = tuple(f"after {name.replace('-', ' ')}{some}" for name in (commits[0], commits[-1]))
+        names = tuple(f"after {_commit_title(name)}{some}" for name in (commits[0], commits[-1]))
         draw = partial(plots.draw_latents, before[0], z, colours, names=names)
         drawn.append(album.draw("latents", draw))
     return [*drawn, *_draw_means(album, last)]
+
+
+def _commit_title(name: str) -> str:
+    """Return ``round 1`` for ``round-001``, and ``round 1, step 2`` for a commit within a round."""
+    round_, _, step = name.removeprefix("round-").partition("-step-")
+    return f"round {int(round_)}" + (f", step {int(step)}" if step else "")
 
 
 def classes_of(outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
@@ -230,12 +236,13 @@ def matched_names(classes: Array | None, categories: Array | None) -> dict[int, 
     return {k: category_name(categories, label) for k, label in match(classes, categories).items()}
 
 
-def _draw_progress(album: Album) -> Path:
+def _draw_progress(album: Album, commit: CommitOutputs) -> Path:
     rows = album.directory.metrics_file.rows()
     accuracy = [row["accuracy"] for row in rows]
     rounds = [int(row["round"] or 0) for row in rows]
     shown = None if all(value is None for value in accuracy) else accuracy
-    draw = partial(plots.draw_progress, rounds, shown, [row["evidence"] for row in rows])
+    losses = {module: own["loss"] for module, own in commit.outputs.items() if np.size(own.get("loss", ())) > 1}
+    draw = partial(plots.draw_progress, rounds, shown, [row["evidence"] for row in rows], losses=losses)
     return album.draw("progress", draw)
 
 

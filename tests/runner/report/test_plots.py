@@ -55,6 +55,14 @@ def test_progress_has_one_panel_for_accuracy_and_one_for_evidence(drawn: Any) ->
     assert panels[0].get_title(loc="left") == "accuracy: 0.9900 after round 3"
 
 
+def test_progress_has_a_panel_for_the_losses_of_each_module_by_epoch(drawn: Any) -> None:
+    panels = drawn(report.draw_progress, [1, 2], None, [-3.0, -2.0], losses={"vae": [5.0, 4.0, 3.5], "nn": [2.0, 1.0]})
+    assert [axes.get_ylabel() for axes in panels] == ["evidence (nats)", "loss", "loss"]
+    assert panels[1].get_title(loc="left") == "loss of vae: 3.5 after epoch 3"
+    assert panels[2].lines[0].get_xydata().tolist() == [[1.0, 2.0], [2.0, 1.0]]
+    assert panels[1].get_xlabel() == "epoch"
+
+
 @pytest.mark.parametrize("low", [0.2, 0.9, 0.999])
 def test_no_tick_of_accuracy_is_above_one(drawn: Any, low: float) -> None:
     panel = drawn(report.draw_progress, [1, 2], [low, 1.0], [-2.0, -1.0])[0]
@@ -153,6 +161,22 @@ def test_latents_are_drawn_side_by_side_with_a_label_at_each_group(drawn: Any) -
     assert sum(len(dots.get_offsets()) for dots in panels[0].collections) == 60
 
 
+def test_both_panels_of_latents_show_the_components_of_the_last_round_in_the_same_axes(drawn: Any) -> None:
+    """The second set is a rotation of the first: along its components the first has exchanged axes."""
+    first = RNG.normal(size=(80, 4)) * [9.0, 3.0, 0.1, 0.1]
+    panels = drawn(report.draw_latents, first, first[:, [1, 0, 2, 3]], None)
+    assert panels[0].get_xlim() == panels[1].get_xlim()
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+    before, after = (np.concatenate([dots.get_offsets() for dots in axes.collections]) for axes in panels)
+    assert before.std(axis=0).round(1).tolist() == after.std(axis=0)[::-1].round(1).tolist()
+    variances = first.var(axis=0) / first.var(axis=0).sum()
+    assert f"({variances[1]:.0%} of the variance)" in panels[0].get_xlabel()
+    assert f"({variances[0]:.0%} of the variance)" in panels[1].get_xlabel()
+    low, high = np.min([before, after], axis=(0, 1)), np.max([before, after], axis=(0, 1))
+    assert (np.array([panels[0].get_xlim()[0], panels[0].get_ylim()[0]]) < low).all()
+    assert (np.array([panels[0].get_xlim()[1], panels[0].get_ylim()[1]]) > high).all()
+
+
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 4), (2, 2), (9, 1), (9, 2), (3, 50)])
 def test_latents_of_any_shape_are_drawn(drawn: Any, rows: int, width: int) -> None:
     points = RNG.normal(size=(rows, width))
@@ -211,7 +235,9 @@ def test_the_channels_of_sensors_are_bars_and_no_picture_where_their_number_is_a
 def test_names_of_categories_stand_beside_classes(drawn: Any) -> None:
     axes = drawn(report.draw_transitions, np.eye(3), order=[2, 0, 1], names={0: "lift", 2: "grasp", 1: "1"})[0]
     shown = [text.get_text() for text in axes.get_yticklabels()]
-    assert shown == ["2 = grasp", "0 = lift", "1"]
+    assert shown == ["2 = grasp", "0 = lift", "1 = 1"]
+    numbers = drawn(report.draw_transitions, np.eye(3), names={0: "0", 1: "1", 2: "2"})[0]
+    assert [text.get_text() for text in numbers.get_yticklabels()] == ["0", "1", "2"]
     assert {text.get_rotation() for text in axes.get_xticklabels()} == {40.0}  # long ones side by side would overlap
     labels = NamedCategories(np.array([0, 1] * 10), ["grasp", "lift"])
     figure = drawn(report.draw_latents, RNG.normal(size=(20, 3)), RNG.normal(size=(20, 3)), labels)[0].figure
