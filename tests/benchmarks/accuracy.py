@@ -149,7 +149,7 @@ def draw_curves(curves: dict[str, list[list[tuple[float, float]]]], path: Path) 
     axes = figure.add_subplot(xlabel="seconds since the start of the command", ylabel="accuracy", ylim=(0.0, 1.02))
     for colour, (name, runs) in enumerate(curves.items()):
         for number, points in enumerate(runs):
-            label = f"{name}, {len(runs)} seeds" if number == 0 else None
+            label = f"{name}, {len(runs)} seed{'s' * (len(runs) != 1)}" if number == 0 else None
             axes.plot(*zip(*points, strict=True), "o-", ms=3, lw=1, alpha=0.7, color=f"C{colour}", label=label)
     axes.set_xlim(0.0)
     axes.grid(alpha=0.3)
