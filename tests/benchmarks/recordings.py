@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ PICTURES, OTHERS = 10_000, 2_000
 """Pictures of clothes that are learnt from, and others that are recognized."""
 
 
-def train(name: str, data: Dataset, seed: int) -> Coordinator:
+def train(name: str, data: Dataset, seed: int, settings: Sequence[str] = ()) -> Coordinator:
     """Return a trained model of configs/ on these rows."""
-    graph = load_config(CONFIGS / f"{name}.yaml").graph
+    graph = load_config(CONFIGS / f"{name}.yaml", settings).graph
     coordinator = Coordinator(graph, InProcessBackend(), seed=seed)
     coordinator.start(source_states(graph, {"data": data}))
     coordinator.run_rounds()
@@ -112,7 +112,7 @@ def print_clothes(folder: str | None, seeds: int, model: str) -> None:
         found, begun = {name: list[float]() for name in names}, time.process_time()
         for seed in range(seeds):
             data = pictures(order=order, count=PICTURES)
-            trained = train(model, data, seed)
+            trained = train(model, data, seed, ["modules.vae.threads=1"])
             found["learnt"].append(accuracy(trained.outputs("gmm")["class"], data.categories))
             for name, kind in (("in order", "cyclic"), ("out of order", "shuffled")):
                 outputs, rows = answers(trained, others[kind], ordered=kind == "cyclic"), others[kind]
