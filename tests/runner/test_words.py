@@ -106,14 +106,25 @@ def test_report_and_pictures_show_both_levels(trained, tmp_path):
     assert {"transitions_syllables_0", "transitions_syllables_2", "transitions_words", "states_words"} <= names
 
 
-def test_rows_of_words_are_not_shared_by_workers():
-    given = ["run", "words", "--local", "--set", "modules.syllables.workers=2"]
-    done = CliRunner().invoke(app, given)
+def test_workers_share_the_rows_of_syllables_in_words(trained, words, tmp_path):
+    learnt = []
+    for workers in (1, 3):
+        given = {**SHORT, "modules.syllables.workers": workers, "modules.syllables.chunk": 128}
+        model = Model.from_file(ROOT / "configs" / "words.yaml", **given).fit(progress=False)
+        model.save(tmp_path / str(workers))
+        learnt.append(model)
+    assert states_of(tmp_path / "1") == states_of(tmp_path / "3") != {}
+    for name in ("regime", "Pregime", "Pdz", "regime_trans_prob"):
+        one, three, alone = (each.run.outputs["syllables"][name] for each in (*learnt, trained))
+        np.testing.assert_array_equal(one, three)
+        np.testing.assert_allclose(one, alone, atol=1e-6)  # rounding, after all exchanges
+    assert accuracy(learnt[1].run.classes["words"], words[:1000]) > 0.95
+
+
+def test_workers_do_not_share_the_rows_of_words_that_have_durations():
+    done = CliRunner().invoke(app, ["run", "words", "--local", "--set", "modules.words.workers=2"])
     assert done.exit_code == 2
-    sentence = (
-        "modules.syllables.workers: module 'syllables' of type SwitchingMarkov learns from all rows in one process"
-    )
-    assert sentence in done.output
+    assert "modules.words.workers: module 'words' learns durations: negative_binomial" in done.output
 
 
 def test_the_example_of_the_guide(words, tmp_path, monkeypatch):

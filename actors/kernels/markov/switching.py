@@ -102,12 +102,48 @@ def switching_forward_backward(
             f"expected matrices ({R}, {K}, {K}), priors of regimes ({N}, {R}) and initial ({K},), got {A.shape}, "
             f"{P.shape} and {first.shape}"
         )
+    return run_switching_passes(evidence, starts, A, P, first)
+
+
+def run_switching_passes(
+    evidence: FloatArray,
+    starts: IntArray,
+    matrices: FloatArray,
+    prior: FloatArray,
+    initial: FloatArray,
+    entering: FloatArray | None = None,
+    leaving: FloatArray | None = None,
+) -> SwitchingResult:
+    """Return the result of :func:`switching_forward_backward` for rows that may be a part of their sequences.
+
+    Parameters
+    ----------
+    evidence : ndarray of float64, shape (N, K)
+        Log evidence, zeros in missing rows.
+    starts : ndarray of int64, shape (S + 1,)
+        Boundaries of the sequences, or of their parts among these rows.
+    matrices, prior, initial : ndarray of float64, shapes (R, K, K), (N, R), (K,)
+    entering : ndarray of float64, shape (K,), optional
+        Distribution of the class of the row before these, given all rows up to it, if the first row continues its
+        sequence. The transition into the first row is then among those that are counted.
+    leaving : ndarray of float64, shape (K,), optional
+        p(rows after the last row | its class), up to a factor, if these continue its sequence.
+
+    Raises
+    ------
+    ValueError
+        If a row is impossible.
+    """
     check_possible(evidence)
+    (N, K), R, none = evidence.shape, len(matrices), np.ones(evidence.shape[1])
+    ends = none if entering is None else entering, none if leaving is None else leaving
+    crossing = entering is not None, leaving is not None
     largest = evidence.max(axis=1)
     likelihood = np.exp(evidence - largest[:, None])
     filtered, backward, predicted = (np.empty((N, K)) for _ in range(3))
     scales, regimes, counts = np.empty(N), np.ones((N, R)), np.zeros((R, K, K))
-    failed = switching_passes(likelihood, A, P, first, starts, filtered, backward, predicted, scales, regimes, counts)
+    out = filtered, backward, predicted, scales, regimes, counts
+    failed = switching_passes(likelihood, matrices, prior, initial, starts, ends, crossing, out)
     if failed >= 0:
         raise RowError(int(failed), "row {} has probability zero given the rows before it")
     posterior, cavity = filtered * backward, predicted * backward
@@ -119,7 +155,7 @@ def switching_forward_backward(
         posterior / posterior.sum(axis=1, keepdims=True),
         log_cavity,
         counts,
-        posterior[starts[:-1]].sum(axis=0),
+        posterior[starts[int(crossing[0]) : -1]].sum(axis=0),
         log_regimes,
         np.log(scales) + largest,
     )
@@ -132,28 +168,30 @@ def switching_passes(
     prior: FloatArray,
     initial: FloatArray,
     starts: IntArray,
-    filtered: FloatArray,
-    backward: FloatArray,
-    predicted: FloatArray,
-    scales: FloatArray,
-    regimes: FloatArray,
-    counts: FloatArray,
+    ends: tuple[FloatArray, FloatArray],
+    crossing: tuple[bool, bool],
+    out: tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray],
 ) -> int:
-    """Fill in the arrays by the scaled forward and backward recursions; return -1, or the row that is impossible.
+    """Fill in the arrays `out` by the scaled forward and backward recursions; return -1, or the row that is impossible.
 
-    `backward` is p(rows after t | z_t) / p(rows after t | rows up to t); `scales` p(row t | rows before t).
+    They are `filtered`, `backward`, `predicted`, `scales`, `regimes` and `counts`. `backward` is p(rows after t | z_t)
+    / p(rows after t | rows up to t); `scales` p(row t | rows before t). `ends` are what enters the first row and what
+    leaves the last one, if their sequences are `crossing` the ends of these rows.
     """
+    filtered, backward, predicted, scales, regimes, counts = out
     K, R = likelihood.shape[1], matrices.shape[0]
     mixed = np.empty((K, K))
     for s in range(starts.shape[0] - 1):
         begin, end = starts[s], starts[s + 1]
+        first = begin if s == 0 and crossing[0] else begin + 1  # the first row to which a transition leads
         for t in range(begin, end):
+            before = ends[0] if t == begin else filtered[t - 1]
             for j in range(K):
-                predicted[t, j] = initial[j] if t == begin else 0.0
-            if t > begin:
+                predicted[t, j] = initial[j] if t < first else 0.0
+            if t >= first:
                 for r in range(R):
                     for i in range(K):
-                        weight = prior[t, r] * filtered[t - 1, i]
+                        weight = prior[t, r] * before[i]
                         for j in range(K):
                             predicted[t, j] += weight * matrices[r, i, j]
             total = 0.0
@@ -167,7 +205,14 @@ def switching_passes(
                 filtered[t, j] /= total
         for i in range(K):
             backward[end - 1, i] = 1.0
-        for t in range(end - 1, begin, -1):
+        if crossing[1] and s == starts.shape[0] - 2:
+            total = 0.0
+            for i in range(K):
+                total += filtered[end - 1, i] * ends[1][i]
+            for i in range(K):
+                backward[end - 1, i] = ends[1][i] / total if total > 0.0 else 1.0
+        for t in range(end - 1, first - 1, -1):
+            before = ends[0] if t == begin else filtered[t - 1]
             mixed[:] = 0.0
             for r in range(R):
                 of_regime = 0.0
@@ -175,9 +220,11 @@ def switching_passes(
                     for j in range(K):
                         follows = matrices[r, i, j] * likelihood[t, j] * backward[t, j] / scales[t]
                         mixed[i, j] += prior[t, r] * follows
-                        of_regime += filtered[t - 1, i] * follows
-                        counts[r, i, j] += prior[t, r] * filtered[t - 1, i] * follows
+                        of_regime += before[i] * follows
+                        counts[r, i, j] += prior[t, r] * before[i] * follows
                 regimes[t, r] = of_regime
+            if t == begin:
+                continue
             for i in range(K):
                 total = 0.0
                 for j in range(K):

@@ -9,6 +9,8 @@ from actors.graph.graph import Graph
 from actors.graph.schedule import Block, Schedule, Step
 from actors.graph.spec import Connection, ModuleSpec, Sharing
 from actors.storage.checkpoints import Checkpoints
+from runner.data.syllables import SYLLABLES, WORDS, speak
+from runner.report.clustering_metrics import accuracy
 from tests.actors.backends.ray.test_backend import collect_events, launch
 from tests.actors.kernels.mixture.test_autoregression import made_rows
 from tests.faults.runs import digests
@@ -104,6 +106,64 @@ def test_recognition_and_generation_use_what_workers_learnt(tmp_path):
     }
     np.testing.assert_array_equal(outputs[1]["Pdz"], outputs[2]["Pdz"])
     np.testing.assert_array_equal(outputs[1]["class"], learnt.outputs("gmm")["class"][:150])
+
+
+# --- two levels of Markov models: syllables, and words above them -----------------------------------------------------
+
+SPOKEN = speak(700, 4.0, seed=1)
+
+
+def two_levels(syllables, words=None, chains=0, chunk=64):
+    """Return a mixture, a Markov model with regimes by workers, and above it one, with workers if a number is given."""
+    lower = Sharing(syllables, chunk, 200)
+    above = {} if words is None else {"sharing": Sharing(words, chunk, 200)}
+    gmm = {"classes": SYLLABLES, "engine": "vb", "iterations": 3, "start": "kmeans", "prior_scale": "data"}
+    specs = [
+        ModuleSpec("data", "observation"),
+        ModuleSpec("gmm", "gmm", gmm, sharing=lower),
+        ModuleSpec("mm", "switching_markov", {"regimes": WORDS}, sharing=lower),
+        ModuleSpec("words", "markov", {"self_transition_prior": 20.0, "estimate": "variational"}, **above),
+    ]
+    connections = [Connection("data", "gmm"), Connection("gmm", "mm"), Connection("mm", "words")]
+    block = Block((Step("gmm"), Step("mm"), Step("words")), repeat=4, chains=chains)
+    return Graph(specs, connections, Schedule(1, (block, Step("mm", {"inner_iterations": 0}))))
+
+
+def speak_to(root, model):
+    coordinator = Coordinator(model, InProcessBackend(), run="run", seed=3, checkpoints=Checkpoints(root))
+    coordinator.start({"data": {"values": SPOKEN.rows, "lengths": LENGTHS}})
+    coordinator.run_rounds()
+    return coordinator
+
+
+@pytest.mark.parametrize(("words", "chains"), [(None, 0), (2, 0), (3, 2)])
+def test_two_levels_have_the_same_commits_for_any_number_of_workers(tmp_path, words, chains):
+    learnt = speak_to(tmp_path / "1", two_levels(1, None if words is None else 1, chains))
+    assert accuracy(learnt.outputs("mm")["Pdz"].argmax(axis=1), SPOKEN.syllables) > 0.9
+    for syllables in (2, 3):
+        speak_to(tmp_path / str(syllables), two_levels(syllables, words, chains))
+        assert commits(tmp_path / str(syllables)) == commits(tmp_path / "1")
+    states = {name: learnt.state(name) for name in ("gmm", "mm", "words")}
+    found = [
+        Coordinator(two_levels(workers, words), InProcessBackend()).recognize(
+            states, {"data": {"values": SPOKEN.rows[:200]}}, ordered=True
+        )
+        for workers in (1, 3)
+    ]
+    for name in ("regime", "Pregime", "smoothed", "log_evidence"):
+        np.testing.assert_array_equal(found[0]["mm"][name], found[1]["mm"][name])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_levels_on_ray_give_the_bits_of_one_process(tmp_path):
+    speak_to(tmp_path / "1", two_levels(2))
+    running = launch(two_levels(2), "run", Checkpoints(tmp_path / "ray"), seed=3)
+    try:
+        collect_events(running.begin({"data": {"values": SPOKEN.rows, "lengths": LENGTHS}}))
+    finally:
+        running.stop()
+    assert commits(tmp_path / "ray") == commits(tmp_path / "1")
 
 
 @pytest.mark.slow
