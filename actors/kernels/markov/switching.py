@@ -203,14 +203,10 @@ def switching_passes(
             scales[t] = total
             for j in range(K):
                 filtered[t, j] /= total
-        for i in range(K):
-            backward[end - 1, i] = 1.0
         if crossing[1] and s == starts.shape[0] - 2:
-            total = 0.0
-            for i in range(K):
-                total += filtered[end - 1, i] * ends[1][i]
-            for i in range(K):
-                backward[end - 1, i] = ends[1][i] / total if total > 0.0 else 1.0
+            _set_last(backward[end - 1], filtered[end - 1], ends[1])
+        else:
+            backward[end - 1] = 1.0
         for t in range(end - 1, first - 1, -1):
             before = ends[0] if t == begin else filtered[t - 1]
             mixed[:] = 0.0
@@ -231,6 +227,16 @@ def switching_passes(
                     total += mixed[i, j]
                 backward[t - 1, i] = total
     return -1
+
+
+@kernel
+def _set_last(backward: FloatArray, filtered: FloatArray, leaving: FloatArray) -> None:
+    """Set the last row's p(rows after t | z_t) / p(rows after t | rows up to t) from what leaves it, up to a factor."""
+    total = 0.0
+    for i in range(leaving.shape[0]):
+        total += filtered[i] * leaving[i]
+    for i in range(leaving.shape[0]):
+        backward[i] = leaving[i] / total if total > 0.0 else 1.0
 
 
 def start_counts(
