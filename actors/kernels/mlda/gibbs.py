@@ -14,7 +14,7 @@ priors multiply, and a one-hot prior gives θ_d ~ Dirichlet(α, …, α + 1, …
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,10 +41,13 @@ __all__ = [
     "Counts",
     "FoldInResult",
     "Settings",
+    "anneal_rows",
     "compile_kernels",
     "count",
     "fold_in",
     "likelihood_and_shares",
+    "log_joint",
+    "log_joint_of_topics",
     "make_corpus",
     "place",
     "row_counts",
@@ -178,19 +181,44 @@ def start(
     topics : ndarray of int32, shape (T,)
     counts : Counts
     """
+
+    def place_rows(topics: Int32Array, counts: Counts, tempered: Settings) -> Counts:
+        order = generator.permutation(len(corpus.starts) - 1)
+        place(corpus, topics, prior, counts, tempered, True, order, generator)
+        return counts
+
+    def score(topics: Int32Array, counts: Counts) -> float:
+        return log_joint(corpus, topics, counts, prior, settings)
+
+    return anneal_rows(corpus, prior.shape[1], settings, generator, tries, place_rows, score)
+
+
+def anneal_rows(
+    corpus: Corpus,
+    classes: int,
+    settings: Settings,
+    generator: np.random.Generator,
+    tries: int,
+    place_rows: Callable[[Int32Array, Counts, Settings], Counts],
+    score: Callable[[Int32Array, Counts], float],
+) -> tuple[Int32Array, Counts]:
+    """Return the topics and counts of the try with the highest score, as :func:`start`.
+
+    `place_rows` gives every row a topic at a temperature: it changes topics in place, and counts or returns others.
+    """
     sizes = np.diff(corpus.starts)
     effective = float(corpus.exponents[corpus.modality[corpus.words]].sum()) / max(1, int(np.count_nonzero(sizes)))
     hottest = min(1.0, INITIAL_ROW_TOKENS / max(1.0, effective))
     best: tuple[float, Int32Array, Counts] | None = None
     for _ in range(tries):
-        labels = generator.integers(0, prior.shape[1], len(sizes))
+        labels = generator.integers(0, classes, len(sizes))
         topics = np.repeat(labels, sizes).astype(np.int32)
-        counts = count(corpus, topics, prior.shape[1], settings.beta)
+        counts = count(corpus, topics, classes, settings.beta)
         for step in range(PASSES):
             progress = min(1.0, step / (0.9 * PASSES))
             tempered = settings._replace(temperature=settings.temperature * hottest ** (1.0 - progress))
-            place(corpus, topics, prior, counts, tempered, True, generator.permutation(len(sizes)), generator)
-        value = log_joint(corpus, topics, counts, prior, settings)
+            counts = place_rows(topics, counts, tempered)
+        value = score(topics, counts)
         if best is None or value > best[0]:
             best = value, topics, counts
     assert best is not None
@@ -199,14 +227,19 @@ def start(
 
 def log_joint(corpus: Corpus, topics: Int32Array, counts: Counts, prior: FloatArray, settings: Settings) -> float:
     """Return log p(tokens, topics), with classes, θ and φ integrated out."""
-    alpha, beta, K = settings.alpha, settings.beta, prior.shape[1]
-    n = row_counts(corpus, topics, K)
-    rows = gammaln(n + alpha).sum() - gammaln(n.sum(axis=1) + K * alpha + 1.0).sum()
-    rows += len(n) * (gammaln(K * alpha + 1.0) - K * gammaln(alpha) - np.log(alpha))
-    rows += np.log((prior * (n + alpha)).sum(axis=1)).sum()
+    beta, rows = settings.beta, log_joint_of_topics(corpus, topics, prior, settings.alpha)
     words = gammaln(counts.words + beta).sum() - counts.words.size * gammaln(beta)
     base = corpus.sizes[:, None] * beta
     return float(rows + words + (gammaln(base) - gammaln(counts.totals + base)).sum())
+
+
+def log_joint_of_topics(corpus: Corpus, topics: Int32Array, prior: FloatArray, alpha: float) -> float:
+    """Return log p(topics) up to a constant, with classes and θ integrated out."""
+    K = prior.shape[1]
+    n = row_counts(corpus, topics, K)
+    rows = gammaln(n + alpha).sum() - gammaln(n.sum(axis=1) + K * alpha + 1.0).sum()
+    rows += len(n) * (gammaln(K * alpha + 1.0) - K * gammaln(alpha) - np.log(alpha))
+    return float(rows + np.log((prior * (n + alpha)).sum(axis=1)).sum())
 
 
 @kernel
