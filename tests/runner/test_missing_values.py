@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from actors.errors import ModuleError
+from actors.modules.mlda.mlda import MLDA
 from runner import Model, ModelClusterer
 from runner.report.clustering_metrics import accuracy
 
@@ -78,14 +79,6 @@ def test_workers_learn_from_rows_on_disk_that_lack_values(tmp_path):
     assert np.array_equal(found[1], found[2])
 
 
-def test_a_module_that_needs_whole_rows_says_so():
-    mlda = {"type": "mlda", "topics": 3}
-    with pytest.raises(ModuleError, match=r"'mlda': row \d+ of data lacks some .*and it learns by engine 'gibbs'.* vb"):
-        Model({"mlda": mlda}, ["data -> mlda"]).fit(np.round(np.abs(X)), progress=False)
-    counts = np.where(np.isnan(X), np.nan, np.random.default_rng(0).poisson(5, X.shape))
-    Model({"mlda": {**mlda, "engine": "vb"}}, ["data -> mlda"]).fit(counts, progress=False)
-
-
 def test_workers_of_autoregressions_need_whole_rows():
     ar = {"type": "ar_gmm", "classes": 3}
     sentence = (
@@ -96,3 +89,26 @@ def test_workers_of_autoregressions_need_whole_rows():
         model(gmm={**ar, "workers": 2, "chunk": 32}).fit(X, progress=False)
     model(gmm=ar).fit(X, progress=False)
     model(gmm={**ar, "workers": 2, "chunk": 32}).fit(WHOLE, progress=False)
+
+
+def test_a_module_that_needs_whole_rows_says_so(monkeypatch):
+    setting = classmethod(lambda _, parameters: f"has {parameters.topics} topics, which need whole rows")
+    monkeypatch.setattr(MLDA, "whole_rows_setting", setting)  # a module of a user may have such a parameter
+    with pytest.raises(
+        ModuleError, match=r"'mlda': row \d+ of data lacks some .*and it has 3 topics, which need whole"
+    ):
+        Model({"mlda": {"type": "mlda", "topics": 3}}, ["data -> mlda"]).fit(np.round(np.abs(X)), progress=False)
+
+
+@pytest.mark.parametrize("engine", ["gibbs", "vb"])
+def test_counts_may_be_missing(engine, tmp_path):
+    phi = np.random.default_rng(1).dirichlet(np.full(8, 0.3), 3)
+    whole = np.random.default_rng(0).multinomial(60, phi[TRUTH]).astype(float)
+    counts = np.where(np.random.default_rng(2).random(whole.shape) < 0.3, np.nan, whole)
+    counts[11] = np.nan
+    mlda = {"type": "mlda", "topics": 3, "engine": engine, "iterations": 30}
+    fitted = Model({"mlda": mlda}, ["data -> mlda"]).fit(counts, categories=TRUTH, progress=False)
+    assert accuracy(np.asarray(fitted.run.classes["mlda"]), TRUTH) > 0.9
+    assert accuracy(fitted.predict(whole), TRUTH) > 0.95
+    fitted.save(tmp_path / "saved")
+    assert np.array_equal(Model.load(tmp_path / "saved").predict(counts), fitted.predict(counts))

@@ -53,6 +53,17 @@ def both(**options):
     return [observed(name, histograms(name, **options)) for name in MERGED]
 
 
+def lacking(share=0.35, seed=2, **options):
+    """Return histograms in which counts are missing: more often those of frequent words, which zeros would hide."""
+    messages = []
+    for message in both(**options):
+        values = np.array(message["values"])
+        absent = np.random.default_rng(seed).random(values.shape) < np.where(values > 4, 2 * share, share / 2)
+        absent[5] = True
+        messages.append(observed(message.header.sender, np.where(absent, 0.0, values), mask=absent))
+    return messages
+
+
 def call(mlda, *messages, method="update", receivers=("mm",), **context):
     """Call a method of the MLDA with an inbox of `messages` and return its outbox."""
     context = Context("mlda", receivers={"topic_posteriors": receivers, **BELOW}, **context)

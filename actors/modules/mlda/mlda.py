@@ -17,7 +17,7 @@ from actors.kernels.mlda.calibration import (
     match_words,
 )
 from actors.kernels.mlda.gibbs import compile_kernels, count, counts_from_words
-from actors.kernels.mlda.row_updates import Corpus, Settings, class_scores
+from actors.kernels.mlda.row_updates import Corpus, Settings
 from actors.module import Context, Inbox, Outbox, OutgoingMessage, Port
 from actors.modules.class_posteriors import LABELS
 from actors.modules.mlda.answers import (
@@ -43,10 +43,12 @@ from actors.modules.mlda.sampler import (
     SamplerState,
     assign_new_tokens,
     class_log_likelihood,
+    expect_unobserved,
     fold_in_rows,
     initialise_topics,
     predict_modality,
     run_sweeps,
+    topic_scores,
 )
 from actors.modules.mlda.shared import SharedMLDA
 from actors.modules.mlda.tokens import (
@@ -54,12 +56,14 @@ from actors.modules.mlda.tokens import (
     ModalityState,
     Vocabulary,
     carry_over_topics,
+    find_unobserved,
     join_modalities,
     proportions_problem,
     read_modalities,
     rounding_problem,
     rows_without_tokens,
     split_by_modality,
+    unobserved_tokens,
 )
 from actors.sharing.chunks import row_count
 from actors.sharing.driver import answer_alone, update_alone
@@ -92,9 +96,9 @@ class MLDA(SharedMLDA):
     Outputs: ``class`` and ``Pdz`` of P(class k | d), and ``Pzw_NAME`` (K, V), each topic's word distribution in
     modality NAME.
 
-    Of a row in which some counts of a histogram are missing, engine ``vb`` uses the others, as a multinomial
-    distribution over their words (:mod:`actors.kernels.mlda.variational`); engine ``gibbs`` needs whole histograms. A
-    weight is then the number of the observed tokens.
+    Of a row in which some counts of a histogram are missing, the others are used, as a multinomial distribution over
+    their words (:mod:`actors.kernels.mlda.unobserved`, :mod:`actors.kernels.mlda.variational`). A weight is then the
+    number of the observed tokens.
 
     When a row's tokens change between updates, the j-th token of a word keeps the topic of the row's previous j-th
     token of that word; topics of further tokens are drawn given all that are kept.
@@ -164,13 +168,6 @@ class MLDA(SharedMLDA):
     )
 
     @classmethod
-    def whole_rows_setting(cls, parameters: MLDAParameters) -> str | None:
-        """Return which parameter needs rows that lack none of their values; None if there is none."""
-        return (
-            "learns by engine 'gibbs', which needs whole rows; use engine: vb" if parameters.engine == "gibbs" else None
-        )
-
-    @classmethod
     def check_observations(cls, parameters: MLDAParameters, values: Array, source: str, learns: bool) -> None:  # noqa: ARG003
         """Raise ModuleError for histograms with negative counts, or that are none: those that rounding would change.
 
@@ -195,7 +192,7 @@ class MLDA(SharedMLDA):
         self._estimated: dict[str, float] = {}  # of the concentrations that are estimated
         self._exponents: dict[str, float] = {}  # of the modalities that were calibrated
         self._predictions: dict[str, PredictionCalibration] = {}  # of the messages down, by modality
-        self._topic_shares: FloatArray | None = None  # learnt by engine `vb`
+        self._topic_shares: FloatArray | None = None  # of engine `vb`, and where counts are missing
 
     def prepare(self, device: str, threads: int) -> None:  # noqa: ARG002 (numpy and numba, on the CPU)
         """Compile the kernels, or load them from their cache."""
@@ -225,7 +222,7 @@ class MLDA(SharedMLDA):
             sampler = assign_new_tokens(sampler, context)
             if not all(state.has_tokens for state in self._states.values()):  # the counts included those of `vb`
                 counts = count(sampler.corpus, sampler.topics, parameters.topics, sampler.settings.beta)
-                sampler = sampler._replace(counts=counts)
+                sampler = expect_unobserved(sampler._replace(counts=counts))
         else:
             sampler = initialise_topics(sampler, parameters.start, parameters.restarts, context)
             iterations += parameters.burn_in
@@ -241,11 +238,15 @@ class MLDA(SharedMLDA):
             sampler, iterations if context.learn else 0, parameters.samples, context, estimated, recalibrate
         )
         self._estimated = {name: getattr(sampler.settings, name) for name in estimated}
-        self._topic_shares = None
         self._states = split_by_modality(
             sampler.modalities, sampler.vocabulary, sampler.order, sampler.topics, sampler.counts
         )
         predictions = self._predict_below(sampler, context, calibrates, new)
+        if averages is None:
+            averages = fold_in_rows(sampler, parameters.samples, context)
+        # Where counts are missing, the observed tokens alone do not tell the topic shares of a row.
+        lacks = sampler.unobserved is not None
+        self._topic_shares = averages.shares[~sampler.missing].mean(axis=0) if lacks else None
         return self._outbox(inbox, context, sampler, averages, predictions, learning=True)
 
     def recognize(self, inbox: Inbox, context: Context) -> Outbox:
@@ -282,9 +283,11 @@ class MLDA(SharedMLDA):
             np.full(len(corpus.words), -1, dtype=np.int32),
             counts_from_words(corpus, words, self._concentrations(parameters).beta),
             self._concentrations(parameters),
+            find_unobserved(modalities, vocabulary),
         )
         predictions = self._predict_below(sampler, context, calibrates=False)
-        return self._outbox(inbox, context, sampler, None, predictions, learning=False)
+        averages = fold_in_rows(sampler, parameters.samples, context)
+        return self._outbox(inbox, context, sampler, averages, predictions, learning=False)
 
     def generate(self, inbox: Inbox, context: Context) -> Outbox:
         """Send the word distributions of each row's topic to the senders of class posteriors; output ``class`` (N,).
@@ -322,7 +325,8 @@ class MLDA(SharedMLDA):
         The keys are ``tokens.NAME``, ``words.NAME`` and so on. Where calibrated, ``exponent.NAME`` is the effective
         number of a modality's tokens relative to their number, ``prediction.NAME`` exponent, lapse rate and sharpness
         of the message down, and ``prediction_mean.NAME`` the mean message. Engine ``vb`` keeps no tokens with their
-        words and topics, but the mean topic shares of a row as ``topic_shares``.
+        words and topics, but the mean topic shares of a row as ``topic_shares``. Where counts are missing, ``gibbs``
+        keeps these too, and ``counts.NAME`` has the unobserved tokens beside those of ``topics.NAME``.
         """
         state: State = {}
         for name, modality in self._states.items():
@@ -404,6 +408,13 @@ class MLDA(SharedMLDA):
         topics = carry_over_topics(modalities, with_tokens, order)
         settings = self._concentrations(parameters)
         counts = count(corpus, topics, parameters.topics, settings.beta)
+        lacking = find_unobserved(modalities, vocabulary)
+        if lacking is not None:
+            words = counts.words
+            for m, name in enumerate(vocabulary.sizes):
+                if name in with_tokens and lacking.tokens[:, m].any():
+                    words[vocabulary.word_slice(name)] += unobserved_tokens(with_tokens[name])
+            counts = counts_from_words(corpus, words, settings.beta)
         if len(with_tokens) < len(self._states):  # new tokens are assigned by what engine `vb` has learnt
             words = counts.words
             for name, state in self._states.items():
@@ -411,7 +422,7 @@ class MLDA(SharedMLDA):
                     words[vocabulary.word_slice(name)] = state.counts
             counts = counts_from_words(corpus, words, settings.beta)
         prior = log_prior_of(inbox, len(missing), parameters.topics)
-        return SamplerState(modalities, vocabulary, corpus, order, missing, *prior, topics, counts, settings)
+        return SamplerState(modalities, vocabulary, corpus, order, missing, *prior, topics, counts, settings, lacking)
 
     def _with_exponents(
         self, corpus: Corpus, vocabulary: Vocabulary, modalities: list[Modality], parameters: MLDAParameters
@@ -427,7 +438,7 @@ class MLDA(SharedMLDA):
         free = np.array([name not in parameters.weights for name in names])
         if len(names) < 2 or not free.any():
             return sampler
-        scores = class_scores(sampler.corpus, sampler.topics, sampler.counts, sampler.settings)
+        scores = topic_scores(sampler)
         before = sampler.corpus.exponents
         exponents = calibrate_exponents(scores, sampler.log_prior, before, free)
         # Topics that are still being found agree too little: one calibration does not decide.
@@ -479,7 +490,7 @@ class MLDA(SharedMLDA):
         inbox: Inbox,
         context: Context,
         sampler: SamplerState,
-        averages: SampleAverages | None,
+        averages: SampleAverages,
         predictions: Mapping[str, FloatArray],
         *,
         learning: bool,
@@ -488,9 +499,6 @@ class MLDA(SharedMLDA):
 
         `predictions` are the distributions of the words of senders of class posteriors, by modality.
         """
-        parameters = self._at(context)
-        if averages is None:
-            averages = fold_in_rows(sampler, parameters.samples, context)
         likelihood = class_log_likelihood(sampler, averages)
         rows = InferredRows(sampler.missing, sampler.log_prior, likelihood, averages.shares, predictions)
         outbox = compose_outbox(inbox, context, sampler.modalities, rows, self._known(sampler.settings.beta))

@@ -11,6 +11,7 @@ import numpy as np
 from actors.errors import ModuleError
 from actors.kernels.mlda.gibbs import make_corpus
 from actors.kernels.mlda.row_updates import Corpus, Counts
+from actors.kernels.mlda.unobserved import Unobserved, make_unobserved
 from actors.messaging.message import Message
 from actors.messaging.validation import check_range
 from actors.module import Context, Inbox
@@ -67,10 +68,13 @@ class Modality(ReceivedModality):
         Number of tokens in each row.
     words : ndarray of int32, shape (T,)
         The word of each token, row after row, ascending within a row.
+    absent : ndarray of bool, shape (N, V), or None
+        True where a count is missing; None where rows are whole or missing as a whole.
     """
 
     tokens: IntArray
     words: Int32Array
+    absent: BoolArray | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class ModalityState:
     words, topics : ndarray of int32, shape (T,)
         Word and topic of each token, in the order of :class:`Modality`; empty if only counts were learnt.
     counts : ndarray of int64 or float64, shape (V, K)
-        Number of tokens by word and topic, expected ones if only counts were learnt.
+        Number of tokens by word and topic, expected ones if only counts were learnt. Where counts are missing, with the
+        unobserved tokens.
     total : float
         Mean sum of a row's histogram, over the rows that have one.
     sender, kind : str
@@ -195,9 +200,6 @@ def _read(
 def _tokenize(name: str, message: Message, weight: int | None, context: Context) -> Modality:
     """Return the tokens of one message."""
     where = f"module {context.module!r}: {message.header.route}"
-    absent = message.missing_values
-    if absent is not None and (absent.any(axis=1) & ~absent.all(axis=1)).any():
-        raise ModuleError(f"{where}: some counts of a row are missing, which engine 'gibbs' cannot use; use engine: vb")
     values = _values(name, message, context)
     if weight is None and message.header.kind == "class_posteriors":
         weight = POSTERIOR_TOKENS
@@ -213,7 +215,8 @@ def _tokenize(name: str, message: Message, weight: int | None, context: Context)
         raise ModuleError(f"{where}: all counts are rounded to 0; give {name} a weight, the number of tokens per row")
     if weight is None and (problem := rounding_problem(values, name)):
         raise ModuleError(f"{where}: {problem}")
-    return Modality(name, message, values.shape[1], totals, counts.sum(axis=1), _words_of(counts))
+    tokens, absent = counts.sum(axis=1), _missing_counts(message)
+    return Modality(name, message, values.shape[1], totals, tokens, _words_of(counts), absent)
 
 
 def _count(name: str, message: Message, weight: int | None, context: Context) -> CountedModality:
@@ -228,8 +231,12 @@ def _count(name: str, message: Message, weight: int | None, context: Context) ->
         values = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
         sums = values.sum(axis=1, keepdims=True)
         values = np.divide(values, sums, out=np.zeros_like(values), where=sums > 0) * weight
-    absent = message.missing_values if message.header.kind == "observations" else None
-    return CountedModality(name, message, size, totals, values, absent)
+    return CountedModality(name, message, size, totals, values, _missing_counts(message))
+
+
+def _missing_counts(message: Message) -> BoolArray | None:
+    """Return which counts (N, V) of a message are missing; None if rows are whole or missing as a whole."""
+    return message.missing_values if message.header.kind == "observations" else None
 
 
 def _values(name: str, message: Message, context: Context) -> FloatArray:
@@ -367,6 +374,22 @@ def join_modalities(modalities: Sequence[Modality], vocabulary: Vocabulary) -> t
     return make_corpus(
         np.concatenate(rows), np.concatenate(words), vocabulary.modality_of_word, len(modalities[0].tokens)
     )
+
+
+def find_unobserved(modalities: Sequence[Modality], vocabulary: Vocabulary) -> Unobserved | None:
+    """Return the words of the vocabulary that rows lack, without those of rows and modalities without a token."""
+    own = {modality.name: modality for modality in modalities}
+    absent = [own[name].absent if name in own else None for name in vocabulary.sizes]
+    none = np.zeros_like(modalities[0].tokens)
+    tokens = [own[name].tokens if name in own else none for name in vocabulary.sizes]
+    return make_unobserved(absent, tokens, [vocabulary.word_slice(name).start for name in vocabulary.sizes])
+
+
+def unobserved_tokens(state: ModalityState) -> FloatArray:
+    """Return the numbers of unobserved tokens (V, K) among the counts of a modality that has tokens."""
+    V, K = state.counts.shape
+    observed = np.bincount(state.words.astype(np.int64) * K + state.topics, minlength=V * K).reshape(V, K)
+    return (state.counts - observed).astype(np.float64)
 
 
 def carry_over_topics(

@@ -146,6 +146,19 @@ class TestMLDAWithVariationalBayes(QuickChecks):
     parameters = {"topics": 3, "iterations": 3, "engine": "vb", "restarts": 1, "weights": {"below": 20}}
 
 
+class TestMLDAOfRowsThatLackCounts(QuickChecks):
+    module = "mlda"
+    parameters = {"topics": 3, "iterations": 3, "restarts": 1, "samples": 2, "weights": {"below": 20}}
+
+    def inbox(self, ports, sizes, generator):
+        messages = super().inbox(ports, sizes, generator)
+        if "observations" in messages:
+            values = messages["observations"]["values"]
+            mask = np.random.default_rng(5).random(values.shape) < 0.3
+            messages["observations"]["mask"] = mask
+        return messages
+
+
 class TestDPGMM(QuickChecks):
     module = "dp_gmm"
     parameters = {"most": 5, "iterations": 2}

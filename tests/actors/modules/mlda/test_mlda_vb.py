@@ -15,6 +15,7 @@ from tests.support.mlda_data import (
     N,
     both,
     call,
+    lacking,
     likelihood,
     make_mlda,
     observed,
@@ -275,17 +276,6 @@ def test_errors_name_the_rows_of_the_chunk():
 # --- counts that are missing ------------------------------------------------------------------------------------------
 
 
-def lacking(share=0.35, seed=2):
-    """Return histograms in which counts are missing: more often those of frequent words, which zeros would hide."""
-    messages = []
-    for message in both():
-        values = np.array(message["values"])
-        absent = np.random.default_rng(seed).random(values.shape) < np.where(values > 4, 2 * share, share / 2)
-        absent[5] = True
-        messages.append(observed(message.header.sender, np.where(absent, 0.0, values), mask=absent))
-    return messages
-
-
 def test_rows_in_which_counts_are_missing_are_classified_by_the_others():
     messages = lacking()
     found = call(vb(), *messages, seed=1)
@@ -312,8 +302,3 @@ def test_any_number_of_workers_has_the_same_bits_where_counts_are_missing():
         for cuts in ([], [4])
     ]
     assert same_answers(*recognized)
-
-
-def test_the_engine_gibbs_refuses_rows_in_which_counts_are_missing():
-    with pytest.raises(ModuleError, match=r"some counts of a row are missing, .* use engine: vb"):
-        call(make_mlda(), *lacking())
