@@ -494,7 +494,7 @@ def _sweep_rows(
 ) -> int:
     """Sample the rows that lack counts given φ; fill in `draws` and add Σ s_m G_k / t_m to `rates` (W, K)."""
     M, K, moved = effective.shape[0], prior.shape[1], 0
-    work = _make_workspace(M, K)
+    work, expected = _make_workspace(M, K), np.zeros((M, K))
     for r in range(unobserved.rows.shape[0]):
         d = unobserved.rows[r]
         words = corpus.words[corpus.starts[d] : corpus.starts[d + 1]]
@@ -514,13 +514,15 @@ def _sweep_rows(
             work,
             generator,
         )
+        for m in range(M):
+            for k in range(K if tokens[m] > 0.0 else 0):
+                expected[m, k] = work.scales[m] / effective[m] * size * theta[k]
+                draws.unseen[r, k] += expected[m, k] * max(1.0 - work.seen[m, k], 0.0)
         for i in range(unobserved.starts[r], unobserved.starts[r + 1]):
             w = unobserved.words[i]
             m = corpus.modality[w]
             for k in range(K):
-                rate = work.scales[m] / effective[m] * size * theta[k]
-                rates[w, k] += rate
-                draws.unseen[r, k] += rate * tables.phi[w, k]
+                rates[w, k] += expected[m, k]
     return moved
 
 
@@ -633,11 +635,13 @@ def _propose_swap(
         a, w = topics[i], words[i]
         for b in range(K):
             blocks[a, b] += logs[w, b]
-    S = 0.0
+    S, log_inverse = 0.0, work.sums
+    for b in range(K):
+        log_inverse[b] = math.log(work.inverse[b])
     for a in range(K):
         S += odds[a] * (n[a] + alpha)
         for b in range(K):
-            blocks[a, b] += n[a] * math.log(work.inverse[b])
+            blocks[a, b] += n[a] * log_inverse[b]
     for a in range(K):
         own[a], column[a] = blocks[a, a], blocks[a, k]
     before, _ = row_updates.fill_swap_gains(k, odds, S, n, blocks[k], column, own, gains)
