@@ -142,7 +142,7 @@ TABLE = [
     ("recognize nope rows.csv", f"nope: no such run; {RUNS}"),
     ("recognize fresh rows.csv", r"runs/fresh: the run is not trained yet \(no round is committed\)"),
     ("recognize arm gone.csv", r"gone.csv: there is no such file; correct the path \(relative ones start from /.*\)"),
-    ("recognize arm narrow.csv --lengths one.txt", r"module 'gmm': rows must have the shape \(N, 2\), but have \(2, 1\); give rows like those that .*"),
+    ("recognize arm narrow.csv --lengths one.txt", "narrow.csv: has no column y, from which the run has learnt; add what is absent .empty cells are missing values., or correct the names"),
     ("recognize arm text.csv", "text.csv, line 3: holds 'four' where a number belongs; correct it"),
     ("recognize arm data=rows.csv data=rows.csv", "source data is given twice, as 'rows.csv' and 'rows.csv'; leave one out"),
     ("recognize arm cam=rows.csv", "cam=rows.csv: the run has no source cam; its sources are data"),

@@ -124,6 +124,16 @@ def test_without_labels_the_number_of_classes_is_asked_for_or_found(place):
     serket("new-model", "plain.txt", "--classes", "4")
 
 
+def test_rows_in_order_get_the_defaults_that_one_seed_is_enough_for(place):
+    """Those of configs/hmm.yaml, with which single seeds reach what many random starts do."""
+    serket("new-model", "plain.txt", "--classes", "4")
+    model = yaml.safe_load(Path("plain.yaml").read_text())
+    gmm, mm = model["modules"]["gmm"], model["modules"]["mm"]
+    assert (gmm["start"], gmm["calibrate"], gmm["prior_scale"]) == ("sequence", True, "data")
+    assert (mm["estimate"], mm["test_order"], mm["initial"]) == ("variational", True, "learnt")
+    assert model["schedule"]["steps"][0]["chains"] == 4
+
+
 def test_rows_without_order_get_no_markov_model(place):
     serket("new-model", "plain.txt", "--classes", "4", "--unordered")
     assert types("plain") == ["gmm"]

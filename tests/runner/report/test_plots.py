@@ -12,6 +12,7 @@ import pytest
 from runner.report import figures as drawings
 from runner.report import plots as report
 from runner.report.category_names import NamedCategories
+from runner.runs import artifacts
 
 RNG = np.random.default_rng(0)
 
@@ -150,6 +151,13 @@ def test_transitions_must_be_square_and_the_order_a_permutation(tmp_path: Path, 
 
 
 # latent vectors
+
+
+@pytest.mark.parametrize(
+    ("commit", "title"), [("round-001", "round 1"), ("round-012", "round 12"), ("round-003-step-01", "round 3, step 1")]
+)
+def test_rounds_are_called_as_people_call_them(commit: str, title: str) -> None:
+    assert artifacts._commit_title(commit) == title
 
 
 def test_latents_are_drawn_side_by_side_with_a_label_at_each_group(drawn: Any) -> None:
