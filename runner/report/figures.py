@@ -150,7 +150,8 @@ def curves(
     if top is not None:
         low = axes.get_ylim()[0]
         axes.set_ylim(low, top + 0.03 * max(top - low, 0.05))
-        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= top])
+        below = MaxNLocator(6).tick_values(0.0, top - low)  # so that one tick is at the top, where curves end
+        axes.set_yticks([top - distance for distance in below if 0.0 <= distance <= top - low])
     if len(lines) > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9)
     return svg(figure)

@@ -189,6 +189,11 @@ def test_the_leading_transitions_make_up_most_of_the_probability():
 
 
 def test_an_axis_of_shares_ends_at_one():
+    for values in ([1.0, 1.0, 1.0], [0.2, 0.9, 1.0], [0.62, 0.7, 0.71]):
+        drawn = figures.curves({"accuracy": ([1, 2, 3], values)}, "agreement", 1.0)
+        ticks = [float(text) for text in re.findall(r">\s*([01]\.\d+)\s*<", drawn)]
+        assert max(ticks) == 1.0
+        assert len(ticks) >= 3
     drawn = figures.curves({"accuracy": ([1, 2], [0.999, 1.0])}, "agreement", 1.0)
     numbers = [float(text) for text in re.findall(r">\s*([01]\.\d+)\s*<", drawn)]
     assert numbers
