@@ -21,6 +21,7 @@ from sklearn.utils.validation import validate_data
 from actors.errors import GraphError
 from actors.graph.registry import BUILT_IN
 from actors.types import Array, FloatArray, IntArray
+from runner.data.conversion import unwrap
 from runner.model import Model
 from runner.report.printable import brief
 
@@ -171,6 +172,10 @@ class ModelClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def _validated(self, X: Any, *, reset: bool = False) -> Array:
         if not reset:
             self._trained()
+        if hasattr(X, "detach"):  # a tensor, perhaps with a gradient or on a GPU
+            X = unwrap(X, "X")
+        if isinstance(X, np.ma.MaskedArray) and X.dtype.kind in "biuf":  # scikit-learn would drop the mask
+            X = np.ma.filled(X.astype(np.float64), np.nan)
         rows: Array = validate_data(
             self,
             X,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold
@@ -69,6 +70,20 @@ def test_each_check_that_cannot_apply_fails_because_of_the_order(fitted):
     after = np.stack([CENTRES[0], border, CENTRES[2]])
     first, zero, one = fitted.predict(before)[1], fitted.predict(CENTRES)[0], fitted.predict(CENTRES)[1]
     assert (first, fitted.predict(after)[1]) == (zero, one)
+
+
+def test_tensors_and_masked_arrays_are_what_they_mean(fitted):
+    """A masked value is missing, not the number beneath the mask, whatever that is."""
+    expected = fitted.predict(ROWS)
+    np.testing.assert_array_equal(fitted.predict(torch.tensor(ROWS, requires_grad=True)), expected)
+    mask = np.zeros(ROWS.shape, np.bool_)
+    mask[::7, 1] = True
+    lacking = fitted.predict(np.where(mask, np.nan, ROWS))
+    masked = np.ma.masked_array(np.where(mask, 1e6, ROWS), mask)
+    np.testing.assert_array_equal(fitted.predict(masked), lacking)
+    np.testing.assert_array_equal(
+        clusterer().fit(masked).predict(masked), clusterer().fit_predict(np.where(mask, np.nan, ROWS))
+    )
 
 
 def test_order_decides_where_shapes_overlap(fitted):
