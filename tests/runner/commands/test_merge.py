@@ -142,7 +142,7 @@ def test_the_new_run_is_used_like_any_other(sites, tmp_path):
     assert found["accuracy"] > 0.98
     predicted = json.loads(serket("predict", *words[:2], *runs, "--json").stdout.splitlines()[-1])
     assert max(predicted["predicted"][0]) > 0.8
-    assert "classes" in serket("generate", "all", "--out", tmp_path / "x.png", *runs).output
+    assert "classes" in serket("generate", "all", "--out", tmp_path / "x.csv", *runs).output
     assert "rows by run  a 120, b 150, c 90" in serket("attach", "all", *runs).output
     for settings in ((), ("--set", "schedule.rounds=9")):
         said = serket("resume", "all", *runs, *settings, code=2).stderr

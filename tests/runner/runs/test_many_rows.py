@@ -104,8 +104,8 @@ def test_plots_of_many_rows_have_some_of_them(both, monkeypatch):
     rows = spread_rows(ROWS, 50)
     for of_few, of_many in zip(drawn[ROWS][:3], drawn[50][:3], strict=True):
         np.testing.assert_array_equal(of_many, of_few[rows])
-    assert drawn[ROWS][3] == ("after round 001", "after round 002")
-    assert drawn[50][3][1] == "after round 002, 50 of 300 rows"
+    assert drawn[ROWS][3] == ("after round 1", "after round 2")
+    assert drawn[50][3][1] == "after round 2, 50 of 300 rows"
 
 
 def test_a_module_without_workers_keeps_and_sends_the_same_of_many_rows(tmp_path, monkeypatch):
