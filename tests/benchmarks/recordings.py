@@ -22,6 +22,8 @@ import numpy as np
 from hmmlearn.hmm import GaussianHMM
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from actors.backends.in_process import InProcessBackend
@@ -117,7 +119,9 @@ def print_clothes(folder: str | None, seeds: int, model: str) -> None:
             for name, kind in (("in order", "cyclic"), ("out of order", "shuffled")):
                 outputs, rows = answers(trained, others[kind], ordered=kind == "cyclic"), others[kind]
                 found[f"others {name}"].append(accuracy(outputs["gmm"]["class"], rows.categories))
-            qda = QuadraticDiscriminantAnalysis().fit(trained.outputs("vae")["z"], data.categories)
+            # Scaled, which changes nothing but that scikit-learn compares variances with an absolute number.
+            qda = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis())
+            qda.fit(trained.outputs("vae")["z"], data.categories)
             found["QDA: learnt"].append(qda.score(trained.outputs("vae")["z"], data.categories))
             found["QDA: others"].append(qda.score(outputs["vae"]["z"], rows.categories))
             print("".join(f"| {each[-1]:.4f} " for each in found.values()) + f"| (seed {seed})", flush=True)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from actors.kernels.mlda import unobserved
+from actors.kernels.mlda import unobserved, unobserved_rows
 from actors.kernels.mlda.concentration import concentration_step
 from actors.kernels.mlda.gibbs import (
     FoldInResult,
@@ -249,7 +249,7 @@ def _fold_in(state: SamplerState, samples: int, context: Context, without: int =
     rows = state.topics, state.prior, state.counts, state.settings, samples, context.generator, without
     if state.unobserved is None:
         return fold_in(state.corpus, *rows)
-    return unobserved.fold_in(state.corpus, state.unobserved, *rows)
+    return unobserved_rows.fold_in(state.corpus, state.unobserved, *rows)
 
 
 def topic_scores(state: SamplerState) -> FloatArray:
@@ -257,7 +257,7 @@ def topic_scores(state: SamplerState) -> FloatArray:
     arguments = state.topics, state.counts, state.settings
     if state.unobserved is None:
         return class_scores(state.corpus, *arguments)
-    return unobserved.class_scores(state.corpus, state.unobserved, *arguments)
+    return unobserved_rows.class_scores(state.corpus, state.unobserved, *arguments)
 
 
 def class_log_likelihood(state: SamplerState, averages: SampleAverages) -> FloatArray:
@@ -267,7 +267,7 @@ def class_log_likelihood(state: SamplerState, averages: SampleAverages) -> Float
         tokens = np.diff(state.corpus.starts)[:, None]
         bounds = lower_bounds(state.corpus, *arguments, averages.shares * tokens)
     else:
-        bounds = unobserved.lower_bounds(state.corpus, state.unobserved, *arguments, averages.shares)
+        bounds = unobserved_rows.lower_bounds(state.corpus, state.unobserved, *arguments, averages.shares)
     relative = averages.likelihood / averages.likelihood.mean(axis=1, keepdims=True)
     likelihood: FloatArray = np.log(relative) + bounds[:, None]
     likelihood[state.missing] = 0.0

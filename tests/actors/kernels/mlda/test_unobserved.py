@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.special import beta as beta_function
 from scipy.special import gammaln
 
-from actors.kernels.mlda import gibbs, unobserved
+from actors.kernels.mlda import gibbs, unobserved, unobserved_rows
 from actors.kernels.mlda.gibbs import Settings
 
 
@@ -161,7 +161,7 @@ def known_words(exponents=(1.0, 1.0, 1.0)):
 def test_a_row_folded_in_follows_its_posterior_by_quadrature(exponents):
     corpus, words, topics, counts, settings = known_words(exponents)
     samples, generator = 30_000, np.random.default_rng(0)
-    found = unobserved.fold_in(corpus, words, topics, PRIOR[None], counts, settings, samples, generator)
+    found = unobserved_rows.fold_in(corpus, words, topics, PRIOR[None], counts, settings, samples, generator)
     scores = [integrated(lambda theta, k=k: theta[k], exponents) for k in range(2)]
     exact = np.array(scores) / sum(scores)
     assert_allclose(found.likelihood[0] / found.likelihood[0].sum(), exact, atol=0.012)
@@ -175,7 +175,8 @@ def test_a_row_folded_in_follows_its_posterior_by_quadrature(exponents):
 
 def test_a_modality_that_is_held_out_is_predicted_from_the_others():
     corpus, words, topics, counts, settings = known_words()
-    found = unobserved.fold_in(corpus, words, topics, PRIOR[None], counts, settings, 2000, np.random.default_rng(0), 0)
+    generator = np.random.default_rng(0)
+    found = unobserved_rows.fold_in(corpus, words, topics, PRIOR[None], counts, settings, 2000, generator, 0)
     assert_allclose(found.words[0], found.shares[0] @ PHI[0], atol=1e-3)
     own, ROW[0] = ROW[0], np.array([0, 0])
     try:
@@ -193,9 +194,9 @@ def test_folding_in_and_bounds_leave_the_counts_unchanged():
     topics, counts = unobserved.start(corpus, words, prior, settings, generator)
     before, kept = [each.copy() for each in counts], topics.copy()
     for without in (-1, 0, 1):
-        unobserved.fold_in(corpus, words, topics, prior, counts, settings, 2, generator, without)
-    unobserved.lower_bounds(corpus, words, topics, counts, settings, prior)
-    unobserved.class_scores(corpus, words, topics, counts, settings)
+        unobserved_rows.fold_in(corpus, words, topics, prior, counts, settings, 2, generator, without)
+    unobserved_rows.lower_bounds(corpus, words, topics, counts, settings, prior)
+    unobserved_rows.class_scores(corpus, words, topics, counts, settings)
     for one, other in zip(before, counts, strict=True):
         assert_allclose(other, one, rtol=1e-12)
     assert_array_equal(topics, kept)
@@ -205,7 +206,7 @@ def test_the_bound_is_below_the_rows_likelihood_and_near_it():
     corpus, words, topics, counts, settings = known_words()
     exact = np.log(integrated(np.sum))
     bounds = [
-        unobserved.lower_bounds(corpus, words, topics, counts, settings, np.array([shares]))[0]
+        unobserved_rows.lower_bounds(corpus, words, topics, counts, settings, np.array([shares]))[0]
         for shares in ([0.5, 0.5], [0.9, 0.1], [0.2, 0.8])
     ]
     assert exact - 2.0 < min(bounds) <= max(bounds) <= exact
@@ -219,12 +220,12 @@ def test_of_one_topic_the_bound_is_exact():
     settings = Settings(ALPHA, 1e-3, 1.0)
     known = gibbs.counts_from_words(corpus, 1e8 * np.concatenate([phi[0] for phi in PHI])[:, None], settings.beta)
     topics = np.full(len(corpus.words), -1, dtype=np.int32)
-    bound = unobserved.lower_bounds(corpus, words, topics, known, settings, np.ones((1, 1)))[0]
+    bound = unobserved_rows.lower_bounds(corpus, words, topics, known, settings, np.ones((1, 1)))[0]
     parts = [
         n[n > 0] @ np.log(phi[0, n > 0] / phi[0, ~absent].sum()) for phi, n, absent in zip(PHI, ROW, LACKS, strict=True)
     ]
     assert bound == pytest.approx(sum(parts), abs=1e-6)
-    scores = unobserved.class_scores(corpus, words, topics, known, settings)
+    scores = unobserved_rows.class_scores(corpus, words, topics, known, settings)
     assert_allclose(scores[:, 0, 0], parts, atol=1e-6)
 
 
@@ -236,7 +237,7 @@ def test_the_scores_of_topics_are_those_of_the_observed_words_alone():
     corpus, words = corpus_of(values, [6, 4]), lacking(values, absent, [6, 4])
     prior, settings = np.full((40, 3), 1 / 3), Settings(0.4, 0.3, 1.0)
     topics, counts = unobserved.start(corpus, words, prior, settings, np.random.default_rng(0))
-    scores = unobserved.class_scores(corpus, words, topics, counts, settings)
+    scores = unobserved_rows.class_scores(corpus, words, topics, counts, settings)
     rows = np.repeat(np.arange(40), np.diff(corpus.starts))
     for row in range(40):
         own = np.zeros_like(counts.words)
@@ -311,8 +312,11 @@ def test_kernels_compile_once():
     unobserved.place(corpus, words, topics, prior, counts, settings, generator)
     theta = unobserved.first_theta(corpus, words, topics, 3, 0.4)
     unobserved.sweep(corpus, words, topics, prior, counts, settings, theta, generator)
-    unobserved.fold_in(corpus, words, topics, prior, counts, settings, 2, generator)
-    unobserved.lower_bounds(corpus, words, topics, counts, settings, prior)
-    unobserved.class_scores(corpus, words, topics, counts, settings)
-    names = ("_add_rates", "_place", "_sweep_rows", "_fold", "_score", "_bound")
-    assert [len(getattr(unobserved, name).signatures) for name in names] == [1] * 6
+    unobserved_rows.fold_in(corpus, words, topics, prior, counts, settings, 2, generator)
+    unobserved_rows.lower_bounds(corpus, words, topics, counts, settings, prior)
+    unobserved_rows.class_scores(corpus, words, topics, counts, settings)
+    for module, names in (
+        (unobserved, ("_add_rates", "_place", "_sweep_rows")),
+        (unobserved_rows, ("_fold", "_score", "_bound")),
+    ):
+        assert [len(getattr(module, name).signatures) for name in names] == [1] * 3
