@@ -55,6 +55,7 @@ class TestRandomness:
             receivers={"out": ("a", "b")},
             overrides={"iterations": 0},
             ordered=False,
+            noise=True,
             reporter=print,
         )
         assert draws(other) == draws(replace(CONTEXT))
@@ -72,6 +73,7 @@ class TestRandomness:
             "reporter",
             "order_above",
             "mode",
+            "noise",
         }
         of_shared_updates = {"sweep", "chunk"}
         assert {field.name for field in fields(Context)} == chosen | rest | of_shared_updates
