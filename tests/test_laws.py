@@ -172,6 +172,7 @@ SETS_VARIABLES = {
     "runner/sweeps/tune.py": 2,  # of Ray Tune, which writes files and changes directories by default
     "runner/cluster/connection.py": 1,  # for the processes that it starts
     "runner/cli/doctor.py": 1,  # names those that are set
+    "actors/kernels/neural/__init__.py": 3,  # of OpenMP, while torch is imported
     "actors/backends/ray/start_on_demand.py": 1,  # a script that imports nothing; Ray's own, of the raylet's process
 }
 
