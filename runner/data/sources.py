@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -567,10 +567,15 @@ def _by_name(learnt: DataConfig | None, origin: str, table: TableOptions) -> tup
         return table, []
     columns = order_by_name(given.names, names_learnt(learnt, given.names), origin)
     if not columns:
-        return table, []
+        gone = learnt.frames is None and _is_table_path(path := learnt.observations) and not Path(path).exists()
+        return table, [f"columns are taken by their places, as {path} is not there to compare names"] if gone else []
     shown = ", ".join(printable_line(name, 40) for name in columns[:MAX_LISTED_NAMES])
     more = ", …" * (len(columns) > MAX_LISTED_NAMES)
     return replace(table, columns=columns, exclude=()), [f"columns are taken by their names: {shown}{more}"]
+
+
+def _is_table_path(given: Any) -> TypeGuard[str | Path]:
+    return isinstance(given, str | Path) and is_table(Path(given))
 
 
 def names_learnt(learnt: DataConfig, given: Sequence[str]) -> tuple[str, ...]:
@@ -578,7 +583,7 @@ def names_learnt(learnt: DataConfig, given: Sequence[str]) -> tuple[str, ...]:
     if learnt.frames is not None:
         return tuple(str(name) for name in learnt.frames.columns or ())
     path = learnt.observations
-    if not isinstance(path, str | Path) or not is_table(Path(path)):
+    if not _is_table_path(path):
         return ()
     outline = read_outline(Path(path))
     if outline is None or outline.names == tuple(given):

@@ -61,6 +61,15 @@ def test_columns_of_new_rows_are_those_learnt_from_by_their_names(tmp_path: Path
     np.testing.assert_array_equal(
         load_new_rows({"data": learnt}, [str(tmp_path / "bare.csv")])["data"].observations, swapped
     )
+    (tmp_path / "arm.csv").unlink()
+    by_place = new_rows(new, learnt, swapped)
+    if of_frames:  # whose names a run keeps
+        np.testing.assert_array_equal(by_place.observations, ARM)
+    else:
+        np.testing.assert_array_equal(by_place.observations, swapped)
+        assert (
+            f"columns are taken by their places, as {tmp_path}/arm.csv is not there to compare names" in by_place.notes
+        )
 
 
 CELLS = [[1.5, -2.25, 3.0], [0.125, 4.0, 5e-3], [7.0, np.nan, 9.0]]
