@@ -119,8 +119,8 @@ def print_clothes(folder: str | None, seeds: int, model: str) -> None:
             for name, kind in (("in order", "cyclic"), ("out of order", "shuffled")):
                 outputs, rows = answers(trained, others[kind], ordered=kind == "cyclic"), others[kind]
                 found[f"others {name}"].append(accuracy(outputs["gmm"]["class"], rows.categories))
-            # Scaled, which changes nothing but that scikit-learn compares variances with an absolute number.
-            qda = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis())
+            # Scaled, and with such a tol, as scikit-learn compares variances with an absolute number, 1e-4.
+            qda = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis(tol=1e-12))
             qda.fit(trained.outputs("vae")["z"], data.categories)
             found["QDA: learnt"].append(qda.score(trained.outputs("vae")["z"], data.categories))
             found["QDA: others"].append(qda.score(outputs["vae"]["z"], rows.categories))
