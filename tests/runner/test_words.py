@@ -139,6 +139,7 @@ def test_the_example_of_the_guide(words, tmp_path, monkeypatch):
     assert names["next_syllables"].shape == (3, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_it_learns_the_same_bits_on_ray(trained, ray_cluster):
     on_ray = Model.from_file(ROOT / "configs" / "words.yaml", **SHORT).fit(ray=True, progress=False)

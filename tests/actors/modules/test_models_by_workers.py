@@ -75,7 +75,9 @@ def test_any_number_of_workers_gives_the_same_commits(tmp_path, engine, numbers)
         assert commits(tmp_path / str(workers)) == commits(tmp_path / "1")
 
 
-@pytest.mark.parametrize(("engine", "chains"), [("vb", 0), ("vb", 2), ("blocked-gibbs", 0)])
+@pytest.mark.parametrize(
+    ("engine", "chains"), [("vb", 0), pytest.param("vb", 2, marks=pytest.mark.slow), ("blocked-gibbs", 0)]
+)
 def test_any_number_of_workers_gives_autoregressions_the_same_commits(tmp_path, engine, chains):
     learnt = run(tmp_path / "1", dynamics(1, engine, chains=chains), MOVING)
     if engine == "vb":
@@ -136,7 +138,7 @@ def speak_to(root, model):
     return coordinator
 
 
-@pytest.mark.parametrize(("words", "chains"), [(None, 0), (2, 0), (3, 2)])
+@pytest.mark.parametrize(("words", "chains"), [(None, 0), (2, 0), pytest.param(3, 2, marks=pytest.mark.slow)])
 def test_two_levels_have_the_same_commits_for_any_number_of_workers(tmp_path, words, chains):
     learnt = speak_to(tmp_path / "1", two_levels(1, None if words is None else 1, chains))
     assert accuracy(learnt.outputs("mm")["Pdz"].argmax(axis=1), SPOKEN.syllables) > 0.9
@@ -154,6 +156,7 @@ def test_two_levels_have_the_same_commits_for_any_number_of_workers(tmp_path, wo
         np.testing.assert_array_equal(found[0]["mm"][name], found[1]["mm"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_levels_on_ray_give_the_bits_of_one_process(tmp_path):

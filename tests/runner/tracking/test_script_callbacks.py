@@ -228,6 +228,7 @@ print(third.outputs["class"].shape)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_closing_ends_the_processes_of_a_run_and_the_cluster_after_the_last(tmp_path):
     (tmp_path / "script.py").write_text(ON_RAY)

@@ -120,6 +120,7 @@ def by_calls_of_actors(events):
     return [fields["message"] for name, _, fields in events if name == "log" and "connections" in fields["message"]]
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_connect_say_so_once_and_the_bits_are_the_same(tmp_path):
     firewall = Instrumentation(make_host=unconnected_host)
     events = run_on_workers("group-apart", tmp_path / "run", 2, instrumentation=firewall)

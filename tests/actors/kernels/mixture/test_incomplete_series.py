@@ -263,6 +263,7 @@ class TestVariationalBayes:
         assert error < 0.2 * np.square(rows - rows.mean(axis=0))[~seen].mean()
 
 
+@pytest.mark.slow
 def test_gibbs_sampling_has_the_posterior_of_labels_and_missing_values():
     """Three rows of two classes, one value missing: labels by enumeration, the value on a grid."""
     prior = weak_prior(2)

@@ -236,6 +236,7 @@ def informed_prior(confidence):
 # --- blocked Gibbs sampling -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_from_their_posterior(monkeypatch):
     """By enumeration of all labels of six rows in chunks of two: the probability that two rows are in one class."""
     rows, sweeps, labels = ROWS[:6, :1], 1200, []

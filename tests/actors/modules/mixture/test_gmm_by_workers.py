@@ -233,7 +233,7 @@ def agreement(labels, truth=TRUTH):
     [
         ("one process", False, 1),
         ("one process", True, 1),
-        ("one process", True, 2),
+        pytest.param("one process", True, 2, marks=pytest.mark.slow),
         pytest.param("workers", True, 1, marks=pytest.mark.slow),
         pytest.param("workers", False, 1, marks=pytest.mark.slow),
         pytest.param("workers", True, 2, marks=pytest.mark.slow),

@@ -290,6 +290,7 @@ def test_rows_in_which_counts_are_missing_are_classified_by_the_others():
     np.testing.assert_allclose(expected[tokens > 0], tokens[tokens > 0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_has_the_same_bits_where_counts_are_missing():
     messages, answers = [*lacking(), beliefs(), some_prior("mm", 3)], []
     for cuts in ([], [3], [1, 2, 5]):
