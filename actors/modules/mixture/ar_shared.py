@@ -57,7 +57,6 @@ from actors.modules.mixture.ar_states import LearntClasses, Units, pack, pack_pr
 from actors.modules.mixture.class_module import NO_ROWS, data_message, row_values, rows_and_mask, rows_name
 from actors.modules.mixture.engines import Engine
 from actors.modules.mixture.shared_classes import (
-    FIT,
     KEPT_NUMBERS,
     LeftOut,
     SharedClassModule,
@@ -272,18 +271,12 @@ class SharedARMixture(ARMixture, SharedClassModule[ARGMMParameters]):
         learnt = {
             **(pack(self._started(learnt, prior, columns)) if first else self._carried(learnt)),
             **prefixed("target_", pack_prior(prior, columns)),
-            "phase": FIT,
             "log_volume": rows * columns.log_volume,
-            "trust": learnt.get("temperature", 1.0),
-            "with_prior": bool(sums["with_prior"][0]),
             "rows": rows,
-            "done": 0,
             "iterations": self._iterations(context, first=first),
-            "objective": -np.inf,
+            "trust": learnt.get("temperature", 1.0),
         }
-        if not learnt["iterations"]:
-            return self._after_fit(learnt, context)
-        return self._with_drawn(learnt, context) if self._engine(context) == "blocked-gibbs" else learnt
+        return self._before_fit(learnt, sums, context)
 
     def _started(self, learnt: State, prior: Prior, columns: Columns) -> LearntClasses:
         """Return the classes given the assignment of the sample's rows, whose sums are converted to internal rows."""

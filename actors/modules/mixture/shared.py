@@ -73,7 +73,6 @@ from actors.modules.mixture.class_states import Classes, pack, pack_prior, unpac
 from actors.modules.mixture.engines import FitProblem, MixtureParameters
 from actors.modules.mixture.shared_classes import (
     EXPECTED,
-    FIT,
     KEPT_NUMBERS,
     MOMENTS,
     LeftOut,
@@ -346,19 +345,13 @@ class SharedMixture(Mixture[P], SharedClassModule[P]):
         learnt = {
             **(pack(_started(learnt, prior, columns, variance)) if first else self._carried(learnt)),
             **pack_prior(prior, columns, "target_"),
-            "phase": FIT,
             "gaps": gaps,
             "log_volume": float(np.sum(log_volumes(columns, values[None]))) if gaps else rows * columns.log_volume,
-            "trust": learnt.get("temperature", 1.0),
-            "with_prior": bool(sums["with_prior"][0]),
             "rows": rows,
-            "done": 0,
             "iterations": self._iterations(context, first=first),
-            "objective": -np.inf,
+            "trust": learnt.get("temperature", 1.0),
         }
-        if not learnt["iterations"]:
-            return self._after_fit(learnt, context)
-        return self._with_drawn(learnt, context) if self._engine(context) == "blocked-gibbs" else learnt
+        return self._before_fit(learnt, sums, context)
 
     def _with_drawn(self, learnt: State, context: Context) -> State:
         """Return the parameters with those of the classes drawn from their posterior."""

@@ -130,6 +130,10 @@ class SharedClassModule(ClassModule[P], ShardedModule[P]):
         """Return the parameters for the first iteration, with the prior of all rows and their columns."""
 
     @abstractmethod
+    def _with_drawn(self, learnt: State, context: Context) -> State:
+        """Return the parameters with those of the classes drawn from their posterior."""
+
+    @abstractmethod
     def _left_out(self, chunk: Chunk, learnt: State, context: Context, *, keep: bool) -> LeftOut:
         """Return the likelihoods of a chunk's rows; to `keep` is what the next pass, or the response, needs of it."""
 
@@ -302,6 +306,19 @@ class SharedClassModule(ClassModule[P], ShardedModule[P]):
         columns = columns_from_moments(sums, extremes, origin, sums["row"], dtype)
         log_left_out(columns, before, context)
         return self._with_prior(sums, origin, columns, learnt, context)
+
+    def _before_fit(self, learnt: State, sums: Statistics, context: Context) -> State:
+        """Return the parameters for the first iteration, or for what follows where there is none."""
+        learnt = {
+            **learnt,
+            "phase": FIT,
+            "with_prior": bool(sums["with_prior"][0]),
+            "done": 0,
+            "objective": -np.inf,
+        }
+        if not learnt["iterations"]:
+            return self._after_fit(learnt, context)
+        return self._with_drawn(learnt, context) if self._engine(context) == "blocked-gibbs" else learnt
 
     def _after_fit(self, learnt: State, context: Context) -> State:
         """Return the parameters for what follows the last iteration."""
