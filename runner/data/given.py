@@ -16,14 +16,14 @@ from pydantic import ValidationError
 
 from actors.types import Array
 from runner.config.cross_checks import DATA
-from runner.config.error_messages import Problem, describe_errors, get_fields
+from runner.config.error_messages import describe_errors, get_fields
 from runner.config.sections import DataConfig
 from runner.data.conversion import choose_columns, time_columns
 from runner.data.datasets import Dataset
 from runner.data.errors import DataError
 from runner.data.intake import Rows, check_categories, check_lengths, check_observations
 from runner.data.scaling import OTHERS
-from runner.data.sources import check_sources, load_new_rows, names_learnt, with_windows
+from runner.data.sources import check_sources, data_key, load_new_rows, names_learnt, with_windows
 from runner.data.table_outline import order_by_name
 from runner.data.tables import TableOptions, column_places, sequence_lengths
 from runner.report.category_names import storable
@@ -277,12 +277,8 @@ def _store_source(folder: Path, name: str, section: DataConfig, given: Any, leng
     try:
         return DataConfig.model_validate(plain)
     except ValidationError as error:  # the model file says how another kind of file is read
-        problem = describe_errors(error, get_fields(DataConfig), plain)[0]
-        raise DataError(f"X, {_place(name, problem)}: {problem[1]}") from error
-
-
-def _place(name: str, problem: Problem) -> str:
-    return ".".join(map(str, ("data", *((name,) if name != DATA else ()), *problem[0])))
+        place, text = describe_errors(error, get_fields(DataConfig), plain)[0]
+        raise DataError(f"X, {'.'.join(map(str, (data_key(name), *place)))}: {text}") from error
 
 
 def _numbered(section: DataConfig, rows: Rows) -> dict[str | int, str]:

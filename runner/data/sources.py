@@ -48,7 +48,7 @@ def load_sources(given: Mapping[str, DataConfig], seed: int, graph: Graph) -> di
         If files or the choice of rows are not valid, or sources that are joined do not describe the same rows.
     """
     data = check_sources({name: _load(source, seed, source.categories) for name, source in given.items()}, graph)
-    return {name: scale_rows(each, given[name].scale, _label(name)) for name, each in data.items()}
+    return {name: scale_rows(each, given[name].scale, data_key(name)) for name, each in data.items()}
 
 
 def scale_as_learnt(data: Data, states: Mapping[str, State]) -> dict[str, Dataset]:
@@ -60,10 +60,11 @@ def scale_as_learnt(data: Data, states: Mapping[str, State]) -> dict[str, Datase
         If they do not have the columns that were learnt from, or are too far from them.
     """
     scales = {name: scaling_in(state) for name, state in states.items()}
-    return {name: scale_new_rows(each, scales.get(name), _label(name)) for name, each in data.items()}
+    return {name: scale_new_rows(each, scales.get(name), data_key(name)) for name, each in data.items()}
 
 
-def _label(name: str) -> str:
+def data_key(name: str) -> str:
+    """Return the key of a source's section in a model file."""
     return "data" if name == "data" else f"data.{name}"
 
 
@@ -246,17 +247,17 @@ def _check_labels(module: ModuleSpec, data: Data, *, learns: bool) -> None:
     if source is None:
         if learns:
             raise ModuleError(
-                f"module {module.name!r}: labels are a source; give {_label(module.name)} with type: labels"
+                f"module {module.name!r}: labels are a source; give {data_key(module.name)} with type: labels"
             )
         return
     if source.observations.shape[1:] != (1,):
         shape = "×".join(map(str, source.observations.shape[1:]))
-        raise DataError(f"{_label(module.name)}: has {shape} columns; labels are one column of numbers of classes")
+        raise DataError(f"{data_key(module.name)}: has {shape} columns; labels are one column of numbers of classes")
     cls = find(module.type)
     labels = cls(cls.Parameters(**module.parameters))
     labels.load_state({**_state_of(source.observations), "mask": source.mask})
     if problem := getattr(labels, "problem", None):
-        raise DataError(f"{_label(module.name)}: {problem}")
+        raise DataError(f"{data_key(module.name)}: {problem}")
 
 
 def _check_missing_values(module: ModuleSpec, parameters: Any, source: Dataset, name: str, *, learns: bool) -> None:
@@ -264,12 +265,12 @@ def _check_missing_values(module: ModuleSpec, parameters: Any, source: Dataset, 
     if source.mask is None or source.mask.ndim == 1:
         return
     if learns and len(empty := columns_without_values(source.mask)):
-        raise DataError(f"{_label(name)}: {describe_empty(empty, source.columns)}")
+        raise DataError(f"{data_key(name)}: {describe_empty(empty, source.columns)}")
     of_row = source.mask.reshape(len(source.mask), -1)
     lacking = np.flatnonzero(of_row.any(axis=1) & ~of_row.all(axis=1))
     if not len(lacking):
         return
-    where = f"row {lacking[0] + 1} of {_label(name)}"
+    where = f"row {lacking[0] + 1} of {data_key(name)}"
     others = f" ({len(lacking):,} rows do)" if len(lacking) > 1 else ""
     cls = find(module.type)
     if cls.missing_values and (setting := cls.whole_rows_setting(parameters)):
@@ -379,8 +380,8 @@ def check_same_files(states: Mapping[str, State], data: Data) -> None:
 
 def _other_files(name: str) -> ModuleError:
     return ModuleError(
-        f"{_label(name)}.observations: are not the files that the run began with, some were added, removed or changed; "
-        "put them back as they were, or start another run"
+        f"{data_key(name)}.observations: are not the files that the run began with, some were added, removed or "
+        "changed; put them back as they were, or start another run"
     )
 
 
@@ -495,7 +496,7 @@ def _windows_of(data: dict[str, Dataset], sources: Any) -> dict[str, Dataset]:
     """Return a row for each window of the rows of sources that are of windows; names alone do not say it."""
     if not isinstance(sources, Mapping):
         return data
-    return {name: with_windows(sources[name], each, _label(name)) for name, each in data.items()}
+    return {name: with_windows(sources[name], each, data_key(name)) for name, each in data.items()}
 
 
 def _is_data_set(origin: str) -> bool:

@@ -105,8 +105,8 @@ def order_by_name(given: Sequence[str], learnt: Sequence[str], where: str) -> tu
 
 
 def learnt_columns(path: Path, options: TableOptions) -> tuple[str, ...]:
-    """Return the names of the columns of a table that make a row; empty if it has none, or cannot be read again."""
-    if options.columns is not None or read_outline(path) is None:
+    """Return the names of the columns of a table that make a row; empty if they are chosen, or cannot be read again."""
+    if options.columns is not None:
         return ()
     try:
         return TextTable(path, options).read().columns
